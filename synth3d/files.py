@@ -1,0 +1,191 @@
+"""Files that are never half-written, folders that one run owns, and progress with an ETA.
+
+Every file this project writes passes through :func:`atomic_path`: a temporary sibling is
+written, flushed to the disk and renamed, so a killed process leaves the old file or the new
+one and nothing between.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one sentence for that user.
+
+    Command lines print it without a traceback and end with exit code 2.
+    """
+
+
+def make_folder(folder: Path) -> Path:
+    """``folder``, created with its parents if need be.
+
+    Raises:
+        InputError: It cannot be created or is not a folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create the folder {folder}: {error.strerror}") from error
+    return folder
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary sibling of ``path`` that takes its place when the block ends well.
+
+    The name keeps all suffixes (``.nii.gz``). When the block raises, the temporary file is
+    removed and ``path`` is as it was.
+
+    Raises:
+        InputError: The folder cannot be written or the disk is full.
+    """
+    make_folder(path.parent)
+    temporary = path.parent / f".partial-{os.getpid()}-{path.name}"
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"cannot write {path}: {error.strerror}") from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` in one piece or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON; NaN is refused, paths become strings."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in ``path``.
+
+    Raises:
+        InputError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); was its writing cut off?") from error
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of the file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put ``source`` at ``target`` unchanged: a hard link where possible, else a copy.
+
+    An existing ``target`` is replaced in one step.
+
+    Raises:
+        InputError: The folder cannot be written or the disk is full.
+    """
+    make_folder(target.parent)
+    temporary = target.parent / f".partial-{os.getpid()}-{target.name}"
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), temporary)
+    except OSError:
+        with atomic_path(target) as copy:
+            shutil.copyfile(source, copy)
+        return
+    temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # a rename onto a link of the same file leaves both
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Own ``folder`` while the block runs; the lock dies with the process.
+
+    Raises:
+        InputError: Another process works in the folder.
+    """
+    import fcntl
+
+    make_folder(folder)
+    try:
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {error.strerror}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another process works in {folder}; wait for it to end") from error
+        yield
+
+
+_LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]{postfix}"
+
+
+def progress(
+    steps: Iterable[T], desc: str, total: int | None = None, unit: str = "it", initial: int = 0
+) -> Iterator[T]:
+    """Go through ``steps`` with a progress line and an ETA on standard error.
+
+    On a terminal the line is redrawn; elsewhere a fresh line is printed every 15 seconds.
+    """
+    from tqdm import tqdm
+
+    live = sys.stderr.isatty()
+    bar = tqdm(
+        steps,
+        desc=desc,
+        total=total,
+        unit=unit,
+        initial=initial,
+        file=sys.stderr if live else _Lines(),
+        dynamic_ncols=live,
+        mininterval=0.2 if live else 15,
+        maxinterval=1 if live else 30,
+        bar_format=None if live else _LINE,
+    )
+    return iter(bar)
+
+
+class _Lines:
+    """A stream for tqdm that ends each state with a newline, for logs."""
+
+    def write(self, text: str) -> int:
+        text = text.strip("\r\n ")
+        if text:
+            sys.stderr.write(text + "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()

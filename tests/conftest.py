@@ -1,0 +1,24 @@
+"""Shared by all tests: one Hypothesis profile, one thread, one phantom cohort."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("house")
+
+
+@pytest.fixture(scope="session")
+def phantom_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six small BraTS-2023-named cases; treat the folder as read-only."""
+    from synth3d.phantom import make_cohort
+
+    folder = tmp_path_factory.mktemp("phantom") / "cohort"
+    make_cohort(folder, cases=6, size=32, seed=0)
+    return folder

@@ -1,0 +1,101 @@
+import json
+import os
+
+import pytest
+
+from synth3d.files import (
+    InputError,
+    atomic_path,
+    link_or_copy,
+    lock,
+    progress,
+    read_json,
+    sha256,
+    write_json,
+    write_text,
+)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_trace(tmp_path):
+    path = tmp_path / "case.nii.gz"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["case.nii.gz"]
+
+
+def test_the_temporary_name_keeps_all_suffixes_and_the_folder(tmp_path):
+    with atomic_path(tmp_path / "deep" / "case.nii.gz") as temporary:
+        assert temporary.parent == tmp_path / "deep"
+        assert temporary.name.endswith("case.nii.gz")
+        temporary.write_text("new")
+    assert (tmp_path / "deep" / "case.nii.gz").read_text() == "new"
+
+
+def test_a_file_where_a_folder_should_be_is_told_in_one_sentence(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(InputError, match="cannot create the folder"):
+        write_text(tmp_path / "out" / "x.txt", "x")
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_json_round_trip_and_refusal_of_nan(tmp_path):
+    write_json(tmp_path / "x.json", {"a": [1, 2.5, "ü"]})
+    assert read_json(tmp_path / "x.json") == {"a": [1, 2.5, "ü"]}
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "x.json", float("nan"))
+    assert json.loads((tmp_path / "x.json").read_text())["a"][0] == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "nonsense"])
+def test_damaged_json_is_named(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError, match="x.json is not valid JSON"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_link_is_the_same_bytes_and_can_be_repeated(tmp_path):
+    source, target = tmp_path / "a", tmp_path / "out" / "b"
+    source.write_text("volume")
+    for _ in range(2):
+        link_or_copy(source, target)
+    assert target.samefile(source)
+    assert os.listdir(tmp_path / "out") == ["b"]
+
+
+def test_a_copy_is_made_where_links_cannot_be(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_text("volume")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert sha256(tmp_path / "b") == sha256(tmp_path / "a")
+    assert not (tmp_path / "b").samefile(tmp_path / "a")
+
+
+def test_one_folder_has_one_owner(tmp_path):
+    with lock(tmp_path), pytest.raises(InputError, match="another process"), lock(tmp_path):
+        pass
+    with lock(tmp_path):
+        pass
+
+
+def test_progress_yields_everything_and_tells_the_time_left(capsys):
+    assert list(progress(range(3), "counting")) == [0, 1, 2]
+    assert "counting: 3/3" in capsys.readouterr().err
