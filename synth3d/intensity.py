@@ -1,0 +1,148 @@
+"""From scanner units to the network's scale inside the brain, and back.
+
+The network's scale is linear from ``low`` (0) to ``high`` (1), two percentiles taken inside
+the brain, and bends into a logarithmic shoulder above 1, so that bright tissue (enhancing
+tumour in T1c, oedema in FLAIR) is compressed but never clipped, and every value can be
+inverted. Background is exactly 0 in both scales.
+
+The paper's own convention (maximum at p99.5, clipped to [0, 1]) is ``Scale.fit(...,
+lower=None)`` followed by a clip; it exists to reproduce the paper's tables.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+SHOULDER = 0.25
+"""Softness of the bend above 1: the slope falls to one half at 1 + SHOULDER."""
+
+CEILING = 2.0
+"""Network values above this are treated as this when inverted; 1 + ln(…) rarely exceeds 1.6."""
+
+
+def foreground(volume: np.ndarray) -> np.ndarray:
+    """Where ``volume`` (D, H, W) holds the head, as a bool mask of the same shape.
+
+    Skull-stripped images have an exactly zero background: the mask is what is not zero. Where
+    fewer than 2 % of the voxels are zero the background is noise, and Otsu's threshold on the
+    logarithm splits it off. An all-zero volume gives an empty mask.
+    """
+    mask = volume != 0
+    if mask.mean() <= 0.98:
+        return mask
+    from skimage.filters import threshold_otsu
+
+    level = np.log1p(np.maximum(volume - volume.min(), 0))
+    return level > threshold_otsu(level)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One volume's intensity scale: ``low`` maps to 0 and ``high`` to 1, in scanner units."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"a scale needs finite low < high, got {self.low} and {self.high}")
+
+    @classmethod
+    def fit(
+        cls, volume: np.ndarray, mask: np.ndarray, lower: float | None = 0.5, upper: float = 99.5
+    ) -> "Scale":
+        """The scale of ``volume`` (any shape) from its percentiles inside ``mask``.
+
+        Args:
+            volume: Intensities in scanner units.
+            mask: Bool, same shape; where the brain is.
+            lower: Percentile that becomes 0; None fixes 0 at intensity 0 (the paper's choice).
+            upper: Percentile that becomes 1.
+
+        Returns:
+            A scale; a constant or empty brain gives one of unit width, so nothing divides by 0.
+        """
+        inside = volume[mask]
+        if inside.size == 0:
+            return cls(0.0, 1.0)
+        low = 0.0 if lower is None else float(np.percentile(inside, lower))
+        high = float(np.percentile(inside, upper))
+        return cls(low, high if high > low else low + 1.0)
+
+    def apply(self, volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Scanner units to the network's scale; float32, exactly 0 outside ``mask``."""
+        x = (volume.astype(np.float64) - self.low) / (self.high - self.low)
+        bent = 1 + SHOULDER * np.log1p(np.maximum(x - 1, 0) / SHOULDER)
+        return np.where(mask, np.where(x > 1, bent, x), 0).astype(np.float32)
+
+    def invert(self, network: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The network's scale to scanner units; float32, exactly 0 outside ``mask``.
+
+        Inverse of :meth:`apply` up to ``CEILING``; beyond it the value is held, because the
+        shoulder's inverse is exponential and one wild voxel would set the image's maximum.
+        """
+        u = np.minimum(network.astype(np.float64), CEILING)
+        straight = 1 + SHOULDER * np.expm1(np.maximum(u - 1, 0) / SHOULDER)
+        x = np.where(u > 1, straight, u)
+        return np.where(mask, self.low + x * (self.high - self.low), 0).astype(np.float32)
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, float]) -> "Scale":
+        """The scale written by :meth:`to_dict`."""
+        return cls(float(value["low"]), float(value["high"]))
+
+
+class ScalePrior:
+    """What scale a sequence is likely to have, learned from the training cases.
+
+    A missing sequence has no percentiles of its own. Its ``high`` is predicted either as the
+    training median or, where scanners scale their sequences together, from the geometric mean
+    of the sources' ``high``; the choice is whichever was the more exact on the training cases.
+    """
+
+    def __init__(self, cases: Sequence[Mapping[str, Scale]]) -> None:
+        """Keep the scales of the training cases: one mapping modality → scale per case."""
+        self.cases = [dict(case) for case in cases]
+
+    def estimate(self, target: str, sources: Mapping[str, Scale]) -> Scale:
+        """The likely scale of ``target``, given the scales of the case's own sequences.
+
+        Raises:
+            ValueError: No training case has the target.
+        """
+        known = [case for case in self.cases if target in case]
+        if not known:
+            raise ValueError(f"no training case has {target}, its intensity scale is unknown")
+        log_high = np.log([max(case[target].high, 1e-6) for case in known])
+        share = [case[target].low / case[target].high for case in known if case[target].high > 0]
+        predicted, spread = float(np.median(log_high)), float(np.std(log_high))
+        rows = [(h, _log_level(c, sources)) for h, c in zip(log_high, known, strict=True)]
+        ratios = np.array([h - level for h, level in rows if level is not None])
+        own = _log_level(sources, sources)
+        if own is not None and len(ratios) >= 3 and float(np.std(ratios)) < spread:
+            predicted = own + float(np.median(ratios))
+        high = float(np.exp(predicted))
+        low = high * float(np.median(share)) if share else 0.0
+        return Scale(min(low, 0.5 * high), high)
+
+    def to_list(self) -> list[dict[str, dict[str, float]]]:
+        """Plain values for JSON, one mapping per training case."""
+        return [{name: scale.to_dict() for name, scale in case.items()} for case in self.cases]
+
+    @classmethod
+    def from_list(cls, value: Sequence[Mapping[str, Mapping[str, float]]]) -> "ScalePrior":
+        """The prior written by :meth:`to_list`."""
+        return cls([{name: Scale.from_dict(s) for name, s in case.items()} for case in value])
+
+
+def _log_level(case: Mapping[str, Scale], sources: Mapping[str, Scale]) -> float | None:
+    """Mean log ``high`` of the sequences named in ``sources``; None if the case lacks one."""
+    names = [name for name in sources if name in case and case[name].high > 0]
+    if not names or len(names) < len(sources):
+        return None
+    return float(np.mean([np.log(case[name].high) for name in names]))
