@@ -1,0 +1,96 @@
+import json
+
+import pytest
+
+from synth3d.config import (
+    ModelConfig,
+    RunConfig,
+    override,
+    parse,
+    parse_assignment,
+    read_recipe,
+    recipe_names,
+    sources_for,
+    to_plain,
+)
+from synth3d.files import InputError
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_survives_json(name):
+    config = parse(RunConfig, read_recipe(name))
+    assert parse(RunConfig, json.loads(json.dumps(to_plain(config)))) == config
+
+
+def test_the_recipes_that_commands_choose_by_themselves_ship():
+    assert {"phantom", "cpu", "gpu"} <= set(recipe_names())
+
+
+def test_defaults_are_the_papers():
+    assert ModelConfig() == parse(RunConfig, read_recipe("paper-3d")).model
+    assert RunConfig().train.steps == 120_000
+    assert RunConfig().train.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": {"stpes": 1}}, r"config.train: unknown key\(s\) \['stpes'\]"),
+        ({"train": {"steps": "many"}}, "config.train.steps: expected int, got 'many'"),
+        ({"train": {"steps": True}}, "config.train.steps: expected int, got True"),
+        ({"data": {"patch": [48, 48, "x"]}}, r"config.data.patch\[2\]: expected int"),
+        ({"data": {"patch": [48, 48, 50]}}, r"data.patch\[x\] must be a multiple of 8"),
+        ({"data": {"overlap": [24, 25, 24]}}, r"data.overlap\[y\] must be even"),
+        ({"data": {"batch": 0}}, "data.batch must be at least 1, got 0"),
+        ({"targets": ["t1n"]}, "sources and targets must be disjoint"),
+        ({"targets": ["ct"]}, "ct"),
+        ({"targets": []}, "targets must be distinct names"),
+        ({"model": []}, "config.model: expected a table"),
+        ({"train": {"precision": "fp16"}}, "train.precision must be fp32 or bf16"),
+        ({"train": {"betas": [0.5]}}, "expected a list of 2 values"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(values, message):
+    with pytest.raises(InputError, match=message):
+        parse(RunConfig, values)
+
+
+def test_aliases_are_understood_at_the_edge():
+    config = parse(RunConfig, {"sources": ["T1", "t1ce"], "targets": ["flair"]})
+    assert (config.sources, config.targets) == (("t1n", "t1c"), ("t2f",))
+    assert sources_for("t1c") == ("t1n", "t2w", "t2f")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train.steps=10", ("train.steps", 10)),
+        ("train.learning_rate=1e-4", ("train.learning_rate", 1e-4)),
+        ("model.widths=[8, 16]", ("model.widths", [8, 16])),
+        ("data.flip=false", ("data.flip", False)),
+        ("model.name=resunet", ("model.name", "resunet")),
+    ],
+)
+def test_assignments_are_toml_values(text, expected):
+    assert parse_assignment(text) == expected
+
+
+def test_assignments_never_run_code():
+    key, value = parse_assignment("model.name=__import__('os').system('true')")
+    assert value == "__import__('os').system('true')"
+
+
+def test_override_makes_tables_and_refuses_values_as_tables():
+    values = {"dim": 3}
+    override(values, "train.steps", 7)
+    assert values == {"dim": 3, "train": {"steps": 7}}
+    with pytest.raises(InputError, match="dim is a value"):
+        override(values, "dim.x", 1)
+
+
+def test_unknown_recipes_and_broken_files_are_told(tmp_path):
+    with pytest.raises(InputError, match="unknown recipe 'nope'; known:"):
+        read_recipe("nope")
+    (tmp_path / "bad.toml").write_text("steps = = 3")
+    with pytest.raises(InputError, match="cannot read the recipe"):
+        read_recipe(str(tmp_path / "bad.toml"))
