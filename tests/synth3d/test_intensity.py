@@ -20,11 +20,31 @@ def test_percentiles_are_taken_inside_the_brain_only():
     volume = np.concatenate([np.zeros(9000), np.linspace(1000, 2000, 1001)])
     scale = Scale.fit(volume, volume > 0)
     assert scale.low == pytest.approx(1005)
-    assert scale.high == pytest.approx(1995)
+    assert scale.apply(np.array([1500.0]), ALL[:1]) == pytest.approx(0.5)
+    papers = Scale.fit(volume, volume > 0, lower=None, anchor="p99.5")
+    assert (papers.low, papers.high) == (0, pytest.approx(1995))
+
+
+def test_healthy_tissue_keeps_its_level_whatever_the_tumour_does():
+    healthy = np.random.default_rng(0).normal(500, 50, 5000)
+    large = np.concatenate([healthy, np.full(400, 1500.0)])
+    levels = [
+        Scale.fit(v, np.ones(v.shape, bool)).apply(np.array([500.0]), ALL[:1])[0]
+        for v in (healthy, large)
+    ]
+    assert levels[0] == pytest.approx(levels[1], abs=0.03)
+
+
+def test_a_brain_mostly_at_its_minimum_falls_back_to_the_top():
+    volume = np.concatenate([np.full(900, 3.0), np.linspace(4, 9, 100)])
+    assert Scale.fit(volume, volume > 0).high == pytest.approx(np.percentile(volume, 99.5))
 
 
 @given(
-    low=st.floats(-500, 500), width=st.floats(1, 3e4), seed=st.integers(0, 99), reach=st.floats(0, 5)
+    low=st.floats(-500, 500),
+    width=st.floats(1, 3e4),
+    seed=st.integers(0, 99),
+    reach=st.floats(0, 5),
 )
 def test_the_way_back_is_exact_and_nothing_is_clipped(low, width, seed, reach):
     scale = Scale(low, low + width)
