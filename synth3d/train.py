@@ -1,0 +1,204 @@
+"""The training loop: legs of steps, each seeded by itself, each ending in a checkpoint.
+
+A leg is ``checkpoint_every`` steps. All its randomness follows from (seed, leg), so a killed
+run that repeats its last leg ends with the same weights, bit for bit, as one that was never
+disturbed (on one kind of CPU and with the same number of threads).
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from synth3d.cases import Case
+from synth3d.checkpoint import (
+    FORMAT,
+    environment,
+    load_state,
+    read_log,
+    save_state,
+    save_weights,
+    write_config,
+    write_log,
+)
+from synth3d.config import RunConfig
+from synth3d.data import Prepared, batches, prepare, to_subject
+from synth3d.files import InputError, lock, progress, sha256, write_json
+from synth3d.intensity import ScalePrior
+from synth3d.pictures import draw_contact_sheet, draw_curves
+from synth3d.splits import Splits
+from synth3d.trainer import Trainer, validate
+
+LOG_EVERY = 10
+
+
+def leg_seed(seed: int, leg: int) -> int:
+    """A 63-bit seed that differs for every (seed, leg)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{leg}".encode()).digest()[:8], "big") >> 1
+
+
+def train(
+    config: RunConfig,
+    cases: Sequence[Case],
+    splits: Splits,
+    data_folder: Path,
+    run: Path,
+    device: str = "cpu",
+) -> Path:
+    """Train in the folder ``run``, or go on with what a killed process left there.
+
+    Args:
+        config: What to train.
+        cases: All cases of the cohort; only those named in ``splits.train`` are learnt from
+            and only those in ``splits.val`` are validated on.
+        splits: By patient.
+        data_folder: Where the cases came from, for the record.
+        run: The run folder; made if need be.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Returns:
+        ``run``, finished.
+
+    Raises:
+        InputError: No usable training case, a bad file, or a run of another configuration.
+    """
+    started = time.monotonic()
+    with lock(run):
+        if (run / "done.json").exists():
+            return run
+        learn, check = _prepare_all(config, cases, splits)
+        trainer = Trainer(config, torch.device(device))
+        log = _begin(trainer, run, splits, data_folder, learn)
+        subjects = [to_subject(case, config) for case in learn]
+        bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
+        while trainer.step < config.train.steps:
+            log += _run_leg(trainer, subjects, bar)
+            _checkpoint(trainer, run, log, check)
+        _finish(trainer, run, data_folder, log, check, time.monotonic() - started)
+    return run
+
+
+def _prepare_all(
+    config: RunConfig, cases: Sequence[Case], splits: Splits
+) -> tuple[list[Prepared], list[Prepared]]:
+    """Training and validation cases in memory; those that lack a target are left out, aloud."""
+
+    def ready(names: Sequence[str], desc: str) -> list[Prepared]:
+        mine = [case for case in cases if case.name in set(names)]
+        usable = [case for case in mine if all(t in case.images for t in config.targets)]
+        if lacking := sorted({c.name for c in mine} - {c.name for c in usable}):
+            print(f"{desc}: left out, no {'/'.join(config.targets)}: {', '.join(lacking)}")
+        bar = progress(usable, f"reading {desc} cases", unit="case")
+        return [prepare(case, config.sources, config.targets) for case in bar]
+
+    learn = ready(splits.train, "training")
+    check = ready(splits.val[: config.data.validation_cases], "validation")
+    if not learn or not check:
+        raise InputError(
+            f"training needs at least one training and one validation case with "
+            f"{'/'.join(config.targets)}, found {len(learn)} and {len(check)}"
+        )
+    return learn, check
+
+
+def _begin(
+    trainer: Trainer, run: Path, splits: Splits, data_folder: Path, learn: Sequence[Prepared]
+) -> list[dict[str, Any]]:
+    """Write what describes the run, or load its checkpoint; the log so far."""
+    write_config(run, trainer.config)
+    write_json(run / "environment.json", environment())
+    cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
+    write_json(run / "cohort.json", cohort | {"test": splits.test})
+    write_json(run / "scales.json", ScalePrior([case.scales for case in learn]).to_list())
+    if not (run / "resume.pt").exists():
+        return []
+    trainer.load(load_state(run / "resume.pt"))
+    print(f"going on at step {trainer.step} of {trainer.config.train.steps}")
+    return [line for line in read_log(run / "log.jsonl") if line["step"] <= trainer.step]
+
+
+def _run_leg(trainer: Trainer, subjects: Sequence[Any], bar: Iterator[int]) -> list[dict[str, Any]]:
+    """Steps up to the next checkpoint; a log line for every ``LOG_EVERY`` of them."""
+    train = trainer.config.train
+    leg = trainer.step // train.checkpoint_every
+    end = min((leg + 1) * train.checkpoint_every, train.steps)
+    stream = batches(subjects, trainer.config, leg_seed(train.seed, leg))
+    lines: list[dict[str, Any]] = []
+    found: list[dict[str, float]] = []
+    waited = worked = 0.0
+    while trainer.step < end:
+        begin = time.perf_counter()
+        batch = next(stream)
+        ready = time.perf_counter()
+        found.append(trainer.advance(batch))
+        next(bar)
+        waited, worked = waited + ready - begin, worked + time.perf_counter() - ready
+        if trainer.step % LOG_EVERY == 0 or trainer.step == end:
+            names = sorted({name for terms in found for name in terms})
+            loss = {n: float(np.mean([t[n] for t in found if n in t])) for n in names}
+            seconds = {"data": round(waited, 3), "step": round(worked, 3)}
+            lines.append({"step": trainer.step, "loss": loss, "seconds": seconds})
+            found, waited, worked = [], 0.0, 0.0
+    return lines
+
+
+def _checkpoint(
+    trainer: Trainer, run: Path, log: list[dict[str, Any]], check: Sequence[Prepared]
+) -> None:
+    """Validate when it is time, then log and state, each in one piece."""
+    train = trainer.config.train
+    before = max(0, trainer.step - train.checkpoint_every)
+    due = trainer.step // train.validate_every > before // train.validate_every
+    if due or trainer.step == train.steps:
+        scores, first = validate(trainer, check)
+        log.append({"step": trainer.step, "validation": scores})
+        text = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        print(f"step {trainer.step}: validation {text}")
+        _draw(trainer, run, log, check[0], first)
+    write_log(run / "log.jsonl", log)
+    save_state(run / "resume.pt", trainer.state())
+
+
+def _draw(
+    trainer: Trainer, run: Path, log: list[dict[str, Any]], case: Prepared, result: np.ndarray
+) -> None:
+    """``curves.png`` and ``contact.png``."""
+    draw_curves(log, run / "curves.png")
+    target = trainer.config.targets[0]
+    real = case.volumes[target]
+    panels = {name: case.volumes[name] for name in trainer.config.sources if name in case.volumes}
+    panels |= {f"synthetic {target}": result[0], f"real {target}": real}
+    title = f"{case.case.name}, step {trainer.step}, {trainer.config.model.name}"
+    error = np.abs(result[0] - real)
+    draw_contact_sheet(panels, error, case.brain, case.tumour, title, run / "contact.png")
+
+
+def _finish(
+    trainer: Trainer,
+    run: Path,
+    data_folder: Path,
+    log: list[dict[str, Any]],
+    check: Sequence[Prepared],
+    seconds: float,
+) -> None:
+    """Weights, then ``done.json``; the resume state is no longer needed."""
+    weights = run / "weights.safetensors"
+    save_weights(weights, trainer.average)
+    last = next(line["validation"] for line in reversed(log) if "validation" in line)
+    done = {
+        "finished": True,
+        "format": FORMAT,
+        "sources": trainer.config.sources,
+        "targets": trainer.config.targets,
+        "data_folder": str(data_folder.resolve()),
+        "steps": trainer.step,
+        "weights_sha256": sha256(weights),
+        "validation": last,
+        "seconds": round(seconds, 1),
+    }
+    write_json(run / "done.json", done)
+    (run / "resume.pt").unlink(missing_ok=True)

@@ -1,0 +1,181 @@
+"""The loop: one seed one result, and kill -9 at any moment changes nothing."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from synth3d.cases import find_cases
+from synth3d.checkpoint import load_run, load_state, read_log, save_state
+from synth3d.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_plain
+from synth3d.files import InputError, sha256
+from synth3d.splits import make_splits
+from synth3d.train import leg_seed, train
+from synth3d.trainer import Trainer, rate_factor
+
+ROOT = Path(__file__).parents[2]
+TINY = RunConfig(
+    model=ModelConfig(widths=(4, 8), groups=2, blocks=1, stages=2),
+    data=DataConfig(patch=(16, 16, 16), overlap=(0, 0, 0), batch=2, queue=8, validation_cases=1),
+    train=TrainConfig(
+        steps=10, learning_rate=2e-3, critic_width=4, critic_layers=2,
+        adversarial_start=5, average=0.9, checkpoint_every=4, validate_every=8, threads=1,
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(phantom_cohort, tmp_path_factory) -> Path:
+    torch.set_num_threads(1)
+    cases = find_cases(phantom_cohort)
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    return train(TINY, cases, make_splits(cases), phantom_cohort, run)
+
+
+def test_a_finished_run_is_self_describing(undisturbed):
+    names = {path.name for path in undisturbed.iterdir() if not path.name.startswith(".")}
+    assert names == {
+        "cohort.json", "config.json", "contact.png", "curves.png", "done.json",
+        "environment.json", "log.jsonl", "scales.json", "weights.safetensors",
+    }  # fmt: skip
+    done = json.loads((undisturbed / "done.json").read_text())
+    assert done["finished"]
+    assert done["targets"] == ["t2f"]
+    assert done["weights_sha256"] == sha256(undisturbed / "weights.safetensors")
+    log = read_log(undisturbed / "log.jsonl")
+    assert [line["step"] for line in log if "validation" in line] == [8, 10]
+    assert {"l1", "adversarial", "critic"} == set(log[-2]["loss"])
+
+
+def test_a_finished_run_loads_and_synthesises(undisturbed):
+    run = load_run(undisturbed)
+    assert run.config == TINY
+    assert not any(p.requires_grad for p in run.generator.parameters())
+    out = run.network(torch.tensor([True, False, True]))(torch.zeros(2, 3, 16, 16, 16))
+    assert out.shape == (2, 1, 16, 16, 16)
+    assert run.prior.estimate("t2f", {}).high > 0
+
+
+def test_test_cases_are_never_read_for_training(phantom_cohort, undisturbed):
+    cohort = json.loads((undisturbed / "cohort.json").read_text())
+    assert not set(cohort["test"]) & (set(cohort["train"]) | set(cohort["val"]))
+    scales = json.loads((undisturbed / "scales.json").read_text())
+    assert len(scales) == len(cohort["train"])
+
+
+def test_another_seed_gives_another_result(phantom_cohort, undisturbed, tmp_path):
+    cases = find_cases(phantom_cohort)
+    short = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, steps=2, seed=7))
+    train(short, cases, make_splits(cases), phantom_cohort, tmp_path / "run")
+    again = dataclasses.replace(short, train=dataclasses.replace(short.train, seed=8))
+    train(again, cases, make_splits(cases), phantom_cohort, tmp_path / "other")
+    hashes = {sha256(tmp_path / name / "weights.safetensors") for name in ("run", "other")}
+    assert len(hashes) == 2
+
+
+def test_the_loss_falls(phantom_cohort, tmp_path):
+    cases = find_cases(phantom_cohort)
+    more = dataclasses.replace(
+        TINY.train, steps=60, checkpoint_every=60, framework="l1", learning_rate=5e-3
+    )
+    longer = dataclasses.replace(TINY, train=more)
+    run = train(longer, cases, make_splits(cases), phantom_cohort, tmp_path / "run")
+    losses = [line["loss"]["l1"] for line in read_log(run / "log.jsonl") if "loss" in line]
+    assert np.mean(losses[-2:]) < 0.8 * losses[0]
+
+
+def command(config: Path, cohort: Path, work: Path) -> list[str]:
+    return [sys.executable, "-m", "synth3d", "train", "--data", str(cohort), "--recipe",
+            str(config), "--work", str(work), "--name", "run", "--device", "cpu"]  # fmt: skip
+
+
+@pytest.mark.parametrize("moment", ["first checkpoint", "second checkpoint"])
+def test_kill_9_and_the_same_command_ends_with_the_same_weights(
+    phantom_cohort, undisturbed, tmp_path, moment
+):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(to_plain(TINY)))
+    run = tmp_path / "work" / "runs" / "run"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(recipe, phantom_cohort, tmp_path / "work"), cwd=ROOT, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    stamps: set[int] = set()
+    wanted = 1 if moment == "first checkpoint" else 2
+    while process.poll() is None and len(stamps) < wanted:
+        if (run / "resume.pt").exists():
+            stamps.add((run / "resume.pt").stat().st_ino)
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "done.json").exists(), "the run ended before it could be killed"
+    found = subprocess.run(
+        command(recipe, phantom_cohort, tmp_path / "work"), cwd=ROOT, env=environment,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "going on at step" in found.stdout
+    assert sha256(run / "weights.safetensors") == sha256(undisturbed / "weights.safetensors")
+    steps = [line["step"] for line in read_log(run / "log.jsonl")]
+    assert steps == [line["step"] for line in read_log(undisturbed / "log.jsonl")]
+
+
+def test_a_checkpoint_is_everything_the_next_step_needs(phantom_cohort, tmp_path):
+    from synth3d.data import batches, prepare, to_subject
+
+    case = find_cases(phantom_cohort)[0]
+    stream = batches([to_subject(prepare(case, TINY.sources, TINY.targets), TINY)], TINY, 0)
+    pair = [next(stream), next(stream)]
+    straight = Trainer(TINY, torch.device("cpu"))
+    straight.step = 5  # the critic fights
+    straight.advance(pair[0])
+    resumed = Trainer(TINY, torch.device("cpu"))
+    save_state(tmp_path / "resume.pt", straight.state())
+    resumed.load(load_state(tmp_path / "resume.pt"))
+    assert straight.advance(pair[1]) == resumed.advance(pair[1])
+    for a, b in zip(straight.average.parameters(), resumed.average.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence(phantom_cohort):
+    from synth3d.data import batches, prepare, to_subject
+
+    case = find_cases(phantom_cohort)[0]
+    batch = next(batches([to_subject(prepare(case, TINY.sources, TINY.targets), TINY)], TINY, 0))
+    trainer = Trainer(TINY, torch.device("cpu"))
+    with torch.no_grad():
+        next(trainer.framework.generator.parameters()).fill_(np.nan)
+    with pytest.raises(InputError, match="the loss is .*nan.* at step 0"):
+        trainer.advance(batch)
+
+
+def test_rates_warm_up_and_fall():
+    constant = TrainConfig(steps=100, warmup=10)
+    assert rate_factor(0, constant) == pytest.approx(0.1)
+    assert rate_factor(50, constant) == 1
+    cosine = dataclasses.replace(constant, decay="cosine")
+    assert rate_factor(10, cosine) == 1
+    assert rate_factor(55, cosine) == pytest.approx(0.5)
+    assert rate_factor(100, cosine) == pytest.approx(0)
+
+
+def test_legs_have_seeds_of_their_own():
+    seeds = {leg_seed(seed, leg) for seed in range(20) for leg in range(20)}
+    assert len(seeds) == 400
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_training_without_usable_cases_is_told(phantom_cohort, tmp_path):
+    cases = find_cases(phantom_cohort)
+    splits = dataclasses.replace(make_splits(cases), train=())
+    with pytest.raises(InputError, match="at least one training and one validation case"):
+        train(TINY, cases, splits, phantom_cohort, tmp_path / "run")
