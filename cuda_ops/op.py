@@ -1,0 +1,194 @@
+"""``roll_kernel``: per-sample, group-wise rolled convolution kernels on any device.
+
+The meaning is :func:`cuda_ops.reference.roll_kernel_reference`'s. Two forms compute it: the
+differentiable matrix product of :mod:`cuda_ops.mixing`, and for CUDA tensors the fused kernel of
+:mod:`cuda_ops.kernels`, as the custom operator ``torch.ops.cuda_ops.roll_kernel`` with its own
+backward ``torch.ops.cuda_ops.roll_kernel_backward``.
+"""
+
+import os
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cuda_ops.mixing import mixing_backward, mixing_forward
+
+BACKENDS = ("torch", "cupy", "auto")
+
+
+def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
+    """Roll each group of input channels of ``weight`` cyclically, by a fractional offset.
+
+    Differentiable, also twice, in all three arguments. Zero offsets with unit scale give the
+    weights back bit for bit. Computed in float32 (float64 for a float64 weight) also under
+    autocast; only the result is then cast to the autocast type.
+
+    The environment variable ``CUDA_OPS_BACKEND`` chooses the form for CUDA tensors: ``torch``
+    (the default), ``cupy``, or ``auto``: cupy if it is installed, else torch with a warning.
+
+    Args:
+        weight: (C_out, C_in, \\*k) with d = 2 or 3 spatial axes (z, y, x), floating; C_in = n
+            groups of contiguous channels.
+        offsets: (B, n, d) in taps, axis order (z, y, x), any real value; +1 moves the taps one
+            place towards larger indices.
+        scale: (B, n), factor of each group.
+
+    Returns:
+        (B, C_out, C_in, \\*k), contiguous, dtype of ``weight`` (under autocast: the autocast
+        type); empty for B = 0. Non-finite offsets give NaN in their own group of their own sample.
+
+    Raises:
+        RuntimeError: ``CUDA_OPS_BACKEND`` is ``cupy`` and CuPy is missing or unfit.
+        TypeError: An argument is not floating point.
+        ValueError: Shapes disagree, the tensors are on different devices, or
+            ``CUDA_OPS_BACKEND`` has an unknown value.
+    """
+    _check(weight, offsets, scale)
+    device = weight.device.type
+    result = weight.dtype
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if casts and result != torch.float64:
+        result = torch.get_autocast_dtype(device)
+    with full_precision(device):
+        compute = _compute_dtype(weight)
+        offsets, scale = offsets.to(compute), scale.to(compute)
+        if device == "cuda" and _uses_cupy():
+            return roll_kernel_op(weight, offsets, scale, result)
+        return mixing_forward(weight.to(compute), offsets, scale).to(result)
+
+
+def full_precision(device: str) -> AbstractContextManager[Any]:
+    """A context without autocast on a device type; nothing where there is no autocast (meta)."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
+@torch.library.custom_op("cuda_ops::roll_kernel", mutates_args=(), device_types="cpu")
+def roll_kernel_op(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Roll, giving ``dtype``; offsets and scale are float32, or float64 for a float64 weight."""
+    rolled = mixing_forward(weight.to(offsets.dtype), offsets, scale)
+    return rolled.to(dtype).contiguous()
+
+
+@torch.library.custom_op("cuda_ops::roll_kernel_backward", mutates_args=(), device_types="cpu")
+def roll_kernel_backward_op(
+    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of weight, offsets and scale, each contiguous and of its own dtype."""
+    grads = _differentiable_backward(grad, weight, offsets, scale)
+    return grads[0].contiguous(), grads[1].contiguous(), grads[2].contiguous()
+
+
+@roll_kernel_op.register_kernel("cuda")
+def _(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    from cuda_ops import kernels  # the one importer of cupy, reached only with CUDA tensors
+
+    return kernels.roll_forward(
+        weight.contiguous(), offsets.contiguous(), scale.contiguous(), dtype
+    )
+
+
+@roll_kernel_backward_op.register_kernel("cuda")
+def _(
+    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    from cuda_ops import kernels
+
+    return kernels.roll_backward(
+        grad.contiguous(), weight.contiguous(), offsets.contiguous(), scale.contiguous()
+    )
+
+
+@roll_kernel_op.register_fake
+def _(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.new_empty((offsets.shape[0], *weight.shape), dtype=dtype)
+
+
+@roll_kernel_backward_op.register_fake
+def _(
+    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = (weight, offsets, scale)
+    first, second, third = (tensor.new_empty(tensor.shape) for tensor in inputs)
+    return first, second, third
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    return (*roll_kernel_backward_op(grad, *ctx.saved_tensors), None)
+
+
+def _double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    pull = torch.func.vjp(_differentiable_backward, *ctx.saved_tensors)[1]
+    return pull(grads)
+
+
+def _differentiable_backward(
+    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    compute = offsets.dtype
+    first, second, third = mixing_backward(grad.to(compute), weight.to(compute), offsets, scale)
+    return first.to(weight.dtype), second, third
+
+
+roll_kernel_op.register_autograd(
+    _backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:3])
+)
+roll_kernel_backward_op.register_autograd(
+    _double_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
+)
+
+
+def _compute_dtype(weight: Tensor) -> torch.dtype:
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
+def _uses_cupy() -> bool:
+    """Whether CUDA tensors go to the fused kernel."""
+    backend = os.environ.get("CUDA_OPS_BACKEND", "torch")
+    if backend not in BACKENDS:
+        raise ValueError(f"CUDA_OPS_BACKEND must be one of {BACKENDS}, got {backend!r}")
+    if backend != "auto":
+        return backend == "cupy"
+    from cuda_ops import kernels
+
+    try:
+        kernels.load_cupy()
+    except RuntimeError as error:
+        warnings.warn(f"{error}; rolling in plain torch", RuntimeWarning, stacklevel=3)
+        return False
+    return True
+
+
+def _check(weight: Tensor, offsets: Tensor, scale: Tensor) -> None:
+    shapes = f"got weight {tuple(weight.shape)}, offsets {tuple(offsets.shape)} and scale " + str(
+        tuple(scale.shape)
+    )
+    axes = weight.ndim - 2
+    if axes not in (2, 3) or offsets.ndim != 3 or offsets.shape[2] != axes:
+        raise ValueError(
+            "roll_kernel takes weight (C_out, C_in, *k) with d = 2 or 3 spatial axes, offsets "
+            f"(B, n, d) and scale (B, n), {shapes}"
+        )
+    if scale.shape != offsets.shape[:2]:
+        raise ValueError(f"scale must be (B, n) = {tuple(offsets.shape[:2])}, {shapes}")
+    groups = offsets.shape[1]
+    if groups < 1 or weight.shape[1] % groups:
+        raise ValueError(
+            f"{weight.shape[1]} input channels do not split into {groups} equal groups; choose a "
+            "number of groups that divides the channels"
+        )
+    if min(weight.shape[2:]) < 1:
+        raise ValueError(f"a kernel has at least one tap along each axis, {shapes}")
+    if not (weight.is_floating_point() and offsets.is_floating_point()):
+        raise TypeError(f"expected floating point, got {weight.dtype} and {offsets.dtype}")
+    if not scale.is_floating_point():
+        raise TypeError(f"expected a floating-point scale, got {scale.dtype}")
+    if not weight.device == offsets.device == scale.device:
+        raise ValueError(
+            f"expected one device, got weight on {weight.device}, offsets on {offsets.device}, "
+            f"scale on {scale.device}"
+        )

@@ -1,0 +1,139 @@
+"""The custom operator, as torch sees it, and the choice of its backend."""
+
+import sys
+import warnings
+
+import pytest
+import torch
+
+from cuda_ops import kernels, op
+from cuda_ops.mixing import mixing_backward, mixing_forward
+from cuda_ops.op import roll_kernel_backward_op, roll_kernel_op
+
+
+def small(dim: int, dtype: torch.dtype = torch.float64):
+    g = torch.Generator().manual_seed(dim)
+    weight = torch.randn(2, 2, *(3, 1, 2)[:dim], generator=g, dtype=dtype)
+    offsets = 0.2 + 0.6 * torch.rand(2, 2, dim, generator=g, dtype=torch.float64)
+    scale = torch.rand(2, 2, generator=g, dtype=torch.float64)
+    kind = torch.promote_types(dtype, torch.float32)
+    leaves = weight, offsets.to(kind), scale.to(kind)
+    return [leaf.requires_grad_() for leaf in leaves]
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_gradients_are_right_to_second_order(dim):
+    inputs = (*small(dim), torch.float64)
+    assert torch.autograd.gradcheck(roll_kernel_op, inputs)
+    assert torch.autograd.gradgradcheck(roll_kernel_op, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_closed_backward_is_autograds(dim):
+    leaves = small(dim)
+    out = mixing_forward(*leaves)
+    grad = out.detach().cos()
+    expected = torch.autograd.grad(out, leaves, grad)
+    for got, want in zip(mixing_backward(grad, *leaves), expected, strict=True):
+        assert torch.allclose(got, want, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own check reads it
+@pytest.mark.parametrize(
+    "weight", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
+def test_torchs_own_checks_of_an_operator_pass(weight):
+    leaves = small(3, weight)
+    torch.library.opcheck(roll_kernel_op, (*leaves, torch.bfloat16))
+    grad = torch.randn(2, *leaves[0].shape).to(torch.bfloat16)
+    torch.library.opcheck(roll_kernel_backward_op, (grad, *leaves))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own check reads it
+def test_kernels_of_the_fake_are_contiguous_like_the_real_ones():
+    leaves = small(3)
+    last = leaves[0].detach().to(memory_format=torch.channels_last_3d).requires_grad_()
+    torch.library.opcheck(roll_kernel_op, (last, *leaves[1:], torch.float32))
+
+
+@pytest.mark.parametrize("backend", ["torch", "cupy", "auto"])
+def test_the_environment_chooses_the_backend(backend, monkeypatch):
+    monkeypatch.setenv("CUDA_OPS_BACKEND", backend)
+    monkeypatch.setattr(kernels, "load_cupy", lambda: None)
+    assert op._uses_cupy() == (backend != "torch")
+
+
+def test_the_default_backend_is_torch(monkeypatch):
+    monkeypatch.delenv("CUDA_OPS_BACKEND", raising=False)
+    assert not op._uses_cupy()
+
+
+def test_an_unknown_backend_is_refused(monkeypatch):
+    monkeypatch.setenv("CUDA_OPS_BACKEND", "jax")
+    with pytest.raises(ValueError, match="one of .*torch.*cupy.*auto.*'jax'"):
+        op._uses_cupy()
+
+
+def test_a_missing_cupy_is_named_with_its_remedy_and_auto_falls_back_with_a_warning(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(RuntimeError, match=r"pip install 'synth3d\[gpu\]'"):
+        kernels.load_cupy()
+    monkeypatch.setenv("CUDA_OPS_BACKEND", "auto")
+    with pytest.warns(RuntimeWarning, match="rolling in plain torch"):
+        assert not op._uses_cupy()
+    monkeypatch.setenv("CUDA_OPS_BACKEND", "cupy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert op._uses_cupy()
+
+
+def test_instances_are_named_by_types_sizes_and_registers():
+    f, b = torch.float32, torch.bfloat16
+    name = kernels.expression("roll_forward", f, b, (3, 3, 3), 128)
+    assert name == "roll_forward<float, brain16, 3, 3, 3, 3, 128>"
+    assert kernels.expression("roll_backward", f, f, (3, 3), 64).endswith("2, 1, 3, 3, 64>")
+    assert "_any<" in kernels.expression("roll_forward", f, f, (5, 5, 5), 128)
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_one_launch_forward_and_two_backward_whatever_the_batch(side, monkeypatch):
+    """One block column per group, one thread per row of taps (per tap, for large kernels)."""
+    seen = []
+    monkeypatch.setattr(
+        kernels,
+        "_launch",
+        lambda name, grid, tensors, numbers, threads=128: seen.append((name, grid, numbers)),
+    )
+    weight = torch.zeros(40, 64, side, side, side)
+    offsets, scale = torch.zeros(5, 8, 3), torch.zeros(5, 8)
+    out = kernels.roll_forward(weight, offsets, scale, torch.bfloat16)
+    kernels.roll_backward(out, weight, offsets, scale)
+    chunks = -(-40 * 8 // 128) if side == 3 else -(-40 * 8 * 125 // 128)
+    assert [grid for _, grid, _ in seen] == [(chunks, 8, 5), (chunks, 8, 1), (40, 1, 1)]
+    assert [numbers for *_, numbers in seen] == [(40, 64, 8), (5, 40, 64, 8), (chunks,)]
+    assert all(("_any<" in name) == (side == 5) for name, *_ in seen[:2])
+    assert seen[2][0] == "roll_finish<float, 3>"
+
+
+def test_an_empty_batch_launches_nothing(monkeypatch):
+    monkeypatch.setattr(kernels, "_launch", None)
+    weight, offsets, scale = torch.zeros(2, 4, 3, 3), torch.zeros(0, 2, 2), torch.zeros(0, 2)
+    out = kernels.roll_forward(weight, offsets, scale, torch.float32)
+    assert out.shape == (0, 2, 4, 3, 3)
+    assert (kernels.roll_backward(out, weight, offsets, scale)[0] == 0).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU with CuPy")
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_on_a_gpu_the_fused_kernel_is_the_torch_form(dim, dtype, monkeypatch):
+    leaves = [leaf.detach().cuda().requires_grad_() for leaf in small(dim, dtype)]
+    results = []
+    for backend in ("torch", "cupy"):
+        monkeypatch.setenv("CUDA_OPS_BACKEND", backend)
+        out = op.roll_kernel(*leaves)
+        results.append([out, *torch.autograd.grad(out.double().square().sum(), leaves)])
+    step = {torch.float16: 2**-10, torch.bfloat16: 2**-7}.get(dtype, 1e-5)
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one.double(), other.double(), rtol=step, atol=10 * step)

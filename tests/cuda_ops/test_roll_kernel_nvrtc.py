@@ -1,0 +1,91 @@
+"""The CUDA source compiles for every GPU generation, and its threads live in registers alone."""
+
+import ctypes
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import cuda_ops
+from cuda_ops.kernels import OPTIONS, THREADS, expression
+
+SOURCE = Path(cuda_ops.__file__).parent / "roll_kernel.cu"
+F, D, H, B = torch.float32, torch.float64, torch.float16, torch.bfloat16
+PAIRS = [(F, F), (D, D), (F, B), (F, H), (B, B), (H, H)]
+
+
+def nvrtc() -> ctypes.CDLL:
+    """The compiler library that came with torch."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = [Path(p) for p in spec.submodule_search_locations] if spec else []
+    found = sorted(file for f in folders for file in f.rglob("libnvrtc.so.*"))
+    if not found and not os.environ.get("CI"):
+        pytest.skip("needs the NVRTC library that the CUDA build of torch brings")
+    return ctypes.CDLL(str(found[0]))
+
+
+def architectures(library: ctypes.CDLL) -> list[int]:
+    count = ctypes.c_int()
+    assert library.nvrtcGetNumSupportedArchs(ctypes.byref(count)) == 0
+    numbers = (ctypes.c_int * count.value)()
+    assert library.nvrtcGetSupportedArchs(numbers) == 0
+    return list(numbers)
+
+
+def compile_log(library: ctypes.CDLL, architecture: int, names: list[str]) -> str:
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    source = SOURCE.read_bytes()
+    library.nvrtcCreateProgram(ctypes.byref(program), source, b"roll_kernel.cu", 0, None, None)
+    for name in names:
+        assert library.nvrtcAddNameExpression(program, name.encode()) == 0
+    flags = (*OPTIONS, f"-arch=sm_{architecture}", "--ptxas-options=-v")
+    options = (ctypes.c_char_p * len(flags))(*[flag.encode() for flag in flags])
+    failed = library.nvrtcCompileProgram(program, len(flags), options)
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    text = log.value.decode()
+    assert not failed, text
+    return text
+
+
+def check(names: list[str], architecture: int, record_property) -> None:
+    library = nvrtc()
+    if architecture not in architectures(library):
+        pytest.skip(f"this NVRTC does not know sm_{architecture}")
+    log = compile_log(library, architecture, names)
+    frames = re.findall(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill", log
+    )
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", log)]
+    assert len(frames) >= len(names)
+    assert all(frame == ("0", "0", "0") for frame in frames), log
+    assert max(registers) <= 255
+    record_property("registers", str(registers))
+
+
+@pytest.mark.parametrize("architecture", [70, 75, 80, 90, 100])
+def test_the_instances_of_agi_net_neither_spill_nor_use_local_memory(architecture, record_property):
+    names = [
+        expression(f"roll_{way}", weight, other, (3, 3, 3), THREADS)
+        for way in ("forward", "backward")
+        for weight, other in ((F, F), (F, B))
+    ]
+    check([*names, "roll_finish<float, 3>"], architecture, record_property)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [70, 75, 80, 86, 89, 90, 100, 120])
+def test_no_instance_spills_or_uses_local_memory(architecture, record_property):
+    names = [
+        expression(f"roll_{way}", weight, other, sides, THREADS)
+        for way in ("forward", "backward")
+        for sides in ((3, 3), (1, 3, 3), (3, 3, 3), (5, 5), (5, 5, 5))
+        for weight, other in PAIRS
+    ]
+    finish = [f"roll_finish<{kind}, {dim}>" for kind in ("float", "double") for dim in (2, 3)]
+    check([*names, *finish], architecture, record_property)
