@@ -10,6 +10,7 @@ from synth3d.frameworks import FRAMEWORKS
 from synth3d.frameworks.base import Framework
 from synth3d.models import GENERATORS
 from synth3d.models.blocks import ResBlock
+from synth3d.models.centred import Centred
 from synth3d.models.discriminators import PatchCritic
 
 
@@ -38,7 +39,7 @@ def build_generator(config: RunConfig) -> nn.Module:
         raise InputError(
             f"{config.train.framework} needs {sorted(lacking)} of {model.name}; able: {able}"
         )
-    ours = ("name", "residual_init")
+    ours = ("name", "residual_init", "centred")
     shape = {key: getattr(model, key) for key in model.__dataclass_fields__ if key not in ours}
     channels = framework.channels(len(config.sources), len(config.targets))
     try:
@@ -47,7 +48,7 @@ def build_generator(config: RunConfig) -> nn.Module:
         raise InputError(f"model {model.name} cannot be built: {error}") from error
     if model.residual_init == "zero":
         start_as_identity(built)
-    return built
+    return Centred(built) if model.centred else built
 
 
 def start_as_identity(generator: nn.Module) -> None:

@@ -29,7 +29,8 @@ class ModelConfig:
     """The generator: its name and its shape; see ``synth3d.models`` for the meaning.
 
     ``residual_init="zero"`` starts every ResBlock as the identity (its second convolution at 0).
-    The network has no normalisation, and at rates above 3e-4 it stalls or diverges without it.
+    ``centred`` feeds and reads intensities around 0 instead of 1/2 (``synth3d.models.centred``).
+    Both help networks that, as published, have neither normalisation nor biases.
     """
 
     name: str = "agi-net"
@@ -42,6 +43,7 @@ class ModelConfig:
     attn_init: str = "default"
     checkpoint_routing: bool = False
     residual_init: str = "default"
+    centred: bool = False
 
     def __post_init__(self) -> None:
         _require(len(self.widths) >= 2, "model.widths", "at least two numbers", self.widths)
