@@ -1,0 +1,125 @@
+"""The command line as a user meets it: first lines, exit codes, no traceback."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from synth3d.cli import main
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "--widths", "4,8", "--groups", "2", "--patch", "16,16,16", "--steps", "4", "--batch", "2",
+    "--threads", "1", "--device", "cpu", "--set", "model.blocks=1", "--set", "model.stages=2",
+    "--set", "train.checkpoint_every=4", "--set", "train.framework=l1", "--recipe", "phantom",
+    "--set", "data.validation_cases=1",
+]  # fmt: skip
+
+
+def run(*args: object) -> int:
+    return main([str(arg) for arg in args])
+
+
+def test_train_then_the_same_command_again(phantom_cohort, tmp_path, capsys):
+    command = ("train", "--dim", "3d", "--data", phantom_cohort, "--work", tmp_path, *TINY)
+    assert run(*command) == 0
+    first = capsys.readouterr().out
+    assert "finished:" in first
+    assert "contact.png" in first
+    assert run(*command) == 0
+    assert "already trained:" in capsys.readouterr().out
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_the_saved_configuration_reruns_the_run(phantom_cohort, tmp_path):
+    assert run("train", "--data", phantom_cohort, "--work", tmp_path, "--name", "a", *TINY) == 0
+    config = tmp_path / "runs" / "a" / "config.json"
+    again = ("train", "--data", phantom_cohort, "--work", tmp_path, "--name", "b",
+             "--recipe", config, "--device", "cpu")  # fmt: skip
+    assert run(*again) == 0
+    weights = [tmp_path / "runs" / n / "weights.safetensors" for n in "ab"]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_without_data_the_first_line_names_the_phantoms(tmp_path, monkeypatch, capsys):
+    import synth3d.start as start
+
+    monkeypatch.setattr(start, "PHANTOM_CASES", 6)
+    monkeypatch.setattr(start, "PHANTOM_SIZE", 24)
+    assert run("train", "--dim", "3d", "--work", tmp_path, *TINY) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("No --data given: using the built-in phantom cohort")
+    assert (tmp_path / "phantom" / "Phantom-00000-000" / "Phantom-00000-000-t2f.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("alias", ["t1", "t1n", "t1ce", "t1c", "t2", "t2w", "flair", "t2f"])
+def test_every_alias_names_a_target(alias, phantom_cohort, tmp_path, capsys):
+    command = ("train", "--data", phantom_cohort, "--work", tmp_path, "--missing", alias)
+    assert run(*command, "--recipe", "phantom", "--dry-run") == 0
+    out = capsys.readouterr().out
+    config = json.loads(out[out.index("{") : out.rindex("}") + 1])
+    expected = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}.get(alias, alias)
+    assert config["targets"] == [expected]
+    assert len(config["sources"]) == 3
+    assert expected not in config["sources"]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "--data", "nowhere"], "nowhere"),
+        (["train", "--recipe", "nope", "--dry-run"], "unknown recipe 'nope'"),
+        (["train", "--target", "ct", "--dry-run"], "ct"),
+        (["train", "--set", "train.stpes=3", "--dry-run"], "unknown key(s) ['stpes']"),
+        (["train", "--set", "nonsense", "--dry-run"], "--set takes key=value"),
+        (["train", "--patch", "30,32,32", "--dry-run"], "data.patch[z] must be a multiple"),
+        (["train", "--device", "cuda:7", "--dry-run"], "no usable CUDA device"),
+        (["audit", "nowhere"], "nowhere"),
+        (["describe", "--model", "nope"], "nope"),
+        (["describe", "--groups", "7"], "7"),
+        (["phantom", "out", "--size", "3"], "3"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(args, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "work").exists()
+
+
+def test_another_configuration_is_not_continued(phantom_cohort, tmp_path, capsys):
+    command = ("train", "--data", phantom_cohort, "--work", tmp_path, "--name", "a", *TINY)
+    assert run(*command) == 0
+    (tmp_path / "runs" / "a" / "done.json").unlink()
+    assert run(*command, "--set", "train.learning_rate=0.5") == 2
+    assert "begun with other settings (train.learning_rate)" in capsys.readouterr().err
+
+
+def test_no_command_prints_help_and_fails(capsys):
+    assert main([]) == 2
+    assert "commands" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["phantom", "audit", "train", "complete", "describe"])
+def test_every_command_has_help(command):
+    found = subprocess.run(
+        [sys.executable, "-m", "synth3d", command, "--help"], capture_output=True, text=True,
+        cwd=ROOT,
+    )  # fmt: skip
+    assert found.returncode == 0
+    assert "usage:" in found.stdout
+
+
+def test_describe_prints_the_published_count(capsys):
+    shape = "--dim 3d --widths 64,128,256,512 --groups 8 --in-channels 2 --out-channels 1"
+    assert run("describe", "--model", "agi-net", *shape.split(), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert round(found["parameters"] / 1e6, 2) == 55.54
+    assert found["flops"] > 0
