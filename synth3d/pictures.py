@@ -56,16 +56,18 @@ def draw_contact_sheet(
     error: np.ndarray,
     brain: np.ndarray,
     tumour: np.ndarray | None,
+    affine: np.ndarray,
     title: str,
     path: Path,
 ) -> None:
-    """Three planes × (inputs, synthetic, real, |error|) of one case.
+    """Three planes × (inputs, synthetic, real, |error|) of one case, as radiologists hang them.
 
     Args:
         panels: Name → volume (D, H, W) in the network's scale, in the order to be shown.
         error: |synthetic − real|, same grid.
         brain: Bool, to crop to.
-        tumour: Bool or None; its outline is drawn on every panel.
+        tumour: Bool or None; its outline is drawn on every panel, through its centre.
+        affine: Voxel (x, y, z) → mm, for which way is up.
         title: Above the sheet.
         path: The PNG to write.
     """
@@ -74,30 +76,42 @@ def draw_contact_sheet(
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    mask = tumour if tumour is not None and tumour.any() else brain
+    outlined = tumour if tumour is not None and tumour.any() else None
+    box = tuple(slice(*span) for span in _spans(brain))
+    turn = tuple(_turns(affine))
+    mask = (outlined if outlined is not None else brain)[box][turn]
     centre = [int(round(float(c.mean()))) for c in np.nonzero(mask)] if mask.any() else [0, 0, 0]
-    names = [*panels, "|error|"]
-    size = (1.9 * len(names), 6.2)
-    figure, axes = plt.subplots(3, len(names), figsize=size, squeeze=False, constrained_layout=True)
+    shown = {**panels, "|error|": error}
+    size = (1.9 * len(shown), 6.4)
+    figure, axes = plt.subplots(3, len(shown), figsize=size, squeeze=False, constrained_layout=True)
     figure.suptitle(title, fontsize=10)
-    for row, plane in enumerate(("axial", "coronal", "sagittal")):
-        for axis, name in zip(axes[row], names, strict=True):
-            volume = error if name == "|error|" else panels[name]
-            colours = (
-                {"cmap": "magma", "vmax": 0.4}
-                if name == "|error|"
-                else {"cmap": "gray", "vmax": 1.15}
-            )
-            axis.imshow(_cut(volume, centre, row), vmin=0, origin="lower", **colours)
-            if tumour is not None and tumour.any():
-                axis.contour(_cut(tumour, centre, row), [0.5], colors=ORANGE, linewidths=0.7)
+    for column, (name, volume) in zip(axes.T, shown.items(), strict=True):
+        column[0].set_title(name, fontsize=9)
+        looks = (
+            {"cmap": "magma", "vmax": 0.4} if name == "|error|" else {"cmap": "gray", "vmax": 1.15}
+        )
+        for row, axis in enumerate(column):
+            cut = volume[box][turn].take(centre[row], axis=row)
+            axis.imshow(cut, vmin=0, origin="lower", **looks)
+            if outlined is not None:
+                outline = mask.take(centre[row], axis=row)
+                axis.contour(outline, [0.5], colors=ORANGE, linewidths=0.7)
             axis.set(xticks=[], yticks=[])
-            if row == 0:
-                axis.set_title(name, fontsize=9)
-        axes[row][0].set_ylabel(plane, fontsize=9)
+    for axis, plane in zip(axes[:, 0], ("axial", "coronal", "sagittal"), strict=True):
+        axis.set_ylabel(plane, fontsize=9)
     _save(figure, path)
 
 
-def _cut(volume: np.ndarray, centre: Sequence[int], row: int) -> np.ndarray:
-    """One plane of (D, H, W): axial (y, x), coronal (z, x) or sagittal (z, y)."""
-    return volume.take(centre[row], axis=row)
+def _spans(brain: np.ndarray, margin: int = 2) -> list[tuple[int, int]]:
+    """First and last + 1 along (z, y, x) of what is to be shown."""
+    if not brain.any():
+        return [(0, n) for n in brain.shape]
+    where = np.nonzero(brain)
+    ends = zip(where, brain.shape, strict=True)
+    return [(max(0, int(w.min()) - margin), min(n, int(w.max()) + 1 + margin)) for w, n in ends]
+
+
+def _turns(affine: np.ndarray) -> list[slice]:
+    """Flips of (z, y, x) that put superior and anterior up and the patient's right on the left."""
+    x, y, z = (float(affine[i, i]) for i in range(3))
+    return [slice(None, None, -1 if flip else None) for flip in (z < 0, y < 0, x > 0)]

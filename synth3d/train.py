@@ -174,7 +174,8 @@ def _draw(
     panels |= {f"synthetic {target}": result[0], f"real {target}": real}
     title = f"{case.case.name}, step {trainer.step}, {trainer.config.model.name}"
     error = np.abs(result[0] - real)
-    draw_contact_sheet(panels, error, case.brain, case.tumour, title, run / "contact.png")
+    where = (case.brain, case.tumour, case.affine)
+    draw_contact_sheet(panels, error, *where, title, run / "contact.png")
 
 
 def _finish(

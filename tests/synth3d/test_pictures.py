@@ -23,6 +23,8 @@ def test_a_contact_sheet_has_a_column_for_every_panel(tmp_path):
     widths = []
     for panels in ({"t1n": volume}, {"t1n": volume, "t1c": volume, "real": volume}):
         for mask in (tumour, None, ~brain):
-            draw_contact_sheet(panels, volume, brain, mask, "case", tmp_path / "sheet.png")
+            draw_contact_sheet(
+                panels, volume, brain, mask, np.eye(4), "case", tmp_path / "sheet.png"
+            )
         widths.append(image.imread(tmp_path / "sheet.png").shape[1])
     assert widths[1] > 1.5 * widths[0]
