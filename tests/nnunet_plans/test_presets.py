@@ -1,0 +1,49 @@
+"""Presets are read from their files and refuse networks that cannot work."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nnunet_plans.presets import PRESETS, Network, Preset
+
+
+def test_the_shipped_presets_are_the_documented_ones():
+    assert set(PRESETS) == {"cpu-mini", "cpu-small", "standard"}
+    assert PRESETS["cpu-mini"].network.patch_size == (32, 32, 32)
+    assert PRESETS["cpu-small"].network.features == (12, 24, 48, 64)
+    schedule = PRESETS["cpu-small"].schedule
+    assert schedule["epochs"] * schedule["iterations"] == 1250
+    standard = PRESETS["standard"]
+    assert standard == Preset("standard", "nnUNetTrainer", None, {}, standard.purpose)
+
+
+def test_presets_need_neither_torch_nor_nnunet():
+    code = (
+        "import sys, nnunet_plans.presets; print({'torch', 'nnunetv2', 'numpy'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_network_states_its_architecture_per_stage():
+    found = Network((32, 48, 16), 2, (8, 16, 32), (2, 1)).arch_kwargs()
+    assert found == {
+        "n_stages": 3,
+        "features_per_stage": [8, 16, 32],
+        "kernel_sizes": [[3, 3, 3]] * 3,
+        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+        "n_conv_per_stage": [2, 2, 2],
+        "n_conv_per_stage_decoder": [1, 1],
+    }
+
+
+@pytest.mark.parametrize("patch", [(30, 32, 32), (32, 32, 4)])
+def test_a_patch_that_cannot_be_halved_often_enough_is_refused(patch):
+    with pytest.raises(ValueError, match="multiple of 4 and at least 8"):
+        Network(patch, 2, (8, 16, 32))
+
+
+def test_two_stages_are_refused_because_their_loss_would_be_nan():
+    with pytest.raises(ValueError, match="at least 3 stages"):
+        Network((16, 16, 16), 2, (8, 16))
