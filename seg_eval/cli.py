@@ -1,0 +1,135 @@
+"""The command ``seg_eval``: run · report.
+
+Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be used,
+130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from synth3d.files import InputError
+
+EXAMPLES = """examples:
+  seg_eval run --missing flair                     on the built-in phantom cohort
+  seg_eval run --missing flair --data BraTS --splits splits.json
+  seg_eval run --missing t1ce --data BraTS --run work/runs/A --run work/runs/B
+  seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
+  seg_eval report --experiment work/eval/t2f-phantom
+"""
+
+ABOUT = """How much of the tumour Dice that a missing sequence costs does synthesis win back?
+
+A segmenter is trained once on real cases and frozen; then the missing channel of each test
+case is real (full), blanked (zero), copied from the most similar sequence (copy), regressed
+voxel by voxel (ridge, boosted), synthesised (synthetic), or the real one sent through the
+export path (plumbing)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if not getattr(args, "command", None):
+        parser.print_help()
+        return 2
+    # Idle OpenMP threads that spin would slow whatever shares the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        return args.command(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="seg_eval",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_run(commands)
+    _add_report(commands)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="the whole experiment; a killed one goes on with the same command",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--missing", required=True, help="t1|t1n|t1ce|t1c|t2|t2w|flair|t2f")
+    parser.add_argument("--data", type=Path, help="cohort folder; without it phantoms are used")
+    parser.add_argument(
+        "--splits", type=Path, help="JSON with train, val and test; default: the run's own"
+    )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        action="append",
+        help="finished synth3d run, may be repeated; default: the newest that fits, or a new one",
+    )
+    parser.add_argument("--recipe", help="for a synthesiser that has to be trained first")
+    parser.add_argument("--work", type=Path, default=Path("work"), help="where all is kept")
+    parser.add_argument("--name", help="folder under WORK/eval; default: MISSING-COHORT")
+    parser.add_argument(
+        "--arms",
+        action="append",
+        metavar="ARM,ARM",
+        help="of copy, ridge, boosted, synthetic, plumbing; default all; full and zero are always "
+        "there",
+    )
+    parser.add_argument(
+        "--preset", help="segmenter: cpu-mini (phantoms), cpu-small (default), standard"
+    )
+    parser.add_argument(
+        "--empty",
+        choices=("brats", "skip"),
+        default="brats",
+        help="a region that a case does not have: brats scores 1 if the prediction is empty too "
+        "and 0 if not; skip leaves the case out in every arm",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    parser.set_defaults(command=_run)
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("report", help="print a finished experiment again")
+    parser.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
+    parser.set_defaults(command=_report)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from seg_eval.start import run_command
+    from seg_eval.synthesisers import StageFailedError
+
+    try:
+        return run_command(args)
+    except StageFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _report(args: argparse.Namespace) -> int:
+    from seg_eval.start import report_command
+
+    return report_command(args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,111 @@
+"""The cases of an experiment: who is trained on, who is tested on, and what labels mean."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from synth3d.cases import MODALITIES, Case, find_cases, patient_of, require
+from synth3d.files import InputError, progress
+from synth3d.labels import LabelScheme, label_scheme
+from synth3d.splits import Splits, make_splits, read_splits, split_problems
+from synth3d.volumes import check_same_grid, read_label
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A cohort that passed its checks.
+
+    Attributes:
+        folder: Where the cases are.
+        train: Real, complete cases for the segmenter and the voxel-wise rivals.
+        test: Cases on which every arm is scored; none of a patient in ``train``.
+        scheme: Which integer is which tissue.
+    """
+
+    folder: Path
+    train: tuple[Case, ...]
+    test: tuple[Case, ...]
+    scheme: LabelScheme
+
+
+def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Splits | None) -> Splits:
+    """The user's split, else the one the synthesiser was trained with, else a drawn one.
+
+    Raises:
+        InputError: The split does not fit the cohort, or has no training or test case.
+    """
+    if splits_file is not None:
+        splits, origin = read_splits(splits_file, cases), str(splits_file)
+    elif of_run is not None:
+        splits, origin = of_run, "the run's split"
+        if problems := split_problems(splits, cases):
+            raise InputError(f"{origin} does not fit the cohort: {'; '.join(problems)}")
+    else:
+        splits, origin = make_splits(cases), "the drawn split"
+    for side, names in (("train", splits.train), ("test", splits.test)):
+        if not names:
+            raise InputError(f"{origin} has no {side} cases")
+    return splits
+
+
+def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = None) -> Cohort:
+    """Find the cases, split them by patient, and check every header and every label.
+
+    Args:
+        folder: The cohort.
+        splits_file: JSON with train, val and test; None takes ``of_run`` or draws one.
+        of_run: The split of the synthesiser that is judged.
+
+    Raises:
+        InputError: No cases, a bad split, missing files, differing grids within a case, labels
+            of no known scheme; always with the case's name.
+    """
+    cases = find_cases(folder)
+    splits = choose_splits(cases, splits_file, of_run)
+    by_name = {case.name: case for case in cases}
+    train = tuple(by_name[name] for name in splits.train)
+    test = tuple(by_name[name] for name in splits.test)
+    require([*train, *test], MODALITIES, label=True)
+    values: set[int] = set()
+    for case in progress([*train, *test], desc="checking cases", unit="case"):
+        values |= _checked_labels(case)
+    if values <= {0}:
+        raise InputError(f"no case of {folder} has a labelled voxel; there is nothing to segment")
+    cohort = Cohort(folder, train, test, label_scheme(values, cases[0].naming))
+    refuse_leak(cohort, splits.train, "the segmenter's training cases")
+    return cohort
+
+
+def _checked_labels(case: Case) -> set[int]:
+    assert case.label is not None  # require() has seen to it
+    check_same_grid([*(case.images[name] for name in MODALITIES), case.label])
+    values = {int(value) for value in np.unique(read_label(case.label).data)}
+    try:
+        label_scheme(values)
+    except InputError as error:
+        raise InputError(f"{case.label}: {error}") from error
+    return values
+
+
+def refuse_leak(cohort: Cohort, training: Iterable[str], where: str) -> None:
+    """Stop when a patient of the test set is among the ``training`` case names.
+
+    Args:
+        cohort: With the cases that are scored.
+        training: Names of cases that something learned from, of any cohort.
+        where: What the training cases are, for the sentence.
+
+    Raises:
+        InputError: Naming each test case and its twin.
+    """
+    patients = {case.name: case.patient for case in (*cohort.train, *cohort.test)}
+    known = {patients.get(name, patient_of(name)): name for name in training}
+    found = [
+        case.name if known[case.patient] == case.name else f"{case.name} (as {known[case.patient]})"
+        for case in cohort.test
+        if case.patient in known
+    ]
+    if found:
+        raise InputError(f"test case {', '.join(found)} is among {where}; its score would be a lie")

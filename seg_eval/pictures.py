@@ -1,0 +1,185 @@
+"""Pictures of an experiment: Dice by arm with every case as a dot, and one case in slices.
+
+Colours are those of Okabe and Ito, told apart also by colour-blind readers; every bar is
+labelled as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seg_eval.scores import Score
+from synth3d.files import atomic_path
+
+INK, PALE = "#222222", "#BBBBBB"
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+GREYS = {"full": "#555555", "zero": "#CCCCCC", "plumbing": "#999999"}
+REGION_COLOURS = {"WT": "#56B4E9", "TC": "#E69F00", "ET": "#D55E00"}
+
+
+def arm_colours(arms: Sequence[str]) -> dict[str, str]:
+    """A colour per arm: greys for the references, colours for what is compared."""
+    compared = [name for name in arms if name not in GREYS]
+    picked = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(compared)}
+    return {name: GREYS.get(name) or picked[name] for name in arms}
+
+
+def short_name(arm: str, length: int = 16) -> str:
+    """``arm`` cut to ``length`` characters, with the middle left out."""
+    half = (length - 1) // 2
+    return arm if len(arm) <= length else f"{arm[:half]}…{arm[-half:]}"
+
+
+def draw_dice(
+    scores: Sequence[Score], arms: Sequence[str], regions: Sequence[str], title: str, path: Path
+) -> None:
+    """Bars of mean Dice by region and arm, with a dot for each case."""
+    figure = _figure(max(7.0, 0.55 * len(arms) * len(regions) + 2), 4.6)
+    axes = figure.subplots()
+    colours = arm_colours(arms)
+    ticks: list[tuple[float, str]] = []
+    for number, region in enumerate(regions):
+        start = number * (len(arms) + 1.2)
+        for place, arm in enumerate(arms):
+            values = [row.dice for row in scores if (row.region, row.arm) == (region, arm)]
+            x = start + place
+            mean = float(np.mean(values))
+            axes.bar(x, mean, width=0.86, color=colours[arm], edgecolor=INK, linewidth=0.5)
+            spread = np.linspace(-0.26, 0.26, len(values)) if len(values) > 1 else [0.0]
+            axes.plot(x + np.asarray(spread), values, "o", ms=3.2, mfc="white", mec=INK, mew=0.7)
+            axes.text(x, 1.03, f"{mean:.2f}", ha="center", va="bottom", fontsize=7.5, color=INK)
+            ticks.append((x, short_name(arm)))
+        middle = start + (len(arms) - 1) / 2
+        axes.text(middle, 1.12, region, ha="center", fontsize=11, weight="bold", color=INK)
+    places, names = zip(*ticks, strict=True)
+    axes.set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set(ylim=(0, 1.2), ylabel="Dice", xlim=(min(places) - 0.8, max(places) + 0.8))
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10, loc="left", pad=10)
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One arm of one case, for :func:`draw_panel`; all volumes (D, H, W).
+
+    Attributes:
+        name: Of the arm.
+        channel: The missing channel as the segmenter saw it, 0 dark to 1 bright.
+        masks: Predicted regions.
+    """
+
+    name: str
+    channel: np.ndarray
+    masks: Mapping[str, np.ndarray]
+
+
+def draw_panel(
+    real: np.ndarray,
+    truth: Mapping[str, np.ndarray],
+    panels: Sequence[Panel],
+    affine: np.ndarray,
+    title: str,
+    path: Path,
+) -> None:
+    """One axial slice: the channel of each arm, its error, and what was segmented.
+
+    The slice is the one with most tumour. First column: the real channel and the expert's
+    contours. Radiological view where the grid is axis-aligned: patient's left on the right.
+
+    Args:
+        real: (D, H, W), 0 dark to 1 bright.
+        truth: The expert's regions, with WT.
+        panels: The arms.
+        affine: (4, 4) voxel (x, y, z) to mm, RAS+.
+        title: Above the picture.
+        path: Of the PNG.
+    """
+    z = _slice_of(truth["WT"], real)
+    turned = _Slicer(z, real, affine)
+    columns = len(panels) + 1
+    height, width = turned(real).shape
+    figure = _figure(1.75 * columns + 0.6, 1.75 * 3 * height / width + 0.9)
+    grid = figure.subplots(3, columns, squeeze=False)
+    grid[0, 0].set_ylabel("channel")
+    grid[1, 0].set_ylabel("|error|")
+    grid[2, 0].set_ylabel("segmentation")
+    _show(grid[0, 0], turned(real), "real")
+    _show(grid[1, 0], np.zeros((height, width)), "", "inferno", 0.5)
+    _outline(grid[2, 0], turned, real, truth, "expert")
+    image = None
+    for column, panel in enumerate(panels, start=1):
+        _show(grid[0, column], turned(panel.channel), short_name(panel.name))
+        error = np.abs(turned(panel.channel) - turned(real))
+        image = _show(grid[1, column], error, "", "inferno", 0.5)
+        _outline(grid[2, column], turned, real, panel.masks, "")
+    if image is not None:
+        bar = figure.colorbar(image, ax=list(grid[1]), fraction=0.012, pad=0.01)
+        bar.ax.tick_params(labelsize=7)
+    handles = _legend_lines(REGION_COLOURS)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.suptitle(f"{title}, slice z = {z}", fontsize=10)
+    _save(figure, path)
+
+
+class _Slicer:
+    """Cuts slice z out of a volume, cropped to the head and turned to the radiological view."""
+
+    def __init__(self, z: int, real: np.ndarray, affine: np.ndarray) -> None:
+        head = np.argwhere((real != 0).any(axis=0))
+        low, high = (
+            (head.min(0), head.max(0) + 1) if len(head) else (np.zeros(2, int), real.shape[1:])
+        )
+        self.window = (z, slice(low[0], high[0]), slice(low[1], high[1]))
+        self.flip = tuple(axis for axis, i in ((0, 1), (1, 0)) if affine[i, i] > 0)
+
+    def __call__(self, volume: np.ndarray) -> np.ndarray:
+        return np.flip(volume[self.window], self.flip)
+
+
+def _slice_of(tumour: np.ndarray, real: np.ndarray) -> int:
+    mask = tumour if tumour.any() else real != 0
+    return int(mask.sum(axis=(1, 2)).argmax())
+
+
+def _show(
+    axes: Any, picture: np.ndarray, title: str, colours: str = "gray", top: float = 1.1
+) -> Any:
+    image = axes.imshow(picture, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=8.5)
+    axes.spines[:].set_visible(False)
+    return image
+
+
+def _outline(
+    axes: Any, turned: _Slicer, real: np.ndarray, masks: Mapping[str, np.ndarray], title: str
+) -> None:
+    _show(axes, turned(real), title)
+    for region, colour in REGION_COLOURS.items():
+        mask = turned(masks[region])
+        if mask.any() and not mask.all():
+            axes.contour(mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.1)
+
+
+def _legend_lines(colours: Mapping[str, str]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], color=colour, label=region) for region, colour in colours.items()]
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130)

@@ -1,0 +1,183 @@
+"""A toy cohort and stand-ins for the heavy machines, so that a whole experiment takes seconds."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seg_eval.cli import build_parser
+from seg_eval.cohort import Cohort
+from seg_eval.experiment import Engines
+from synth3d.volumes import read, write_like, write_new
+
+SHAPE = (14, 20, 18)
+AFFINE = np.array([[-1.5, 0, 0, 9], [0, -1, 0, 11], [0, 0, 2, -7], [0, 0, 0, 1.0]])
+SUFFIX = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
+
+
+def write_case(folder: Path, name: str, seed: int) -> None:
+    """A BraTS-2018-named case whose FLAIR is linear in the others inside an ellipsoid brain."""
+    generator = np.random.default_rng(seed)
+    z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
+    brain = z**2 + y**2 + x**2 < 0.8
+    at = generator.uniform(-0.25, 0.25, 3)
+    distance = np.sqrt((z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2)
+    labels = np.select([distance < 0.2, distance < 0.32, distance < 0.48], [1, 4, 2], 0) * brain
+    t1 = 300 + 60 * generator.standard_normal(SHAPE)
+    t1c = t1 + 250 * (labels == 4) + 20 * generator.standard_normal(SHAPE)
+    t2 = 200 + 40 * generator.standard_normal(SHAPE) + 300 * (labels > 0)
+    flair = 60 + 0.9 * t2 + 0.1 * t1 + 0.05 * t1c
+    case = folder / name
+    case.mkdir(parents=True)
+    gain = generator.uniform(0.8, 1.2)  # scanners do not agree on a unit
+    for modality, volume in {"t1n": t1, "t1c": t1c, "t2w": t2, "t2f": flair}.items():
+        content = np.where(brain, np.maximum(volume * gain, 1), 0)
+        write_new(case / f"{name}_{SUFFIX[modality]}.nii.gz", content, AFFINE, np.int16)
+    write_new(case / f"{name}_seg.nii.gz", labels, AFFINE, np.uint8)
+
+
+NAMES = tuple(f"Brats18_TOY_{letter}_1" for letter in "ABCDEFGH")
+SPLIT = {"train": NAMES[:4], "val": NAMES[4:5], "test": NAMES[5:]}
+
+
+def _write_cohort(folder: Path) -> None:
+    for seed, name in enumerate(NAMES):
+        write_case(folder, name, seed)
+
+
+@pytest.fixture(scope="session")
+def toy_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight cases, labels 0, 1, 2 and 4; treat the folder as read-only."""
+    folder = tmp_path_factory.mktemp("toy") / "cohort"
+    _write_cohort(folder)
+    return folder
+
+
+@pytest.fixture
+def toy_splits(tmp_path: Path) -> Path:
+    """4 training, 1 validation, 3 test cases."""
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps(SPLIT))
+    return path
+
+
+@pytest.fixture
+def write_run() -> Callable[..., Path]:
+    """Writes a finished run folder: (folder, data, target) with the toy split."""
+
+    def write(folder: Path, data: Path, target: str = "t2f", split: dict = SPLIT) -> Path:
+        folder.mkdir(parents=True)
+        done = {"finished": True, "targets": [target], "data_folder": str(data.resolve())}
+        done["weights_sha256"] = "0" * 64
+        (folder / "config.json").write_text(json.dumps({"targets": [target]}))
+        (folder / "cohort.json").write_text(json.dumps(split))
+        (folder / "done.json").write_text(json.dumps(done))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def toy_arguments(
+    toy_cohort: Path, toy_splits: Path, write_run: Callable[..., Path], tmp_path: Path
+) -> Callable[..., argparse.Namespace]:
+    """`seg_eval run` on the toy cohort with a finished run; further flags may be added."""
+    run = write_run(tmp_path / "work" / "runs" / "agi", toy_cohort)
+
+    def parse(*more: str) -> argparse.Namespace:
+        flags = ["--data", str(toy_cohort), "--splits", str(toy_splits), "--run", str(run)]
+        flags += ["--work", str(tmp_path / "work"), "--threads", "1", "--name", "toy", *more]
+        return build_parser().parse_args(["run", "--missing", "flair", *flags])
+
+    return parse
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where that experiment is written."""
+    return tmp_path / "work" / "eval" / "toy"
+
+
+class ThresholdSegmenter:
+    """Bright FLAIR is tumour, and T1c tells its parts; blind where FLAIR is zero."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def predict(self, channels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+        """Labels in BraTS 2023 coding."""
+        assert channels.shape == (4, *SHAPE)
+        assert channels.dtype == np.float32
+        np.testing.assert_allclose(spacing_mm, (2, 1, 1.5))
+        self.log.append("predict")
+        t1, t1c, _, flair = channels
+        brain = t1 > 0
+        tumour = brain & (flair > 1.5 * max(float(np.median(flair[brain])), 1))
+        ring = t1c > t1 + 0.4 * np.median(t1[brain])
+        return np.where(tumour, np.where(ring, 3, 2), 0).astype(np.uint8)
+
+
+class FakeMachines:
+    """Engines that note what they are asked for; ``log`` is the list of requests."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.spoil_plumbing = False
+        self.forget: str | None = None
+
+    def engines(self) -> Engines:
+        """As the experiment takes them."""
+        return Engines(
+            self.synth3d, self.train_segmenter, lambda m, t: ThresholdSegmenter(self.log)
+        )
+
+    def train_segmenter(
+        self, cohort: Cohort, folder: Path, preset: str, seed: int, threads: int
+    ) -> Path:
+        """Leaves an empty model folder."""
+        self.log.append("train segmenter")
+        (folder / "model").mkdir(parents=True, exist_ok=True)
+        return folder / "model"
+
+    def synth3d(self, arguments: Sequence[str]) -> None:
+        """``phantom`` writes the toy cohort, ``train`` a run, ``complete`` blurred FLAIR."""
+        command, *rest = arguments
+        self.log.append(command)
+        options = dict(zip(rest[::2], rest[1::2], strict=False))
+        if command == "phantom":
+            if not Path(rest[0]).exists():
+                _write_cohort(Path(rest[0]))
+        elif command == "train":
+            work = Path(options["--work"])
+            self._train(work / "runs" / "fresh", Path(options.get("--data", work / "phantom")))
+        else:
+            self._complete(list(arguments))
+
+    def _train(self, run: Path, data: Path) -> None:
+        run.mkdir(parents=True)
+        done = {"targets": ["t2f"], "data_folder": str(data.resolve()), "weights_sha256": "1" * 64}
+        (run / "config.json").write_text("{}")
+        (run / "cohort.json").write_text(json.dumps(SPLIT))
+        (run / "done.json").write_text(json.dumps(done))
+
+    def _complete(self, arguments: list[str]) -> None:
+        data, out = (Path(arguments[arguments.index(flag) + 1]) for flag in ("--data", "--out"))
+        for name in arguments[arguments.index("--cases") + 1 :]:
+            if name == self.forget:
+                continue
+            real = data / name / f"{name}_flair.nii.gz"
+            volume = read(real).data
+            if "--plumbing" not in arguments:
+                volume = np.where(volume > 0, 0.7 * volume + 40, 0)
+            elif self.spoil_plumbing:
+                volume = np.roll(volume, 2, axis=2)
+            write_like(real, volume, out / name / real.name)
+
+
+@pytest.fixture
+def machines() -> FakeMachines:
+    """Fakes for ``synth3d`` and nnU-Net."""
+    return FakeMachines()

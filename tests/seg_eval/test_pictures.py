@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from seg_eval.pictures import Panel, arm_colours, draw_dice, draw_panel, short_name
+from seg_eval.scores import Score
+
+ARMS = ("full", "zero", "copy", "ridge", "boosted", "t2f-agi-net-a-long-name", "plumbing")
+
+
+def size_of_png(path):
+    """Width and height from the header; also proves that it is a PNG."""
+    head = path.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+
+
+@pytest.mark.parametrize("cases", [1, 2, 7])
+def test_dice_of_any_number_of_cases_can_be_drawn(tmp_path, cases):
+    scores = [
+        Score(f"c{i}", f"p{i}", arm, region, 0.1 * i, 1, 1)
+        for i in range(cases)
+        for arm in ARMS
+        for region in ("WT", "TC", "ET")
+    ]
+    draw_dice(scores, ARMS, ("WT", "TC", "ET"), "title", tmp_path / "dice.png")
+    width, height = size_of_png(tmp_path / "dice.png")
+    assert width > height > 300
+
+
+@pytest.mark.parametrize("tumour", [True, False])
+def test_a_case_can_be_drawn_with_and_without_a_tumour(tmp_path, tumour):
+    real = np.zeros((5, 12, 10), np.float32)
+    real[:, 2:10, 3:8] = 0.5
+    mask = np.zeros(real.shape, bool)
+    mask[3, 4:6, 4:6] = tumour
+    masks = dict.fromkeys(("WT", "TC", "ET"), mask)
+    panels = [Panel("zero", np.zeros_like(real), masks), Panel("ridge", 0.9 * real, masks)]
+    draw_panel(real, masks, panels, np.eye(4), "case", tmp_path / "slices.png")
+    assert min(size_of_png(tmp_path / "slices.png")) > 200
+
+
+def test_no_two_compared_arms_share_a_colour():
+    colours = arm_colours(ARMS)
+    assert len(set(colours.values())) == len(ARMS)
+
+
+def test_the_view_is_radiological_whichever_way_the_voxels_run():
+    from seg_eval.pictures import _Slicer
+
+    real = np.ones((1, 2, 2), np.float32)
+    # RAS: index x = 0 is the patient's left, index y = 1 is the front; left belongs on the right
+    left_and_front = np.array([[[0, 0], [1, 0]]])
+    view = _Slicer(0, real, np.diag([1.0, 1, 1, 1]))(left_and_front)
+    assert view.tolist() == [[0, 1], [0, 0]]
+    same = _Slicer(0, real, np.diag([-1.0, -1, 1, 1]))(np.array([[[0, 1], [0, 0]]]))
+    assert same.tolist() == [[0, 1], [0, 0]]
+
+
+def test_long_names_are_cut_in_the_middle():
+    assert short_name("ridge") == "ridge"
+    assert short_name("t2f-agi-net-cohort-12345678") == "t2f-agi…2345678"
