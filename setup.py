@@ -43,6 +43,7 @@ setup(
         "nilearn>=0.11",
         "numpy>=2.0",
         "scipy>=1.13",
+        "threadpoolctl>=3.5",
         "scikit-image>=0.24",
         "scikit-learn>=1.5",
         "safetensors>=0.4",

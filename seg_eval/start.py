@@ -16,8 +16,9 @@ from seg_eval.experiment import Engines, Experiment, Plan, Segmenter, choose_fol
 from seg_eval.outputs import OUTPUTS, write_outputs
 from seg_eval.report import render
 from seg_eval.synthesisers import SynthesisRun, finished_runs, read_run, run_synth3d
-from synth3d.cases import MODALITIES, Modality, parse_modality
+from synth3d.cases import MODALITIES, Modality, parse_modality, patient_of
 from synth3d.files import InputError, lock, read_json, write_json
+from synth3d.splits import parse_splits
 
 PHANTOM_PRESET, REAL_PRESET = "cpu-mini", "cpu-small"
 
@@ -145,8 +146,8 @@ def _fitting_run(args: argparse.Namespace, missing: Modality, data: Path) -> Syn
     """The newest finished run for the cohort; with --splits, one that has not seen its test set."""
     runs = finished_runs(args.work, missing, data)
     if args.splits is not None:
-        test = set(read_json(args.splits).get("test", ()))
-        runs = [run for run in runs if not test & set(run.seen_cases)]
+        test = {patient_of(case) for case in parse_splits(args.splits).test}
+        runs = [run for run in runs if not test & {patient_of(case) for case in run.seen_cases}]
     return runs[0] if runs else None
 
 

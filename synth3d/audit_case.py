@@ -11,6 +11,7 @@ from synth3d import volumes
 from synth3d.cases import Case, Modality, label_scheme
 from synth3d.files import InputError
 from synth3d.grids import Grid, grid_misfits
+from synth3d.intensity import MOST_HEAD
 
 SMALLEST_COVERAGE = 0.8
 """A sequence that shows less of the head (the union over the sequences) than this is named."""
@@ -18,7 +19,7 @@ SMALLEST_COVERAGE = 0.8
 MOST_TUMOUR_OUTSIDE = 0.02
 """A case is named when more of its labelled voxels than this lie outside the head."""
 
-LEAST_BACKGROUND = 0.02
+LEAST_BACKGROUND = 1 - MOST_HEAD
 """A volume is named when less of it than this is exactly zero."""
 
 Severity = Literal["error", "warning"]

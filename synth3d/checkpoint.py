@@ -105,10 +105,17 @@ def write_log(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The log lines, or none when there is no log yet."""
+    """The log lines, or none when there is no log yet.
+
+    Raises:
+        InputError: The file is damaged.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); remove it to go on") from error
 
 
 def write_config(run: Path, config: RunConfig) -> None:
@@ -164,6 +171,22 @@ class Run:
         return synthesize
 
 
+def read_done(run: Path) -> dict[str, Any]:
+    """What a finished run says of itself.
+
+    Raises:
+        InputError: The run is of another format.
+    """
+    done = read_json(run / "done.json")
+    if not isinstance(done, dict) or done.get("format") != FORMAT:
+        found = done.get("format") if isinstance(done, dict) else None
+        raise InputError(
+            f"{run} has run format {found}, this version reads {FORMAT}; remove the folder and "
+            "train it again"
+        )
+    return done
+
+
 def load_run(run: Path) -> Run:
     """A finished run.
 
@@ -173,12 +196,7 @@ def load_run(run: Path) -> Run:
     config = read_config(run)
     if not (run / "done.json").is_file():
         raise InputError(f"the run {run} is not finished; run its training command again")
-    done = read_json(run / "done.json")
-    if not isinstance(done, dict) or done.get("format") != FORMAT:
-        found = done.get("format") if isinstance(done, dict) else None
-        raise InputError(
-            f"{run} has run format {found}, this version reads {FORMAT}; train it again"
-        )
+    done = read_done(run)
     weights = run / "weights.safetensors"
     generator = build_generator(config)
     load_weights(weights, generator)
@@ -189,5 +207,7 @@ def load_run(run: Path) -> Run:
         prior = ScalePrior.from_list(read_json(run / "scales.json"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{run / 'scales.json'} is damaged: {error}") from error
+    if unknown := [t for t in config.targets if not any(t in case for case in prior.cases)]:
+        raise InputError(f"{run / 'scales.json'} is damaged: it has no scale of {unknown}")
     generator.eval()
     return Run(run, config, generator.requires_grad_(False), prior, weights, digest)

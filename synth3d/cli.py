@@ -40,6 +40,9 @@ def run_guarded(command: object, args: argparse.Namespace) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that may not be searched, a name that is too long, ...
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
@@ -162,6 +165,7 @@ def _add_describe(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--dim", choices=["2d", "3d"], default="3d")
     parser.add_argument("--widths", type=_integers, default=(64, 128, 256, 512))
     parser.add_argument("--groups", type=int, default=8)
+    parser.add_argument("--stages", type=int, help="leading stages with the module; default: 5")
     parser.add_argument("--in-channels", type=int, default=3)
     parser.add_argument("--out-channels", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
@@ -173,11 +177,13 @@ def _describe(args: argparse.Namespace) -> int:
 
     from synth3d.describe import describe
 
+    stages = args.stages if args.stages is not None else min(5, 2 * len(args.widths) - 1)
+    channels = (args.in_channels, args.out_channels)
+    options = {"stages": stages} if args.model == "agi-net" else {}
     try:
         found = describe(
-            args.model, int(args.dim[0]), args.widths, args.groups,
-            args.in_channels, args.out_channels,
-        )  # fmt: skip
+            args.model, int(args.dim[0]), args.widths, args.groups, *channels, **options
+        )
     except ValueError as error:
         raise InputError(str(error)) from error
     if args.json:

@@ -70,7 +70,7 @@ def complete_cohort(
             only in the voxels of a case (NaN, truncation) is told at the end, when the other
             cases are done.
     """
-    from synth3d.jobs import plan
+    from synth3d.jobs import plan, refuse_to_write_input
     from synth3d.receipt import Layout
 
     named: list[Modality] = [parse_modality(name) for name in missing or ()]
@@ -80,6 +80,7 @@ def complete_cohort(
     print(maker.title)
     found = _chosen(find_cases(data), cases)
     layout = Layout(out, format)
+    refuse_to_write_input(layout, found, data)
     jobs = plan(found, maker, layout, hidden, overwrite)
     if dry_run:
         print("\n".join(job.text for job in jobs))
@@ -167,7 +168,7 @@ def _write_made(
 
     kind = "synthetic" if maker.synthetic else "re-exported real"
     description = f"{kind} {modality} by synth3d {__version__} {maker.name}"
-    write_like(case.images[sibling(case, modality)], made.data, path, description)
+    write_like(case.images[sibling(case, modality, maker.sources)], made.data, path, description)
     sidecar = layout.sidecar(path)
     if sidecar is None:
         return [path]

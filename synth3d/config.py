@@ -6,6 +6,7 @@ the weights and reruns the run. Nothing here evaluates code.
 
 import dataclasses
 import json
+import math
 import tomllib
 import types
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -84,6 +85,9 @@ class DataConfig:
         _require(
             self.misregistration >= 0, "data.misregistration", "≥ 0 voxels", self.misregistration
         )
+        _require(self.patches_per_case >= 1, "data.patches_per_case", "≥ 1", self.patches_per_case)
+        rule = f"as many numbers as data.patch ({len(self.patch)})"
+        _require(len(self.overlap) == len(self.patch), "data.overlap", rule, self.overlap)
         pairs = zip("zyx"[-len(self.patch) :], self.patch, self.overlap, strict=True)
         for axis, size, overlap in pairs:
             rule = f"even and in [0, {size})"
@@ -118,6 +122,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "train.steps", "at least 1", self.steps)
+        for key in ("learning_rate", "critic_learning_rate"):
+            value = getattr(self, key)
+            _require(0 <= value < math.inf, f"train.{key}", "finite and ≥ 0", value)
+        _require(all(0 <= b < 1 for b in self.betas), "train.betas", "in [0, 1)", self.betas)
+        for key in ("critic_width", "critic_layers"):
+            _require(getattr(self, key) >= 1, f"train.{key}", "at least 1", getattr(self, key))
+        _require(0 <= self.seed < 2**63, "train.seed", "a whole number from 0", self.seed)
+        _require(self.threads >= 0, "train.threads", "≥ 0 (0 is all cores)", self.threads)
         _require(
             self.precision in ("fp32", "bf16"), "train.precision", "fp32 or bf16", self.precision
         )
@@ -143,11 +155,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require(self.dim == 3, "dim", "3", self.dim)
         for key in ("sources", "targets"):
-            value = getattr(self, key)
+            value = tuple(parse_modality(name) for name in getattr(self, key))
             _require(
                 len(value) >= 1 and len(set(value)) == len(value), key, "distinct names", value
             )
-            object.__setattr__(self, key, tuple(parse_modality(name) for name in value))
+            object.__setattr__(self, key, value)
         both = set(self.sources) & set(self.targets)
         _require(not both, "sources and targets", "disjoint", sorted(both))
         sides = len(self.data.patch) == self.dim
@@ -225,9 +237,12 @@ def read_recipe(name: str) -> dict[str, Any]:
         return tomllib.loads(text)
     try:
         text = path.read_text("utf-8")
-        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the recipe {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"the recipe {path} must be a table of settings, got {values!r:.60}")
+    return values
 
 
 def override(values: dict[str, Any], key: str, value: Any) -> None:

@@ -1,11 +1,12 @@
 """Case → TorchIO subject → patch queue → Batch.
 
-The one door of TorchIO. TorchIO and files are (x, y, z); batches are (z, y, x): the axes turn
-in :func:`to_subject` and back in :func:`collate`, nowhere else.
+The one door of TorchIO. TorchIO is (x, y, z), arrays and batches are (z, y, x): the axes turn in
+:func:`to_subject` and back in :func:`collate`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from synth3d.cases import Case, Modality
 from synth3d.config import DataConfig, RunConfig
 from synth3d.files import InputError
 from synth3d.intensity import Scale, foreground
+from synth3d.labels import label_scheme
 from synth3d.volumes import check_same_grid, read, read_label, xyz_to_zyx
 
 
@@ -53,7 +55,8 @@ def prepare(case: Case, sources: Sequence[Modality], targets: Sequence[Modality]
     case with a missing target has.
 
     Raises:
-        InputError: No source is there, a file is bad, or the grids differ.
+        InputError: No source is there, a file is bad, the grids differ, or label values are in
+            no scheme.
     """
     have = [name for name in (*sources, *targets) if name in case.images]
     if not any(name in case.images for name in sources):
@@ -64,8 +67,18 @@ def prepare(case: Case, sources: Sequence[Modality], targets: Sequence[Modality]
     brain = np.logical_or.reduce([foreground(raw[n].data) for n in have if n in sources])
     scales = {n: Scale.fit(v.data, brain & foreground(v.data)) for n, v in raw.items()}
     volumes = {n: scales[n].apply(v.data, brain & (v.data != 0)) for n, v in raw.items()}
-    tumour = read_label(case.label).data > 0 if case.label else None
+    tumour = _tumour(case.label) if case.label else None
     return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine)
+
+
+def _tumour(path: Path) -> np.ndarray:
+    """Where the label in ``path`` is not background, (D, H, W) bool."""
+    label = read_label(path).data
+    try:
+        label_scheme(np.unique(label))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return label > 0
 
 
 def to_subject(prepared: Prepared, config: RunConfig) -> tio.Subject:
@@ -74,6 +87,10 @@ def to_subject(prepared: Prepared, config: RunConfig) -> tio.Subject:
     It holds ``sources`` (S, x, y, z), ``targets`` (T, x, y, z), ``brain`` and ``centres``, the
     weight with which each voxel becomes the centre of a patch: ``tumour_chance`` of the weight
     is spread over the tumour, the rest over the brain.
+
+    Raises:
+        InputError: No patch can be centred in the brain (or in the tumour, for a
+            ``tumour_chance`` of 1).
     """
     data = config.data
     centres = patch_centres(prepared.brain, prepared.tumour, data.tumour_chance)
@@ -85,11 +102,18 @@ def to_subject(prepared: Prepared, config: RunConfig) -> tio.Subject:
         tensor = torch.from_numpy(np.ascontiguousarray(xyz_to_zyx(padded), np.float32))
         return tio.Image(tensor=tensor, affine=prepared.affine, type=kind)
 
+    weights = image(centres[None], tio.SAMPLING_MAP)
+    inner = tuple(slice(side // 2, 1 - (side + 1) // 2 or None) for side in data.patch[::-1])
+    if not weights.data[(0, *inner)].any():
+        raise InputError(
+            f"case {prepared.case.name}: no patch of {data.patch} voxels (z, y, x) can be centred "
+            "in its brain; choose a smaller data.patch or another data.tumour_chance"
+        )
     return tio.Subject(
         sources=image(prepared.sources(config.sources), tio.INTENSITY),
         targets=image(np.stack([prepared.volumes[t] for t in config.targets]), tio.INTENSITY),
         brain=image(prepared.brain[None], tio.LABEL),
-        centres=image(centres[None], tio.SAMPLING_MAP),
+        centres=weights,
         present=torch.tensor([name in prepared.volumes for name in config.sources]),
     )
 
@@ -131,7 +155,7 @@ def augmentation(config: DataConfig, spacing_mm: Sequence[float]) -> tio.Transfo
     """
     steps: list[tio.Transform] = []
     if config.flip:
-        steps.append(tio.RandomFlip(axes=(0,)))
+        steps.append(tio.RandomFlip(axes=("Left",)))
     if config.misregistration > 0:
         reach = [value for mm in spacing_mm for value in (config.misregistration * mm,) * 2]
         span = tuple(v if i % 2 else -v for i, v in enumerate(reach))
@@ -162,8 +186,9 @@ def collate(patches: Sequence[tio.Subject]) -> Batch:
 def batches(subjects: Sequence[tio.Subject], config: RunConfig, seed: int) -> Iterator[Batch]:
     """Patches without end, a fresh queue each time all subjects have been seen.
 
-    All randomness comes from torch's global generator, seeded here: the same seed and subjects
-    give the same batches. Sources are hidden at random (``data.source_dropout``) and are 0 then.
+    Patches and flips are drawn from torch's global generator, seeded here, hidden sources from one
+    of their own: the same seed and subjects give the same batches, if nobody else draws between.
+    Sources are hidden at random (``data.source_dropout``) and are 0 then.
     """
     torch.manual_seed(seed)
     hiding = torch.Generator().manual_seed(seed)

@@ -96,11 +96,28 @@ def _trouble(
         trouble.append(f"has no real {', '.join(gone)} to send through")
     if layout.format == "nnunet" and (gone := set(case.missing()) - set(make)):
         trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {sorted(gone)} stay missing")
+    used = {*maker.sources, *make, *(MODALITIES if layout.format == "nnunet" else ())}
     try:
-        check_same_grid((case if maker.synthetic else real).images.values())
+        if paths := [p for m, p in (case if maker.synthetic else real).images.items() if m in used]:
+            check_same_grid(paths)
     except InputError as error:
         trouble.append(str(error))
     return trouble
+
+
+def refuse_to_write_input(layout: Layout, cases: Sequence[Case], data: Path) -> None:
+    """Stop when a case's folder in OUT is in the input: DATA is a case folder, OUT its parent.
+
+    Raises:
+        InputError: It is.
+    """
+    for case in cases:
+        folder = layout.receipt(case).parent
+        if folder.resolve().is_relative_to(data.resolve()):
+            raise InputError(
+                f"case {case.name} would be written to {folder}, which is in the input folder "
+                f"{data} and only read; choose another --out"
+            )
 
 
 def outputs(job: Job, layout: Layout) -> tuple[dict[Path, Path], dict[Modality, Path]]:

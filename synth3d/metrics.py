@@ -1,11 +1,11 @@
 """Image quality of a synthetic volume, with the convention in each name.
 
-Everything here is measured in network intensity space (0 = background, 1 = the upper in-brain
-percentile of :mod:`synth3d.intensity`), over one whole volume, inside a mask: ``range 1`` is
-the data range of every formula. The ``_brain`` scores take the brain mask, the ``_tumour``
-scores the tumour mask; SSIM is the 3-D map of whole images *averaged inside* the mask, so a
-blanked tumour scores near 0 (the official BraSyn score of the same picture is above 0.98
-because it averages the empty space around the tumour too).
+Everything here is measured in network intensity space (:mod:`synth3d.intensity`: 0 = background
+and the darkest tissue, 1/2 = the brain's median), over one whole volume, inside a mask: ``range
+1`` is the data range of every formula, although bright tumour lies above 1. The ``_brain`` scores
+take the brain mask, the ``_tumour`` scores the tumour mask; SSIM is the 3-D map of whole images
+*averaged inside* the mask, so a blanked tumour scores near 0 (the official BraSyn score of the
+same picture is above 0.98 because it averages the empty space around the tumour too).
 
 Which cases are averaged, and how, is the caller's affair; nothing here knows files or torch.
 """

@@ -64,7 +64,8 @@ T1, T2 and PD."""
 
 
 _PATIENT = (
-    (re.compile(r"(?:BraTS-GLI|Phantom)-(\d+)-\d+", re.I), r"\1"),
+    (re.compile(r"BraTS-GLI-(\d+)-\d+", re.I), r"\1"),
+    (re.compile(r"(Phantom-\d+)-\d+", re.I), r"\1"),
     (re.compile(r"BraTS-([A-Z]+-\d+)-\d+", re.I), r"\1"),
     (re.compile(r"BraTS2021_(\d+)", re.I), r"\1"),
     (re.compile(r"BraTS20_((?:Training|Validation|Testing)_\d+)", re.I), r"\1"),

@@ -82,10 +82,8 @@ def resolve(args: argparse.Namespace, device: str) -> RunConfig:
         override(values, "sources", [parse_modality(name) for name in args.sources.split(",")])
     for text in args.assign:
         override(values, *parse_assignment(text))
-    train = values.setdefault("train", {})
-    if not train.get("threads"):
+    if isinstance(train := values.get("train", {}), dict) and not train.get("threads"):
         override(values, "train.threads", os.cpu_count() or 1)
-    print(f"recipe: {recipe}")
     return parse(RunConfig, values)
 
 
@@ -111,9 +109,14 @@ def pick_device(name: str) -> str:
             f"--device {name}: this machine has no usable CUDA device; use --device cpu"
         )
     try:
-        return str(torch.device(name))
+        device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:1")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices")
+    return str(device)
 
 
 def run_name(config: RunConfig, folder: Path, splits: Splits) -> str:
@@ -123,15 +126,21 @@ def run_name(config: RunConfig, folder: Path, splits: Splits) -> str:
     return f"{'-'.join(config.targets)}-{config.model.name}-{folder.resolve().name}-{digest}"
 
 
-def check_same_run(run: Path, config: RunConfig) -> None:
-    """Refuse to go on with a folder that another configuration began.
+def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -> None:
+    """Refuse to go on with a folder that another configuration, cohort or split began.
+
+    Going on with another split would mix its test cases into what the weights have seen.
 
     Raises:
-        InputError: The settings differ; the message names the keys.
+        InputError: Something differs; the message names the keys.
     """
     if not (run / "config.json").exists():
         return
     before, now = flatten(read_json(run / "config.json")), flatten(to_plain(config))
+    if (run / "cohort.json").exists():
+        cohort = {side: list(getattr(splits, side)) for side in ("train", "val", "test")}
+        now |= flatten(cohort | {"data_folder": str(folder.resolve())}, "cohort")
+        before |= flatten(read_json(run / "cohort.json"), "cohort")
     differ = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if differ:
         raise InputError(
@@ -166,14 +175,30 @@ def keep_memory() -> None:
         return  # not glibc: slower, nothing else
 
 
+def check_buildable(config: RunConfig) -> None:
+    """Build the networks without memory, so that misfits are told before any data are read.
+
+    Raises:
+        InputError: An unknown model or framework, or parts that do not fit.
+    """
+    import torch
+
+    from synth3d.build import build
+
+    with torch.device("meta"):
+        build(config)
+
+
 def train_command(args: argparse.Namespace) -> int:
     """``synth3d train``."""
-    if args.dry_run and args.data is None:
-        print(json.dumps(to_plain(resolve(args, pick_device(args.device))), indent=2))
-        return 0
-    folder, cases, splits = find_cohort(args.data, args.splits, args.work)
     device = pick_device(args.device)
     config = resolve(args, device)
+    check_buildable(config)
+    if args.dry_run and args.data is None:
+        print(json.dumps(to_plain(config), indent=2))
+        return 0
+    folder, cases, splits = find_cohort(args.data, args.splits, args.work)
+    print(f"recipe: {args.recipe or default_recipe(args.data, device)}")
     run = args.work / "runs" / (args.name or run_name(config, folder, splits))
     print(
         f"{len(splits.train)} training, {len(splits.val)} validation, "
@@ -183,8 +208,11 @@ def train_command(args: argparse.Namespace) -> int:
         print(json.dumps(to_plain(config), indent=2))
         print(f"would train in {run} on {device}")
         return 0
-    check_same_run(run, config)
+    check_same_run(run, config, folder, splits)
     if (run / "done.json").exists():
+        from synth3d.checkpoint import read_done
+
+        read_done(run)
         print(f"already trained: {run}")
         return 0
     import torch

@@ -17,7 +17,8 @@ from torch import Tensor
 from synth3d.cases import MODALITIES, Case, Modality
 from synth3d.checkpoint import Run
 from synth3d.data import Prepared, prepare
-from synth3d.files import InputError
+from synth3d.files import InputError, read_json, sha256
+from synth3d.grids import Grid
 from synth3d.infer import sliding_window
 from synth3d.intensity import Scale, foreground
 from synth3d.volumes import read, value_limits
@@ -90,9 +91,12 @@ class Maker(Protocol):
         ...
 
 
-def sibling(case: Case, target: Modality) -> Modality:
-    """The modality of ``case`` whose file's header ``target`` borrows."""
-    return next(m for m in (*NEAREST[target], *case.images) if m in case.images)
+def sibling(case: Case, target: Modality, sources: Sequence[Modality]) -> Modality:
+    """The modality of ``case``, one of ``sources``, whose file's header ``target`` borrows.
+
+    What is no source may lie on another grid, as T1 does beside PD and T2 in IXI.
+    """
+    return next(m for m in (*NEAREST[target], *sources) if m in sources and m in case.images)
 
 
 class RunMaker:
@@ -128,10 +132,12 @@ class RunMaker:
             self.overlap = tuple(int(overlap * side) for side in self.patch)
         self.identity = {
             "weights_sha256": run.weights_sha256,
+            "scales_sha256": sha256(run.folder / "scales.json"),
             "patch": list(self.patch),
             "overlap": list(self.overlap),
             "precision": self.precision,
         }
+        self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
         self.title = (
             f"run {self.name}: {config.model.name}, {'+'.join(self.sources)} -> "
@@ -145,6 +151,7 @@ class RunMaker:
     ) -> dict[Modality, Made]:
         """As :meth:`Maker.make`; absent sources are zeros, as in training."""
         prepared = prepare(replace(case, label=None), self.sources, ())
+        self._warn_of_grid(case, prepared)
         network = self._network(torch.tensor([m in prepared.volumes for m in self.sources]))
         with torch.inference_mode():
             result = sliding_window(
@@ -163,6 +170,24 @@ class RunMaker:
         channels = dict(zip(self.targets, result, strict=True))
         return {t: self._on_scanner_scale(case, prepared, t, channels[t]) for t in wanted}
 
+    def _warn_of_grid(self, case: Case, prepared: Prepared) -> None:
+        """Say aloud when a case lies otherwise, or is finer, than all that was trained on."""
+        grid = Grid(prepared.brain.shape, prepared.affine)
+        known = self.trained_on.get("orientations")
+        if known and grid.orientation not in known:
+            print(
+                f"warning: case {case.name} is oriented {grid.orientation}, the run was trained on "
+                f"{', '.join(known)}; reorient it first for a result to be trusted"
+            )
+        known = self.trained_on.get("spacings_mm")
+        if known and not any(np.allclose(grid.spacing_mm, mm, rtol=0.2) for mm in known):
+            here = "×".join(f"{mm:.3g}" for mm in grid.spacing_mm)
+            there = ", ".join("×".join(f"{mm:.3g}" for mm in spacing) for spacing in known)
+            print(
+                f"warning: case {case.name} has voxels of {here} mm (z, y, x), the run was trained "
+                f"on {there} mm"
+            )
+
     def _network(self, present: Tensor) -> Callable[[Tensor], Tensor]:
         generate = self.run.network(present)
         half = self.precision == "bf16"
@@ -179,7 +204,7 @@ class RunMaker:
         self, case: Case, prepared: Prepared, target: Modality, network: np.ndarray
     ) -> Made:
         scale = self.run.prior.estimate(target, {**prepared.scales})
-        limits = value_limits(case.images[sibling(case, target)])
+        limits = value_limits(case.images[sibling(case, target, self.sources)])
         scale, origin = storable_scale(scale, list(prepared.scales.values()), limits)
         data = scale.invert(network, prepared.brain)
         if not any(_reaches_below_zero(prepared, name) for name in prepared.scales):

@@ -28,6 +28,7 @@ from synth3d.checkpoint import (
 from synth3d.config import RunConfig
 from synth3d.data import Prepared, batches, prepare, to_subject
 from synth3d.files import InputError, lock, progress, sha256, write_json
+from synth3d.grids import Grid
 from synth3d.intensity import ScalePrior
 from synth3d.pictures import draw_contact_sheet, draw_curves
 from synth3d.splits import Splits
@@ -66,20 +67,33 @@ def train(
     Raises:
         InputError: No usable training case, a bad file, or a run of another configuration.
     """
-    started = time.monotonic()
     with lock(run):
         if (run / "done.json").exists():
             return run
+        for path in run.glob(".partial-*"):  # of a killed process; the lock says nobody writes
+            path.unlink(missing_ok=True)
         learn, check = _prepare_all(config, cases, splits)
         trainer = Trainer(config, torch.device(device))
         log = _begin(trainer, run, splits, data_folder, learn)
         subjects = [to_subject(case, config) for case in learn]
+        grids = _grids(learn)
+        learn.clear()  # the subjects hold what is needed; the cohort is in memory once
         bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
         while trainer.step < config.train.steps:
             log += _run_leg(trainer, subjects, bar)
             _checkpoint(trainer, run, log, check)
-        _finish(trainer, run, data_folder, log, check, time.monotonic() - started)
+        _finish(trainer, run, data_folder, log, grids)
     return run
+
+
+def _grids(cases: Sequence[Prepared]) -> dict[str, Any]:
+    """Orientations and voxel sizes trained on; a generator knows no others."""
+    grids = [Grid(case.brain.shape, case.affine) for case in cases]
+    spacings = {tuple(round(float(mm), 3) for mm in grid.spacing_mm) for grid in grids}
+    return {
+        "orientations": sorted({grid.orientation for grid in grids}),
+        "spacings_mm": sorted(spacings),
+    }
 
 
 def _prepare_all(
@@ -87,22 +101,29 @@ def _prepare_all(
 ) -> tuple[list[Prepared], list[Prepared]]:
     """Training and validation cases in memory; those that lack a target are left out, aloud."""
 
-    def ready(names: Sequence[str], desc: str) -> list[Prepared]:
+    def usable(names: Sequence[str], desc: str) -> list[Case]:
         mine = [case for case in cases if case.name in set(names)]
-        usable = [case for case in mine if all(t in case.images for t in config.targets)]
-        if lacking := sorted({c.name for c in mine} - {c.name for c in usable}):
+        whole = [case for case in mine if all(t in case.images for t in config.targets)]
+        if lacking := sorted({c.name for c in mine} - {c.name for c in whole}):
             print(f"{desc}: left out, no {'/'.join(config.targets)}: {', '.join(lacking)}")
-        bar = progress(usable, f"reading {desc} cases", unit="case")
+        return whole
+
+    def ready(some: Sequence[Case], desc: str) -> list[Prepared]:
+        bar = progress(some, f"reading {desc} cases", unit="case")
         return [prepare(case, config.sources, config.targets) for case in bar]
 
-    learn = ready(splits.train, "training")
-    check = ready(splits.val[: config.data.validation_cases], "validation")
+    learn = usable(splits.train, "training")
+    check = usable(splits.val, "validation")[: config.data.validation_cases]
     if not learn or not check:
         raise InputError(
             f"training needs at least one training and one validation case with "
             f"{'/'.join(config.targets)}, found {len(learn)} and {len(check)}"
         )
-    return learn, check
+    if dead := [s for s in config.sources if not any(s in case.images for case in learn)]:
+        raise InputError(
+            f"no training case has {', '.join(dead)}; say with --sources which sequences to use"
+        )
+    return ready(learn, "training"), ready(check, "validation")
 
 
 def _begin(
@@ -116,7 +137,16 @@ def _begin(
     write_json(run / "scales.json", ScalePrior([case.scales for case in learn]).to_list())
     if not (run / "resume.pt").exists():
         return []
-    trainer.load(load_state(run / "resume.pt"))
+    try:
+        trainer.load(load_state(run / "resume.pt"))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{run / 'resume.pt'} belongs to another version or model ({reason}); "
+            "remove it to start anew"
+        ) from error
     print(f"going on at step {trainer.step} of {trainer.config.train.steps}")
     return [line for line in read_log(run / "log.jsonl") if line["step"] <= trainer.step]
 
@@ -155,6 +185,11 @@ def _checkpoint(
     due = trainer.step // train.validate_every > before // train.validate_every
     if due or trainer.step == train.steps:
         scores, first = validate(trainer, check)
+        if not np.isfinite(list(scores.values())).all():
+            raise InputError(
+                f"validation gives {scores} at step {trainer.step}; lower train.learning_rate or "
+                "use fp32, and see that the validation cases hold a brain"
+            )
         log.append({"step": trainer.step, "validation": scores})
         text = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         print(f"step {trainer.step}: validation {text}")
@@ -183,8 +218,7 @@ def _finish(
     run: Path,
     data_folder: Path,
     log: list[dict[str, Any]],
-    check: Sequence[Prepared],
-    seconds: float,
+    grids: dict[str, Any],
 ) -> None:
     """Weights, then ``done.json``; the resume state is no longer needed."""
     weights = run / "weights.safetensors"
@@ -199,7 +233,8 @@ def _finish(
         "steps": trainer.step,
         "weights_sha256": sha256(weights),
         "validation": last,
-        "seconds": round(seconds, 1),
+        "seconds": round(sum(sum(line.get("seconds", {}).values()) for line in log), 1),
+        **grids,
     }
     write_json(run / "done.json", done)
     (run / "resume.pt").unlink(missing_ok=True)

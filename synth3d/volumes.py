@@ -276,7 +276,7 @@ def _header(path: Path, head: bytes) -> Any:
         )
     if min(shape) < 1 or int(np.prod(shape, dtype=object)) > MAX_VOXELS:
         raise InputError(f"{path} has an absurd size in its header: {shape}")
-    if bytes(header["magic"])[:2] != b"n+" or offset < kind.single_vox_offset:
+    if bytes(header["magic"])[:2] != b"n+" or not kind.single_vox_offset <= offset < MAX_VOXELS:
         raise InputError(f"{path} has a damaged header: its voxels do not follow it")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError(f"{path} has an affine in its header that cannot be used")

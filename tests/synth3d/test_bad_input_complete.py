@@ -104,6 +104,20 @@ def test_a_case_with_no_input_at_all(root, capsys):
     assert "has none of the sequences t1n, t1c, t2w" in complain(root, capsys)
 
 
+def test_a_case_with_nothing_but_a_label(root, capsys):
+    for modality in ("t1n", "t1c", "t2w"):
+        image_path(root, modality).unlink()
+    write_new(image_path(root, "seg"), picture(0) > 0, np.eye(4), np.uint8)
+    assert "has none of the sequences t1n, t1c, t2w" in complain(root, capsys)
+
+
+def test_a_case_folder_as_input_and_its_parent_as_output(root, capsys):
+    arguments = ["complete", "--run", str(root / "run"), "--out", str(root / "in")]
+    assert command([*arguments, "--data", str(root / "in" / NAMES[0])]) == 2
+    assert "is in the input folder" in capsys.readouterr().err
+    assert len(list((root / "in" / NAMES[0]).iterdir())) == 3
+
+
 def test_a_missing_sequence_that_the_run_cannot_make(root, capsys):
     write_new(image_path(root, "t2f"), picture(5), np.diag([1, 1, 2, 1]), np.int16)
     image_path(root, "t1n").unlink()
@@ -154,6 +168,12 @@ def test_differing_grids_within_a_case(root, capsys):
     write_new(image_path(root, "t1c"), picture(0)[1:], np.diag([1, 1, 2, 1]), np.int16)
     assert "shape" in complain(root, capsys)
     assert not (root / "out").exists()
+
+
+def test_another_grid_of_a_sequence_that_the_run_does_not_use_is_no_trouble(root):
+    write_new(image_path(root, "pd"), picture(0)[1:], np.diag([1, 1, 2, 1]), np.int16)
+    arguments = ["complete", "--run", str(root / "run"), "--data", str(root / "in")]
+    assert command([*arguments, "--out", str(root / "out")]) == 0
 
 
 def test_a_four_dimensional_file(root, capsys):
@@ -236,6 +256,11 @@ def test_a_run_of_another_dimension(root, capsys):
     path = root / "run" / "config.json"
     write_json(path, json.loads(path.read_text()) | {"dim": 2})
     assert "dim must be 3" in complain(root, capsys)
+
+
+def test_scales_without_the_target(root, capsys):
+    write_json(root / "run" / "scales.json", [])
+    assert "it has no scale of ['t2f']" in complain(root, capsys)
 
 
 @pytest.mark.parametrize("file", ["config.json", "scales.json", "weights.safetensors"])

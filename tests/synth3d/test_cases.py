@@ -166,7 +166,7 @@ def test_official_names_are_found_again(tmp_path, first):
         ("BraTS20_Training_008", "Training_008"),
         ("BraTS19_TCIA01_425_1", "TCIA01_425"),
         ("Brats18_2013_20_1", "2013_20"),
-        ("Phantom-00003-000", "00003"),
+        ("Phantom-00003-000", "Phantom-00003"),
         ("IXI002-Guys-0828", "IXI002"),
         ("sub-01_ses-b", "sub-01"),
         ("anything", "anything"),

@@ -78,6 +78,8 @@ def test_every_alias_names_a_target(alias, phantom_cohort, tmp_path, capsys):
         (["train", "--patch", "30,32,32", "--dry-run"], "data.patch[z] must be a multiple"),
         (["train", "--device", "cuda:7", "--dry-run"], "no usable CUDA device"),
         (["audit", "nowhere"], "nowhere"),
+        (["audit", "a" * 300], "File name too long"),
+        (["train", "--device", "mps", "--dry-run"], "expected auto, cpu, cuda"),
         (["describe", "--model", "nope"], "nope"),
         (["describe", "--groups", "7"], "7"),
         (["phantom", "out", "--size", "3"], "3"),
@@ -100,6 +102,18 @@ def test_another_configuration_is_not_continued(phantom_cohort, tmp_path, capsys
     (tmp_path / "runs" / "a" / "done.json").unlink()
     assert run(*command, "--set", "train.learning_rate=0.5") == 2
     assert "begun with other settings (train.learning_rate)" in capsys.readouterr().err
+
+
+def test_another_split_is_not_continued_or_a_test_case_would_have_been_seen(
+    phantom_cohort, tmp_path, capsys
+):
+    command = ("train", "--data", phantom_cohort, "--work", tmp_path, "--name", "a", *TINY)
+    assert run(*command) == 0
+    before = json.loads((tmp_path / "runs" / "a" / "cohort.json").read_text())
+    swapped = {"train": before["test"], "val": before["val"], "test": before["train"]}
+    (tmp_path / "splits.json").write_text(json.dumps(swapped))
+    assert run(*command, "--splits", tmp_path / "splits.json") == 2
+    assert "other settings (cohort.test, cohort.train)" in capsys.readouterr().err
 
 
 def test_no_command_prints_help_and_fails(capsys):

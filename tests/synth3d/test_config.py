@@ -48,6 +48,14 @@ def test_defaults_are_the_papers():
         ({"model": []}, "config.model: expected a table"),
         ({"train": {"precision": "fp16"}}, "train.precision must be fp32 or bf16"),
         ({"train": {"betas": [0.5]}}, "expected a list of 2 values"),
+        ({"train": {"betas": [1.5, 0.9]}}, r"train.betas must be in \[0, 1\)"),
+        ({"train": {"learning_rate": -1}}, "train.learning_rate must be finite"),
+        ({"train": {"seed": 2**64}}, "train.seed must be a whole number"),
+        ({"train": {"threads": -2}}, "train.threads must be"),
+        ({"train": 3}, "config.train: expected a table"),
+        ({"data": {"overlap": [8, 8]}}, r"data.overlap must be as many numbers as data.patch"),
+        ({"data": {"patches_per_case": 0}}, "data.patches_per_case must be"),
+        ({"sources": ["t2", "T2w"]}, "sources must be distinct names"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(values, message):
@@ -94,3 +102,6 @@ def test_unknown_recipes_and_broken_files_are_told(tmp_path):
     (tmp_path / "bad.toml").write_text("steps = = 3")
     with pytest.raises(InputError, match="cannot read the recipe"):
         read_recipe(str(tmp_path / "bad.toml"))
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(InputError, match="must be a table of settings"):
+        read_recipe(str(tmp_path / "list.json"))

@@ -8,6 +8,7 @@ import torch
 from synth3d.cases import find_cases
 from synth3d.config import DataConfig, ModelConfig, RunConfig
 from synth3d.data import (
+    augmentation,
     batches,
     brain_box,
     collate,
@@ -15,6 +16,8 @@ from synth3d.data import (
     prepare,
     to_subject,
 )
+from synth3d.files import InputError
+from synth3d.volumes import read_label, write_like
 
 CONFIG = RunConfig(
     model=ModelConfig(widths=(4, 8), groups=2, stages=2),
@@ -128,6 +131,36 @@ def test_centres_weigh_the_tumour_and_nothing_outside():
     assert weights[tumour].sum() == pytest.approx(0.5 + 0.5 * 2 / 32)
     assert patch_centres(brain, None, 0.5)[brain] == pytest.approx(1 / 32)
     assert not patch_centres(np.zeros_like(brain), None, 0.5).any()
+
+
+def test_flips_are_left_right_whatever_the_order_of_the_axes(prepared):
+    """Sagittal files (IXI's T1) have their left-right axis last, not first."""
+    sagittal = np.array([[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    subject = to_subject(dataclasses.replace(prepared, affine=sagittal), CONFIG)
+    before = subject["sources"].data
+    found = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        after = augmentation(CONFIG.data, subject.spacing)(subject)["sources"].data
+        found |= {axis for axis in (1, 2, 3) if torch.equal(after, before.flip(axis))}
+    assert found == {3}
+
+
+def test_a_case_without_room_for_a_patch_is_told(prepared):
+    rim = np.zeros_like(prepared.brain)
+    rim[tuple(np.argwhere(prepared.brain)[0])] = True
+    data = dataclasses.replace(CONFIG.data, tumour_chance=1.0)
+    config = dataclasses.replace(CONFIG, data=data)
+    with pytest.raises(InputError, match="can be centred in its brain"):
+        to_subject(dataclasses.replace(prepared, tumour=rim), config)
+
+
+def test_labels_outside_any_scheme_are_refused_with_their_file(phantom_cohort, prepared, tmp_path):
+    path = tmp_path / "seg.nii.gz"
+    label = read_label(prepared.case.label).data * 7
+    write_like(prepared.case.label, label, path)
+    with pytest.raises(InputError, match=r"seg.nii.gz: label values \[7"):
+        prepare(dataclasses.replace(prepared.case, label=path), CONFIG.sources, CONFIG.targets)
 
 
 def test_a_brain_smaller_than_the_patch_is_padded(prepared):

@@ -17,8 +17,8 @@ from synth3d.cases import find_cases
 from synth3d.checkpoint import load_run, load_state, read_log, save_state
 from synth3d.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_plain
 from synth3d.files import InputError, sha256
-from synth3d.splits import make_splits
-from synth3d.train import leg_seed, train
+from synth3d.splits import Splits, make_splits
+from synth3d.train import _prepare_all, leg_seed, train
 from synth3d.trainer import Trainer, rate_factor
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,37 @@ def test_a_finished_run_loads_and_synthesises(undisturbed):
     assert run.prior.estimate("t2f", {}).high > 0
 
 
-def test_test_cases_are_never_read_for_training(phantom_cohort, undisturbed):
+def test_test_cases_are_never_opened(phantom_cohort, tmp_path):
+    cases = find_cases(phantom_cohort)
+    splits = make_splits(cases)
+    gone = {name: tmp_path / "gone.nii.gz" for name in TINY.sources + TINY.targets}
+    blind = [
+        dataclasses.replace(case, images=gone) if case.name in splits.test else case
+        for case in cases
+    ]
+    learn, check = _prepare_all(TINY, blind, splits)
+    assert [one.case.name for one in learn] == list(splits.train)
+    assert {one.case.name for one in check} <= set(splits.val)
+
+
+def test_validation_looks_past_cases_without_the_target(phantom_cohort):
+    cases = find_cases(phantom_cohort)
+    names = [case.name for case in cases]
+    splits = Splits(train=tuple(names[:3]), val=tuple(names[3:5]))
+    images = {m: path for m, path in cases[3].images.items() if m != "t2f"}
+    cases[3] = dataclasses.replace(cases[3], images=images)
+    _, check = _prepare_all(TINY, cases, splits)
+    assert [one.case.name for one in check] == [names[4]]
+
+
+def test_a_source_that_no_training_case_has_is_refused(phantom_cohort):
+    cases = find_cases(phantom_cohort)
+    config = dataclasses.replace(TINY, sources=("t1n", "pd"))
+    with pytest.raises(InputError, match="no training case has pd; say with --sources"):
+        _prepare_all(config, cases, make_splits(cases))
+
+
+def test_the_record_keeps_the_sides_apart(undisturbed):
     cohort = json.loads((undisturbed / "cohort.json").read_text())
     assert not set(cohort["test"]) & (set(cohort["train"]) | set(cohort["val"]))
     scales = json.loads((undisturbed / "scales.json").read_text())
