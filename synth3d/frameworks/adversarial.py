@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from cuda_ops import full_precision
 from synth3d.batch import Batch
 from synth3d.frameworks.base import Framework, masked_l1
 
@@ -36,15 +37,15 @@ class Pix2Pix(Framework):
         self._synthetic = synthetic.detach()
         if self._fights(step):
             score = self._score(batch, synthetic)
-            terms["adversarial"] = self.adversarial_weight * (score.float() - 1).square().mean()
+            terms["adversarial"] = self.adversarial_weight * (score - 1).square().mean()
         return terms
 
     def critic_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Term ``critic``: half of (real − 1)² + synthetic², on the volume just synthesised."""
         if not self._fights(step) or self._synthetic is None:
             return {}
-        real = self._score(batch, batch.targets).float()
-        synthetic = self._score(batch, self._synthetic).float()
+        real = self._score(batch, batch.targets)
+        synthetic = self._score(batch, self._synthetic)
         self._synthetic = None
         return {"critic": 0.5 * ((real - 1).square().mean() + synthetic.square().mean())}
 
@@ -56,6 +57,12 @@ class Pix2Pix(Framework):
         return self.adversarial_weight > 0 and step >= self.adversarial_start
 
     def _score(self, batch: Batch, targets: Tensor) -> Tensor:
+        """The critic's verdict, always in float32.
 
+        Instance normalisation of a patch that is background nearly everywhere divides by almost
+        nothing; in bfloat16 its gradient overflows.
+        """
         assert self.critic is not None
-        return self.critic(torch.cat([batch.sources, targets * batch.brain], dim=1))
+        seen = torch.cat([batch.sources, targets * batch.brain], dim=1).float()
+        with full_precision(seen.device.type):
+            return self.critic(seen)

@@ -112,3 +112,19 @@ def test_unknown_names_and_parts_that_do_not_fit_are_told():
         build(small)
     with pytest.raises(InputError, match="unknown fruit 'pear'; known: \\['apple'\\]"):
         pick({"apple": 1}, "pear", "fruit")
+
+
+def test_an_almost_empty_patch_gives_the_critic_finite_gradients_in_bf16():
+    torch.manual_seed(0)
+    cell, batch = build(make_config("resunet", "pix2pix")), make_batch(32)
+    speck = torch.zeros_like(batch.brain)
+    speck[..., 0, 0, :2] = True
+    empty = Batch(batch.sources * speck, batch.targets * speck, batch.present, batch.wanted, speck)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = cell.generator_loss(empty, 0)
+        critic = cell.critic_loss(empty, 0)["critic"]
+    assert terms["adversarial"].dtype == torch.float32
+    (sum(terms.values()) + critic).backward()
+    gradients = [p.grad for p in cell.parameters() if p.grad is not None]
+    assert len(gradients) > 8
+    assert all(g.isfinite().all() for g in gradients)
