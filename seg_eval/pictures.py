@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, told apart also by colour-blind readers; eve
 labelled as well.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,17 @@ def arm_colours(arms: Sequence[str]) -> dict[str, str]:
     return {name: GREYS.get(name) or picked[name] for name in arms}
 
 
-def short_name(arm: str, length: int = 16) -> str:
-    """``arm`` cut to ``length`` characters, with the middle left out."""
+_RUN = re.compile(r"(?:t1n|t1c|t2w|t2f|pd)(?:-(?:t1n|t1c|t2w|t2f|pd))*-(.+)-[0-9a-f]{8}")
+
+
+def short_name(arm: str, length: int = 22) -> str:
+    """``arm`` in at most ``length`` characters.
+
+    A run's own name, ``t2f-agi-net-phantom-0a8641bf``, loses target and hash:
+    ``agi-net-phantom``. What is still too long loses its middle.
+    """
+    if match := _RUN.fullmatch(arm):
+        arm = match[1]
     half = (length - 1) // 2
     return arm if len(arm) <= length else f"{arm[:half]}…{arm[-half:]}"
 

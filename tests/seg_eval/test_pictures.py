@@ -58,4 +58,5 @@ def test_the_view_is_radiological_whichever_way_the_voxels_run():
 
 def test_long_names_are_cut_in_the_middle():
     assert short_name("ridge") == "ridge"
-    assert short_name("t2f-agi-net-cohort-12345678") == "t2f-agi…2345678"
+    assert short_name("t2f-agi-net-cohort-1234abcd") == "agi-net-cohort"
+    assert short_name("another-tool-of-a-long-name") == "another-to…-long-name"
