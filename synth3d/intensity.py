@@ -27,6 +27,9 @@ CEILING = 2.0
 """Network values above this are treated as this when inverted; 1 + ln(…) rarely exceeds 1.6."""
 
 
+FOREIGN = float(np.log(4))
+"""A case four times beyond the training cases' levels is in other units."""
+
 MOST_HEAD = 0.8
 """No head fills more of its volume than this; stripped brains fill 0.14 to 0.3."""
 
@@ -58,6 +61,11 @@ class Scale:
     def __post_init__(self) -> None:
         if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"a scale needs finite low < high, got {self.low} and {self.high}")
+
+    @property
+    def width(self) -> float:
+        """``high`` − ``low``, positive."""
+        return self.high - self.low
 
     @classmethod
     def fit(
@@ -118,9 +126,11 @@ class Scale:
 class ScalePrior:
     """What scale a sequence is likely to have, learned from the training cases.
 
-    A missing sequence has no percentiles of its own. Its ``high`` is predicted either as the
-    training median or, where scanners scale their sequences together, from the geometric mean
-    of the sources' ``high``; the choice is whichever was the more exact on the training cases.
+    A missing sequence has no percentiles of its own. Its width (``high`` − ``low``) is predicted
+    either as the training median or, where scanners scale their sequences together, from the
+    geometric mean of the sources' widths; the choice is whichever was the more exact on the
+    training cases. A case in other units than all of them (a [0, 1] cohort, say) always gets
+    the second.
     """
 
     def __init__(self, cases: Sequence[Mapping[str, Scale]]) -> None:
@@ -136,17 +146,20 @@ class ScalePrior:
         known = [case for case in self.cases if target in case]
         if not known:
             raise ValueError(f"no training case has {target}, its intensity scale is unknown")
-        log_high = np.log([max(case[target].high, 1e-6) for case in known])
-        share = [case[target].low / case[target].high for case in known if case[target].high > 0]
-        predicted, spread = float(np.median(log_high)), float(np.std(log_high))
-        rows = [(h, _log_level(c, sources)) for h, c in zip(log_high, known, strict=True)]
-        ratios = np.array([h - level for h, level in rows if level is not None])
+        widths = np.array([_log_width(case[target]) for case in known])
+        pairs = [(w, _log_level(c, sources)) for w, c in zip(widths, known, strict=True)]
+        levels = np.array([level for _, level in pairs if level is not None])
+        ratios = np.array([width - level for width, level in pairs if level is not None])
         own = _log_level(sources, sources)
-        if own is not None and len(ratios) >= 3 and float(np.std(ratios)) < spread:
-            predicted = own + float(np.median(ratios))
-        high = float(np.exp(predicted))
-        low = high * float(np.median(share)) if share else 0.0
-        return Scale(min(low, 0.5 * high), high)
+        predicted = float(np.median(widths))
+        if own is not None and len(ratios):
+            steadier = len(ratios) >= 3 and float(np.std(ratios)) < float(np.std(widths))
+            foreign = own < levels.min() - FOREIGN or own > levels.max() + FOREIGN
+            if steadier or foreign:
+                predicted = own + float(np.median(ratios))
+        width = float(np.exp(predicted))
+        low = width * float(np.median([c[target].low / c[target].width for c in known]))
+        return Scale(low, low + width)
 
     def to_list(self) -> list[dict[str, dict[str, float]]]:
         """Plain values for JSON, one mapping per training case."""
@@ -158,9 +171,12 @@ class ScalePrior:
         return cls([{name: Scale.from_dict(s) for name, s in case.items()} for case in value])
 
 
+def _log_width(scale: Scale) -> float:
+    return float(np.log(scale.width))
+
+
 def _log_level(case: Mapping[str, Scale], sources: Mapping[str, Scale]) -> float | None:
-    """Mean log ``high`` of the sequences named in ``sources``; None if the case lacks one."""
-    names = [name for name in sources if name in case and case[name].high > 0]
-    if not names or len(names) < len(sources):
+    """Mean log width of the sequences named in ``sources``; None if the case lacks one."""
+    if not sources or any(name not in case for name in sources):
         return None
-    return float(np.mean([np.log(case[name].high) for name in names]))
+    return float(np.mean([_log_width(case[name]) for name in sources]))

@@ -101,8 +101,20 @@ def test_prior_follows_the_scanner_when_sequences_scale_together():
 def test_prior_takes_the_median_when_they_do_not():
     highs = [(100, 700), (5000, 720), (20, 680), (800, 700)]
     cases = [{"t1n": Scale(0, a), "t2f": Scale(0, b)} for a, b in highs]
-    guess = ScalePrior(cases).estimate("t2f", {"t1n": Scale(0, 30000)})
+    guess = ScalePrior(cases).estimate("t2f", {"t1n": Scale(0, 4000)})
     assert guess.high == pytest.approx(700)
+
+
+def test_a_case_in_other_units_gets_a_target_in_its_own():
+    cases = [{"t1n": Scale(0, a), "t2f": Scale(0, b)} for a, b in [(600, 700), (800, 720)]]
+    guess = ScalePrior(cases).estimate("t2f", {"t1n": Scale(0, 1)})
+    assert guess.high == pytest.approx(1.03, abs=0.15)
+
+
+def test_negative_intensities_have_scales_too():
+    cases = [{"t1n": Scale(-3, -1), "t2f": Scale(-2, -0.5)} for _ in range(3)]
+    guess = ScalePrior(cases).estimate("t2f", {"t1n": Scale(-3, -1)})
+    assert (guess.low, guess.high) == (pytest.approx(-2), pytest.approx(-0.5))
 
 
 def test_prior_survives_json_and_refuses_what_it_never_saw():
