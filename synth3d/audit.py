@@ -84,21 +84,8 @@ def audit(folder: Path, splits: Path | None = None, workers: int | None = None) 
     return Audit(folder, naming, facts, scheme, chosen, tuple(problems))
 
 
-def run_audit(folder: Path, splits: Path | None = None, as_json: bool = False) -> int:
-    """Print an audit of ``folder``: 1 when something in it would break a run, else 0.
-
-    Raises:
-        InputError: As :func:`audit`.
-    """
-    from synth3d.audit_report import audit_json, format_audit
-
-    result = audit(folder, splits)
-    print(audit_json(result) if as_json else format_audit(result))
-    return 1 if result.errors else 0
-
-
 def _missing(facts: Iterable[CaseFacts]) -> list[Problem]:
-    """Warnings for what other cases of the cohort have."""
+    """Warnings for what other cases of the cohort have; an error for a case without images."""
     facts = list(facts)
     held = [m for m in ALL_MODALITIES if any(m in fact.sequences for fact in facts)]
     labelled = any(fact.has_label for fact in facts)
@@ -107,7 +94,9 @@ def _missing(facts: Iterable[CaseFacts]) -> list[Problem]:
         lacking: list[str] = [modality for modality in held if modality not in fact.sequences]
         if labelled and not fact.has_label:
             lacking.append("the label")
-        if lacking:
+        if not fact.sequences:
+            problems.append(Problem("error", fact.name, "has no sequence at all"))
+        elif lacking:
             problems.append(Problem("warning", fact.name, f"lacks {', '.join(lacking)}"))
     return problems
 

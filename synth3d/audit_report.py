@@ -4,14 +4,26 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from synth3d.audit import Audit
+from synth3d.audit import Audit, audit
 from synth3d.audit_case import CaseFacts, Problem
 from synth3d.cases import ALL_MODALITIES
 
 NAMED_CASES = 5
 """At most so many case names are listed beside a rare grid or set of sequences."""
+
+
+def run_audit(folder: Path, splits: Path | None = None, as_json: bool = False) -> int:
+    """Print an audit of ``folder``: 1 when something in it would break a run, else 0.
+
+    Raises:
+        InputError: As :func:`audit`.
+    """
+    result = audit(folder, splits)
+    print(audit_json(result) if as_json else format_audit(result))
+    return 1 if result.errors else 0
 
 
 def format_audit(audit: Audit) -> str:

@@ -100,7 +100,7 @@ def _add_audit(commands: argparse._SubParsersAction) -> None:
 
 
 def _audit(args: argparse.Namespace) -> int:
-    from synth3d.audit import run_audit
+    from synth3d.audit_report import run_audit
 
     return run_audit(args.folder, args.splits, args.json)
 

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from synth3d.audit import audit, run_audit
-from synth3d.audit_report import audit_json, format_audit
+from synth3d.audit import audit
+from synth3d.audit_report import audit_json, format_audit, run_audit
 from synth3d.files import InputError
 from synth3d.volumes import write_new
 
@@ -101,6 +101,12 @@ def test_missing_sequences_are_warned_of_by_case(cohort):
     assert found(result, "warning") == [(name_of(7), "lacks t2f, the label")]
     assert not result.errors
     assert f"t1n t1c t2w            1      {name_of(7)}" in format_audit(result)
+
+
+def test_a_case_without_any_sequence_is_an_error(cohort):
+    for modality in ("t1n", "t1c", "t2w", "t2f"):
+        (cohort / name_of(1) / f"{name_of(1)}-{modality}.nii.gz").unlink()
+    assert found(audit(cohort)) == [(name_of(1), "has no sequence at all")]
 
 
 def test_patients_on_two_sides_and_unknown_cases_are_errors(cohort, tmp_path):
