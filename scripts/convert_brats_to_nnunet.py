@@ -2,10 +2,10 @@
 
 Labels become 1 necrosis, 2 oedema, 3 enhancing tumour, whatever the release calls them, and
 are trained as the regions WT, TC and ET. Channels are t1n, t1c, t2w, t2f, matched by name.
+All cases go in: give it a folder without your test cases.
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -98,14 +98,9 @@ def convert(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert; 0 done, 2 the input cannot be used."""
-    from synth3d.files import InputError
+    from synth3d.files import run_guarded
 
-    args = build_parser().parse_args(argv)
-    try:
-        return convert(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_guarded(convert, build_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

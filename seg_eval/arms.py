@@ -163,8 +163,8 @@ class ArmBuilder:
 
     def _rival(self, arm: Arm) -> str:
         sample, model = self._sample, None
-        note = "mean r with {}: {}".format(
-            self.missing, ", ".join(f"{m} {r:+.2f}" for m, r in sample.correlations.items())
+        note = "mean |r| with {}: {}".format(
+            self.missing, ", ".join(f"{m} {r:.2f}" for m, r in sample.correlations.items())
         )
         if arm.kind == "copy":
             note = f"copies {sample.most_alike} ({note})"

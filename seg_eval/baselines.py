@@ -71,7 +71,7 @@ class TrainingSample:
         inputs: (voxels, sources) normalised intensities.
         output: (voxels,) the target's normalised intensity.
         prior: Intensity scales of the training cases, to give a prediction scanner units.
-        correlations: Mean in-brain Pearson r of each source with the target.
+        correlations: Mean absolute in-brain Pearson r of each source with the target.
     """
 
     inputs: np.ndarray
@@ -81,8 +81,8 @@ class TrainingSample:
 
     @property
     def most_alike(self) -> Modality:
-        """The source with the highest mean absolute correlation; the first one of equals."""
-        return max(self.correlations, key=lambda name: abs(self.correlations[name]))
+        """The source with the largest mean absolute correlation; the first one of equals."""
+        return max(self.correlations, key=lambda name: self.correlations[name])
 
 
 def sample_training(
@@ -113,7 +113,7 @@ def sample_training(
         inputs.append(columns[rows])
         outputs.append(output[rows])
         scales.append({**channels.scales, target: own})
-    means = np.mean(correlations, axis=0).tolist()
+    means = np.abs(correlations).mean(axis=0).tolist()
     return TrainingSample(
         np.concatenate(inputs),
         np.concatenate(outputs),

@@ -5,12 +5,11 @@ Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be 
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from synth3d.files import InputError
+from synth3d.files import run_guarded
 
 EXAMPLES = """examples:
   seg_eval run --missing flair                     on the built-in phantom cohort
@@ -35,20 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not getattr(args, "command", None):
         parser.print_help()
         return 2
-    # Idle OpenMP threads that spin would slow whatever shares the machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    try:
-        return args.command(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a folder that may not be searched, a name that is too long, ...
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    return run_guarded(args.command, args)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -104,7 +90,12 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         help="a region that a case does not have: brats scores 1 if the prediction is empty too "
         "and 0 if not; skip leaves the case out in every arm",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of segmenter and rivals, not of synthesis",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")

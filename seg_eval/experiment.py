@@ -16,6 +16,7 @@ import numpy as np
 
 from seg_eval.arms import Arm, ArmBuilder
 from seg_eval.cohort import Cohort
+from seg_eval.digests import marks
 from seg_eval.regions import from_brats_2023, region_masks
 from seg_eval.scores import Score, score_case
 from seg_eval.synthesisers import Program
@@ -113,6 +114,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return found
 
 
+def remembered(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """``described`` with the arms that ``folder`` holds from before, so none changes unseen."""
+    path = folder / "config.json"
+    before = read_json(path).get("arms", {}) if path.is_file() else {}
+    return described | {"arms": before | described["arms"]}
+
+
 def _short(value: Any) -> str:
     return f"a list of {len(value)} cases" if isinstance(value, list) else repr(value)
 
@@ -173,6 +181,7 @@ class Experiment:
             StageFailedError: A program that was called failed.
         """
         plan = self.plan
+        self._pin_test_files()
         with self._timed("segmenter"):
             model = self.engines.train_segmenter(
                 plan.cohort, self.models, plan.preset, plan.seed, plan.threads
@@ -204,6 +213,30 @@ class Experiment:
                 f"the segmenter {model} was trained anew since {self.folder} was begun; give "
                 "another --name or remove that folder"
             )
+
+    def _pin_test_files(self) -> None:
+        """Remember the test cases' files, and refuse changed ones: finished arms saw the old."""
+        pin = self.folder / "test_files.json"
+        before = read_json(pin) if pin.is_file() else {}
+        paths = {
+            path.absolute(): case.name
+            for case in self.plan.cohort.test
+            for path in (*(case.images[name] for name in MODALITIES), case.label)
+            if path is not None
+        }
+        now = marks(paths, before)
+        changed = {
+            name
+            for path, name in paths.items()
+            if str(path) in before and before[str(path)][2] != now[str(path)][2]
+        }
+        if changed:
+            raise InputError(
+                f"files of {', '.join(sorted(changed))} changed since {self.folder} was begun; "
+                "give another --name or remove that folder"
+            )
+        if now != before:
+            write_json(pin, now)
 
     def prediction(self, arm: Arm, case: Case) -> Path:
         """The predicted labels of ``case`` for ``arm``, in the cohort's own scheme."""

@@ -23,7 +23,8 @@ COMMON_NAMES = {"t1n": "T1", "t1c": "contrast-enhanced T1", "t2w": "T2", "t2f": 
 
 NOTE = """\
 Recovered = (arm - zero) / (full - zero), a ratio of mean Dice over the same cases and the same
-frozen segmenter, with a 95 % interval from a bootstrap over patients; it may leave 0-100 %.
+frozen segmenter, with a 95 % interval from a bootstrap over patients (not over training seeds);
+it may leave 0-100 %.
 `full` is the ceiling (all sequences real), `zero` the floor (the sequence blanked); `-` means
 that the floor loses nothing measurable, so there is nothing to recover."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from seg_eval.arms import FIXED, KINDS, SYNTHETIC, name_arms
 from seg_eval.cohort import Cohort, load_cohort, refuse_leak
-from seg_eval.experiment import Engines, Experiment, Plan, Segmenter, choose_folder
+from seg_eval.experiment import Engines, Experiment, Plan, Segmenter, choose_folder, remembered
 from seg_eval.outputs import OUTPUTS, write_outputs
 from seg_eval.report import render
 from seg_eval.synthesisers import SynthesisRun, finished_runs, read_run, run_synth3d
@@ -120,6 +120,8 @@ def _choose_runs(
     """The runs that the user named, else the newest fitting one, else one trained now."""
     name_arms(_arm_kinds(args), [])
     if SYNTHETIC not in _arm_kinds(args):
+        if args.run:
+            print("note: --run is not used, since --arms leaves out synthetic")
         return []
     runs = [read_run(folder) for folder in args.run or ()]
     for run in runs:
@@ -132,6 +134,7 @@ def _choose_runs(
         return runs
     found = _fitting_run(args, missing, data)
     if found is None and not args.dry_run:
+        load_cohort(data, args.splits)  # whatever is wrong with it is told before the training
         print(f"no finished run makes {missing} on this cohort: training one with synth3d")
         engines.synth3d(_training(args, missing))
         found = _fitting_run(args, missing, data)
@@ -190,7 +193,7 @@ def _execute(experiment: Experiment) -> int:
         f"arms {', '.join(arm.name for arm in plan.arms)}; experiment in {folder}"
     )
     with lock(folder):
-        write_json(folder / "config.json", plan.describe())
+        write_json(folder / "config.json", remembered(folder, plan.describe()))
         scores, images = experiment.score()
         summary = write_outputs(experiment, scores, images)
     print()
@@ -223,7 +226,10 @@ def report_command(args: argparse.Namespace) -> int:
     path = args.experiment / "summary.json"
     if not path.is_file():
         raise InputError(f"{args.experiment} is not a finished experiment: it has no summary.json")
-    print_report(args.experiment, read_json(path))
+    try:
+        print_report(args.experiment, read_json(path))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {error!r}; run the experiment again") from error
     return 0
 
 

@@ -5,12 +5,11 @@ Exit codes: 0 done, 1 the command ran and found a problem (audit), 2 the input c
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from synth3d import __version__
-from synth3d.files import InputError
+from synth3d.files import InputError, run_guarded
 
 EXAMPLES = """examples:
   synth3d train --dim 3d                       train on the built-in phantom cohort
@@ -30,22 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     return run_guarded(args.run_command, args)
-
-
-def run_guarded(command: object, args: argparse.Namespace) -> int:
-    """``command(args)``, with mistakes of the user told in one sentence on standard error."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    try:
-        return command(args)  # type: ignore[operator]
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a folder that may not be searched, a name that is too long, ...
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
 
 
 def build_parser() -> argparse.ArgumentParser:

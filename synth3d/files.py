@@ -5,6 +5,7 @@ written, flushed to the disk and renamed, so a killed process leaves the old fil
 one and nothing between.
 """
 
+import argparse
 import contextlib
 import errno
 import hashlib
@@ -12,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,25 @@ class InputError(ValueError):
 
     Command lines print it without a traceback and end with exit code 2.
     """
+
+
+def run_guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """``command(args)`` for a command line; its exit code.
+
+    A mistake of the user, or a file system that refuses, is told in one sentence on standard
+    error: exit code 2. An interruption is 130.
+    """
+    # Idle OpenMP threads that spin would slow whatever shares the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    try:
+        return command(args)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
 
 
 def make_folder(folder: Path) -> Path:

@@ -35,10 +35,11 @@ def test_copy_is_of_the_sequence_most_like_the_missing_one(sample):
     assert abs(sample.correlations["t1n"]) < 0.5
 
 
-def test_a_strong_negative_correlation_counts_as_alike(sample):
-    turned = type(sample)(
-        sample.inputs, sample.output, sample.prior, {"t1n": -0.8, "t1c": 0.2, "t2w": 0.7}
-    )
+def test_a_correlation_counts_by_its_size_whatever_its_sign_in_each_case(cases, monkeypatch):
+    found = iter([-0.9, 0.1, 0.5, 0.8, 0.1, 0.5])
+    monkeypatch.setattr("seg_eval.baselines.pearson", lambda x, y: next(found))
+    turned = sample_training(cases[:2], SOURCES, "t2f")
+    assert turned.correlations == pytest.approx({"t1n": 0.85, "t1c": 0.1, "t2w": 0.5})
     assert turned.most_alike == "t1n"
 
 

@@ -134,6 +134,11 @@ def test_a_folder_that_is_no_experiment_cannot_be_reported(capsys, tmp_path):
     assert "not a finished experiment" in refused(capsys, "report", "--experiment", str(tmp_path))
 
 
+def test_a_damaged_summary_is_refused(capsys, tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    assert "damaged" in refused(capsys, "report", "--experiment", str(tmp_path))
+
+
 def test_an_interrupt_ends_with_130(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt

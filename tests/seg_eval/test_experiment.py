@@ -180,6 +180,30 @@ def test_a_retrained_run_of_the_same_name_is_another_experiment(arguments, machi
         run_command(arguments(), machines.engines())
 
 
+def test_a_retrained_run_is_noticed_also_after_a_call_without_it(arguments, machines, tmp_path):
+    run_command(arguments(), machines.engines())
+    run_command(arguments("--arms", "copy"), machines.engines())
+    done = tmp_path / "work/runs/agi/done.json"
+    done.write_text(done.read_text().replace("0" * 64, "2" * 64))
+    with pytest.raises(InputError, match="arm agi comes from other weights"):
+        run_command(arguments(), machines.engines())
+
+
+def test_a_test_case_whose_voxels_changed_is_not_scored_from_old_files(
+    arguments, machines, toy_cohort
+):
+    run_command(arguments("--arms", "full"), machines.engines())
+    path = next(toy_cohort.glob("Brats18_TOY_F_1/*_flair.nii.gz"))
+    before = path.read_bytes()
+    try:
+        path.unlink()
+        path.write_bytes(gzip.compress(gzip.decompress(before)[:-2] + b"\1\0"))
+        with pytest.raises(InputError, match="files of Brats18_TOY_F_1 changed since"):
+            run_command(arguments("--arms", "full"), machines.engines())
+    finally:
+        path.write_bytes(before)
+
+
 def test_a_segmenter_that_was_trained_anew_is_not_mixed_with_the_old(arguments, machines, tmp_path):
     run_command(arguments("--arms", "full"), machines.engines())
     (model,) = (tmp_path / "work" / "segmenters").glob("*/model")

@@ -25,7 +25,7 @@ def test_a_whole_experiment_leaves_its_tables_and_pictures(toy_arguments, machin
     printed = capsys.readouterr().out
     assert str(folder / "dice.png") in printed
     assert "| ridge" in printed
-    assert "copies t2w (mean r with t2f:" in printed
+    assert "copies t2w (mean |r| with t2f:" in printed
     assert (folder / "slices.png").stat().st_size > 10_000
     assert not list(folder.rglob(".partial*"))
     assert report_command(build_parser().parse_args(["report", "--experiment", str(folder)])) == 0
