@@ -80,9 +80,9 @@ def test_every_alias_names_a_target(alias, phantom_cohort, tmp_path, capsys):
         (["audit", "nowhere"], "nowhere"),
         (["audit", "a" * 300], "File name too long"),
         (["train", "--device", "mps", "--dry-run"], "expected auto, cpu, cuda"),
-        (["describe", "--model", "nope"], "nope"),
-        (["describe", "--groups", "7"], "7"),
-        (["phantom", "out", "--size", "3"], "3"),
+        (["describe", "--model", "nope"], "unknown model 'nope'"),
+        (["describe", "--groups", "7"], "do not split into 7 equal groups"),
+        (["phantom", "out", "--size", "3"], "must be 24 to 192 voxels, not 3"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(args, message, tmp_path, monkeypatch, capsys):
