@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from synth3d.build import build_generator
-from synth3d.config import RunConfig, parse, to_plain
+from synth3d.config import RunConfig
 from synth3d.files import InputError, atomic_path, read_json, sha256, write_json
 from synth3d.intensity import ScalePrior
+from synth3d.settings import parse, to_plain
 
 FORMAT = 1
 """Raised when a run folder of an older version can no longer be read."""

@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from synth3d.cases import Case, find_cases, parse_modality
-from synth3d.config import (
-    RunConfig,
-    override,
-    parse,
-    parse_assignment,
-    read_recipe,
-    sources_for,
-    to_plain,
-)
+from synth3d.config import RunConfig, sources_for
 from synth3d.files import InputError, read_json
+from synth3d.settings import override, parse, parse_assignment, read_recipe, to_plain
 from synth3d.splits import Splits, make_splits, read_splits
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0

@@ -2,18 +2,16 @@ import json
 
 import pytest
 
-from synth3d.config import (
-    ModelConfig,
-    RunConfig,
+from synth3d.config import ModelConfig, RunConfig, sources_for
+from synth3d.files import InputError
+from synth3d.settings import (
     override,
     parse,
     parse_assignment,
     read_recipe,
     recipe_names,
-    sources_for,
     to_plain,
 )
-from synth3d.files import InputError
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -16,8 +16,9 @@ import torch
 
 from synth3d.cases import find_cases
 from synth3d.checkpoint import load_run, load_state, read_log, save_state
-from synth3d.config import DataConfig, ModelConfig, RunConfig, TrainConfig, to_plain
+from synth3d.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from synth3d.files import InputError, sha256
+from synth3d.settings import to_plain
 from synth3d.splits import Splits, make_splits
 from synth3d.train import _prepare_all, leg_seed, train
 from synth3d.trainer import Trainer, rate_factor

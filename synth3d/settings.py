@@ -1,0 +1,118 @@
+"""Plain TOML or JSON values to frozen dataclasses and back, strictly.
+
+Defaults ← recipe (TOML) ← command line. Nothing here evaluates code.
+"""
+
+import dataclasses
+import json
+import tomllib
+import types
+from dataclasses import asdict, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from synth3d.files import InputError
+
+
+def parse(schema: Any, data: Any, where: str = "config") -> Any:
+    """Build ``schema`` from plain TOML or JSON values, strictly.
+
+    Raises:
+        InputError: Unknown key or wrong type; the message has its path, ``config.data.patch[1]``.
+    """
+    if is_dataclass(schema):
+        return _parse_table(schema, data, where)
+    origin = get_origin(schema)
+    if origin is tuple:
+        return _parse_list(get_args(schema), data, where)
+    if origin in (Union, types.UnionType):
+        if data is None:
+            return None
+        return parse(next(a for a in get_args(schema) if a is not type(None)), data, where)
+    if origin is not None:  # Literal: names are checked by the dataclass
+        schema = str
+    if schema is float and type(data) is int:
+        return float(data)
+    if type(data) is not schema:
+        raise InputError(f"{where}: expected {schema.__name__}, got {data!r}")
+    return data
+
+
+def _parse_table(schema: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected a table, got {data!r}")
+    hints = get_type_hints(schema)
+    if unknown := sorted(data.keys() - hints.keys()):
+        raise InputError(f"{where}: unknown key(s) {unknown}; known: {sorted(hints)}")
+    return schema(**{k: parse(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+
+
+def _parse_list(items: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
+    item, *rest = items
+    length = None if rest == [...] else 1 + len(rest)
+    if not isinstance(data, (list, tuple)) or length not in (None, len(data)):
+        raise InputError(f"{where}: expected a list of {length or 'any'} values, got {data!r}")
+    return tuple(parse(item, value, f"{where}[{i}]") for i, value in enumerate(data))
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with the package."""
+    folder = resources.files("synth3d") / "recipes"
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The plain values of a shipped recipe, or of a ``.toml`` or ``.json`` file by path.
+
+    Raises:
+        InputError: Unknown name, unreadable file, or a syntax error.
+    """
+    path = Path(name)
+    if path.suffix not in (".toml", ".json"):
+        if name not in recipe_names():
+            raise InputError(f"unknown recipe {name!r}; known: {recipe_names()}, or give a file")
+        text = (resources.files("synth3d") / "recipes" / f"{name}.toml").read_text("utf-8")
+        return tomllib.loads(text)
+    try:
+        text = path.read_text("utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the recipe {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"the recipe {path} must be a table of settings, got {values!r:.60}")
+    return values
+
+
+def override(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the dotted ``key`` (``train.steps``) in the nested ``values``, making tables."""
+    *path, last = key.split(".")
+    for name in path:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise InputError(f"{key}: {name} is a value, not a table")
+    values[last] = value
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``key=value`` with a TOML value (a bare word is a string): ``("train.steps", 100)``.
+
+    Raises:
+        InputError: There is no ``=``.
+    """
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise InputError(f"--set takes key=value, as in --set train.steps=1000, got {text!r}")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """``config`` as plain JSON values; :func:`parse` is the inverse."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"expected a dataclass instance, got {config!r}")
+    return json.loads(json.dumps(asdict(config)))
