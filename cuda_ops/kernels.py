@@ -1,8 +1,9 @@
 """The one door of CuPy: compiles ``roll_kernel.cu`` and launches it on torch's own stream.
 
 Imported only for CUDA tensors. Memory is torch's throughout: outputs come from its allocator and
-CuPy gets addresses, so nothing is copied. A kernel is compiled once per device, types and kernel
-size, and CuPy keeps it on disk for the next process.
+CuPy gets addresses, so nothing is copied. An instance is compiled once per device, types, kernel
+size and layout, and CuPy keeps it on disk for the next process. Before its first use in a process
+an instance must reproduce torch's own form on a small case, see :func:`prove`.
 """
 
 from contextlib import AbstractContextManager, ExitStack
@@ -13,9 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cuda_ops.layout import empty_kernels, is_channels_last, laid_as
+from cuda_ops.mixing import mixing_backward, mixing_forward
+
 SOURCE = Path(__file__).with_name("roll_kernel.cu")
 OPTIONS = ("-std=c++17",)
 THREADS = 128
+WARP = 32
 # Up to this many taps a thread keeps a whole row in registers; see the source.
 REGISTER_TAPS = 27
 TYPES = {
@@ -30,23 +35,20 @@ def roll_forward(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dt
     """Roll on the GPU in one launch.
 
     Args:
-        weight: (C_out, C_in, \\*k), contiguous, on CUDA.
-        offsets: (B, n, d), contiguous, float32 (float64 for a float64 weight).
+        weight: (C_out, C_in, \\*k) on CUDA, contiguous or channels-last; other layouts are copied.
+        offsets: (B, n, d), float32 (float64 for a float64 weight).
         scale: (B, n), as ``offsets``.
         dtype: Of the result.
 
     Returns:
-        (B, C_out, C_in, \\*k) of ``dtype``, contiguous.
+        (B, C_out, C_in, \\*k) of ``dtype``, each sample in the layout of ``weight``.
 
     Raises:
-        RuntimeError: CuPy is missing or does not fit the driver; the sentence says what to do.
+        RuntimeError: CuPy is missing or does not fit the driver, or the compiled kernel fails its
+            proof; the sentence says what to do.
     """
-    out = weight.new_empty((offsets.shape[0], *weight.shape), dtype=dtype)
-    if out.numel():
-        name, rows = _plan("roll_forward", weight, offsets, dtype)
-        grid = (_chunks(rows), offsets.shape[1], offsets.shape[0])
-        _launch(name, grid, (weight, offsets, scale, out), _sizes(weight, offsets))
-    return out
+    _prove_first(weight, dtype)
+    return _forward(weight, offsets, scale, dtype)
 
 
 def roll_backward(
@@ -55,7 +57,7 @@ def roll_backward(
     """The gradients of weight, offsets and scale for ``grad``, in two launches.
 
     Args:
-        grad: (B, C_out, C_in, \\*k), contiguous.
+        grad: (B, C_out, C_in, \\*k); copied if a sample's layout is not that of ``weight``.
         weight: As in :func:`roll_forward`.
         offsets: As in :func:`roll_forward`.
         scale: As in :func:`roll_forward`.
@@ -66,32 +68,108 @@ def roll_backward(
     Raises:
         RuntimeError: As :func:`roll_forward`.
     """
-    grad_offsets, grad_scale = torch.zeros_like(offsets), torch.zeros_like(scale)
+    _prove_first(weight, grad.dtype)
+    return _backward(grad, weight, offsets, scale)
+
+
+def _forward(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    weight = laid_as(weight, weight[None])[0]
+    out = empty_kernels(offsets.shape[0], weight, dtype)
+    if out.numel():
+        name, rows = _plan("roll_forward", weight, offsets, dtype)
+        grid = (_chunks(rows), offsets.shape[1], offsets.shape[0])
+        tensors = (weight, offsets.contiguous(), scale.contiguous(), out)
+        _launch(name, grid, THREADS, tensors, _sizes(weight, offsets))
+    return out
+
+
+def _backward(
+    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    weight = laid_as(weight, weight[None])[0]
+    grad, offsets, scale = laid_as(weight, grad), offsets.contiguous(), scale.contiguous()
     if not grad.numel():
-        return torch.zeros_like(weight), grad_offsets, grad_scale
-    grad_weight = torch.empty_like(weight)
+        return torch.zeros_like(weight), torch.zeros_like(offsets), torch.zeros_like(scale)
+    grads = torch.empty_like(weight), torch.empty_like(offsets), torch.empty_like(scale)
     name, rows = _plan("roll_backward", weight, offsets, grad.dtype)
     batch, groups, axes = offsets.shape
     chunks = _chunks(rows)
     partials = offsets.new_empty(batch, groups, chunks, 4)
-    tensors = (grad, weight, offsets, scale, grad_weight, partials)
-    _launch(name, (chunks, groups, 1), tensors, (batch, *_sizes(weight, offsets)))
+    tensors = (grad, weight, offsets, scale, grads[0], partials)
+    numbers = (batch, *_sizes(weight, offsets))
+    _launch(name, (chunks, groups, 1), THREADS, tensors, numbers)
     finish = f"roll_finish<{TYPES[offsets.dtype]}, {axes}>"
-    ends = (partials, grad_offsets, grad_scale)
-    _launch(finish, (batch * groups, 1, 1), ends, (chunks,), threads=32)
-    return grad_weight, grad_offsets, grad_scale
+    _launch(finish, (batch * groups, 1, 1), WARP, (partials, *grads[1:]), (chunks,))
+    return grads
+
+
+def _prove_first(weight: Tensor, other: torch.dtype) -> None:
+    sides, last = tuple(weight.shape[2:]), is_channels_last(weight)
+    prove(weight.device, weight.dtype, other, sides, last)
+
+
+@cache
+def prove(
+    device: torch.device,
+    kind: torch.dtype,
+    other: torch.dtype,
+    sides: tuple[int, ...],
+    last: bool,
+) -> None:
+    """Hold one compiled instance against torch's form, forward and backward, on a small case.
+
+    Runs once in a process and waits for the device then. A compiler or a driver that gets the
+    kernel wrong must not train a network.
+
+    Args:
+        device: A CUDA device.
+        kind: Type of the weight.
+        other: Type of the rolled kernels and of their gradient.
+        sides: Of the kernel, ([z,] y, x).
+        last: Whether the weight is channels-last.
+
+    Raises:
+        RuntimeError: The numbers differ by more than the types explain.
+    """
+    draw = torch.Generator().manual_seed(0)
+    sums = torch.promote_types(kind, torch.float32)
+    weight = torch.randn(3, 4, *sides, generator=draw).to(device, kind)
+    if last:
+        weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
+    offsets = (6 * torch.rand(2, 2, len(sides), generator=draw) - 3).to(device, sums)
+    scale = torch.rand(2, 2, generator=draw).to(device, sums)
+    grad = torch.randn(2, *weight.shape, generator=draw).to(device, other)
+    found = (_forward(weight, offsets, scale, other), *_backward(grad, weight, offsets, scale))
+    exact = [tensor.double() for tensor in (weight, offsets, scale)]
+    wanted = (mixing_forward(*exact), *mixing_backward(grad.double(), *exact))
+    for name, got, expected in zip(
+        ("kernels", "gradient of weight", "of offsets", "of scale"), found, wanted, strict=True
+    ):
+        steps = 64 if got.dtype.itemsize >= 4 else 2
+        error = float((got.double() - expected).abs().max() / expected.abs().max().clamp(min=1))
+        if not error <= steps * torch.finfo(got.dtype).eps:
+            raise RuntimeError(
+                f"the rolling kernel gives wrong {name} for {kind}, {other} and sides {sides} on "
+                f"{device} (relative error {error:.2g}); set CUDA_OPS_BACKEND=torch and report it"
+            )
 
 
 def expression(
-    kernel: str, weight: torch.dtype, other: torch.dtype, sizes: tuple[int, ...], threads: int
+    kernel: str,
+    weight: torch.dtype,
+    other: torch.dtype,
+    sizes: tuple[int, ...],
+    last: bool,
+    threads: int,
 ) -> str:
-    """The C++ name of one instance: ``roll_forward<float, brain16, 3, 3, 3, 3, 128>``.
+    """The C++ name of one instance: ``roll_forward<float, brain16, 3, 3, 3, 3, false, 128>``.
 
     Args:
         kernel: ``roll_forward`` or ``roll_backward``.
         weight: Type of the weight.
         other: Type of the rolled kernels or of their gradient.
         sizes: Sides of the kernel, ([z,] y, x).
+        last: Whether kernels lie channels-last.
         threads: Threads of a block.
     """
     taps = 1
@@ -99,17 +177,19 @@ def expression(
         taps *= size
     name = kernel if taps <= REGISTER_TAPS else f"{kernel}_any"
     sides = ", ".join(str(size) for size in (1,) * (3 - len(sizes)) + tuple(sizes))
-    return f"{name}<{TYPES[weight]}, {TYPES[other]}, {len(sizes)}, {sides}, {threads}>"
+    layout = "true" if last else "false"
+    kinds = f"{TYPES[weight]}, {TYPES[other]}"
+    return f"{name}<{kinds}, {len(sizes)}, {sides}, {layout}, {threads}>"
 
 
 def _plan(kernel: str, weight: Tensor, offsets: Tensor, other: torch.dtype) -> tuple[str, int]:
     """The instance to launch and how many threads one group needs."""
     sizes = tuple(weight.shape[2:])
-    name = expression(kernel, weight.dtype, other, sizes, THREADS)
+    name = expression(kernel, weight.dtype, other, sizes, is_channels_last(weight), THREADS)
     rows = weight.shape[0] * weight.shape[1] // offsets.shape[1]
     if "_any<" in name:
         rows *= weight[0, 0].numel()
-    if max(offsets.shape[:2]) > 65_535 or weight.numel() >= 2**31:
+    if max(offsets.shape[:2]) > 65_535 or weight.numel() > 2**31 - THREADS:
         raise ValueError(
             "expected at most 65 535 samples and groups and 2^31 weights, got weight "
             f"{tuple(weight.shape)} and offsets {tuple(offsets.shape)}"
@@ -128,10 +208,11 @@ def _sizes(weight: Tensor, offsets: Tensor) -> tuple[int, int, int]:
 def _launch(
     name: str,
     grid: tuple[int, int, int],
+    threads: int,
     tensors: tuple[Tensor, ...],
     numbers: tuple[int, ...],
-    threads: int = THREADS,
 ) -> None:
+    """Launch one instance; its arguments are the tensors' addresses and then the numbers."""
     import numpy as np
 
     device = tensors[0].device

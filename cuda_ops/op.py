@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cuda_ops.layout import empty_kernels, laid_as
 from cuda_ops.mixing import mixing_backward, mixing_forward
 
 BACKENDS = ("torch", "cupy", "auto")
@@ -26,8 +27,9 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
     weights back bit for bit. Computed in float32 (float64 for a float64 weight) also under
     autocast; only the result is then cast to the autocast type.
 
-    The environment variable ``CUDA_OPS_BACKEND`` chooses the form for CUDA tensors: ``torch``
-    (the default), ``cupy``, or ``auto``: cupy if it is installed, else torch with a warning.
+    The environment variable ``CUDA_OPS_BACKEND`` chooses the form for CUDA tensors: ``cupy`` (the
+    default, the fused kernel), ``torch``, or ``auto``: cupy if it is installed, else torch with a
+    warning.
 
     Args:
         weight: (C_out, C_in, \\*k) with d = 2 or 3 spatial axes (z, y, x), floating; C_in = n
@@ -37,11 +39,12 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
         scale: (B, n), factor of each group.
 
     Returns:
-        (B, C_out, C_in, \\*k), contiguous, dtype of ``weight`` (under autocast: the autocast
-        type); empty for B = 0. Non-finite offsets give NaN in their own group of their own sample.
+        (B, C_out, C_in, \\*k), dtype of ``weight`` (under autocast: the autocast type); empty for
+        B = 0. Non-finite offsets give NaN in their own group of their own sample.
 
     Raises:
-        RuntimeError: ``CUDA_OPS_BACKEND`` is ``cupy`` and CuPy is missing or unfit.
+        RuntimeError: For CUDA tensors, CuPy is missing or unfit and ``CUDA_OPS_BACKEND`` does not
+            say ``torch`` or ``auto``.
         TypeError: An argument is not floating point.
         ValueError: Shapes disagree, the tensors are on different devices, or
             ``CUDA_OPS_BACKEND`` has an unknown value.
@@ -70,26 +73,23 @@ def full_precision(device: str) -> AbstractContextManager[Any]:
 @torch.library.custom_op("cuda_ops::roll_kernel", mutates_args=(), device_types="cpu")
 def roll_kernel_op(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Roll, giving ``dtype``; offsets and scale are float32, or float64 for a float64 weight."""
-    rolled = mixing_forward(weight.to(offsets.dtype), offsets, scale)
-    return rolled.to(dtype).contiguous()
+    return laid_as(weight, mixing_forward(weight.to(offsets.dtype), offsets, scale).to(dtype))
 
 
 @torch.library.custom_op("cuda_ops::roll_kernel_backward", mutates_args=(), device_types="cpu")
 def roll_kernel_backward_op(
     grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of weight, offsets and scale, each contiguous and of its own dtype."""
+    """Gradients of weight (in its layout), offsets and scale, each of its own dtype."""
     grads = _differentiable_backward(grad, weight, offsets, scale)
-    return grads[0].contiguous(), grads[1].contiguous(), grads[2].contiguous()
+    return laid_as(weight, grads[0][None])[0], grads[1].contiguous(), grads[2].contiguous()
 
 
 @roll_kernel_op.register_kernel("cuda")
 def _(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     from cuda_ops import kernels  # the one importer of cupy, reached only with CUDA tensors
 
-    return kernels.roll_forward(
-        weight.contiguous(), offsets.contiguous(), scale.contiguous(), dtype
-    )
+    return kernels.roll_forward(weight, offsets, scale, dtype)
 
 
 @roll_kernel_backward_op.register_kernel("cuda")
@@ -98,23 +98,20 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from cuda_ops import kernels
 
-    return kernels.roll_backward(
-        grad.contiguous(), weight.contiguous(), offsets.contiguous(), scale.contiguous()
-    )
+    return kernels.roll_backward(grad, weight, offsets, scale)
 
 
 @roll_kernel_op.register_fake
 def _(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    return weight.new_empty((offsets.shape[0], *weight.shape), dtype=dtype)
+    return empty_kernels(offsets.shape[0], weight, dtype)
 
 
 @roll_kernel_backward_op.register_fake
 def _(
     grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    inputs = (weight, offsets, scale)
-    first, second, third = (tensor.new_empty(tensor.shape) for tensor in inputs)
-    return first, second, third
+    first = empty_kernels(1, weight, weight.dtype)[0]
+    return first, offsets.new_empty(offsets.shape), scale.new_empty(scale.shape)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
@@ -142,13 +139,34 @@ roll_kernel_backward_op.register_autograd(
 )
 
 
+def _one_by_one(operator: Any) -> Any:
+    """A vmap rule: one call for each index, since every index may have a weight of its own."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        def at(index: int) -> list[Any]:
+            pairs = zip(args, in_dims, strict=True)
+            return [a if dim is None else a.select(dim, index) for a, dim in pairs]
+
+        results = [operator(*at(index)) for index in range(info.batch_size)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    return rule
+
+
+roll_kernel_op.register_vmap(_one_by_one(roll_kernel_op))
+roll_kernel_backward_op.register_vmap(_one_by_one(roll_kernel_backward_op))
+
+
 def _compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
 
 def _uses_cupy() -> bool:
     """Whether CUDA tensors go to the fused kernel."""
-    backend = os.environ.get("CUDA_OPS_BACKEND", "torch")
+    backend = os.environ.get("CUDA_OPS_BACKEND", "cupy")
     if backend not in BACKENDS:
         raise ValueError(f"CUDA_OPS_BACKEND must be one of {BACKENDS}, got {backend!r}")
     if backend != "auto":
@@ -164,17 +182,18 @@ def _uses_cupy() -> bool:
 
 
 def _check(weight: Tensor, offsets: Tensor, scale: Tensor) -> None:
-    shapes = f"got weight {tuple(weight.shape)}, offsets {tuple(offsets.shape)} and scale " + str(
-        tuple(scale.shape)
-    )
+    # Messages are put together only when they are needed: torch.compile cannot print the symbolic
+    # batch size of a graph that serves every batch.
     axes = weight.ndim - 2
     if axes not in (2, 3) or offsets.ndim != 3 or offsets.shape[2] != axes:
         raise ValueError(
             "roll_kernel takes weight (C_out, C_in, *k) with d = 2 or 3 spatial axes, offsets "
-            f"(B, n, d) and scale (B, n), {shapes}"
+            f"(B, n, d) and scale (B, n), {_shapes(weight, offsets, scale)}"
         )
     if scale.shape != offsets.shape[:2]:
-        raise ValueError(f"scale must be (B, n) = {tuple(offsets.shape[:2])}, {shapes}")
+        raise ValueError(
+            f"scale must be (B, n) = {tuple(offsets.shape[:2])}, {_shapes(weight, offsets, scale)}"
+        )
     groups = offsets.shape[1]
     if groups < 1 or weight.shape[1] % groups:
         raise ValueError(
@@ -182,7 +201,9 @@ def _check(weight: Tensor, offsets: Tensor, scale: Tensor) -> None:
             "number of groups that divides the channels"
         )
     if min(weight.shape[2:]) < 1:
-        raise ValueError(f"a kernel has at least one tap along each axis, {shapes}")
+        raise ValueError(
+            "a kernel has at least one tap along each axis, " + _shapes(weight, offsets, scale)
+        )
     if not (weight.is_floating_point() and offsets.is_floating_point()):
         raise TypeError(f"expected floating point, got {weight.dtype} and {offsets.dtype}")
     if not scale.is_floating_point():
@@ -192,3 +213,10 @@ def _check(weight: Tensor, offsets: Tensor, scale: Tensor) -> None:
             f"expected one device, got weight on {weight.device}, offsets on {offsets.device}, "
             f"scale on {scale.device}"
         )
+
+
+def _shapes(weight: Tensor, offsets: Tensor, scale: Tensor) -> str:
+    return (
+        f"got weight {tuple(weight.shape)}, offsets {tuple(offsets.shape)} and scale "
+        f"{tuple(scale.shape)}"
+    )

@@ -5,7 +5,8 @@
 //   scale   (B, n)
 //   out     (B, C_out, C_in, KZ, KY, KX)
 //
-// Each group is rolled cyclically by its offset, blending the corners floor and floor + 1 of every
+// Memory is contiguous in this order, or with LAST channels-last: (C_out, taps, C_in), each sample
+// of out alike. Each group is rolled cyclically by its offset, blending the corners floor and floor + 1 of every
 // axis, and multiplied by its scale; cuda_ops/reference.py says the same in plain torch.
 //
 // One source for NVRTC (through CuPy), for nvcc and, with the shim of the tests, for a host
@@ -98,9 +99,12 @@ __device__ Plan<A> make_plan(const A* offsets, const A* scale, size_t group) {
   return plan;
 }
 
-// Index of the first tap of row u of a group: u counts (output, channel of the group) pairs.
+// Index of the first tap of row u of a group: u counts (output, channel of the group) pairs. The
+// taps of a row lie side by side, or with LAST `inputs` apart.
+template <bool LAST>
 __device__ __forceinline__ size_t row_start(int u, int group, int width, int inputs, int taps) {
-  return (static_cast<size_t>(u / width) * inputs + group * width + u % width) * taps;
+  const size_t output = u / width, input = group * width + u % width;
+  return LAST ? output * taps * inputs + input : (output * inputs + input) * taps;
 }
 
 // (1 - f) r[j] + f r[j + step] along one axis of K elements `stride` apart, step +1 or -1, cyclic.
@@ -116,16 +120,20 @@ __device__ __forceinline__ void blend(A* r, int stride, A f) {
   }
 }
 
+// A fraction of 0, the same for the whole block, leaves every bit as it is.
 template <int STEP, int KZ, int KY, int KX, typename A>
 __device__ __forceinline__ void blend_all(A* r, const Plan<A>& plan) {
+  if (plan.fraction[2] != A(0))
 #pragma unroll
-  for (int i = 0; i < KZ * KY; ++i) blend<KX, STEP>(r + i * KX, 1, plan.fraction[2]);
+    for (int i = 0; i < KZ * KY; ++i) blend<KX, STEP>(r + i * KX, 1, plan.fraction[2]);
+  if (plan.fraction[1] != A(0))
 #pragma unroll
-  for (int z = 0; z < KZ; ++z)
+    for (int z = 0; z < KZ; ++z)
 #pragma unroll
-    for (int x = 0; x < KX; ++x) blend<KY, STEP>(r + z * KY * KX + x, KX, plan.fraction[1]);
+      for (int x = 0; x < KX; ++x) blend<KY, STEP>(r + z * KY * KX + x, KX, plan.fraction[1]);
+  if (plan.fraction[0] != A(0))
 #pragma unroll
-  for (int i = 0; i < KY * KX; ++i) blend<KZ, STEP>(r + i, KY * KX, plan.fraction[0]);
+    for (int i = 0; i < KY * KX; ++i) blend<KZ, STEP>(r + i, KY * KX, plan.fraction[0]);
 }
 
 // r[t] = row[(t + SIGN whole) mod K], SIGN = -1 forward, +1 for the adjoint.
@@ -149,14 +157,32 @@ __device__ __forceinline__ void read_rolled(const A* row, const Plan<A>& plan, A
   }
 }
 
-template <int N, int T, typename S, typename A>
-__device__ __forceinline__ void load_rows(const S* from, const size_t* starts, int rows, A* tile) {
-  for (int e = threadIdx.x; e < rows * N; e += T) tile[e] = widen(from[starts[e / N] + e % N]);
+// Rows of memory to rows of the tile and back, neighbouring threads at neighbouring addresses: with
+// taps side by side the block walks along them, with LAST each thread walks down its own row.
+template <int N, int T, bool LAST, typename S, typename A>
+__device__ __forceinline__ void load_rows(const S* from, const size_t* starts, int rows, int inputs,
+                                          A* tile) {
+  if (!LAST) {
+    for (int e = threadIdx.x; e < rows * N; e += T) tile[e] = widen(from[starts[e / N] + e % N]);
+  } else if (threadIdx.x < rows) {
+    from += starts[threadIdx.x];
+#pragma unroll
+    for (int t = 0; t < N; ++t)
+      tile[threadIdx.x * N + t] = widen(from[static_cast<size_t>(t) * inputs]);
+  }
 }
 
-template <int N, int T, typename S, typename A>
-__device__ __forceinline__ void store_rows(const A* tile, const size_t* starts, int rows, S* to) {
-  for (int e = threadIdx.x; e < rows * N; e += T) narrow(tile[e], to[starts[e / N] + e % N]);
+template <int N, int T, bool LAST, typename S, typename A>
+__device__ __forceinline__ void store_rows(const A* tile, const size_t* starts, int rows,
+                                           int inputs, S* to) {
+  if (!LAST) {
+    for (int e = threadIdx.x; e < rows * N; e += T) narrow(tile[e], to[starts[e / N] + e % N]);
+  } else if (threadIdx.x < rows) {
+    to += starts[threadIdx.x];
+#pragma unroll
+    for (int t = 0; t < N; ++t)
+      narrow(tile[threadIdx.x * N + t], to[static_cast<size_t>(t) * inputs]);
+  }
 }
 
 // Sums COUNT values over the block in a fixed order; the result is thread 0's. T is whole warps.
@@ -175,7 +201,7 @@ template <int T, int COUNT, typename A> __device__ void block_sum(A* values, A* 
 
 // ---- forward: grid (ceil(C_out C_in/n / T), n, B), block T --------------------------------------
 
-template <typename W, typename O, int D, int KZ, int KY, int KX, int T>
+template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
 __global__ void __launch_bounds__(T, 1)
 roll_forward(const W* __restrict__ weight, const acc_t<W>* __restrict__ offsets,
              const acc_t<W>* __restrict__ scale, O* __restrict__ out, int outputs, int inputs,
@@ -190,9 +216,9 @@ roll_forward(const W* __restrict__ weight, const acc_t<W>* __restrict__ offsets,
   if (threadIdx.x == 0)
     plan[0] = make_plan<A, D, KZ, KY, KX>(offsets, scale,
                                           static_cast<size_t>(blockIdx.z) * groups + group);
-  starts[threadIdx.x] = row_start(first + threadIdx.x, group, width, inputs, N);
+  starts[threadIdx.x] = row_start<LAST>(first + threadIdx.x, group, width, inputs, N);
   __syncthreads();
-  load_rows<N, T>(weight, starts, rows, tile);
+  load_rows<N, T, LAST>(weight, starts, rows, inputs, tile);
   __syncthreads();
   if (threadIdx.x < rows) {  // reads and writes its own row alone
     A r[N];
@@ -203,8 +229,8 @@ roll_forward(const W* __restrict__ weight, const acc_t<W>* __restrict__ offsets,
     for (int t = 0; t < N; ++t) row[t] = plan[0].scale * r[t];
   }
   __syncthreads();
-  store_rows<N, T>(tile, starts, rows,
-                   out + static_cast<size_t>(blockIdx.z) * outputs * inputs * N);
+  store_rows<N, T, LAST>(tile, starts, rows, inputs,
+                         out + static_cast<size_t>(blockIdx.z) * outputs * inputs * N);
 }
 
 // ---- backward: grid (chunks = ceil(C_out C_in/n / T), n), block T -------------------------------
@@ -238,7 +264,7 @@ __device__ void slopes(const A* d, const Plan<A>& plan, A* to) {
       const int corner[3] = {k / 4, k / 2 % 2, k % 2};
       A share = which == 0 ? A(1) : plan.scale;
 #pragma unroll
-  for (int axis = 0; axis < 3; ++axis) {
+      for (int axis = 0; axis < 3; ++axis) {
         if (which == axis + 1)
           share *= sizes[axis] == 1 ? A(0) : (corner[axis] ? A(1) : A(-1));
         else
@@ -250,7 +276,7 @@ __device__ void slopes(const A* d, const Plan<A>& plan, A* to) {
   }
 }
 
-template <typename W, typename O, int D, int KZ, int KY, int KX, int T>
+template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
 __global__ void __launch_bounds__(T, 1)
 roll_backward(const O* __restrict__ grad, const W* __restrict__ weight,
               const acc_t<W>* __restrict__ offsets, const acc_t<W>* __restrict__ scale,
@@ -265,9 +291,9 @@ roll_backward(const O* __restrict__ grad, const W* __restrict__ weight,
   const int group = blockIdx.y, width = inputs / groups, first = blockIdx.x * T;
   const int left = outputs * width - first, rows = left < T ? left : T;
   const bool mine = threadIdx.x < rows;
-  starts[threadIdx.x] = row_start(first + threadIdx.x, group, width, inputs, N);
+  starts[threadIdx.x] = row_start<LAST>(first + threadIdx.x, group, width, inputs, N);
   __syncthreads();
-  load_rows<N, T>(weight, starts, rows, tile);
+  load_rows<N, T, LAST>(weight, starts, rows, inputs, tile);
   __syncthreads();
   A w[N], sum[N];
 #pragma unroll
@@ -279,7 +305,8 @@ roll_backward(const O* __restrict__ grad, const W* __restrict__ weight,
     const size_t at = static_cast<size_t>(b) * groups + group;
     __syncthreads();  // tile, plan and slots of the last sample are read
     if (threadIdx.x == 0) plan[0] = make_plan<A, D, KZ, KY, KX>(offsets, scale, at);
-    load_rows<N, T>(grad + static_cast<size_t>(b) * outputs * inputs * N, starts, rows, tile);
+    load_rows<N, T, LAST>(grad + static_cast<size_t>(b) * outputs * inputs * N, starts, rows,
+                          inputs, tile);
     __syncthreads();
     A d[8] = {};
     if (mine) {
@@ -299,7 +326,7 @@ roll_backward(const O* __restrict__ grad, const W* __restrict__ weight,
 #pragma unroll
     for (int t = 0; t < N; ++t) tile[threadIdx.x * N + t] = sum[t];
   __syncthreads();
-  store_rows<N, T>(tile, starts, rows, grad_weight);
+  store_rows<N, T, LAST>(tile, starts, rows, inputs, grad_weight);
 }
 
 // Adds the chunks of one group of one sample: grid (B n), block 32.
@@ -321,9 +348,11 @@ roll_finish(const A* __restrict__ partials, A* __restrict__ grad_offsets,
 
 // ---- any kernel size: one thread per tap, corners read from memory ------------------------------
 
-// The blend of the 2^D neighbours of `tap` of a row, and its slopes along (z, y, x).
+// The blend of the 2^D neighbours of `tap` of a row whose taps are `step` apart, and its slopes
+// along (z, y, x).
 template <int SIGN, int KZ, int KY, int KX, typename S, typename A>
-__device__ __forceinline__ A gather(const S* row, int tap, const Plan<A>& plan, A* slope) {
+__device__ __forceinline__ A gather(const S* row, int tap, size_t step, const Plan<A>& plan,
+                                    A* slope) {
   const int sizes[3] = {KZ, KY, KX}, place[3] = {tap / (KY * KX), tap / KX % KY, tap % KX};
   int at[3][2];
   for (int axis = 0; axis < 3; ++axis)
@@ -337,10 +366,10 @@ __device__ __forceinline__ A gather(const S* row, int tap, const Plan<A>& plan, 
   for (int k = 0; k < 8; ++k) {
     const int c[3] = {k / 4, k / 2 % 2, k % 2};
     if ((c[0] && KZ == 1) || (c[1] && KY == 1) || (c[2] && KX == 1)) continue;
-    const A v = widen(row[(at[0][c[0]] * KY + at[1][c[1]]) * KX + at[2][c[2]]]);
+    const A v = widen(row[((at[0][c[0]] * KY + at[1][c[1]]) * KX + at[2][c[2]]) * step]);
     A share[3], sign[3];
 #pragma unroll
-  for (int axis = 0; axis < 3; ++axis) {
+    for (int axis = 0; axis < 3; ++axis) {
       share[axis] = c[axis] ? plan.fraction[axis] : A(1) - plan.fraction[axis];
       sign[axis] = sizes[axis] == 1 ? A(0) : (c[axis] ? A(1) : A(-1));
     }
@@ -353,7 +382,7 @@ __device__ __forceinline__ A gather(const S* row, int tap, const Plan<A>& plan, 
 }
 
 // Grid (ceil(C_out C_in/n N / T), n, B), block T.
-template <typename W, typename O, int D, int KZ, int KY, int KX, int T>
+template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
 __global__ void __launch_bounds__(T, 1)
 roll_forward_any(const W* __restrict__ weight, const acc_t<W>* __restrict__ offsets,
                  const acc_t<W>* __restrict__ scale, O* __restrict__ out, int outputs, int inputs,
@@ -362,19 +391,20 @@ roll_forward_any(const W* __restrict__ weight, const acc_t<W>* __restrict__ offs
   constexpr int N = KZ * KY * KX;
   SHARED_ARRAY(Plan<A>, plan, 1);
   const int group = blockIdx.y, width = inputs / groups, e = blockIdx.x * T + threadIdx.x;
-  const size_t sample = blockIdx.z;
+  const int rows = outputs * width, row = LAST ? e % rows : e / N, tap = LAST ? e / rows : e % N;
+  const size_t sample = blockIdx.z, step = LAST ? inputs : 1;
   if (threadIdx.x == 0)
     plan[0] = make_plan<A, D, KZ, KY, KX>(offsets, scale, sample * groups + group);
   __syncthreads();
-  if (e >= outputs * width * N) return;
-  const size_t start = row_start(e / N, group, width, inputs, N);
+  if (e >= rows * N) return;
+  const size_t start = row_start<LAST>(row, group, width, inputs, N);
   A slope[3];
-  const A value = gather<-1, KZ, KY, KX>(weight + start, e % N, plan[0], slope);
-  narrow(plan[0].scale * value, out[sample * outputs * inputs * N + start + e % N]);
+  const A value = gather<-1, KZ, KY, KX>(weight + start, tap, step, plan[0], slope);
+  narrow(plan[0].scale * value, out[sample * outputs * inputs * N + start + tap * step]);
 }
 
 // Grid (chunks = ceil(C_out C_in/n N / T), n), block T; partials as in roll_backward.
-template <typename W, typename O, int D, int KZ, int KY, int KX, int T>
+template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
 __global__ void __launch_bounds__(T, 1)
 roll_backward_any(const O* __restrict__ grad, const W* __restrict__ weight,
                   const acc_t<W>* __restrict__ offsets, const acc_t<W>* __restrict__ scale,
@@ -385,9 +415,11 @@ roll_backward_any(const O* __restrict__ grad, const W* __restrict__ weight,
   SHARED_ARRAY(Plan<A>, plan, 1);
   SHARED_ARRAY(A, slots, 4 * T / 32);
   const int group = blockIdx.y, width = inputs / groups, e = blockIdx.x * T + threadIdx.x;
-  const bool mine = e < outputs * width * N;
-  const size_t start = mine ? row_start(e / N, group, width, inputs, N) : 0;
-  const A w = mine ? A(widen(weight[start + e % N])) : A(0);
+  const int rows = outputs * width, row = LAST ? e % rows : e / N, tap = LAST ? e / rows : e % N;
+  const bool mine = e < rows * N;
+  const size_t step = LAST ? inputs : 1;
+  const size_t start = mine ? row_start<LAST>(row, group, width, inputs, N) : 0;
+  const A w = mine ? A(widen(weight[start + tap * step])) : A(0);
   A sum = A(0);
   for (int b = 0; b < batch; ++b) {
     const size_t at = static_cast<size_t>(b) * groups + group;
@@ -396,8 +428,8 @@ roll_backward_any(const O* __restrict__ grad, const W* __restrict__ weight,
     __syncthreads();
     A parts[4] = {};
     if (mine) {
-      const O* row = grad + static_cast<size_t>(b) * outputs * inputs * N + start;
-      const A value = gather<+1, KZ, KY, KX>(row, e % N, plan[0], parts + 1);
+      const O* from = grad + static_cast<size_t>(b) * outputs * inputs * N + start;
+      const A value = gather<+1, KZ, KY, KX>(from, tap, step, plan[0], parts + 1);
       parts[0] = w * value;
       for (int axis = 1; axis < 4; ++axis) parts[axis] *= w * plan[0].scale;
       sum += plan[0].scale * value;
@@ -406,5 +438,5 @@ roll_backward_any(const O* __restrict__ grad, const W* __restrict__ weight,
     if (threadIdx.x == 0)
       for (int i = 0; i < 4; ++i) partials[(at * gridDim.x + blockIdx.x) * 4 + i] = parts[i];
   }
-  if (mine) narrow(sum, grad_weight[start + e % N]);
+  if (mine) narrow(sum, grad_weight[start + tap * step]);
 }

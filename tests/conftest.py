@@ -22,3 +22,13 @@ def phantom_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom") / "cohort"
     make_cohort(folder, cases=6, size=32, seed=0)
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many registers the CUDA kernels take, as the compiler reported them."""
+    passed = terminalreporter.getreports("passed")
+    found = [text for r in passed for name, text in r.user_properties if name == "registers"]
+    if found:
+        terminalreporter.write_sep("-", "registers a thread, no spill, no local memory")
+        for text in sorted(set(found)):
+            terminalreporter.write_line(text)

@@ -1,74 +1,91 @@
-// The host-compiled kernels behind a C interface, launched as cuda_ops/kernels.py launches them.
+// The host-compiled kernels by the names under which cuda_ops/kernels.py asks CuPy for them.
+#include <map>
+#include <string>
+
 #include "host_shim.h"
 //
 #include "roll_kernel.cu"
 
-template <typename W, typename O, int D, int KZ, int KY, int KX, int T>
-void forward(const void* weight, const void* offsets, const void* scale, void* out, int batch,
-             int outputs, int inputs, int groups) {
+struct Entry {
+  int threads;
+  void (*run)(void** pointers, const int* numbers);
+};
+using Table = std::map<std::string, Entry>;
+
+template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
+void forward(void** p, const int* n) {
   using A = acc_t<W>;
-  constexpr int N = KZ * KY * KX;
-  const int rows = outputs * inputs / groups * (N <= 27 ? 1 : N);
-  host::launch({(rows + T - 1) / T, groups, batch}, T, [&] {
-    const auto w = static_cast<const W*>(weight);
-    const auto o = static_cast<const A*>(offsets), s = static_cast<const A*>(scale);
-    if constexpr (N <= 27)
-      roll_forward<W, O, D, KZ, KY, KX, T>(w, o, s, static_cast<O*>(out), outputs, inputs, groups);
-    else
-      roll_forward_any<W, O, D, KZ, KY, KX, T>(w, o, s, static_cast<O*>(out), outputs, inputs,
-                                               groups);
-  });
+  const auto w = static_cast<const W*>(p[0]);
+  const auto o = static_cast<const A*>(p[1]), s = static_cast<const A*>(p[2]);
+  const auto out = static_cast<O*>(p[3]);
+  if constexpr (KZ * KY * KX <= 27)
+    roll_forward<W, O, D, KZ, KY, KX, LAST, T>(w, o, s, out, n[0], n[1], n[2]);
+  else
+    roll_forward_any<W, O, D, KZ, KY, KX, LAST, T>(w, o, s, out, n[0], n[1], n[2]);
 }
 
-template <typename W, typename O, int D, int KZ, int KY, int KX, int T>
-void backward(const void* grad, const void* weight, const void* offsets, const void* scale,
-              void* grad_weight, void* grad_offsets, void* grad_scale, int batch, int outputs,
-              int inputs, int groups) {
+template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
+void backward(void** p, const int* n) {
   using A = acc_t<W>;
-  constexpr int N = KZ * KY * KX;
-  const int rows = outputs * inputs / groups * (N <= 27 ? 1 : N), chunks = (rows + T - 1) / T;
-  std::vector<A> partials(static_cast<size_t>(batch) * groups * chunks * 4);
-  host::launch({chunks, groups, 1}, T, [&] {
-    const auto g = static_cast<const O*>(grad);
-    const auto w = static_cast<const W*>(weight);
-    const auto o = static_cast<const A*>(offsets), s = static_cast<const A*>(scale);
-    const auto gw = static_cast<W*>(grad_weight);
-    if constexpr (N <= 27)
-      roll_backward<W, O, D, KZ, KY, KX, T>(g, w, o, s, gw, partials.data(), batch, outputs,
-                                            inputs, groups);
-    else
-      roll_backward_any<W, O, D, KZ, KY, KX, T>(g, w, o, s, gw, partials.data(), batch, outputs,
-                                                inputs, groups);
-  });
-  host::launch({batch * groups, 1, 1}, 32, [&] {
-    roll_finish<A, D>(partials.data(), static_cast<A*>(grad_offsets), static_cast<A*>(grad_scale),
-                      chunks);
-  });
+  const auto g = static_cast<const O*>(p[0]);
+  const auto w = static_cast<const W*>(p[1]);
+  const auto o = static_cast<const A*>(p[2]), s = static_cast<const A*>(p[3]);
+  const auto gw = static_cast<W*>(p[4]);
+  const auto parts = static_cast<A*>(p[5]);
+  if constexpr (KZ * KY * KX <= 27)
+    roll_backward<W, O, D, KZ, KY, KX, LAST, T>(g, w, o, s, gw, parts, n[0], n[1], n[2], n[3]);
+  else
+    roll_backward_any<W, O, D, KZ, KY, KX, LAST, T>(g, w, o, s, gw, parts, n[0], n[1], n[2], n[3]);
+}
+
+template <typename A, int D> void finish(void** p, const int* n) {
+  roll_finish<A, D>(static_cast<const A*>(p[0]), static_cast<A*>(p[1]), static_cast<A*>(p[2]), n[0]);
+}
+
+template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
+void add(Table& table, const std::string& kinds) {
+  const std::string end = (KZ * KY * KX <= 27 ? "<" : "_any<") + kinds + ">";
+  table["roll_forward" + end] = {T, forward<W, O, D, KZ, KY, KX, LAST, T>};
+  table["roll_backward" + end] = {T, backward<W, O, D, KZ, KY, KX, LAST, T>};
+}
+
+#define ADD(...) add<__VA_ARGS__>(table, #__VA_ARGS__)
+#define BOTH(W, O, D, KZ, KY, KX, T)       \
+  ADD(W, O, D, KZ, KY, KX, false, T);      \
+  ADD(W, O, D, KZ, KY, KX, true, T)
+
+Table make_table() {
+  Table table;
+  BOTH(double, double, 2, 1, 3, 3, 32);
+  BOTH(double, double, 2, 1, 1, 3, 32);
+  BOTH(double, double, 2, 1, 4, 2, 32);
+  BOTH(double, double, 3, 3, 3, 3, 32);
+  BOTH(double, double, 3, 1, 3, 3, 32);
+  BOTH(double, double, 3, 1, 1, 1, 32);
+  BOTH(double, double, 3, 2, 3, 5, 32);
+  BOTH(double, double, 3, 5, 5, 5, 64);
+  BOTH(float, float, 2, 1, 3, 3, 128);
+  BOTH(float, float, 3, 3, 3, 3, 128);
+  BOTH(float, brain16, 3, 3, 3, 3, 32);
+  BOTH(float, half16, 2, 1, 3, 3, 32);
+  BOTH(brain16, brain16, 3, 3, 3, 3, 32);
+  BOTH(half16, half16, 2, 1, 3, 3, 32);
+  table["roll_finish<float, 2>"] = {32, finish<float, 2>};
+  table["roll_finish<float, 3>"] = {32, finish<float, 3>};
+  table["roll_finish<double, 2>"] = {32, finish<double, 2>};
+  table["roll_finish<double, 3>"] = {32, finish<double, 3>};
+  return table;
 }
 
 extern "C" void reverse_threads(int flag) { host::reversed = flag; }
 
-#define EXPORT(NAME, W, O, D, KZ, KY, KX, T)                                                    \
-  extern "C" void forward_##NAME(const void* w, const void* o, const void* s, void* out, int b, \
-                                 int co, int ci, int n) {                                       \
-    forward<W, O, D, KZ, KY, KX, T>(w, o, s, out, b, co, ci, n);                                \
-  }                                                                                             \
-  extern "C" void backward_##NAME(const void* g, const void* w, const void* o, const void* s,   \
-                                  void* gw, void* go, void* gs, int b, int co, int ci, int n) { \
-    backward<W, O, D, KZ, KY, KX, T>(g, w, o, s, gw, go, gs, b, co, ci, n);                     \
-  }
-
-EXPORT(f64_33, double, double, 2, 1, 3, 3, 32)
-EXPORT(f64_13, double, double, 2, 1, 1, 3, 32)
-EXPORT(f64_42, double, double, 2, 1, 4, 2, 32)
-EXPORT(f64_333, double, double, 3, 3, 3, 3, 32)
-EXPORT(f64_133, double, double, 3, 1, 3, 3, 32)
-EXPORT(f64_111, double, double, 3, 1, 1, 1, 32)
-EXPORT(f64_235, double, double, 3, 2, 3, 5, 32)
-EXPORT(f64_555, double, double, 3, 5, 5, 5, 64)
-EXPORT(f32_33, float, float, 2, 1, 3, 3, 128)
-EXPORT(f32_333, float, float, 3, 3, 3, 3, 128)
-EXPORT(mix16_333, float, brain16, 3, 3, 3, 3, 32)
-EXPORT(mixhalf_33, float, half16, 2, 1, 3, 3, 32)
-EXPORT(bf16_333, brain16, brain16, 3, 3, 3, 3, 32)
-EXPORT(f16_33, half16, half16, 2, 1, 3, 3, 32)
+// Launches the instance `name`; 1 when there is none, 2 when it has another number of threads.
+extern "C" int launch(const char* name, int x, int y, int z, int threads, void** pointers,
+                      const int* numbers) {
+  static const Table table = make_table();
+  const auto found = table.find(name);
+  if (found == table.end()) return 1;
+  if (found->second.threads != threads) return 2;
+  host::launch({x, y, z}, threads, [&] { found->second.run(pointers, numbers); });
+  return 0;
+}
