@@ -52,6 +52,7 @@ setup(
     ],
     extras_require={
         "gpu": ["cupy-cuda13x>=14"],  # 14 keeps compiled templates on disk
+        "score": ["lpips>=0.1.4"],
         "test": [
             "pytest>=8.3",
             "pytest-xdist>=3.6",
@@ -59,6 +60,8 @@ setup(
             "hypothesis>=6.110",
             "ruff>=0.6",
             "build>=1.2",
+            "lpips>=0.1.4",
+            "torchmetrics>=1.4",
             # compiles the CUDA source for the V100, which torch's own CUDA 13 has dropped
             "nvidia-cuda-nvrtc-cu12>=12.4; sys_platform=='linux' and platform_machine=='x86_64'",
         ],

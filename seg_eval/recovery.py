@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from synth3d.bootstrap import RESAMPLES, interval, resampled_means
+
 SMALLEST_GAP = 0.02
 """A mean loss below this is no measurable loss: the ratio would be noise."""
-
-RESAMPLES = 10_000
-FEW_CASES = 15
-"""Below this many cases a bootstrap interval is too narrow."""
 
 
 @dataclass(frozen=True)
@@ -52,33 +50,6 @@ class Recovery:
     reason: str
     cases: int
     patients: int
-
-
-def resampled_means(
-    columns: np.ndarray, patients: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
-) -> np.ndarray:
-    """Means of ``columns`` when patients are drawn with replacement.
-
-    Args:
-        columns: (cases, arms) scores; the arms of a case stay together.
-        patients: Patient of each case; all cases of a patient are drawn together.
-        resamples: How many draws.
-        seed: Of the draws.
-
-    Returns:
-        (resamples, arms).
-
-    Raises:
-        ValueError: No cases, or the lengths differ.
-    """
-    if len(columns) == 0 or len(columns) != len(patients):
-        raise ValueError(f"expected one patient per case, got {len(patients)} for {len(columns)}")
-    names, owner = np.unique(np.asarray(patients), return_inverse=True)
-    member = np.zeros((len(names), len(columns)))
-    member[owner, np.arange(len(columns))] = 1
-    generator = np.random.default_rng(seed)
-    draws = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-    return (draws @ (member @ columns)) / (draws @ member.sum(1))[:, None]
 
 
 def recovery(
@@ -148,5 +119,4 @@ def _ratios(gains: np.ndarray, gaps: np.ndarray) -> np.ndarray:
 
 
 def _estimate(value: float, drawn: np.ndarray) -> Estimate:
-    low, high = np.quantile(drawn, [0.025, 0.975], method="closest_observation")
-    return Estimate(float(value), float(low), float(high))
+    return Estimate(float(value), *interval(drawn))

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from seg_eval.arms import PLUMBING, RIVALS, SYNTHETIC, Arm
-from seg_eval.recovery import FEW_CASES, RESAMPLES, Estimate, difference, recovery
+from seg_eval.recovery import Estimate, difference, recovery
 from seg_eval.regions import REGIONS
 from seg_eval.scores import EMPTY_RULES, Score, counted
+from synth3d.bootstrap import FEW_CASES, RESAMPLES
 
 PLUMBING_TOLERANCE = 0.002
 """The real image through the export path may change the mean Dice by this much."""

@@ -1,11 +1,12 @@
-"""Image quality of a synthetic volume, with the convention in each name.
+"""Image quality of a synthetic volume, as formulas; the ready-made scores are our convention.
 
-Everything here is measured in network intensity space (:mod:`synth3d.intensity`: 0 = background
-and the darkest tissue, 1/2 = the brain's median), over one whole volume, inside a mask: ``range
-1`` is the data range of every formula, although bright tumour lies above 1. The ``_brain`` scores
-take the brain mask, the ``_tumour`` scores the tumour mask; SSIM is the 3-D map of whole images
-*averaged inside* the mask, so a blanked tumour scores near 0 (the official BraSyn score of the
-same picture is above 0.98 because it averages the empty space around the tumour too).
+``psnr_brain`` and its family are measured in network intensity space (:mod:`synth3d.intensity`: 0 =
+background and the darkest tissue, 1/2 = the brain's median), over one whole volume, inside a
+mask: ``range 1`` is the data range of every formula, although bright tumour lies above 1. The
+``_brain`` scores take the brain mask, the ``_tumour`` scores the tumour mask; SSIM is the 3-D map
+of whole images *averaged inside* the mask, so a blanked tumour scores near 0 (the official
+BraSyn score of the same picture is above 0.98 because it averages the empty space around the
+tumour too). Other papers measure otherwise: :mod:`synth3d.conventions`.
 
 Which cases are averaged, and how, is the caller's affair; nothing here knows files or torch.
 """
@@ -15,8 +16,19 @@ from itertools import pairwise
 
 import numpy as np
 
-SSIM_WINDOW = 7
+from synth3d.similarity import SCIKIT_IMAGE, box_around, similarity_map
+
+SSIM_WINDOW = 2 * SCIKIT_IMAGE.radius + 1
 """Side in voxels of the uniform SSIM window, scikit-image's default."""
+
+
+def decibels(squared_error: float, data_range: float = 1.0) -> float:
+    """PSNR of a mean squared error: 10 log10(range^2 / error); infinite for 0, NaN stays NaN."""
+    if math.isnan(squared_error):
+        return math.nan
+    if squared_error == 0:
+        return math.inf
+    return 10 * math.log10(data_range**2 / squared_error)
 
 
 def psnr_brain(
@@ -40,8 +52,7 @@ def psnr_brain(
     difference = _inside(real, synthetic, mask, clamp)
     if not difference.size:
         return math.nan
-    error = float(np.mean(difference**2))
-    return -10 * math.log10(error) if error else math.inf
+    return decibels(float(np.mean(difference**2)))
 
 
 def mae_brain(
@@ -61,24 +72,31 @@ def ssim_brain(
     """Structural similarity, the 3-D map averaged inside ``mask``; 1 for equal volumes.
 
     Wang et al. 2004, eq. 13, as scikit-image computes it: a uniform 7x7x7 window, sample
-    covariance, K1 = 0.01, K2 = 0.03, data range 1. The map sees the whole volumes, so windows
-    at the rim of the mask look across it. Volumes are mirrored at their faces, also where a
-    side is shorter than the window.
+    covariance, data range 1. The map sees the whole volumes, so windows at the rim of the mask
+    look across it. Volumes are mirrored at their faces, also where a side is shorter than the
+    window.
 
     Args, errors and the empty mask as in :func:`psnr_brain`.
     """
-    from skimage.metrics import structural_similarity
-
     _check_shapes(real, synthetic, mask)
     if not mask.any():
         return math.nan
-    box = _box(mask, SSIM_WINDOW // 2)
-    pictures = [_float64(_mirrored(volume[box]), clamp) for volume in (real, synthetic)]
-    similarity = structural_similarity(*pictures, win_size=SSIM_WINDOW, data_range=1.0, full=True)[
-        1
-    ]
-    inside = mask[box]
-    return float(similarity[tuple(slice(side) for side in inside.shape)][inside].mean())
+    box = box_around(mask, SCIKIT_IMAGE.radius)
+    pictures = [_float64(volume[box], clamp) for volume in (real, synthetic)]
+    return float(similarity_map(*pictures, data_range=1.0)[mask[box]].mean())
+
+
+def nmse_brain(
+    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, clamp: bool = False
+) -> float:
+    """Squared error over squared signal inside ``mask``: sum (s - r)^2 / sum r^2.
+
+    Args, errors and the empty mask as in :func:`psnr_brain`; 0 for equal volumes, 1 for an empty
+    synthetic one, NaN where the real one is 0 throughout the mask.
+    """
+    difference = _inside(real, synthetic, mask, clamp)
+    energy = float(np.sum(_float64(real[mask], clamp) ** 2))
+    return float(np.sum(difference**2)) / energy if energy else math.nan
 
 
 def psnr_tumour(
@@ -151,19 +169,3 @@ def _check_shapes(*volumes: np.ndarray) -> None:
             raise ValueError(f"volumes of one case must agree: {first.shape} and {second.shape}")
     if volumes[-1].dtype != bool:
         raise ValueError(f"the mask must be bool, got {volumes[-1].dtype}")
-
-
-def _box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
-    """The bounding box of a non-empty ``mask``, wider by ``margin`` where there is room."""
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        at = np.flatnonzero(mask.any(axis=others))
-        box.append(slice(max(int(at[0]) - margin, 0), int(at[-1]) + 1 + margin))
-    return tuple(box)
-
-
-def _mirrored(volume: np.ndarray) -> np.ndarray:
-    """``volume`` continued by reflection where a side is shorter than the SSIM window."""
-    short = [(0, max(SSIM_WINDOW - side, 0)) for side in volume.shape]
-    return np.pad(volume, short, mode="symmetric")

@@ -102,6 +102,95 @@ def draw_contact_sheet(
     _save(figure, path)
 
 
+def draw_scores(panels: Mapping[str, Sequence[tuple[str, Any, Any, Any]]], path: Path) -> None:
+    """A dot per case for each score, and its mean with the 95 % interval; one panel per kind.
+
+    Args:
+        panels: Title to columns: label, values of the cases, values with the tumour blanked (NaN
+            where there is none), and a summary with ``mean``, ``low`` and ``high``.
+        path: The PNG to write.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    widths = [1.2 + 0.55 * len(columns) for columns in panels.values()]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(sum(widths) + 0.6, 4.4), squeeze=False, constrained_layout=True,
+        width_ratios=widths,
+    )  # fmt: skip
+    for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
+        for at, (_, values, blanked, summary) in enumerate(columns):
+            spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(1)
+            axis.plot(at - 0.18 + spread, _drawn(values), "o", color=BLUE, ms=3.5, alpha=0.7, mew=0)
+            axis.plot(at + 0.2 + spread, _drawn(blanked), "o", mec=ORANGE, mfc="none", ms=3.5)
+            if summary.low is not None:
+                axis.plot([at - 0.18] * 2, [summary.low, summary.high], color=INK, lw=1.6)
+                axis.plot(at - 0.18, summary.mean, "_", color=INK, ms=11, mew=1.6)
+        axis.set_title(title, fontsize=10)
+        labels = [label.replace("@", "\n") for label, *_ in columns]
+        axis.set_xticks(range(len(columns)), labels, rotation=90, fontsize=8)
+        axis.set_xlim(-0.6, len(columns) - 0.4)
+        axis.grid(axis="y", alpha=0.25)
+    dots = [plt.Line2D([], [], ls="", marker="o", color=BLUE, ms=4),
+            plt.Line2D([], [], ls="", marker="o", mec=ORANGE, mfc="none", ms=4)]  # fmt: skip
+    figure.legend(
+        dots, ["a case; bar: mean, 95 % interval", "its tumour blanked"],
+        loc="outside upper center", ncols=2, frameon=False, fontsize=9,
+    )  # fmt: skip
+    _save(figure, path)
+
+
+def draw_levels(
+    lines: Mapping[str, Mapping[str, Sequence[Any]]], axis: str, score: str, title: str, path: Path
+) -> None:
+    """A score against how far something is off: levels on the left, differences on the right.
+
+    Args:
+        lines: Series to ``level``, ``mean`` and ``sd`` over seeds (the band), and ``difference``:
+            None, or ``mean``, ``low`` and ``high`` of cell minus baseline (the band on the right).
+        axis: Label of the levels, with their unit.
+        score: Label of the score.
+        title: Above both.
+        path: The PNG to write.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
+    figure.suptitle(title, fontsize=11)
+    styles = zip((INK, BLUE, ORANGE, GREEN), "osD^", strict=True)
+    for (name, line), (colour, mark) in zip(lines.items(), styles, strict=False):
+        x, mean, sd = (np.asarray(line[key], float) for key in ("level", "mean", "sd"))
+        left.plot(x, mean, f"{mark}-", color=colour, label=name, ms=4.5, lw=1.4)
+        left.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
+        gaps = [(at, gap) for at, gap in zip(x, line["difference"], strict=True) if gap]
+        if gaps:
+            at = [level for level, _ in gaps]
+            low, middle, high = ([gap[key] for _, gap in gaps] for key in ("low", "mean", "high"))
+            right.plot(at, middle, f"{mark}-", color=colour, label=name, ms=4.5, lw=1.4)
+            right.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+    right.axhline(0, color=INK, lw=0.8)
+    left.set(xlabel=axis, ylabel=score)
+    left.set_title("mean over cases; band: ± sd over seeds", fontsize=9)
+    right.set(xlabel=axis, ylabel="difference to the baseline")
+    right.set_title("paired difference; band: 95 % interval", fontsize=9)
+    for panel in (left, right):
+        panel.grid(alpha=0.25)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def _drawn(values: Sequence[float]) -> np.ndarray:
+    """What can be drawn: infinite values become NaN."""
+    values = np.asarray(values, float)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
 def _spans(brain: np.ndarray, margin: int = 2) -> list[tuple[int, int]]:
     """First and last + 1 along (z, y, x) of what is to be shown."""
     if not brain.any():

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from seg_eval.recovery import difference, recovery, resampled_means
+from seg_eval.recovery import difference, recovery
+from synth3d.bootstrap import resampled_means
 
 FULL = [0.9, 0.8, 0.95, 0.85]
 ZERO = [0.4, 0.3, 0.5, 0.4]
