@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synth3d.models.time_embedding import TimeModulation
+
 Conv = type[nn.Conv2d] | type[nn.Conv3d]
 CONV: dict[int, Conv] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -32,76 +34,39 @@ def double(dim: int, inputs: int, outputs: int) -> nn.Module:
     return TRANSPOSED[dim](inputs, outputs, 2, stride=2, bias=False)
 
 
-def merge_groups(weight: Tensor, groups: int, merged: int) -> Tensor:
-    """A grouped kernel written as one of fewer groups, with zeros between what was apart.
-
-    Args:
-        weight: (C_out, C_in / groups, \\*k).
-        groups: The groups it has.
-        merged: The groups it shall have, a divisor of ``groups``.
-
-    Returns:
-        (C_out, C_in / merged, \\*k), for the same convolution with ``merged`` groups.
-    """
-    if merged == groups:
-        return weight
-    eye = torch.eye(groups // merged, dtype=weight.dtype, device=weight.device)
-    blocks = weight.unflatten(0, (merged, groups // merged, -1))
-    return torch.einsum("gh,ngoi...->ngohi...", eye, blocks).flatten(3, 4).flatten(0, 2)
-
-
-def merged_groups(x: Tensor, groups: int) -> int:
-    """Into how many groups a grouped 3x3(x3) convolution of ``x`` (B, C, \\*S) is best merged.
-
-    oneDNN works on 8 or 16 channels at a time: on the CPU, groups of 2 channels took 1.6 (fp32)
-    to 3.9 (bfloat16) times as long, forward and backward, as groups of 8 that are mostly zeros.
-    """
-    if x.device.type != "cpu" or x.dtype == torch.float64:
-        return groups
-    enough = 16 if x.is_contiguous() else 8
-    while groups % 2 == 0 and x.shape[1] // groups < enough:
-        groups //= 2
-    return groups
-
-
-class GroupedConv2d(nn.Conv2d):
-    """``nn.Conv2d`` whose thin groups run merged where that is faster; the same numbers."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H', W')."""
-        groups = merged_groups(x, self.groups)
-        weight = merge_groups(self.weight, self.groups, groups)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, groups)
-
-
-class GroupedConv3d(nn.Conv3d):
-    """``nn.Conv3d`` whose thin groups run merged where that is faster; the same numbers."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, D, H, W) -> (B, C_out, D', H', W')."""
-        groups = merged_groups(x, self.groups)
-        weight = merge_groups(self.weight, self.groups, groups)
-        return F.conv3d(x, weight, self.bias, self.stride, self.padding, self.dilation, groups)
-
-
-GROUPED: dict[int, type[nn.Module]] = {2: GroupedConv2d, 3: GroupedConv3d}
-
-
 class ResBlock(nn.Module):
     """z + conv(relu(conv(z))): no normalisation, nothing after the sum (DPIR, Zhang 2021).
 
     Args:
         first: The first convolution, C -> C.
         second: The second convolution, C -> C.
+        time: What the first convolution's result goes through, with the time's embedding, in
+            generators that are told a time.
     """
 
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+    def __init__(
+        self, first: nn.Module, second: nn.Module, time: TimeModulation | None = None
+    ) -> None:
         super().__init__()
         self.first, self.act, self.second = first, nn.ReLU(), second
+        self.time = time
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, embedded: Tensor | None = None) -> Tensor:
+        """(B, C, \\*S) -> (B, C, \\*S); ``embedded`` (B, E) is the time's embedding."""
+        y = self.first(z)
+        if self.time is not None:
+            y = self.time(y, embedded)
+        return z + self.second(self.act(y))
+
+
+class Stage(nn.Sequential):
+    """ResBlocks in a row, each told the time's embedding."""
+
+    def forward(self, z: Tensor, embedded: Tensor | None = None) -> Tensor:
         """(B, C, \\*S) -> (B, C, \\*S)."""
-        return z + self.second(self.act(self.first(z)))
+        for block in self:
+            z = block(z, embedded)
+        return z
 
 
 class ChannelNorm(nn.Module):
@@ -212,3 +177,13 @@ def choose_stages(stages: int | Sequence[str], levels: int) -> tuple[str, ...]:
     if unknown := [name for name in chosen if name not in names]:
         raise ValueError(f"unknown stage(s) {unknown}; there are {names}")
     return chosen
+
+
+def check_option(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse an option that does not exist.
+
+    Raises:
+        ValueError: ``value`` is not one of ``known``.
+    """
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -16,14 +16,29 @@ class Centred(nn.Module):
 
     Args:
         generator: (B, S, *) → (B, T, *), as in ``GENERATORS``.
+        images: How many of the first input channels are intensities; those behind them, the state
+            of a diffusion, pass as they are. None is all.
+        offset: Added to the output: 1/2 for images, 0 for differences of images and for noise.
+        gain: Divides the output before.
     """
 
-    def __init__(self, generator: nn.Module) -> None:
+    def __init__(
+        self,
+        generator: nn.Module,
+        images: int | None = None,
+        offset: float = CENTRE,
+        gain: float = GAIN,
+    ) -> None:
         super().__init__()
         self.generator = generator
+        self.images, self.offset, self.gain = images, offset, gain
 
     def forward(
-        self, x: Tensor, present: Tensor | None = None, wanted: Tensor | None = None
+        self,
+        x: Tensor,
+        present: Tensor | None = None,
+        wanted: Tensor | None = None,
+        time: Tensor | None = None,
     ) -> Tensor:
         """(B, S, *) → (B, T, *), both in the network's scale; background is free.
 
@@ -31,9 +46,15 @@ class Centred(nn.Module):
             x: Sources; background (0 in all of them) and absent ones are 0.
             present: (B, S) bool, or None for all.
             wanted: (B, T) bool, passed on.
+            time: (B,), passed on to a generator that is told one.
         """
-        seen = (x != 0).any(1, keepdim=True)
+        image, state = x.tensor_split([x.shape[1] if self.images is None else self.images], dim=1)
+        seen = (image != 0).any(1, keepdim=True)
         if present is not None:
-            seen = seen & present.view(*present.shape, *[1] * (x.ndim - 2))
-        centred = torch.where(seen, (x - CENTRE) * GAIN, torch.zeros_like(x))
-        return CENTRE + self.generator(centred, present, wanted) / GAIN
+            here = present[:, : self.images]
+            seen = seen & here.view(*here.shape, *[1] * (x.ndim - 2))
+        centred = torch.where(seen, (image - CENTRE) * GAIN, torch.zeros_like(image))
+        if state.shape[1]:
+            centred = torch.cat([centred, state], dim=1)
+        told = () if time is None else (time,)
+        return self.offset + self.generator(centred, present, wanted, *told) / self.gain

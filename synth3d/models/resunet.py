@@ -9,6 +9,7 @@ from synth3d.models.blocks import (
     CONV,
     MakeConv,
     ResBlock,
+    Stage,
     blank_absent,
     check_sides,
     conv,
@@ -16,6 +17,7 @@ from synth3d.models.blocks import (
     halve,
     stage_names,
 )
+from synth3d.models.time_embedding import TimeEmbedding, TimeModulation
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -33,12 +35,18 @@ class ResUNet(nn.Module):
         dim: 2 or 3.
         widths: Channels from full resolution to the body, at least two.
         blocks: ResBlocks per stage.
+        time_embedding: Let every ResBlock be told a diffusion step (``synth3d.models.
+            time_embedding``); only then are there parameters for it. Untrained, the time has no
+            effect.
 
     Raises:
         ValueError: ``dim`` is not 2 or 3, or a count is not positive.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset()
+    offers: ClassVar[frozenset[str]] = frozenset({"time"})
+    dims: ClassVar[frozenset[int]] = frozenset({2, 3})
+    keywords: ClassVar[frozenset[str]] = frozenset()
+    """Options beside those that the constructor names."""
 
     def __init__(
         self,
@@ -47,18 +55,10 @@ class ResUNet(nn.Module):
         dim: int = 3,
         widths: Sequence[int] = WIDTHS,
         blocks: int = 2,
-        groups: int = 8,
-        stages: int | Sequence[str] = 5,
-        module: str = "conv",
-        routing: str = "stacked",
-        attn_init: str = "default",
-        checkpoint_routing: bool = False,
-        routing_stride: int = 1,
+        time_embedding: bool = False,
     ) -> None:
-        """The keywords after ``blocks`` are AGI-Net's; this network has no use for them."""
-        del groups, stages, module, routing, attn_init, checkpoint_routing, routing_stride
         super().__init__()
-        self._build(in_channels, out_channels, dim, widths, blocks, None)
+        self._build(in_channels, out_channels, dim, widths, blocks, time_embedding)
 
     def _build(
         self,
@@ -67,17 +67,24 @@ class ResUNet(nn.Module):
         dim: int,
         widths: Sequence[int],
         blocks: int,
-        first: MakeConv | None,
+        time_embedding: bool = False,
+        first: MakeConv | None = None,
     ) -> None:
         """Make all layers; ``first`` makes the first convolution of each ResBlock."""
         check_sizes(in_channels, out_channels, dim, widths, blocks)
         self.dim, self.widths, self.levels = dim, tuple(widths), len(widths) - 1
+        self.blocks = blocks
         names, pairs = stage_names(self.levels), list(zip(widths, widths[1:], strict=False))
+        self.time = TimeEmbedding(4 * widths[0]) if time_embedding else None
 
-        def stage(name: str, width: int) -> nn.Sequential:
+        def stage(name: str, width: int) -> Stage:
             make = first or (lambda c, _: conv(dim, c, c, 3))
-            parts = [ResBlock(make(width, name), conv(dim, width, width, 3)) for _ in range(blocks)]
-            return nn.Sequential(*parts)
+
+            def block() -> ResBlock:
+                time = TimeModulation(self.time.width, width) if self.time is not None else None
+                return ResBlock(make(width, name), conv(dim, width, width, 3), time)
+
+            return Stage(*[block() for _ in range(blocks)])
 
         self.head = conv(dim, in_channels, widths[0], 3)
         sizes = (*widths, *reversed(widths[:-1]))
@@ -87,7 +94,11 @@ class ResUNet(nn.Module):
         self.tail = conv(dim, widths[0], out_channels, 3)
 
     def forward(
-        self, x: Tensor, present: Tensor | None = None, wanted: Tensor | None = None
+        self,
+        x: Tensor,
+        present: Tensor | None = None,
+        wanted: Tensor | None = None,
+        time: Tensor | None = None,
     ) -> Tensor:
         """Map sources to targets.
 
@@ -96,23 +107,39 @@ class ResUNet(nn.Module):
                 2 ** (len(widths) - 1).
             present: (B, C_in) bool; channels that are not present are read as zero.
             wanted: (B, C_out) bool; not used, all targets are made.
+            time: (B,) floating point, a diffusion step index in [0, T); exactly if the network
+                was built with ``time_embedding``.
 
         Returns:
             (B, C_out, \\*S).
 
         Raises:
-            ValueError: Wrong number of axes, or sides that do not halve often enough.
+            ValueError: Wrong number of axes, sides that do not halve often enough, or a time
+                that is missing, unwelcome or not (B,).
         """
         check_sides(x, self.dim, 2**self.levels)
+        embedded = self._embed(x, time)
         x = self.head(blank_absent(x, present))
         skips = [x]
         for level, halving in enumerate(self.halvings, start=1):
-            x = halving(self.stages[f"down{level}"](x))
+            x = halving(self.stages[f"down{level}"](x, embedded))
             skips.append(x)
-        x = self.stages["body"](x)
+        x = self.stages["body"](x, embedded)
         for level, doubling in enumerate(self.doublings, start=1):
-            x = self.stages[f"up{level}"](doubling(x + skips.pop()))
+            x = self.stages[f"up{level}"](doubling(x + skips.pop()), embedded)
         return self.tail(x + skips.pop())
+
+    def _embed(self, x: Tensor, time: Tensor | None) -> Tensor | None:
+        if self.time is None:
+            if time is not None:
+                raise ValueError("this network is told no time; build it with time_embedding=True")
+            return None
+        if time is None or time.shape != x.shape[:1]:
+            raise ValueError(
+                f"expected a time (B,) = ({x.shape[0]},) for a network with time_embedding, got "
+                f"{time if time is None else tuple(time.shape)}"
+            )
+        return self.time(time)
 
 
 def check_sizes(

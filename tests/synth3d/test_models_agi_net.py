@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from synth3d.models import AGINet
-from synth3d.models.agi_net import CagrConv, CrossGroupAttention, OffsetHead, Routing
+from synth3d.models.cagr import CagrConv, CagrOptions, CrossGroupAttention, OffsetHead, Routing
 
 SMALL = {"widths": (16, 32), "stages": 3, "groups": 4}
 
@@ -137,7 +137,7 @@ def test_open_attention_starts_at_one_gate_for_all():
 
 @pytest.mark.parametrize("routing", ["stacked", "parallel"])
 def test_routing_convolutions_keep_groups_apart(routing):
-    layer = Routing(8, 4, dim=3, wiring=routing)
+    layer = Routing(8, 4, dim=3, options=CagrOptions(routing=routing))
     x = image(3, 8, batch=1, side=4)
     moved = x.clone()
     moved[:, 2:4] += 1
@@ -148,7 +148,7 @@ def test_routing_convolutions_keep_groups_apart(routing):
 
 @pytest.mark.parametrize("routing", ["stacked", "parallel"])
 def test_routing_is_the_published_formula(routing):
-    layer = Routing(8, 4, dim=2, wiring=routing)
+    layer = Routing(8, 4, dim=2, options=CagrOptions(routing=routing))
     nn.init.normal_(layer.offsets.weight)
     nn.init.normal_(layer.scale.weight)
     x = image(2, 8)
@@ -177,7 +177,7 @@ def test_a_stride_makes_the_routing_coarser_and_costs_no_parameter():
 
 
 def test_at_the_start_a_cagr_convolution_is_scaled_by_gate_and_lambda():
-    layer = CagrConv(8, 4, 3, attn_init="open")
+    layer = CagrConv(8, 4, 3, CagrOptions(attn_init="open"))
     x = image(3, 8)
     factor = torch.tensor(1.0).sigmoid() * torch.tensor(2.0).sigmoid()
     plain = F.conv3d(x, layer.conv.weight, padding=1)
@@ -208,8 +208,9 @@ def test_an_offset_of_three_taps_is_no_offset():
     assert torch.allclose(layer(x), before, atol=1e-4)
 
 
-def test_a_cagr_convolution_compiles_without_a_graph_break():
-    layer, x = CagrConv(8, 4, 3), image(3, 8)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_a_cagr_convolution_compiles_without_a_graph_break(layout):
+    layer, x = CagrConv(8, 4, 3), image(3, 8).to(memory_format=layout)
     nn.init.normal_(layer.routing.offsets.weight)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(x), layer(x), atol=1e-5)

@@ -1,0 +1,285 @@
+"""What ``python -m synth3d.bench`` measures: whole networks against the plain one, with bars."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cuda_ops.bench_allocator import give_back_memory
+from cuda_ops.bench_clock import Call, compare, summary
+from cuda_ops.bench_rows import Result, Row, Setting, SkipRow, take
+from synth3d.models import GENERATORS, options_of
+
+FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
+STATUS = Path("/proc/self/status")
+RESET = Path("/proc/self/clear_refs")
+AGI = {"stages": 5, "checkpoint_routing": False}
+NETWORKS: dict[str, tuple[str, dict[str, object]]] = {
+    "plain": ("resunet", {}),
+    "agi": ("agi-net", AGI),
+    "agi-recomputed": ("agi-net", AGI | {"checkpoint_routing": True}),
+    "agi-stride2": ("agi-net", AGI | {"routing_stride": 2}),
+    "gr": ("agi-net", AGI | {"module": "gr"}),
+    "ca": ("agi-net", AGI | {"module": "ca"}),
+    "deform": ("deform-resunet", {"stages": 5}),
+    "arc": ("arc-resunet", {"stages": 5}),
+}
+TRAIN_BARS = {"agi": 1.30, "agi-stride2": 1.12}
+INFER_BARS = {"agi": 1.40, "agi-stride2": 1.10}
+MEMORY_BARS = {"agi-recomputed": 1.25, "agi-stride2": 1.20}
+BF16_BAR = 0.58
+
+
+@dataclass(frozen=True)
+class Case:
+    """A size at which networks are compared: three sources, one target, cubic patches."""
+
+    name: str
+    widths: tuple[int, ...]
+    groups: int
+    side: int
+    dim: int = 3
+    batch: int = 2
+    seconds: float = 2.0
+    """Of a plain training step on one core, about."""
+
+    def __str__(self) -> str:
+        widths = "-".join(map(str, self.widths))
+        return f"{self.dim}-D {widths}, n={self.groups}, {self.side}^{self.dim}, B={self.batch}"
+
+    def network(self, name: str) -> nn.Module:
+        """The network of ``NETWORKS`` at this size, the same weights for the same name."""
+        torch.manual_seed(0)
+        model, options = NETWORKS[name]
+        size = {"dim": self.dim, "widths": self.widths, "groups": self.groups} | options
+        taken = {key: size[key] for key in size.keys() & options_of(model)}
+        return GENERATORS[model](3, 1, **taken)
+
+
+RECIPE = Case("recipe", (16, 32, 64, 128), 4, 48)
+LARGE = Case("recipe-64", (16, 32, 64, 128), 4, 64, seconds=5)
+MIDDLE = Case("middle", (32, 64, 128, 256), 8, 48, seconds=8)
+PAPER = Case("paper", (64, 128, 256, 512), 8, 32, seconds=10)
+SLICES = Case("paper-2d", (64, 128, 256, 512), 8, 64, dim=2, batch=4, seconds=2)
+CASES = (RECIPE, LARGE, MIDDLE, PAPER, SLICES)
+
+
+def rows() -> list[Row]:
+    """All rows, in the order of the table."""
+    return [*train_rows(), *infer_rows(), *memory_rows(), *precision_rows()]
+
+
+def train_rows() -> Iterator[Row]:
+    """A training step: forward, L1, backward, Adam."""
+    for case in CASES:
+        for dtype in ("fp32", "bf16"):
+            for layout in ("channels_last", "contiguous"):
+                first = layout == "channels_last"
+                if not first and case is not RECIPE:
+                    continue
+                names = ["agi", "agi-stride2"]
+                if case is RECIPE and dtype == "fp32" and first:
+                    names += ["agi-recomputed", "gr", "ca", "deform"]
+                if case is SLICES and dtype == "fp32":
+                    names += ["deform", "arc"]
+                yield _row("train", case, names, dtype, layout, TRAIN_BARS)
+
+
+def infer_rows() -> Iterator[Row]:
+    """A forward pass without gradients."""
+    for case in (RECIPE, MIDDLE):
+        for dtype in ("fp32", "bf16"):
+            names = ["agi", "agi-stride2"]
+            yield _row("infer", case, names, dtype, "channels_last", INFER_BARS, 0.3)
+
+
+def memory_rows() -> Iterator[Row]:
+    """How far a process climbs in two training steps without an optimiser."""
+    for case in (RECIPE, LARGE):
+        row = Row(
+            f"memory/{case.name}/fp32/channels_last", str(case), partial(_memory, case=case),
+            memory_format="channels_last", candidate="agi", cost=15 * case.seconds,
+        )  # fmt: skip
+        yield row
+
+
+def precision_rows() -> Iterator[Row]:
+    """A step in bfloat16 against the same in float32."""
+    yield Row(
+        "precision/recipe/channels_last", str(RECIPE), partial(_precision, case=RECIPE),
+        dtype="bf16", memory_format="channels_last", candidate="agi", baseline="fp32",
+        bar=BF16_BAR, cost=4 * RECIPE.seconds,
+    )  # fmt: skip
+
+
+def _row(
+    group: str,
+    case: Case,
+    names: list[str],
+    dtype: str,
+    layout: str,
+    bars: dict[str, float],
+    share: float = 1.0,
+) -> Row:
+    measure = partial(_compare, case=case, names=names, bars=bars, group=group)
+    cost = share * case.seconds * (1 + 1.3 * len(names)) * (0.5 if dtype == "bf16" else 1)
+    quick = case is RECIPE and dtype == "fp32" and layout == "channels_last"
+    return Row(
+        f"{group}/{case.name}/{dtype}/{layout}", str(case), measure, dtype, layout,
+        candidate=names[0], cost=cost, quick=quick,
+    )  # fmt: skip
+
+
+def _compare(
+    row: Row, setting: Setting, case: Case, names: list[str], bars: dict[str, float], group: str
+) -> list[Result]:
+    _refuse_slow_bf16(row.dtype, setting.device)
+    calls = {name: _call(case, name, row, setting, group) for name in ["plain", *names]}
+    taken = take(setting, calls)
+    found = []
+    for name in names:
+        ratio = compare(taken[name], taken["plain"])
+        found.append(
+            row.result(
+                candidate=name,
+                value=ratio.median,
+                lowest=ratio.lowest,
+                of_minima=ratio.of_minima,
+                rounds=setting.rounds,
+                bar=bars.get(name),
+                clock=setting.clock.name,
+                seconds=summary({key: taken[key] for key in ("plain", name)}),
+            )  # fmt: skip
+        )
+    return found
+
+
+def _precision(row: Row, setting: Setting, case: Case) -> list[Result]:
+    _refuse_slow_bf16("bf16", setting.device)
+    fp32 = Row(row.name, row.shape, row.measure, "fp32", row.memory_format)
+    calls = {
+        "agi": _call(case, "agi", row, setting, "train"),
+        "fp32": _call(case, "agi", fp32, setting, "train"),
+    }
+    taken = take(setting, calls)
+    ratio = compare(taken["agi"], taken["fp32"])
+    return [
+        row.result(
+            value=ratio.median,
+            lowest=ratio.lowest,
+            of_minima=ratio.of_minima,
+            rounds=setting.rounds,
+            clock=setting.clock.name,
+            seconds=summary(taken),
+        )  # fmt: skip
+    ]
+
+
+def _call(case: Case, name: str, row: Row, setting: Setting, group: str) -> Call:
+    """One training step or one forward pass of a network, ready to be repeated."""
+    layout = FORMATS[case.dim] if row.memory_format == "channels_last" else torch.contiguous_format
+    network = case.network(name).to(setting.device, memory_format=layout)
+    x = _image(case).to(setting.device, memory_format=layout)
+    autocast = torch.autocast(setting.device.type, torch.bfloat16, enabled=row.dtype == "bf16")
+    if group == "infer":
+        network.eval()
+
+        def infer() -> Tensor:
+            with torch.inference_mode(), autocast:
+                return network(x)
+
+        return infer
+    optimizer = torch.optim.Adam(network.parameters(), 1e-4)
+    target = torch.zeros_like(x[:, :1])
+
+    def step() -> None:
+        with autocast:
+            y = network(x)
+        F.l1_loss(y.float(), target).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _image(case: Case) -> Tensor:
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(case.batch, 3, *[case.side] * case.dim, generator=g)
+
+
+def _refuse_slow_bf16(dtype: str, device: torch.device) -> None:
+    """A CPU without the instructions convolves bfloat16 some 300 times slower."""
+    if dtype == "bf16" and device.type == "cpu":
+        known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+        if known is not None and not known():
+            raise SkipRow("this processor has no bfloat16 instructions")
+
+
+def _memory(row: Row, setting: Setting, case: Case) -> list[Result]:
+    if setting.device.type != "cpu" or not STATUS.exists():
+        raise SkipRow(f"peak memory is read from {STATUS}, for the CPU only")
+    names = ("plain", "agi", "agi-recomputed", "agi-stride2")
+    peaks = {name: _peak(case, name, setting.threads) for name in names}
+    return [
+        row.result(
+            candidate=name,
+            value=peaks[name] / peaks["plain"],
+            rounds=1,
+            bar=MEMORY_BARS.get(name),
+            note=f"{peaks[name] / 2**20:.0f} : {peaks['plain'] / 2**20:.0f} MiB",
+        )  # fmt: skip
+        for name in names[1:]
+    ]
+
+
+def _peak(case: Case, name: str, threads: int) -> int:
+    """Bytes that two steps add to a process of their own."""
+    task = json.dumps({"case": case.name, "network": name, "threads": threads})
+    # The child shall find the package that is running, installed or not.
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    finished = subprocess.run(
+        [sys.executable, "-m", "synth3d.bench_rows", task],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode:
+        raise RuntimeError(f"the process that measures ended with {finished.stderr[-300:]}")
+    return int(finished.stdout)
+
+
+def child(task: str) -> int:
+    """Bytes of resident memory that two training steps add, the optimiser's not included."""
+    what = json.loads(task)
+    give_back_memory()
+    torch.set_num_threads(what["threads"])
+    case = next(case for case in CASES if case.name == what["case"])
+    layout = FORMATS[case.dim]
+    network = case.network(what["network"]).to(memory_format=layout)
+    x = _image(case).to(memory_format=layout)
+    small = x[..., :16, :16].narrow(2, 0, 16).contiguous(memory_format=layout)
+    network(small).sum().backward()  # libraries load and settle
+    before = _resident("VmRSS")
+    RESET.write_text("5")  # the peak counts from here
+    for _ in range(2):
+        network(x).abs().mean().backward()
+        network.zero_grad()
+    return _resident("VmHWM") - before
+
+
+def _resident(key: str) -> int:
+    lines = STATUS.read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
+
+
+if __name__ == "__main__":
+    print(child(sys.argv[1]))

@@ -1,0 +1,166 @@
+"""Convolution with kernels that turn: adaptive rotated convolution (ARC, Pu et al. 2023), 2-D.
+
+K kernels are each rotated by an angle that a routing function reads from the input, and added
+with weights that it reads as well (section 3.2 there): one kernel per sample.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cuda_ops import full_precision
+from cuda_ops.paths import conv_per_sample
+from synth3d.models.blocks import ChannelNorm, GlobalMean, choose_stages, conv
+from synth3d.models.resunet import WIDTHS, ResUNet
+
+LARGEST_ANGLE = math.radians(40)
+
+
+def rotation_matrices(angles: Tensor) -> Tensor:
+    """The rotation of a 3x3 kernel as a matrix over its 9 taps.
+
+    Tap (y, x) of the rotated kernel is read, bilinearly, where the rotation takes it from, drawn
+    back onto the kernel's square where that lies outside (so a corner slides along the rim).
+
+    Args:
+        angles: (...), in radians, counter-clockwise on the page (y down), up to a quarter turn.
+
+    Returns:
+        (..., 9, 9): rotated[s] = sum over t of R[s, t] kernel[t]; the identity, exactly, at 0.
+        The slope at 0 is that from the right, not 0.
+    """
+    taps = torch.arange(-1, 2, device=angles.device, dtype=angles.dtype)
+    y, x = (axis.flatten() for axis in torch.meshgrid(taps, taps, indexing="ij"))
+    cos, sin = angles.cos()[..., None], angles.sin()[..., None]
+    weights = []
+    for place in (cos * y + sin * x, cos * x - sin * y):  # (..., 9), where each tap is read
+        inside = place.clamp(-1, 1)
+        lower = inside.detach().floor()
+        share = (inside - lower)[..., None]
+        at = (taps == lower[..., None]).to(share.dtype)
+        above = (taps == lower[..., None] + 1).to(share.dtype)
+        weights.append((1 - share) * at + share * above)  # (..., 9, 3)
+    return (weights[0][..., :, None] * weights[1][..., None, :]).flatten(-2)
+
+
+class AngleRouting(nn.Module):
+    """(B, C, H, W) -> angles (B, K) within 40 degrees, weights (B, K) in (0, 1).
+
+    Depthwise 3x3 convolution, normalisation over channels, ReLU, global mean, dropout, and one
+    linear head each, the angles' without bias.
+
+    Args:
+        channels: C.
+        kernels: K.
+        dropout: Of the pooled features, in training.
+    """
+
+    def __init__(self, channels: int, kernels: int, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.norm, self.act, self.pool = ChannelNorm(channels), nn.ReLU(), GlobalMean()
+        self.dropout = nn.Dropout(dropout)
+        self.angle = nn.Linear(channels, kernels, bias=False)
+        self.weight = nn.Linear(channels, kernels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small weights: angles near 0, every kernel's weight near 1/2."""
+        for layer in (self.depthwise, self.angle, self.weight):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.zeros_(self.weight.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Angles in radians and weights, in float32 or more also under autocast."""
+        pooled = self.dropout(self.pool(self.act(self.norm(self.depthwise(x)))))
+        with full_precision(x.device.type):
+            angles = LARGEST_ANGLE * F.softsign(self.angle(pooled))
+            return angles, torch.sigmoid(self.weight(pooled))
+
+
+class RotatingConv(nn.Module):
+    """A bias-free 3x3 convolution, C -> C, with rotated kernels, one mixture per sample.
+
+    Args:
+        channels: C.
+        kernels: K.
+    """
+
+    def __init__(self, channels: int, kernels: int) -> None:
+        super().__init__()
+        # The K kernels one after the other along the outputs: memory formats want four axes.
+        self.weight = nn.Parameter(torch.empty(kernels * channels, channels, 3, 3))
+        self.channels = channels
+        self.routing = AngleRouting(channels, kernels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every kernel as ``torch.nn.Conv2d`` draws its own."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return conv_per_sample(x, self.kernels(x).to(x.dtype), padding=1)
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """The kernels (B, C, C, 3, 3) that each sample of ``x`` is convolved with."""
+        angles, weights = self.routing(x)
+        with full_precision(x.device.type):
+            turn = weights[..., None, None] * rotation_matrices(angles)
+            kernels = self.weight.unflatten(0, (-1, self.channels)).flatten(3)
+            mixed = torch.einsum("bkst,koct->bocs", turn, kernels)
+        return mixed.unflatten(3, (3, 3))
+
+
+class ArcResUNet(ResUNet):
+    """ResUNet with rotating convolutions where AGI-Net has its rolling ones; 2-D only.
+
+    Args:
+        in_channels: Input channels.
+        out_channels: Output channels.
+        dim: 2.
+        widths: Channels from full resolution to the body.
+        blocks: ResBlocks per stage.
+        stages: How many of down1, ..., body, up1, ... rotate, counted from the first, or their
+            names; as in :class:`synth3d.models.AGINet`.
+        rotated_kernels: K, how many kernels each of them mixes.
+        time_embedding: See :class:`ResUNet`.
+
+    Raises:
+        ValueError: ``dim`` is 3: a rotation of a 3-D kernel has three angles and is not
+            published; or a size that does not fit.
+    """
+
+    dims: ClassVar[frozenset[int]] = frozenset({2})
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dim: int = 2,
+        widths: Sequence[int] = WIDTHS,
+        blocks: int = 2,
+        stages: int | Sequence[str] = 5,
+        rotated_kernels: int = 4,
+        time_embedding: bool = False,
+    ) -> None:
+        nn.Module.__init__(self)
+        if dim != 2:
+            raise ValueError(
+                f"arc-resunet turns kernels in the plane and exists in 2-D only, got dim {dim}; "
+                "use dim 2, or another model"
+            )
+        if rotated_kernels < 1:
+            raise ValueError(f"rotated_kernels must be positive, got {rotated_kernels}")
+        chosen = choose_stages(stages, len(widths) - 1)
+
+        def first(channels: int, stage: str) -> nn.Module:
+            if stage in chosen:
+                return RotatingConv(channels, rotated_kernels)
+            return conv(dim, channels, channels, 3)
+
+        self._build(in_channels, out_channels, dim, widths, blocks, time_embedding, first)

@@ -1,0 +1,100 @@
+"""The benchmark of whole networks: that it measures what it says, not how fast this machine is."""
+
+import json
+
+import pytest
+import torch
+
+from cuda_ops.bench_clock import CpuClock
+from cuda_ops.bench_rows import Setting, SkipRow
+from synth3d import bench, bench_rows
+from synth3d.bench_rows import CASES, NETWORKS, Case, rows
+
+TINY = Case("tiny", (8, 16, 32), 2, 16, seconds=0.01)
+
+
+@pytest.fixture
+def setting():
+    return Setting(torch.device("cpu"), CpuClock(), rounds=1, least=0.0)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(bench_rows, "CASES", (TINY,))
+    for name in ("RECIPE", "LARGE", "MIDDLE", "PAPER"):
+        monkeypatch.setattr(bench_rows, name, TINY)
+    monkeypatch.setattr(bench_rows, "SLICES", Case("flat", (8, 16, 32), 2, 16, dim=2))
+
+
+def test_names_are_unique_and_quick_ones_exist():
+    names = [row.name for row in rows()]
+    assert len(set(names)) == len(names)
+    assert {row.name.split("/")[0] for row in rows() if row.quick} == {"train", "infer"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_can_be_made_at_the_size_of_its_rows(name):
+    flat = Case("flat", (8, 16, 32), 2, 16, dim=2)
+    case = flat if name == "arc" else TINY
+    net = case.network(name)
+    assert net(torch.zeros(1, 3, *[16] * case.dim)).shape[:2] == (1, 1)
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+@pytest.mark.parametrize("group", ["train", "infer"])
+def test_a_row_compares_each_network_with_the_plain_one(setting, group, layout):
+    bars = {"agi": 1e9, "agi-stride2": 0.0}
+    row = bench_rows._row(group, TINY, ["agi", "agi-stride2"], "fp32", layout, bars)
+    first, second = row.measure(row, setting)
+    assert (first.candidate, first.met, second.candidate, second.met) == (
+        "agi", True, "agi-stride2", False,
+    )  # fmt: skip
+    assert first.value > 0
+    assert set(first.seconds) == {"plain", "agi"}
+
+
+def test_bfloat16_is_refused_where_it_is_emulated(monkeypatch, setting):
+    class Ops:
+        _is_mkldnn_bf16_supported = staticmethod(lambda: False)
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Ops)
+    with pytest.raises(SkipRow, match="no bfloat16 instructions"):
+        bench_rows._refuse_slow_bf16("bf16", torch.device("cpu"))
+    bench_rows._refuse_slow_bf16("fp32", torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_peaks_are_those_of_another_process(setting):
+    row = next(iter(bench_rows.memory_rows()))
+    found = {r.candidate: r for r in row.measure(row, setting)}
+    assert found["agi"].value > found["agi-recomputed"].value > 1
+    assert "MiB" in found["agi"].note
+
+
+def test_the_command_lists_and_chooses(capsys):
+    assert bench.main(["--list", "--only", "train/recipe/"]) == 0
+    listed = capsys.readouterr().out.split("\n")[:-1]
+    assert listed[0] == "train/recipe/fp32/channels_last  (quick)"
+    assert all(line.startswith("train/recipe/") for line in listed)
+    with pytest.raises(SystemExit) as stop:
+        bench.main(["--only", "nothing"])
+    assert stop.value.code == 2
+    assert "no row has such a name" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        bench.main(["--rounds", "0"])
+    assert stop.value.code == 2
+
+
+def test_the_command_writes_json(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "keep_memory", lambda: False)
+    target = tmp_path / "bench.json"
+    arguments = ["--quick", "--rounds", "1", "--only", "infer", "--json", str(target)]
+    assert bench.main(arguments) == 0
+    document = json.loads(target.read_text())
+    assert document["environment"]["command"].startswith("python -m synth3d.bench --quick")
+    assert {row["candidate"] for row in document["rows"]} == {"agi", "agi-stride2"}
+    assert "infer/tiny" in capsys.readouterr().out
+
+
+def test_the_cases_are_sizes_that_networks_can_have():
+    assert all(case.side % 2 ** (len(case.widths) - 1) == 0 for case in CASES)
