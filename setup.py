@@ -34,6 +34,7 @@ setup(
     },
     install_requires=[
         "torch>=2.8,!=2.9.*",
+        "torchvision>=0.23",
         "nnunetv2>=2.8.1,<2.9",
         "batchgenerators>=0.25.1",
         "acvl-utils>=0.2.6,<0.3",

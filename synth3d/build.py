@@ -8,10 +8,8 @@ from synth3d.config import RunConfig
 from synth3d.files import InputError
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.frameworks.base import Framework
-from synth3d.models import GENERATORS
+from synth3d.models import GENERATORS, options_of
 from synth3d.models.blocks import ResBlock
-from synth3d.models.centred import Centred
-from synth3d.models.discriminators import PatchCritic
 
 
 def pick(table: dict[str, Any], name: str, what: str) -> Any:
@@ -39,8 +37,10 @@ def build_generator(config: RunConfig) -> nn.Module:
         raise InputError(
             f"{config.train.framework} needs {sorted(lacking)} of {model.name}; able: {able}"
         )
-    ours = ("name", "residual_init", "centred")
-    shape = {key: getattr(model, key) for key in model.__dataclass_fields__ if key not in ours}
+    taken = options_of(model.name)
+    shape = {key: getattr(model, key) for key in model.__dataclass_fields__ if key in taken}
+    if "time" in framework.needs:
+        shape["time_embedding"] = True
     channels = framework.channels(len(config.sources), len(config.targets))
     try:
         built = generator(*channels, dim=config.dim, **shape)
@@ -48,7 +48,7 @@ def build_generator(config: RunConfig) -> nn.Module:
         raise InputError(f"model {model.name} cannot be built: {error}") from error
     if model.residual_init == "zero":
         start_as_identity(built)
-    return Centred(built) if model.centred else built
+    return framework.centre(built, config) if model.centred else built
 
 
 def start_as_identity(generator: nn.Module) -> None:
@@ -58,24 +58,17 @@ def start_as_identity(generator: nn.Module) -> None:
             nn.init.zeros_(module.second.weight)
 
 
-def build(config: RunConfig) -> Framework:
-    """The framework of ``config`` around a fresh generator, with a critic if it has one.
+def build(config: RunConfig, training: bool = True) -> Framework:
+    """The framework of ``config`` around a fresh generator.
+
+    Args:
+        config: What to build.
+        training: With what only losses need: a critic, a perceptual network. Without, nothing
+            but the generator has weights and no file is read.
 
     Raises:
-        InputError: As :func:`build_generator`.
+        InputError: As :func:`build_generator`; patches too small for the critic, options that do
+            not fit the sources, or weights that are not on this machine.
     """
-    train = config.train
-    generator = build_generator(config)
-    if train.framework == "l1":
-        return FRAMEWORKS["l1"](generator, train.l1_weight)
-    n_channels = len(config.sources) + len(config.targets)
-    critic = PatchCritic(n_channels, config.dim, train.critic_width, train.critic_layers)
-    if min(config.data.patch) < critic.smallest:
-        raise InputError(
-            f"data.patch {config.data.patch} is too small for a critic of {train.critic_layers} "
-            f"layers, which needs {critic.smallest}; lower train.critic_layers or use "
-            "train.framework=l1"
-        )
-    return FRAMEWORKS["pix2pix"](
-        generator, critic, train.l1_weight, train.adversarial_weight, train.adversarial_start
-    )
+    framework = pick(FRAMEWORKS, config.train.framework, "framework")
+    return framework.from_config(build_generator(config), config, training)

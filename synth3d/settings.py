@@ -3,6 +3,7 @@
 Defaults ← recipe (TOML) ← command line. Nothing here evaluates code.
 """
 
+import contextlib
 import dataclasses
 import json
 import tomllib
@@ -27,9 +28,9 @@ def parse(schema: Any, data: Any, where: str = "config") -> Any:
     if origin is tuple:
         return _parse_list(get_args(schema), data, where)
     if origin in (Union, types.UnionType):
-        if data is None:
+        if data is None and type(None) in get_args(schema):
             return None
-        return parse(next(a for a in get_args(schema) if a is not type(None)), data, where)
+        return _parse_union([a for a in get_args(schema) if a is not type(None)], data, where)
     if origin is not None:  # Literal: names are checked by the dataclass
         schema = str
     if schema is float and type(data) is int:
@@ -37,6 +38,16 @@ def parse(schema: Any, data: Any, where: str = "config") -> Any:
     if type(data) is not schema:
         raise InputError(f"{where}: expected {schema.__name__}, got {data!r}")
     return data
+
+
+def _parse_union(schemas: list[Any], data: Any, where: str) -> Any:
+    if len(schemas) == 1:
+        return parse(schemas[0], data, where)
+    for schema in schemas:
+        with contextlib.suppress(InputError):
+            return parse(schema, data, where)
+    names = ["list" if get_origin(schema) is tuple else schema.__name__ for schema in schemas]
+    raise InputError(f"{where}: expected {' or '.join(names)}, got {data!r}")
 
 
 def _parse_table(schema: Any, data: Any, where: str) -> Any:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from synth3d.models.blocks import CONV
 
 NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 class PatchCritic(nn.Module):
@@ -15,20 +16,17 @@ class PatchCritic(nn.Module):
         dim: 2 or 3.
         width: Channels of the first layer; doubled by each further one, up to 8 times.
         layers: Halvings.
+        out_channels: Score maps, as many as things are judged apart.
 
     Raises:
         ValueError: ``dim`` is not 2 or 3, or a count is not positive.
     """
 
-    def __init__(self, in_channels: int, dim: int, width: int = 64, layers: int = 3) -> None:
+    def __init__(
+        self, in_channels: int, dim: int, width: int = 64, layers: int = 3, out_channels: int = 1
+    ) -> None:
         super().__init__()
-        if dim not in CONV:
-            raise ValueError(f"expected dim 2 or 3, got {dim}")
-        if min(in_channels, width, layers) < 1:
-            raise ValueError(
-                "in_channels, width and layers must be positive, got "
-                f"{in_channels}, {width} and {layers}"
-            )
+        check_critic(dim, in_channels, width, layers, out_channels)
         self.dim, self.smallest = dim, 3 * 2**layers
         body: list[nn.Module] = [
             CONV[dim](in_channels, width, 4, stride=2, padding=1),
@@ -43,20 +41,85 @@ class PatchCritic(nn.Module):
                 nn.LeakyReLU(0.2),
             ]
         self.body = nn.Sequential(*body)
-        self.score = CONV[dim](outputs, 1, 4, padding=1)
+        self.score = CONV[dim](outputs, out_channels, 4, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Score ``x`` (B, C, \\*S).
 
         Returns:
-            (B, 1, \\*s), unbounded; each score judges one patch.
+            (B, ``out_channels``, \\*s), unbounded; each score judges one patch.
 
         Raises:
             ValueError: A side too small for a single patch.
         """
-        if x.ndim != self.dim + 2 or min(x.shape[2:]) < self.smallest:
-            raise ValueError(
-                f"expected (B, C, ...) with {self.dim} sides of at least {self.smallest}, got "
-                f"{tuple(x.shape)}"
-            )
+        check_seen(x, self.dim, self.smallest)
         return self.score(self.body(x))
+
+
+class ScalarCritic(nn.Module):
+    """One score for a whole patch, after the small network of MedSynth (Nie 2018).
+
+    Convolutions of side 5, each with a ReLU and a pooling by 2, then two linear layers. Theirs
+    flatten a patch of one fixed size; here features are averaged over space, so that any size
+    fits. The normalisation is over all channels together: per channel it would leave nothing
+    that an average could tell.
+
+    Args:
+        in_channels: Channels of what is judged.
+        dim: 2 or 3.
+        width: Channels of the first layer; doubled by each further one, up to 8 times.
+        layers: Halvings.
+
+    Raises:
+        ValueError: ``dim`` is not 2 or 3, or a count is not positive.
+    """
+
+    def __init__(self, in_channels: int, dim: int, width: int = 32, layers: int = 3) -> None:
+        super().__init__()
+        check_critic(dim, in_channels, width, layers)
+        self.dim, self.smallest = dim, 2**layers
+        body: list[nn.Module] = []
+        inputs = in_channels
+        for layer in range(layers):
+            outputs = width * min(2**layer, 8)
+            norm = [nn.GroupNorm(1, outputs)] if layer else []
+            body += [CONV[dim](inputs, outputs, 5, padding=2), *norm, nn.ReLU(), POOL[dim](2)]
+            inputs = outputs
+        self.body = nn.Sequential(*body)
+        self.head = nn.Sequential(nn.Linear(inputs, 8 * width), nn.ReLU(), nn.Linear(8 * width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score ``x`` (B, C, \\*S).
+
+        Returns:
+            (B, 1), unbounded: a logit.
+
+        Raises:
+            ValueError: A side too small for all halvings.
+        """
+        check_seen(x, self.dim, self.smallest)
+        return self.head(self.body(x).flatten(2).mean(2))
+
+
+def check_critic(dim: int, *counts: int) -> None:
+    """Refuse sizes that no critic can have.
+
+    Raises:
+        ValueError: ``dim`` is not 2 or 3, or one of ``counts`` is not positive.
+    """
+    if dim not in CONV:
+        raise ValueError(f"expected dim 2 or 3, got {dim}")
+    if min(counts) < 1:
+        raise ValueError(f"channels, width and layers must be positive, got {counts}")
+
+
+def check_seen(x: Tensor, dim: int, smallest: int) -> None:
+    """Refuse an input that a critic cannot judge.
+
+    Raises:
+        ValueError: Wrong number of axes, or a side under ``smallest``.
+    """
+    if x.ndim != dim + 2 or min(x.shape[2:]) < smallest:
+        raise ValueError(
+            f"expected (B, C, ...) with {dim} sides of at least {smallest}, got {tuple(x.shape)}"
+        )

@@ -21,13 +21,27 @@ def test_every_recipe_is_valid_and_survives_json(name):
 
 
 def test_the_recipes_that_commands_choose_by_themselves_ship():
-    assert {"phantom", "cpu", "gpu"} <= set(recipe_names())
+    names = {"phantom", "cpu", "gpu"}
+    assert names | {f"{name}-2d" for name in names} <= set(recipe_names())
 
 
 def test_defaults_are_the_papers():
     assert ModelConfig() == parse(RunConfig, read_recipe("paper-3d")).model
     assert RunConfig().train.steps == 120_000
     assert RunConfig().train.learning_rate == 1e-4
+
+
+def test_the_published_experiments_in_two_dimensions_are_as_printed():
+    brats, ixi = (parse(RunConfig, read_recipe(name)) for name in ("paper-2d", "ixi-2d"))
+    assert (brats.sources, brats.targets) == (("t1n", "t2w"), ("t2f",))
+    assert (ixi.sources, ixi.targets) == (("t1n", "t2w"), ("pd",))
+    for config, side, slices in ((brats, 240, 80), (ixi, 256, 90)):
+        assert (config.dim, config.data.plane, config.data.patch) == (2, "axial", (side, side))
+        assert (config.data.slices_per_case, config.data.intensity) == (slices, "paper")
+        assert config.model == ModelConfig()
+        assert (config.train.framework, config.train.steps) == ("pix2pix", 120_000)
+        assert (config.train.learning_rate, config.data.batch) == (1e-4, 16)
+    assert (brats.data.slice_size, ixi.data.slice_size) == ((), (256, 256))
 
 
 @pytest.mark.parametrize(
@@ -54,6 +68,37 @@ def test_defaults_are_the_papers():
         ({"data": {"overlap": [8, 8]}}, r"data.overlap must be as many numbers as data.patch"),
         ({"data": {"patches_per_case": 0}}, "data.patches_per_case must be"),
         ({"sources": ["t2", "T2w"]}, "sources must be distinct names"),
+        ({"dim": 4}, "dim must be 2 or 3, got 4"),
+        ({"dim": 2}, "data.patch must be 2 numbers, as dim is 2"),
+        ({"data": {"patch": [48, 48], "overlap": [0, 0]}}, "data.patch must be 3 numbers, as dim"),
+        ({"dim": 2, "data": {"patch": [48, 50], "overlap": [0, 0]}}, r"data.patch\[x\] must be a"),
+        (
+            {"dim": 2, "data": {"patch": [48, 48], "overlap": [0, 3]}},
+            r"data.overlap\[x\] must be even",
+        ),
+        (
+            {"data": {"plane": "oblique"}},
+            "data.plane must be axial or coronal or sagittal, got 'obl",
+        ),
+        ({"data": {"slices_per_case": -1}}, "data.slices_per_case must be ≥ 0, got -1"),
+        ({"data": {"slices_per_case": 9}}, "data.slices_per_case must be left out where dim is 3"),
+        ({"data": {"slice_size": [64, 64]}}, "data.slice_size must be left out where dim is 3"),
+        ({"data": {"slice_size": [64]}}, "data.slice_size must be two positive numbers or none"),
+        ({"data": {"slice_size": [64, 0]}}, "data.slice_size must be two positive numbers or none"),
+        ({"data": {"intensity": "p99"}}, "data.intensity must be median or paper, got 'p99'"),
+        ({"data": {"workers": -1}}, "data.workers must be ≥ 0"),
+        ({"data": {"common_grid": "pd"}}, r"data.common_grid must be one of the sources \['t1n'"),
+        (
+            {"misalign": {"source": "flair", "shift": 3}},
+            "misalign.source must be one of the sources",
+        ),
+        (
+            {"misalign": {"shift": 3}},
+            "misalign.source must be one of the sources, to say what moves",
+        ),
+        ({"misalign": {"source": "t2", "shift": -1}}, "misalign.shift must be finite and ≥ 0"),
+        ({"misalign": {"draw": "disc"}}, "misalign.draw must be uniform_box or fixed_magnitude"),
+        ({"misalign": {"when": "never"}}, "misalign.when must be train_and_test or test_only"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(values, message):
@@ -65,6 +110,11 @@ def test_aliases_are_understood_at_the_edge():
     config = parse(RunConfig, {"sources": ["T1", "t1ce"], "targets": ["flair"]})
     assert (config.sources, config.targets) == (("t1n", "t1c"), ("t2f",))
     assert sources_for("t1c") == ("t1n", "t2w", "t2f")
+    assert sources_for("pd") == ("t1n", "t2w")
+    moved = parse(RunConfig, {"misalign": {"source": "T2", "shift": 3}})
+    assert moved.misalign.source == "t2w"
+    assert moved.misalign.active
+    assert not RunConfig().misalign.active
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,268 @@
+"""Diffusion in the space of the targets, conditioned on the sources: DDPM and improved DDPM.
+
+The generator sees cat(sources, noisy targets), and the step. Noise lies on the targets alone. The
+state is 2 x − 1 of the network's scale: healthy tissue at 0. Where no source has a signal there is
+nothing to make: the state is blanked there in training and in sampling alike, and losses count
+inside the brain alone (the papers' count whole images).
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from synth3d.batch import Batch
+from synth3d.config import RunConfig
+from synth3d.framework_options import DDPMOptions, IDDPMOptions
+from synth3d.frameworks.base import counted, masked_mean
+from synth3d.frameworks.iterative import Iterative
+from synth3d.frameworks.schedule import REFERENCE_STEPS, Schedule, gaussian_kl, gaussian_nll
+from synth3d.models.centred import Centred
+
+
+class Diffusion(Iterative):
+    """What both diffusions share; a subclass says what the generator's output means.
+
+    Args:
+        generator: (B, S + T, *) and a time → (B, T, *) or (B, 2 T, *).
+        schedule: The forward process.
+        options: Steps of sampling, and the range of images.
+        n_targets: T.
+        seed: Of :meth:`Framework.randomness`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"time"})
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        schedule: Schedule,
+        options: DDPMOptions | IDDPMOptions,
+        n_targets: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(generator, seed)
+        self.schedule, self.options, self.n_targets = schedule, options, n_targets
+        self.validation_steps = min(options.validation_steps, len(schedule))
+        self._respaced = lru_cache(maxsize=4)(schedule.respaced)
+
+    @staticmethod
+    @abstractmethod
+    def make_schedule(steps: int) -> Schedule:
+        """The paper's schedule with so many steps."""
+
+    @classmethod
+    def from_config(cls, generator: nn.Module, config: RunConfig, training: bool = True) -> Self:
+        """As :meth:`Framework.from_config`."""
+        options = config.train.options
+        schedule = cls.make_schedule(options.diffusion_steps)
+        return cls(generator, schedule, options, len(config.targets), config.train.seed)
+
+    @classmethod
+    def centre(cls, generator: nn.Module, config: RunConfig) -> nn.Module:
+        """Centres the sources alone; states and noise lie around 0 already."""
+        return Centred(generator, len(config.sources), offset=0, gain=1)
+
+    def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The terms of :meth:`terms` at a time drawn for each sample."""
+        draws, image = self.randomness(step), to_state(batch.targets)
+        index = torch.randint(len(self.schedule), (len(image),), generator=draws)
+        noise = torch.randn(image.shape, generator=draws).to(image)
+        state = self.schedule.noised(image, noise, index)
+        output = self._ask(batch.sources, state, index, batch.present, batch.wanted)
+        return self.terms(output, image, noise, state, index, counted(batch))
+
+    @abstractmethod
+    def terms(
+        self,
+        output: Tensor,
+        image: Tensor,
+        noise: Tensor,
+        state: Tensor,
+        index: Tensor,
+        mask: Tensor,
+    ) -> dict[str, Tensor]:
+        """Named loss terms of the generator's ``output`` (float32) for noisy ``state``s.
+
+        Args:
+            output: (B, K, *).
+            image: (B, T, *), as a state without noise.
+            noise: What was added to it, (B, T, *).
+            state: x_t, (B, T, *).
+            index: t, (B,).
+            mask: (B, T, *) bool, what counts.
+        """
+
+    def sampling(self, steps: int | None = None) -> Schedule:
+        """The schedule of sampling in so many steps; None is what the options say."""
+        return self._respaced(steps or self.options.sampling_steps or len(self.schedule))
+
+    def times(self, steps: int | None = None) -> Sequence[int]:
+        """The times of sampling, from the noisiest to the last."""
+        return self.sampling(steps).times[::-1]
+
+    def start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Pure noise (T, *shape), float32 on the CPU."""
+        return torch.randn((self.n_targets, *shape), generator=generator)
+
+    @torch.no_grad()
+    def predict(
+        self, sources: Tensor, state: Tensor, time: int, present: Tensor, wanted: Tensor
+    ) -> Tensor:
+        """The generator's output for tiles at one of :meth:`times`, (B, K, *) float32."""
+        index = torch.full((len(sources),), time)
+        return self._ask(sources, state, index, present, wanted)
+
+    def step(
+        self,
+        state: Tensor,
+        prediction: Tensor,
+        index: int,
+        generator: torch.Generator,
+        steps: int | None = None,
+    ) -> Tensor:
+        """One step towards the image: a draw from p(x_{t−1} | x_t) (Ho et al. 2020, algorithm 2).
+
+        ``generator`` is drawn from once, except at the last step, which gives the image itself.
+        """
+        schedule = self.sampling(steps)
+        at = len(schedule) - 1 - index
+        noise, log_variance = self.read(prediction, schedule, at)
+        low, high = (2 * bound - 1 for bound in self.options.clip)
+        image = schedule.image_of(state, noise, at).clamp(low, high)
+        mean = schedule.posterior_mean(image, state, at)
+        if at == 0:
+            return mean
+        fresh = torch.randn(state.shape, generator=generator).to(state)
+        return mean + torch.exp(0.5 * log_variance) * fresh
+
+    @abstractmethod
+    def read(self, prediction: Tensor, schedule: Schedule, at: int) -> tuple[Tensor, Tensor]:
+        """(noise, log variance of the reverse step) in ``prediction`` (K, *) for step ``at``."""
+
+    def finish(self, state: Tensor) -> Tensor:
+        """The last state in the network's scale."""
+        return (state + 1) / 2
+
+    def _ask(
+        self, sources: Tensor, state: Tensor, index: Tensor, present: Tensor, wanted: Tensor
+    ) -> Tensor:
+        """The generator's output, float32, at the steps ``index`` (B,) of the whole schedule."""
+        seen = (sources != 0).any(1, keepdim=True)
+        given = torch.cat([sources, state * seen], dim=1)
+        here = torch.cat([present, torch.ones_like(wanted)], dim=1)
+        time = (index * (REFERENCE_STEPS / len(self.schedule))).to(sources.device, torch.float32)
+        return self.generator(given, here, self._asked(wanted), time).float()
+
+    def _asked(self, wanted: Tensor) -> Tensor:
+        """``wanted`` (B, T) for the generator's channels (B, K)."""
+        return wanted
+
+
+class DDPM(Diffusion):
+    """Denoising diffusion (Ho et al. 2020): the generator predicts the noise.
+
+    Linear β, mean squared error (their L_simple, eq. 14), fixed variance, ancestral sampling.
+    """
+
+    @staticmethod
+    def make_schedule(steps: int) -> Schedule:
+        """Linear β."""
+        return Schedule.linear(steps)
+
+    @staticmethod
+    def channels(n_sources: int, n_targets: int) -> tuple[int, int]:
+        """Sources and noisy targets in, noise out."""
+        return n_sources + n_targets, n_targets
+
+    def terms(
+        self,
+        output: Tensor,
+        image: Tensor,
+        noise: Tensor,
+        state: Tensor,
+        index: Tensor,
+        mask: Tensor,
+    ) -> dict[str, Tensor]:
+        """One term, ``noise``."""
+        return {"noise": masked_mean((output - noise).square(), mask)}
+
+    def read(self, prediction: Tensor, schedule: Schedule, at: int) -> tuple[Tensor, Tensor]:
+        """The prediction is the noise; the variance is fixed."""
+        fixed = self.options.variance == "beta"
+        table = schedule.log_beta if fixed else schedule.log_posterior_variance
+        return prediction, table[at].to(prediction)
+
+
+class IDDPM(Diffusion):
+    """Improved DDPM (Nichol & Dhariwal 2021): cosine schedule, learned variance, strided sampling.
+
+    The generator predicts the noise and, per voxel, where between β̃ and β the variance lies
+    (−1 and 1, not limited). The loss is L_simple + ``vlb_weight`` · L_vlb (eq. 16), with the mean's
+    gradient stopped in L_vlb; as in their code L_vlb is in bits per voxel, the sum over all T
+    steps estimated by the one drawn. Their images have 256 levels and ours are continuous: the
+    last step's likelihood is the Gaussian density itself.
+    """
+
+    @staticmethod
+    def make_schedule(steps: int) -> Schedule:
+        """The cosine."""
+        return Schedule.cosine(steps)
+
+    @staticmethod
+    def channels(n_sources: int, n_targets: int) -> tuple[int, int]:
+        """Sources and noisy targets in, noise and variance out."""
+        return n_sources + n_targets, 2 * n_targets
+
+    def terms(
+        self,
+        output: Tensor,
+        image: Tensor,
+        noise: Tensor,
+        state: Tensor,
+        index: Tensor,
+        mask: Tensor,
+    ) -> dict[str, Tensor]:
+        """Terms ``noise`` and ``vlb``."""
+        predicted, share = output.chunk(2, dim=1)
+        found = {"noise": masked_mean((predicted - noise).square(), mask)}
+        if self.options.vlb_weight > 0:
+            bits = self.bound(predicted.detach(), share, image, state, index) / math.log(2)
+            weight = self.options.vlb_weight * len(self.schedule)
+            found["vlb"] = weight * masked_mean(bits, mask)
+        return found
+
+    def bound(
+        self, predicted: Tensor, share: Tensor, image: Tensor, state: Tensor, index: Tensor
+    ) -> Tensor:
+        """One step's term of the variational bound per voxel, (B, T, *) in nats.
+
+        KL(q(x_{t−1} | x_t, image) ‖ p(x_{t−1} | x_t)), or −log p(image | x_0) at the last step
+        (their eqs. 5 and 6).
+        """
+        schedule = self.schedule
+        mean = schedule.posterior_mean(schedule.image_of(state, predicted, index), state, index)
+        log_variance = schedule.learned_log_variance(share, index)
+        true_mean = schedule.posterior_mean(image, state, index)
+        true_log = schedule.learned_log_variance(torch.full_like(share, -1), index)
+        kl = gaussian_kl(true_mean, true_log, mean, log_variance)
+        nll = gaussian_nll(image, mean, log_variance)
+        first = (index == 0).view(-1, *[1] * (kl.ndim - 1)).to(kl.device)
+        return torch.where(first, nll, kl)
+
+    def read(self, prediction: Tensor, schedule: Schedule, at: int) -> tuple[Tensor, Tensor]:
+        """The first half is the noise, the second the variance's place."""
+        noise, share = prediction.chunk(2, dim=0)
+        return noise, schedule.learned_log_variance(share, at)
+
+    def _asked(self, wanted: Tensor) -> Tensor:
+        return torch.cat([wanted, wanted], dim=1)
+
+
+def to_state(image: Tensor) -> Tensor:
+    """The network's scale as a state of the diffusion."""
+    return 2 * image - 1

@@ -1,0 +1,208 @@
+"""MM-GAN (Sharma & Hamarneh 2020): one network for every subset of missing sequences.
+
+Its tensor of all sequences is cat(sources, targets) here, C = S + T channels in and out. A
+channel's truth is known where it is a present source or a wanted target. In training some known
+channels are hidden, at least one and never all, and the network makes them from the others; in
+synthesis the targets and the absent sources are the hidden ones.
+"""
+
+from math import comb
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from synth3d.batch import Batch
+from synth3d.config import RunConfig
+from synth3d.framework_options import MMGanOptions
+from synth3d.frameworks.adversarial import Adversarial, least_squares, patch_critic
+from synth3d.frameworks.base import masked_mean, spread
+
+
+class MMGan(Adversarial):
+    """``l1_weight`` × L1 + ``adversarial_weight`` × LSGAN with one score map per sequence.
+
+    The critic sees cat(output, truth) and says of each sequence whether it is real; with implicit
+    conditioning the output holds the real channels that were given, which are labelled real, and L1
+    counts hidden channels only. What is not known is shown as 0 and does not count.
+
+    Args:
+        generator: (B, C, *) → (B, C, *).
+        critic: (B, 2 C, *) → (B, C, *s); None for synthesis alone.
+        options: Weights, imputation, curriculum.
+        steps: Steps of the whole training, of which the curriculum takes its share.
+        seed: Of :meth:`Framework.randomness`.
+    """
+
+    hides_sources: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        critic: nn.Module | None,
+        options: MMGanOptions,
+        steps: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(generator, critic, options, least_squares, seed)
+        self.steps = steps
+        self._given: Tensor | None = None
+
+    @classmethod
+    def from_config(cls, generator: nn.Module, config: RunConfig, training: bool = True) -> Self:
+        """As :meth:`Framework.from_config`."""
+        n = len(config.sources) + len(config.targets)
+        critic = patch_critic(config, 2 * n, n) if training else None
+        return cls(generator, critic, config.train.options, config.train.steps, config.train.seed)
+
+    @staticmethod
+    def channels(n_sources: int, n_targets: int) -> tuple[int, int]:
+        """All sequences in, all sequences out."""
+        return n_sources + n_targets, n_sources + n_targets
+
+    def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Terms ``l1`` and, once it has started, ``adversarial``."""
+        draws, truth, known = self.randomness(step), *_all_channels(batch)
+        given = known & ~self.hidden(known, batch.sources.shape[1], step, draws)
+        output = self.complete(truth, given, draws).float()
+        counts = known & ~given if self.options.implicit_conditioning else known
+        mask = batch.brain & spread(counts, truth.ndim)
+        terms = {"l1": self.options.l1_weight * masked_mean((output - truth).abs(), mask)}
+        self._synthetic, self._given = output.detach(), given
+        if self.fights(step):
+            scores = self.judge(_shown(output, truth, known, batch.brain))
+            loss = self.objective(scores, torch.ones_like(scores))
+            found = masked_mean(loss, spread(known, loss.ndim))
+            terms["adversarial"] = self.options.adversarial_weight * found
+        return terms
+
+    def critic_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Term ``critic``: half of its loss on (truth, truth) and on (output, truth)."""
+        if not self.fights(step) or self._synthetic is None or self._given is None:
+            return {}
+        truth, known = _all_channels(batch)
+        real = self.judge(_shown(truth, truth, known, batch.brain))
+        made = self.judge(_shown(self._synthetic, truth, known, batch.brain))
+        mask, labels = spread(known, real.ndim), spread(self._given, real.ndim).to(made.dtype)
+        if not self.options.implicit_conditioning:
+            labels = torch.zeros_like(labels)
+        found = masked_mean(self.objective(real, torch.ones_like(real)), mask)
+        found = found + masked_mean(self.objective(made, labels), mask)
+        self._synthetic = self._given = None
+        return {"critic": 0.5 * found}
+
+    def fidelity(self, synthetic: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Not asked for: :meth:`generator_loss` is MM-GAN's own."""
+        raise NotImplementedError
+
+    def make(self, sources: Tensor, present: Tensor, wanted: Tensor) -> Tensor:
+        """(B, S, *) → (B, T, *). Noise that stands in is one fixed pattern."""
+        blank = sources.new_zeros((len(sources), wanted.shape[1], *sources.shape[2:]))
+        given = torch.cat([present, torch.zeros_like(wanted)], dim=1)
+        draws = torch.Generator().manual_seed(0)
+        everything = torch.cat([sources, blank], dim=1)
+        return self.complete(everything, given, draws, alike=True)[:, sources.shape[1] :]
+
+    def complete(
+        self, truth: Tensor, given: Tensor, draws: torch.Generator, alike: bool = False
+    ) -> Tensor:
+        """All sequences (B, C, *) from those that are ``given``.
+
+        Args:
+            truth: (B, C, *); what is not given is not looked at.
+            given: (B, C) bool.
+            draws: Makes the noise, if noise stands in for what is not given.
+            alike: The same noise for every sample.
+
+        Returns:
+            (B, C, *); with implicit conditioning what is given comes back as it is.
+        """
+        shown, told = impute(truth, given, self.options.imputation, draws, alike)
+        output = self.generator(shown, told, ~given)
+        if not self.options.implicit_conditioning:
+            return output
+        return torch.where(spread(given, truth.ndim), truth.to(output.dtype), output)
+
+    def hidden(self, known: Tensor, n_sources: int, step: int, draws: torch.Generator) -> Tensor:
+        """Which known channels are hidden at ``step``, (B, C) bool.
+
+        Every subset that the curriculum allows by now is as likely as another, as in their code.
+
+        Args:
+            known: (B, C) bool, whose truth is known.
+            n_sources: S, of C = S + T.
+            step: Of the training.
+            draws: On the CPU.
+        """
+        forced = torch.zeros_like(known)
+        if self.options.missing == "targets":
+            forced[:, n_sources:] = True
+        most = self.most_hidden(step, known.shape[1])
+        rows = []
+        for may, must in zip((known & ~forced).cpu(), (known & forced).cpu(), strict=True):
+            free, n_must = int(may.sum()), int(must.sum())
+            fewest = 0 if n_must else 1
+            highest = max(min(most - n_must, free - 1), 0)
+            sizes = torch.tensor(
+                [comb(free, m) if m >= fewest else 0 for m in range(highest + 1)],
+                dtype=torch.float64,
+            )
+            n_hidden = int(sizes.multinomial(1, generator=draws)) if sizes.any() else 0
+            order = torch.rand(known.shape[1], generator=draws).masked_fill(~may, 2).argsort()
+            chosen = torch.zeros_like(may)
+            chosen[order[:n_hidden]] = True
+            rows.append(chosen | must)
+        return torch.stack(rows).to(known.device)
+
+    def most_hidden(self, step: int, n_channels: int) -> int:
+        """How many of C channels the curriculum lets be hidden at ``step``: 1, 2, … C − 1.
+
+        It rises in equal stages over the first ``curriculum`` of the training: theirs hides one
+        of four for 10 epochs of 60, up to two for 10, up to three from then on.
+        """
+        stages = n_channels - 1
+        length = self.options.curriculum * self.steps / stages
+        reached = stages if length == 0 else 1 + int(step / length)
+        return min(reached, stages)
+
+
+def impute(
+    truth: Tensor, given: Tensor, how: str, draws: torch.Generator, alike: bool = False
+) -> tuple[Tensor, Tensor]:
+    """What the generator is shown: given channels, and something in place of the others.
+
+    Args:
+        truth: (B, C, *).
+        given: (B, C) bool.
+        how: ``zeros``; ``noise``: N(0, 1), one pattern for all hidden channels of a sample; or
+            ``mean``: of the given channels, voxel by voxel. The background, where no given
+            channel has a signal, stays 0.
+        draws: On the CPU.
+        alike: One pattern of noise for all samples.
+
+    Returns:
+        (B, C, *), and (B, C) bool, which channels hold something.
+    """
+    mask = spread(given, truth.ndim)
+    shown = torch.where(mask, truth, 0)
+    if how == "zeros":
+        return shown, given
+    if how == "noise":
+        shape = (1 if alike else len(truth), 1, *truth.shape[2:])
+        stand_in = torch.randn(shape, generator=draws).to(truth)
+        stand_in = stand_in * (shown != 0).any(1, keepdim=True)
+    else:
+        stand_in = shown.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(mask, truth, stand_in), torch.ones_like(given)
+
+
+def _all_channels(batch: Batch) -> tuple[Tensor, Tensor]:
+    """cat(sources, targets) (B, C, *), and (B, C) bool, whose truth is known."""
+    truth = torch.cat([batch.sources, batch.targets], dim=1)
+    return truth, torch.cat([batch.present, batch.wanted], dim=1)
+
+
+def _shown(output: Tensor, truth: Tensor, known: Tensor, brain: Tensor) -> Tensor:
+    """What the critic sees: cat(output, truth), 0 where nothing is known and outside the brain."""
+    mask = brain & spread(known, truth.ndim)
+    return torch.cat([output * mask, truth * mask], dim=1)
