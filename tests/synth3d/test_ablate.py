@@ -1,0 +1,178 @@
+"""``synth3d ablate`` as a user meets it."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from synth3d.cli import main
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "--threads", "1", "--device", "cpu", "--recipe", "phantom",
+    "--set", "model.widths=[4,8]", "--set", "model.groups=2", "--set", "model.blocks=1",
+    "--set", "model.stages=2", "--set", "data.patch=[16,16,16]", "--set", "data.overlap=[0,0,0]",
+    "--set", "data.batch=2", "--set", "train.framework=l1", "--set", "train.checkpoint_every=4",
+]  # fmt: skip
+
+
+def run(*args: object) -> int:
+    return main(["ablate", *map(str, args)])
+
+
+def test_the_list_names_every_table(capsys):
+    assert run("--list") == 0
+    out = capsys.readouterr().out
+    for name in ("components", "groups", "stages", "convolutions", "frameworks", "translation",
+                 "rotation", "elastic"):  # fmt: skip
+        assert f"{name} " in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "say which TABLE to run"),
+        (["nothing"], "unknown table 'nothing'"),
+        (["components", "--seeds", "0"], "--seeds and --jobs must be at least 1"),
+        (["components", "--budget", "soon"], "--budget takes steps"),
+        (["components", "--data", "nowhere"], "no folder nowhere"),
+        (["convolutions", "--only", "arc-*"], "published in 2-D only"),
+        (["translation", "--move", "pd"], "--move pd: the sources are t1n, t1c, t2w"),
+        (["components", "--convention", "brasyn"], "must have a PSNR"),
+        (["components", "--convention", "mine"], "no convention is called mine"),
+        (["components", "--set", "train.stpes=3"], "unknown key(s) ['stpes']"),
+        (["components", "--budget", "4", "--set", "train.steps=3"], "not both"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(args, message, phantom_cohort, tmp_path, capsys):
+    data = [] if "--data" in args else ["--data", phantom_cohort]
+    assert run(*args, *data, "--recipe", "phantom", "--work", tmp_path, "--device", "cpu") == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_dry_run_tells_cells_and_cost_and_writes_nothing(phantom_cohort, tmp_path, capsys):
+    command = ("components", "--data", phantom_cohort, "--work", tmp_path, "--seeds", 2)
+    assert run(*command, "--budget", 4, "--only", "cagr", "--dry-run", *TINY) == 0
+    out = capsys.readouterr().out
+    assert "2 of 4 cells × 2 seeds" in out
+    assert "4 runs, 0 trained before" in out
+    for name in ("conv-seed0", "cagr-seed0", "conv-seed1", "cagr-seed1"):
+        assert name in out
+    assert "of training with --jobs 1" in out
+    assert not (tmp_path / "ablate").exists()
+
+
+def test_a_cell_that_cannot_be_built_is_told_before(phantom_cohort, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    command = ("frameworks", "--data", phantom_cohort, "--work", tmp_path, "--seeds", 1)
+    words = ("--only", "pgan-resunet", "--dry-run", *TINY, "--set", "data.patch=[32,32,32]")
+    assert run(*command, "--budget", 4, *words) == 0
+    out = capsys.readouterr().out
+    assert "pgan-resunet-seed0" in out
+    assert "cannot be trained here: pgan compares pictures by VGG16" in out
+
+
+def test_another_table_does_not_overwrite_the_first(phantom_cohort, tmp_path, capsys):
+    command = ("components", "--data", phantom_cohort, "--work", tmp_path, "--report", *TINY)
+    assert run(*command, "--budget", 4) == 0
+    assert run(*command, "--budget", 4, "--only", "gr", "--seeds", 5) == 0
+    assert run(*command, "--budget", 6) == 2
+    assert "holds a table of other settings (base.train.steps)" in capsys.readouterr().err
+    assert run(*command, "--budget", 6, "--name", "longer") == 0
+
+
+def files(folder: Path) -> dict[str, int]:
+    names = ("weights.safetensors", "done.json", "test-*.json")
+    return {str(p): p.stat().st_mtime_ns for name in names for p in folder.rglob(name)}
+
+
+@pytest.mark.slow
+def test_two_cells_two_seeds_end_to_end(phantom_cohort, tmp_path, capsys):
+    command = ("components", "--data", phantom_cohort, "--work", tmp_path, "--only", "cagr",
+               "--seeds", 2, "--budget", 8, "--jobs", 2, *TINY)  # fmt: skip
+    assert run(*command) == 0
+    out = capsys.readouterr().out
+    assert "Parts of the CAGR module" in out
+    folder = tmp_path / "ablate" / "components"
+    value = json.loads((folder / "table.json").read_text())
+    assert [cell["name"] for cell in value["cells"]] == ["conv", "cagr"]
+    assert all(cell["seeds"] == [0, 1] for cell in value["cells"])
+    gap = value["cells"][1]["scores"]["psnr_brain@ours"]["difference"]
+    rows = list(csv.DictReader((folder / "scores.csv").read_text().splitlines()))
+    mean = {
+        cell: sum(float(r["psnr_brain@ours"]) for r in rows if r["cell"] == cell) / (len(rows) / 2)
+        for cell in ("conv", "cagr")
+    }
+    assert gap["mean"] == pytest.approx(mean["cagr"] - mean["conv"])
+    assert gap["low"] <= gap["mean"] <= gap["high"]
+    assert {"psnr_volume@paper-agi", "psnr_tumour@ours"} <= set(rows[0])
+    before = files(tmp_path)
+    assert run(*command) == 0
+    assert files(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_duration_is_turned_into_steps_once(phantom_cohort, tmp_path, capsys):
+    command = ("components", "--data", phantom_cohort, "--work", tmp_path, "--budget", "30s",
+               "--report", *TINY)  # fmt: skip
+    assert run(*command) == 0
+    assert "timing 40 steps of conv for the budget" in capsys.readouterr().out
+    (timing,) = (tmp_path / "ablate" / "timing").glob("*/timing.json")
+    pace = json.loads(timing.read_text())["seconds_per_step"]
+    settings = json.loads((tmp_path / "ablate" / "components" / "settings.json").read_text())
+    steps = settings["base.train.steps"]
+    assert steps % 10 == 0
+    assert steps * pace <= 30 < (steps + 10) * pace
+    before = timing.stat().st_mtime_ns
+    assert run(*command) == 0
+    assert "timing" not in capsys.readouterr().out
+    assert timing.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_a_curve_tests_one_run_at_every_level(phantom_cohort, tmp_path):
+    command = ("translation", "--data", phantom_cohort, "--work", tmp_path, "--seeds", 1,
+               "--budget", 8, "--only", "*-0,*-3", *TINY)  # fmt: skip
+    assert run(*command) == 0
+    folder = tmp_path / "ablate"
+    assert len(list((folder / "runs").iterdir())) == 2
+    value = json.loads((folder / "translation" / "table.json").read_text())
+    scores = {c["name"]: c["scores"]["psnr_brain@ours"]["mean"] for c in value["cells"]}
+    assert set(scores) == {"resunet-0", "resunet-3", "agi-net-0", "agi-net-3"}
+    assert scores["resunet-0"] != scores["resunet-3"]
+    assert (folder / "translation" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_kill_9_and_the_same_command_again(phantom_cohort, tmp_path):
+    words = ("components", "--data", phantom_cohort, "--work", tmp_path, "--only", "cagr",
+             "--seeds", 1, "--budget", 120, *TINY)  # fmt: skip
+    command = [sys.executable, "-m", "synth3d", "ablate", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        runs = tmp_path / "ablate" / "runs"
+        deadline = time.monotonic() + 300
+        while not (done := list(runs.glob("*/done.json"))) or not list(
+            runs.glob("*agi*/resume.pt")
+        ):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    kept = {path: path.stat().st_mtime_ns for path in done}
+    assert not list(runs.glob("*agi*/done.json"))
+    assert run(*words) == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == kept
+    (log,) = (tmp_path / "ablate" / "scores").glob("*agi*/train.log")
+    assert "going on at step" in log.read_text()
