@@ -10,18 +10,19 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from synth3d.build import build_generator
+from synth3d.build import build
 from synth3d.config import RunConfig
 from synth3d.files import InputError, atomic_path, read_json, sha256, write_json
+from synth3d.frameworks.base import Framework
 from synth3d.intensity import ScalePrior
 from synth3d.settings import parse, to_plain
 
@@ -142,7 +143,7 @@ class Run:
     Attributes:
         folder: The run folder; its name is the run's name.
         config: What was trained.
-        generator: In evaluation mode, on the CPU.
+        framework: In evaluation mode, on the CPU, with nothing that only training needs.
         prior: Likely intensity scales of the targets.
         weights: The weights file.
         weights_sha256: Its hash.
@@ -150,26 +151,10 @@ class Run:
 
     folder: Path
     config: RunConfig
-    generator: nn.Module
+    framework: Framework
     prior: ScalePrior
     weights: Path
     weights_sha256: str
-
-    def network(self, present: Tensor) -> Callable[[Tensor], Tensor]:
-        """The generator as a function of tiles (B, S, *) for one case.
-
-        Args:
-            present: (S,) bool, the case's sources; the channels of absent ones must be 0.
-        """
-        wanted = torch.ones(len(self.config.targets), dtype=torch.bool)
-
-        def synthesize(tiles: Tensor) -> Tensor:
-            n, device = len(tiles), tiles.device
-            return self.generator(
-                tiles, present.expand(n, -1).to(device), wanted.expand(n, -1).to(device)
-            )
-
-        return synthesize
 
 
 def read_done(run: Path) -> dict[str, Any]:
@@ -199,8 +184,8 @@ def load_run(run: Path) -> Run:
         raise InputError(f"the run {run} is not finished; run its training command again")
     done = read_done(run)
     weights = run / "weights.safetensors"
-    generator = build_generator(config)
-    load_weights(weights, generator)
+    framework = build(config, training=False)
+    load_weights(weights, framework.generator)
     digest = sha256(weights)
     if digest != done.get("weights_sha256"):
         raise InputError(f"{weights} is not the file this run wrote (its SHA-256 differs)")
@@ -210,5 +195,5 @@ def load_run(run: Path) -> Run:
         raise InputError(f"{run / 'scales.json'} is damaged: {error}") from error
     if unknown := [t for t in config.targets if not any(t in case for case in prior.cases)]:
         raise InputError(f"{run / 'scales.json'} is damaged: it has no scale of {unknown}")
-    generator.eval()
-    return Run(run, config, generator.requires_grad_(False), prior, weights, digest)
+    framework.eval().requires_grad_(False)
+    return Run(run, config, framework, prior, weights, digest)

@@ -1,7 +1,8 @@
-"""The command ``synth3d``: phantom · audit · train · complete · describe.
+"""The command ``synth3d``: phantom · audit · train · complete · score · ablate · describe.
 
-Exit codes: 0 done, 1 the command ran and found a problem (audit), 2 the input cannot be used,
-130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant.
+Exit codes: 0 done, 1 the command ran and something failed or is wrong (ablate, audit), 2 the input
+cannot be used, 130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is
+instant.
 """
 
 import argparse
@@ -14,7 +15,11 @@ from synth3d.files import InputError, run_guarded
 EXAMPLES = """examples:
   synth3d train --dim 3d                       train on the built-in phantom cohort
   synth3d train --dim 3d --data BraTS --target flair --splits splits.json
+  synth3d train --dim 2d --data BraTS --target flair --plane coronal
+  synth3d train --recipe ixi-2d --data IXI
   synth3d complete --run work/runs/NAME --data IN --out OUT
+  synth3d score REAL SYNTHETIC --modality flair --convention all --out scores.csv
+  synth3d ablate components --data BraTS --splits splits.json --seeds 3
   synth3d audit BraTS                          what a cohort holds, and what would break a run
   synth3d phantom cohort --cases 24 --size 64 --seed 0
   synth3d describe --model agi-net --widths 16,32,64,128 --json
@@ -45,6 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_audit(commands)
     _add_train(commands)
     _add_complete(commands)
+    _add_score(commands)
+    _add_ablate(commands)
     _add_describe(commands)
     return parser
 
@@ -97,18 +104,31 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dim", choices=["3d"], default="3d")
+    parser.add_argument(
+        "--dim", choices=["2d", "3d"], help="slices or volumes; default: the recipe's, else 3d"
+    )
+    parser.add_argument(
+        "--plane", choices=["axial", "coronal", "sagittal"], help="for 2d; default: the recipe's"
+    )
     parser.add_argument("--data", type=Path, help="cohort folder; without it phantoms are used")
     parser.add_argument("--splits", type=Path, help="JSON with train, val and test case names")
     parser.add_argument(
-        "--target", "--missing", default=None, help="t1|t1ce|t2|flair, or new names"
+        "--target", "--missing", default=None, help="t1|t1ce|t2|flair|pd, or new names"
     )
     parser.add_argument("--sources", default=None, help="comma-separated; default: the others")
     parser.add_argument("--recipe", default=None, help="a shipped name or a .toml/.json file")
     parser.add_argument("--model", default=None, help="agi-net or resunet")
+    parser.add_argument(
+        "--framework",
+        metavar="NAME",
+        help="l1, pix2pix, pgan, mmgan, medsynth, ddpm or iddpm, each with its own paper's losses "
+        "and weights; --set train.NAME.KEY=VALUE changes one of them",
+    )
     parser.add_argument("--widths", type=_integers, default=None, metavar="16,32,64,128")
     parser.add_argument("--groups", type=int, default=None)
-    parser.add_argument("--patch", type=_integers, default=None, metavar="48,48,48", help="(z,y,x)")
+    parser.add_argument(
+        "--patch", type=_integers, metavar="48,48,48", help="(z,y,x); (row,column) for 2d"
+    )
     parser.add_argument("--batch", type=int, default=None)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--seed", type=int, default=None)
@@ -140,6 +160,34 @@ def _complete(args: argparse.Namespace) -> int:
     from synth3d.complete import main as complete
 
     return complete(args)
+
+
+def _add_score(commands: argparse._SubParsersAction) -> None:
+    from synth3d.score import add_arguments
+
+    parser = commands.add_parser("score", help="image scores of one folder against another")
+    add_arguments(parser)
+    parser.set_defaults(run_command=_score)
+
+
+def _score(args: argparse.Namespace) -> int:
+    from synth3d.score import main as score
+
+    return score(args)
+
+
+def _add_ablate(commands: argparse._SubParsersAction) -> None:
+    from synth3d.ablate import add_arguments
+
+    parser = commands.add_parser("ablate", help="rerun a table of the paper: cells x seeds")
+    add_arguments(parser)
+    parser.set_defaults(run_command=_ablate)
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    from synth3d.ablate import main as ablate
+
+    return ablate(args)
 
 
 def _add_describe(commands: argparse._SubParsersAction) -> None:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from synth3d import __version__
 from synth3d.cases import ALL_MODALITIES, Case, Modality, find_cases, parse_modality
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from synth3d.jobs import Job
     from synth3d.receipt import Layout
     from synth3d.synthesis import Made, Maker, OnTile
-
-PLUMBING_PATCH, PLUMBING_OVERLAP = (48, 48, 48), (24, 24, 24)
-"""Tiles (z, y, x) of ``--plumbing`` without a run."""
 
 
 def complete_cohort(
@@ -146,7 +143,7 @@ def _write_case(
         "plumbing": bool(made) and not maker.synthetic,
         "maker": maker.title if made else None,
         "targets": {
-            m: {"file": targets[m].name, "scale": one.scale.to_dict(), "scale_from": one.scale_from}
+            m: {"file": targets[m].name, "scale_from": one.scale_from, **_scale_facts(one)}
             for m, one in made.items()
         },
         "absent_sources": list(job.case.missing(maker.sources)) if made else [],
@@ -159,6 +156,17 @@ def _write_case(
     marker.unlink()
 
 
+def _scale_facts(made: "Made") -> dict[str, Any]:
+    """The scale, and what it loses if it loses anything."""
+    facts: dict[str, Any] = {"scale": made.scale.to_dict()}
+    if made.scale.clips:
+        facts["clipped"] = (
+            f"the run was trained on intensities clipped at p99.5 of each volume, here "
+            f"{made.scale.high:.6g}: tissue brighter than that is not brighter in this picture"
+        )
+    return facts
+
+
 def _write_made(
     case: Case, modality: Modality, made: "Made", path: Path, maker: "Maker", layout: "Layout"
 ) -> list[Path]:
@@ -168,7 +176,8 @@ def _write_made(
 
     kind = "synthetic" if maker.synthetic else "re-exported real"
     description = f"{kind} {modality} by synth3d {__version__} {maker.name}"
-    write_like(case.images[sibling(case, modality, maker.sources)], made.data, path, description)
+    lender = sibling(case, modality, maker.sources, maker.common_grid)
+    write_like(case.images[lender], made.data, path, description)
     sidecar = layout.sidecar(path)
     if sidecar is None:
         return [path]
@@ -258,16 +267,14 @@ def _maker(
     import torch
 
     from synth3d.checkpoint import load_run, read_config
-    from synth3d.synthesis import PlumbingMaker, RunMaker
+    from synth3d.config import RunConfig
+    from synth3d.plumbing import PlumbingMaker
+    from synth3d.synthesis import RunMaker
 
     if threads is not None:
         torch.set_num_threads(threads)
     if plumbing:
-        shape = (PLUMBING_PATCH, PLUMBING_OVERLAP)
-        if run is not None:
-            config = read_config(run)
-            shape = (config.data.patch, config.data.overlap)
-        return PlumbingMaker(hidden, *shape)
+        return PlumbingMaker(hidden, read_config(run) if run is not None else RunConfig())
     assert run is not None  # _check_flags has seen to it
     maker = RunMaker(load_run(run), overlap, precision, batch, device)
     if unable := [m for m in hidden if m not in maker.targets]:
@@ -301,7 +308,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--plumbing", action="store_true",
         help="no synthesis: send the real --missing sequence through the same way out")  # fmt: skip
     add("--overlap", type=float, help="share of a tile that neighbours share; default: training's")
-    add("--precision", choices=["fp32", "bf16"], help="default: as in training")
+    add("--precision", choices=["fp32", "bf16"], help="default: training's, if this machine can")
     add("--batch", type=int, default=2, help="tiles per call of the network")
     add("--threads", type=int, help="CPU threads; default: all cores")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Network = Callable[[Tensor], Tensor]
-"""(B, C, *patch) to (B, T, *patch)."""
+"""(B, C, *patch) to (B, T, *patch), where a patch has three axes or two."""
 
 
 def sliding_window(
@@ -41,8 +41,10 @@ def sliding_window(
     Args:
         network: (B, C, *patch) to (B, ``out_channels``, *patch), any float dtype.
         volume: (C, D, H, W) float32, on the device where the network wants it.
-        patch: Tile size (z, y, x) in voxels.
-        overlap: Voxels (z, y, x) that neighbouring tiles share at the least, in [0, patch).
+        patch: Tile size (z, y, x) in voxels; (y, x) for a network of slices, which are then taken
+            one by one along the first axis.
+        overlap: Voxels (z, y, x) or (y, x) that neighbouring tiles share at the least, in
+            [0, patch).
         batch: Tiles per call.
         active: (D, H, W) bool, where a result is wanted: only the tiles that meet it are
             computed and the result is 0 elsewhere. None is everywhere.
@@ -58,6 +60,8 @@ def sliding_window(
             shape than promised.
     """
     _check(volume, patch, overlap, batch, active)
+    if len(patch) == 2:
+        network, patch, overlap = _of_slices(network), (1, *patch), (0, *overlap)
     shape = volume.shape[1:]
     result = volume.new_zeros((out_channels, *shape), dtype=torch.float32)
     inside = volume.new_ones(shape, dtype=torch.bool) if active is None else active
@@ -68,6 +72,16 @@ def sliding_window(
     blended = _blend(network, working, inside, patch, overlap, batch, out_channels, on_tile)
     result[(slice(None), *box)] = torch.where(inside, blended, 0)
     return result
+
+
+def _of_slices(network: Network) -> Network:
+    """``network`` of (B, C, H, W) for tiles one slice thick."""
+
+    def flat(tiles: Tensor) -> Tensor:
+        made = network(tiles.squeeze(2))
+        return made.unsqueeze(2)
+
+    return flat
 
 
 def hann_window(patch: Sequence[int]) -> Tensor:
@@ -157,9 +171,9 @@ def _check(
 ) -> None:
     if volume.dim() != 4 or 0 in volume.shape:
         raise ValueError(f"volume must be a non-empty (C, D, H, W), got {tuple(volume.shape)}")
-    if len(patch) != 3 or len(overlap) != 3:
-        raise ValueError(f"patch and overlap are (z, y, x), got {patch} and {overlap}")
-    for axis, size, shared in zip("zyx", patch, overlap, strict=True):
+    if len(patch) not in (2, 3) or len(overlap) != len(patch):
+        raise ValueError(f"patch and overlap are (z, y, x) or (y, x), got {patch} and {overlap}")
+    for axis, size, shared in zip("zyx"[-len(patch) :], patch, overlap, strict=True):
         if not 0 <= shared < size:
             raise ValueError(f"overlap along {axis} must be in [0, {size}), got {shared}")
     if batch < 1:

@@ -98,8 +98,10 @@ def _trouble(
         trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {sorted(gone)} stay missing")
     used = {*maker.sources, *make, *(MODALITIES if layout.format == "nnunet" else ())}
     try:
-        if paths := [p for m, p in (case if maker.synthetic else real).images.items() if m in used]:
-            check_same_grid(paths)
+        paths = [p for m, p in (case if maker.synthetic else real).images.items() if m in used]
+        for group in [[path] for path in paths] if maker.common_grid else [paths]:
+            if group:
+                check_same_grid(group)
     except InputError as error:
         trouble.append(str(error))
     return trouble

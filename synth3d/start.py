@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from synth3d.cases import Case, find_cases, parse_modality
+from synth3d.cases import ALL_MODALITIES, Case, Modality, find_cases, parse_modality
 from synth3d.config import RunConfig, sources_for
 from synth3d.files import InputError, read_json
+from synth3d.framework_options import check_keys
 from synth3d.settings import override, parse, parse_assignment, read_recipe, to_plain
 from synth3d.splits import Splits, make_splits, read_splits
 
@@ -46,17 +47,27 @@ def find_cohort(
 def resolve(args: argparse.Namespace, device: str) -> RunConfig:
     """Defaults ← recipe ← flags ← ``--set``.
 
+    A recipe's bfloat16 becomes float32 where ``device`` would emulate it. Who asks for it by a
+    flag, or with a saved configuration (.json), gets it.
+
     Raises:
         InputError: An unknown key or name, a wrong type, or values that do not fit.
     """
-    recipe = args.recipe or default_recipe(args.data, device)
+    recipe = args.recipe or default_recipe(args.data, device, args.dim)
     values: dict[str, Any] = read_recipe(recipe)
+    if _in_bfloat16(values) and not recipe.endswith(".json"):
+        from synth3d.precision import suited
+
+        override(values, "train.precision", suited("bf16", device))
     flags = {
+        "dim": int(args.dim[0]) if args.dim else None,
+        "data.plane": args.plane,
         "model.name": args.model,
         "model.widths": args.widths,
         "model.groups": args.groups,
         "data.patch": args.patch,
         "data.batch": args.batch,
+        "train.framework": args.framework,
         "train.steps": args.steps,
         "train.seed": args.seed,
         "train.threads": args.threads,
@@ -69,8 +80,8 @@ def resolve(args: argparse.Namespace, device: str) -> RunConfig:
         override(values, "data.overlap", tuple(side // 4 * 2 for side in args.patch))
     if args.target:
         target = parse_modality(args.target)
+        override(values, "sources", _others(values, target))
         override(values, "targets", [target])
-        override(values, "sources", list(sources_for(target)))
     if args.sources:
         override(values, "sources", [parse_modality(name) for name in args.sources.split(",")])
     for text in args.assign:
@@ -80,11 +91,31 @@ def resolve(args: argparse.Namespace, device: str) -> RunConfig:
     return parse(RunConfig, values)
 
 
-def default_recipe(data: Path | None, device: str) -> str:
-    """``phantom`` without data, else ``gpu`` or ``cpu`` for what the machine has."""
+def _in_bfloat16(values: dict[str, Any]) -> bool:
+    train = values.get("train")
+    return isinstance(train, dict) and train.get("precision") == "bf16"
+
+
+def _others(values: dict[str, Any], target: Modality) -> list[Modality]:
+    """What ``target`` is to be made from: the recipe's other sequences, if it has the target too.
+
+    A recipe for T1, T2 and PD gives T2 and PD for T1; a target that a recipe does not have is
+    made from whatever such cohorts have (:func:`synth3d.config.sources_for`).
+    """
+    named = [*values.get("sources", ()), *values.get("targets", ())]
+    known = [parse_modality(name) for name in named if isinstance(name, str)]
+    ordered: list[Modality] = [name for name in ALL_MODALITIES if name in known]
+    if target in ordered:
+        return [name for name in ordered if name != target]
+    return list(sources_for(target))
+
+
+def default_recipe(data: Path | None, device: str, dim: str | None = None) -> str:
+    """``phantom`` without data, else ``gpu`` or ``cpu`` for what the machine has; ``-2d`` of it."""
+    name = "gpu" if device.startswith("cuda") else "cpu"
     if data is None:
-        return "phantom"
-    return "gpu" if device.startswith("cuda") else "cpu"
+        name = "phantom"
+    return f"{name}-2d" if dim == "2d" else name
 
 
 def pick_device(name: str) -> str:
@@ -186,12 +217,13 @@ def train_command(args: argparse.Namespace) -> int:
     """``synth3d train``."""
     device = pick_device(args.device)
     config = resolve(args, device)
+    check_keys((parse_assignment(text)[0] for text in args.assign), config.train.framework)
     check_buildable(config)
     if args.dry_run and args.data is None:
         print(json.dumps(to_plain(config), indent=2))
         return 0
     folder, cases, splits = find_cohort(args.data, args.splits, args.work)
-    print(f"recipe: {args.recipe or default_recipe(args.data, device)}")
+    print(f"recipe: {args.recipe or default_recipe(args.data, device, args.dim)}")
     run = args.work / "runs" / (args.name or run_name(config, folder, splits))
     print(
         f"{len(splits.train)} training, {len(splits.val)} validation, "
@@ -214,7 +246,9 @@ def train_command(args: argparse.Namespace) -> int:
 
     keep_memory()
     torch.set_num_threads(config.train.threads)
-    print(f"training {config.model.name} in {run} on {device}")
+    what = f"{config.data.plane} slices" if config.dim == 2 else "volumes"
+    how = f"in {config.train.precision} on {device}"
+    print(f"training {config.model.name} on {what} {how}: {run}")
     train(config, cases, splits, folder, run, device)
     done = read_json(run / "done.json")
     scores = "  ".join(f"{name} {value:.4g}" for name, value in done["validation"].items())

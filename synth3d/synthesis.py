@@ -1,8 +1,7 @@
-"""One case's missing sequences on the scanner's scale: from a trained run, or as plumbing.
+"""One case's missing sequences: in the network's scale, and from a trained run on the scanner's.
 
-Plumbing sends the *real* target through the same way out (scale, mask, tiles, blending, inverse
-scale, type of the file) with a network that returns its input. What it changes is what the
-export costs, whatever is synthesised. Writes no file; :mod:`synth3d.complete` does.
+The way out: what the network sees of a case, tiles, blending, back to the case's own grid, inverse
+scale, type of the file. Writes no file; :mod:`synth3d.complete` does.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,16 +11,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from synth3d.cases import MODALITIES, Case, Modality
+from synth3d.cases import Case, Modality
 from synth3d.checkpoint import Run
-from synth3d.data import Prepared, prepare
+from synth3d.config import RunConfig
 from synth3d.files import InputError, read_json, sha256
+from synth3d.frameworks.base import Framework
 from synth3d.grids import Grid
-from synth3d.infer import sliding_window
-from synth3d.intensity import Scale, foreground
-from synth3d.volumes import read, value_limits
+from synth3d.intensity import Scale
+from synth3d.precision import suited
+from synth3d.prepared import Prepared, prepare
+from synth3d.sampling import synthesize_volume
+from synth3d.slices import restore, seen, spacing_seen
+from synth3d.volumes import value_limits
 
 FEWEST_LEVELS = 64
 """An integer file whose brain would span fewer grey levels than this takes its siblings' scale."""
@@ -60,6 +62,7 @@ class Maker(Protocol):
         sources: Where the network looks, in channel order.
         targets: What it can make.
         needs_all: Whether every source must be there; else one is enough.
+        common_grid: The source on whose grid the others are brought, or empty.
         synthetic: False for plumbing, whose pictures are real.
         identity: Plain values that decide the result, besides the case's own files.
         name: The run's name, or ``plumbing``.
@@ -69,6 +72,7 @@ class Maker(Protocol):
     sources: tuple[Modality, ...]
     targets: tuple[Modality, ...]
     needs_all: bool
+    common_grid: str
     synthetic: bool
     identity: dict[str, Any]
     name: str
@@ -91,12 +95,78 @@ class Maker(Protocol):
         ...
 
 
-def sibling(case: Case, target: Modality, sources: Sequence[Modality]) -> Modality:
+def sibling(
+    case: Case, target: Modality, sources: Sequence[Modality], common_grid: str = ""
+) -> Modality:
     """The modality of ``case``, one of ``sources``, whose file's header ``target`` borrows.
 
-    What is no source may lie on another grid, as T1 does beside PD and T2 in IXI.
+    What is no source may lie on another grid, as T1 does beside PD and T2 in IXI. With a
+    ``common_grid`` it is the sequence on whose grid the case was worked on.
     """
+    if common_grid:
+        have = [m for m in sources if m in case.images]
+        return next((m for m in have if m == common_grid), have[0])
     return next(m for m in (*NEAREST[target], *sources) if m in sources and m in case.images)
+
+
+def synthesize_case(
+    framework: Framework,
+    prepared: Prepared,
+    config: RunConfig,
+    overlap: Sequence[int] | None = None,
+    batch: int = 2,
+    on_tile: OnTile | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """All targets of one case, whole, on its own grid; the same for slices and for volumes.
+
+    Args:
+        framework: Ready to synthesise, on its device; autocast and gradients are the caller's.
+        prepared: On the case's own grid; absent sources are zeros, as in training.
+        config: What the framework was trained with.
+        overlap: Voxels that tiles share, as in ``config.data``; None is as there.
+        batch: Tiles per call.
+        on_tile: Told (tiles done, tiles in all).
+        steps: Sampling steps of a diffusion; None is what its options say.
+        seed: Decides all randomness of a diffusion.
+
+    Returns:
+        (T, D, H, W) float32 in the network's scale, 0 outside the brain.
+    """
+    view, data = seen(prepared, config), config.data
+    result = synthesize_volume(
+        framework,
+        torch.from_numpy(view.sources(config.sources)),
+        torch.tensor([name in view.volumes for name in config.sources]),
+        torch.ones(len(config.targets), dtype=torch.bool),
+        data.patch,
+        data.overlap if overlap is None else overlap,
+        batch,
+        torch.from_numpy(np.ascontiguousarray(view.brain)),
+        seed,
+        on_tile,
+        steps,
+    )
+    return restore(result.numpy(), prepared, config)
+
+
+def memory_format(dim: int) -> torch.memory_format:
+    """How the activations of a ``dim``-dimensional network lie in memory."""
+    return torch.channels_last if dim == 2 else torch.channels_last_3d
+
+
+def way_out(config: RunConfig) -> dict[str, Any]:
+    """What of ``config`` decides a picture besides weights and tiles; empty for plain 3-D."""
+    data = config.data
+    facts: dict[str, Any] = {}
+    if config.dim == 2:
+        facts = {"plane": data.plane, "slice_size": list(data.slice_size)}
+    if data.intensity != "median":
+        facts["intensity"] = data.intensity
+    if data.common_grid:
+        facts["common_grid"] = data.common_grid
+    return facts
 
 
 class RunMaker:
@@ -117,15 +187,17 @@ class RunMaker:
         Args:
             run: A finished run.
             overlap: Share of the patch that tiles share, in [0, 1); None is as in training.
-            precision: ``fp32`` or ``bf16`` (autocast); None is as in training.
+            precision: ``fp32`` or ``bf16`` (autocast); None is as in training, but fp32 where
+                ``device`` would emulate bf16.
             batch: Tiles per call; 1 is slow on a CPU in fp32.
             device: Where the generator runs.
         """
         config = run.config
         self.run, self.batch, self.device = run, batch, torch.device(device)
         self.sources, self.targets = config.sources, config.targets
-        self.needs_all = config.data.source_dropout == 0
-        self.precision = precision or config.train.precision
+        self.needs_all = config.data.source_dropout == 0 and not run.framework.hides_sources
+        self.common_grid = config.data.common_grid
+        self.precision = precision or suited(config.train.precision, self.device)
         self.patch = tuple(config.data.patch)
         self.overlap = tuple(config.data.overlap)
         if overlap is not None:
@@ -136,34 +208,28 @@ class RunMaker:
             "patch": list(self.patch),
             "overlap": list(self.overlap),
             "precision": self.precision,
-        }
+        } | way_out(config)
         self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
         self.title = (
             f"run {self.name}: {config.model.name}, {'+'.join(self.sources)} -> "
-            f"{'+'.join(self.targets)}, tiles {self.patch} sharing {self.overlap} (z, y, x), "
+            f"{'+'.join(self.targets)}, {_tiles_in_words(config, self.patch, self.overlap)}, "
             f"{self.precision} on {self.device}"
         )
-        run.generator.to(self.device).to(memory_format=torch.channels_last_3d)
+        run.framework.to(self.device).to(memory_format=memory_format(config.dim)).eval()
 
     def make(
         self, case: Case, real: Case, wanted: Sequence[Modality], on_tile: OnTile | None
     ) -> dict[Modality, Made]:
         """As :meth:`Maker.make`; absent sources are zeros, as in training."""
-        prepared = prepare(replace(case, label=None), self.sources, ())
+        config = self.run.config
+        prepared = prepare(replace(case, label=None), self.sources, (), config.data)
         self._warn_of_grid(case, prepared)
-        network = self._network(torch.tensor([m in prepared.volumes for m in self.sources]))
-        with torch.inference_mode():
-            result = sliding_window(
-                network,
-                torch.from_numpy(prepared.sources(self.sources)),
-                self.patch,
-                self.overlap,
-                self.batch,
-                torch.from_numpy(prepared.brain),
-                len(self.targets),
-                on_tile,
-            ).numpy()
+        half = torch.autocast(self.device.type, torch.bfloat16)
+        with torch.inference_mode(), half if self.precision == "bf16" else nullcontext():
+            result = synthesize_case(
+                self.run.framework, prepared, config, self.overlap, self.batch, on_tile
+            )
         if not np.isfinite(result).all():
             hint = "; try --precision fp32" if self.precision != "fp32" else ""
             raise InputError(f"the network gives NaN or infinity for case {case.name}{hint}")
@@ -171,91 +237,43 @@ class RunMaker:
         return {t: self._on_scanner_scale(case, prepared, t, channels[t]) for t in wanted}
 
     def _warn_of_grid(self, case: Case, prepared: Prepared) -> None:
-        """Say aloud when a case lies otherwise, or is finer, than all that was trained on."""
-        grid = Grid(prepared.brain.shape, prepared.affine)
+        """Say aloud when a case lies otherwise, or is finer, than all that was trained on.
+
+        Slices are turned alike whatever the file, so in 2-D only their voxels can be strange.
+        """
+        config = self.run.config
+        orientation = Grid(prepared.brain.shape, prepared.affine).orientation
         known = self.trained_on.get("orientations")
-        if known and grid.orientation not in known:
+        if known and config.dim == 3 and orientation not in known:
             print(
-                f"warning: case {case.name} is oriented {grid.orientation}, the run was trained on "
+                f"warning: case {case.name} is oriented {orientation}, the run was trained on "
                 f"{', '.join(known)}; reorient it first for a result to be trusted"
             )
-        known = self.trained_on.get("spacings_mm")
-        if known and not any(np.allclose(grid.spacing_mm, mm, rtol=0.2) for mm in known):
-            here = "×".join(f"{mm:.3g}" for mm in grid.spacing_mm)
-            there = ", ".join("×".join(f"{mm:.3g}" for mm in spacing) for spacing in known)
+        known, mm = self.trained_on.get("spacings_mm"), spacing_seen(prepared, config)
+        if known and not any(np.allclose(mm, other, rtol=0.2) for other in known):
+            here = "×".join(f"{edge:.3g}" for edge in mm)
+            there = ", ".join("×".join(f"{edge:.3g}" for edge in spacing) for spacing in known)
+            axes = "(z, y, x)" if config.dim == 3 else "(row, column)"
             print(
-                f"warning: case {case.name} has voxels of {here} mm (z, y, x), the run was trained "
+                f"warning: case {case.name} has voxels of {here} mm {axes}, the run was trained "
                 f"on {there} mm"
             )
-
-    def _network(self, present: Tensor) -> Callable[[Tensor], Tensor]:
-        generate = self.run.network(present)
-        half = self.precision == "bf16"
-
-        def network(tiles: Tensor) -> Tensor:
-            tiles = tiles.to(self.device, memory_format=torch.channels_last_3d)
-            autocast = torch.autocast(self.device.type, torch.bfloat16)
-            with autocast if half else nullcontext():
-                return generate(tiles).float().cpu()
-
-        return network
 
     def _on_scanner_scale(
         self, case: Case, prepared: Prepared, target: Modality, network: np.ndarray
     ) -> Made:
         scale = self.run.prior.estimate(target, {**prepared.scales})
-        limits = value_limits(case.images[sibling(case, target, self.sources)])
+        lender = sibling(case, target, self.sources, self.common_grid)
+        limits = value_limits(case.images[lender])
         scale, origin = storable_scale(scale, list(prepared.scales.values()), limits)
         data = scale.invert(network, prepared.brain)
         if not any(_reaches_below_zero(prepared, name) for name in prepared.scales):
             data = np.maximum(data, 0)
         if (peak := float(data.max())) > limits[1]:
             factor = limits[1] / peak
-            scale, data = Scale(scale.low * factor, scale.high * factor), data * factor
+            scale = replace(scale, low=scale.low * factor, high=scale.high * factor)
+            data = data * factor
         return Made(data, scale, origin)
-
-
-class PlumbingMaker:
-    """Makes the real target of a case, having sent it through the whole way out."""
-
-    synthetic = False
-    needs_all = False
-
-    def __init__(
-        self, missing: Sequence[Modality], patch: Sequence[int], overlap: Sequence[int]
-    ) -> None:
-        """Take ``missing`` as what is missing; ``patch`` and ``overlap`` are (z, y, x) voxels."""
-        self.targets: tuple[Modality, ...] = tuple(missing)
-        self.sources: tuple[Modality, ...] = tuple(m for m in MODALITIES if m not in self.targets)
-        self.patch, self.overlap = tuple(patch), tuple(overlap)
-        self.identity = {"patch": list(patch), "overlap": list(overlap), "plumbing": True}
-        self.name = "plumbing"
-        self.title = f"plumbing: the real {'+'.join(self.targets)} through the way out"
-
-    def make(
-        self, case: Case, real: Case, wanted: Sequence[Modality], on_tile: OnTile | None
-    ) -> dict[Modality, Made]:
-        """As :meth:`Maker.make`: the brain is that of ``case``, the picture that of ``real``."""
-        if absent := real.missing(wanted):
-            raise InputError(f"case {real.name} has no real {'/'.join(absent)} to send through")
-        seen = [read(path).data for name, path in case.images.items() if name in self.sources]
-        brain = np.logical_or.reduce([foreground(volume) for volume in seen])
-        return {target: self._through(real, target, brain, on_tile) for target in wanted}
-
-    def _through(
-        self, real: Case, target: Modality, brain: np.ndarray, on_tile: OnTile | None
-    ) -> Made:
-        volume = read(real.images[target]).data
-        scale = Scale.fit(volume, brain & foreground(volume))
-        network = sliding_window(
-            lambda tiles: tiles,
-            torch.from_numpy(scale.apply(volume, brain))[None],
-            self.patch,
-            self.overlap,
-            active=torch.from_numpy(brain),
-            on_tile=on_tile,
-        )
-        return Made(scale.invert(network[0].numpy(), brain), scale, "real")
 
 
 def storable_scale(
@@ -280,7 +298,14 @@ def storable_scale(
     high = float(np.exp(np.mean([np.log(max(each.high, 1e-6)) for each in siblings])))
     shares = [each.low / each.high if each.high > 0 else 0 for each in siblings]
     low = high * float(np.median(shares))
-    return Scale(min(low, 0.5 * high), high), "siblings"
+    return replace(scale, low=min(low, 0.5 * high), high=high), "siblings"
+
+
+def _tiles_in_words(config: RunConfig, patch: Sequence[int], overlap: Sequence[int]) -> str:
+    if config.dim == 3:
+        return f"tiles {patch} sharing {overlap} (z, y, x)"
+    size = f" resampled to {config.data.slice_size}" if config.data.slice_size else ""
+    return f"{config.data.plane} slices{size} in tiles {patch} sharing {overlap} (row, column)"
 
 
 def _reaches_below_zero(prepared: Prepared, name: Modality) -> bool:

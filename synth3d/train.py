@@ -26,11 +26,14 @@ from synth3d.checkpoint import (
     write_log,
 )
 from synth3d.config import RunConfig
-from synth3d.data import Prepared, batches, prepare, to_subject
+from synth3d.data import batches, to_subject
 from synth3d.files import InputError, lock, progress, sha256, write_json
 from synth3d.grids import Grid
 from synth3d.intensity import ScalePrior
+from synth3d.misalign import misalign
 from synth3d.pictures import draw_contact_sheet, draw_curves
+from synth3d.prepared import Prepared, prepare
+from synth3d.slices import spacing_seen
 from synth3d.splits import Splits
 from synth3d.trainer import Trainer, validate
 
@@ -76,7 +79,7 @@ def train(
         trainer = Trainer(config, torch.device(device))
         log = _begin(trainer, run, splits, data_folder, learn)
         subjects = [to_subject(case, config) for case in learn]
-        grids = _grids(learn)
+        grids = _grids(learn, config)
         learn.clear()  # the subjects hold what is needed; the cohort is in memory once
         bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
         while trainer.step < config.train.steps:
@@ -86,12 +89,11 @@ def train(
     return run
 
 
-def _grids(cases: Sequence[Prepared]) -> dict[str, Any]:
+def _grids(cases: Sequence[Prepared], config: RunConfig) -> dict[str, Any]:
     """Orientations and voxel sizes trained on; a generator knows no others."""
-    grids = [Grid(case.brain.shape, case.affine) for case in cases]
-    spacings = {tuple(round(float(mm), 3) for mm in grid.spacing_mm) for grid in grids}
+    spacings = {tuple(round(mm, 3) for mm in spacing_seen(case, config)) for case in cases}
     return {
-        "orientations": sorted({grid.orientation for grid in grids}),
+        "orientations": sorted({Grid(c.brain.shape, c.affine).orientation for c in cases}),
         "spacings_mm": sorted(spacings),
     }
 
@@ -99,7 +101,10 @@ def _grids(cases: Sequence[Prepared]) -> dict[str, Any]:
 def _prepare_all(
     config: RunConfig, cases: Sequence[Case], splits: Splits
 ) -> tuple[list[Prepared], list[Prepared]]:
-    """Training and validation cases in memory; those that lack a target are left out, aloud."""
+    """Training and validation cases in memory; those that lack a target are left out, aloud.
+
+    Validation cases are misaligned already, if that is what is studied.
+    """
 
     def usable(names: Sequence[str], desc: str) -> list[Case]:
         mine = [case for case in cases if case.name in set(names)]
@@ -110,7 +115,7 @@ def _prepare_all(
 
     def ready(some: Sequence[Case], desc: str) -> list[Prepared]:
         bar = progress(some, f"reading {desc} cases", unit="case")
-        return [prepare(case, config.sources, config.targets) for case in bar]
+        return [prepare(case, config.sources, config.targets, config.data) for case in bar]
 
     learn = usable(splits.train, "training")
     check = usable(splits.val, "validation")[: config.data.validation_cases]
@@ -123,7 +128,8 @@ def _prepare_all(
         raise InputError(
             f"no training case has {', '.join(dead)}; say with --sources which sequences to use"
         )
-    return ready(learn, "training"), ready(check, "validation")
+    tested = [misalign(case, config) for case in ready(check, "validation")]
+    return ready(learn, "training"), tested
 
 
 def _begin(

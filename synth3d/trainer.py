@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from synth3d.batch import Batch
 from synth3d.build import build
 from synth3d.config import RunConfig, TrainConfig
-from synth3d.data import Prepared
 from synth3d.files import InputError
-from synth3d.infer import sliding_window
-from synth3d.metrics import mae_brain, psnr_brain, ssim_brain
+from synth3d.metrics import decibels, mae_brain, psnr_brain, ssim_brain
+from synth3d.planes import Turn, turn_to
+from synth3d.prepared import Prepared
+from synth3d.similarity import similarity_map
+from synth3d.synthesis import memory_format, synthesize_case
 
 
 class Trainer:
@@ -29,7 +31,7 @@ class Trainer:
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         torch.manual_seed(config.train.seed)
         self.config, self.device, self.step = config, device, 0
-        self.framework = build(config).to(device, memory_format=torch.channels_last_3d)
+        self.framework = build(config).to(device, memory_format=memory_format(config.dim))
         self.average = copy.deepcopy(self.framework.generator).requires_grad_(False)
         train = config.train
         generator = self.framework.generator.parameters()
@@ -142,44 +144,61 @@ def rate_factor(step: int, train: TrainConfig) -> float:
 def validate(trainer: Trainer, cases: Sequence[Prepared]) -> tuple[dict[str, float], np.ndarray]:
     """Mean scores over whole volumes inside the brain, and the first case's synthesis.
 
-    The scores are of the first target, in the network's scale (range 1), averaged over cases.
+    The scores are of the first target, in the network's scale (range 1), averaged over cases. A run
+    on slices has those of its slices beside those of the volumes they make.
 
     Returns:
-        ({psnr, ssim, mae}, (T, D, H, W) of the first case).
+        ({psnr, ssim, mae}, (T, D, H, W) of the first case); for ``dim`` 2 also psnr_slices and
+        ssim_slices.
     """
     config = trainer.config
     rows, first = [], None
     for case in cases:
         result = synthesize_prepared(trainer, case)
         first = result if first is None else first
-        real = case.volumes[config.targets[0]]
-        scores = (psnr_brain, ssim_brain, mae_brain)
-        rows.append([score(real, result[0], case.brain) for score in scores])
+        pair = case.volumes[config.targets[0]], result[0]
+        scores = {"psnr": psnr_brain, "ssim": ssim_brain, "mae": mae_brain}
+        row = {name: score(*pair, case.brain) for name, score in scores.items()}
+        if config.dim == 2:
+            row |= slice_scores(*pair, case.brain, turn_to(config.data.plane, case.affine))
+        rows.append(row)
     assert first is not None
-    psnr, ssim, mae = np.mean(rows, axis=0).tolist()
-    return {"psnr": psnr, "ssim": ssim, "mae": mae}, first
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}, first
+
+
+def slice_scores(
+    real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, turn: Turn
+) -> dict[str, float]:
+    """``psnr_slices`` and ``ssim_slices``: 2-D scores inside the brain, averaged over its slices.
+
+    SSIM has scikit-image's window, 7 x 7 within the slice. Slices without brain do not count; NaN
+    where there are no others.
+
+    Args:
+        real: (D, H, W) in the network's scale (range 1).
+        synthetic: The same shape and scale.
+        brain: (D, H, W) bool.
+        turn: What brings the slices to the front.
+    """
+    if not brain.any():
+        return {"psnr_slices": math.nan, "ssim_slices": math.nan}
+    real, synthetic, brain = (turn.apply(volume) for volume in (real, synthetic, brain))
+    area = brain.sum(axis=(1, 2))
+    holds = area > 0
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.where(brain, values, 0).sum(axis=(1, 2))[holds] / area[holds]
+
+    errors = mean((synthetic.astype(np.float64) - real) ** 2)
+    similarity = similarity_map(real, synthetic, 1.0, axes=(1, 2))
+    return {
+        "psnr_slices": float(np.mean([decibels(error) for error in errors])),
+        "ssim_slices": float(mean(similarity).mean()),
+    }
 
 
 def synthesize_prepared(trainer: Trainer, case: Prepared) -> np.ndarray:
     """All targets of one prepared case, (T, D, H, W) in network scale, 0 outside the brain."""
-    config = trainer.config
-    present = torch.tensor([name in case.volumes for name in config.sources])
-    wanted = torch.ones(len(config.targets), dtype=torch.bool)
-
-    def network(tiles: Tensor) -> Tensor:
-        tiles = tiles.to(trainer.device, memory_format=torch.channels_last_3d)
-        n = len(tiles)
-        masks = (present.expand(n, -1), wanted.expand(n, -1))
-        out = trainer.framework.synthesize(tiles, *(m.to(trainer.device) for m in masks))
-        return out.float().cpu()
-
     with trainer.averaged():
-        volume = sliding_window(
-            network,
-            torch.from_numpy(case.sources(config.sources)),
-            config.data.patch,
-            config.data.overlap,
-            active=torch.from_numpy(case.brain),
-            out_channels=len(config.targets),
-        )
-    return volume.numpy() * case.brain
+        steps = trainer.framework.validation_steps
+        return synthesize_case(trainer.framework, case, trainer.config, steps=steps)

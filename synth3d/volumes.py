@@ -151,6 +151,28 @@ def check_same_grid(paths: Iterable[Path]) -> Grid:
     return grids[reference]
 
 
+def resample(volume: Volume, target: Grid) -> Volume:
+    """``volume`` on the grid ``target``: linear, 0 outside its own field of view.
+
+    Places are compared by the affines alone, nothing is registered; a volume that is on the grid
+    already comes back as it is.
+
+    Raises:
+        InputError: The two do not overlap.
+    """
+    if target.difference(volume.grid) is None:
+        return volume
+    from scipy import ndimage
+
+    to_own = np.linalg.inv(volume.affine) @ target.affine
+    matrix, offset = to_own[:3, :3][::-1, ::-1], to_own[:3, 3][::-1]
+    data = ndimage.affine_transform(volume.data, matrix, offset, target.shape_zyx, order=1)
+    moved = Volume(data.astype(np.float32), target.affine, volume.path)
+    if not moved.data.any():
+        raise InputError(f"{volume.path} does not overlap the grid it is to be brought to")
+    return moved
+
+
 def value_limits(path: Path) -> tuple[float, float]:
     """Where :func:`write_like` ``path`` clamps: (-inf, inf) unless it has unscaled integers.
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from synth3d import synthesis
+from synth3d.build import build_generator
 from synth3d.checkpoint import FORMAT, save_weights, write_config
 from synth3d.cli import main as command
 from synth3d.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from synth3d.files import lock, sha256, write_json
+from synth3d.frameworks import FRAMEWORKS
 from synth3d.intensity import Scale, ScalePrior
-from synth3d.models import GENERATORS
 from synth3d.volumes import read, write_new
 
 NAMES = ("Phantom-00000-000", "Phantom-00001-000")
@@ -46,7 +46,7 @@ def root(tmp_path):
     )
     run = tmp_path / "run"
     torch.manual_seed(0)
-    network = GENERATORS["resunet"](3, 1, dim=3, widths=(4, 8), blocks=1, groups=2, stages=1)
+    network = build_generator(config)
     write_config(run, config)
     save_weights(run / "weights.safetensors", network)
     write_json(run / "scales.json", ScalePrior([{"t2f": Scale(50, 900)}] * 3).to_list())
@@ -255,7 +255,7 @@ def test_a_run_of_another_version(root, capsys):
 def test_a_run_of_another_dimension(root, capsys):
     path = root / "run" / "config.json"
     write_json(path, json.loads(path.read_text()) | {"dim": 2})
-    assert "dim must be 3" in complain(root, capsys)
+    assert "data.patch must be 2 numbers, as dim is 2" in complain(root, capsys)
 
 
 def test_scales_without_the_target(root, capsys):
@@ -278,8 +278,8 @@ def test_weights_of_another_network(root, capsys):
 
 
 def test_weights_that_give_nan(root, capsys, monkeypatch):
-    broken = lambda self, present: lambda tiles: tiles[:, :1] * torch.nan  # noqa: E731
-    monkeypatch.setattr(synthesis.RunMaker, "_network", broken)
+    broken = lambda self, tiles, present, wanted, seed=0: tiles[:, :1] * torch.nan  # noqa: E731
+    monkeypatch.setattr(FRAMEWORKS["l1"], "synthesize", broken)
     assert "the network gives NaN" in complain(root, capsys)
 
 

@@ -44,7 +44,7 @@ def cut(path):
     [
         (lambda r: (r / "config.json").unlink(), "is not a run folder"),
         (lambda r: cut(r / "config.json"), "not valid JSON"),
-        (lambda r: edit(r / "config.json", dim=2), "dim must be 3, got 2"),
+        (lambda r: edit(r / "config.json", dim=2), "data.patch must be 2 numbers, as dim is 2"),
         (lambda r: edit(r / "config.json", colour="red"), "unknown key"),
         (lambda r: (r / "done.json").unlink(), "not finished"),
         (lambda r: edit(r / "done.json", format=99), "run format 99, this version reads"),

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from synth3d import synthesis
+from synth3d.build import build_generator
 from synth3d.cases import find_cases
 from synth3d.checkpoint import FORMAT, save_weights, write_config
 from synth3d.cli import main as command
 from synth3d.complete import complete_cohort
 from synth3d.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from synth3d.files import InputError, sha256, write_json
+from synth3d.frameworks import FRAMEWORKS
 from synth3d.intensity import Scale, ScalePrior
-from synth3d.models import GENERATORS
 from synth3d.volumes import read
 
 SHAPE_XYZ = (19, 21, 13)
@@ -55,9 +56,7 @@ def write_run(folder, sources=("t1n", "t1c", "t2w"), targets=("t2f",), dropout=0
         train=TrainConfig(framework="l1"),
     )
     torch.manual_seed(0)
-    network = GENERATORS["resunet"](
-        len(sources), len(targets), dim=3, widths=(4, 8), blocks=1, groups=2, stages=1
-    )
+    network = build_generator(config)
     folder.mkdir(parents=True)
     write_config(folder, config)
     save_weights(folder / "weights.safetensors", network)
@@ -292,8 +291,8 @@ def test_plumbing_gives_back_the_real_picture(tmp_path, dtype):
 
 
 def test_a_run_whose_network_copies_t2_gives_t2_on_the_target_scale(ready, tmp_path, monkeypatch):
-    copy_t2 = lambda self, present: lambda tiles: tiles[:, 2:3]  # noqa: E731
-    monkeypatch.setattr(synthesis.RunMaker, "_network", copy_t2)
+    copy_t2 = lambda self, sources, present, wanted, seed=0: sources[:, 2:3]  # noqa: E731
+    monkeypatch.setattr(FRAMEWORKS["l1"], "synthesize", copy_t2)
     name = "Brats18_X_2_1"
     complete_cohort(ready / "run", ready / "in", tmp_path / "out", cases=[name])
     made = read(tmp_path / "out" / name / f"{name}_flair.nii.gz").data
@@ -332,8 +331,8 @@ def test_a_scale_that_the_file_cannot_hold_is_taken_from_the_siblings():
 
 
 def test_bright_voxels_are_compressed_into_the_type_not_clamped(ready, tmp_path, monkeypatch):
-    bright = lambda self, present: lambda tiles: 1 + tiles[:, 2:3].clamp(0, 1)  # noqa: E731
-    monkeypatch.setattr(synthesis.RunMaker, "_network", bright)
+    bright = lambda self, tiles, *_, **__: 1 + tiles[:, 2:3].clamp(0, 1)  # noqa: E731
+    monkeypatch.setattr(FRAMEWORKS["l1"], "synthesize", bright)
     write_case(tmp_path / "in", "Brats18_X_9_1", 9, modalities=("t1n", "t1c", "t2w"))
     large = Scale(10.0, 30000.0)
     monkeypatch.setattr(ScalePrior, "estimate", lambda self, target, sources: large)

@@ -61,6 +61,21 @@ def test_the_result_is_the_input_where_active_and_zero_elsewhere(shape, tile, ch
     assert torch.equal(result, volume * active)
 
 
+@settings(max_examples=30)
+@given(shape=SIDES, tile=patch_and_overlap(), chance=st.floats(0, 1))
+def test_a_network_of_slices_sees_slices_and_gives_back_the_volume(shape, tile, chance):
+    patch, overlap = (part[1:] for part in tile)
+    active = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < chance
+
+    def network(tiles):
+        assert tiles.shape == (2, 3, *patch)
+        return tiles[:, :2]
+
+    volume = random_volume(shape, channels=3)
+    result = sliding_window(network, volume, patch, overlap, active=active, out_channels=2)
+    assert torch.equal(result, volume[:2] * active)
+
+
 @pytest.mark.parametrize("shape", [(24, 17, 31), (5, 40, 8)])
 def test_a_voxelwise_network_is_applied_once_to_each_voxel(shape):
     volume = random_volume(shape, channels=3) / 1000
@@ -143,6 +158,8 @@ def test_half_precision_networks_are_blended_in_float32():
     [
         ({"volume": torch.zeros(4, 4, 4)}, "volume must be a non-empty"),
         ({"patch": (4, 4)}, r"patch and overlap are \(z, y, x\)"),
+        ({"patch": (4,), "overlap": (0,)}, r"patch and overlap are \(z, y, x\) or \(y, x\)"),
+        ({"patch": (4, 4), "overlap": (4, 0)}, r"overlap along y must be in \[0, 4\)"),
         ({"overlap": (0, 4, 0)}, r"overlap along y must be in \[0, 4\)"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"active": torch.ones(3, 4, 4, dtype=torch.bool)}, "active is"),

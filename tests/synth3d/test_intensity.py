@@ -25,6 +25,43 @@ def test_percentiles_are_taken_inside_the_brain_only():
     assert (papers.low, papers.high) == (0, pytest.approx(1995))
 
 
+def test_worked_example_of_the_papers_convention():
+    """The 99.5th percentile of the whole volume, background included, is 1; 0 is 0; clipped."""
+    volume = np.concatenate([np.zeros(900), np.arange(1, 102)]).astype(np.float32)
+    scale = Scale.papers(volume)
+    assert (scale.low, scale.high, scale.clips) == (0, 96, True)  # position 0.995 x 1000 = 995
+    mask = volume > 0
+    network = scale.apply(volume, mask)
+    assert network.max() == 1
+    assert (network == 1).sum() == 6  # 96 to 101
+    assert network[900 + 47] == 0.5
+    assert not network[~mask].any()
+    np.testing.assert_allclose(scale.invert(network, mask), np.minimum(volume, 96), atol=1e-4)
+    assert scale.apply(np.array([-5.0]), ALL[:1]) == 0
+
+
+def test_what_a_clipping_scale_makes_of_wild_predictions():
+    scale = Scale(0, 400, clips=True)
+    wild = np.array([-0.5, 0.25, 1.0, 1.7, 50])
+    np.testing.assert_allclose(scale.invert(wild, ALL), [0, 100, 400, 400, 400])
+
+
+@pytest.mark.parametrize("volume", [np.zeros(300), np.zeros(0), np.eye(20), -np.ones(9)])
+def test_the_papers_convention_on_next_to_nothing(volume):
+    scale = Scale.papers(volume)
+    assert 0 < scale.high <= 1
+    assert np.isfinite(scale.apply(volume, volume != 0)).all()
+
+
+def test_a_clipping_scale_is_saved_and_predicted_as_one():
+    scale = Scale(0, 96, clips=True)
+    assert Scale.from_dict(scale.to_dict()) == scale
+    assert Scale(1, 2).to_dict() == {"low": 1, "high": 2}  # as runs of before have it
+    prior = ScalePrior.from_list(ScalePrior([{"t1n": scale, "t2f": scale}] * 3).to_list())
+    guess = prior.estimate("t2f", {"t1n": scale})
+    assert (guess.low, guess.high, guess.clips) == (0, pytest.approx(96), True)
+
+
 def test_healthy_tissue_keeps_its_level_whatever_the_tumour_does():
     healthy = np.random.default_rng(0).normal(500, 50, 5000)
     large = np.concatenate([healthy, np.full(400, 1500.0)])

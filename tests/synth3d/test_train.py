@@ -16,20 +16,22 @@ import torch
 
 from synth3d.cases import find_cases
 from synth3d.checkpoint import load_run, load_state, read_log, save_state
-from synth3d.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from synth3d.config import DataConfig, MisalignConfig, ModelConfig, RunConfig, TrainConfig
 from synth3d.files import InputError, sha256
+from synth3d.framework_options import Pix2PixOptions
 from synth3d.settings import to_plain
 from synth3d.splits import Splits, make_splits
 from synth3d.train import _prepare_all, leg_seed, train
 from synth3d.trainer import Trainer, rate_factor
 
 ROOT = Path(__file__).parents[2]
+FAST = Pix2PixOptions(critic_width=4, critic_layers=2, adversarial_start=5)
 TINY = RunConfig(
     model=ModelConfig(widths=(4, 8), groups=2, blocks=1, stages=2),
     data=DataConfig(patch=(16, 16, 16), overlap=(0, 0, 0), batch=2, queue=8, validation_cases=1),
     train=TrainConfig(
-        steps=10, learning_rate=2e-3, critic_width=4, critic_layers=2,
-        adversarial_start=5, average=0.9, checkpoint_every=4, validate_every=8, threads=1,
+        steps=10, learning_rate=2e-3, pix2pix=FAST, average=0.9, checkpoint_every=4,
+        validate_every=8, threads=1,
     ),
 )  # fmt: skip
 
@@ -60,8 +62,9 @@ def test_a_finished_run_is_self_describing(undisturbed):
 def test_a_finished_run_loads_and_synthesises(undisturbed):
     run = load_run(undisturbed)
     assert run.config == TINY
-    assert not any(p.requires_grad for p in run.generator.parameters())
-    out = run.network(torch.tensor([True, False, True]))(torch.zeros(2, 3, 16, 16, 16))
+    assert not any(p.requires_grad for p in run.framework.parameters())
+    present, wanted = torch.tensor([[True, False, True]] * 2), torch.ones(2, 1, dtype=torch.bool)
+    out = run.framework.synthesize(torch.zeros(2, 3, 16, 16, 16), present, wanted)
     assert out.shape == (2, 1, 16, 16, 16)
     assert run.prior.estimate("t2f", {}).high > 0
 
@@ -168,6 +171,31 @@ def test_kill_9_and_the_same_command_ends_with_the_same_weights(
     assert sha256(run / "weights.safetensors") == sha256(undisturbed / "weights.safetensors")
     steps = [line["step"] for line in read_log(run / "log.jsonl")]
     assert steps == [line["step"] for line in read_log(undisturbed / "log.jsonl")]
+
+
+def test_slices_drawn_by_a_worker_resume_too_and_as_if_there_were_none(phantom_cohort, tmp_path):
+    """At once: a worker that outlived the kill would hold the lock on the folder."""
+    data = DataConfig(
+        patch=(32, 32), overlap=(0, 0), batch=4, patches_per_case=8, queue=16,
+        source_dropout=0.3, validation_cases=1,
+    )  # fmt: skip
+    model = dataclasses.replace(TINY.model, name="resunet")
+    astray = MisalignConfig(source="t2w", shift=2.0, elastic=1.0)
+    alone = dataclasses.replace(TINY, dim=2, model=model, data=data, misalign=astray)
+    cases = find_cases(phantom_cohort)
+    undisturbed = train(alone, cases, make_splits(cases), phantom_cohort, tmp_path / "alone")
+    helped = dataclasses.replace(alone, data=dataclasses.replace(data, workers=1))
+    (tmp_path / "recipe.json").write_text(json.dumps(to_plain(helped)))
+    run = tmp_path / "runs" / "run"
+    arguments = command(tmp_path / "recipe.json", phantom_cohort, tmp_path)
+    kill_after(1, arguments, run)
+    found = subprocess.run(
+        arguments, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "going on at step" in found.stdout
+    assert sha256(run / "weights.safetensors") == sha256(undisturbed / "weights.safetensors")
 
 
 def test_a_checkpoint_is_everything_the_next_step_needs(phantom_cohort, tmp_path):

@@ -9,11 +9,13 @@ from hypothesis.extra.numpy import arrays
 from synth3d.files import InputError
 from synth3d.grids import Grid
 from synth3d.volumes import (
+    Volume,
     check_same_grid,
     grid,
     header_shape,
     read,
     read_label,
+    resample,
     value_limits,
     write_like,
     write_new,
@@ -231,3 +233,36 @@ def test_wrong_use_is_a_value_error(tmp_path):
     with pytest.raises(ValueError, match="no grids"):
         check_same_grid([])
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+def test_resampling_by_headers_finds_the_same_places(tmp_path):
+    """A ramp in mm on one grid is the ramp on any other, 0 outside the field of view."""
+    own = np.array([[0, 0, 2.0, -7], [-1.5, 0, 0, 9], [0, 1.0, 0, -5], [0, 0, 0, 1]])
+    there = np.array([[-1.0, 0.1, 0, 3], [0, 1.2, 0.2, -3], [0, 0, 1.1, -4], [0, 0, 0, 1]])
+
+    def ramp(affine, shape):
+        z, y, x = np.indices(shape)
+        mm = np.stack([x, y, z, np.ones(shape)], -1) @ affine.T
+        return (50 + mm[..., 0] - 2 * mm[..., 1] + 3 * mm[..., 2]).astype(np.float32), mm
+
+    values, _ = ramp(own, (9, 10, 8))
+    target = Grid((17, 18, 14), there)
+    found = resample(Volume(values, own, tmp_path), target)
+    expected, mm = ramp(there, target.shape_zyx)
+    index = mm @ np.linalg.inv(own).T
+    inside = ((index[..., :3] >= 0) & (index[..., :3] <= np.array([7, 9, 8]))).all(-1)
+    beyond = ((index[..., :3] < -1) | (index[..., :3] > np.array([8, 10, 9]))).any(-1)
+    assert inside.sum() > 20
+    assert beyond.sum() > 20
+    np.testing.assert_allclose(found.data[inside], expected[inside], rtol=1e-4)
+    assert not found.data[beyond].any()
+    assert found.grid.difference(target) is None
+
+
+def test_resampling_onto_its_own_grid_is_nothing_and_beside_it_an_error(tmp_path):
+    volume = Volume(np.ones((3, 4, 5), np.float32), np.eye(4), tmp_path / "t1.nii.gz")
+    assert resample(volume, volume.grid) is volume
+    far = np.eye(4)
+    far[:3, 3] = 900
+    with pytest.raises(InputError, match="t1.nii.gz does not overlap the grid"):
+        resample(volume, Grid((3, 4, 5), far))
