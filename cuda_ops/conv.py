@@ -1,26 +1,27 @@
-"""Convolution with one rolled kernel per sample, in 2-D and 3-D.
-
-Two ways give the same numbers: one convolution per sample, or one grouped convolution of the
-whole batch with one group per sample. Which is faster follows from the shape, see
-:func:`runs_per_sample`.
-"""
+"""Convolution with one rolled kernel per sample, in 2-D and 3-D."""
 
 import math
-from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cuda_ops.op import _check as check_roll
 from cuda_ops.op import roll_kernel
+from cuda_ops.paths import (
+    WAYS,
+    Geometry,
+    Sides,
+    choose_way,
+    conv_dtype,
+    conv_grouped,
+    conv_looped,
+    conv_mixed_input,
+    conv_per_sample,
+    convolve,
+    per_axis,
+)
 
-Sides = int | Sequence[int]
-
-# ATen hands a one-sample float32 convolution without groups to oneDNN only above this many
-# elements in (channels, first two spatial axes); below, 3-D falls to a 3-8 times slower loop.
-ONEDNN_ELEMENTS = 20_480
-# Above this many samples a CUDA batch goes as one grouped convolution.
-CUDA_LOOP_SAMPLES = 4
+__all__ = ["RollingConv", "conv_grouped", "conv_looped", "rolling_conv"]
 
 
 def rolling_conv(
@@ -31,90 +32,81 @@ def rolling_conv(
     stride: Sides = 1,
     padding: Sides = 0,
     dilation: Sides = 1,
+    way: str = "auto",
 ) -> Tensor:
     """Convolve each sample with its own rolled form of ``weight``.
+
+    Where all samples share their kernel it is rolled once and convolved plainly: offsets and
+    scale both have a batch of one, or were expanded to theirs (``offsets.expand(B, -1, -1)``).
+    Values are never compared. The gradient of an expanded tensor then stands in its first row,
+    which ``expand`` hands back as the same sum.
 
     Args:
         x: (B, C_in, D, H, W) or (B, C_in, H, W).
         weight: (C_out, C_in, \\*k).
-        offsets: (B, n, d) in taps, axis order (z, y, x).
-        scale: (B, n), factor of each group of C_in / n input channels.
+        offsets: (B, n, d) in taps, axis order (z, y, x), or (1, n, d) for all samples.
+        scale: (B, n), factor of each group of C_in / n input channels, or (1, n) for all.
         stride: Of the convolution, one number or one per axis (z, y, x).
         padding: Zeros on both sides, one number or one per axis.
         dilation: Of the convolution, one number or one per axis.
+        way: ``"looped"``, ``"grouped"`` or ``"mixed-input"`` to insist on one way of computing
+            the same; ``"auto"`` takes the fastest, see :func:`cuda_ops.paths.choose_way`.
 
     Returns:
         (B, C_out, \\*out), as ``torch.nn.functional.conv3d`` or ``conv2d`` gives; empty for B = 0.
 
     Raises:
-        ValueError: Shapes disagree; the sentence says which.
+        TypeError: An argument is not floating point.
+        ValueError: Shapes disagree or ``way`` is unknown; the sentence says which.
     """
+    if way not in WAYS:
+        raise ValueError(f"expected a way among {WAYS}, got {way!r}")
+    _check_input(x, weight)
+    batch = x.shape[0]
+    if offsets.shape[:1] not in ((1,), (batch,)):
+        raise ValueError(
+            f"expected x (B, C_in, ...) with B = {offsets.shape[0]} as the offsets, got "
+            f"{tuple(x.shape)}"
+        )
+    geometry = Geometry.of(stride, padding, dilation, x.ndim - 2)
+    shared = way == "auto" and _is_shared(offsets) and _is_shared(scale)
+    if way == "auto":
+        unmade = 1 if shared else batch
+        way = choose_way(x, weight.shape, geometry, conv_dtype(x), unmade)
+    if shared and way != "mixed-input":
+        kernel = roll_kernel(weight, offsets[:1], scale[:1]).squeeze(0)
+        return convolve(x, kernel, geometry)
+    offsets, scale = _expanded(offsets, batch), _expanded(scale, batch)
+    if way == "mixed-input":
+        check_roll(weight, offsets, scale)
+        return conv_mixed_input(x, weight, offsets, scale, geometry)
+    return conv_per_sample(x, roll_kernel(weight, offsets, scale), *geometry, way)
+
+
+def _is_shared(values: Tensor) -> bool:
+    """Whether all samples have the same row of ``values`` (B, ...), as far as its strides tell."""
+    if values.shape[:1] == (1,):
+        return True
+    # An expanded leaf is asked for one gradient per row, which only its rows can give.
+    rows = values.ndim > 0 and values.shape[0] > 1 and values.stride(0) == 0
+    return rows and not (values.requires_grad and values.is_leaf)
+
+
+def _expanded(values: Tensor, batch: int) -> Tensor:
+    return values.expand(batch, *values.shape[1:]) if values.shape[:1] == (1,) else values
+
+
+def _check_input(x: Tensor, weight: Tensor) -> None:
     if x.ndim != weight.ndim:
         raise ValueError(
             f"expected x with {weight.ndim} axes for a weight {tuple(weight.shape)}, got "
             f"{tuple(x.shape)}"
         )
-    if x.shape[:2] != (offsets.shape[0], weight.shape[1]):
+    if x.shape[1] != weight.shape[1]:
         raise ValueError(
-            f"expected x (B, C_in, ...) with B = {offsets.shape[0]} as the offsets and C_in = "
-            f"{weight.shape[1]} as the weight, got {tuple(x.shape)}"
+            f"expected x (B, C_in, ...) with C_in = {weight.shape[1]} as the weight, got "
+            f"{tuple(x.shape)}"
         )
-    return conv_per_sample(x, roll_kernel(weight, offsets, scale), stride, padding, dilation)
-
-
-def conv_per_sample(
-    x: Tensor, kernels: Tensor, stride: Sides = 1, padding: Sides = 0, dilation: Sides = 1
-) -> Tensor:
-    """Convolve sample b of ``x`` (B, C_in, \\*S) with ``kernels[b]`` (B, C_out, C_in, \\*k).
-
-    Returns:
-        (B, C_out, \\*out), in the faster of two equal ways; see :func:`runs_per_sample`.
-    """
-    if x.shape[0] and runs_per_sample(x):
-        return conv_looped(x, kernels, stride, padding, dilation)
-    return conv_grouped(x, kernels, stride, padding, dilation)
-
-
-def conv_looped(
-    x: Tensor, kernels: Tensor, stride: Sides = 1, padding: Sides = 0, dilation: Sides = 1
-) -> Tensor:
-    """:func:`conv_per_sample` as one convolution per sample, B >= 1."""
-    convolve = F.conv3d if x.ndim == 5 else F.conv2d
-    # split and unbind, not x[b] and kernels[b]: the backward of an index writes B zero tensors.
-    pairs = zip(x.split(1), kernels.unbind(0), strict=True)
-    parts = [convolve(s, k, None, stride, padding, dilation) for s, k in pairs]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def conv_grouped(
-    x: Tensor, kernels: Tensor, stride: Sides = 1, padding: Sides = 0, dilation: Sides = 1
-) -> Tensor:
-    """:func:`conv_per_sample` as one convolution with a group per sample."""
-    convolve = F.conv3d if x.ndim == 5 else F.conv2d
-    batch, outputs = kernels.shape[:2]
-    if not batch:
-        empty = kernels.new_zeros(kernels.shape[1:])
-        return convolve(x.to(kernels.dtype), empty, None, stride, padding, dilation)
-    joined = x.reshape(1, -1, *x.shape[2:])
-    y = convolve(joined, kernels.flatten(0, 1), None, stride, padding, dilation, batch)
-    return y.reshape(batch, outputs, *y.shape[2:])
-
-
-def runs_per_sample(x: Tensor) -> bool:
-    """Whether a batch ``x`` (B, C, \\*S) is convolved sample by sample rather than grouped.
-
-    On the CPU a grouped convolution of channels-last data converts it twice, so such data goes
-    sample by sample, unless a single sample is so small that ATen would leave oneDNN for its
-    slow 3-D convolution; contiguous data goes grouped. On CUDA, small batches go one by one.
-    """
-    if x.shape[0] == 1:
-        return True
-    if x.device.type != "cpu":
-        return x.shape[0] <= CUDA_LOOP_SAMPLES
-    layout = torch.channels_last_3d if x.ndim == 5 else torch.channels_last
-    if x.is_contiguous() or not x.is_contiguous(memory_format=layout):
-        return False
-    return x.dtype == torch.bfloat16 or math.prod(x.shape[1:4]) > ONEDNN_ELEMENTS
 
 
 class RollingConv(nn.Module):
@@ -157,10 +149,10 @@ class RollingConv(nn.Module):
                 "of groups that divides the channels"
             )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = _per_axis(kernel_size, dim)
-        self.stride, self.dilation = _per_axis(stride, dim), _per_axis(dilation, dim)
+        self.kernel_size = per_axis(kernel_size, dim)
+        self.stride, self.dilation = per_axis(stride, dim), per_axis(dilation, dim)
         same = tuple(a * (k - 1) // 2 for a, k in zip(self.dilation, self.kernel_size, strict=True))
-        self.padding = same if padding is None else _per_axis(padding, dim)
+        self.padding = same if padding is None else per_axis(padding, dim)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
         self.reset_parameters()
 
@@ -175,21 +167,20 @@ class RollingConv(nn.Module):
 
         Args:
             x: (B, C_in, D, H, W) or (B, C_in, H, W).
-            offsets: (B, n, d) in taps, (z, y, x), or None for no roll.
-            scale: (B, n), or None for ones.
+            offsets: (B, n, d) or (1, n, d) in taps, (z, y, x), or None for no roll.
+            scale: (B, n) or (1, n), or None for ones.
 
         Returns:
             (B, C_out, \\*out).
         """
-        geometry = (self.stride, self.padding, self.dilation)
         if offsets is None and scale is None:
-            convolve = F.conv3d if x.ndim == 5 else F.conv2d
-            return convolve(x, self.weight, None, *geometry)
-        shape = (x.shape[0], self.groups)
+            _check_input(x, self.weight)
+            return convolve(x, self.weight, Geometry(self.stride, self.padding, self.dilation))
         if offsets is None:
-            offsets = self.weight.new_zeros(*shape, len(self.kernel_size))
+            offsets = self.weight.new_zeros(1, self.groups, len(self.kernel_size))
         if scale is None:
-            scale = self.weight.new_ones(shape)
+            scale = self.weight.new_ones(1, self.groups)
+        geometry = (self.stride, self.padding, self.dilation)
         return rolling_conv(x, self.weight, offsets, scale, *geometry)
 
     def extra_repr(self) -> str:
@@ -198,10 +189,3 @@ class RollingConv(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, padding={self.padding}, groups={self.groups}"
         )
-
-
-def _per_axis(value: Sides, dim: int) -> tuple[int, ...]:
-    values = (value,) * dim if isinstance(value, int) else tuple(value)
-    if len(values) != dim:
-        raise ValueError(f"expected one number or {dim} (one per axis), got {value}")
-    return values

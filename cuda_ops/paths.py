@@ -1,0 +1,280 @@
+"""The ways of convolving each sample with its own rolled kernel, and the rule that chooses.
+
+``looped`` convolves sample by sample, ``grouped`` all samples at once with a group each, and
+``mixed-input`` rolls the input's columns instead of the kernels and needs one product with the
+weight as it is. All give the same numbers; :func:`choose_way` knows which is fastest.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cuda_ops.layout import FORMATS, is_channels_last
+from cuda_ops.mixing import mixing_matrices
+from cuda_ops.op import full_precision
+
+Sides = int | Sequence[int]
+
+WAYS = ("auto", "looped", "grouped", "mixed-input")
+CONV = {4: F.conv2d, 5: F.conv3d}
+
+# ATen hands a one-sample float32 convolution without groups to oneDNN only above this many
+# elements in (channels, first two spatial axes); below, 3-D falls to a 2-14 times slower loop.
+ONEDNN_ELEMENTS = 20_480
+# Below this many channels such small samples are worth a loop of halved convolutions.
+HALVED_CHANNELS = 128
+# The input is mixed rather than the weight below this many result voxels per output channel.
+MIXED_VOXELS = 0.5
+# Above this many samples a CUDA batch goes as one grouped convolution. Never measured.
+CUDA_LOOP_SAMPLES = 4
+
+
+class Geometry(NamedTuple):
+    """Stride, padding and dilation, one number per axis (z, y, x), as torch takes them."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @classmethod
+    def of(cls, stride: Sides, padding: Sides, dilation: Sides, dim: int) -> "Geometry":
+        """From one number or one per axis each."""
+        return cls(per_axis(stride, dim), per_axis(padding, dim), per_axis(dilation, dim))
+
+    def outputs(self, sizes: Sequence[int], kernel: Sequence[int]) -> list[int]:
+        """The result's sizes for an input's ``sizes``; a ValueError where the kernel is larger."""
+        axes = zip(sizes, kernel, *self, strict=True)
+        outputs = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in axes]
+        if min(outputs) < 1:
+            raise ValueError(
+                f"a kernel {tuple(kernel)} with dilation {self.dilation} is larger than x "
+                f"{tuple(sizes)} with padding {self.padding}"
+            )
+        return outputs
+
+
+def per_axis(value: Sides, dim: int) -> tuple[int, ...]:
+    """``value`` as one number per axis; a ValueError where it has another length."""
+    values = (value,) * dim if isinstance(value, int) else tuple(value)
+    if len(values) != dim:
+        raise ValueError(f"expected one number or {dim} (one per axis), got {value}")
+    return values
+
+
+def choose_way(
+    x: Tensor, shape: Sequence[int], geometry: Geometry, dtype: torch.dtype, unmade: int = 0
+) -> str:
+    """The fastest way for this shape: ``looped``, ``grouped`` or ``mixed-input``.
+
+    On the CPU (one thread, float32, forward plus backward, B 2, 3-D, ratio to a plain
+    convolution, on an EPYC without AVX-512): channels-last goes looped at 0.97 to 1.18 from 4 096
+    voxels up, grouped at 1.3 to 2.3, which converts the samples both ways; contiguous goes
+    grouped at 0.98 to 1.10. Samples so small that they leave oneDNN alone are looped in halves
+    (:func:`convolve`), unless they have so many channels that the weight, which is then read
+    twice, is the larger part. Where voxels are few and channels many, mixing the input saves the
+    kernels altogether. The rule for CUDA has never been measured.
+
+    Args:
+        x: (B, C, \\*S), of which shape, memory format and device are read, never values.
+        shape: Of the weight, (C_out, C_in, \\*k).
+        geometry: Of the convolution.
+        dtype: In which the convolution computes.
+        unmade: Kernels still to be rolled: B, 1 if all samples share theirs, 0 if all are there.
+    """
+    batch = x.shape[0]
+    voxels = math.prod(geometry.outputs(x.shape[2:], shape[2:]))
+    if x.device.type != "cpu":
+        return "looped" if batch <= CUDA_LOOP_SAMPLES else "grouped"
+    if 0 < voxels * batch <= MIXED_VOXELS * shape[0] * unmade:
+        return "mixed-input"
+    if leaves_onednn(x, shape, dtype):
+        return "looped" if x.ndim == 5 and x.shape[1] < HALVED_CHANNELS else "grouped"
+    return "looped" if is_channels_last(x) else "grouped"
+
+
+def leaves_onednn(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> bool:
+    """Whether ATen convolves one sample of ``x`` (B, C, \\*S) without oneDNN, when it is alone.
+
+    ``shape`` is the kernel's, (C_out, C_in, \\*k), and ``dtype`` what is computed in. Kernels of
+    one tap in the last two axes do not count: without oneDNN they are no slower.
+    """
+    fits = math.prod(x.shape[1:4]) <= ONEDNN_ELEMENTS
+    return (
+        x.device.type == "cpu"
+        and dtype == torch.float32
+        and fits
+        and min(shape[-2:]) <= 3
+        and max(shape[-2:]) > 1
+    )
+
+
+def conv_dtype(x: Tensor) -> torch.dtype:
+    """The type in which a convolution of ``x`` computes, autocast considered."""
+    device = x.device.type
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if casts and x.dtype != torch.float64 else x.dtype
+
+
+def convolve(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """Convolve all samples of ``x`` (B, C_in, \\*S) with one kernel (C_out, C_in, \\*k).
+
+    ``torch.nn.functional.conv3d`` or ``conv2d``, but for one small sample on the CPU, which ATen
+    would send to a slow routine, 2 to 14 times slower: it goes as a batch of its two halves.
+    """
+    if x.shape[0] == 1 and x.ndim == 5 and leaves_onednn(x, kernel.shape, conv_dtype(x)):
+        return _in_halves(x, [kernel], geometry)
+    return CONV[x.ndim](x, kernel, None, *geometry)
+
+
+def _in_halves(x: Tensor, kernels: Sequence[Tensor], geometry: Geometry) -> Tensor:
+    """Convolve sample b with ``kernels[b]`` as a batch of two halves along its longest axis."""
+    outputs = geometry.outputs(x.shape[2:], kernels[0].shape[2:])
+    axis = outputs.index(max(outputs))
+    stride, padding, dilation = (sides[axis] for sides in geometry)
+    half = (outputs[axis] + 1) // 2
+    step = half * stride
+    length = step + max(0, dilation * (kernels[0].shape[axis + 2] - 1) + 1 - stride)
+    # With the channels where they are in memory, halves along z are joined without a copy.
+    channel, along = (-1, axis + 1) if is_channels_last(x) else (1, axis + 2)
+    parts = _overlapping(x.movedim(1, channel), along, padding, step, length)
+    parts = parts.unflatten(along, (2, length)).movedim(along, 1).flatten(0, 1).movedim(channel, 1)
+    laid = [0 if a == axis else side for a, side in enumerate(geometry.padding)]
+    pairs = zip(parts.split(2), kernels, strict=True)
+    results = [CONV[x.ndim](p, k, None, geometry.stride, laid, geometry.dilation) for p, k in pairs]
+    y = results[0] if len(results) == 1 else torch.cat(results)
+    y = y.movedim(1, channel).unflatten(0, (-1, 2)).movedim(1, along).flatten(along, along + 1)
+    y = y.movedim(channel, 1)
+    return _laid_as(x, y.narrow(axis + 2, 0, outputs[axis])) if outputs[axis] % 2 else y
+
+
+def _overlapping(x: Tensor, along: int, padding: int, step: int, length: int) -> Tensor:
+    """Two pieces of ``length``, the second ``step`` further, of ``x`` with zeros before and after.
+
+    They follow each other along the same axis. ``padding`` zeros stand before ``x``.
+    """
+    # The second piece may end after the input, or before it where a stride leaves a rest.
+    rest = step + length - padding - x.shape[along]
+    if padding > step or not 0 <= rest <= step:
+        x = F.pad(x, (*[0, 0] * (x.ndim - 1 - along), padding, rest))
+        padding = rest = 0
+    first, both, last = x.split((step - padding, length - step, step - rest), along)
+    before, after = list(x.shape), list(x.shape)
+    before[along], after[along] = padding, rest
+    pieces = [x.new_zeros(before), first, both, both, last, x.new_zeros(after)]
+    return torch.cat(pieces, along)
+
+
+def conv_per_sample(
+    x: Tensor,
+    kernels: Tensor,
+    stride: Sides = 1,
+    padding: Sides = 0,
+    dilation: Sides = 1,
+    way: str = "auto",
+) -> Tensor:
+    """Convolve sample b of ``x`` (B, C_in, \\*S) with ``kernels[b]`` (B, C_out, C_in, \\*k).
+
+    Args:
+        x: (B, C_in, D, H, W) or (B, C_in, H, W).
+        kernels: (B, C_out, C_in, \\*k).
+        stride: Of the convolution, one number or one per axis (z, y, x).
+        padding: Zeros on both sides, one number or one per axis.
+        dilation: Of the convolution, one number or one per axis.
+        way: ``"looped"``, ``"grouped"``, or ``"auto"`` for :func:`choose_way`.
+
+    Returns:
+        (B, C_out, \\*out) in the memory format of ``x``; empty for B = 0.
+
+    Raises:
+        ValueError: ``way`` is none of these.
+    """
+    geometry = Geometry.of(stride, padding, dilation, x.ndim - 2)
+    if way == "auto":
+        way = choose_way(x, kernels.shape[1:], geometry, kernels.dtype)
+    if way not in ("looped", "grouped"):
+        raise ValueError(f"kernels are convolved 'looped', 'grouped' or 'auto', got {way!r}")
+    if x.shape[0] == 0:  # the sum of no kernels: a kernel of zeros that knows where it is from
+        return convolve(x, kernels.sum(0), geometry)
+    if x.shape[0] == 1:
+        return convolve(x, kernels.squeeze(0), geometry)
+    return (conv_looped if way == "looped" else conv_grouped)(x, kernels, *geometry)
+
+
+def conv_looped(
+    x: Tensor, kernels: Tensor, stride: Sides = 1, padding: Sides = 0, dilation: Sides = 1
+) -> Tensor:
+    """:func:`conv_per_sample` as one convolution per sample, B >= 1."""
+    geometry = Geometry.of(stride, padding, dilation, x.ndim - 2)
+    # split and unbind, not x[b] and kernels[b]: the backward of an index writes B zero tensors.
+    parts = kernels.unbind(0)
+    if x.ndim == 5 and leaves_onednn(x, parts[0].shape, kernels.dtype):
+        return _in_halves(x, parts, geometry)
+    samples = zip(x.split(1), parts, strict=True)
+    y = torch.cat([CONV[x.ndim](sample, part, None, *geometry) for sample, part in samples])
+    return _laid_as(x, y)
+
+
+def conv_grouped(
+    x: Tensor, kernels: Tensor, stride: Sides = 1, padding: Sides = 0, dilation: Sides = 1
+) -> Tensor:
+    """:func:`conv_per_sample` as one convolution with a group per sample, B >= 2."""
+    batch, outputs = kernels.shape[:2]
+    joined = x.reshape(1, -1, *x.shape[2:])
+    # Kernels in channels-last memory would turn the joined samples into that as well.
+    stacked = kernels.flatten(0, 1).contiguous()
+    y = CONV[x.ndim](joined, stacked, None, stride, padding, dilation, batch)
+    return _laid_as(x, y.reshape(batch, outputs, *y.shape[2:]))
+
+
+def conv_mixed_input(
+    x: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor, geometry: Geometry
+) -> Tensor:
+    """Convolve with rolled kernels by rolling the columns of ``x`` instead, group by group.
+
+    A roll is linear in the taps, so it may as well act, transposed, on what the taps meet; then
+    one product with ``weight`` serves the whole batch. It is done in float32 (float64 for a
+    float64 weight), also under autocast, and the product in the type of a convolution.
+
+    Args:
+        x: (B, C_in, \\*S).
+        weight: (C_out, C_in, \\*k).
+        offsets: (B, n, d) in taps, (z, y, x).
+        scale: (B, n).
+        geometry: Of the convolution.
+
+    Returns:
+        (B, C_out, \\*out) in the memory format of ``x``; empty for B = 0. A non-finite offset
+        makes its own sample NaN and no other.
+    """
+    batch, channels, kernel = x.shape[0], x.shape[1], weight.shape[2:]
+    groups, taps = offsets.shape[1], math.prod(kernel)
+    sizes = geometry.outputs(x.shape[2:], kernel)
+    voxels, width = math.prod(sizes), channels // groups
+    compute = torch.promote_types(weight.dtype, torch.float32)
+    with full_precision(x.device.type):
+        mixing = mixing_matrices(offsets.to(compute), scale.to(compute), kernel).flatten(0, 1)
+        columns = _columns(x.to(compute), kernel, geometry)
+        columns = columns.unflatten(1, (groups, width)).flatten(3, x.ndim).flatten(4)
+        columns = columns.permute(0, 1, 4, 3, 2).reshape(batch * groups, taps, voxels * width)
+        mixed = torch.bmm(mixing.mT, columns).view(batch, groups, taps, voxels, width)
+        rows = mixed.permute(0, 3, 2, 1, 4).reshape(batch * voxels, taps * channels).to(x.dtype)
+    y = F.linear(rows, weight.movedim(1, -1).flatten(1))
+    return _laid_as(x, y.view(batch, *sizes, weight.shape[0]).movedim(-1, 1))
+
+
+def _columns(x: Tensor, kernel: Sequence[int], geometry: Geometry) -> Tensor:
+    """What each tap of a kernel meets at each place, as a view (B, C, \\*out, \\*k)."""
+    x = F.pad(x, [side for padding in reversed(geometry.padding) for side in (padding, padding)])
+    for axis, (size, stride, _, dilation) in enumerate(zip(kernel, *geometry, strict=True)):
+        x = x.unfold(axis + 2, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    return x
+
+
+def _laid_as(x: Tensor, y: Tensor) -> Tensor:
+    """``y`` in the memory format of ``x``, as a plain convolution leaves it."""
+    layout = FORMATS[x.ndim] if is_channels_last(x) else torch.contiguous_format
+    return y.contiguous(memory_format=layout)
