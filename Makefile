@@ -6,16 +6,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 WORK ?= work
+# Any Python with torch, CuPy, pytest and hypothesis can check the GPU:
+# `make gpu-check PYTHON_GPU=python3` makes no $(VENV).
+PYTHON_GPU ?= $(BIN)/python
 # Threads that wait without spinning: on a shared machine spinning costs a factor of six.
 export OMP_WAIT_POLICY ?= passive
 export MPLBACKEND ?= agg
 
-.PHONY: help demo test test-full lint clean
+.PHONY: help demo test test-full lint bench gpu-check clean
 
 help:
 	@echo "make demo       phantom cohort -> AGI-Net -> nnU-Net -> Dice-recovery table (12 min, 2 cores)"
 	@echo "make test       lint and the default tests (under 15 min, 2 cores)"
 	@echo "make test-full  the long checks too"
+	@echo "make bench      how fast the rolling convolution is on this CPU, as a table (half an hour)"
+	@echo "make gpu-check  its tests and its table on an NVIDIA GPU (10 min; PYTHON_GPU=python3: no $(VENV))"
 	@echo "make clean      remove what demo and test made, except $(VENV)"
 
 $(INSTALLED): setup.py constraints.txt
@@ -37,6 +42,21 @@ test: lint
 
 test-full: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
+bench: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m cuda_ops.bench $(ARGS)
+
+may_import = $(PYTHON_GPU) -c "import $(1)" 2>/dev/null || { echo "error: $(PYTHON_GPU) cannot \
+import $(1); pip install torch cupy-cuda13x pytest hypothesis" >&2; exit 2; }
+
+# Where something is missing, a GPU for one: a sentence that says so, and make's exit code 2. The
+# table is printed even when a test has failed.
+gpu-check: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(INSTALLED))
+	@$(call may_import,torch)
+	@$(PYTHON_GPU) -m cuda_ops.bench --device cuda --list >/dev/null
+	@$(call may_import,cupy) && $(call may_import,pytest) && $(call may_import,hypothesis)
+	@$(PYTHON_GPU) -m pytest tests/cuda_ops -m gpu; status=$$?; \
+	$(PYTHON_GPU) -m cuda_ops.bench --device cuda $(ARGS) || status=1; exit $$status
 
 clean:
 	rm -rf $(WORK) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,84 @@
+"""Where the operator's tests run: on the CPU, and on a GPU in both of its forms there."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+class Place(NamedTuple):
+    """Where a test runs and which form rolls there."""
+
+    device: torch.device
+    backend: str
+
+
+def place_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Place:
+    kind, _, backend = name.partition("-")
+    if backend == "cupy" and importlib.util.find_spec("cupy") is None:
+        pytest.skip("needs CuPy: pip install cupy-cuda13x")
+    monkeypatch.setenv("CUDA_OPS_BACKEND", backend or "torch")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return Place(torch.device(kind, 0) if kind == "cuda" else torch.device(kind), backend)
+
+
+def params(*names: str) -> list[object]:
+    return [pytest.param(name, marks=GPU if "cuda" in name else []) for name in names]
+
+
+def finish(place: Place) -> None:
+    """A fault that the device reports late shall fail the test that made it."""
+    if place.device.type == "cuda":
+        torch.cuda.synchronize(place.device)
+
+
+@pytest.fixture(params=params("cpu", "cuda-torch", "cuda-cupy"))
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """Both forms on a GPU; and the CPU, which proves the test's own logic without one."""
+    place = place_of(request.param, monkeypatch)
+    yield place
+    finish(place)
+
+
+@pytest.fixture(params=params("cuda-torch", "cuda-cupy"))
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """Both forms on a GPU, for what the CPU does not have."""
+    place = place_of(request.param, monkeypatch)
+    yield place
+    finish(place)
+
+
+@pytest.fixture(params=params("cuda-cupy"))
+def fused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """The fused kernel on a GPU."""
+    place = place_of(request.param, monkeypatch)
+    yield place
+    finish(place)
+
+
+@pytest.fixture
+def small() -> Callable[..., list[Tensor]]:
+    """Makes small leaves: weight (3, 4, *sides), offsets (2, 2, d), scale (2, 2)."""
+    return make_small
+
+
+def make_small(
+    dim: int, device: torch.device, dtype: torch.dtype = torch.float64, sides: tuple = ()
+) -> list[Tensor]:
+    """Leaves of two samples in two groups, offsets away from whole numbers."""
+    g = torch.Generator().manual_seed(dim)
+    kind = torch.promote_types(dtype, torch.float32)
+    weight = torch.randn(3, 4, *(sides or (3,) * dim), generator=g, dtype=torch.float64)
+    offsets = 0.2 + 0.6 * torch.rand(2, 2, dim, generator=g, dtype=torch.float64)
+    offsets = offsets + torch.tensor([-2.0, 1.0], dtype=torch.float64)[:, None, None]
+    scale = torch.rand(2, 2, generator=g, dtype=torch.float64)
+    leaves = weight.to(dtype), offsets.to(kind), scale.to(kind)
+    return [leaf.to(device).requires_grad_() for leaf in leaves]
