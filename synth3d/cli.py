@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from synth3d import __version__
-from synth3d.files import InputError, run_guarded
+from synth3d.files import run_guarded
 
 EXAMPLES = """examples:
   synth3d train --dim 3d                       train on the built-in phantom cohort
@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   synth3d ablate components --data BraTS --splits splits.json --seeds 3
   synth3d audit BraTS                          what a cohort holds, and what would break a run
   synth3d phantom cohort --cases 24 --size 64 --seed 0
-  synth3d describe --model agi-net --widths 16,32,64,128 --json
+  synth3d describe --model agi-net --widths 16,32,64,128 --fit 8GB
 """
 
 
@@ -191,38 +191,18 @@ def _ablate(args: argparse.Namespace) -> int:
 
 
 def _add_describe(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("describe", help="parameters and FLOPs of a generator")
-    parser.add_argument("--model", default="agi-net")
-    parser.add_argument("--dim", choices=["2d", "3d"], default="3d")
-    parser.add_argument("--widths", type=_integers, default=(64, 128, 256, 512))
-    parser.add_argument("--groups", type=int, default=8)
-    parser.add_argument("--stages", type=int, help="leading stages with the module; default: 5")
-    parser.add_argument("--in-channels", type=int, default=3)
-    parser.add_argument("--out-channels", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    from synth3d.describe_command import add_arguments
+
+    about = "parameters, FLOPs and memory of a generator; patch and batch for a budget"
+    parser = commands.add_parser("describe", help=about)
+    add_arguments(parser)
     parser.set_defaults(run_command=_describe)
 
 
 def _describe(args: argparse.Namespace) -> int:
-    import json
+    from synth3d.describe_command import main as describe
 
-    from synth3d.describe import describe
-
-    stages = args.stages if args.stages is not None else min(5, 2 * len(args.widths) - 1)
-    channels = (args.in_channels, args.out_channels)
-    options = {"stages": stages} if args.model == "agi-net" else {}
-    try:
-        found = describe(
-            args.model, int(args.dim[0]), args.widths, args.groups, *channels, **options
-        )
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    if args.json:
-        print(json.dumps(found))
-        return 0
-    for name, value in found.items():
-        print(f"{name:>24}  {value:,}" if isinstance(value, int) else f"{name:>24}  {value}")
-    return 0
+    return describe(args)
 
 
 if __name__ == "__main__":

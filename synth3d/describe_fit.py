@@ -73,7 +73,7 @@ def fit(
     choices = [(2, step.largest(budget, 2)), (1, step.largest(budget, 1))]
     batch, side = next(((b, s) for b, s in choices if s), (0, 0))
     if not side:
-        least = step.bytes(step.smallest, 1, step.lean)
+        least = step.exact(step.smallest, 1, step.lean)
         raise InputError(
             f"a batch of one {step.smallest}-voxel patch needs {least / 1e9:.2f} GB and the budget "
             f"is {budget / 1e9:.2f} GB; give more, or take smaller widths"
@@ -113,18 +113,21 @@ class _Step:
     def largest(self, budget: int, batch: int) -> int:
         """The largest side that fits, recomputing where that may be; 0 if none."""
         sides = range(self.most, self.smallest - 1, -self.factor)
-        for side in (s for s in sides if 0.95 * self.bytes(s, batch, self.lean) <= budget):
+        for side in (s for s in sides if 0.95 * self.line(s, batch) <= budget):
             if self.exact(side, batch, self.lean) <= budget:
                 return side
         return 0
 
-    def bytes(self, side: int, batch: int, recompute: bool) -> int:
-        """By the line, always that of the leanest way; ``recompute`` is what it stands for."""
+    def line(self, side: int, batch: int) -> int:
+        """By the line, recomputing where that may be."""
         slope, constant = self._line
         return self._beside(side, batch) + int(batch * (slope * side**self.dim + constant))
 
     def exact(self, side: int, batch: int, recompute: bool) -> int:
-        """By counting."""
+        """By counting; every sample after the second keeps as much as the second."""
+        if batch > 2:
+            one, two = (self.exact(side, b, recompute) for b in (1, 2))
+            return two + (batch - 2) * (two - one)
         key = (side, batch, recompute)
         if key not in self._known:
             self._known[key] = self._beside(side, batch) + self._count(side, batch, recompute)
