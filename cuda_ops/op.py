@@ -39,8 +39,9 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
         scale: (B, n), factor of each group.
 
     Returns:
-        (B, C_out, C_in, \\*k), dtype of ``weight`` (under autocast: the autocast type); empty for
-        B = 0. Non-finite offsets give NaN in their own group of their own sample.
+        (B, C_out, C_in, \\*k), each sample in the memory layout of ``weight`` (contiguous or
+        channels-last), dtype of ``weight`` (under autocast: the autocast type); empty for B = 0.
+        Non-finite offsets give NaN in their own group of their own sample.
 
     Raises:
         RuntimeError: For CUDA tensors, CuPy is missing or unfit and ``CUDA_OPS_BACKEND`` does not
@@ -60,7 +61,7 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
         offsets, scale = offsets.to(compute), scale.to(compute)
         if device == "cuda" and _uses_cupy():
             return roll_kernel_op(weight, offsets, scale, result)
-        return mixing_forward(weight.to(compute), offsets, scale).to(result)
+        return mixing_forward(weight, offsets, scale, result)
 
 
 def full_precision(device: str) -> AbstractContextManager[Any]:

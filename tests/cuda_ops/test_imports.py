@@ -44,8 +44,10 @@ cuda_ops.RollingConv(4, 4, groups=2)(
     "synth3d.models": """
 import torch
 from synth3d.models import GENERATORS, PatchCritic
-for make in GENERATORS.values():
-    make(2, 1, dim=3, widths=(8, 16), stages=1)(torch.zeros(1, 2, 4, 4, 4))
+for name, make in GENERATORS.items():
+    dim = 2 if name == "arc-resunet" else 3
+    options = {} if name == "resunet" else {"stages": 1}
+    make(2, 1, dim=dim, widths=(8, 16), **options)(torch.zeros(1, 2, *[4] * dim))
 """,
 }
 
