@@ -8,9 +8,9 @@ import argparse
 import fnmatch
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -34,7 +34,7 @@ DESCRIPTION = """Measure the rolling convolution against the naive roll and a pl
 Every row times its candidates once per round, in shuffled order; a ratio is the median of the
 rounds' ratios. On the CPU the seconds are CPU seconds of the process with one thread, on CUDA
 they come from events on the stream. Exit code: 0; 1 if --check is given and a bar was missed
-or a row failed; 2 if an argument cannot be used."""
+or a row failed; 2 if an argument cannot be used; 130 if interrupted."""
 EXAMPLES = """examples:
   python -m cuda_ops.bench                        the whole table (about half an hour on a CPU)
   python -m cuda_ops.bench --quick                under a minute
@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="?",
         const="-",
         metavar="FILE",
-        help="print JSON instead of the table, or write it to FILE beside the table",
+        help="print JSON instead of the table, or write it to FILE, row by row, beside the table",
     )
     add("--check", action="store_true", help="exit code 1 if a bar is missed or a row failed")
     return parser
@@ -112,20 +112,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     least = QUICK_TURN if args.quick else TURN
     setting = Setting(device, clock, rounds, args.seed, args.threads, least)
     facts = environment(setting, "keep" if kept else "default", arguments)
-    start = time.perf_counter()
+    results: list[Result] = []
     try:
-        results = measure(chosen, setting)
+        for _ in measure(chosen, setting, results, facts):
+            if target:  # a long run that is killed leaves what it had
+                write_atomically(target, as_document(facts, results))
+        facts["complete"] = True
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing was written", file=sys.stderr)
-        return 130
-    facts["seconds"] = round(time.perf_counter() - start, 1)
+        print("\ninterrupted; what follows is all that was measured", file=sys.stderr)
     document = as_document(facts, results)
     if target:
         write_atomically(target, document)
-    if args.json == "-":
-        print(to_json(document))
-    else:
-        print(as_table(facts, results))
+    print(to_json(document) if args.json == "-" else as_table(facts, results))
+    if not facts["complete"]:
+        return 130
     return 1 if args.check and document["missed"] else 0
 
 
@@ -176,20 +176,32 @@ def _fits(name: str, pattern: str) -> bool:
     return pattern in name
 
 
-def measure(chosen: Sequence[Row], setting: Setting) -> list[Result]:
-    """Run the rows, telling on standard error what is done and how long the rest will take."""
-    results: list[Result] = []
+def measure(
+    chosen: Sequence[Row], setting: Setting, results: list[Result], facts: dict[str, Any]
+) -> Iterator[Row]:
+    """Run the rows, telling on standard error what is done and how long the rest will take.
+
+    Args:
+        chosen: The rows.
+        setting: How to measure.
+        results: Is filled.
+        facts: Its ``seconds`` follow the time that has passed.
+
+    Yields:
+        Every row once its results are there.
+    """
     start, total, spent = time.perf_counter(), sum(map(_share, chosen)), 0.0
     for number, row in enumerate(chosen, 1):
         found = run(row, setting)
         results += found
         spent += _share(row)
         past = time.perf_counter() - start
+        facts["seconds"] = round(past, 1)
         left = past * (total - spent) / spent
         said = "; ".join(_outcome(result) for result in found)
         line = f"[{number}/{len(chosen)}] {row.name}: {said} ({_span(left)} left)"
         print(line, file=sys.stderr, flush=True)
-    return results
+        yield row
 
 
 def _share(row: Row) -> float:

@@ -52,6 +52,8 @@ def environment(
         "seed": setting.seed,
         "allocator": allocator,
         "load": [round(load, 2) for load in os.getloadavg()],
+        "seconds": 0.0,
+        "complete": False,
     }
     if setting.device.type == "cuda":
         facts |= {
@@ -118,7 +120,8 @@ def _sentence(facts: dict[str, Any]) -> str:
         f"`{facts['command']}`, {facts['date']}, commit {facts['commit']}: {facts['hardware']} "
         f"({last}), torch {facts['torch']}, {facts['threads']} thread(s), {facts['clock']}, "
         f"allocator {facts['allocator']}, load {facts['load'][0]}; "
-        f"{facts.get('seconds', 0) / 60:.1f} min."
+        f"{facts['seconds'] / 60:.1f} min"
+        f"{'.' if facts['complete'] else ', not finished.'}"
     )
 
 

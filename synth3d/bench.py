@@ -6,7 +6,6 @@ Every figure is a ratio of two networks measured in the same rounds of one proce
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -24,14 +23,14 @@ from cuda_ops.bench_report import (
     to_json,
     write_atomically,
 )
-from cuda_ops.bench_rows import Setting
+from cuda_ops.bench_rows import Result, Setting
 from synth3d.bench_rows import rows
 
 ROUNDS, QUICK_ROUNDS = 7, 3
 DESCRIPTION = """Measure training steps, forward passes and memory of AGI-Net and its rivals against
 the plain ResUNet: seconds of CPU time of the process with one thread, medians of the ratios of
 interleaved rounds. Exit code: 0; 1 if --check is given and a bar was missed or a row failed; 2 if
-an argument cannot be used."""
+an argument cannot be used; 130 if interrupted."""
 EXAMPLES = """examples:
   python -m synth3d.bench                     the whole table (an hour and more on one core)
   python -m synth3d.bench --quick             about two minutes
@@ -98,17 +97,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     setting = Setting(device, clock, rounds, args.seed, args.threads, 0.0)
     facts = environment(setting, "keep" if keep_memory() else "default", arguments)
     facts["command"] = facts["command"].replace("cuda_ops.bench", "synth3d.bench")
-    start = time.perf_counter()
+    results: list[Result] = []
     try:
-        results = measure(chosen, setting)
+        for _ in measure(chosen, setting, results, facts):
+            if target:  # a long run that is killed leaves what it had
+                write_atomically(target, as_document(facts, results))
+        facts["complete"] = True
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing was written", file=sys.stderr)
-        return 130
-    facts["seconds"] = round(time.perf_counter() - start, 1)
+        print("\ninterrupted; what follows is all that was measured", file=sys.stderr)
     document = as_document(facts, results)
     if target:
         write_atomically(target, document)
     print(to_json(document) if args.json == "-" else as_table(facts, results))
+    if not facts["complete"]:
+        return 130
     return 1 if args.check and document["missed"] else 0
 
 

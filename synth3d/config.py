@@ -33,7 +33,7 @@ class ModelConfig:
     """The generator: its name and its shape; see ``synth3d.models`` for the meaning.
 
     ``stages`` counts the leading stages with the special convolution, or names them
-    (``["down1", "body"]``). ``groups`` to ``routing_stride`` are AGI-Net's, ``deform`` is
+    (``["down1", "body"]``). ``groups`` to ``head`` are AGI-Net's, ``deform`` is
     deform-resunet's and ``rotated_kernels`` arc-resunet's; each model takes what it knows.
     ``checkpoint_routing`` is true, false or ``auto``: only where memory asks for it.
     ``residual_init="zero"`` starts every ResBlock as the identity (its second convolution at 0).
@@ -55,6 +55,7 @@ class ModelConfig:
     scale_init: float = 1.0
     checkpoint_routing: bool | str = "auto"
     routing_stride: int = 1
+    head: str = "plain"
     deform: str = "auto"
     rotated_kernels: int = 4
     residual_init: str = "default"

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from cuda_ops import RollingConv
 from synth3d.models import GENERATORS, options_of
+from synth3d.models.agi_net import ModalityHead
 from synth3d.models.blocks import ChannelNorm, GlobalMean
-from synth3d.models.cagr import GatedRollingConv, OffsetHead, ScaleHead
+from synth3d.models.cagr import GatedRollingConv
 from synth3d.models.dynamic_conv import DeformableConv, DisplacementMap
 from synth3d.models.grouped import GroupedConv2d, GroupedConv3d
 from synth3d.models.memory import saved_bytes
 from synth3d.models.rotating_conv import RotatingConv
+from synth3d.models.routing import OffsetHead, ScaleHead
 from synth3d.models.time_embedding import TimeModulation
 
 SIDES = {2: 256, 3: 64}
@@ -57,6 +59,10 @@ def _rotating(layer: Any, x: Tensor, y: Tensor) -> int:
     return 2 * y.numel() * math.prod(layer.weight.shape[1:])
 
 
+def _head(layer: Any, x: Tensor, y: Tensor) -> int:
+    return 2 * y.numel() * math.prod(layer.weight.shape[2:])
+
+
 def _modulation(layer: Any, x: Tensor, y: Tensor) -> int:
     return len(x) * len(layer.weight) * (2 * layer.weight.shape[1] + 1)
 
@@ -87,6 +93,7 @@ RULES: dict[type[nn.Module], Rule] = {
     DisplacementMap: _displacements,
     DeformableConv: _deformable,
     RotatingConv: _rotating,
+    ModalityHead: _head,
     TimeModulation: _modulation,
 }
 

@@ -4,6 +4,7 @@ import inspect
 
 from synth3d.models.agi_net import AGINet
 from synth3d.models.discriminators import PatchCritic
+from synth3d.models.drop_in import replace_convolutions
 from synth3d.models.dynamic_conv import DeformResUNet
 from synth3d.models.resunet import ResUNet
 from synth3d.models.rotating_conv import ArcResUNet
@@ -31,4 +32,5 @@ __all__ = [
     "PatchCritic",
     "ResUNet",
     "options_of",
+    "replace_convolutions",
 ]

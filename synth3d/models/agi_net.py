@@ -4,17 +4,64 @@ After "Adaptive Group-wise Interactions" (arXiv 2411.14684). :mod:`synth3d.model
 replaces the first convolution of the ResBlocks in the chosen stages.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synth3d.models.blocks import choose_stages, conv
-from synth3d.models.cagr import CagrConv, CagrOptions, OffsetHead, Routing, ScaleHead
+from synth3d.models.blocks import check_option, choose_stages, conv
+from synth3d.models.cagr import CagrConv
 from synth3d.models.memory import needs_recomputing
 from synth3d.models.resunet import WIDTHS, ResUNet, check_sizes
+from synth3d.models.routing import CagrOptions, OffsetHead, Routing, ScaleHead
+
+HEADS = ("plain", "grouped")
+
+
+class ModalityHead(nn.Module):
+    """A bias-free 3x3(x3) convolution in which every input channel feeds groups of its own.
+
+    Groups go to the inputs in order and as evenly as can be, the first inputs having one more
+    where they do not divide: 4 groups and 3 inputs make 2, 1 and 1. So the groups that the first
+    block rolls are groups of one modality.
+
+    Args:
+        inputs: C_in, at most ``groups``.
+        outputs: C_out, a multiple of ``groups``.
+        groups: n.
+        dim: 2 or 3.
+
+    Raises:
+        ValueError: Fewer groups than inputs, or outputs that are no multiple of the groups.
+    """
+
+    def __init__(self, inputs: int, outputs: int, groups: int, dim: int) -> None:
+        super().__init__()
+        if groups < inputs or outputs % groups:
+            raise ValueError(
+                f"head 'grouped' gives every input channel groups of its own: {groups} groups of "
+                f"{outputs} channels cannot be shared out among {inputs} inputs"
+            )
+        self.convolve = F.conv3d if dim == 3 else F.conv2d
+        share, rest = divmod(groups, inputs)
+        sizes = torch.tensor([share + (i < rest) for i in range(inputs)]) * (outputs // groups)
+        owner = torch.arange(inputs).repeat_interleave(sizes)
+        mask = F.one_hot(owner, inputs).float().reshape(outputs, inputs, *[1] * dim)
+        self.register_buffer("mask", mask, persistent=False)
+        self.weight = nn.Parameter(torch.empty(outputs, 1, *[3] * dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the kernels as ``torch.nn.Conv3d`` draws its own for one input channel."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, \\*S) -> (B, C_out, \\*S)."""
+        return self.convolve(x, self.weight * self.mask, padding=1)
 
 
 class AGINet(ResUNet):
@@ -33,7 +80,8 @@ class AGINet(ResUNet):
         stages: How many of down1, ..., body, up1, ... get the module, counted from the first, or
             their names. The paper's is 5 of 7.
         time_embedding: See :class:`ResUNet`.
-        options: The keywords of :class:`synth3d.models.cagr.CagrOptions`: ``module``,
+        head: ``"plain"``, or ``"grouped"``: groups tied to modalities, :class:`ModalityHead`.
+        options: The keywords of :class:`synth3d.models.routing.CagrOptions`: ``module``,
             ``routing``, ``checkpoint_routing`` ...
 
     Raises:
@@ -52,9 +100,11 @@ class AGINet(ResUNet):
         groups: int = 8,
         stages: int | Sequence[str] = 5,
         time_embedding: bool = False,
+        head: str = "plain",
         **options: Any,
     ) -> None:
         nn.Module.__init__(self)
+        check_option("head", head, HEADS)
         chosen_options = CagrOptions(**options)
         check_sizes(in_channels, out_channels, dim, widths, blocks)
         chosen = choose_stages(stages, len(widths) - 1)
@@ -65,6 +115,8 @@ class AGINet(ResUNet):
             return CagrConv(channels, groups, dim, chosen_options)
 
         self._build(in_channels, out_channels, dim, widths, blocks, time_embedding, first)
+        if head == "grouped":
+            self.head = ModalityHead(in_channels, widths[0], groups, dim)
         self._undecided = chosen_options.checkpoint_routing == "auto"
 
     def forward(

@@ -104,6 +104,7 @@ def test_json_holds_everything_and_is_all_of_the_output(fakes, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == 1
     assert document["missed"] == ["a/two"]
+    assert document["environment"]["complete"]
     facts = document["environment"]
     assert {"date", "commit", "hardware", "torch", "threads", "allocator", "clock", "load"} <= set(
         facts
@@ -129,13 +130,22 @@ def test_a_json_file_is_written_whole_beside_the_table(fakes, tmp_path, capsys, 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_interruption_writes_nothing(fakes, tmp_path, capsys, monkeypatch):
-    def stop(*_: object) -> None:
+def test_an_interrupted_run_keeps_what_it_had(fakes, tmp_path, capsys, monkeypatch):
+    def stop(row: Row, how: Setting) -> list[Result]:
+        assert json.loads(path.read_text())["rows"][0]["name"] == "a/one"  # a kill loses nothing
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench, "measure", stop)
-    assert bench.main(["--json", str(tmp_path / "a.json")]) == 130
-    assert not list(tmp_path.iterdir())
+    path = tmp_path / "a.json"
+    monkeypatch.setattr(
+        bench, "rows", lambda device: [*small_suite(device)[:1], Row("z", "", stop)]
+    )
+    assert bench.main(["--json", str(path), "--check"]) == 130
+    document = json.loads(path.read_text())
+    assert [row["name"] for row in document["rows"]] == ["a/one"]
+    assert not document["environment"]["complete"]
+    out = capsys.readouterr()
+    assert "not finished" in out.out
+    assert "interrupted" in out.err
 
 
 def test_the_table_is_markdown_with_a_line_per_result():

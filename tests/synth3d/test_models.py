@@ -7,7 +7,8 @@ from torch import nn
 
 from synth3d.models import GENERATORS, AGINet, PatchCritic, ResUNet, options_of
 from synth3d.models.blocks import ChannelNorm, GlobalMean
-from synth3d.models.cagr import CagrConv, OffsetHead, Routing, ScaleHead
+from synth3d.models.cagr import CagrConv
+from synth3d.models.routing import OffsetHead, Routing, ScaleHead
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 SMALL = {"widths": (16, 32), "stages": 3, "groups": 4}

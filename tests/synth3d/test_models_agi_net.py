@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from synth3d.models import AGINet
-from synth3d.models.cagr import CagrConv, CagrOptions, CrossGroupAttention, OffsetHead, Routing
+from synth3d.models.cagr import CagrConv, CrossGroupAttention
+from synth3d.models.routing import CagrOptions, OffsetHead, Routing
 
 SMALL = {"widths": (16, 32), "stages": 3, "groups": 4}
 
@@ -220,3 +221,95 @@ def test_a_cagr_convolution_compiles_without_a_graph_break(layout):
         run(x).square().mean().backward()
         grads.append([p.grad.clone() for p in layer.parameters()])
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads, strict=True))
+
+
+# The switches beside the published module
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize(
+    ("groups", "inputs", "owned"),
+    [(4, 3, [8, 4, 4]), (4, 2, [8, 8]), (8, 3, [6, 6, 4]), (2, 1, [16])],
+)
+def test_a_grouped_head_gives_every_modality_groups_of_its_own(dim, groups, inputs, owned):
+    net = AGINet(inputs, 1, dim=dim, widths=(16, 32), stages=3, groups=groups, head="grouped")
+    x = torch.randn(1, inputs, *[4] * dim)
+    first = 0
+    for channel, size in enumerate(owned):
+        moved = x.clone()
+        moved[:, channel] += 1
+        changed = (net.head(moved) != net.head(x)).flatten(2).any(2)[0]
+        assert changed.nonzero().flatten().tolist() == list(range(first, first + size))
+        first += size
+    net(x).square().sum().backward()
+    assert net.head.weight.grad.abs().min() > 0
+    assert net.head.weight.numel() == 16 * 3**dim
+    assert "head.mask" not in net.state_dict()
+
+
+def test_a_grouped_head_needs_a_group_for_every_modality():
+    with pytest.raises(ValueError, match="2 groups of 16 channels cannot be shared out among 3"):
+        AGINet(3, 1, widths=(16, 32), stages=3, groups=2, head="grouped")
+    with pytest.raises(ValueError, match="head must be one of plain, grouped"):
+        AGINet(3, 1, **SMALL, head="both")
+
+
+def test_without_shuffle_groups_see_only_themselves():
+    attention = CrossGroupAttention(8, 4, dim=3, shuffle=False)
+    x = image(3, 8, batch=1, side=4)
+    before = attention(x).reshape(4, 2)
+    for j in range(4):
+        moved = x.clone()
+        moved[:, 2 * j : 2 * j + 2] += 1
+        changed = (attention(moved).reshape(4, 2) != before).any(1)
+        assert changed.tolist() == [i == j for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [
+        ({"offsets": "frozen"}, 3 * 4 * 8),
+        ({"offsets": "shared"}, 3 * 3 * 8),
+        ({"scale": "fixed"}, 4 * 8 + 4),
+    ],
+)
+def test_switched_off_heads_have_no_parameters(options, lost):
+    full, less = (CagrConv(8, 4, 3, CagrOptions(**o)) for o in ({}, options))
+    counts = [sum(p.numel() for p in layer.parameters()) for layer in (full, less)]
+    assert counts[0] - counts[1] == lost
+
+
+def test_switched_off_heads_do_what_they_say():
+    x = image(3, 8)
+    for options, check in (
+        ({"offsets": "frozen"}, lambda o, s: not o.any()),
+        ({"offsets": "shared"}, lambda o, s: bool((o == o[:, :1]).all() and o.any())),
+        ({"scale": "fixed"}, lambda o, s: bool((s == 1).all())),
+        ({"scale_init": 3.0}, lambda o, s: torch.allclose(s, torch.full((2, 4), 0.95257413))),
+    ):
+        layer = Routing(8, 4, 3, CagrOptions(**options))
+        if layer.offsets is not None:
+            nn.init.normal_(layer.offsets.weight)
+        offsets, scale = layer(x)
+        assert (offsets.shape, scale.shape) == ((2, 4, 3), (2, 4))
+        assert check(offsets, scale)
+
+
+# 7 stands in test_models_counts.py; 6 once more: the output depends on the patch
+
+
+def test_routing_depends_on_the_whole_patch():
+    """Global pooling ties what a voxel becomes to the tile it is in; the plain network's does not.
+
+    The interior of the same voxels in a larger tile: equal for the plain network as far as its
+    receptive field reaches, different for AGI-Net.
+    """
+    x = image(2, batch=1, side=64)
+    inner = x[..., 8:56, 8:56]
+    far = (..., slice(20, 28), slice(20, 28))
+    for module, same in (("conv", True), ("cagr", False)):
+        net = AGINet(2, 1, dim=2, widths=(8, 16), blocks=1, stages=1, groups=2, module=module)
+        for head in (m for m in net.modules() if isinstance(m, OffsetHead)):
+            nn.init.normal_(head.weight, std=3.0)
+        whole = net(x)[..., 8:56, 8:56][far]
+        assert torch.allclose(net(inner)[far], whole, atol=1e-6) == same

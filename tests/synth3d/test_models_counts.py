@@ -2,8 +2,16 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from synth3d.models import AGINet, ResUNet
+from synth3d.build import build_generator
+from synth3d.config import ModelConfig, RunConfig
+from synth3d.files import InputError
+from synth3d.models import GENERATORS, AGINet, ResUNet, options_of
+from synth3d.models.cagr import CagrConv
+from synth3d.models.routing import CagrOptions
+from synth3d.settings import parse, parse_assignment, to_plain
 
 
 def count(make, *args, **keywords) -> int:
@@ -84,3 +92,48 @@ def test_agi_net_without_its_parts_is_resunet():
         for m in ("gr", "ca", "cagr")
     ]
     assert parts[0] + parts[1] == parts[2]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_what_each_part_adds_to_one_convolution(groups, dim):
+    """GR 2·3^d C²/n + (d + 1) n C + 6 C + n, CA 2 C²/n + C."""
+    c, n = 32, groups
+    plain = c * c * 3**dim
+    rolling = 2 * 3**dim * c * c // n + (dim + 1) * n * c + 6 * c + n
+    attention = 2 * c * c // n + c
+    for module, added in (("gr", rolling), ("ca", attention), ("cagr", rolling + attention)):
+        assert count(CagrConv, c, n, dim, CagrOptions(module=module)) == plain + added
+
+
+@given(st.sets(st.sampled_from(["down1", "down2", "body", "up1", "up2"])))
+def test_any_list_of_stages_adds_what_its_stages_add(stages):
+    options = {"dim": 2, "widths": (8, 16, 32), "groups": 4}
+    plain = count(ResUNet, 1, 1, dim=2, widths=(8, 16, 32))
+    alone = [count(AGINet, 1, 1, stages=(s,), **options) - plain for s in sorted(stages)]
+    assert count(AGINet, 1, 1, stages=tuple(stages), **options) == plain + sum(alone)
+
+
+@pytest.mark.parametrize("stages", ['["down1", "body"]', "2", "[]"])
+def test_stages_come_from_a_recipe(stages):
+    """A TOML list or number, on to the network and through the saved configuration."""
+    _, value = parse_assignment(f"model.stages={stages}")
+    model = {"stages": value, "widths": [8, 16], "groups": 2}
+    config = parse(RunConfig, {"model": model})
+    assert parse(RunConfig, to_plain(config)) == config
+    net = build_generator(config)
+    rolled = [name for name, s in net.stages.items() if isinstance(s[0].first, CagrConv)]
+    assert rolled == {"2": ["down1", "body"], "[]": []}.get(stages, ["down1", "body"])
+
+
+def test_stages_that_are_neither_are_refused_with_their_key():
+    with pytest.raises(InputError, match="model.stages: expected int or list, got 'down1'"):
+        parse(RunConfig, {"model": {"stages": "down1"}})
+    with pytest.raises(InputError, match="unknown stage"):
+        build_generator(parse(RunConfig, {"model": {"stages": ["down9"]}}))
+
+
+def test_every_option_of_every_generator_can_be_configured():
+    own = {"time_embedding", "dim"}  # the framework's and the run's
+    fields = set(ModelConfig.__dataclass_fields__)
+    assert all(options_of(name) <= fields | own for name in GENERATORS)

@@ -9,8 +9,9 @@ from torch import nn
 
 from cuda_ops import roll_kernel
 from synth3d.models import AGINet
-from synth3d.models.cagr import GatedRollingConv, OffsetHead
+from synth3d.models.cagr import GatedRollingConv
 from synth3d.models.grouped import GroupedConv2d, GroupedConv3d, _GatedConv, weight_gradient
+from synth3d.models.routing import OffsetHead
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from synth3d.models import AGINet, ResUNet, memory
-from synth3d.models.cagr import Routing
 from synth3d.models.memory import free_bytes, needs_recomputing, saved_bytes
+from synth3d.models.routing import Routing
 
 SMALL = {"widths": (8, 16), "stages": 3, "groups": 2}
 
