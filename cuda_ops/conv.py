@@ -5,8 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cuda_ops.op import _check as check_roll
-from cuda_ops.op import roll_kernel
+from cuda_ops.op import check_roll, roll_kernel
 from cuda_ops.paths import (
     WAYS,
     Geometry,
@@ -80,6 +79,8 @@ def rolling_conv(
     if way == "mixed-input":
         check_roll(weight, offsets, scale)
         return conv_mixed_input(x, weight, offsets, scale, geometry)
+    if way == "grouped":  # which takes contiguous kernels: one weight is less to lay out than B
+        weight = weight.contiguous()
     return conv_per_sample(x, roll_kernel(weight, offsets, scale), *geometry, way)
 
 

@@ -50,7 +50,7 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
         ValueError: Shapes disagree, the tensors are on different devices, or
             ``CUDA_OPS_BACKEND`` has an unknown value.
     """
-    _check(weight, offsets, scale)
+    check_roll(weight, offsets, scale)
     device = weight.device.type
     result = weight.dtype
     casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -182,7 +182,8 @@ def _uses_cupy() -> bool:
     return True
 
 
-def _check(weight: Tensor, offsets: Tensor, scale: Tensor) -> None:
+def check_roll(weight: Tensor, offsets: Tensor, scale: Tensor) -> None:
+    """Refuse, with a ValueError that names the shapes, what :func:`roll_kernel` cannot roll."""
     # Messages are put together only when they are needed: torch.compile cannot print the symbolic
     # batch size of a graph that serves every batch.
     axes = weight.ndim - 2

@@ -14,19 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cuda_ops.layout import FORMATS, is_channels_last
+from cuda_ops.looped import CONV, conv_each
 from cuda_ops.mixing import mixing_matrices
 from cuda_ops.op import full_precision
 
 Sides = int | Sequence[int]
 
 WAYS = ("auto", "looped", "grouped", "mixed-input")
-CONV = {4: F.conv2d, 5: F.conv3d}
 
 # ATen hands a one-sample float32 convolution without groups to oneDNN only above this many
 # elements in (channels, first two spatial axes); below, 3-D falls to a 2-14 times slower loop.
 ONEDNN_ELEMENTS = 20_480
 # Below this many channels such small samples are worth a loop of halved convolutions.
 HALVED_CHANNELS = 128
+# Below this many channels contiguous 3-D samples are convolved in channels-last memory.
+TURNED_CHANNELS = 128
 # The input is mixed rather than the weight below this many result voxels per output channel.
 MIXED_VOXELS = 0.5
 # Above this many samples a CUDA batch goes as one grouped convolution. Never measured.
@@ -72,11 +74,12 @@ def choose_way(
 
     On the CPU (one thread, float32, forward plus backward, B 2, 3-D, ratio to a plain
     convolution, on an EPYC without AVX-512): channels-last goes looped at 0.97 to 1.18 from 4 096
-    voxels up, grouped at 1.3 to 2.3, which converts the samples both ways; contiguous goes
-    grouped at 0.98 to 1.10. Samples so small that they leave oneDNN alone are looped in halves
-    (:func:`convolve`), unless they have so many channels that the weight, which is then read
-    twice, is the larger part. Where voxels are few and channels many, mixing the input saves the
-    kernels altogether. The rule for CUDA has never been measured.
+    voxels up, grouped at 1.3 to 2.3, which converts the samples both ways; contiguous 3-D goes
+    looped by way of channels-last memory at 0.71 to 0.85 under 128 channels (:func:`turns`),
+    and else grouped at 0.98 to 1.10. Samples so small that they leave oneDNN alone are looped in
+    halves (:func:`convolve`), unless they have so many channels that the weight, which is then
+    read twice, is the larger part. Where voxels are few and channels many, mixing the input saves
+    the kernels altogether. The rule for CUDA has never been measured.
 
     Args:
         x: (B, C, \\*S), of which shape, memory format and device are read, never values.
@@ -93,7 +96,26 @@ def choose_way(
         return "mixed-input"
     if leaves_onednn(x, shape, dtype):
         return "looped" if x.ndim == 5 and x.shape[1] < HALVED_CHANNELS else "grouped"
-    return "looped" if is_channels_last(x) else "grouped"
+    return "looped" if is_channels_last(x) or turns(x, shape, dtype) else "grouped"
+
+
+def turns(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> bool:
+    """Whether contiguous ``x`` (B, C, \\*S) is best convolved in channels-last memory.
+
+    oneDNN's 3-D convolutions of few channels are that much faster there (a plain one too) that
+    bringing the samples there and the result back costs less than it saves: at 16 channels and
+    64^3 a plain contiguous layer took 505 ms, this one with its rolling 360. Not in 2-D, where
+    it is the other way round, nor where ``x`` is so small that oneDNN is left.
+    """
+    return (
+        x.ndim == 5
+        and x.device.type == "cpu"
+        and dtype == torch.float32
+        and x.shape[1] < TURNED_CHANNELS
+        and max(shape[-3:]) > 1
+        and not is_channels_last(x)
+        and not leaves_onednn(x, shape, dtype)
+    )
 
 
 def leaves_onednn(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> bool:
@@ -122,12 +144,19 @@ def conv_dtype(x: Tensor) -> torch.dtype:
 def convolve(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """Convolve all samples of ``x`` (B, C_in, \\*S) with one kernel (C_out, C_in, \\*k).
 
-    ``torch.nn.functional.conv3d`` or ``conv2d``, but for one small sample on the CPU, which ATen
-    would send to a slow routine, 2 to 14 times slower: it goes as a batch of its two halves.
+    ``torch.nn.functional.conv3d`` or ``conv2d``, but for two cases on the CPU. One small sample,
+    which ATen would send to a slow routine, 2 to 14 times slower, goes as a batch of its two
+    halves; and contiguous samples of few channels go by way of channels-last memory.
     """
     if x.shape[0] == 1 and x.ndim == 5 and leaves_onednn(x, kernel.shape, conv_dtype(x)):
         return _in_halves(x, [kernel], geometry)
-    return CONV[x.ndim](x, kernel, None, *geometry)
+    turned = _turned(x, kernel.shape, conv_dtype(x))
+    y = CONV[x.ndim](turned, kernel, None, *geometry)
+    return y if turned is x else y.contiguous()
+
+
+def _turned(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return x.contiguous(memory_format=FORMATS[5]) if turns(x, shape, dtype) else x
 
 
 def _in_halves(x: Tensor, kernels: Sequence[Tensor], geometry: Geometry) -> Tensor:
@@ -209,13 +238,11 @@ def conv_looped(
 ) -> Tensor:
     """:func:`conv_per_sample` as one convolution per sample, B >= 1."""
     geometry = Geometry.of(stride, padding, dilation, x.ndim - 2)
-    # split and unbind, not x[b] and kernels[b]: the backward of an index writes B zero tensors.
-    parts = kernels.unbind(0)
-    if x.ndim == 5 and leaves_onednn(x, parts[0].shape, kernels.dtype):
-        return _in_halves(x, parts, geometry)
-    samples = zip(x.split(1), parts, strict=True)
-    y = torch.cat([CONV[x.ndim](sample, part, None, *geometry) for sample, part in samples])
-    return _laid_as(x, y)
+    if x.ndim == 5 and leaves_onednn(x, kernels.shape[1:], kernels.dtype):
+        return _in_halves(x, kernels.unbind(0), geometry)
+    # Under autocast, which would cast each sample by itself.
+    x = x.to(kernels.dtype) if x.dtype != conv_dtype(x) == kernels.dtype else x
+    return conv_each(x, kernels, geometry, turns(x, kernels.shape[1:], kernels.dtype))
 
 
 def conv_grouped(

@@ -15,9 +15,11 @@ from cuda_ops.paths import (
     WAYS,
     Geometry,
     choose_way,
+    conv_looped,
     conv_per_sample,
     convolve,
     leaves_onednn,
+    turns,
 )
 
 CONV = {2: F.conv2d, 3: F.conv3d}
@@ -178,8 +180,9 @@ def test_one_small_sample_is_convolved_as_a_large_one(sizes, last):
 
 CHOICES = [
     # channels, side, in channels-last memory, in contiguous memory
-    (16, 64, "looped", "grouped"),
-    (64, 32, "looped", "grouped"),
+    (16, 64, "looped", "looped"),
+    (64, 32, "looped", "looped"),
+    (128, 32, "looped", "grouped"),
     (16, 32, "looped", "looped"),  # small samples of few channels, and of many
     (64, 8, "looped", "looped"),
     (128, 12, "grouped", "grouped"),
@@ -202,6 +205,28 @@ def test_the_rule_chooses_by_shape_and_memory_format(channels, side, last, conti
         assert choose_way(x, shape, geometry, torch.float32) != last
         many = x.expand(2, *x.shape[1:]).repeat(32, 1, 1, 1, 1)
         assert choose_way(many, shape, geometry, torch.float32, 1) != last
+
+
+@pytest.mark.parametrize("channels", [3, 127, 128])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_thin_contiguous_samples_go_by_way_of_channels_last_memory(channels, batch):
+    g = torch.Generator().manual_seed(0)
+    side = 20 if channels > 100 else 84
+    x = torch.randn(batch, channels, side, side, 5, generator=g, requires_grad=True)
+    weight = torch.randn(2, channels, 3, 3, 3, generator=g, requires_grad=True)
+    geometry = Geometry.of((1, 2, 1), (1, 0, 2), 1, 3)
+    assert turns(x, weight.shape, torch.float32) == (channels < 128)
+    assert not turns(x, weight.shape, torch.bfloat16)
+    assert not turns(x.to(memory_format=torch.channels_last_3d), weight.shape, torch.float32)
+    assert not turns(x[0], weight.shape[:-1], torch.float32)
+    got = with_gradients(convolve(x, weight, geometry), (x, weight))
+    plain = with_gradients(F.conv3d(x, weight, None, *geometry), (x, weight))
+    kernels = weight.expand(batch, *weight.shape)
+    looped = with_gradients(conv_looped(x, kernels, *geometry), (x, weight))
+    assert all(a.is_contiguous() for a in (got[0], looped[0], looped[1]))
+    for a, b, c in zip(got, looped, plain, strict=True):
+        assert torch.allclose(a, c, rtol=1e-3, atol=1e-3 * float(c.detach().abs().max()))
+        assert torch.allclose(b, c, rtol=1e-3, atol=1e-3 * float(c.detach().abs().max()))
 
 
 def test_bfloat16_goes_looped_however_small_in_channels_last_memory():
@@ -228,3 +253,47 @@ def test_finished_kernels_are_convolved_in_the_two_ways_that_take_them():
         assert torch.allclose(conv_per_sample(x, kernels, 2, 1, way=way), meant, atol=1e-5)
     with pytest.raises(ValueError, match="'mixed-input'"):
         conv_per_sample(x, kernels, way="mixed-input")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_looped_convolution_is_differentiated_twice_and_by_functorch():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 4, 3, 5, generator=g, dtype=torch.float64, requires_grad=True)
+    kernels = torch.randn(2, 2, 3, 3, 1, 3, generator=g, dtype=torch.float64, requires_grad=True)
+
+    def looped(x, kernels):
+        return conv_looped(x, kernels, (1, 2, 1), 1, (1, 1, 2))
+
+    assert torch.autograd.gradcheck(looped, (x, kernels))
+    assert torch.autograd.gradgradcheck(looped, (x, kernels))
+    for leaf in ((x,), (kernels,), (x, kernels)):  # each alone wants what it wants together
+        got = torch.autograd.grad(looped(x, kernels).pow(2).sum(), leaf)
+        meant = [F.conv3d(x[b : b + 1], kernels[b], None, (1, 2, 1), 1, (1, 1, 2)) for b in (0, 1)]
+        meant = torch.autograd.grad(torch.cat(meant).pow(2).sum(), leaf)
+        assert all(torch.allclose(a, b) for a, b in zip(got, meant, strict=True))
+    got = torch.func.jacrev(lambda k: looped(x, k).sum((0, 2, 3, 4)))(kernels)
+    meant = torch.autograd.functional.jacobian(lambda k: looped(x, k).sum((0, 2, 3, 4)), kernels)
+    assert torch.allclose(got, meant)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x.detach(), torch.ones_like(x))
+        tangent = torch.autograd.forward_ad.unpack_dual(looped(dual, kernels)).tangent
+    assert torch.allclose(tangent, looped(torch.ones_like(x), kernels))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_looped_convolution_holds_no_second_result(last):
+    class Sizes(TorchDispatchMode):
+        most = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            if func in (torch.ops.aten.cat.default, torch.ops.aten.clone.default):
+                self.most = max(self.most, made.numel())
+            return made
+
+    x = torch.randn(4, 8, 20, 200, 5, requires_grad=True)
+    x = x.contiguous(memory_format=torch.channels_last_3d) if last else x
+    kernels = torch.randn(4, 8, 8, 3, 3, 3, requires_grad=True)
+    with Sizes() as sizes:
+        conv_looped(x, kernels, 1, 1).sum().backward()
+    assert sizes.most <= x.numel() // 4
