@@ -82,7 +82,7 @@ def replace_convolutions(
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     report, made = Replaced(), dict[nn.Module, nn.Module]()
     for name, layer in _matching(network, patterns):
-        reason = _why_not(layer)
+        reason = _why_not(layer) if layer is not network else "it is the network itself"
         if reason:
             report.skipped[name] = reason
             continue
@@ -116,6 +116,8 @@ def _why_not(layer: nn.Module) -> str:
     """Why a convolution cannot be rolled, or nothing."""
     if not isinstance(layer, _ANY) or type(layer) not in DIMS:
         return f"a {type(layer).__name__} is no plain Conv2d or Conv3d"
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+        return "it has hooks (weight_norm is one), which would be lost"
     if any(step != 1 for step in layer.stride):
         return f"its stride is {layer.stride}, not 1"
     if layer.groups != 1:

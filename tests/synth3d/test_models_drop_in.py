@@ -95,6 +95,11 @@ def test_what_stays_is_listed_with_its_reason():
     assert "kept tail: a kernel of one tap" in str(report)
 
 
+def hooked(layer):
+    layer.register_forward_pre_hook(lambda module, inputs: None)
+    return layer
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
@@ -102,6 +107,7 @@ def test_what_stays_is_listed_with_its_reason():
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "pads with 'reflect'"),
         (nn.Conv2d(4, 4, 4, padding="same"), "even kernel"),
         (nn.Conv1d(4, 4, 3), "a Conv1d is no plain"),
+        (hooked(nn.Conv2d(4, 4, 3)), "has hooks"),
     ],
 )
 def test_what_cannot_be_rolled_alone_is_refused(layer, reason):
@@ -114,6 +120,8 @@ def test_a_pattern_that_fits_nothing_is_refused_with_the_names_there_are():
         replace_convolutions(UNet(), "encoder.*")
     with pytest.raises(ValueError, match="can be rolled"):
         replace_convolutions(nn.Linear(2, 2), "*")
+    with pytest.raises(ValueError, match="it is the network itself"):
+        replace_convolutions(nn.Conv2d(4, 4, 3), "*")
 
 
 @pytest.mark.parametrize(
