@@ -117,7 +117,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--sources", default=None, help="comma-separated; default: the others")
     parser.add_argument("--recipe", default=None, help="a shipped name or a .toml/.json file")
-    parser.add_argument("--model", default=None, help="agi-net or resunet")
+    parser.add_argument(
+        "--model", default=None, help="agi-net, resunet, deform-resunet or arc-resunet"
+    )
     parser.add_argument(
         "--framework",
         metavar="NAME",
