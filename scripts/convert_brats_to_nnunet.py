@@ -1,22 +1,39 @@
 """A BraTS folder (2018 to 2024 names) as an nnU-Net v2 raw dataset.
 
-Labels become 1 necrosis, 2 oedema, 3 enhancing tumour, whatever the release calls them, and
-are trained as the regions WT, TC and ET. Channels are t1n, t1c, t2w, t2f, matched by name.
-All cases go in: give it a folder without your test cases.
+Labels become 1 necrosis, 2 oedema, 3 enhancing tumour, whatever the release calls them (label 4
+of 2018-2021 becomes 3; the resection cavity of 2024 becomes background), and are trained as the
+regions WT, TC and ET. scripts/convert_nnunet_to_brats.py is the way back. Channels are t1n, t1c,
+t2w, t2f, matched by name. All cases go in: give it a folder without your test cases.
+
+Everything is checked before anything is written, and dataset.json is written last. A dataset
+that is there already is refused unless you say --overwrite; the cohort is only read.
 """
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seg_eval.raw_dataset import RawPlan
+    from synth3d.labels import LabelScheme
 
 EXAMPLES = """examples:
+  convert_brats_to_nnunet.py BraTS nnUNet_raw --id 137 --name BraTS --dry-run
   convert_brats_to_nnunet.py BraTS nnUNet_raw --id 137 --name BraTS
   convert_brats_to_nnunet.py BraTS nnUNet_raw --id 501 --copy
   convert_brats_to_nnunet.py IN nnUNet_raw --id 502 --completed OUT
       what the cases of IN lack comes from OUT (of `synth3d complete`)
   convert_brats_to_nnunet.py BraTS nnUNet_raw --id 503 --completed OUT --take flair
       FLAIR comes from OUT even where BraTS has it
+  convert_brats_to_nnunet.py Validation nnUNet_raw --id 504 --no-labels
+then:
+  nnUNetv2_plan_and_preprocess -d 137 --verify_dataset_integrity
 """
+RELEASES = {"brats2018": {0, 1, 2, 4}, "brats2023": {0, 1, 2, 3}, "brats2024": {0, 1, 2, 3, 4}}
+"""Label integers of the releases; 2018 stands for 2018-2021."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,6 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         layout.add_argument(f"--{name}", dest="layout", action="store_const", const=name, help=text)
     parser.add_argument("--no-labels", action="store_true", help="images only, to imagesTs")
+    parser.add_argument(
+        "--labels", choices=sorted(RELEASES),
+        help="what the cohort's label integers mean; found out from all of them by default",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
+    parser.add_argument("--dry-run", action="store_true", help="check and tell, write nothing")
     parser.set_defaults(layout=None)
     return parser
 
@@ -53,21 +76,83 @@ def lent_channels(
     """Per case the files of ``completed`` for the modalities that it lacks or that are taken.
 
     Raises:
-        InputError: ``completed`` is no cohort, a modality is unknown, or a taken file is absent.
+        InputError: ``completed`` is no cohort, a modality is unknown, or taken files are absent;
+            all of those are named at once.
     """
     from synth3d.cases import find_cases, parse_modality
     from synth3d.files import InputError
 
     taken = [parse_modality(name) for name in take]
     there = {case.name: case.images for case in find_cases(completed)}
-    lent = {}
+    lent, absent = {}, []
     for case, lacking in wanted.items():
         images = there.get(case, {})
-        if absent := [name for name in taken if name not in images]:
-            raise InputError(f"case {case} has no {', '.join(absent)} in {completed}")
+        absent += [f"case {case} has no {name}" for name in taken if name not in images]
         names = {*taken, *lacking} & images.keys()
         lent[case] = {name: images[name] for name in sorted(names)}
+    if absent:
+        raise InputError(f"in {completed} {'; '.join(absent)}")
     return lent
+
+
+def scheme_of(paths: Sequence[Path], naming: str, release: str | None) -> "LabelScheme":
+    """What the labels in ``paths`` mean, found out from all of them together or as told.
+
+    Raises:
+        InputError: Labels cannot be read, none has any tumour, or some have
+            integers that the release does not know; all such files are named.
+    """
+    import numpy as np
+
+    from synth3d.cases import label_scheme
+    from synth3d.files import InputError, progress
+    from synth3d.volumes import read_label
+
+    found = {
+        path: set(np.unique(read_label(path).data).tolist()) for path in progress(paths, "labels")
+    }
+    values = set().union(*found.values())
+    if values <= {0}:
+        raise InputError("no case has a labelled voxel; there is nothing to learn")
+    if release is None:
+        return label_scheme(values, naming)
+    known = RELEASES[release]
+    if strange := [f"{path} {sorted(had - known)}" for path, had in found.items() if had - known]:
+        raise InputError(f"these labels are not in {release} {sorted(known)}: {'; '.join(strange)}")
+    return label_scheme(known)
+
+
+def check_grids(plan: "RawPlan") -> None:
+    """Make sure that the files of each case lie on one grid; only headers are read.
+
+    Raises:
+        InputError: They do not; all cases and files are named at once.
+    """
+    from synth3d.files import InputError
+    from synth3d.volumes import check_same_grid
+
+    sentences = []
+    for case, images in plan.images.items():
+        try:
+            check_same_grid([*images, *([plan.labels[case]] if plan.labels else [])])
+        except InputError as error:
+            sentences.append(str(error))
+    if sentences:
+        raise InputError("; ".join(sentences))
+
+
+def tell(plan: "RawPlan", lent: Mapping[str, Mapping[str, Path]]) -> None:
+    """Print what a run would do."""
+    print(f"would write {plan.folder}, files by {plan.layout}")
+    print("channels " + ", ".join(f"{i} {name}" for i, name in enumerate(plan.channels)))
+    if plan.labels:
+        pairs = ", ".join(f"{old} → {new}" for old, new in plan.codes.items())
+        rewritten = sum(plan.recoded(case) for case in plan.labels)
+        print(f"labels {pairs}; {rewritten} of {len(plan.labels)} files rewritten")
+    for case in plan.images:
+        note = f" with {', '.join(lent[case])} lent" if lent.get(case) else ""
+        print(f"  {case}{note}")
+    print(f"{len(plan.images)} cases; nothing was written (--dry-run)")
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -76,23 +161,44 @@ def convert(args: argparse.Namespace) -> int:
     Raises:
         InputError: Something the user gave cannot be used.
     """
-    from seg_eval.raw_dataset import write_raw_dataset
-    from synth3d.cases import find_cases
+    from seg_eval.raw_dataset import (
+        consecutive_codes,
+        make_room,
+        plan_raw_dataset,
+        write_planned,
+    )
+    from synth3d.cases import find_cases, label_scheme
     from synth3d.files import InputError
 
     if args.take and args.completed is None:
         raise InputError("--take needs --completed, the folder to take from")
+    if args.labels and args.no_labels:
+        raise InputError("--labels says what labels mean and --no-labels leaves them out")
     cases = find_cases(args.data)
-    replace = None
+    lent = {}
     if args.completed is not None:
         lacking = {case.name: case.missing() for case in cases}
-        replace = lent_channels(args.completed, args.take, lacking)
+        lent = lent_channels(args.completed, args.take, lacking)
     labels = not args.no_labels
     layout = args.layout or ("reference" if labels else "link")
-    dataset = write_raw_dataset(
-        args.out, cases, args.id, args.name, replace=replace, layout=layout, labels=labels
-    )
-    print(f"{len(cases)} cases in {dataset.folder}, channels {', '.join(dataset.channels)}")
+    plan = plan_raw_dataset(
+        args.out, cases, args.id, args.name,
+        replace=lent, layout=layout, labels=labels, scheme=label_scheme({1, 2, 3}),
+    )  # fmt: skip
+    check_grids(plan)
+    if labels:  # the slow part, last: reads every label
+        scheme = scheme_of([*plan.labels.values()], cases[0].naming, args.labels)
+        plan = replace(plan, codes=consecutive_codes(scheme))
+        if scheme.warning and not args.labels:
+            print(f"note: {scheme.warning}", file=sys.stderr)
+    if args.dry_run:
+        tell(plan, lent)
+        return 0
+    sources = [*plan.labels.values(), *(path for files in plan.images.values() for path in files)]
+    if make_room(plan.folder, sources, args.overwrite):
+        print("note: give nnUNetv2_plan_and_preprocess --clean, the dataset changed")
+    write_planned(plan)
+    print(f"{len(cases)} cases in {plan.folder}, channels {', '.join(plan.channels)}")
     return 0
 
 

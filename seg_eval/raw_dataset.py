@@ -6,15 +6,16 @@ used where it lies.
 """
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from synth3d.cases import MODALITIES, Case, Modality, ending_of, require
+from synth3d.cases import MODALITIES, Case, Modality, ending_of
 from synth3d.files import InputError, atomic_path, link_or_copy, make_folder, write_text
 from synth3d.labels import LabelScheme, label_scheme
 from synth3d.volumes import read_label, write_like
@@ -44,6 +45,36 @@ class RawDataset:
     channels: tuple[Modality, ...]
     cases: tuple[str, ...]
     files: Mapping[str, tuple[Path, ...]]
+
+
+@dataclass(frozen=True)
+class RawPlan:
+    """A raw dataset that is checked and not yet written; see :func:`write_raw_dataset`.
+
+    Attributes:
+        folder: ``.../DatasetXXX_Name``.
+        dataset_id: The XXX.
+        channels: Modality of channel 0, 1, ...
+        images: Per case its image files in channel order, absolute.
+        labels: Per case its label file as it is now, absolute; empty without labels.
+        codes: Integer in those files → integer in the dataset.
+        layout: How the files get there.
+        ending: Of all files of the dataset.
+    """
+
+    folder: Path
+    dataset_id: int
+    channels: tuple[Modality, ...]
+    images: Mapping[str, tuple[Path, ...]]
+    labels: Mapping[str, Path]
+    codes: Mapping[int, int]
+    layout: Layout
+    ending: str
+
+    def recoded(self, case: str) -> bool:
+        """Whether the case's label file is rewritten: for its integers, or for its ending."""
+        other = any(old != new for old, new in self.codes.items())
+        return other or ending_of(self.labels[case].name) != self.ending
 
 
 def write_raw_dataset(
@@ -78,36 +109,110 @@ def write_raw_dataset(
         InputError: Missing files, labels of no scheme or no tumour at all, a name or id that
             nnU-Net refuses, files with different endings, a folder that cannot be written.
     """
-    dataset = _dataset_folder(folder, dataset_id, name)
-    images = _images(cases, channels, replace or {})
+    return write_planned(
+        plan_raw_dataset(folder, cases, dataset_id, name, channels, replace, layout, labels, scheme)
+    )
+
+
+def plan_raw_dataset(
+    folder: Path,
+    cases: Sequence[Case],
+    dataset_id: int,
+    name: str,
+    channels: Sequence[Modality] = MODALITIES,
+    replace: Mapping[str, Mapping[Modality, Path]] | None = None,
+    layout: Layout = "reference",
+    labels: bool = True,
+    scheme: LabelScheme | None = None,
+) -> RawPlan:
+    """What :func:`write_raw_dataset` would write, with the same arguments; writes nothing.
+
+    Raises:
+        InputError: As :func:`write_raw_dataset`; only the integers of single label files wait
+            for the writing when ``scheme`` is given.
+    """
+    dataset = dataset_folder(folder, dataset_id, name)
+    images = _images(cases, channels, replace or {}, labels)
+    targets, codes = {}, {}
     if labels:
-        require(cases, (), label=True)
-        targets = _labels(dataset, cases, scheme)
-    else:
-        targets = {}
+        targets = {case.name: Path(str(case.label)).absolute() for case in cases}
+        codes = consecutive_codes(scheme or _scheme_of(targets, cases[0].naming))
+    elif layout == "reference":
+        raise InputError("a dataset without labels cannot be written by reference; link it")
+    listed = [path for files in images.values() for path in files]
+    ending = _ending(listed, layout)
+    if layout == "reference":
+        for path in (*listed, *targets.values()):
+            if os.path.expandvars(path) != str(path):
+                raise InputError(f"nnU-Net would read the $ in {path} as a variable; link or copy")
+    return RawPlan(dataset, dataset_id, tuple(channels), images, targets, codes, layout, ending)
+
+
+def write_planned(plan: RawPlan) -> RawDataset:
+    """Write what was planned; ``dataset.json`` comes last, so without it nothing is finished.
+
+    Raises:
+        InputError: A label file has an integer that its scheme does not know, or the folder
+            cannot be written.
+    """
+    make_folder(plan.folder)
+    images, labels = dict(plan.images), _labels(plan)
+    if plan.layout != "reference":
+        images, labels = _place(plan, labels)
     description = {
-        "channel_names": {str(index): channel for index, channel in enumerate(channels)},
+        "channel_names": {str(index): channel for index, channel in enumerate(plan.channels)},
         "labels": LABELS,
         "regions_class_order": REGIONS_CLASS_ORDER,
-        "numTraining": len(targets),
-        "file_ending": _ending([path for files in images.values() for path in files], layout),
+        "numTraining": len(labels),
+        "file_ending": plan.ending,
         "overwrite_image_reader_writer": "SimpleITKIO",
     }
-    if layout == "reference":
-        if not labels:
-            raise InputError("a dataset without labels cannot be written by reference; link it")
+    if plan.layout == "reference":
         description["dataset"] = {
-            case: {"images": [str(path) for path in files], "label": str(targets[case])}
+            case: {"images": [str(path) for path in files], "label": str(labels[case])}
             for case, files in images.items()
         }
-    else:
-        images, targets = _place(dataset, images, targets, description["file_ending"], layout)
-    _write_once(dataset / "dataset.json", description)
-    files = {case: (*paths, targets[case]) for case, paths in images.items() if case in targets}
-    return RawDataset(dataset, dataset_id, tuple(channels), tuple(files), files)
+    write_description(plan.folder, description)
+    files = {case: (*paths, labels[case]) for case, paths in images.items() if case in labels}
+    return RawDataset(plan.folder, plan.dataset_id, plan.channels, tuple(files), files)
 
 
-def _dataset_folder(folder: Path, dataset_id: int, name: str) -> Path:
+def make_room(folder: Path, sources: Iterable[Path], overwrite: bool) -> bool:
+    """Refuse to touch a finished dataset in ``folder`` or, if told, take its files away.
+
+    An unfinished one, without ``dataset.json``, stays as it is, to be gone on with.
+
+    Args:
+        folder: ``.../DatasetXXX_Name``; need not exist.
+        sources: Files that the new dataset is made from.
+        overwrite: Take the finished dataset away.
+
+    Returns:
+        Whether a dataset was taken away.
+
+    Raises:
+        InputError: It is finished and may not be replaced, or a source lies in it.
+    """
+    for path in sources:
+        if path.absolute().is_relative_to(folder.absolute()):
+            raise InputError(f"{path} lies in {folder}, which would be written; choose another")
+    if not (folder / "dataset.json").exists():
+        return False
+    if not overwrite:
+        raise InputError(f"{folder} is there already; --overwrite replaces it")
+    (folder / "dataset.json").unlink()  # first, so that no half of a dataset looks whole
+    for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "recoded", "transforms"):
+        if (folder / part).is_dir():
+            shutil.rmtree(folder / part)
+    return True
+
+
+def dataset_folder(folder: Path, dataset_id: int, name: str) -> Path:
+    """``DatasetXXX_Name`` in ``folder``; not created.
+
+    Raises:
+        InputError: nnU-Net would refuse the id or the name, or the id is another dataset's.
+    """
     if not 1 <= dataset_id <= 999:
         raise InputError(f"the dataset id must be 1 to 999, got {dataset_id}")
     if not name or not all(character.isalnum() or character in "_-" for character in name):
@@ -116,13 +221,14 @@ def _dataset_folder(folder: Path, dataset_id: int, name: str) -> Path:
     others = {path.name for path in folder.glob(f"Dataset{dataset_id:03d}_*")} - {full}
     if others:
         raise InputError(f"{folder} has the id {dataset_id} already: {', '.join(sorted(others))}")
-    return make_folder(folder / full)
+    return folder / full
 
 
 def _images(
     cases: Sequence[Case],
     channels: Sequence[Modality],
     replace: Mapping[str, Mapping[Modality, Path]],
+    labels: bool,
 ) -> dict[str, tuple[Path, ...]]:
     """Absolute image files of each case in channel order; every missing one is named at once."""
     if not cases:
@@ -134,6 +240,8 @@ def _images(
         for channel in channels
         if channel not in files or not files[channel].exists()
     ]
+    if labels:
+        missing += [f"{case.name} lacks the label" for case in cases if case.label is None]
     if missing:
         raise InputError(f"the nnU-Net dataset needs {', '.join(channels)}: {'; '.join(missing)}")
     return {
@@ -142,16 +250,14 @@ def _images(
     }
 
 
-def _labels(dataset: Path, cases: Sequence[Case], scheme: LabelScheme | None) -> dict[str, Path]:
+def _labels(plan: RawPlan) -> dict[str, Path]:
     """A label file in BraTS 2023 integers for each case: its own one, or a rewritten one."""
-    paths = {case.name: Path(str(case.label)).absolute() for case in cases}
-    scheme = scheme or _scheme_of(paths, cases[0].naming)
-    codes = _codes(scheme)
-    if all(old == new for old, new in codes.items()):
-        return paths
+    folder = plan.folder / ("recoded" if plan.layout == "reference" else "labelsTr")
     return {
-        name: _rewritten(path, codes, dataset / "recoded" / f"{name}.nii.gz")
-        for name, path in paths.items()
+        case: _rewritten(path, plan.codes, folder / f"{case}{plan.ending}")
+        if plan.recoded(case)
+        else path
+        for case, path in plan.labels.items()
     }
 
 
@@ -164,7 +270,7 @@ def _scheme_of(paths: Mapping[str, Path], naming: str) -> LabelScheme:
     return label_scheme(values, naming)
 
 
-def _codes(scheme: LabelScheme) -> dict[int, int]:
+def consecutive_codes(scheme: LabelScheme) -> dict[int, int]:
     """Integer of the cohort → integer of BraTS 2023; a resection cavity is background."""
     codes = {0: 0, scheme.necrosis: 1, scheme.oedema: 2, scheme.enhancing: 3}
     return codes if scheme.cavity is None else codes | {scheme.cavity: 0}
@@ -192,25 +298,28 @@ def _ending(paths: Sequence[Path], layout: Layout) -> str:
 
 
 def _place(
-    dataset: Path,
-    images: Mapping[str, Sequence[Path]],
-    labels: Mapping[str, Path],
-    ending: str,
-    layout: Layout,
+    plan: RawPlan, labels: Mapping[str, Path]
 ) -> tuple[dict[str, tuple[Path, ...]], dict[str, Path]]:
-    """Put the files under nnU-Net's names."""
-    put = link_or_copy if layout == "link" else _copy
-    placed_images, placed_labels = {}, {}
-    for case, paths in images.items():
-        side = "imagesTr" if case in labels else "imagesTs"
-        placed_images[case] = tuple(
-            _put(put, path, dataset / side / f"{case}_{channel:04d}{ending}")
+    """Put the files under nnU-Net's names; rewritten labels are there already."""
+    put = link_or_copy if plan.layout == "link" else _copy
+    side = plan.folder / ("imagesTr" if labels else "imagesTs")
+    placed_images = {
+        case: tuple(
+            _put(put, path, side / f"{case}_{channel:04d}{plan.ending}")
             for channel, path in enumerate(paths)
         )
-    for case, path in labels.items():
-        if ending_of(path.name) != ending:
-            raise InputError(f"label {path} should end with {ending} like the images")
-        placed_labels[case] = _put(put, path, dataset / "labelsTr" / f"{case}{ending}")
+        for case, paths in plan.images.items()
+    }
+    placed_labels = {
+        case: path
+        if plan.recoded(case)
+        else _put(put, path, plan.folder / "labelsTr" / f"{case}{plan.ending}")
+        for case, path in labels.items()
+    }
+    ours = {path for paths in placed_images.values() for path in paths} | {*placed_labels.values()}
+    there = {path for folder in (side, plan.folder / "labelsTr") for path in folder.glob("*")}
+    if strangers := sorted(path.name for path in there - ours if not path.name.startswith(".")):
+        raise InputError(f"{plan.folder} has files of another dataset: {', '.join(strangers)}")
     return placed_images, placed_labels
 
 
@@ -224,8 +333,12 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _write_once(path: Path, value: Any) -> None:
-    """Write JSON in the given key order (nnU-Net reads meaning from it), unless it is there."""
+def write_description(folder: Path, value: Any) -> None:
+    """Write ``dataset.json`` in the given key order, from which nnU-Net reads meaning.
+
+    One that is already right is left alone.
+    """
+    path = folder / "dataset.json"
     text = json.dumps(value, indent=2) + "\n"
     if not (path.is_file() and path.read_text(encoding="utf-8") == text):
         write_text(path, text)

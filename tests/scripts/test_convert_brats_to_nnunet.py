@@ -1,6 +1,7 @@
-import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +9,12 @@ import pytest
 
 from synth3d.volumes import read_label, write_new
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_brats_to_nnunet.py"
 SUFFIXES = ("t1", "t1ce", "t2", "flair")
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("convert_brats_to_nnunet", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("convert_brats_to_nnunet")
 
 
 @pytest.fixture
@@ -108,3 +105,144 @@ def test_a_case_without_a_label_is_named(script, cohort, tmp_path, capsys):
     (cohort / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_seg.nii.gz").unlink()
     assert script.main([str(cohort), str(tmp_path / "raw")]) == 2
     assert "Brats18_TOY_A_1" in capsys.readouterr().err
+
+
+def write_case(folder, name, tokens, values, ending=".nii.gz"):
+    """A case whose label holds ``values``, on a grid that is not the standard one."""
+    affine = np.array([[-1.5, 0, 0, 9], [0, -1, 0, 11], [0, 0, 2, -7], [0, 0, 0, 1.0]])
+    generator = np.random.default_rng(sum(map(ord, name)))
+    for token in tokens[:4]:
+        image = generator.integers(1, 500, (14, 16, 18))
+        write_new(folder / name / f"{name}{token}{ending}", image, affine, np.int16)
+    label = generator.choice([0, *values], (14, 16, 18))
+    write_new(folder / name / f"{name}{tokens[4]}{ending}", label, affine, np.uint8)
+
+
+OLD = ("_t1", "_t1ce", "_t2", "_flair", "_seg")
+NEW = ("-t1n", "-t1c", "-t2w", "-t2f", "-seg")
+RELEASES = {
+    "2018": (("Brats18_CBICA_AAB_1", "Brats18_TCIA01_131_1"), OLD, (1, 2, 4), ".nii.gz"),
+    "2019": (("BraTS19_2013_0_1", "BraTS19_CBICA_ABC_1"), OLD, (1, 2, 4), ".nii"),
+    "2020": (("BraTS20_Training_001", "BraTS20_Training_002"), OLD, (1, 2, 4), ".nii"),
+    "2021": (("BraTS2021_00000", "BraTS2021_00002"), OLD, (1, 2, 4), ".nii.gz"),
+    "2023": (("BraTS-GLI-00000-000", "BraTS-MEN-00004-000"), NEW, (1, 2, 3), ".nii.gz"),
+    "2024": (("BraTS-GLI-00005-100", "BraTS-GLI-00005-101"), NEW, (1, 2, 3, 4), ".nii.gz"),
+}
+
+
+@pytest.mark.parametrize("layout", ["--reference", "--link", "--copy"])
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_release_becomes_the_same_labels(script, tmp_path, release, layout):
+    names, tokens, values, ending = RELEASES[release]
+    for name in names:
+        write_case(tmp_path / "in", name, tokens, values, ending)
+    assert script.main([str(tmp_path / "in"), str(tmp_path / "raw"), layout]) == 0
+    described = dataset_json(tmp_path / "raw")
+    assert (described["numTraining"], described["file_ending"]) == (2, ending)
+    enhancing = 4 if max(values) == 4 and 3 not in values else 3
+    for name in names:
+        folder = tmp_path / "raw" / "Dataset501_BraTS"
+        placed = folder / "labelsTr" / f"{name}{ending}"
+        new = Path(described["dataset"][name]["label"]) if layout == "--reference" else placed
+        old = read_label(tmp_path / "in" / name / f"{name}{tokens[4]}{ending}").data
+        expected = np.select([old == 1, old == 2, old == enhancing], [1, 2, 3], 0)
+        np.testing.assert_array_equal(read_label(new).data, expected)
+
+
+def test_a_dry_run_tells_and_writes_nothing(script, cohort, tmp_path, capsys):
+    assert script.main([str(cohort), str(tmp_path / "raw"), "--dry-run", "--copy"]) == 0
+    told = capsys.readouterr().out
+    assert "4 → 3" in told
+    assert "Brats18_TOY_B_1" in told
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_finished_dataset_is_replaced_only_when_told(script, cohort, tmp_path, capsys):
+    call = [str(cohort), str(tmp_path / "raw"), "--copy"]
+    assert script.main(call) == 0
+    shutil.rmtree(cohort / "Brats18_TOY_B_1")
+    assert script.main(call) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert dataset_json(tmp_path / "raw")["numTraining"] == 2
+    assert script.main([*call, "--overwrite"]) == 0
+    assert dataset_json(tmp_path / "raw")["numTraining"] == 1
+    assert len(list((tmp_path / "raw" / "Dataset501_BraTS" / "imagesTr").iterdir())) == 4
+    assert len(list(cohort.rglob("*.nii.gz"))) == 5
+
+
+def test_an_unfinished_dataset_is_gone_on_with(script, cohort, tmp_path, capsys):
+    call = [str(cohort), str(tmp_path / "raw"), "--link"]
+    assert script.main(call) == 0
+    folder = tmp_path / "raw" / "Dataset501_BraTS"
+    (folder / "dataset.json").unlink()
+    next((folder / "imagesTr").iterdir()).unlink()
+    assert script.main(call) == 0
+    assert len(list((folder / "imagesTr").iterdir())) == 8
+    (folder / "dataset.json").unlink()
+    shutil.rmtree(cohort / "Brats18_TOY_B_1")
+    assert script.main(call) == 2
+    assert "Brats18_TOY_B_1_0000.nii.gz" in capsys.readouterr().err
+    assert not (folder / "dataset.json").exists()
+
+
+def test_everything_missing_is_named_at_once_and_nothing_written(script, cohort, tmp_path, capsys):
+    (cohort / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_seg.nii.gz").unlink()
+    (cohort / "Brats18_TOY_B_1" / "Brats18_TOY_B_1_t1.nii.gz").unlink()
+    assert script.main([str(cohort), str(tmp_path / "raw")]) == 2
+    error = capsys.readouterr().err
+    assert "Brats18_TOY_A_1 lacks the label" in error
+    assert "Brats18_TOY_B_1 lacks t1n" in error
+    assert not (tmp_path / "raw").exists()
+
+
+def test_a_case_on_two_grids_is_refused(script, cohort, tmp_path, capsys):
+    path = cohort / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_t2.nii.gz"
+    write_new(path, np.ones((3, 4, 5)), np.diag([2, 1, 1, 1]), np.int16)
+    assert script.main([str(cohort), str(tmp_path / "raw")]) == 2
+    assert "Brats18_TOY_A_1_t2.nii.gz differs" in capsys.readouterr().err
+
+
+def test_the_release_can_be_told_and_is_checked(script, cohort, tmp_path, capsys):
+    flags = [str(cohort), str(tmp_path / "raw"), "--labels"]
+    assert script.main([*flags, "brats2023"]) == 2
+    assert "Brats18_TOY_A_1_seg.nii.gz [4]" in capsys.readouterr().err
+    assert script.main([*flags, "brats2024"]) == 0
+    label = dataset_json(tmp_path / "raw")["dataset"]["Brats18_TOY_A_1"]["label"]
+    assert np.unique(read_label(Path(label)).data).tolist() == [0, 1, 2]
+
+
+def test_it_runs_as_a_program():
+    script = Path(__file__).parents[2] / "scripts" / "convert_brats_to_nnunet.py"
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "examples:" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["--reference", "--link", "--copy"])
+def test_stock_nnunet_finds_it_in_order(script, tmp_path, plan_and_preprocess, layout):
+    for release in ("2018", "2021"):
+        names, tokens, values, ending = RELEASES[release]
+        for name in names:
+            write_case(tmp_path / "in", name, tokens, values, ending)
+    assert script.main([str(tmp_path / "in"), str(tmp_path / "raw"), layout]) == 0
+    code, told = plan_and_preprocess(tmp_path / "raw", 501, "-c", "3d_fullres")
+    assert code == 0, told
+    assert "verify_dataset_integrity Done" in told
+    assert "Error" not in told
+    ready = tmp_path / "preprocessed" / "Dataset501_BraTS" / "nnUNetPlans_3d_fullres"
+    assert len(list(ready.glob("*_seg.b2nd"))) == 4
+
+
+@pytest.mark.slow
+def test_stock_nnunet_would_notice_brats_integers(script, tmp_path, plan_and_preprocess):
+    names, tokens, values, ending = RELEASES["2018"]
+    for name in names:
+        write_case(tmp_path / "in", name, tokens, values, ending)
+    assert script.main([str(tmp_path / "in"), str(tmp_path / "raw"), "--copy"]) == 0
+    folder = tmp_path / "raw" / "Dataset501_BraTS" / "labelsTr"
+    for name in names:
+        shutil.copy(tmp_path / "in" / name / f"{name}_seg.nii.gz", folder / f"{name}.nii.gz")
+    code, told = plan_and_preprocess(tmp_path / "raw", 501, "--no_pp")
+    assert code != 0
+    assert "Unexpected labels" in told

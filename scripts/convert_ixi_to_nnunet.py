@@ -1,0 +1,326 @@
+"""IXI (T1, T2, PD) as an nnU-Net v2 raw dataset, each case registered to one grid.
+
+IXI's T2 and PD come from one scan and share a grid; T1 is another scan. What is not on the chosen
+grid (--grid, T2 by default) is brought there by a rigid motion that maximises mutual information
+(SimpleITK), resampled once, and the motion is written to transforms/<case>_<channel>.tfm (ITK
+text, LPS mm, places of the grid to places of the moved image). What is on the grid is linked.
+Images that share a grid are moved together, by the motion of the first of them.
+
+IXI has no segmentations. Without --labels the images go to imagesTs: a trained nnU-Net can
+predict on them and synth3d can read them, but nnU-Net cannot plan or train on them. With --labels
+FOLDER (<case>.nii.gz on the chosen grid, integers 0, 1, 2, ...) they go to imagesTr.
+A killed run goes on where it stopped; dataset.json is written last.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from synth3d.cases import Case, Modality
+
+EXAMPLES = """examples:
+  convert_ixi_to_nnunet.py IXI nnUNet_raw --id 600 --dry-run
+  convert_ixi_to_nnunet.py IXI nnUNet_raw --id 600 --skip-incomplete --threads 8
+  convert_ixi_to_nnunet.py IXI nnUNet_raw --id 601 --grid t1
+  convert_ixi_to_nnunet.py IXI nnUNet_raw --id 602 --labels tissue --label-names csf grey white
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case to convert.
+
+    Attributes:
+        case: Its name.
+        images: File of each channel, in channel order.
+        fixed: The file whose grid all channels get.
+        moved: Channels to be moved, grouped by grid; the first of each group is registered.
+        label: Its segmentation on the grid, or None.
+    """
+
+    case: str
+    images: tuple[Path, ...]
+    fixed: Path
+    moved: tuple[tuple[int, ...], ...]
+    label: Path | None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder with IXI002-Guys-0828-T1.nii.gz, ...")
+    parser.add_argument("out", type=Path, help="nnU-Net's nnUNet_raw folder")
+    parser.add_argument("--id", type=int, default=600, help="dataset number, 1 to 999")
+    parser.add_argument("--name", default="IXI", help="dataset name")
+    parser.add_argument("--channels", nargs="+", default=["t1", "t2", "pd"], help="in this order")
+    parser.add_argument("--grid", default="t2", help="the channel whose grid all get")
+    parser.add_argument("--labels", type=Path, help="folder with <case>.nii.gz")
+    parser.add_argument("--label-names", nargs="+", help="of the integers 1, 2, ...")
+    parser.add_argument("--copy", action="store_true", help="copies instead of hard links")
+    parser.add_argument("--skip-incomplete", action="store_true", help="leave such cases out")
+    parser.add_argument("--threads", type=int, default=1, help="for the registration")
+    parser.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
+    parser.add_argument("--dry-run", action="store_true", help="check and tell, write nothing")
+    return parser
+
+
+def plan_jobs(
+    cases: "Sequence[Case]",
+    channels: "Sequence[Modality]",
+    grid_of: "Modality",
+    labels: Path | None,
+    skip: bool,
+) -> list[Job]:
+    """What is to be done for each complete case; reads headers only.
+
+    Raises:
+        InputError: Files are missing and ``skip`` is not set, a label does not lie on the grid,
+            or nothing is left; everything missing is named at once.
+    """
+    from synth3d.files import InputError
+
+    jobs, lacking = [], []
+    for case in cases:
+        absent: list[str] = list(case.missing(channels))
+        label = None if labels is None else labels / f"{case.name}.nii.gz"
+        if label is not None and not label.is_file():
+            absent.append(f"the label {label}")
+        if absent:
+            lacking.append(f"{case.name} lacks {', '.join(absent)}")
+        else:
+            jobs.append(_job(case, channels, grid_of, label))
+    if lacking and not skip:
+        raise InputError(
+            f"{len(lacking)} of {len(cases)} cases lack files: {'; '.join(lacking)} "
+            "(--skip-incomplete leaves them out)"
+        )
+    if not jobs:
+        raise InputError("no case is complete")
+    return jobs
+
+
+def _job(
+    case: "Case", channels: "Sequence[Modality]", grid_of: "Modality", label: Path | None
+) -> Job:
+    from synth3d.volumes import check_same_grid, grid
+
+    images = tuple(case.images[channel] for channel in channels)
+    fixed = case.images[grid_of]
+    if label is not None:
+        check_same_grid([fixed, label])
+    target = grid(fixed)
+    groups: list[list[int]] = []
+    for index, path in enumerate(images):
+        own = grid(path)
+        if target.difference(own) is None:
+            continue
+        group = next((g for g in groups if grid(images[g[0]]).difference(own) is None), None)
+        if group is None:
+            groups.append([index])
+        else:
+            group.append(index)
+    return Job(case.name, images, fixed, tuple(map(tuple, groups)), label)
+
+
+def label_names(jobs: Sequence[Job], given: Sequence[str] | None) -> dict[str, int]:
+    """nnU-Net's ``labels``; empty without labels.
+
+    Raises:
+        InputError: A label has negative integers, no case has any, the names are not as many as
+            the integers, or some integer between occurs nowhere.
+    """
+    import numpy as np
+
+    from synth3d.files import InputError
+    from synth3d.volumes import read_label
+
+    paths = [job.label for job in jobs if job.label is not None]
+    if not paths:
+        return {"background": 0}
+    values = {int(v) for path in paths for v in np.unique(read_label(path).data)}
+    highest = max(values)
+    if min(values) < 0 or highest == 0 or not set(range(1, highest + 1)) <= values:
+        raise InputError(f"labels must be 0, 1, 2, ... without a gap, got {sorted(values)}")
+    names = list(given or [f"label_{value}" for value in range(1, highest + 1)])
+    if len(set(names) | {"background"}) != highest + 1:
+        raise InputError(f"the labels 1 to {highest} want {highest} different names, got {names}")
+    return {"background": 0} | {name: value for value, name in enumerate(names, 1)}
+
+
+def convert_case(job: Job, folder: Path, side: str, copy: bool, threads: int) -> None:
+    """Write all files of one case; what an earlier run finished from the same files stays."""
+    from synth3d.files import link_or_copy
+
+    put = copy_file if copy else link_or_copy
+    moved = {index for group in job.moved for index in group}
+    for index, path in enumerate(job.images):
+        if index not in moved:
+            put(path, folder / side / f"{job.case}_{index:04d}.nii.gz")
+    for group in job.moved:
+        _move(job, group, folder, side, threads)
+    if job.label is not None:
+        put(job.label, folder / "labelsTr" / f"{job.case}.nii.gz")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Put a copy of ``source`` at ``target`` in one piece."""
+    import shutil
+
+    from synth3d.files import atomic_path
+
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _move(job: Job, group: tuple[int, ...], folder: Path, side: str, threads: int) -> None:
+    """Register the first of ``group``, resample all, and note what was done."""
+    from synth3d.files import read_json, sha256, write_json
+    from synth3d.registration import register_rigid, resample_rigid, write_transform
+    from synth3d.volumes import grid, read, write_new
+
+    stem = folder / "transforms" / f"{job.case}_{group[0]:04d}"
+    record, transform = stem.with_suffix(".json"), stem.with_suffix(".tfm")
+    outputs = [folder / side / f"{job.case}_{index:04d}.nii.gz" for index in group]
+    inputs = {str(p): sha256(p) for p in (job.fixed, *(job.images[index] for index in group))}
+    done = record.is_file() and all(path.is_file() for path in (*outputs, transform))
+    if done and read_json(record).get("inputs") == inputs:
+        return
+    fixed, first = read(job.fixed), read(job.images[group[0]])
+    rigid = register_rigid(fixed, first, _search(threads))
+    write_transform(rigid, transform)
+    for index, path in zip(group, outputs, strict=True):
+        source = job.images[index]
+        data = resample_rigid(read(source), fixed.grid, rigid)
+        write_new(path, data, grid(job.fixed).affine, stored_type(source))
+    write_json(
+        record,
+        {
+            "inputs": inputs,
+            "shift_mm_ras": [round(float(mm), 4) for mm in rigid.shift_mm(fixed.grid)],
+            "angle_degrees": round(rigid.angle_degrees, 4),
+            "mutual_information_before": _number(rigid.information_before),
+            "mutual_information_after": _number(rigid.information),
+        },
+    )
+
+
+def _number(value: float) -> float | None:
+    """``value`` for JSON; None for no overlap."""
+    return round(value, 6) if value == value else None
+
+
+def _search(threads: int) -> Any:
+    from synth3d.registration import Search
+
+    return Search(threads=threads)
+
+
+def stored_type(path: Path) -> Any:
+    """The integer type of ``path``, or float32 where it has another or is scaled."""
+    import numpy as np
+
+    from synth3d.volumes import value_limits
+
+    limits = value_limits(path)
+    kinds = (np.uint8, np.int16, np.uint16, np.int32)
+    found = [k for k in kinds if (float(np.iinfo(k).min), float(np.iinfo(k).max)) == limits]
+    return found[0] if found else np.float32
+
+
+def check_endings(jobs: Sequence[Job]) -> None:
+    """Make sure that the images are compressed, as IXI's are and the dataset's will be.
+
+    Raises:
+        InputError: Some are not; all are named.
+    """
+    from synth3d.cases import ending_of
+    from synth3d.files import InputError
+
+    plain = [str(p) for job in jobs for p in job.images if ending_of(p.name) != ".nii.gz"]
+    if plain:
+        raise InputError(f"the images must end with .nii.gz, gzip {', '.join(plain)}")
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Write the dataset and say where it is.
+
+    Raises:
+        InputError: Something the user gave cannot be used.
+    """
+    from seg_eval.raw_dataset import dataset_folder, make_room, write_description
+    from synth3d.cases import find_cases, parse_modality
+    from synth3d.files import InputError, lock, progress
+
+    channels, grid_of = [parse_modality(c) for c in args.channels], parse_modality(args.grid)
+    if grid_of not in channels or len(set(channels)) < len(channels):
+        raise InputError(f"--channels {channels} must differ and hold --grid {grid_of}")
+    if args.label_names and args.labels is None:
+        raise InputError("--label-names needs --labels, the folder with the labels")
+    if args.threads < 1:
+        raise InputError(f"--threads must be 1 or more, got {args.threads}")
+    folder = dataset_folder(args.out, args.id, args.name)
+    cases = find_cases(args.data)
+    jobs = plan_jobs(cases, channels, grid_of, args.labels, args.skip_incomplete)
+    check_endings(jobs)
+    description = {
+        "channel_names": {str(index): channel for index, channel in enumerate(channels)},
+        "labels": label_names(jobs, args.label_names),
+        "numTraining": len(jobs) if args.labels else 0,
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "SimpleITKIO",
+    }
+    if args.dry_run:
+        tell(jobs, folder, description, len(cases))
+        return 0
+    sources = [p for job in jobs for p in (*job.images, job.label) if p is not None]
+    side = "imagesTr" if args.labels else "imagesTs"
+    make_room(folder, sources, args.overwrite)
+    with lock(folder):
+        for job in progress(jobs, "cases"):
+            convert_case(job, folder, side, args.copy, args.threads)
+        check_strangers(jobs, folder)
+        write_description(folder, description)
+    print(f"{len(jobs)} of {len(cases)} cases in {folder / side}, channels {', '.join(channels)}")
+    if not args.labels:
+        print("no labels: nnU-Net can predict on these images but neither plan nor train")
+    return 0
+
+
+def check_strangers(jobs: Sequence[Job], folder: Path) -> None:
+    """Make sure that the folder holds the images of ``jobs`` alone.
+
+    Raises:
+        InputError: An earlier, unfinished run with other cases left files; all are named.
+    """
+    from synth3d.files import InputError
+
+    ours = {job.case for job in jobs}
+    there = [p for side in ("imagesTr", "imagesTs") for p in (folder / side).glob("[!.]*")]
+    if strange := sorted(p.name for p in there if p.name.rpartition("_")[0] not in ours):
+        raise InputError(f"{folder} has files of another conversion: {', '.join(strange)}")
+
+
+def tell(jobs: Sequence[Job], folder: Path, description: Mapping[str, Any], cases: int) -> None:
+    """Print what a run would do."""
+    channels = list(description["channel_names"].values())
+    print(f"would write {folder}: channels {', '.join(channels)}, labels {description['labels']}")
+    for job in jobs:
+        moved = [" and ".join(channels[index] for index in group) for group in job.moved]
+        print(f"  {job.case}: " + (f"{', '.join(moved)} registered" if moved else "on one grid"))
+    print(f"{len(jobs)} of {cases} cases; nothing was written (--dry-run)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert; 0 done, 2 the input cannot be used."""
+    from synth3d.files import run_guarded
+
+    return run_guarded(convert, build_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

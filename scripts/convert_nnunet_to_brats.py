@@ -1,0 +1,297 @@
+"""Predictions of nnU-Net back to BraTS: the case's own file names, label integers and grid.
+
+What the predicted integers mean stands in the dataset.json that nnUNetv2_predict leaves beside
+its predictions (regions or plain labels; nnU-Net's own BraTS converters swap 1 and 2, which is
+recognised). What the case's release calls them follows from the cohort's labels where they
+decide, else from its file names: 4 is enhancing tumour in 2018-2021, 3 since 2023.
+
+All predictions are checked before the first file is written.
+"""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from synth3d.cases import Case
+
+EXAMPLES = """examples:
+  convert_nnunet_to_brats.py predictions BraTS out
+      out/<case>/<case>_seg.nii.gz or <case>-seg.nii.gz, as the release has it
+  convert_nnunet_to_brats.py predictions BraTS out --flat
+      out/<case>.nii.gz, as the challenges want them uploaded
+  convert_nnunet_to_brats.py predictions BraTS out --codes 2,1,3
+      without a dataset.json: 2 is necrosis, 1 oedema, 3 enhancing tumour
+"""
+ENHANCING = {"brats2018": 4, "brats2023": 3}
+SEPARATOR = {"brats2018": "_", "brats2023": "-"}
+RELEASE_OF_NAME = (
+    (re.compile(r"BraTS-[A-Z]+-\d+-\d+", re.I), "brats2023"),
+    (re.compile(r"BraTS(1[5-9]|2[01]|2021)_.+", re.I), "brats2018"),
+)
+REGIONS = {
+    "wt": ("wt", "wholetumor", "wholetumour", "whole"),
+    "tc": ("tc", "tumorcore", "tumourcore", "core"),
+    "et": ("et", "enhancingtumor", "enhancingtumour", "enhancing"),
+}
+TISSUES = {
+    "necrosis": ("ncr", "ncrnet", "necrosis", "necrotic", "necroticcore", "netc"),
+    "oedema": ("ed", "edema", "oedema", "peritumoraledema", "snfh"),
+    "enhancing": ("et", "enhancing", "enhancingtumor", "enhancingtumour", "at"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("predictions", type=Path, help="folder with <case>.nii.gz; only read")
+    parser.add_argument("data", type=Path, help="cohort that the cases come from; only read")
+    parser.add_argument("out", type=Path, help="folder to write to")
+    meaning = parser.add_mutually_exclusive_group()
+    meaning.add_argument("--dataset-json", type=Path, help="another one than predictions' own")
+    meaning.add_argument("--codes", metavar="N,O,E", help="predicted necrosis, oedema, enhancing")
+    parser.add_argument(
+        "--labels", choices=sorted(ENHANCING), help="write the integers of this release"
+    )
+    parser.add_argument("--flat", action="store_true", help="OUT/<case>.nii.gz, for uploads")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--dry-run", action="store_true", help="check and tell, write nothing")
+    return parser
+
+
+def meaning(dataset: Mapping[str, Any], path: Path) -> dict[str, int]:
+    """The integers that stand for ``necrosis``, ``oedema`` and ``enhancing``.
+
+    Args:
+        dataset: nnU-Net's dataset.json.
+        path: Where it came from, for the sentence.
+
+    Raises:
+        InputError: It names neither the three regions nor the three tissues, or says nonsense.
+    """
+    from synth3d.files import InputError
+
+    labels = dataset.get("labels") if isinstance(dataset, dict) else None
+    if not isinstance(labels, dict):
+        raise InputError(f"{path} is not nnU-Net's dataset.json: it has no labels")
+    sets = {
+        re.sub(r"[^a-z]", "", str(name).lower()): set(value if isinstance(value, list) else [value])
+        for name, value in labels.items()
+    }
+    regions = _by_alias(sets, REGIONS)
+    if regions is not None and len(regions["wt"]) > 1:
+        enhancing, core, whole = regions["et"], regions["tc"], regions["wt"]
+        parts = {"necrosis": core - enhancing, "oedema": whole - core, "enhancing": enhancing}
+        nested = enhancing < core < whole
+    else:
+        parts, nested = _by_alias(sets, TISSUES) or {}, True
+    codes = {name: value for name, values in parts.items() if len(values) == 1 for value in values}
+    if not nested or len(set(codes.values())) < len(TISSUES):
+        raise InputError(
+            f"{path} must name the regions WT, TC, ET or the tissues NCR, ED, ET, and has "
+            f"{labels}: say with --codes what the integers mean"
+        )
+    return {name: int(value) for name, value in codes.items()}
+
+
+def _by_alias(
+    sets: Mapping[str, set[int]], aliases: Mapping[str, Sequence[str]]
+) -> dict[str, set[int]] | None:
+    """What each of ``aliases`` is called exactly once, or None."""
+    found = {}
+    for name, others in aliases.items():
+        values = [sets[alias] for alias in others if alias in sets]
+        if len(values) != 1:
+            return None
+        found[name] = values[0]
+    return found
+
+
+def meaning_of(args: argparse.Namespace) -> dict[str, int]:
+    """The meaning that the command line or the dataset.json gives.
+
+    Raises:
+        InputError: There is none.
+    """
+    from synth3d.files import InputError, read_json
+
+    if args.codes:
+        numbers = [part.strip() for part in args.codes.split(",")]
+        ok = all(part.isdecimal() and int(part) > 0 for part in numbers)
+        if not ok or len(numbers) != len(TISSUES) or len({*map(int, numbers)}) != len(TISSUES):
+            raise InputError(f"--codes wants three different integers above 0, got {args.codes}")
+        return dict(zip(TISSUES, map(int, numbers), strict=True))
+    path = args.dataset_json or args.predictions / "dataset.json"
+    if not path.is_file():
+        raise InputError(f"no {path} to tell what the predicted integers mean; give --codes")
+    return meaning(read_json(path), path)
+
+
+def release_of(cases: "Sequence[Case]") -> str:
+    """The release whose integers the cohort uses: by its labels, else by its names.
+
+    Raises:
+        InputError: Neither decides.
+    """
+    import numpy as np
+
+    from synth3d.files import InputError
+    from synth3d.volumes import read_label
+
+    naming, name = cases[0].naming, cases[0].name
+    by_name = naming if naming in ENHANCING else None
+    for pattern, release in RELEASE_OF_NAME:
+        if by_name is None and pattern.fullmatch(name):
+            by_name = release
+    four = False
+    for case in cases:
+        values = set(np.unique(read_label(case.label).data).tolist()) if case.label else set()
+        if 3 in values:
+            return "brats2023"
+        four = four or 4 in values
+        if four and by_name == "brats2018":  # no 3 can follow; spares reading the rest
+            return "brats2018"
+    if four and by_name == "brats2023":
+        raise InputError(
+            "label 4 without 3 in files named as in BraTS 2023 and later may be enhancing tumour "
+            "or a resection cavity; give --labels"
+        )
+    if not four and by_name is None:
+        raise InputError(f"neither labels nor names such as {name} tell the release; give --labels")
+    return by_name or "brats2018"
+
+
+def matched(args: argparse.Namespace, cases: "Sequence[Case]") -> "list[tuple[Case, Path]]":
+    """Each prediction with its case, in the order of names.
+
+    Raises:
+        InputError: There is no prediction, or some belong to no case or lie on another grid than
+            theirs; all of them are named.
+    """
+    from synth3d.cases import ending_of
+    from synth3d.files import InputError
+    from synth3d.volumes import check_same_grid
+
+    if not args.predictions.is_dir():
+        raise InputError(f"no folder {args.predictions}")
+    by_name = {case.name: case for case in cases}
+    files = {p.name.removesuffix(ending_of(p.name)): p for p in sorted(args.predictions.iterdir())
+             if ending_of(p.name) and not p.name.startswith(".")}  # fmt: skip
+    if not files:
+        raise InputError(f"no predictions (.nii.gz or .nii) in {args.predictions}")
+    if strange := [path.name for name, path in files.items() if name not in by_name]:
+        raise InputError(f"{args.data} has no case for {', '.join(strange)}")
+    sentences = []
+    for name, path in files.items():
+        try:
+            check_same_grid([*by_name[name].images.values(), path])
+        except InputError as error:
+            sentences.append(str(error))
+    if sentences:
+        raise InputError("; ".join(sentences))
+    return [(by_name[name], path) for name, path in files.items()]
+
+
+def target(args: argparse.Namespace, case: "Case", release: str) -> Path:
+    """Where the case's segmentation goes."""
+    from synth3d.cases import MODALITIES, ending_of
+
+    ending = next((ending_of(case.images[m].name) for m in MODALITIES if m in case.images), "")
+    ending = ending or ".nii.gz"
+    if args.flat:
+        return args.out / f"{case.name}{ending}"
+    kept = case.label is not None and case.naming in SEPARATOR
+    own = SEPARATOR[case.naming if case.naming in SEPARATOR else release]
+    name = case.label.name if kept and case.label else f"{case.name}{own}seg{ending}"
+    return args.out / case.name / name
+
+
+def recoded(path: Path, codes: Mapping[int, int]) -> "np.ndarray":
+    """The labels of ``path`` (D, H, W) in new integers.
+
+    Raises:
+        InputError: It has an integer that ``codes`` does not know.
+    """
+    import numpy as np
+
+    from synth3d.files import InputError
+    from synth3d.volumes import read_label
+
+    old = read_label(path).data
+    if unknown := sorted(set(np.unique(old).tolist()) - codes.keys()):
+        raise InputError(f"{path} has the labels {unknown}, of which dataset.json says nothing")
+    new = np.zeros(old.shape, dtype=np.uint8)
+    for before, after in codes.items():
+        new[old == before] = after
+    return new
+
+
+def write_segmentation(case: "Case", labels: "np.ndarray", path: Path) -> None:
+    """Write ``labels`` with the header of the case's own label or an image of plain integers.
+
+    Where the case has floating or scaled images only, a fresh header with their affine serves.
+    """
+    import numpy as np
+
+    from synth3d.volumes import grid, value_limits, write_like, write_new
+
+    own = [path for path in (case.label, *case.images.values()) if path is not None]
+    plain = next((file for file in own if np.isfinite(value_limits(file)).all()), None)
+    if plain is not None:
+        write_like(plain, labels, path)
+    else:
+        write_new(path, labels, grid(own[0]).affine, np.uint8)
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Write the segmentations and say where they are.
+
+    Raises:
+        InputError: Something the user gave cannot be used.
+    """
+    from synth3d.cases import find_cases
+    from synth3d.files import InputError, progress
+
+    tissues = meaning_of(args)
+    cases = find_cases(args.data)
+    pairs = matched(args, cases)
+    release = args.labels or release_of(cases)
+    targets = {case.name: target(args, case, release) for case, _ in pairs}
+    inputs = {file.resolve() for case in cases for file in (case.label, *case.images.values())
+              if file} | {path.resolve() for _, path in pairs}  # fmt: skip
+    there = [path for path in targets.values() if path.exists()]
+    if own := [str(path) for path in there if path.resolve() in inputs]:
+        raise InputError(f"this would write over the input: {', '.join(own)}; choose another OUT")
+    if there and not args.overwrite:
+        names = ", ".join(map(str, there))
+        raise InputError(f"{names} exist already; --overwrite replaces them")
+    own_codes = {"necrosis": 1, "oedema": 2, "enhancing": ENHANCING[release]}
+    codes = {0: 0} | {tissues[name]: own_codes[name] for name in tissues}
+    for _, path in progress(pairs, "checking"):
+        recoded(path, codes)
+    if not args.dry_run:
+        for case, path in progress(pairs, "writing"):
+            write_segmentation(case, recoded(path, codes), targets[case.name])
+    for path in targets.values() if args.dry_run else ():
+        print(f"  would write {path}")
+    changes = ", ".join(f"{old} → {new}" for old, new in sorted(codes.items()))
+    print(f"{len(pairs)} of {len(cases)} cases have predictions; labels {changes} ({release})")
+    print("nothing was written (--dry-run)" if args.dry_run else f"written to {args.out}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert; 0 done, 2 the input cannot be used."""
+    from synth3d.files import run_guarded
+
+    return run_guarded(convert, build_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,234 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synth3d.files import InputError
+from synth3d.registration import (
+    Rigid,
+    Search,
+    read_transform,
+    register_rigid,
+    resample_rigid,
+    write_transform,
+)
+from synth3d.volumes import Volume, grid, read, write_new
+
+NAME = "IXI002-Guys-0828"
+BRAIN = np.stack(np.meshgrid([-56, 56], [-70, 70], [-52, 52], [1]), -1).reshape(-1, 4)
+"""Corners of the box around the phantom's brain, mm."""
+
+
+def worst_mm(found, true):
+    """How far apart two motions put a corner of the brain's box, at most."""
+    return float(np.linalg.norm((BRAIN @ (found - true).T)[:, :3], axis=1).max())
+
+
+@pytest.fixture(scope="module")
+def script(load_script):
+    return load_script("convert_ixi_to_nnunet")
+
+
+@pytest.fixture(scope="module")
+def moved(head):
+    """How the head moved between T2 and T1."""
+    return head.motion((-6, 4, 8), (5, -4, 6))
+
+
+@pytest.fixture(scope="module")
+def ixi(head, moved, tmp_path_factory):
+    """One case; treat as read-only."""
+    folder = tmp_path_factory.mktemp("ixi")
+    head.write_ixi_case(folder, NAME, moved)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(script, ixi, tmp_path_factory):
+    """The dataset of that case."""
+    out = tmp_path_factory.mktemp("raw")
+    assert script.main([str(ixi), str(out)]) == 0
+    return out / "Dataset600_IXI"
+
+
+def scanned(head, contrast, on, motion, seed):
+    picture = head.scan(contrast, on, motion, seed).astype(np.float32)
+    return Volume(picture, on.affine, Path(f"{contrast}.nii.gz"))
+
+
+def test_the_known_motion_is_found_within_half_a_voxel(head, moved, converted):
+    found = read_transform(converted / "transforms" / f"{NAME}_0000.tfm")
+    half = min(head.T2_GRID.spacing_mm) / 2
+    assert worst_mm(found, moved) < half
+    assert worst_mm(np.eye(4), moved) > 5 * half  # it had something to find
+
+
+def test_t1_lies_on_the_grid_of_t2_where_the_head_is(head, converted):
+    t1 = converted / "imagesTs" / f"{NAME}_0000.nii.gz"
+    assert grid(t1).difference(head.T2_GRID) is None
+    at_rest = head.scan("T1", head.T2_GRID, np.eye(4), 5)
+    found = read(t1).data
+    # The middle, which T1 saw whole; the nearest thing to compare with is noise and blur.
+    inside = (slice(8, -8),) * 3
+    assert np.corrcoef(found[inside].ravel(), at_rest[inside].ravel())[0, 1] > 0.95
+
+
+def test_what_is_on_the_grid_is_linked_and_the_motion_noted(ixi, converted):
+    for channel, contrast in ((1, "T2"), (2, "PD")):
+        placed = converted / "imagesTs" / f"{NAME}_{channel:04d}.nii.gz"
+        assert placed.samefile(ixi / f"IXI-{contrast}" / f"{NAME}-{contrast}.nii.gz")
+    described = json.loads((converted / "dataset.json").read_text())
+    assert described["channel_names"] == {"0": "t1n", "1": "t2w", "2": "pd"}
+    assert described["numTraining"] == 0
+    note = json.loads((converted / "transforms" / f"{NAME}_0000.json").read_text())
+    assert note["mutual_information_after"] > note["mutual_information_before"]
+
+
+def test_a_finished_dataset_stays_and_an_unfinished_one_is_gone_on_with(
+    script, ixi, converted, capsys, monkeypatch
+):
+    call = [str(ixi), str(converted.parent)]
+    assert script.main(call) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    (converted / "dataset.json").unlink()
+    monkeypatch.setattr("synth3d.registration.register_rigid", None)  # would not be callable
+    assert script.main(call) == 0
+    assert (converted / "dataset.json").is_file()
+
+
+def test_images_that_share_a_grid_move_together(script, ixi):
+    from synth3d.cases import find_cases
+
+    (job,) = script.plan_jobs(find_cases(ixi), ["t1n", "t2w", "pd"], "t1n", None, False)
+    assert job.moved == ((1, 2),)
+    (job,) = script.plan_jobs(find_cases(ixi), ["pd", "t2w"], "t2w", None, False)
+    assert job.moved == ()
+
+
+def write_labels(folder, head, name=NAME):
+    tissue = np.digitize(head.scan("T2", head.T2_GRID, np.eye(4), 0), [200, 600])
+    write_new(folder / f"{name}.nii.gz", tissue, head.T2_GRID.affine, np.uint8)
+    return folder
+
+
+def test_labels_make_a_training_set(script, head, ixi, tmp_path):
+    labels = write_labels(tmp_path / "labels", head)
+    flags = ["--channels", "T2", "PD", "--labels", str(labels), "--label-names", "brain", "fluid"]
+    assert script.main([str(ixi), str(tmp_path / "raw"), *flags]) == 0
+    dataset = tmp_path / "raw" / "Dataset600_IXI"
+    described = json.loads((dataset / "dataset.json").read_text())
+    assert described["labels"] == {"background": 0, "brain": 1, "fluid": 2}
+    assert (dataset / "labelsTr" / f"{NAME}.nii.gz").is_file()
+    assert len(list((dataset / "imagesTr").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_stock_nnunet_finds_it_in_order(script, head, tmp_path, plan_and_preprocess):
+    labels = tmp_path / "labels"
+    for number, shift in enumerate(((3, -2, 4), (-4, 1, 2))):
+        name = f"IXI00{number}-HH-1211"
+        moved = head.motion(shift, (2, -1, 3))
+        head.write_ixi_case(tmp_path / "ixi", name, moved, seed=number)
+        write_labels(labels, head, name)
+    call = [str(tmp_path / "ixi"), str(tmp_path / "raw"), "--labels", str(labels), "--copy"]
+    assert script.main(call) == 0
+    code, told = plan_and_preprocess(tmp_path / "raw", 600, "-c", "3d_fullres", "--no_pp")
+    assert code == 0, told
+    assert "verify_dataset_integrity Done" in told
+    for word in ("Error", "mismatch", "WARNING"):
+        assert word not in told
+
+
+def test_missing_images_are_all_named_or_left_out(script, head, ixi, tmp_path, capsys):
+    for contrast in ("T1", "T2", "PD"):
+        path = tmp_path / "ixi" / f"{NAME}-{contrast}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((ixi / f"IXI-{contrast}" / f"{NAME}-{contrast}.nii.gz").read_bytes())
+    for name in ("IXI003-HH-1-T1", "IXI004-HH-2-T2"):
+        write_new(tmp_path / "ixi" / f"{name}.nii.gz", np.ones((3, 4, 5)), np.eye(4), np.int16)
+    call = [str(tmp_path / "ixi"), str(tmp_path / "raw"), "--dry-run"]
+    assert script.main(call) == 2
+    error = capsys.readouterr().err
+    assert "IXI003-HH-1 lacks t2w, pd" in error
+    assert "IXI004-HH-2 lacks t1n, pd" in error
+    assert script.main([*call, "--skip-incomplete"]) == 0
+    assert "1 of 3 cases" in capsys.readouterr().out
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--grid", "flair"], "--grid"),
+        (["--channels", "t1", "t1", "t2"], "differ"),
+        (["--label-names", "a"], "--labels"),
+        (["--threads", "0"], "1 or more"),
+        (["--labels", "nowhere"], f"the label nowhere/{NAME}.nii.gz"),
+        (["--id", "1000"], "1 to 999"),
+    ],
+)
+def test_bad_flags_get_one_sentence(script, ixi, tmp_path, capsys, flags, sentence):
+    assert script.main([str(ixi), str(tmp_path / "raw"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shift", "degrees"),
+    [((0, 0, 0), (0, 0, 0)), ((0.8, 0.5, -0.7), (1, 0, 0)), ((20, 30, -25), (0, 0, 10))],
+)
+@pytest.mark.parametrize("search", [Search(), Search(least=30_000)], ids=["all", "sampled"])
+def test_motions_near_and_far_are_found_within_half_a_voxel(head, shift, degrees, search):
+    true = head.motion(shift, degrees)
+    fixed = scanned(head, "T2", head.T2_GRID, np.eye(4), 1)
+    moving = scanned(head, "T1", head.T1_GRID, true, 2)
+    assert worst_mm(register_rigid(fixed, moving, search).matrix, true) < 1.6
+
+
+def test_a_transform_file_is_read_back_and_itk_agrees(head, tmp_path):
+    import SimpleITK as sitk  # noqa: N813
+
+    matrix = head.motion((3, -5, 7), (10, -20, 30))
+    rigid = Rigid(matrix, 1.0, 0.5)
+    write_transform(rigid, tmp_path / "a.tfm")
+    np.testing.assert_allclose(read_transform(tmp_path / "a.tfm"), matrix, atol=1e-9)
+    place = np.array([10.0, 20, 30, 1])
+    in_lps = sitk.ReadTransform(str(tmp_path / "a.tfm")).TransformPoint((-10.0, -20.0, 30.0))
+    np.testing.assert_allclose((matrix @ place)[:3] * (-1, -1, 1), in_lps, atol=1e-9)
+    (tmp_path / "b.tfm").write_text("no")
+    with pytest.raises(InputError, match="not an ITK transform"):
+        read_transform(tmp_path / "b.tfm")
+
+
+def test_angle_and_shift_are_those_of_the_motion(head):
+    for degrees in (0, 0.01, 30, 179):
+        rigid = Rigid(head.motion((1, 2, 3), (degrees, 0, 0)), 1.0, 1.0)
+        assert rigid.angle_degrees == pytest.approx(degrees, abs=1e-6)
+    still = Rigid(head.motion((1, 2, 3), (0, 0, 0)), 1.0, 1.0)
+    np.testing.assert_allclose(still.shift_mm(head.T2_GRID), [1, 2, 3], atol=1e-9)
+
+
+def test_no_motion_on_one_grid_changes_nothing(head):
+    volume = scanned(head, "PD", head.T1_GRID, np.eye(4), 3)
+    same = resample_rigid(volume, volume.grid, Rigid(np.eye(4), 1.0, 1.0))
+    np.testing.assert_allclose(same, volume.data, atol=1e-3)
+
+
+def test_a_constant_image_is_refused(head):
+    fixed = scanned(head, "T2", head.T2_GRID, np.eye(4), 1)
+    flat = Volume(np.ones((9, 9, 9), np.float32), np.eye(4), Path("flat.nii.gz"))
+    with pytest.raises(InputError, match=r"flat\.nii\.gz is constant"):
+        register_rigid(fixed, flat)
+
+
+def test_it_runs_as_a_program():
+    script = Path(__file__).parents[2] / "scripts" / "convert_ixi_to_nnunet.py"
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "examples:" in done.stdout
