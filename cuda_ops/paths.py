@@ -150,13 +150,9 @@ def convolve(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """
     if x.shape[0] == 1 and x.ndim == 5 and leaves_onednn(x, kernel.shape, conv_dtype(x)):
         return _in_halves(x, [kernel], geometry)
-    turned = _turned(x, kernel.shape, conv_dtype(x))
-    y = CONV[x.ndim](turned, kernel, None, *geometry)
-    return y if turned is x else y.contiguous()
-
-
-def _turned(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    return x.contiguous(memory_format=FORMATS[5]) if turns(x, shape, dtype) else x
+    if x.shape[0] and turns(x, kernel.shape, conv_dtype(x)):
+        return conv_each(x, kernel.expand(len(x), *kernel.shape), geometry, turn=True)
+    return CONV[x.ndim](x, kernel, None, *geometry)
 
 
 def _in_halves(x: Tensor, kernels: Sequence[Tensor], geometry: Geometry) -> Tensor:

@@ -297,3 +297,15 @@ def test_looped_convolution_holds_no_second_result(last):
     with Sizes() as sizes:
         conv_looped(x, kernels, 1, 1).sum().backward()
     assert sizes.most <= x.numel() // 4
+
+
+def test_thin_contiguous_samples_are_not_kept_twice():
+    x = torch.randn(1, 8, 64, 64, 2, requires_grad=True)
+    weight = torch.randn(8, 8, 3, 3, 3, requires_grad=True)
+    assert turns(x, weight.shape, torch.float32)
+    kept = set()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.add(t.untyped_storage().data_ptr()) or t, lambda t: t
+    ):
+        convolve(x, weight, Geometry.of(1, 1, 1, 3))
+    assert kept <= {x.untyped_storage().data_ptr(), weight.untyped_storage().data_ptr()}

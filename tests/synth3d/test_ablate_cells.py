@@ -181,6 +181,15 @@ def test_a_folder_that_cannot_be_written_is_an_error(how, pretend):
 
 def test_an_interruption_ends_the_programs(how, pretend, monkeypatch):
     pretend()
+    # A shell starts background jobs with the signal ignored, and a test run may be one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt(how, monkeypatch)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(how, monkeypatch):
     sleep = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
     monkeypatch.setattr(cells_module, "train_command", lambda item, how: sleep)
     started: list[subprocess.Popen] = []
