@@ -8,7 +8,7 @@ import argparse
 import fnmatch
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,15 +46,15 @@ EXAMPLES = """examples:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; see python -m cuda_ops.bench --help\n")
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+def build_parser(program: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """The command line of a benchmark, ``program`` being how it is called."""
     parser = _Parser(
-        prog="python -m cuda_ops.bench",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
+        prog=program,
+        description=description,
+        epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -94,7 +94,29 @@ def _at_least_one(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    parser = build_parser()
+    return serve(arguments, "python -m cuda_ops.bench", DESCRIPTION, EXAMPLES, rows)
+
+
+def serve(
+    arguments: Sequence[str] | None,
+    program: str,
+    description: str,
+    examples: str,
+    rows: Callable[[torch.device], list[Row]],
+) -> int:
+    """Run the command line of any benchmark, this one's or another package's.
+
+    Args:
+        arguments: Of the command line; None for the process's own.
+        program: How it is called, as in ``python -m cuda_ops.bench``.
+        description: For ``--help``.
+        examples: For the end of ``--help``.
+        rows: All rows for a device, in the order of the table.
+
+    Returns:
+        The exit code, as ``description`` should say: 0, 1, 2 or 130.
+    """
+    parser = build_parser(program, description, examples)
     args = parser.parse_args(arguments)
     try:
         device = pick_device(args.device)
@@ -111,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
     least = QUICK_TURN if args.quick else TURN
     setting = Setting(device, clock, rounds, args.seed, args.threads, least)
-    facts = environment(setting, "keep" if kept else "default", arguments)
+    facts = environment(setting, "keep" if kept else "default", program, arguments)
     results: list[Result] = []
     try:
         for _ in measure(chosen, setting, results, facts):

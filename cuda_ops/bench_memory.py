@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -56,11 +57,19 @@ def _peak_in_a_process(
     if not STATUS.exists():
         raise SkipRow(f"peak memory is read from {STATUS}, which this system lacks")
     task = {"candidate": candidate, "shape": asdict(shape), "dtype": dtype, "layout": layout}
-    task["threads"] = setting.threads
+    return ask_a_process("cuda_ops.bench_memory", {**task, "threads": setting.threads})
+
+
+def ask_a_process(module: str, task: dict[str, Any]) -> int:
+    """The number that ``python -m module`` prints for a task, given as JSON.
+
+    Raises:
+        RuntimeError: It failed; with the end of what it said.
+    """
     # The child shall find the package that is running, installed or not.
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     finished = subprocess.run(
-        [sys.executable, "-m", "cuda_ops.bench_memory", json.dumps(task)],
+        [sys.executable, "-m", module, json.dumps(task)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
@@ -82,16 +91,16 @@ def child(task: str) -> int:
     torch.set_num_threads(what["threads"])
     cpu, kind = torch.device("cpu"), (what["dtype"], what["layout"])
     layer_calls(SETTLING, cpu, *kind)[what["candidate"]]()  # libraries load and settle
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     RESET.write_text("5")  # the peak counts from here
     call = layer_calls(Shape(**what["shape"]), cpu, *kind)[what["candidate"]]
     for _ in range(STEPS):
         call()
-    return _resident("VmHWM") - before
+    return resident("VmHWM") - before
 
 
-def _resident(key: str) -> int:
-    """A line of the kernel's account of this process, in bytes."""
+def resident(key: str) -> int:
+    """A line of the kernel's account of this process (``VmRSS``, ``VmHWM``), in bytes."""
     for line in STATUS.read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024

@@ -34,12 +34,12 @@ COLUMNS = (
 
 
 def environment(
-    setting: Setting, allocator: str, arguments: Sequence[str] | None
+    setting: Setting, allocator: str, program: str, arguments: Sequence[str] | None
 ) -> dict[str, Any]:
     """What the figures depend on besides the code: machine, versions, command."""
     words = sys.argv[1:] if arguments is None else arguments
     facts: dict[str, Any] = {
-        "command": " ".join(["python -m cuda_ops.bench", *words]),
+        "command": " ".join([program, *words]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "device": str(setting.device),

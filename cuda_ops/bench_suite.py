@@ -191,7 +191,7 @@ def _refuse_slow_bf16(row: Row, setting: Setting) -> None:
 
 
 def has_bf16() -> bool:
-    """Whether oneDNN convolves bfloat16 on this CPU; else it takes some 300 times as long."""
+    """Whether oneDNN convolves bfloat16 on this CPU; else it emulates, tens of times slower."""
     known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return known is None or known()
 

@@ -3,14 +3,13 @@
 import argparse
 from typing import Any
 
-import torch
-
 from synth3d.ablate_plan import Cohort, normalised
 from synth3d.ablate_tables import Choices, Table
 from synth3d.cases import parse_modality
 from synth3d.config import RunConfig
 from synth3d.conventions import CONVENTIONS
 from synth3d.files import InputError
+from synth3d.precision import suited
 from synth3d.settings import override, parse_assignment, read_recipe, to_plain
 from synth3d.start import default_recipe, find_cohort, flatten, resolve
 
@@ -49,10 +48,8 @@ def base_values(
 
 
 def _avoid_emulation(train: dict[str, Any], device: str) -> None:
-    """Set float32 where bfloat16 would be emulated: measured 40 times slower on such a CPU."""
-    if train["precision"] == "bf16" and device == "cpu":
-        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return
+    """Write float32 into the base where bfloat16 would be emulated, so that the report says it."""
+    if device == "cpu" and suited(train["precision"], device) != train["precision"]:
         train["precision"] = "fp32"
         print("this CPU has no bfloat16: all runs in fp32 (--set train.precision=bf16 insists)")
 

@@ -1,13 +1,10 @@
 """What ``python -m synth3d.bench`` measures: whole networks against the plain one, with bars."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +12,12 @@ from torch import Tensor, nn
 
 from cuda_ops.bench_allocator import give_back_memory
 from cuda_ops.bench_clock import Call, compare, summary
+from cuda_ops.bench_memory import RESET, STATUS, ask_a_process, resident
 from cuda_ops.bench_rows import Result, Row, Setting, SkipRow, take
 from synth3d.models import GENERATORS, options_of
+from synth3d.precision import has_bfloat16
 
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
-STATUS = Path("/proc/self/status")
-RESET = Path("/proc/self/clear_refs")
 AGI = {"stages": 5, "checkpoint_routing": False}
 NETWORKS: dict[str, tuple[str, dict[str, object]]] = {
     "plain": ("resunet", {}),
@@ -216,11 +213,8 @@ def _image(case: Case) -> Tensor:
 
 
 def _refuse_slow_bf16(dtype: str, device: torch.device) -> None:
-    """A CPU without the instructions convolves bfloat16 some 300 times slower."""
-    if dtype == "bf16" and device.type == "cpu":
-        known = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-        if known is not None and not known():
-            raise SkipRow("this processor has no bfloat16 instructions")
+    if dtype == "bf16" and device.type == "cpu" and not has_bfloat16(device):
+        raise SkipRow("this processor has no bfloat16 instructions")
 
 
 def _memory(row: Row, setting: Setting, case: Case) -> list[Result]:
@@ -242,19 +236,8 @@ def _memory(row: Row, setting: Setting, case: Case) -> list[Result]:
 
 def _peak(case: Case, name: str, threads: int) -> int:
     """Bytes that two steps add to a process of their own."""
-    task = json.dumps({"case": case.name, "network": name, "threads": threads})
-    # The child shall find the package that is running, installed or not.
-    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    finished = subprocess.run(
-        [sys.executable, "-m", "synth3d.bench_rows", task],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if finished.returncode:
-        raise RuntimeError(f"the process that measures ended with {finished.stderr[-300:]}")
-    return int(finished.stdout)
+    task = {"case": case.name, "network": name, "threads": threads}
+    return ask_a_process("synth3d.bench_rows", task)
 
 
 def child(task: str) -> int:
@@ -268,17 +251,12 @@ def child(task: str) -> int:
     x = _image(case).to(memory_format=layout)
     small = x[..., :16, :16].narrow(2, 0, 16).contiguous(memory_format=layout)
     network(small).sum().backward()  # libraries load and settle
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     RESET.write_text("5")  # the peak counts from here
     for _ in range(2):
         network(x).abs().mean().backward()
         network.zero_grad()
-    return _resident("VmHWM") - before
-
-
-def _resident(key: str) -> int:
-    lines = STATUS.read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(f"{key}:")).split()[1])
+    return resident("VmHWM") - before
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def test_an_interrupted_run_keeps_what_it_had(fakes, tmp_path, capsys, monkeypat
 
 def test_the_table_is_markdown_with_a_line_per_result():
     results = [*run(fake_row("a", bar=3.0), setting()), *run(fake_row("c", bar=1.0), setting())]
-    facts = bench.environment(setting(), "default", ["--quick"])
+    facts = bench.environment(setting(), "default", "cuda_ops.bench", ["--quick"])
     lines = as_table(facts, results).split("\n")
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 4

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import cuda_ops.bench
 from cuda_ops.bench_clock import CpuClock
 from cuda_ops.bench_rows import Setting, SkipRow
 from synth3d import bench, bench_rows
@@ -86,7 +87,7 @@ def test_the_command_lists_and_chooses(capsys):
 
 
 def test_the_command_writes_json(tiny, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "keep_memory", lambda: False)
+    monkeypatch.setattr(cuda_ops.bench, "keep_memory", lambda: False)
     target = tmp_path / "bench.json"
     arguments = ["--quick", "--rounds", "1", "--only", "infer", "--json", str(target)]
     assert bench.main(arguments) == 0
