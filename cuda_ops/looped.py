@@ -66,15 +66,17 @@ class _Each(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kernels: Tensor, sides: AllSides, turn: bool) -> Tensor:
         ctx.save_for_backward(x, kernels)
         ctx.sides, ctx.turn = sides, turn
-        whole: Tensor | None = None
-        for b in range(len(x)):
-            part = CONV[x.ndim](_turned(x[b : b + 1], turn), kernels[b], None, *sides)
-            if whole is None:
-                shape, place = (len(x), *part.shape[1:]), {"dtype": part.dtype, "device": x.device}
-                whole = torch.empty(shape, memory_format=_format(x), **place)
-            whole[b].copy_(part[0])
-            del part
-        assert whole is not None
+
+        def result(b: int) -> Tensor:
+            return CONV[x.ndim](_turned(x[b : b + 1], turn), kernels[b], None, *sides)
+
+        first = result(0)
+        shape, place = (len(x), *first.shape[1:]), {"dtype": first.dtype, "device": x.device}
+        whole = torch.empty(shape, memory_format=_format(x), **place)
+        whole[0].copy_(first[0])
+        del first
+        for b in range(1, len(x)):
+            whole[b].copy_(result(b)[0])
         return whole
 
     @staticmethod

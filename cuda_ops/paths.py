@@ -73,13 +73,13 @@ def choose_way(
     """The fastest way for this shape: ``looped``, ``grouped`` or ``mixed-input``.
 
     On the CPU (one thread, float32, forward plus backward, B 2, 3-D, ratio to a plain
-    convolution, on an EPYC without AVX-512): channels-last goes looped at 0.97 to 1.18 from 4 096
-    voxels up, grouped at 1.3 to 2.3, which converts the samples both ways; contiguous 3-D goes
-    looped by way of channels-last memory at 0.71 to 0.85 under 128 channels (:func:`turns`),
-    and else grouped at 0.98 to 1.10. Samples so small that they leave oneDNN alone are looped in
-    halves (:func:`convolve`), unless they have so many channels that the weight, which is then
-    read twice, is the larger part. Where voxels are few and channels many, mixing the input saves
-    the kernels altogether. The rule for CUDA has never been measured.
+    convolution, on an EPYC without AVX-512; docs/benchmarks.md has the table): channels-last goes
+    looped at 0.9 to 1.1 above 4 096 voxels, grouped at 1.3 to 2.3, which converts the samples both
+    ways; contiguous 3-D goes looped by way of channels-last memory at 0.6 to 1.02 under 128
+    channels (:func:`turns`), and else grouped at 0.98 to 1.08. Samples so small that they leave
+    oneDNN alone are looped in halves (:func:`convolve`), unless they have so many channels that the
+    weight, which is then read twice, is the larger part. Where voxels are few and channels many,
+    mixing the input saves the kernels altogether. The rule for CUDA has never been measured.
 
     Args:
         x: (B, C, \\*S), of which shape, memory format and device are read, never values.
@@ -104,8 +104,13 @@ def turns(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> bool:
 
     oneDNN's 3-D convolutions of few channels are that much faster there (a plain one too) that
     bringing the samples there and the result back costs less than it saves: at 16 channels and
-    64^3 a plain contiguous layer took 505 ms, this one with its rolling 360. Not in 2-D, where
-    it is the other way round, nor where ``x`` is so small that oneDNN is left.
+    64^3 the layer with its rolling took 0.70 of a plain contiguous one (``cuda_ops.bench``). Not
+    in 2-D, where it is the other way round, nor where ``x`` is so small that oneDNN is left.
+
+    Args:
+        x: (B, C, \\*S), of which shape, memory format and device are read, never values.
+        shape: Of the weight, (C_out, C_in, \\*k).
+        dtype: In which the convolution computes.
     """
     return (
         x.ndim == 5
