@@ -13,13 +13,13 @@ PYTHON_GPU ?= $(BIN)/python
 export OMP_WAIT_POLICY ?= passive
 export MPLBACKEND ?= agg
 
-.PHONY: help demo test test-full lint bench gpu-check clean
+.PHONY: help demo test test-full lint bench bench-layers bench-networks gpu-check clean
 
 help:
 	@echo "make demo       phantom cohort -> AGI-Net -> nnU-Net -> Dice-recovery table (12 min, 2 cores)"
 	@echo "make test       lint and the default tests (under 15 min, 2 cores)"
 	@echo "make test-full  the long checks too"
-	@echo "make bench      what rolling costs on this CPU, layers and whole networks, as tables (an hour and more)"
+	@echo "make bench      what rolling costs on this CPU, as tables (hours; ARGS=--quick; bench-layers, bench-networks)"
 	@echo "make gpu-check  its tests and its table on an NVIDIA GPU (10 min; PYTHON_GPU=python3: no $(VENV))"
 	@echo "make clean      remove what demo and test made, except $(VENV)"
 
@@ -43,8 +43,13 @@ test: lint
 test-full: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-bench: $(INSTALLED)
+# ARGS goes to both (--quick); what fits one alone (--only, --json) to its own target.
+bench: bench-layers bench-networks
+
+bench-layers: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m cuda_ops.bench $(ARGS)
+
+bench-networks: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m synth3d.bench $(ARGS)
 
 may_import = $(PYTHON_GPU) -c "import $(1)" 2>/dev/null || { echo "error: $(PYTHON_GPU) cannot \
