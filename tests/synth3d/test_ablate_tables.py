@@ -1,5 +1,8 @@
 """Tables of experiments: every cell builds, and the printed numbers are those of the paper."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,12 +14,33 @@ from synth3d.framework_options import FRAMEWORK_OPTIONS
 from synth3d.settings import read_recipe
 
 MOVE = Choices("t2w")
+EXPERIMENTS = Path(__file__).parents[2] / "docs" / "experiments"
 BASES = {2: "phantom-2d", 3: "phantom"}
 
 
 def base(dim: int, **overrides):
     values = normalised(read_recipe(BASES[dim]))
     return values, configure(values, overrides)
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_tables_that_the_benchmarks_cite_can_be_run(path):
+    _, table = find_table(str(path))
+    values, config = base(3)
+    cells, chosen = choose_cells(table, config, MOVE)
+    assert len(chosen) >= 4
+    assert cells[0].against == ""
+    assert {cell.against for cell in cells[1:]} == {"resunet"}
+    for cell in cells:
+        made = configure(values, cell.overrides)
+        assert made.misalign.shift == (3.0 if path.stem == "shifted" else 0.0)
+
+
+def test_the_benchmarks_cite_every_table_in_the_folder():
+    text = (EXPERIMENTS.parent / "benchmarks.md").read_text(encoding="utf-8")
+    assert {path.name for path in EXPERIMENTS.glob("*.toml")} == set(
+        re.findall(r"\b[a-z]+\.toml\b", text)
+    )
 
 
 @pytest.mark.parametrize("retrain", [False, True])
