@@ -131,11 +131,6 @@ def grid(path: Path) -> Grid:
     return Grid(header.get_data_shape()[::-1], header.get_best_affine())
 
 
-def header_shape(path: Path) -> tuple[int, int, int]:
-    """(D, H, W) of ``path``, from its header alone; errors as :func:`grid`."""
-    return grid(path).shape_zyx
-
-
 def check_same_grid(paths: Iterable[Path]) -> Grid:
     """The grid that all ``paths`` share; voxels are not read.
 
@@ -187,7 +182,11 @@ def value_limits(path: Path) -> tuple[float, float]:
 
 
 def write_like(
-    reference: Path, data: np.ndarray, path: Path, description: str | None = None
+    reference: Path,
+    data: np.ndarray,
+    path: Path,
+    description: str | None = None,
+    dtype: Any = None,
 ) -> None:
     """Write ``data`` on the grid of ``reference``: same affine and codes, units and type.
 
@@ -200,11 +199,15 @@ def write_like(
         data: (D, H, W), finite.
         path: ``.nii`` or ``.nii.gz``; replaced in one piece.
         description: For the header, at most 79 bytes; longer is cut.
+        dtype: A floating type for values in units of their own; None is the reference's.
 
     Raises:
         InputError: ``reference`` cannot be read or ``path`` cannot be written.
-        ValueError: The shapes disagree, ``data`` is not finite, or ``path`` ends otherwise.
+        ValueError: The shapes disagree, ``data`` is not finite, ``dtype`` is an integer type, or
+            ``path`` ends otherwise.
     """
+    if dtype is not None and np.dtype(dtype).kind != "f":
+        raise ValueError(f"expected a floating type, got {np.dtype(dtype)}")
     reference, path = Path(reference), Path(path)
     header = _header_of(reference)
     if data.shape != header.get_data_shape()[::-1]:
@@ -215,7 +218,10 @@ def write_like(
     header["descrip"] = (description or "").encode("ascii", "replace")[:79]
     header["cal_min"] = header["cal_max"] = 0
     slope, inter = _scaling(reference, header)
-    if (slope, inter) != (1.0, 0.0):
+    if dtype is not None:
+        header.set_data_dtype(dtype)
+        slope = 1.0
+    elif (slope, inter) != (1.0, 0.0):
         slope = _wide_enough(abs(slope), data, header.get_data_dtype())
     _write(path, header, data, slope)
 

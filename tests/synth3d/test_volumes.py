@@ -12,7 +12,6 @@ from synth3d.volumes import (
     Volume,
     check_same_grid,
     grid,
-    header_shape,
     read,
     read_label,
     resample,
@@ -100,7 +99,7 @@ def test_what_is_written_is_read(tmp_path_factory, data, affine, ending):
     np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
     assert volume.data.dtype == np.float32
     assert nib.load(path).get_data_dtype() == data.dtype
-    assert header_shape(path) == data.shape
+    assert grid(path).shape_zyx == data.shape
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
@@ -266,3 +265,14 @@ def test_resampling_onto_its_own_grid_is_nothing_and_beside_it_an_error(tmp_path
     far[:3, 3] = 900
     with pytest.raises(InputError, match="t1.nii.gz does not overlap the grid"):
         resample(volume, Grid((3, 4, 5), far))
+
+
+def test_a_volume_in_units_of_its_own_is_stored_as_floats_on_the_grid_of_the_reference(tmp_path):
+    reference, path = tmp_path / "t1.nii.gz", tmp_path / "made.nii.gz"
+    write_new(reference, np.full((3, 4, 5), 700), LPS, np.int16)
+    data = np.linspace(0, 1, 60, dtype=np.float32).reshape(3, 4, 5)
+    write_like(reference, data, path, "SYNTHETIC", dtype=np.float32)
+    np.testing.assert_array_equal(read(path).data, data)
+    np.testing.assert_array_equal(read(path).affine, read(reference).affine)
+    with pytest.raises(ValueError, match="expected a floating type, got int16"):
+        write_like(reference, data, path, dtype=np.int16)
