@@ -113,7 +113,10 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--data", type=Path, help="cohort folder; without it phantoms are used")
     parser.add_argument("--splits", type=Path, help="JSON with train, val and test case names")
     parser.add_argument(
-        "--target", "--missing", default=None, help="t1|t1ce|t2|flair|pd, or new names"
+        "--target",
+        "--missing",
+        default=None,
+        help="t1|t1ce|t2|flair|pd, or new names; several with commas: one network makes them all",
     )
     parser.add_argument("--sources", default=None, help="comma-separated; default: the others")
     parser.add_argument("--recipe", default=None, help="a shipped name or a .toml/.json file")

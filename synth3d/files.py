@@ -86,6 +86,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written below ``folder``, which the caller owns."""
+    for path in folder.rglob(".partial-*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` survive a power cut, where the system can."""
     with contextlib.suppress(OSError):

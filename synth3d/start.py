@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,9 @@ def resolve(args: argparse.Namespace, device: str) -> RunConfig:
     if args.patch:
         override(values, "data.overlap", tuple(side // 4 * 2 for side in args.patch))
     if args.target:
-        target = parse_modality(args.target)
-        override(values, "sources", _others(values, target))
-        override(values, "targets", [target])
+        targets = [parse_modality(name.strip()) for name in args.target.split(",")]
+        override(values, "sources", _others(values, targets))
+        override(values, "targets", targets)
     if args.sources:
         override(values, "sources", [parse_modality(name) for name in args.sources.split(",")])
     for text in args.assign:
@@ -96,8 +97,8 @@ def _in_bfloat16(values: dict[str, Any]) -> bool:
     return isinstance(train, dict) and train.get("precision") == "bf16"
 
 
-def _others(values: dict[str, Any], target: Modality) -> list[Modality]:
-    """What ``target`` is to be made from: the recipe's other sequences, if it has the target too.
+def _others(values: dict[str, Any], targets: Sequence[Modality]) -> list[Modality]:
+    """What ``targets`` are to be made from: the recipe's other sequences, if it has them too.
 
     A recipe for T1, T2 and PD gives T2 and PD for T1; a target that a recipe does not have is
     made from whatever such cohorts have (:func:`synth3d.config.sources_for`).
@@ -105,9 +106,9 @@ def _others(values: dict[str, Any], target: Modality) -> list[Modality]:
     named = [*values.get("sources", ()), *values.get("targets", ())]
     known = [parse_modality(name) for name in named if isinstance(name, str)]
     ordered: list[Modality] = [name for name in ALL_MODALITIES if name in known]
-    if target in ordered:
-        return [name for name in ordered if name != target]
-    return list(sources_for(target))
+    if not set(targets) <= set(ordered):
+        ordered = list(sources_for(targets[0]))
+    return [name for name in ordered if name not in targets]
 
 
 def default_recipe(data: Path | None, device: str, dim: str | None = None) -> str:
