@@ -30,7 +30,7 @@ setup(
         "cuda_ops": ["*.cu", "py.typed"],
         "synth3d": ["recipes/*.toml", "py.typed"],
         "nnunet_plans": ["plans/*.json", "py.typed"],
-        "seg_eval": ["py.typed"],
+        "seg_eval": ["page_parts/*", "py.typed"],
     },
     install_requires=[
         "torch>=2.8,!=2.9.*",
@@ -49,6 +49,8 @@ setup(
         "scikit-learn>=1.5",
         "safetensors>=0.4",
         "matplotlib>=3.9",
+        "pillow>=11",
+        "jinja2>=3.1",
         "tqdm>=4.66",
     ],
     extras_require={
@@ -63,6 +65,8 @@ setup(
             "build>=1.2",
             "lpips>=0.1.4",
             "torchmetrics>=1.4",
+            "playwright>=1.50",  # drives the system's chromium; downloads no browser
+            "monai>=1.5",
             # compiles the CUDA source for the V100, which torch's own CUDA 13 has dropped
             "nvidia-cuda-nvrtc-cu12>=12.4; sys_platform=='linux' and platform_machine=='x86_64'",
         ],
