@@ -16,8 +16,20 @@ from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor impo
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
 )
+from nnunetv2.experiment_planning.experiment_planners.residual_unets import (
+    residual_encoder_unet_planners,
+)
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+STOCK = {
+    "ExperimentPlanner": ExperimentPlanner,
+    "nnUNetPlannerResEncM": residual_encoder_unet_planners.nnUNetPlannerResEncM,
+}
+"""nnU-Net's own planners that presets name."""
+PER_CHANNEL = ("normalization_schemes", "use_mask_for_norm")
+"""What a configuration says once per channel."""
 
 
 class SmallFPE(DatasetFingerprintExtractor):
@@ -145,3 +157,66 @@ class MiniPlanner(ExperimentPlanner):
             plan["batch_size"] = self.small_network.batch_size
             plan["architecture"]["arch_kwargs"].update(self.small_network.arch_kwargs())
         return plan
+
+
+def plan(dataset: str, preset: Any) -> None:
+    """Write the plans of ``preset`` for the fingerprinted dataset called ``dataset``."""
+    if preset.network is None:
+        STOCK[preset.planner](dataset, plans_name=preset.name).plan_experiment()
+    else:
+        planner = MiniPlanner(dataset, plans_name=preset.name, network=preset.network)
+        planner.plan_experiment()
+
+
+def frozen_plans(
+    plans: dict[str, Any], channels: Sequence[str], dataset: str, wanted: Sequence[str]
+) -> dict[str, Any]:
+    """``plans`` of one dataset for another one with some of its channels.
+
+    Patch, network, spacing and resampling stay; what is said per channel follows the channels.
+
+    Args:
+        plans: What was planned, with ``3d_fullres`` and whatever else.
+        channels: Names of its channels.
+        dataset: Name of the other dataset.
+        wanted: Names of that one's channels.
+
+    Raises:
+        ValueError: A wanted channel was not planned for.
+    """
+    if new := [name for name in wanted if name not in channels]:
+        raise ValueError(f"{', '.join(new)} is not among {', '.join(channels)}")
+    order = [list(channels).index(name) for name in wanted]
+    kept = json.loads(json.dumps(plans)) | {"dataset_name": dataset}
+    for configuration in kept["configurations"].values():
+        for key in PER_CHANNEL:
+            if key in configuration:
+                configuration[key] = [configuration[key][index] for index in order]
+    key = "foreground_intensity_properties_per_channel"
+    kept[key] = {str(place): plans[key][str(index)] for place, index in enumerate(order)}
+    return kept
+
+
+def run_preprocessing(
+    plans_file: Path, configuration: str, dataset_json: dict[str, Any]
+) -> tuple[str, Callable[[Path, Sequence[Path]], None]]:
+    """nnU-Net's preprocessing without its worker pool.
+
+    Args:
+        plans_file: The plans.
+        configuration: One of theirs.
+        dataset_json: The dataset's description.
+
+    Returns:
+        The name of the folder that nnU-Net looks for the data in, and a function of the target
+        (a path without ending) and the case's images and label that preprocesses one case.
+    """
+    plans = PlansManager(str(plans_file))
+    chosen = plans.get_configuration(configuration)
+    preprocessor = chosen.preprocessor_class(verbose=False)
+
+    def run(target: Path, files: Sequence[Path]) -> None:
+        *images, label = map(str, files)
+        preprocessor.run_case_save(str(target), images, label, plans, chosen, dataset_json)
+
+    return chosen.data_identifier, run

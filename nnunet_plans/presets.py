@@ -60,6 +60,7 @@ class Preset:
         name: Name of the preset and of the plans made from it.
         trainer: Name of the trainer class.
         network: The network, or None to let nnU-Net plan for itself.
+        planner: nnU-Net's planner for that: ``ExperimentPlanner`` or ``nnUNetPlannerResEncM``.
         schedule: What ``ScheduledTrainer`` reads: any of ``epochs``, ``iterations``,
             ``validation_iterations``, ``learning_rate``, ``save_every``, ``foreground``,
             ``augmentation``, ``channel_dropout``, ``seed``.
@@ -71,6 +72,7 @@ class Preset:
     network: Network | None = None
     schedule: Mapping[str, float] = field(default_factory=dict)
     purpose: str = ""
+    planner: str = "ExperimentPlanner"
 
 
 def read_preset(path: Path) -> Preset:

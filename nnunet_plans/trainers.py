@@ -38,6 +38,10 @@ class ScheduledTrainer(nnUNetTrainer):
     suits trainings too short to profit from any. With ``channel_dropout`` p, each training patch
     loses one channel, drawn at random, with probability p: the channel becomes 0, which is also
     what nnU-Net makes of an absent one.
+
+    Any network that nnU-Net plans can be trained with it, its stock ones too. On a GPU, and with
+    augmentation processes, which nnU-Net does not seed, the same seed starts from the same weights
+    but two runs end with different ones.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class ScheduledTrainer(nnUNetTrainer):
         self.seed = 0
         self.augmentation = 1.0
         self.channel_dropout = 0.0
+        if not self.is_ddp and device.type == "cuda":
+            self.device = device  # nnU-Net itself takes the first GPU, whichever is asked for
         self.apply_schedule(self.plans_manager.plans.get("schedule", {}))
 
     def apply_schedule(self, schedule: Mapping[str, float]) -> None:
@@ -79,7 +85,9 @@ class ScheduledTrainer(nnUNetTrainer):
         super().on_train_epoch_start()
 
     def _seed_random(self, epoch: int) -> None:
-        state = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
+        # With nnU-Net's -num_gpus each process must draw patches of its own.
+        entropy = (self.seed, epoch, self.local_rank) if self.local_rank else (self.seed, epoch)
+        state = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         random.seed(state)
         np.random.seed(state)  # noqa: NPY002  nnU-Net draws from NumPy's global generator
         torch.manual_seed(state)

@@ -33,16 +33,7 @@ RELEASE_OF_NAME = (
     (re.compile(r"BraTS-[A-Z]+-\d+-\d+", re.I), "brats2023"),
     (re.compile(r"BraTS(1[5-9]|2[01]|2021)_.+", re.I), "brats2018"),
 )
-REGIONS = {
-    "wt": ("wt", "wholetumor", "wholetumour", "whole"),
-    "tc": ("tc", "tumorcore", "tumourcore", "core"),
-    "et": ("et", "enhancingtumor", "enhancingtumour", "enhancing"),
-}
-TISSUES = {
-    "necrosis": ("ncr", "ncrnet", "necrosis", "necrotic", "necroticcore", "netc"),
-    "oedema": ("ed", "edema", "oedema", "peritumoraledema", "snfh"),
-    "enhancing": ("et", "enhancing", "enhancingtumor", "enhancingtumour", "at"),
-}
+TISSUES = ("necrosis", "oedema", "enhancing")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def meaning(dataset: Mapping[str, Any], path: Path) -> dict[str, int]:
+def meaning(dataset: Any, path: Path) -> dict[str, int]:
     """The integers that stand for ``necrosis``, ``oedema`` and ``enhancing``.
 
     Args:
@@ -75,42 +66,13 @@ def meaning(dataset: Mapping[str, Any], path: Path) -> dict[str, int]:
     Raises:
         InputError: It names neither the three regions nor the three tissues, or says nonsense.
     """
+    from seg_eval.label_names import label_codes
     from synth3d.files import InputError
 
-    labels = dataset.get("labels") if isinstance(dataset, dict) else None
-    if not isinstance(labels, dict):
-        raise InputError(f"{path} is not nnU-Net's dataset.json: it has no labels")
-    sets = {
-        re.sub(r"[^a-z]", "", str(name).lower()): set(value if isinstance(value, list) else [value])
-        for name, value in labels.items()
-    }
-    regions = _by_alias(sets, REGIONS)
-    if regions is not None and len(regions["wt"]) > 1:
-        enhancing, core, whole = regions["et"], regions["tc"], regions["wt"]
-        parts = {"necrosis": core - enhancing, "oedema": whole - core, "enhancing": enhancing}
-        nested = enhancing < core < whole
-    else:
-        parts, nested = _by_alias(sets, TISSUES) or {}, True
-    codes = {name: value for name, values in parts.items() if len(values) == 1 for value in values}
-    if not nested or len(set(codes.values())) < len(TISSUES):
-        raise InputError(
-            f"{path} must name the regions WT, TC, ET or the tissues NCR, ED, ET, and has "
-            f"{labels}: say with --codes what the integers mean"
-        )
-    return {name: int(value) for name, value in codes.items()}
-
-
-def _by_alias(
-    sets: Mapping[str, set[int]], aliases: Mapping[str, Sequence[str]]
-) -> dict[str, set[int]] | None:
-    """What each of ``aliases`` is called exactly once, or None."""
-    found = {}
-    for name, others in aliases.items():
-        values = [sets[alias] for alias in others if alias in sets]
-        if len(values) != 1:
-            return None
-        found[name] = values[0]
-    return found
+    try:
+        return label_codes(dataset, path).tissues
+    except InputError as error:
+        raise InputError(f"{error}; say it with --codes") from error
 
 
 def meaning_of(args: argparse.Namespace) -> dict[str, int]:

@@ -19,8 +19,8 @@ def network_input(
     """The channels stacked in the order of ``names``, zero outside the brain.
 
     Args:
-        channels: (D, H, W) arrays by modality, in any order, or in the order of ``names``; an
-            absent modality is an array of exact zeros.
+        channels: (D, H, W) arrays by modality, in any order, of which those in ``names`` are
+            taken, or an array in the order of ``names``; an absent modality is exact zeros.
         names: Modality of channel 0, 1, ...
         brain: Bool (D, H, W); what lies outside is set to exactly 0. Without it the channels
             must have such a background already.
@@ -29,9 +29,9 @@ def network_input(
         (C, D, H, W) float32, a copy.
 
     Raises:
-        InputError: A channel is missing or too many, shapes differ, a voxel is NaN or infinite,
-            all channels are zero, the background is not zero, or a channel is constant but not
-            zero inside the brain.
+        InputError: A channel is missing, an array has too many, shapes differ, a voxel is NaN or
+            infinite, all channels are zero, the background is not zero, or a channel is constant
+            but not zero inside the brain.
     """
     stack = np.stack(_ordered(channels, names)).astype(np.float32)
     bad = {name: int((~np.isfinite(x)).sum()) for name, x in zip(names, stack, strict=True)}
@@ -48,9 +48,9 @@ def network_input(
 
 def _ordered(channels: Arrays, names: Sequence[str]) -> list[np.ndarray]:
     if isinstance(channels, Mapping):
-        if set(channels) != set(names):
+        if absent := [name for name in names if name not in channels]:
             raise InputError(
-                f"the segmenter takes {', '.join(names)}; it was given {', '.join(channels)}"
+                f"the segmenter takes {', '.join(names)}; it was not given {', '.join(absent)}"
             )
         arrays = [channels[name] for name in names]
     else:

@@ -1,14 +1,15 @@
-"""nnU-Net v2, driven in process: prepare a dataset, train a segmenter, predict.
+"""nnU-Net v2, driven in process: train a segmenter on a prepared dataset, and predict.
 
 The only file here that imports ``nnunetv2``, and only inside functions. No worker pools are
-opened, so it runs in scripts without a main guard and inside pytest. Every stage is done once:
-a receipt holds a digest of its inputs, a killed stage goes on where it was, changed inputs start
+opened, so it runs in scripts without a main guard and inside pytest. A training is done once:
+its receipt holds a digest of its inputs, a killed one goes on where it was, changed inputs start
 it anew. Under ``work/<preset>/`` lie ``preprocessed``, ``results`` and ``nnunet.log``.
 """
 
+import pickle
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,169 +17,29 @@ from typing import Any
 import numpy as np
 
 from nnunet_plans.presets import PRESETS, Preset
-from seg_eval.digests import digest, marks
+from seg_eval.digests import digest
+from seg_eval.model_folder import FINAL, ModelFolder, read_model_folder
 from seg_eval.network_input import Arrays, network_input
 from seg_eval.nnunet_environment import (
     fill_batch,
     nnunet_environment,
     pick_device,
     tame,
+    told_plainly,
 )
-from seg_eval.raw_dataset import RawDataset
-from seg_eval.splits import write_nnunet_splits
-from synth3d.cases import Case
-from synth3d.files import InputError, lock, progress, read_json, write_json
-from synth3d.volumes import read
+from seg_eval.preparation import (
+    CONFIGURATION,
+    Prepared,
+    finished,
+    network_digest,
+    prepare,
+    shared_lock,
+)
+from synth3d.files import InputError, lock, read_json, sha256, sweep, write_json
 
 __all__ = ["PRESETS", "Prepared", "Preset", "Segmenter", "prepare", "train_segmenter"]
 
-CONFIGURATION = "3d_fullres"
-FINAL = "checkpoint_final.pth"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A dataset that nnU-Net can train on.
-
-    Attributes:
-        raw: The raw dataset.
-        root: ``work/<preset>``.
-        preset: What was planned for.
-        digest: Changes with the voxels, the split and the network.
-    """
-
-    raw: RawDataset
-    root: Path
-    preset: Preset
-    digest: str
-
-    @property
-    def folder(self) -> Path:
-        """nnU-Net's preprocessed folder of the dataset."""
-        return self.root / "preprocessed" / self.raw.folder.name
-
-    @property
-    def folders(self) -> dict[str, Path]:
-        """nnU-Net's three roots."""
-        return {
-            "raw": self.raw.folder.parent,
-            "preprocessed": self.root / "preprocessed",
-            "results": self.root / "results",
-        }
-
-
-def prepare(
-    raw: RawDataset,
-    work: Path,
-    preset: Preset,
-    train_cases: Sequence[Case],
-    val_cases: Sequence[Case] = (),
-    threads: int = 1,
-) -> Prepared:
-    """Fingerprint, plan and preprocess the training and validation cases.
-
-    Other cases of ``raw`` are not looked at. Without validation cases the curve in nnU-Net's log
-    is drawn on the training cases; the final weights do not depend on it.
-
-    Raises:
-        InputError: A case is not in ``raw`` or cannot be read by nnU-Net, a patient is on both
-            sides, or another process works in the folder.
-    """
-    cases = [case.name for case in (*train_cases, *val_cases)]
-    unknown = sorted(set(cases) - set(raw.cases))
-    if unknown:
-        raise InputError(f"not in the raw dataset {raw.folder.name}: {', '.join(unknown)}")
-    root = work / preset.name
-    with lock(root):
-        receipt = root / "prepared.json"
-        before = read_json(receipt) if receipt.is_file() else {}
-        files = {case: raw.files[case] for case in cases}
-        found = marks((path for paths in files.values() for path in paths), before.get("marks", {}))
-        inputs = digest(
-            {case: [found[str(path)][2] for path in paths] for case, paths in files.items()},
-            raw.channels,
-            asdict(preset.network) if preset.network else None,
-            [[case.name for case in side] for side in (train_cases, val_cases)],
-            version("nnunetv2"),
-        )
-        prepared = Prepared(raw, root, preset, inputs)
-        state = {"digest": inputs, "finished": True, "marks": found}
-        if _finished(before, inputs):
-            return prepared
-        if before.get("digest") != inputs:
-            shutil.rmtree(prepared.folder, ignore_errors=True)
-        write_json(receipt, state | {"finished": False})
-        write_nnunet_splits(prepared.folder / "splits_final.json", train_cases, val_cases)
-        with nnunet_environment(threads, root / "nnunet.log", prepared.folders):
-            _fingerprint(prepared, cases)
-            _plan(prepared)
-            _preprocess(prepared, cases)
-        write_json(receipt, state)
-    return prepared
-
-
-def _finished(receipt: dict[str, Any], inputs: str) -> bool:
-    return receipt.get("digest") == inputs and receipt["finished"]
-
-
-def _fingerprint(prepared: Prepared, cases: Sequence[str]) -> None:
-    from nnunet_plans.planners import SmallFPE
-
-    extractor = SmallFPE(prepared.raw.folder.name)
-    extractor.dataset = {case: extractor.dataset[case] for case in cases}
-    extractor.track = lambda names: _readable(prepared.raw, names)
-    try:
-        extractor.run()
-    except ValueError as error:
-        raise InputError(f"nnU-Net cannot use the dataset: {error}") from error
-
-
-def _readable(raw: RawDataset, cases: Sequence[str]) -> Iterator[str]:
-    """The cases one by one, each with sound images; SimpleITK would read NaN voxels as 0."""
-    for case in progress(cases, "nnU-Net fingerprint", unit="case"):
-        for path in raw.files[case][:-1]:
-            read(path)
-        yield case
-
-
-def _plan(prepared: Prepared) -> None:
-    """Write the plans; always anew, because nnU-Net does not write them in one piece."""
-    name, network = prepared.preset.name, prepared.preset.network
-    (prepared.folder / f"{name}.json").unlink(missing_ok=True)
-    if network is None:
-        from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
-
-        stock = default_experiment_planner.ExperimentPlanner
-        stock(prepared.raw.folder.name, plans_name=name).plan_experiment()
-        return
-    from nnunet_plans.planners import MiniPlanner
-
-    MiniPlanner(prepared.raw.folder.name, plans_name=name, network=network).plan_experiment()
-
-
-def _preprocess(prepared: Prepared, cases: Sequence[str]) -> None:
-    """Preprocess case by case; a case is finished when its ``.pkl``, moved last, is there."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    plans = PlansManager(str(prepared.folder / f"{prepared.preset.name}.json"))
-    configuration = plans.get_configuration(CONFIGURATION)
-    preprocessor = configuration.preprocessor_class(verbose=False)
-    target = prepared.folder / configuration.data_identifier
-    partial = prepared.folder / "partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    for folder in (target, partial):
-        folder.mkdir(parents=True, exist_ok=True)
-    dataset = read_json(prepared.folder / "dataset.json")
-    for case in progress(list(cases), "nnU-Net preprocessing", unit="case"):
-        if (target / f"{case}.pkl").is_file():
-            continue
-        *images, label = map(str, prepared.raw.files[case])
-        preprocessor.run_case_save(
-            str(partial / case), images, label, plans, configuration, dataset
-        )
-        for ending in (".b2nd", "_seg.b2nd", ".pkl"):
-            (partial / f"{case}{ending}").replace(target / f"{case}{ending}")
-    partial.rmdir()
+LESS_MEMORY = "choose another GPU with cuda:N, or a smaller preset"
 
 
 def train_segmenter(
@@ -192,13 +53,14 @@ def train_segmenter(
     """Train one segmenter, go on with a killed training, or find it done.
 
     On a CPU the same seed, data and thread count give the same weights, bit for bit, also after
-    a kill. The stock trainer of preset ``standard`` only has its initial weights seeded.
+    a kill. On a GPU, or with augmentation processes, the same seed starts from the same weights
+    and ends near by. Several seeds may be trained at once, one process and one GPU each.
 
     Args:
         prepared: The dataset.
         seed: Each seed has a model folder of its own.
         threads: Threads of torch; more than the free cores is much slower than one.
-        device: ``cpu``, ``cuda`` or ``auto`` for CUDA where there is one.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto`` for CUDA where there is one.
         channel_dropout: Probability that a training patch loses one random channel.
         workers: Augmentation processes; by default none on a CPU and nnU-Net's 12 on a GPU.
 
@@ -206,7 +68,8 @@ def train_segmenter(
         The model folder, as nnU-Net lays it out, with our ``model.json``.
 
     Raises:
-        InputError: Another process works in the folder.
+        InputError: Another process trains this model or prepares its data, the training
+            diverged, or memory or disk give out.
     """
     preset = prepared.preset
     trainer = "ScheduledTrainer" if channel_dropout else preset.trainer
@@ -218,25 +81,33 @@ def train_segmenter(
     dataset = prepared.raw.folder.name
     model = prepared.root / "results" / dataset / f"{trainer}__{plans}__{CONFIGURATION}"
     inputs = digest(prepared.digest, trainer, schedule)
-    with lock(prepared.root):
-        receipt = model / "model.json"
+    receipt = model / "model.json"
+    if receipt.is_file() and finished(read_json(receipt), inputs):
+        return model
+    with shared_lock(prepared.root), lock(prepared.root / "locks" / model.name):
         before = read_json(receipt) if receipt.is_file() else {}
-        if _finished(before, inputs):
+        if finished(before, inputs):  # another process has done it since
             return model
         if before.get("digest") != inputs:
             shutil.rmtree(model, ignore_errors=True)
+        sweep(model)
         state = {"digest": inputs, "finished": False, "trainer": trainer, "schedule": schedule}
         write_json(receipt, state)
-        planned = read_json(prepared.folder / f"{preset.name}.json")
+        planned = read_json(prepared.plans)
         named = planned | {"plans_name": plans, "schedule": schedule}
         write_json(prepared.folder / f"{plans}.json", named)
+        state |= {"plans_sha256": sha256(prepared.plans), "network_sha256": network_digest(planned)}
         chosen = pick_device(device)
         if workers is None:
             workers = 0 if chosen == "cpu" else 12
         log = prepared.root / "nnunet.log"
-        compiled = chosen == "cuda"
-        with nnunet_environment(threads, log, prepared.folders, workers, compiled, seed):
+        compiled = chosen != "cpu"
+        with (
+            told_plainly(f"training nnU-Net ({plans})", log, LESS_MEMORY),
+            nnunet_environment(threads, log, prepared.folders, workers, compiled, seed),
+        ):
             facts = _train(dataset, trainer, plans, chosen, resume=bool(before))
+        facts["checkpoint_sha256"] = sha256(model / "fold_0" / FINAL)
         write_json(receipt, state | facts | {"finished": True, "device": chosen})
     return model
 
@@ -249,11 +120,12 @@ def _train(dataset: str, name: str, plans: str, device: str, resume: bool) -> di
     trainer: Any = get_trainer_from_args(
         dataset, CONFIGURATION, 0, name, plans, resume, torch.device(device)
     )
-    trainer.initialize()
-    if resume:
-        maybe_load_checkpoint(trainer, True, False)
-    tame(trainer)
-    trainer.run_training()
+    with torch.cuda.device(trainer.device) if device != "cpu" else nullcontext():
+        trainer.initialize()
+        if resume:
+            maybe_load_checkpoint(trainer, True, False)
+        tame(trainer)
+        trainer.run_training()
     if not np.isfinite(trainer.logger.get_value("train_losses", -1)):
         raise InputError(f"nnU-Net's training diverged; lower the learning rate of {plans}")
     begin, end = (
@@ -273,38 +145,37 @@ class Segmenter:
     """A trained model, loaded once, that labels volumes in this process, without mirroring.
 
     Attributes:
+        model: What its folder says.
         channels: Modalities in the order of the network's channels.
+        trainer: Name of the class that trained it.
     """
 
-    def __init__(self, model: Path, threads: int = 1, device: str = "auto") -> None:
-        """Load ``model``, a folder from :func:`train_segmenter`.
+    def __init__(self, model: Path | ModelFolder, threads: int = 1, device: str = "auto") -> None:
+        """Load ``model``, a folder from :func:`train_segmenter` or one that was read before.
 
         Only load models you trust: nnU-Net's checkpoints are pickles.
+        :func:`seg_eval.model_folder.open_model_folder` asks for that.
 
         Raises:
-            InputError: The folder holds no finished model.
+            InputError: The folder holds no finished model that we can use.
         """
-        if not (model / "fold_0" / FINAL).is_file():
-            raise InputError(f"{model} holds no finished nnU-Net model (no fold_0/{FINAL})")
-        self._threads = threads
-        with nnunet_environment(threads):
-            import torch
-            from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+        found = model if isinstance(model, ModelFolder) else read_model_folder(model)
+        self.model, self.channels, self._threads = found, found.channels, threads
+        chosen = pick_device(device)
+        with told_plainly("loading the segmenter", hint=LESS_MEMORY), nnunet_environment(threads):
+            self._predictor = _load(found, chosen)
+        self.trainer = str(self._predictor.trainer_name)
+        plan = self._predictor.configuration_manager
+        features = plan.network_arch_init_kwargs.get("features_per_stage", ())
+        if chosen == "cpu" and features and len(plan.patch_size) == 3:
+            fill_batch(self._predictor.network, features[0], plan.patch_size)
+        self._codes = np.zeros(256, dtype=np.uint8)
+        for painted, code in found.table.items():
+            self._codes[painted] = code
 
-            chosen = pick_device(device)
-            self._predictor: Any = nnUNetPredictor(
-                use_mirroring=False,
-                perform_everything_on_device=chosen == "cuda",
-                device=torch.device(chosen),
-                allow_tqdm=False,
-            )
-            self._predictor.initialize_from_trained_model_folder(str(model), (0,), FINAL)
-        if chosen == "cpu":
-            plan = self._predictor.configuration_manager
-            features = plan.network_arch_init_kwargs["features_per_stage"][0]
-            fill_batch(self._predictor.network, features, plan.patch_size)
-        names = self._predictor.dataset_json["channel_names"]
-        self.channels = tuple(names[str(index)] for index in range(len(names)))
+    def describe(self) -> dict[str, Any]:
+        """Plain values for a report, the SHA-256 of every checkpoint among them."""
+        return self.model.describe() | {"trainer": self.trainer}
 
     def predict(
         self,
@@ -315,21 +186,24 @@ class Segmenter:
         """Label a case.
 
         Args:
-            channels: (D, H, W) arrays by modality, or in the order of :attr:`channels`; an
-                absent modality is exact zeros. Intensities may have any positive scale.
+            channels: (D, H, W) arrays by modality, of which the network takes its own, or an
+                array in the order of :attr:`channels`; an absent modality is exact zeros.
+                Intensities may have any positive scale.
             spacing_mm: Voxel sides (z, y, x).
             brain: Bool (D, H, W); outside, every channel is set to exactly 0.
 
         Returns:
-            uint8 (D, H, W): 0 background, 1 necrosis, 2 oedema, 3 enhancing tumour.
+            uint8 (D, H, W): 0 background, 1 necrosis, 2 oedema, 3 enhancing tumour, whatever
+            integers the model itself paints; the mean of the logits of all folds.
 
         Raises:
-            InputError: As :func:`seg_eval.network_input.network_input`.
+            InputError: As :func:`seg_eval.network_input.network_input`, or memory gives out.
         """
         stack = network_input(channels, self.channels, brain)
         predictor = self._predictor
         plans, configuration = predictor.plans_manager, predictor.configuration_manager
-        with nnunet_environment(self._threads):
+        hint = LESS_MEMORY
+        with told_plainly("segmenting", hint=hint), nnunet_environment(self._threads):
             import torch
             from nnunetv2.inference import export_prediction
 
@@ -346,4 +220,50 @@ class Segmenter:
                 properties,
                 num_threads_torch=self._threads,
             )
-        return np.asarray(labels, dtype=np.uint8)
+        return self._codes[np.asarray(labels, dtype=np.uint8)]
+
+
+def _load(model: ModelFolder, device: str) -> Any:
+    """nnU-Net's predictor with all folds of ``model``; unpickles its checkpoints.
+
+    Raises:
+        InputError: nnU-Net cannot load them, or they are of another configuration.
+    """
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor: Any = nnUNetPredictor(
+        use_mirroring=False,
+        perform_everything_on_device=device != "cpu",
+        device=torch.device(device),
+        allow_tqdm=False,
+    )
+    try:
+        predictor.initialize_from_trained_model_folder(
+            str(model.folder), model.folds, model.checkpoint
+        )
+        trained = predictor.configuration_manager.configuration
+    except (MemoryError, OSError):
+        raise
+    except (
+        *(RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError),
+        *(ImportError, EOFError, pickle.UnpicklingError),
+    ) as error:
+        if "out of memory" in str(error):
+            raise
+        if "Could not find requested nnunet trainer" in str(error):
+            said = (
+                f"was trained with the class {str(error).split()[6]}, which nnunetv2 has not; "
+                "let nnUNet_extTrainer point at the folder with its module"
+            )
+        else:
+            first = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            said = f"cannot be loaded by nnunetv2 {version('nnunetv2')}: {first[0]}"
+        raise InputError(f"the model {model.folder} {said}") from error
+    named = predictor.plans_manager.get_configuration(model.configuration).configuration
+    if trained != named:
+        raise InputError(
+            f"{model.folder} is named after {model.configuration}, but its checkpoint is of "
+            "another configuration; name it as nnU-Net does, <Trainer>__<Plans>__<configuration>"
+        )
+    return predictor

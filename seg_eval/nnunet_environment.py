@@ -1,17 +1,25 @@
 """What nnU-Net wants around it while it works: variables, threads, chance, chatter."""
 
 import contextlib
+import errno
+import logging
 import os
 import random
+import re
+import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import nnunet_plans
 from synth3d.files import InputError, atomic_path, make_folder, progress
 
+T = TypeVar("T")
 TRAINERS = Path(nnunet_plans.__file__).parent
+WHERE_TRAINERS = "nnUNet_extTrainer"
+_SCREEN: list[TextIO] = []
+"""The standard error that was there before nnU-Net's went to a file; the innermost last."""
 
 
 @contextlib.contextmanager
@@ -43,6 +51,7 @@ def nnunet_environment(
     Args:
         threads: Threads of torch. nnU-Net's own variable for it is read once, when it is first
             imported, and only ever limits torch's; so it gets the number of processors.
+            Trainers are looked for here and then where ``nnUNet_extTrainer`` pointed before.
         log: What nnU-Net prints and warns is appended here; without a file it is dropped.
         folders: Of ``raw``, ``preprocessed`` and ``results``.
         workers: Augmentation processes; 0 works in this process but breaks planning.
@@ -52,7 +61,7 @@ def nnunet_environment(
     import torch
 
     variables = {f"nnUNet_{name}": str(path) for name, path in (folders or {}).items()} | {
-        "nnUNet_extTrainer": str(TRAINERS),
+        WHERE_TRAINERS: trainer_folders(),
         "nnUNet_def_n_proc": str(os.cpu_count() or 1),
         "nnUNet_n_proc_DA": str(workers),
         "nnUNet_compile": "t" if compiled else "f",
@@ -67,19 +76,112 @@ def nnunet_environment(
             torch.set_num_threads(before)
 
 
+def trainer_folders() -> str:
+    """``nnUNet_extTrainer`` with our trainers first and the user's own after them."""
+    users = os.environ.get(WHERE_TRAINERS, "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys([str(TRAINERS), *filter(None, users)]))
+
+
 @contextlib.contextmanager
 def _chatter_to(log: Path | None) -> Iterator[None]:
-    """Prints and warnings go to ``log``, so that a progress line stays readable."""
+    """Prints, bars, warnings and log records go to ``log``; :func:`shown` still gets through."""
     if log is not None:
         make_folder(log.parent)
-    with (
-        (log or Path(os.devnull)).open("a", encoding="utf-8") as file,
-        contextlib.redirect_stdout(file),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("default")
-        warnings.showwarning = _writer(file)
+    _SCREEN.append(_SCREEN[-1] if _SCREEN else sys.stderr)
+    streams = {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}
+    try:
+        with (
+            (log or Path(os.devnull)).open("a", encoding="utf-8", buffering=1) as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+            _records_to(file, streams),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("default")
+            warnings.showwarning = _writer(file)
+            yield
+    finally:
+        _SCREEN.pop()
+
+
+@contextlib.contextmanager
+def _records_to(file: TextIO, screens: set[Any]) -> Iterator[None]:
+    """Log handlers that print on one of ``screens`` write to ``file`` for the block.
+
+    Handlers made in the block, by an import for instance, print on the screen afterwards.
+    """
+    before = {handler: handler.stream for handler in _handlers() if handler.stream in screens}
+    for handler in before:
+        handler.setStream(file)
+    try:
         yield
+    finally:
+        for handler in _handlers():
+            if handler.stream is file:
+                handler.setStream(before.get(handler, _SCREEN[-1]))
+
+
+def _handlers() -> list[Any]:
+    """All handlers of all loggers that write to a stream."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = {handler for logger in loggers for handler in getattr(logger, "handlers", ())}
+    return [handler for handler in handlers if isinstance(handler, logging.StreamHandler)]
+
+
+def shown(steps: Iterable[T], desc: str, **options: Any) -> Iterator[T]:
+    """:func:`synth3d.files.progress`, on the screen also while nnU-Net's output goes to a file."""
+    screen = _SCREEN[-1] if _SCREEN else sys.stderr
+    with contextlib.redirect_stderr(screen):
+        bar = progress(steps, desc, **options)
+    nothing = object()
+    while True:
+        with contextlib.redirect_stderr(screen):
+            step: Any = next(bar, nothing)
+        if step is nothing:
+            return
+        yield step
+
+
+@contextlib.contextmanager
+def told_plainly(doing: str, log: Path | None = None, hint: str = "") -> Iterator[None]:
+    """Memory, disk and dead workers that give out in the block become one sentence.
+
+    Args:
+        doing: What the block does: ``training nnU-Net``.
+        log: Where nnU-Net's own words are.
+        hint: What the user may do about memory.
+
+    Raises:
+        InputError: In their place.
+    """
+    more = f"; nnU-Net's own words are in {log}" if log else ""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(_full(doing)) from error
+        raise
+    except MemoryError as error:
+        raise InputError(f"{doing} needs more memory than this machine has free{more}") from error
+    except RuntimeError as error:
+        said = str(error)
+        if "out of memory" in said.lower() or "can't allocate memory" in said:
+            where = "the GPU has" if "cuda" in said.lower() else "this machine has"
+            raise InputError(
+                f"{doing} needs more memory than {where} free{f': {hint}' if hint else ''}{more}"
+            ) from error
+        if "PytorchStreamWriter failed" in said or "No space left" in said:
+            raise InputError(_full(doing)) from error
+        if "background workers" in said.lower():
+            raise InputError(
+                f"a worker process of nnU-Net died while {doing}, mostly for want of memory: use "
+                f"fewer workers{more}"
+            ) from error
+        raise
+
+
+def _full(doing: str) -> str:
+    return f"the disk is full (while {doing}); free some space and give the same command again"
 
 
 def _writer(file: TextIO) -> Any:
@@ -111,7 +213,7 @@ def _own_randomness(seed: int) -> Iterator[None]:
 def tame(trainer: Any) -> None:
     """Checkpoints in one piece, a progress line, and no plot of 0.7 s after every epoch."""
     save, finish_epoch = trainer.save_checkpoint, trainer.on_epoch_end
-    epochs = progress(
+    epochs = shown(
         range(trainer.current_epoch, trainer.num_epochs),
         "training nnU-Net",
         total=trainer.num_epochs,
@@ -133,17 +235,26 @@ def tame(trainer: Any) -> None:
 
 
 def pick_device(wanted: str) -> str:
-    """``cpu`` or ``cuda`` for ``cpu``, ``cuda`` or ``auto``.
+    """``cpu``, ``cuda`` or ``cuda:1`` for ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
+
+    Several GPUs are used as nnU-Net uses them, one training each: start one process per seed,
+    each with its own ``cuda:N`` or with ``CUDA_VISIBLE_DEVICES=N`` and ``cuda``.
 
     Raises:
-        InputError: CUDA is wanted and absent.
+        InputError: It is no device, or CUDA or that GPU is wanted and absent.
     """
     import torch
 
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda was asked for, but torch finds no CUDA GPU")
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", wanted)
+    if match is None:
+        raise InputError(f"the device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
+    if wanted != "cpu" and not torch.cuda.is_available():
+        raise InputError(f"device {wanted} was asked for, but torch finds no CUDA GPU")
+    if match[1] and int(match[1]) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise InputError(f"device {wanted} was asked for, but torch finds {count} (from cuda:0)")
     return wanted
 
 

@@ -33,12 +33,14 @@ def test_a_typo_in_the_schedule_is_refused(trainers):
 
 
 def test_the_random_state_of_an_epoch_depends_on_seed_and_epoch_alone(trainers):
-    def draw(seed: int, epoch: int) -> tuple[float, float]:
-        trainers.ScheduledTrainer._seed_random(SimpleNamespace(seed=seed), epoch)
+    def draw(seed: int, epoch: int, rank: int = 0) -> tuple[float, float]:
+        trainer = SimpleNamespace(seed=seed, local_rank=rank)
+        trainers.ScheduledTrainer._seed_random(trainer, epoch)
         return float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
 
     assert draw(0, 3) == draw(0, 3)
     assert len({draw(0, 3), draw(0, 4), draw(1, 3)}) == 3
+    assert draw(0, 3, rank=1) != draw(0, 3), "two GPUs of one training draw the same patches"
 
 
 @pytest.fixture

@@ -106,6 +106,16 @@ def test_swapped_integers_are_recognised(script, tmp_path, labels):
     np.testing.assert_array_equal(found, np.resize([0, 2, 1, 4], SHAPE))
 
 
+def test_the_order_of_painting_wins_over_the_sets_of_regions(script, tmp_path):
+    """Regions tell the training what to learn, regions_class_order what is painted for them."""
+    name, _ = write_cohort(tmp_path / "in", "2023")
+    described = {"labels": OURS["labels"], "regions_class_order": [1, 2, 3]}
+    folder = predict(tmp_path / "p", name, np.resize([0, 1, 2, 3], SHAPE), described)
+    assert script.main([str(folder), str(tmp_path / "in"), str(tmp_path / "out"), "--flat"]) == 0
+    found = read_label(tmp_path / "out" / f"{name}.nii.gz").data
+    np.testing.assert_array_equal(found, np.resize([0, 2, 1, 3], SHAPE))
+
+
 @given(order=st.permutations([1, 2, 3]))
 def test_regions_and_tissues_mean_the_same(load_script, order):
     meaning = load_script("convert_nnunet_to_brats").meaning

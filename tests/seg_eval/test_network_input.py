@@ -87,8 +87,15 @@ def test_bad_voxels_are_counted(channels, value):
         network_input(channels, NAMES)
 
 
+def test_modalities_that_the_network_does_not_take_are_left_out(channels):
+    specialist = network_input(channels, NAMES[:3])
+    np.testing.assert_array_equal(specialist, network_input(channels, NAMES)[:3])
+
+
 def test_wrong_channels_shapes_and_empty_cases_are_refused(channels):
-    with pytest.raises(InputError, match="takes t1n, t1c, t2w, t2f; it was given t1n"):
+    with pytest.raises(
+        InputError, match="takes t1n, t1c, t2w, t2f; it was not given t1c, t2w, t2f"
+    ):
         network_input({"t1n": channels["t1n"]}, NAMES)
     with pytest.raises(InputError, match="takes 4 channels, got 3"):
         network_input(list(channels.values())[:3], NAMES)

@@ -16,7 +16,7 @@ pytest.importorskip("nnunetv2")
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
 
 from nnunet_plans.presets import Network  # noqa: E402
-from seg_eval import nnunet  # noqa: E402
+from seg_eval import nnunet, preparation  # noqa: E402
 from seg_eval.nnunet import PRESETS, Segmenter, prepare, train_segmenter  # noqa: E402
 from seg_eval.raw_dataset import RawDataset, write_raw_dataset  # noqa: E402
 from synth3d.cases import MODALITIES, Case, find_cases  # noqa: E402
@@ -132,8 +132,9 @@ def test_a_second_run_does_nothing(model, build, work, monkeypatch):
         return {path: path.stat().st_mtime_ns for path in files}
 
     before = state()
-    for stage in ("_train", "_fingerprint", "_plan", "_preprocess"):
-        monkeypatch.setattr(nnunet, stage, forbidden)
+    monkeypatch.setattr(nnunet, "_train", forbidden)
+    for stage in ("_fingerprint", "_plan", "_preprocess"):
+        monkeypatch.setattr(preparation, stage, forbidden)
     assert build(work) == model
     assert state() == before
 
