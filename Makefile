@@ -13,7 +13,7 @@ PYTHON_GPU ?= $(BIN)/python
 export OMP_WAIT_POLICY ?= passive
 export MPLBACKEND ?= agg
 
-.PHONY: help demo test test-full lint bench bench-layers bench-networks gpu-check clean
+.PHONY: help demo test test-full lint browser bench bench-layers bench-networks gpu-check clean
 
 help:
 	@echo "make demo       phantom cohort -> AGI-Net -> nnU-Net -> Dice-recovery table (12 min, 2 cores)"
@@ -37,10 +37,26 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-test: lint
+# The report is tried in a real browser; as root on Debian it is installed here.
+CHROMIUM = $(firstword $(foreach name,chromium chromium-browser google-chrome google-chrome-stable,$(shell command -v $(name) 2>/dev/null)))
+
+define install_chromium
+if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	echo ">> installing Debian's chromium for the tests of the report"; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+else \
+	echo "no chromium here: the tests of the report will fail; apt-get install chromium" >&2; \
+fi
+endef
+
+browser:
+	@$(if $(CHROMIUM),true,$(install_chromium))
+
+test: lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadscope
 
-test-full: lint
+test-full: lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 # ARGS goes to both (--quick); what fits one alone (--only, --json) to its own target.

@@ -1,10 +1,11 @@
 """Pictures of an experiment: Dice by arm with every case as a dot, and one case in slices.
 
-Colours are those of Okabe and Ito, told apart also by colour-blind readers; every bar is
-labelled as well.
+Colours are those of Okabe and Ito, with three of Paul Tol's behind them, told apart also by
+colour-blind readers; every bar is labelled as well.
 """
 
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,10 @@ from seg_eval.scores import Score
 from synth3d.files import atomic_path
 
 INK, PALE = "#222222", "#BBBBBB"
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
+    "#882255", "#44AA99", "#332288",
+)  # fmt: skip
 GREYS = {"full": "#555555", "zero": "#CCCCCC", "plumbing": "#999999"}
 REGION_COLOURS = {"WT": "#56B4E9", "TC": "#E69F00", "ET": "#D55E00"}
 
@@ -43,10 +47,78 @@ def short_name(arm: str, length: int = 22) -> str:
     return arm if len(arm) <= length else f"{arm[:half]}…{arm[-half:]}"
 
 
+def dice_by_case(scores: Sequence[Score], arm: str, region: str | None = None) -> dict[str, float]:
+    """Mean Dice of each case of an arm over the segmenter's seeds, and over regions for None."""
+    found: dict[str, list[float]] = {}
+    for row in scores:
+        if row.arm == arm and region in (None, row.region):
+            found.setdefault(row.case, []).append(row.dice)
+    return {case: statistics.fmean(values) for case, values in sorted(found.items())}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One case of one arm in the scatter of error against benefit.
+
+    Attributes:
+        case: Its name.
+        arm: Whose.
+        error: Mean absolute error of the filled-in sequence inside the tumour, x.
+        loss: Dice lost against the real sequence, mean over regions and seeds, y.
+    """
+
+    case: str
+    arm: str
+    error: float
+    loss: float
+
+
+def error_and_loss(
+    scores: Sequence[Score], images: Sequence[Mapping[str, Any]], arms: Sequence[str]
+) -> list[Point]:
+    """A point for each row of ``images`` of one of ``arms`` that has an error and a Dice."""
+    full = dice_by_case(scores, "full")
+    own = {arm: dice_by_case(scores, arm) for arm in arms}
+    return [
+        Point(case, arm, float(row["mae_tumour"]), full[case] - own[arm][case])
+        for row in images
+        for case, arm in [(row["case"], row["arm"])]
+        if row.get("mae_tumour") is not None and case in full and case in own.get(arm, ())
+    ]
+
+
+def draw_scatter(points: Sequence[Point], title: str, path: Path) -> None:
+    """Error of the filled-in sequence in the tumour against the Dice lost, a shape per arm."""
+    figure = _figure(6.4, 4.4)
+    axes = figure.subplots()
+    arms = list(dict.fromkeys(point.arm for point in points))
+    for arm, colour in arm_colours(arms).items():
+        own = [point for point in points if point.arm == arm]
+        axes.scatter(
+            [point.error for point in own],
+            [point.loss for point in own],
+            marker="os^Dvp"[arms.index(arm) % 6],
+            s=26,
+            alpha=0.8,
+            facecolor=colour,
+            edgecolor=INK,
+            linewidth=0.5,
+            label=short_name(arm),
+        )
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.set(xlabel="mean |error| inside the tumour", ylabel="Dice lost against the real sequence")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10, loc="left", pad=10)
+    if arms:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    _save(figure, path)
+
+
 def draw_dice(
     scores: Sequence[Score], arms: Sequence[str], regions: Sequence[str], title: str, path: Path
 ) -> None:
-    """Bars of mean Dice by region and arm, with a dot for each case."""
+    """Bars of mean Dice by region and arm, with a dot for each case (its mean over seeds)."""
     figure = _figure(max(7.0, 0.55 * len(arms) * len(regions) + 2), 4.6)
     axes = figure.subplots()
     colours = arm_colours(arms)
@@ -54,7 +126,7 @@ def draw_dice(
     for number, region in enumerate(regions):
         start = number * (len(arms) + 1.2)
         for place, arm in enumerate(arms):
-            values = [row.dice for row in scores if (row.region, row.arm) == (region, arm)]
+            values = list(dice_by_case(scores, arm, region).values())
             x = start + place
             mean = float(np.mean(values))
             axes.bar(x, mean, width=0.86, color=colours[arm], edgecolor=INK, linewidth=0.5)

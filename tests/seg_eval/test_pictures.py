@@ -1,10 +1,27 @@
 import numpy as np
 import pytest
 
-from seg_eval.pictures import Panel, arm_colours, draw_dice, draw_panel, short_name
+from seg_eval.pictures import (
+    Panel,
+    Point,
+    arm_colours,
+    dice_by_case,
+    draw_dice,
+    draw_panel,
+    draw_scatter,
+    error_and_loss,
+    short_name,
+)
 from seg_eval.scores import Score
 
-ARMS = ("full", "zero", "copy", "ridge", "boosted", "t2f-agi-net-a-long-name", "plumbing")
+ARMS = ("full", "zero", "copy", "template", "ridge", "boosted", "t2f-agi-net-a-long-name",
+        "another", "plumbing", "specialist", "dropout", "retrained")  # fmt: skip
+
+
+def score(case: str, arm: str, dice: float, region: str = "WT", seed: int = 0) -> Score:
+    """A row of which only the Dice matters."""
+    return Score(case, case, arm, seed, region, dice, 0.0, 1.0, dice, 0.0, 1, 1, 0, dice, dice,
+                 1.0, 1.0, 0.0, 9, 9)  # fmt: skip
 
 
 def size_of_png(path):
@@ -17,14 +34,38 @@ def size_of_png(path):
 @pytest.mark.parametrize("cases", [1, 2, 7])
 def test_dice_of_any_number_of_cases_can_be_drawn(tmp_path, cases):
     scores = [
-        Score(f"c{i}", f"p{i}", arm, region, 0.1 * i, 1, 1)
+        score(f"c{i}", arm, 0.1 * i, region, seed)
         for i in range(cases)
         for arm in ARMS
         for region in ("WT", "TC", "ET")
+        for seed in (0, 1)
     ]
     draw_dice(scores, ARMS, ("WT", "TC", "ET"), "title", tmp_path / "dice.png")
     width, height = size_of_png(tmp_path / "dice.png")
     assert width > height > 300
+
+
+def test_a_case_is_one_dot_however_many_seeds_there_are():
+    rows = [score("a", "zero", 0.2), score("a", "zero", 0.4, seed=1), score("b", "zero", 1.0),
+            score("a", "zero", 0.6, region="ET"), score("a", "full", 0.9)]  # fmt: skip
+    assert dice_by_case(rows, "zero", "WT") == pytest.approx({"a": 0.3, "b": 1.0})
+    assert dice_by_case(rows, "zero") == pytest.approx({"a": 0.4, "b": 1.0})
+
+
+def test_the_scatter_has_a_point_for_each_error_with_a_dice(tmp_path):
+    rows = [score("a", "full", 0.9), score("a", "ridge", 0.7), score("b", "ridge", 0.5)]
+    images = [{"case": "a", "arm": "ridge", "mae_tumour": 0.1},
+              {"case": "b", "arm": "ridge", "mae_tumour": 0.2},
+              {"case": "a", "arm": "copy", "mae_tumour": 0.3},
+              {"case": "a", "arm": "ridge", "mae_tumour": None}]  # fmt: skip
+    points = error_and_loss(rows, images, ["ridge", "zero"])
+    assert [(p.case, p.arm, p.error) for p in points] == [("a", "ridge", 0.1)]
+    assert points[0].loss == pytest.approx(0.2)
+    draw_scatter(points, "title", tmp_path / "scatter.png")
+    draw_scatter([], "nothing", tmp_path / "none.png")
+    draw_scatter([Point("a", arm, 0.1, 0.0) for arm in ARMS], "all", tmp_path / "all.png")
+    assert min(size_of_png(tmp_path / "scatter.png")) > 300
+    assert min(size_of_png(tmp_path / "none.png")) > 300
 
 
 @pytest.mark.parametrize("tumour", [True, False])

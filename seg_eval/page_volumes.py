@@ -1,0 +1,142 @@
+"""A case as the report's slice viewer takes it, turned to the radiological convention."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+PLANES = ("axial", "coronal", "sagittal")
+"""In this order everywhere."""
+
+LETTERS = {
+    "axial": ("R", "L", "A", "P"),
+    "coronal": ("R", "L", "S", "I"),
+    "sagittal": ("A", "P", "S", "I"),
+}
+"""What of the patient is at the left, right, top and bottom of a picture of the plane."""
+
+LARGEST_TILT = 5.0
+"""Degrees between a voxel axis and the nearest anatomical one that go without mention."""
+
+
+@dataclass(frozen=True)
+class ArmVolumes:
+    """What one arm gave the segmenter in a case, and what came back.
+
+    Attributes:
+        channel: The missing sequence as the segmenter saw it, (D, H, W), 0 dark to about 1
+            bright; None where there was none (zeros, or a segmenter without that channel).
+        masks: Predicted regions by name, bool (D, H, W).
+    """
+
+    channel: np.ndarray | None
+    masks: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class CaseVolumes:
+    """A case for the linked slice views; all volumes are of one shape (D, H, W) = (z, y, x).
+
+    Attributes:
+        case: Its name.
+        patient: Whose it is.
+        role: Why it is shown: ``worst``, ``median`` or ``best``, or any other short text.
+        modality: The missing sequence, as in ``t2f``.
+        real: The real sequence, float32, 0 dark to about 1 bright.
+        arms: By name; ``full`` and ``zero`` are shown first where they are among them.
+        truth: The expert's regions by name, bool.
+        affine: (4, 4) voxel (x, y, z) to mm, RAS+.
+        spacing_mm: Of the array's axes (z, y, x).
+
+    Raises:
+        ValueError: A volume has another shape than ``real``.
+    """
+
+    case: str
+    patient: str
+    role: str
+    modality: str
+    real: np.ndarray
+    arms: Mapping[str, ArmVolumes]
+    truth: Mapping[str, np.ndarray]
+    affine: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    _orientation: "Orientation" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.real.ndim != 3 or 0 in self.real.shape:
+            raise ValueError(f"{self.case}: expected a volume (D, H, W), got {self.real.shape}")
+        for name, volume in self._others():
+            if volume.shape != self.real.shape:
+                raise ValueError(
+                    f"{self.case}: {name} is {volume.shape}, the real sequence {self.real.shape}"
+                )
+        object.__setattr__(self, "_orientation", Orientation(np.asarray(self.affine, float)))
+
+    @property
+    def orientation(self) -> "Orientation":
+        """How its voxel axes run in the patient."""
+        return self._orientation
+
+    def _others(self) -> list[tuple[str, np.ndarray]]:
+        found = [(f"expert {region}", mask) for region, mask in self.truth.items()]
+        for name, arm in self.arms.items():
+            found += [(f"{name} {region}", mask) for region, mask in arm.masks.items()]
+            found += [(f"{name} channel", arm.channel)] if arm.channel is not None else []
+        return found
+
+
+class Orientation:
+    """How voxel axes run in the patient, read from an affine; and the turn to the viewer's axes.
+
+    The viewer's axes run towards the patient's left, back and feet, so that slices of them are
+    pictures of the radiological convention without any further flip.
+    """
+
+    def __init__(self, affine: np.ndarray) -> None:
+        """Read ``affine``, (4, 4) voxel (x, y, z) to mm, RAS+."""
+        columns = affine[:3, :3] if affine.shape == (4, 4) else np.zeros((3, 3))
+        lengths = np.linalg.norm(columns, axis=0)
+        self.known = bool(np.isfinite(columns).all() and (lengths > 0).all())
+        directions = columns / lengths if self.known else np.eye(3)
+        self.known = self.known and abs(np.linalg.det(directions)) > 1e-3
+        if not self.known:
+            directions = np.eye(3)
+        _, self.axes = linear_sum_assignment(-np.abs(directions))
+        """Per anatomical axis (right, front, head) the voxel axis (x, y, z) that runs along it."""
+        self.signs = np.sign([directions[row, axis] for row, axis in enumerate(self.axes)])
+        along = np.abs([directions[row, axis] for row, axis in enumerate(self.axes)])
+        self.tilt = float(np.degrees(np.arccos(np.clip(along.min(), 0, 1))))
+
+    @cached_property
+    def note(self) -> str:
+        """One sentence about the pictures' orientation."""
+        if not self.known:
+            return "The file's affine says nothing usable: the orientation is unknown."
+        text = "Radiological convention: the patient's right is at the left of the picture."
+        if self.tilt > LARGEST_TILT:
+            text += f" The grid is oblique by up to {self.tilt:.0f}°; letters name the nearest."
+        return text
+
+    def letters(self, plane: str) -> tuple[str, str, str, str]:
+        """What is at the left, right, top and bottom of ``plane``; "?" where it is unknown."""
+        return LETTERS[plane] if self.known else ("?",) * 4
+
+    def turn(self, volume: np.ndarray) -> np.ndarray:
+        """``volume`` (z, y, x) with axes that run towards left, back and feet; a view."""
+        turned = np.transpose(np.transpose(volume), self.axes)
+        return np.flip(turned, [i for i, sign in enumerate(self.signs) if sign > 0])
+
+    def turn_spacing(self, spacing_mm: tuple[float, float, float]) -> tuple[float, ...]:
+        """Millimetres along the turned axes, from those along (z, y, x)."""
+        return tuple(float(spacing_mm[2 - axis]) for axis in self.axes)
+
+    def file_index(self, axis: int, index: int, length: int) -> int:
+        """The index in the file of slice ``index`` of ``length`` along a turned axis."""
+        return length - 1 - index if self.signs[axis] > 0 else index
+
+    def file_axis(self, axis: int) -> str:
+        """The letter of the file's voxel axis that a turned axis is: x, y or z."""
+        return "xyz"[self.axes[axis]]
