@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from synth3d.cases import Case, Modality
-from synth3d.files import progress
+from synth3d.files import InputError, progress
 from synth3d.intensity import Scale, ScalePrior, foreground
-from synth3d.volumes import read
+from synth3d.volumes import Grid, check_same_grid, grid, read
 
 VOXELS_PER_CASE = 20_000
 """Voxels drawn from each training case; 21 cases give 420 000 rows of three numbers."""
@@ -167,3 +167,70 @@ def regress(
         rows = np.stack([channels.normalised(name)[brain] for name in sources], axis=1)
         predicted[brain] = model.predict(rows)
     return scale.invert(predicted, brain)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The mean of the missing sequence over the training cases, voxel by voxel.
+
+    Sensible where the cases lie in one space, as BraTS cases do (SRI24); it has no tumour.
+
+    Attributes:
+        target: The missing sequence.
+        mean: (D, H, W) float32 mean of the normalised intensity, over the training brains that
+            cover the voxel; NaN where none does.
+        space: The grid that the training cases share.
+    """
+
+    target: Modality
+    mean: np.ndarray
+    space: Grid
+
+    @classmethod
+    def of(cls, cases: Sequence[Case], sources: Sequence[Modality], target: Modality) -> "Template":
+        """Average the training ``cases``; one case is in memory at a time.
+
+        Raises:
+            InputError: The cases do not share one grid, or a file cannot be read.
+            ValueError: No cases.
+        """
+        if not cases:
+            raise ValueError("expected at least one training case, got none")
+        space = check_same_grid([case.images[target] for case in cases])
+        total = np.zeros(space.shape_zyx, np.float64)
+        count = np.zeros(space.shape_zyx, np.int32)
+        for case in progress(cases, desc=f"averaging {target}", unit="case"):
+            channels = read_channels(case, sources, target)
+            total += np.where(channels.brain, channels.normalised(target), 0)
+            count += channels.brain
+        mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        return cls(target, mean.astype(np.float32), space)
+
+    def volume(self, case: Case, channels: Channels, prior: ScalePrior) -> np.ndarray:
+        """The template inside the brain of ``case``: (D, H, W) float32 in scanner units.
+
+        Where no training brain reaches, the template's median is taken.
+
+        Raises:
+            InputError: The case lies on another grid than the training cases.
+        """
+        brain = channels.brain
+        if other := self.space.difference(grid(next(iter(case.images.values())))):
+            raise InputError(
+                f"arm template: case {case.name} lies on another grid than the training cases "
+                f"({other}); leave the arm out with --arms, or resample the cohort to one space"
+            )
+        known = np.isfinite(self.mean)
+        median = np.median(self.mean[known]) if known.any() else 0
+        seen = np.where(brain, np.where(known, self.mean, median), 0).astype(np.float32)
+        return prior.estimate(self.target, channels.scales).invert(seen, brain)
+
+
+def share_one_grid(cases: Sequence[Case], modality: Modality) -> bool:
+    """Whether all ``cases`` lie on one grid, so that a template means something.
+
+    Raises:
+        InputError: A header cannot be read.
+    """
+    grids = [grid(case.images[modality]) for case in cases]
+    return all(grids[0].difference(other) is None for other in grids)

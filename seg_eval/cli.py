@@ -1,10 +1,11 @@
-"""The command ``seg_eval``: run · report.
+"""The command ``seg_eval``: run · report · paths.
 
 Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be used,
 130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant.
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +16,24 @@ EXAMPLES = """examples:
   seg_eval run --missing flair                     on the built-in phantom cohort
   seg_eval run --missing flair --data BraTS --splits splits.json
   seg_eval run --missing t1ce --data BraTS --run work/runs/A --run work/runs/B
+  seg_eval run --missing flair --data BraTS --completed cwdm=OTHER_TOOLS_OUTPUT
+  seg_eval run --missing flair --data BraTS --seeds 0,1,2 --arms all
+  seg_eval run --missing all --data BraTS                    the four sequences in turn
+  seg_eval run --missing flair,t1ce --data BraTS             both at once
+  seg_eval run --missing flair --data BraTS --segmenter MODEL --trust
   seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
   seg_eval report --experiment work/eval/t2f-phantom
+  eval "$(seg_eval paths)"                                   for stock nnU-Net commands
 """
 
 ABOUT = """How much of the tumour Dice that a missing sequence costs does synthesis win back?
 
-A segmenter is trained once on real cases and frozen; then the missing channel of each test
-case is real (full), blanked (zero), copied from the most similar sequence (copy), regressed
-voxel by voxel (ridge, boosted), synthesised (synthetic), or the real one sent through the
-export path (plumbing)."""
+A segmenter is trained once per seed on real cases and frozen; then the missing channel of each
+test case is real (full), blanked (zero), copied from the most similar sequence (copy), the mean
+of the training cases (template), regressed voxel by voxel (ridge, boosted), synthesised
+(synthetic: our runs, or any other tool's files), or the real one sent through the export path
+(plumbing). The honest rivals train a segmenter of their own: without the sequence (specialist),
+with random channels dropped (dropout), or on out-of-fold synthetic channels (retrained)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not getattr(args, "command", None):
         parser.print_help()
         return 2
+    args.command_line = shlex.join(["seg_eval", *(sys.argv[1:] if argv is None else argv)])
     return run_guarded(args.command, args)
 
 
@@ -48,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_run(commands)
     _add_report(commands)
+    _add_paths(commands)
     return parser
 
 
@@ -59,7 +70,12 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--missing", required=True, help="t1|t1n|t1ce|t1c|t2|t2w|flair|t2f")
+    parser.add_argument(
+        "--missing",
+        required=True,
+        help="t1|t1n|t1ce|t1c|t2|t2w|flair|t2f; several with commas are missing at once; all "
+        "makes one experiment for each of the four",
+    )
     parser.add_argument("--data", type=Path, help="cohort folder; without it phantoms are used")
     parser.add_argument(
         "--splits", type=Path, help="JSON with train, val and test; default: the run's own"
@@ -70,6 +86,13 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         action="append",
         help="finished synth3d run, may be repeated; default: the newest that fits, or a new one",
     )
+    parser.add_argument(
+        "--completed",
+        action="append",
+        metavar="[NAME=]FOLDER",
+        help="missing channels made by any other tool, files named as in the cohort; may be "
+        "repeated",
+    )
     parser.add_argument("--recipe", help="for a synthesiser that has to be trained first")
     parser.add_argument("--work", type=Path, default=Path("work"), help="where all is kept")
     parser.add_argument("--name", help="folder under WORK/eval; default: MISSING-COHORT")
@@ -77,12 +100,31 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         "--arms",
         action="append",
         metavar="ARM,ARM",
-        help="of copy, ridge, boosted, synthetic, plumbing; default all; full and zero are always "
-        "there",
+        help="of copy, template, ridge, boosted, synthetic, plumbing (together: default) and "
+        "specialist, dropout, retrained (together: rivals), or all; full and zero are always there",
     )
     parser.add_argument(
-        "--preset", help="segmenter: cpu-mini (phantoms), cpu-small (default), standard"
+        "--preset", help="segmenter: cpu-mini (phantoms), cpu-small (default), standard, resenc-m"
     )
+    parser.add_argument(
+        "--segmenter",
+        type=Path,
+        metavar="FOLDER",
+        help="an nnU-Net v2 model folder of yours as the frozen segmenter",
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load the checkpoints of --segmenter: they are pickles, which can run any code",
+    )
+    _add_statistics(parser)
+    parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    parser.set_defaults(command=_run)
+
+
+def _add_statistics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--empty",
         choices=("brats", "skip"),
@@ -94,18 +136,44 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         "--seed",
         type=int,
         default=0,
-        help="of segmenter and rivals, not of synthesis",
+        help="of voxel draws and bootstrap, and of the segmenter without --seeds; not of synthesis",
     )
-    parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
-    parser.set_defaults(command=_run)
+    parser.add_argument(
+        "--seeds",
+        metavar="0,1,2",
+        help="segmenters of each kind are trained with these seeds; default: SEED alone",
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.02,
+        help="mean Dice below full that still counts as no worse",
+    )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        default=3,
+        help="of the out-of-fold synthesis that the arm retrained learns from",
+    )
 
 
 def _add_report(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("report", help="print a finished experiment again")
     parser.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
     parser.set_defaults(command=_report)
+
+
+def _add_paths(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "paths",
+        help="lines for a shell, so that stock nnU-Net commands find our trainers and segmenters",
+        epilog='example:\n  eval "$(seg_eval paths --segmenter work/segmenters/NAME/cpu-mini)"',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--segmenter", type=Path, help="folder of a trained preset: WORK/segmenters/NAME/PRESET"
+    )
+    parser.set_defaults(command=_paths)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -123,6 +191,12 @@ def _report(args: argparse.Namespace) -> int:
     from seg_eval.start import report_command
 
     return report_command(args)
+
+
+def _paths(args: argparse.Namespace) -> int:
+    from seg_eval.paths import paths_command
+
+    return paths_command(args)
 
 
 if __name__ == "__main__":

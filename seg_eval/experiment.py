@@ -1,12 +1,14 @@
-"""One experiment: a missing sequence, a cohort, arms, one frozen segmenter, scores.
+"""One experiment: missing sequences, a cohort, arms, frozen segmenters, scores.
 
 The stages run in order and leave files; what is there is not made again, so a killed
 experiment goes on where it was. The folder remembers what it is about (``config.json``) and
 refuses to become another experiment.
 """
 
+import resource
+import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,24 +16,31 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from seg_eval.arms import Arm, ArmBuilder
-from seg_eval.cohort import Cohort
-from seg_eval.digests import marks
+from seg_eval.arm_files import ArmBuilder
+from seg_eval.arms import Arm
+from seg_eval.cross_fit import out_of_fold
+from seg_eval.digests import digest, marks
+from seg_eval.image_scores import channel_scores
+from seg_eval.plan import Plan
 from seg_eval.regions import from_brats_2023, region_masks
 from seg_eval.scores import Score, score_case
 from seg_eval.synthesisers import Program
-from synth3d.cases import MODALITIES, Case, Modality
+from seg_eval.training import Training
+from synth3d.cases import MODALITIES, Case
 from synth3d.files import InputError, progress, read_json, sha256, write_json
-from synth3d.intensity import Scale, foreground
-from synth3d.metrics import image_scores
 from synth3d.volumes import read, read_label, write_like
 
 
 class Segmenter(Protocol):
-    """A frozen segmenter of the four sequences."""
+    """A frozen segmenter."""
 
-    def predict(self, channels: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
-        """(4, D, H, W) float32 in BraTS order to (D, H, W) labels in BraTS 2023 coding."""
+    def predict(
+        self, channels: Mapping[str, np.ndarray], spacing_mm: tuple[float, float, float]
+    ) -> np.ndarray:
+        """(D, H, W) float32 by modality, more than it takes if need be, to (D, H, W) labels.
+
+        Labels are in BraTS 2023 coding.
+        """
         ...
 
 
@@ -41,123 +50,24 @@ class Engines:
 
     Attributes:
         synth3d: Runs the ``synth3d`` program.
-        train_segmenter: (cohort, folder, preset, seed, threads) to the model folder; goes on
-            with what is there, and returns at once when it is finished.
-        load_segmenter: (model folder, threads) to a segmenter.
+        train_segmenter: Gives the model folder of a training; goes on with what is there, and
+            returns at once when it is finished.
+        load_segmenter: (model folder, threads) to a segmenter that was trained here.
+        open_segmenter: (model folder, threads) to a segmenter that the user brought.
     """
 
     synth3d: Program
-    train_segmenter: Callable[[Cohort, Path, str, int, int], Path]
+    train_segmenter: Callable[[Training], Path]
     load_segmenter: Callable[[Path, int], Segmenter]
+    open_segmenter: Callable[[Path, int], Segmenter]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What an experiment is.
-
-    Attributes:
-        missing: The sequence that is taken away.
-        cohort: The checked cases.
-        arms: What takes its place; ``full`` and ``zero`` among them.
-        preset: Of the segmenter, a name in ``seg_eval.nnunet``.
-        seed: Of the segmenter, the voxel draws and the bootstrap.
-        threads: For everything that computes.
-        empty: Rule for regions that a case does not have, see ``scores.EMPTY_RULES``.
-    """
-
-    missing: Modality
-    cohort: Cohort
-    arms: tuple[Arm, ...]
-    preset: str
-    seed: int
-    threads: int
-    empty: str
-
-    def describe(self) -> dict[str, Any]:
-        """Plain values for ``config.json``; equal values mean the same experiment."""
-        arms = {
-            arm.name: {
-                "kind": arm.kind,
-                "run": str(arm.run.folder) if arm.run else None,
-                "weights_sha256": arm.run.weights_sha256 if arm.run else None,
-            }
-            for arm in self.arms
-        }
-        return {
-            "missing": self.missing,
-            "data": str(self.cohort.folder.resolve()),
-            "train": [case.name for case in self.cohort.train],
-            "test": [case.name for case in self.cohort.test],
-            "preset": self.preset,
-            "seed": self.seed,
-            "threads": self.threads,
-            "empty": self.empty,
-            "arms": arms,
-        }
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What keeps two descriptions from sharing a folder, one phrase each; [] when nothing.
-
-    Arms may come and go, the rule for empty regions and the threads may change; an arm of one
-    name must stay the same thing.
-    """
-    found = [
-        f"{key} is {_short(new[key])}, was {_short(old.get(key))}"
-        for key in ("missing", "data", "train", "test", "preset", "seed")
-        if old.get(key) != new[key]
-    ]
-    before = old.get("arms", {})
-    for name in sorted(new["arms"].keys() & before.keys()):
-        if new["arms"][name] != before[name]:
-            found.append(f"arm {name} comes from other weights than before")
-    return found
-
-
-def remembered(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
-    """``described`` with the arms that ``folder`` holds from before, so none changes unseen."""
-    path = folder / "config.json"
-    before = read_json(path).get("arms", {}) if path.is_file() else {}
-    return described | {"arms": before | described["arms"]}
-
-
-def _short(value: Any) -> str:
-    return f"a list of {len(value)} cases" if isinstance(value, list) else repr(value)
-
-
-def choose_folder(parent: Path, name: str | None, plan: Plan) -> Path:
-    """The folder of the experiment: the one that holds it already, or a free one.
-
-    Args:
-        parent: Folder of all experiments.
-        name: The user's choice; None picks ``<missing>-<cohort>``, with a number if need be.
-        plan: What the experiment is.
-
-    Raises:
-        InputError: The named folder holds another experiment.
-    """
-    described = plan.describe()
-    if name is not None:
-        folder = parent / name
-        if found := _conflicts(folder, described):
-            raise InputError(
-                f"{folder} holds another experiment ({'; '.join(found)}); give another --name"
-            )
-        return folder
-    stem = f"{plan.missing}-{plan.cohort.folder.resolve().name}"
-    number, folder = 1, parent / stem
-    while _conflicts(folder, described):
-        number, folder = number + 1, parent / f"{stem}-{number + 1}"
-    return folder
-
-
-def _conflicts(folder: Path, described: dict[str, Any]) -> list[str]:
-    path = folder / "config.json"
-    return differences(read_json(path), described) if path.is_file() else []
+Key = tuple[str, int]
+"""Kind of segmenter and seed."""
 
 
 class Experiment:
-    """A plan in its folder. Call the stages in order, or :meth:`score` for all of them."""
+    """A plan in its folder; :meth:`score` does whatever is not yet done."""
 
     def __init__(self, plan: Plan, folder: Path, models: Path, engines: Engines) -> None:
         """Set up without touching the disk.
@@ -165,16 +75,27 @@ class Experiment:
         Args:
             plan: What to do.
             folder: Where it is written.
-            models: Where the frozen segmenter is, or will be.
+            models: Where the cohort's segmenters are, or will be.
             engines: What does the heavy work.
         """
         self.plan, self.folder, self.models, self.engines = plan, folder, models, engines
         self.builder = ArmBuilder(
-            folder / "arms", plan.cohort, plan.missing, engines.synth3d, plan.seed, plan.threads
+            folder / "arms", plan.cohort, plan.missing, self._synth3d, plan.seed, plan.threads
         )
 
+    def note_command(self, words: str) -> None:
+        """Remember a command that the experiment was made with, in ``commands.json``."""
+        path = self.folder / "commands.json"
+        known = read_json(path) if path.is_file() else []
+        if words not in known:
+            write_json(path, [*known, words])
+
+    def _synth3d(self, arguments: Sequence[str]) -> None:
+        self.note_command(shlex.join(["synth3d", *arguments]))
+        self.engines.synth3d(arguments)
+
     def score(self) -> tuple[list[Score], list[dict[str, Any]]]:
-        """Do whatever is not yet done; the Dice rows and the image-score rows of all arms.
+        """Do whatever is not yet done; the score rows and the image-score rows of all arms.
 
         Raises:
             InputError: A file is missing or bad, or the folder cannot be written.
@@ -182,37 +103,86 @@ class Experiment:
         """
         plan = self.plan
         self._pin_test_files()
-        with self._timed("segmenter"):
-            model = self.engines.train_segmenter(
-                plan.cohort, self.models, plan.preset, plan.seed, plan.threads
-            )
-        self._pin(model)
         for arm in plan.arms:
             if not self.builder.is_finished(arm):
                 with self._timed(f"arm {arm.name}"):
                     self.builder.build(arm)
-        if todo := self.missing_predictions():
+        models = {key: self._model(*key) for key in self._keys()}
+        self._pin(models)
+        for key, todo in self.missing_predictions().items():
             with self._timed("predictions"):
-                self._predict(model, todo)
+                self._predict(key, models[key], todo)
         for arm in plan.arms:
-            if not self.score_file(arm).is_file():
-                with self._timed(f"scores {arm.name}"):
-                    self._score_arm(arm)
-        tables = [read_json(self.score_file(arm)) for arm in plan.arms]
-        rows = [Score(**row) for table in tables for row in table["dice"]]
-        return rows, [row for table in tables for row in table["images"]]
+            for seed in plan.seeds:
+                if not self.score_file(arm, seed).is_file():
+                    with self._timed(f"scores {arm.name}"):
+                        self._score_arm(arm, seed)
+            if self._has_image_scores(arm) and not self.image_file(arm).is_file():
+                with self._timed(f"image scores {arm.name}"):
+                    self._score_images(arm)
+        tables = [read_json(self.score_file(arm, seed)) for arm in plan.arms for seed in plan.seeds]
+        rows = [Score(**row) for table in tables for row in table]
+        shown = [arm for arm in plan.arms if self._has_image_scores(arm)]
+        return rows, [row for arm in shown for row in read_json(self.image_file(arm))]
 
-    def _pin(self, model: Path) -> None:
-        """Remember which segmenter this is, and refuse another: all arms are seen by one."""
-        receipt, pin = model / "model.json", self.folder / "segmenter.json"
-        now = {"model": str(model), "receipt": sha256(receipt) if receipt.is_file() else None}
-        if not pin.is_file():
-            write_json(pin, now)
-        elif read_json(pin)["receipt"] != now["receipt"]:
-            raise InputError(
-                f"the segmenter {model} was trained anew since {self.folder} was begun; give "
-                "another --name or remove that folder"
+    def _keys(self) -> list[Key]:
+        kinds = dict.fromkeys(arm.segmenter for arm in self.plan.arms)
+        return [(kind, seed) for kind in kinds for seed in self.plan.seeds]
+
+    def _model(self, kind: str, seed: int) -> Path:
+        """The model folder of one segmenter, trained now if it is not there."""
+        plan = self.plan
+        if kind == "frozen" and plan.foreign is not None:
+            return plan.foreign
+        replace = {}
+        if kind == "retrained":
+            with self._timed("out-of-fold synthesis"):
+                replace = dict(self._out_of_fold())
+        missing = plan.missing if kind in ("specialist", "retrained") else ()
+        with self._timed(f"segmenter {kind}"):
+            return self.engines.train_segmenter(
+                Training(
+                    plan.cohort,
+                    self.models,
+                    plan.preset,
+                    seed,
+                    plan.threads,
+                    kind,
+                    missing,
+                    replace,
+                )
             )
+
+    def _out_of_fold(self) -> Mapping[str, Any]:
+        plan = self.plan
+        arm = next(arm for arm in plan.arms if arm.segmenter == "retrained")
+        origin = plan.describe()["arms"][arm.name]
+        folder = self.models / "out-of-fold" / digest(origin, plan.missing, plan.folds)[:12]
+        program, threads = self._synth3d, plan.threads
+        return out_of_fold(arm, plan.cohort, plan.missing, folder, program, threads, plan.folds)
+
+    def _pin(self, models: Mapping[Key, Path]) -> None:
+        """Remember which segmenters these are, and refuse others: predictions are theirs."""
+        pin = self.folder / "segmenters.json"
+        before = read_json(pin) if pin.is_file() else {}
+        now = {}
+        for (kind, seed), model in models.items():
+            receipt = model / "model.json"
+            if kind == "frozen" and self.plan.foreign is not None:
+                mark: str | None = digest(
+                    {p.parent.name: sha256(p) for p in sorted(model.glob("fold_*/*.pth"))}
+                )
+            else:
+                mark = sha256(receipt) if receipt.is_file() else None
+            now[f"{kind}-seed{seed}"] = {"model": str(model), "receipt": mark}
+        for name in now.keys() & before.keys():
+            if before[name]["receipt"] != now[name]["receipt"]:
+                raise InputError(
+                    f"the segmenter {now[name]['model']} was trained anew since {self.folder} was "
+                    "begun; give another --name or remove that folder"
+                )
+        if before | now != before:
+            write_json(pin, before | now)
 
     def _pin_test_files(self) -> None:
         """Remember the test cases' files, and refuse changed ones: finished arms saw the old."""
@@ -238,85 +208,108 @@ class Experiment:
         if now != before:
             write_json(pin, now)
 
-    def prediction(self, arm: Arm, case: Case) -> Path:
+    def prediction(self, arm: Arm, case: Case, seed: int) -> Path:
         """The predicted labels of ``case`` for ``arm``, in the cohort's own scheme."""
-        return self.folder / "predictions" / arm.name / f"{case.name}.nii.gz"
+        return self.folder / "predictions" / arm.name / f"seed{seed}" / f"{case.name}.nii.gz"
 
-    def score_file(self, arm: Arm) -> Path:
-        """All scores of ``arm``."""
-        return self.folder / "scores" / f"{arm.name}.json"
+    def score_file(self, arm: Arm, seed: int) -> Path:
+        """All scores of ``arm`` under the segmenter of one seed."""
+        return self.folder / "scores" / arm.name / f"seed{seed}.json"
 
-    def missing_predictions(self) -> list[tuple[Case, list[Arm]]]:
-        """Per test case, the arms that the segmenter has not seen yet."""
-        todo = []
-        for case in self.plan.cohort.test:
-            arms = [arm for arm in self.plan.arms if not self._is_predicted(arm, case)]
-            if arms:
-                todo.append((case, arms))
+    def image_file(self, arm: Arm) -> Path:
+        """The image scores of ``arm``."""
+        return self.folder / "scores" / arm.name / "images.json"
+
+    def _has_image_scores(self, arm: Arm) -> bool:
+        return arm.has_files and not arm.of
+
+    def missing_predictions(self) -> dict[Key, list[tuple[Case, list[Arm]]]]:
+        """Per segmenter and test case, the arms that it has not seen yet."""
+        todo: dict[Key, list[tuple[Case, list[Arm]]]] = {}
+        for kind, seed in self._keys():
+            for case in self.plan.cohort.test:
+                arms = [
+                    arm
+                    for arm in self.plan.arms
+                    if arm.segmenter == kind and not self._is_predicted(arm, case, seed)
+                ]
+                if arms:
+                    todo.setdefault((kind, seed), []).append((case, arms))
         return todo
 
-    def _is_predicted(self, arm: Arm, case: Case) -> bool:
-        return self.score_file(arm).is_file() or self.prediction(arm, case).is_file()
+    def _is_predicted(self, arm: Arm, case: Case, seed: int) -> bool:
+        done = self.score_file(arm, seed).is_file()
+        return done or self.prediction(arm, case, seed).is_file()
 
-    def _predict(self, model: Path, todo: Sequence[tuple[Case, list[Arm]]]) -> None:
-        segmenter = self.engines.load_segmenter(model, self.plan.threads)
-        slot = MODALITIES.index(self.plan.missing)
+    def _predict(self, key: Key, model: Path, todo: list[tuple[Case, list[Arm]]]) -> None:
+        kind, seed = key
+        foreign = kind == "frozen" and self.plan.foreign is not None
+        load = self.engines.open_segmenter if foreign else self.engines.load_segmenter
+        segmenter = load(model, self.plan.threads)
         steps = sum(len(arms) for _, arms in todo)
-        bar = progress(range(steps), desc="segmenting", unit="volume")
+        bar = progress(range(steps), desc=f"segmenting ({kind}, seed {seed})", unit="volume")
         for case, arms in todo:
             first = read(case.images[MODALITIES[0]])
-            channels = np.stack([read(case.images[name]).data for name in MODALITIES])
+            real = {name: read(case.images[name]).data for name in MODALITIES}
             for arm in arms:
                 next(bar)
-                content = self.builder.read(arm, case)
-                channels[slot] = 0 if content is None else content
-                labels = segmenter.predict(channels.copy(), first.spacing_mm)
+                channels = {
+                    name: np.zeros_like(real[name]) if volume is None else volume
+                    for name, volume in (real | self.builder.read(arm, case)).items()
+                }
+                labels = segmenter.predict(channels, first.spacing_mm)
                 labels = from_brats_2023(labels, self.plan.cohort.scheme)
                 assert case.label is not None  # the cohort's check has seen to it
                 mark = f"PREDICTION arm {arm.name} by seg_eval"
-                write_like(case.label, labels, self.prediction(arm, case), description=mark)
+                path = self.prediction(arm, case, seed)
+                write_like(case.label, labels, path, description=mark)
         list(bar)
 
-    def _score_arm(self, arm: Arm) -> None:
+    def _score_arm(self, arm: Arm, seed: int) -> None:
         cases = self.plan.cohort.test
-        absent = [case.name for case in cases if not self.prediction(arm, case).is_file()]
+        absent = [c.name for c in cases if not self.prediction(arm, c, seed).is_file()]
         if absent:
             raise InputError(f"arm {arm.name} has no prediction for {', '.join(absent)}")
-        dice: list[dict[str, Any]] = []
-        images: list[dict[str, Any]] = []
-        for case in progress(cases, desc=f"scoring {arm.name}", unit="case"):
+        rows: list[dict[str, Any]] = []
+        for case in progress(cases, desc=f"scoring {arm.name}, seed {seed}", unit="case"):
             assert case.label is not None
             scheme = self.plan.cohort.scheme
-            truth = region_masks(read_label(case.label).data, scheme)
-            found = region_masks(read_label(self.prediction(arm, case)).data, scheme)
-            rows = score_case(case.name, case.patient, arm.name, truth, found)
-            dice += [asdict(row) for row in rows]
-            if arm.has_files:
-                scores = self._image_scores(arm, case, truth["WT"])
-                images.append(
-                    {"case": case.name, "patient": case.patient, "arm": arm.name, **scores}
-                )
-        write_json(self.score_file(arm), {"dice": dice, "images": images})
+            label = read_label(case.label)
+            truth = region_masks(label.data, scheme)
+            found = region_masks(read_label(self.prediction(arm, case, seed)).data, scheme)
+            scores = score_case(
+                case.name, case.patient, arm.name, seed, truth, found, label.spacing_mm
+            )
+            rows += [asdict(score) for score in scores]
+        write_json(self.score_file(arm, seed), rows)
 
-    def _image_scores(self, arm: Arm, case: Case, tumour: np.ndarray) -> dict[str, float | None]:
-        """Scores of the arm's channel against the real one, each on its own in-brain scale."""
-        missing: Modality = self.plan.missing
-        brain = np.any(
-            [foreground(read(case.images[name]).data) for name in self.builder.sources], axis=0
-        )
-        pair = []
-        for volume in (read(case.images[missing]).data, self.builder.read(arm, case)):
-            assert volume is not None  # the zero arm has no files
-            pair.append(Scale.fit(volume, brain).apply(volume, brain))
-        scores = image_scores(pair[0], pair[1], brain, tumour & brain)
-        return {name: value if np.isfinite(value) else None for name, value in scores.items()}
+    def _score_images(self, arm: Arm) -> None:
+        """Scores of the arm's channels against the real ones."""
+        rows: list[dict[str, Any]] = []
+        for case in progress(self.plan.cohort.test, desc=f"images of {arm.name}", unit="case"):
+            assert case.label is not None
+            brain = self.builder.brain(case)
+            tumour = region_masks(read_label(case.label).data, self.plan.cohort.scheme)["WT"]
+            for modality, made in self.builder.read(arm, case).items():
+                assert made is not None  # the arm has files
+                real = read(case.images[modality]).data
+                scores = channel_scores(real, made, brain, tumour)
+                about = {"case": case.name, "patient": case.patient, "arm": arm.name}
+                rows.append({**about, "modality": modality, **scores})
+        write_json(self.image_file(arm), rows)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        """Note the seconds that a stage took, in ``times.json``."""
+        """Note the seconds that a stage took, in ``times.json``, and the memory so far."""
         path = self.folder / "times.json"
         started = time.monotonic()
         yield
         times = read_json(path) if path.is_file() else {}
-        times[stage] = round(times.get(stage, 0) + time.monotonic() - started, 2)
-        write_json(path, times)
+        seconds = times.get("seconds", {})
+        seconds[stage] = round(seconds.get(stage, 0) + time.monotonic() - started, 2)
+        peak = max(
+            resource.getrusage(who).ru_maxrss // 1024
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        known = times.get("peak_memory_mb", 0)
+        write_json(path, {"seconds": seconds, "peak_memory_mb": max(peak, known)})

@@ -1,7 +1,6 @@
-"""From the flags of `seg_eval run` to an experiment: cohort, synthesiser, segmenter, folder."""
+"""From the flags of `seg_eval run` to experiments: cohort, synthesisers, segmenters, folders."""
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -10,41 +9,40 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seg_eval.arms import FIXED, KINDS, SYNTHETIC, name_arms
+from seg_eval.arms import RETRAINED_KINDS, SYNTHETIC, name_arms, parse_kinds
+from seg_eval.baselines import share_one_grid
+from seg_eval.choices import Source, choose_sources, parse_missing, parse_seeds
 from seg_eval.cohort import Cohort, load_cohort, refuse_leak
-from seg_eval.experiment import Engines, Experiment, Plan, Segmenter, choose_folder, remembered
+from seg_eval.experiment import Engines, Experiment, Segmenter
 from seg_eval.outputs import OUTPUTS, write_outputs
-from seg_eval.report import render
-from seg_eval.synthesisers import SynthesisRun, finished_runs, read_run, run_synth3d
-from synth3d.cases import MODALITIES, Modality, parse_modality, patient_of
-from synth3d.files import InputError, lock, read_json, write_json
-from synth3d.splits import parse_splits
+from seg_eval.plan import Plan, choose_folder, remembered
+from seg_eval.report import render, render_overview
+from seg_eval.synthesisers import SynthesisRun, run_synth3d
+from seg_eval.training import Training, segmenters_folder, train
+from synth3d.cases import MODALITIES, Modality
+from synth3d.files import InputError, lock, read_json, sweep, write_json, write_text
 
 PHANTOM_PRESET, REAL_PRESET = "cpu-mini", "cpu-small"
 
 
-def real_engines(device: str) -> Engines:
+def real_engines(device: str, trust: bool = False, own: Path | None = None) -> Engines:
     """The engines that do the true work: the `synth3d` program and nnU-Net.
 
     Args:
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        trust: A segmenter from elsewhere may be unpickled.
+        own: The user's work folder; what was trained there is trusted.
     """
     return Engines(
         synth3d=partial(run_synth3d, device=device),
         train_segmenter=partial(_train_segmenter, device=device),
         load_segmenter=partial(_load_segmenter, device=device),
+        open_segmenter=partial(_open_segmenter, device=device, trust=trust, own=own),
     )
 
 
-def _train_segmenter(
-    cohort: Cohort, folder: Path, preset: str, seed: int, threads: int, device: str
-) -> Path:
-    from seg_eval.nnunet import PRESETS, prepare, train_segmenter
-    from seg_eval.raw_dataset import write_raw_dataset
-
-    raw = write_raw_dataset(folder / "raw", cohort.train, 501, "Cohort", scheme=cohort.scheme)
-    prepared = prepare(raw, folder, PRESETS[preset], cohort.train, threads=threads)
-    return train_segmenter(prepared, seed=seed, threads=threads, device=device)
+def _train_segmenter(task: Training, device: str) -> Path:
+    return train(task, device)
 
 
 def _load_segmenter(model: Path, threads: int, device: str) -> Segmenter:
@@ -53,8 +51,16 @@ def _load_segmenter(model: Path, threads: int, device: str) -> Segmenter:
     return NnunetSegmenter(model, threads=threads, device=device)
 
 
+def _open_segmenter(
+    model: Path, threads: int, device: str, trust: bool, own: Path | None
+) -> Segmenter:
+    from seg_eval.model_folder import open_model_folder
+
+    return open_model_folder(model, trust=trust, threads=threads, device=device, own=own)
+
+
 def run_command(args: argparse.Namespace, engines: Engines | None = None) -> int:
-    """`seg_eval run`; 1 when the plumbing check fails, else 0.
+    """`seg_eval run`; 1 when a plumbing check fails, else 0.
 
     Args:
         args: The parsed flags.
@@ -64,10 +70,8 @@ def run_command(args: argparse.Namespace, engines: Engines | None = None) -> int
         InputError: Something the user gave cannot be used.
         StageFailedError: A program that was called failed.
     """
-    missing = parse_modality(args.missing)
-    if missing not in MODALITIES:
-        raise InputError(f"the segmenter sees {', '.join(MODALITIES)}; it cannot miss {missing}")
-    engines = engines or real_engines(args.device)
+    wanted = parse_missing(args.missing)
+    engines = engines or real_engines(args.device, args.trust, args.work)
     args = _checked(args)
     data = args.data or args.work / "phantom"
     if args.data is None:
@@ -80,15 +84,24 @@ def run_command(args: argparse.Namespace, engines: Engines | None = None) -> int
     if args.dry_run and not data.is_dir():
         print("would make the phantom cohort and train on it; nothing was done")
         return 0
-    runs = _choose_runs(args, missing, data, engines)
-    plan = _plan(args, missing, data, runs)
-    folder = choose_folder(args.work / "eval", args.name, plan)
-    models = args.work / "segmenters" / segmenter_name(plan.cohort)
-    experiment = Experiment(plan, folder, models, engines)
+    experiments = []
+    for missing in wanted:
+        sources = choose_sources(args, missing, data, engines.synth3d)
+        plan = _plan(args, missing, data, sources)
+        name = args.name if len(wanted) == 1 or not args.name else f"{args.name}-{plan.stem}"
+        folder = choose_folder(args.work / "eval", name, plan)
+        models = segmenters_folder(args.work, plan.cohort)
+        experiment = Experiment(plan, folder, models, engines)
+        if args.dry_run:
+            _print_plan(experiment, sources, args.kinds)
+        experiments.append(experiment)
     if args.dry_run:
-        _print_plan(experiment, runs)
         return 0
-    return _execute(experiment)
+    words = getattr(args, "command_line", "")
+    codes = [_execute(experiment, words) for experiment in experiments]
+    if len(experiments) > 1:
+        _write_overview(args, experiments)
+    return max(codes)
 
 
 def _checked(args: argparse.Namespace) -> argparse.Namespace:
@@ -102,98 +115,93 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
     values = dict(vars(args))
     values["preset"] = args.preset or (PHANTOM_PRESET if args.data is None else REAL_PRESET)
     values["threads"] = os.cpu_count() or 1 if args.threads is None else args.threads
+    values["seeds"] = parse_seeds(args.seeds, args.seed)
+    values["kinds"] = parse_kinds(args.arms or ["default"])
     if values["preset"] not in PRESETS:
         raise InputError(f"unknown preset {values['preset']!r}; known: {', '.join(PRESETS)}")
     if values["threads"] < 1:
         raise InputError(f"--threads must be at least 1, got {args.threads}")
+    if not 0 <= args.margin < 1:
+        raise InputError(f"--margin is a Dice difference in [0, 1), got {args.margin}")
+    if args.segmenter is not None:
+        if len(values["seeds"]) > 1:
+            raise InputError("--segmenter is one model; --seeds are for segmenters trained here")
+        if not args.segmenter.is_dir():
+            raise InputError(f"--segmenter: no folder {args.segmenter}")
+        values["segmenter"] = args.segmenter.resolve()
     return argparse.Namespace(**values)
 
 
-def _arm_kinds(args: argparse.Namespace) -> list[str]:
-    kinds = [kind for text in args.arms or KINDS for kind in text.split(",") if kind]
-    return [*FIXED, *kinds]
-
-
-def _choose_runs(
-    args: argparse.Namespace, missing: Modality, data: Path, engines: Engines
-) -> list[SynthesisRun]:
-    """The runs that the user named, else the newest fitting one, else one trained now."""
-    name_arms(_arm_kinds(args), [])
-    if SYNTHETIC not in _arm_kinds(args):
-        if args.run:
-            print("note: --run is not used, since --arms leaves out synthetic")
-        return []
-    runs = [read_run(folder) for folder in args.run or ()]
-    for run in runs:
-        if missing not in run.targets:
-            made = ", ".join(run.targets)
-            raise InputError(f"the run {run.folder} makes {made}, not {missing}")
-        if run.data_folder is None or run.data_folder.resolve() != data.resolve():
-            print(f"note: the run {run.name} was trained on another folder, {run.data_folder}")
-    if runs:
-        return runs
-    found = _fitting_run(args, missing, data)
-    if found is None and not args.dry_run:
-        load_cohort(data, args.splits)  # whatever is wrong with it is told before the training
-        print(f"no finished run makes {missing} on this cohort: training one with synth3d")
-        engines.synth3d(_training(args, missing))
-        found = _fitting_run(args, missing, data)
-        if found is None:
-            raise InputError(f"training left no finished run for {missing} in {args.work / 'runs'}")
-    if found is not None:
-        print(f"synthesiser: {found.folder}")
-    return [found] if found else []
-
-
-def _fitting_run(args: argparse.Namespace, missing: Modality, data: Path) -> SynthesisRun | None:
-    """The newest finished run for the cohort; with --splits, one that has not seen its test set."""
-    runs = finished_runs(args.work, missing, data)
-    if args.splits is not None:
-        test = {patient_of(case) for case in parse_splits(args.splits).test}
-        runs = [run for run in runs if not test & {patient_of(case) for case in run.seen_cases}]
-    return runs[0] if runs else None
-
-
-def _training(args: argparse.Namespace, missing: Modality) -> list[str]:
-    command = ["train", "--dim", "3d", "--target", missing, "--work", str(args.work)]
-    command += ["--data", str(args.data)] if args.data else []
-    command += ["--splits", str(args.splits)] if args.splits else []
-    command += ["--recipe", args.recipe] if args.recipe else []
-    return [*command, "--threads", str(args.threads)]
-
-
 def _plan(
-    args: argparse.Namespace, missing: Modality, data: Path, runs: Sequence[SynthesisRun]
+    args: argparse.Namespace, missing: tuple[Modality, ...], data: Path, sources: Sequence[Source]
 ) -> Plan:
-    arms = name_arms(_arm_kinds(args), runs)
+    runs = [source for source in sources if isinstance(source, SynthesisRun)]
     cohort = load_cohort(data, args.splits, runs[0].splits if runs else None)
     for run in runs:
         refuse_leak(cohort, run.seen_cases, f"the cases that the run {run.name} was trained on")
+    for source in sources:
+        if not isinstance(source, SynthesisRun):
+            source.require(cohort.test, missing)
+    kinds = _sensible(args, cohort, missing)
+    if args.segmenter is not None:
+        _check_foreign(args, missing)
     return Plan(
         missing=missing,
         cohort=cohort,
-        arms=tuple(arms),
+        arms=tuple(name_arms(kinds, sources)),
         preset=args.preset,
+        seeds=args.seeds,
         seed=args.seed,
         threads=args.threads,
         empty=args.empty,
+        margin=args.margin,
+        folds=args.folds,
+        foreign=args.segmenter,
     )
 
 
-def segmenter_name(cohort: Cohort) -> str:
-    """A folder name that says what the segmenter is trained on, whatever is missing later."""
-    identity = json.dumps([str(cohort.folder.resolve()), [case.name for case in cohort.train]])
-    return f"{cohort.folder.resolve().name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+def _sensible(
+    args: argparse.Namespace, cohort: Cohort, missing: tuple[Modality, ...]
+) -> tuple[str, ...]:
+    """The kinds without a template that nobody named and that would mean nothing here."""
+    named = {word.strip() for text in args.arms or () for word in text.split(",")}
+    if "template" not in args.kinds or "template" in named:
+        return args.kinds
+    if share_one_grid([*cohort.train, *cohort.test], missing[0]):
+        return args.kinds
+    print("note: the cases do not share one grid, so the arm template is left out")
+    return tuple(kind for kind in args.kinds if kind != "template")
 
 
-def _execute(experiment: Experiment) -> int:
+def _check_foreign(args: argparse.Namespace, missing: tuple[Modality, ...]) -> None:
+    """Refuse a segmenter that cannot be asked the question, before anything is trained."""
+    from seg_eval.model_folder import read_model_folder, refuse_untrusted
+
+    found = read_model_folder(args.segmenter)
+    refuse_untrusted(found, args.trust, args.work)
+    if lacking := [name for name in missing if name not in found.channels]:
+        raise InputError(
+            f"the segmenter {args.segmenter} takes {', '.join(found.channels)}; it does not miss "
+            f"{', '.join(lacking)}"
+        )
+    if strange := [name for name in found.channels if name not in MODALITIES]:
+        raise InputError(
+            f"the segmenter {args.segmenter} wants {', '.join(strange)}, which is not among "
+            f"{', '.join(MODALITIES)}"
+        )
+
+
+def _execute(experiment: Experiment, words: str) -> int:
     plan, folder = experiment.plan, experiment.folder
     print(
         f"{len(plan.cohort.train)} training and {len(plan.cohort.test)} test cases, "
         f"arms {', '.join(arm.name for arm in plan.arms)}; experiment in {folder}"
     )
     with lock(folder):
+        sweep(folder)
         write_json(folder / "config.json", remembered(folder, plan.describe()))
+        if words:
+            experiment.note_command(words)
         scores, images = experiment.score()
         summary = write_outputs(experiment, scores, images)
     print()
@@ -202,13 +210,32 @@ def _execute(experiment: Experiment) -> int:
     if plumbing and not plumbing["passed"]:
         worst = max(plumbing["dice_change"].items(), key=lambda item: abs(item[1]))
         print(
-            f"error: the plumbing check failed: the real {plan.missing} sent through the export "
+            f"error: the plumbing check failed: the real {plan.stem} sent through the export "
             f"path changes {worst[0]} Dice by {worst[1]:+.4f}, more than {plumbing['tolerance']}; "
             "do not trust the synthetic arms",
             file=sys.stderr,
         )
         return 1
     return 0
+
+
+def _write_overview(args: argparse.Namespace, experiments: Sequence[Experiment]) -> None:
+    """One page and one table over the experiments of ``--missing all``."""
+    from seg_eval.page import write_index
+
+    first = experiments[0].plan
+    name = args.name or f"all-{first.cohort.folder.resolve().name}"
+    folder = args.work / "eval" / name
+    summaries = {e.plan.stem: read_json(e.folder / "summary.json") for e in experiments}
+    text = render_overview(list(summaries.values()))
+    write_text(folder / "overview.md", text)
+    links = {
+        e.plan.stem: (os.path.relpath(e.folder / "report.html", folder), summaries[e.plan.stem])
+        for e in experiments
+    }
+    page = write_index(folder, links)
+    print(text)
+    print(f"{folder / 'overview.md'}\n{page}")
 
 
 def print_report(folder: Path, summary: dict[str, Any]) -> None:
@@ -233,13 +260,17 @@ def report_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_plan(experiment: Experiment, runs: Sequence[SynthesisRun]) -> None:
+def _print_plan(experiment: Experiment, sources: Sequence[Source], kinds: Sequence[str]) -> None:
     plan = experiment.plan
     print(json.dumps(plan.describe(), indent=2))
     print(f"experiment folder: {experiment.folder}")
-    print(f"segmenter ({plan.preset}) in {experiment.models}")
-    if not runs and any(arm.kind == SYNTHETIC for arm in plan.arms):
+    if plan.foreign:
+        print(f"segmenter: {plan.foreign}")
+    else:
+        print(f"segmenter ({plan.preset}) in {experiment.models}")
+    if not sources and SYNTHETIC in kinds:
         print("synthesiser: to be trained")
     for arm in plan.arms:
-        done = experiment.score_file(arm).is_file()
-        print(f"arm {arm.name}: {'scored' if done else 'to do'}")
+        done = all(experiment.score_file(arm, seed).is_file() for seed in plan.seeds)
+        own = " (trains a segmenter of its own)" if arm.kind in RETRAINED_KINDS else ""
+        print(f"arm {arm.name}: {'scored' if done else 'to do'}{own}")

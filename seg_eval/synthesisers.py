@@ -66,6 +66,7 @@ class SynthesisRun:
     Attributes:
         folder: Where it is; its name names the arm.
         targets: What it can make.
+        sources: What it needs for that; empty if it does not say.
         data_folder: The cohort it was trained on, if it says so.
         weights_sha256: Hash of its weights.
         splits: Who it learned from, was chosen on, and kept for testing.
@@ -76,6 +77,7 @@ class SynthesisRun:
     data_folder: Path | None
     weights_sha256: str
     splits: Splits
+    sources: tuple[Modality, ...] = ()
 
     @property
     def name(self) -> str:
@@ -86,6 +88,10 @@ class SynthesisRun:
     def seen_cases(self) -> tuple[str, ...]:
         """Cases that its weights may remember: trained or chosen on."""
         return (*self.splits.train, *self.splits.val)
+
+    def can_make(self, missing: Sequence[Modality]) -> bool:
+        """Whether it makes all of ``missing`` from sequences that are not among them."""
+        return set(missing) <= set(self.targets) and not set(missing) & set(self.sources)
 
 
 def read_run(folder: Path) -> SynthesisRun:
@@ -107,6 +113,7 @@ def read_run(folder: Path) -> SynthesisRun:
             data_folder=Path(data) if data else None,
             weights_sha256=done["weights_sha256"],
             splits=Splits(*(tuple(cohort[side]) for side in ("train", "val", "test"))),
+            sources=tuple(parse_modality(name) for name in done.get("sources", ())),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -114,8 +121,8 @@ def read_run(folder: Path) -> SynthesisRun:
         ) from error
 
 
-def finished_runs(work: Path, target: Modality, data: Path) -> list[SynthesisRun]:
-    """Finished runs under ``work/runs`` that make ``target`` on the cohort, newest first."""
+def finished_runs(work: Path, missing: Sequence[Modality], data: Path) -> list[SynthesisRun]:
+    """Finished runs under ``work/runs`` that make ``missing`` on the cohort, newest first."""
     done = sorted((work / "runs").glob("*/done.json"), key=lambda p: p.stat().st_mtime)
     runs = []
     for path in reversed(done):
@@ -124,7 +131,7 @@ def finished_runs(work: Path, target: Modality, data: Path) -> list[SynthesisRun
         except InputError:
             continue  # somebody's damaged folder is no reason not to use another run
         same = run.data_folder is not None and run.data_folder.resolve() == data.resolve()
-        if same and target in run.targets:
+        if same and run.can_make(missing):
             runs.append(run)
     return runs
 
@@ -133,7 +140,7 @@ def completion(
     run: Path | None,
     data: Path,
     out: Path,
-    missing: Modality,
+    missing: Sequence[Modality],
     cases: Sequence[str],
     threads: int = 1,
 ) -> list[str]:
@@ -143,4 +150,5 @@ def completion(
     """
     source = ["--run", str(run)] if run else ["--plumbing"]
     command = ["complete", *source, "--data", str(data), "--out", str(out)]
-    return [*command, "--threads", str(threads), "--missing", missing, "--cases", *cases]
+    named = [word for modality in missing for word in ("--missing", modality)]
+    return [*command, "--threads", str(threads), *named, "--cases", *cases]

@@ -17,8 +17,9 @@ MAY_IMPORT = {
 }
 # Between the stages only files travel: seg_eval takes vocabulary, never tensors or training.
 VOCABULARY = {
-    "synth3d", "synth3d.bootstrap", "synth3d.cases", "synth3d.config", "synth3d.files",
-    "synth3d.intensity", "synth3d.labels", "synth3d.metrics", "synth3d.splits", "synth3d.volumes",
+    "synth3d", "synth3d.bootstrap", "synth3d.case_scores", "synth3d.cases", "synth3d.config",
+    "synth3d.files", "synth3d.intensity", "synth3d.labels", "synth3d.metrics", "synth3d.splits",
+    "synth3d.volumes",
 }  # fmt: skip
 DOORS = {
     "cupy": {"cuda_ops/kernels.py"},
@@ -31,6 +32,8 @@ DOORS = {
     },
     "sklearn": {"seg_eval/baselines.py"},
     "lpips": {"synth3d/perceptual_score.py"},
+    "jinja2": {"seg_eval/page.py"},
+    "PIL": {"seg_eval/page_slices.py"},
     "matplotlib": {"synth3d/pictures.py", "seg_eval/pictures.py"},
 }  # fmt: skip
 SOURCES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))

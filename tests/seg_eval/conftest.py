@@ -2,15 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from seg_eval.cli import build_parser
-from seg_eval.cohort import Cohort
 from seg_eval.experiment import Engines
+from seg_eval.training import Training
 from synth3d.volumes import read, write_like, write_new
 
 SHAPE = (14, 20, 18)
@@ -102,20 +102,28 @@ def folder(tmp_path: Path) -> Path:
 
 
 class ThresholdSegmenter:
-    """Bright FLAIR is tumour, and T1c tells its parts; blind where FLAIR is zero."""
+    """Bright FLAIR is tumour, or bright T2 for want of it; T1c tells its parts.
 
-    def __init__(self, log: list[str]) -> None:
-        self.log = log
+    Attributes:
+        takes: Its channels; what else is offered is not looked at.
+    """
 
-    def predict(self, channels: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    def __init__(self, log: list[str], takes: Sequence[str] = ("t1n", "t1c", "t2w", "t2f")) -> None:
+        self.log, self.takes = log, tuple(takes)
+
+    def predict(
+        self, channels: Mapping[str, np.ndarray], spacing_mm: Sequence[float]
+    ) -> np.ndarray:
         """Labels in BraTS 2023 coding."""
-        assert channels.shape == (4, *SHAPE)
-        assert channels.dtype == np.float32
+        assert set(channels) == {"t1n", "t1c", "t2w", "t2f"}
+        assert {volume.shape for volume in channels.values()} == {SHAPE}
+        assert {volume.dtype for volume in channels.values()} == {np.dtype(np.float32)}
         np.testing.assert_allclose(spacing_mm, (2, 1, 1.5))
         self.log.append("predict")
-        t1, t1c, _, flair = channels
-        brain = t1 > 0
-        tumour = brain & (flair > 1.5 * max(float(np.median(flair[brain])), 1))
+        t1, t1c = channels["t1n"], channels["t1c"]
+        bright = channels["t2f" if "t2f" in self.takes else "t2w"]
+        brain = np.any([volume > 0 for volume in channels.values()], axis=0)
+        tumour = brain & (bright > 1.5 * np.median(bright[brain]))
         ring = t1c > t1 + 0.4 * np.median(t1[brain])
         return np.where(tumour, np.where(ring, 3, 2), 0).astype(np.uint8)
 
@@ -125,34 +133,47 @@ class FakeMachines:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.tasks: list[Training] = []
+        self.commands: list[list[str]] = []
         self.spoil_plumbing = False
         self.forget: str | None = None
 
     def engines(self) -> Engines:
         """As the experiment takes them."""
-        return Engines(
-            self.synth3d, self.train_segmenter, lambda m, t: ThresholdSegmenter(self.log)
-        )
+        return Engines(self.synth3d, self.train_segmenter, self.load_segmenter, self.open_segmenter)
 
-    def train_segmenter(
-        self, cohort: Cohort, folder: Path, preset: str, seed: int, threads: int
-    ) -> Path:
-        """Leaves an empty model folder."""
-        self.log.append("train segmenter")
-        (folder / "model").mkdir(parents=True, exist_ok=True)
-        return folder / "model"
+    def load_segmenter(self, model: Path, threads: int) -> ThresholdSegmenter:
+        """One that sees what it was trained on."""
+        takes = (model / "channels").read_text().split()
+        return ThresholdSegmenter(self.log, takes)
+
+    def open_segmenter(self, model: Path, threads: int) -> ThresholdSegmenter:
+        """One that the user brought."""
+        self.log.append("open foreign")
+        return ThresholdSegmenter(self.log)
+
+    def train_segmenter(self, task: Training) -> Path:
+        """Leaves a model folder that holds the names of the channels."""
+        self.log.append(f"train segmenter {task.kind} {task.seed}")
+        self.tasks.append(task)
+        model = task.own_folder / f"model-{task.kind}-{task.seed}"
+        model.mkdir(parents=True, exist_ok=True)
+        (model / "channels").write_text(" ".join(task.channels))
+        return model
 
     def synth3d(self, arguments: Sequence[str]) -> None:
         """``phantom`` writes the toy cohort, ``train`` a run, ``complete`` blurred FLAIR."""
         command, *rest = arguments
         self.log.append(command)
+        self.commands.append(list(arguments))
         options = dict(zip(rest[::2], rest[1::2], strict=False))
         if command == "phantom":
             if not Path(rest[0]).exists():
                 _write_cohort(Path(rest[0]))
         elif command == "train":
             work = Path(options["--work"])
-            self._train(work / "runs" / "fresh", Path(options.get("--data", work / "phantom")))
+            run = work / "runs" / options.get("--name", "fresh")
+            self._train(run, Path(options.get("--data", work / "phantom")))
         else:
             self._complete(list(arguments))
 
@@ -165,16 +186,18 @@ class FakeMachines:
 
     def _complete(self, arguments: list[str]) -> None:
         data, out = (Path(arguments[arguments.index(flag) + 1]) for flag in ("--data", "--out"))
+        missing = [arguments[i + 1] for i, word in enumerate(arguments) if word == "--missing"]
         for name in arguments[arguments.index("--cases") + 1 :]:
             if name == self.forget:
                 continue
-            real = data / name / f"{name}_flair.nii.gz"
-            volume = read(real).data
-            if "--plumbing" not in arguments:
-                volume = np.where(volume > 0, 0.7 * volume + 40, 0)
-            elif self.spoil_plumbing:
-                volume = np.roll(volume, 2, axis=2)
-            write_like(real, volume, out / name / real.name)
+            for modality in missing:
+                real = data / name / f"{name}_{SUFFIX[modality]}.nii.gz"
+                volume = read(real).data
+                if "--plumbing" not in arguments:
+                    volume = np.where(volume > 0, 0.7 * volume + 40, 0)
+                elif self.spoil_plumbing:
+                    volume = np.roll(volume, 2, axis=2)
+                write_like(real, volume, out / name / real.name)
 
 
 @pytest.fixture

@@ -1,10 +1,22 @@
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from seg_eval.baselines import fit, pearson, read_channels, regress, sample_training
+from seg_eval.baselines import (
+    Template,
+    fit,
+    pearson,
+    read_channels,
+    regress,
+    sample_training,
+    share_one_grid,
+)
 from synth3d.cases import find_cases
+from synth3d.files import InputError
 from synth3d.intensity import Scale
-from synth3d.volumes import read
+from synth3d.volumes import read, write_new
 
 SOURCES = ("t1n", "t1c", "t2w")
 
@@ -94,3 +106,42 @@ def test_refuses_no_training_cases():
 def test_refuses_an_unknown_model(sample):
     with pytest.raises(ValueError, match="got 'forest'"):
         fit("forest", sample)
+
+
+def test_a_template_is_the_mean_of_the_training_cases_inside_each_brain(cases):
+    template = Template.of(cases[:3], SOURCES, "t2f")
+    seen = []
+    for case in cases[:3]:
+        channels = read_channels(case, SOURCES, "t2f")
+        seen.append(np.where(channels.brain, channels.normalised("t2f"), np.nan))
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # voxels outside every brain
+        np.testing.assert_allclose(template.mean, np.nanmean(seen, axis=0), atol=1e-6)
+    sample = sample_training(cases[:3], SOURCES, "t2f")
+    channels = read_channels(cases[5], SOURCES)
+    volume = template.volume(cases[5], channels, sample.prior)
+    assert volume.dtype == np.float32
+    assert not volume[~channels.brain].any()
+    again = sample.prior.estimate("t2f", channels.scales).apply(volume, channels.brain)
+    inside = channels.brain & np.isfinite(template.mean)
+    np.testing.assert_allclose(again[inside], template.mean[inside], atol=1e-3)
+
+
+def test_a_template_needs_one_grid(cases, tmp_path):
+    template = Template.of(cases[:3], SOURCES, "t2f")
+    sample = sample_training(cases[:3], SOURCES, "t2f")
+    moved = read(cases[5].images["t2f"]).affine.copy()
+    moved[0, 3] += 2
+    images = {}
+    for name in (*SOURCES, "t2f"):
+        images[name] = tmp_path / f"{name}.nii.gz"
+        write_new(images[name], read(cases[5].images[name]).data, moved, np.int16)
+    other = replace(cases[5], images=images)
+    with pytest.raises(InputError, match="arm template: case Brats18_TOY_F_1 lies on another grid"):
+        template.volume(other, read_channels(other, SOURCES), sample.prior)
+    with pytest.raises(InputError, match="resample the case to one grid"):
+        Template.of([*cases[:2], other], SOURCES, "t2f")
+    assert share_one_grid(cases, "t2f")
+    assert not share_one_grid([*cases, other], "t2f")
+    with pytest.raises(ValueError, match="at least one training case"):
+        Template.of([], SOURCES, "t2f")

@@ -1,5 +1,6 @@
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ def _plain_pictures(monkeypatch):
     """Drawing is tested elsewhere; here it would take most of the time."""
     monkeypatch.setattr("seg_eval.outputs.draw_dice", lambda *given: given[-1].touch())
     monkeypatch.setattr("seg_eval.outputs.draw_panel", lambda *given: given[-1].touch())
+    monkeypatch.setattr("seg_eval.outputs.draw_scatter", lambda *given: given[-1].touch())
+    monkeypatch.setattr("seg_eval.outputs.write_page", lambda *given: None)
 
 
 QUICK = ("--arms", "copy,ridge,synthetic,plumbing")
@@ -53,23 +56,23 @@ def test_the_zero_arm_is_exact_zeros_and_nothing_else_changes(arguments, machine
         predict = segmenter.predict
 
         def noting(channels, spacing):
-            seen.append(channels.copy())
+            seen.append(dict(channels))
             return predict(channels, spacing)
 
         segmenter.predict = noting
         return segmenter
 
-    replaced = type(engines)(engines.synth3d, engines.train_segmenter, load)
-    run_command(arguments("--arms", "full"), replaced)
+    run_command(arguments("--arms", "full"), replace(engines, load_segmenter=load))
     full, zero = seen[:2]
-    assert not zero[3].any()
-    assert full[3].any()
-    np.testing.assert_array_equal(full[:3], zero[:3])
+    assert not zero["t2f"].any()
+    assert full["t2f"].any()
+    for name in ("t1n", "t1c", "t2w"):
+        np.testing.assert_array_equal(full[name], zero[name])
 
 
 def test_predictions_are_painted_in_the_labels_of_the_cohort(arguments, machines, folder):
     run_command(arguments("--arms", "full"), machines.engines())
-    values = np.unique(read_label(folder / "predictions/full/Brats18_TOY_F_1.nii.gz").data)
+    values = np.unique(read_label(folder / "predictions/full/seed0/Brats18_TOY_F_1.nii.gz").data)
     assert 4 in values
     assert 3 not in values
 
@@ -79,19 +82,19 @@ def test_a_second_call_does_no_heavy_work_again(arguments, machines, folder):
     before = (folder / "results.csv").read_bytes()
     machines.log.clear()
     run_command(arguments(), machines.engines())
-    assert machines.log == ["train segmenter"]  # which itself finds its work done
+    assert machines.log == ["train segmenter frozen 0"]  # which itself finds its work done
     assert (folder / "results.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("stage", ["build", "_predict", "_score_arm", "write_outputs"])
 def test_a_killed_experiment_goes_on_where_it_was(arguments, machines, folder, monkeypatch, stage):
-    import seg_eval.arms
+    import seg_eval.arm_files
     import seg_eval.start
 
     class Killed(BaseException):
         pass
 
-    owner = {"build": seg_eval.arms.ArmBuilder, "write_outputs": seg_eval.start}.get(
+    owner = {"build": seg_eval.arm_files.ArmBuilder, "write_outputs": seg_eval.start}.get(
         stage, Experiment
     )
     original = getattr(owner, stage)
@@ -119,15 +122,15 @@ def test_a_killed_experiment_goes_on_where_it_was(arguments, machines, folder, m
 
 def test_a_kill_between_predictions_keeps_those_that_are_there(arguments, machines, folder):
     run_command(arguments(), machines.engines())
-    (folder / "predictions/ridge/Brats18_TOY_F_1.nii.gz").unlink()
-    (folder / "scores/ridge.json").unlink()
+    (folder / "predictions/ridge/seed0/Brats18_TOY_F_1.nii.gz").unlink()
+    (folder / "scores/ridge/seed0.json").unlink()
     machines.log.clear()
     run_command(arguments(), machines.engines())
     assert machines.log.count("predict") == 1
 
 
 def test_a_missing_prediction_is_an_error_with_its_name(arguments, machines, folder, monkeypatch):
-    monkeypatch.setattr(Experiment, "missing_predictions", lambda self: [])
+    monkeypatch.setattr(Experiment, "missing_predictions", lambda self: {})
     with pytest.raises(InputError, match="arm full has no prediction for Brats18_TOY_F_1"):
         run_command(arguments(), machines.engines())
     assert not (folder / "summary.json").exists()
@@ -206,7 +209,7 @@ def test_a_test_case_whose_voxels_changed_is_not_scored_from_old_files(
 
 def test_a_segmenter_that_was_trained_anew_is_not_mixed_with_the_old(arguments, machines, tmp_path):
     run_command(arguments("--arms", "full"), machines.engines())
-    (model,) = (tmp_path / "work" / "segmenters").glob("*/model")
+    (model,) = (tmp_path / "work" / "segmenters").glob("*/model-*")
     (model / "model.json").write_text("{}")
     with pytest.raises(InputError, match="was trained anew since"):
         run_command(arguments("--arms", "copy"), machines.engines())
@@ -283,6 +286,6 @@ def test_a_failing_program_stops_with_its_command(arguments, machines):
         raise StageFailedError("`synth3d complete` ended with exit code 2", 2)
 
     engines = machines.engines()
-    engines = type(engines)(fails, engines.train_segmenter, engines.load_segmenter)
+    engines = replace(engines, synth3d=fails)
     with pytest.raises(StageFailedError, match="ended with exit code 2"):
         run_command(arguments(), engines)

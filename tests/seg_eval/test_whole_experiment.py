@@ -1,10 +1,11 @@
 import csv
+import html
 import json
 
 from seg_eval.cli import build_parser
 from seg_eval.start import report_command, run_command
 
-ARMS = ("full", "zero", "copy", "ridge", "boosted", "agi", "plumbing")
+ARMS = ("full", "zero", "copy", "template", "ridge", "boosted", "agi", "plumbing")
 
 
 def test_a_whole_experiment_leaves_its_tables_and_pictures(toy_arguments, machines, folder, capsys):
@@ -20,13 +21,18 @@ def test_a_whole_experiment_leaves_its_tables_and_pictures(toy_arguments, machin
     assert whole["plumbing"] == whole["full"]
     assert summary["plumbing"]["passed"]
     assert summary["regions"]["WT"]["arms"]["ridge"]["recovery"]["value"] > 0.8
-    assert set(summary["images"]) == {"copy", "ridge", "boosted", "agi", "plumbing"}
+    assert set(summary["images"]) == {"copy", "template", "ridge", "boosted", "agi", "plumbing"}
     assert summary["images"]["ridge"]["psnr_brain"] > summary["images"]["copy"]["psnr_brain"]
     printed = capsys.readouterr().out
     assert str(folder / "dice.png") in printed
     assert "| ridge" in printed
     assert "copies t2w (mean |r| with t2f:" in printed
-    assert (folder / "slices.png").stat().st_size > 10_000
+    for picture in ("slices.png", "scatter.png"):
+        assert (folder / picture).stat().st_size > 10_000
+    page = (folder / "report.html").read_text()
+    assert summary["headline"]["sentence"] in html.unescape(page)
+    assert all(shown["case"] in page for shown in summary["cases"])
+    assert {shown["role"] for shown in summary["cases"]} == {"worst", "median", "best"}
     assert not list(folder.rglob(".partial*"))
     assert report_command(build_parser().parse_args(["report", "--experiment", str(folder)])) == 0
     assert capsys.readouterr().out in printed
