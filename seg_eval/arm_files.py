@@ -7,7 +7,7 @@ zero, and a channel that breaks this spoils all.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from seg_eval.baselines import (
 )
 from seg_eval.cohort import Cohort
 from seg_eval.completed import Completed, brain_without
-from seg_eval.synthesisers import Program, SynthesisRun, completion
+from seg_eval.synthesisers import Program, SynthesisRun, completed_file, completion
 from synth3d.cases import MODALITIES, Case, Modality
 from synth3d.files import InputError, progress, read_json, write_json
 from synth3d.volumes import read, write_like
@@ -58,7 +58,7 @@ class ArmBuilder:
         """Where a missing channel of ``case`` is for ``arm``."""
         if arm.kind == "full":
             return case.images[modality]
-        return self.folder / arm.content / case.name / case.file_name(modality)
+        return completed_file(self.folder / arm.content, case, self.missing, modality)
 
     def receipt(self, arm: Arm) -> Path:
         """The file that says the arm is finished."""
@@ -66,7 +66,7 @@ class ArmBuilder:
 
     def is_finished(self, arm: Arm) -> bool:
         """Whether every test case has its files."""
-        return not arm.has_files or self.receipt(arm).is_file()
+        return not arm.has_files or (self.receipt(arm).is_file() and not any(self._gaps(arm)))
 
     def build(self, arm: Arm) -> None:
         """Make what ``arm`` lacks.
@@ -99,11 +99,19 @@ class ArmBuilder:
         }
         write_json(self.receipt(arm), record)
 
-    def _refuse_gaps(self, arm: Arm) -> None:
+    def _gaps(self, arm: Arm) -> Iterator[tuple[Modality, str]]:
+        """Missing sequences and names of test cases for which there is no file."""
         for modality in self.missing:
-            paths = {case.name: self.path(arm, case, modality) for case in self.cohort.test}
-            if lacking := [name for name, path in paths.items() if not path.is_file()]:
-                raise InputError(f"arm {arm.name} has no {modality} for {', '.join(lacking)}")
+            for case in self.cohort.test:
+                if not self.path(arm, case, modality).is_file():
+                    yield modality, case.name
+
+    def _refuse_gaps(self, arm: Arm) -> None:
+        lacking: dict[Modality, list[str]] = {}
+        for modality, case in self._gaps(arm):
+            lacking.setdefault(modality, []).append(case)
+        for modality, cases in lacking.items():
+            raise InputError(f"arm {arm.name} has no {modality} for {', '.join(cases)}")
 
     def note(self, arm: Arm) -> str:
         """What is worth knowing about how a finished arm was made; may be empty."""
@@ -176,4 +184,6 @@ class ArmBuilder:
         else:
             volume = regress(model, channels, self.sources, modality, sample.prior)
         mark = f"SYNTHETIC {modality}: {arm.name} by seg_eval"
-        write_like(case.images[like], volume, self.path(arm, case, modality), description=mark)
+        path = self.path(arm, case, modality)
+        # In the target's units: the integers of another sequence could round or clip them.
+        write_like(case.images[like], volume, path, description=mark, dtype=np.float32)

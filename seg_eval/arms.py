@@ -87,15 +87,15 @@ def parse_kinds(words: Iterable[str]) -> tuple[str, ...]:
 def name_arms(kinds: Sequence[str], sources: Sequence[SynthesisRun | Completed]) -> list[Arm]:
     """The arms of an experiment, in a fixed order: one for each source instead of ``synthetic``.
 
-    ``full`` and ``zero`` are always there, since nothing can be said without them.
+    ``full`` and ``zero`` are always there, since nothing can be said without them; with
+    ``retrained`` the synthetic arms are, and without any source it is left out.
 
     Raises:
-        InputError: Two sources of one name, a source named as another arm, or ``retrained``
-            without anything to retrain on.
+        InputError: Two sources of one name, or a source named as another arm.
     """
     wanted = {*kinds, *FIXED}
     arms = [Arm(kind, kind) for kind in (*FIXED, *RIVALS) if kind in wanted]
-    if SYNTHETIC in wanted:
+    if wanted & {SYNTHETIC, "retrained"}:  # what it learned from and is fed is an arm too
         arms += [Arm(source.name, SYNTHETIC, source) for source in sources]
     arms += [Arm(PLUMBING, PLUMBING)] if PLUMBING in wanted else []
     for kind in RETRAINED_KINDS:
@@ -103,7 +103,7 @@ def name_arms(kinds: Sequence[str], sources: Sequence[SynthesisRun | Completed])
             continue
         if kind != "retrained":
             arms.append(Arm(kind, kind))
-        elif SYNTHETIC in wanted and sources:
+        elif sources:
             arms.append(Arm(kind, kind, sources[0], sources[0].name))
     names = [arm.name for arm in arms]
     taken = {name for name in names if names.count(name) > 1}

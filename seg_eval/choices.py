@@ -14,6 +14,9 @@ from synth3d.splits import parse_splits
 
 Source = SynthesisRun | Completed
 
+SEEDS = 2**32
+"""NumPy's generators, which nnU-Net and scikit-learn draw from, know no more seeds."""
+
 
 def parse_missing(text: str) -> list[tuple[Modality, ...]]:
     """What ``--missing`` asks for: one set of sequences per experiment.
@@ -40,15 +43,17 @@ def parse_seeds(text: str | None, seed: int) -> tuple[int, ...]:
     """Seeds of the segmenters from ``--seeds 0,1,2``; without it the one ``seed``.
 
     Raises:
-        InputError: Not whole numbers from 0 up, or one of them twice.
+        InputError: Not whole numbers from 0 up that fit into 32 bits, or one of them twice.
     """
+    if not 0 <= seed < SEEDS:
+        raise InputError(f"--seed must be a whole number from 0 to {SEEDS - 1}, got {seed}")
     if text is None:
         return (seed,)
     try:
         seeds = tuple(int(word) for word in text.split(",") if word.strip())
     except ValueError:
         seeds = ()
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+    if not seeds or min(seeds) < 0 or max(seeds) >= SEEDS or len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds wants different whole numbers as in 0,1,2, got {text!r}")
     return seeds
 

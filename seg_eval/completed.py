@@ -114,10 +114,12 @@ def parse_completed(text: str) -> Completed:
         InputError: No such folder, or an empty name.
     """
     name, equals, rest = text.partition("=")
-    folder = Path(rest if equals and not Path(text).is_dir() else text)
-    chosen = name.strip() if folder == Path(rest) and equals else folder.resolve().name
-    if not folder.is_dir():
-        raise InputError(f"--completed {text}: no folder {folder}")
-    if not chosen or chosen.startswith(".") or "/" in chosen:
+    named = bool(equals) and not Path(text).is_dir()
+    given = rest if named else text
+    folder = Path(given)
+    chosen = name.strip() if named else folder.resolve().name
+    if not given or not folder.is_dir():  # the path of an empty word would be where we are
+        raise InputError(f"--completed {text}: no folder {given}".rstrip())
+    if not chosen or chosen.startswith(".") or "/" in chosen or not chosen.isprintable():
         raise InputError(f"--completed {text}: the arm needs a plain name, as in NAME=FOLDER")
     return Completed(chosen, folder.resolve())

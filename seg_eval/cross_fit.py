@@ -6,15 +6,16 @@ training patients are cut into folds, the run's own training is repeated without
 each fold is completed by the network that has not seen it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from seg_eval.arms import Arm
 from seg_eval.cohort import Cohort
 from seg_eval.completed import Completed
-from seg_eval.synthesisers import Program, SynthesisRun, completion
-from synth3d.cases import Case, Modality
-from synth3d.files import InputError, progress, write_json
+from seg_eval.synthesisers import Program, SynthesisRun, completed_file, completion
+from synth3d.cases import Case, Modality, find_cases, patient_of
+from synth3d.files import InputError, progress, read_json
+from synth3d.splits import Splits, write_splits
 
 
 def folds_of(cases: tuple[Case, ...], folds: int) -> tuple[tuple[Case, ...], ...]:
@@ -37,6 +38,45 @@ def folds_of(cases: tuple[Case, ...], folds: int) -> tuple[tuple[Case, ...], ...
     for group in sorted(patients.values(), key=len, reverse=True):
         min(parts, key=len).extend(group)
     return tuple(tuple(sorted(part, key=lambda case: case.name)) for part in parts)
+
+
+def check_out_of_fold(
+    arm: Arm, cohort: Cohort, missing: Sequence[Modality], folds: int
+) -> tuple[Splits, ...]:
+    """Make sure, before anything is trained, that :func:`out_of_fold` can be done.
+
+    Returns:
+        Of a run, the split of each fold's training; its test cases are those held out.
+
+    Raises:
+        InputError: Another tool's folder lacks training cases, or there are too few patients.
+    """
+    if isinstance(arm.source, Completed):
+        _require_training(arm.source, cohort, missing)
+        return ()
+    if arm.source is None:
+        raise ValueError(f"arm {arm.name} has no synthesiser to learn from")
+    there = {case.name for case in find_cases(cohort.folder)}
+    watched = [name for name in arm.source.splits.val if name in there]
+    return tuple(_fold_split(part, cohort, watched) for part in folds_of(cohort.train, folds))
+
+
+def _fold_split(held_out: Sequence[Case], cohort: Cohort, watched: Sequence[str]) -> Splits:
+    """Train without the patients held out, validate on the run's own cases where possible."""
+    away = {case.patient for case in (*held_out, *cohort.test)}
+    left = [case for case in cohort.train if case.patient not in away]
+    val = [name for name in watched if patient_of(name) not in away]
+    apart = {patient_of(name) for name in val}
+    if left and (not val or all(case.patient in apart for case in left)):
+        apart = {left[-1].patient}
+        val = [case.name for case in left if case.patient in apart]
+    train = [case.name for case in left if case.patient not in apart]
+    if not train:
+        raise InputError(
+            "the arm retrained needs at least one patient to train and one to validate on beside "
+            f"those held out ({', '.join(case.name for case in held_out)}); there are too few"
+        )
+    return Splits(tuple(train), tuple(val), tuple(case.name for case in held_out))
 
 
 def out_of_fold(
@@ -66,58 +106,61 @@ def out_of_fold(
         InputError: Another tool's folder lacks training cases, or there are too few patients.
         StageFailedError: The program failed.
     """
+    splits = check_out_of_fold(arm, cohort, missing, folds)
     if isinstance(arm.source, Completed):
         return _take_over(arm.source, cohort, missing, folder / "completed")
-    run = arm.source
-    if run is None:
-        raise ValueError(f"arm {arm.name} has no synthesiser to learn from")
+    assert arm.source is not None  # the check has seen to it
+    cases = {case.name: case for case in cohort.train}
     files: dict[str, dict[Modality, Path]] = {}
-    for number, part in enumerate(folds_of(cohort.train, folds), start=1):
+    for number, split in enumerate(splits, start=1):
         out = folder / f"completed-{number}"
-        held_out = {case.name: _places(out, case, missing) for case in part}
+        held_out = {name: _places(out, cases[name], missing) for name in split.test}
         if not all(path.is_file() for paths in held_out.values() for path in paths.values()):
-            fold_run = _train_fold(run, part, cohort, missing, folder, number, synth3d, threads)
-            names = [case.name for case in part]
-            synth3d(completion(fold_run, cohort.folder, out, missing, names, threads))
+            fold_run = _train_fold(arm.source, split, cohort, folder, number, synth3d, threads)
+            synth3d(completion(fold_run, cohort.folder, out, missing, split.test, threads))
         files |= held_out
     return files
 
 
 def _places(out: Path, case: Case, missing: tuple[Modality, ...]) -> dict[Modality, Path]:
-    return {name: out / case.name / case.file_name(name) for name in missing}
+    return {name: completed_file(out, case, missing, name) for name in missing}
 
 
 def _train_fold(
     run: SynthesisRun,
-    held_out: tuple[Case, ...],
+    split: Splits,
     cohort: Cohort,
-    missing: tuple[Modality, ...],
     folder: Path,
     number: int,
     synth3d: Program,
     threads: int,
 ) -> Path:
     """The run's training again, with its own settings, without the held-out cases."""
-    away = {case.name for case in (*held_out, *cohort.test)}
-    train = [case.name for case in cohort.train if case.name not in away]
-    known = {case.name for case in cohort.train}
-    split = {
-        "train": train,
-        "val": [name for name in run.splits.val if name not in known | away],
-        "test": [case.name for case in held_out],
-    }
+    name = f"fold-{number}"
+    begun = folder / "runs" / name / "config.json"
+    if begun.is_file():  # a killed training goes on with the threads that it had
+        threads = read_json(begun).get("train", {}).get("threads", threads)
     path = folder / f"splits-{number}.json"
-    write_json(path, split)
+    write_splits(path, split)
     command = ["train", "--recipe", str(run.folder / "config.json"), "--data", str(cohort.folder)]
-    command += ["--splits", str(path), "--work", str(folder), "--name", f"fold-{number}"]
+    command += ["--splits", str(path), "--work", str(folder), "--name", name]
     synth3d([*command, "--threads", str(threads)])
-    return folder / "runs" / f"fold-{number}"
+    return folder / "runs" / name
 
 
 def _take_over(
     source: Completed, cohort: Cohort, missing: tuple[Modality, ...], out: Path
 ) -> Mapping[str, Mapping[Modality, Path]]:
     """Another tool's files of the training cases, fit for a segmenter."""
+    files = {case.name: _places(out, case, missing) for case in cohort.train}
+    for case in progress(cohort.train, desc="taking over training cases", unit="case"):
+        for name, path in files[case.name].items():
+            if not path.is_file():
+                source.write(case, name, missing, path)
+    return files
+
+
+def _require_training(source: Completed, cohort: Cohort, missing: Sequence[Modality]) -> None:
     absent = [
         f"{case.name} {name}"
         for case in cohort.train
@@ -129,9 +172,3 @@ def _take_over(
             f"the arm retrained learns from synthetic training cases, and {source.folder} lacks "
             f"{', '.join(absent)}; put their out-of-fold files there, or leave the arm out"
         )
-    files = {case.name: _places(out, case, missing) for case in cohort.train}
-    for case in progress(cohort.train, desc="taking over training cases", unit="case"):
-        for name, path in files[case.name].items():
-            if not path.is_file():
-                source.write(case, name, missing, path)
-    return files

@@ -62,6 +62,9 @@ class Engines:
     open_segmenter: Callable[[Path, int], Segmenter]
 
 
+CASE_FILES = "case_files.json"
+"""Marks of all files of the cases, beside the experiment's ``config.json``."""
+
 Key = tuple[str, int]
 """Kind of segmenter and seed."""
 
@@ -102,12 +105,12 @@ class Experiment:
             StageFailedError: A program that was called failed.
         """
         plan = self.plan
-        self._pin_test_files()
+        self._pin_case_files()
         for arm in plan.arms:
             if not self.builder.is_finished(arm):
                 with self._timed(f"arm {arm.name}"):
                     self.builder.build(arm)
-        models = {key: self._model(*key) for key in self._keys()}
+        models = {key: self._model(*key) for key in self.segmenters()}
         self._pin(models)
         for key, todo in self.missing_predictions().items():
             with self._timed("predictions"):
@@ -120,12 +123,14 @@ class Experiment:
             if self._has_image_scores(arm) and not self.image_file(arm).is_file():
                 with self._timed(f"image scores {arm.name}"):
                     self._score_images(arm)
-        tables = [read_json(self.score_file(arm, seed)) for arm in plan.arms for seed in plan.seeds]
-        rows = [Score(**row) for table in tables for row in table]
+        rows = [
+            row for arm in plan.arms for seed in plan.seeds for row in self._read_scores(arm, seed)
+        ]
         shown = [arm for arm in plan.arms if self._has_image_scores(arm)]
         return rows, [row for arm in shown for row in read_json(self.image_file(arm))]
 
-    def _keys(self) -> list[Key]:
+    def segmenters(self) -> list[Key]:
+        """Kind and seed of each segmenter that looks at an arm."""
         kinds = dict.fromkeys(arm.segmenter for arm in self.plan.arms)
         return [(kind, seed) for kind in kinds for seed in self.plan.seeds]
 
@@ -157,7 +162,14 @@ class Experiment:
         plan = self.plan
         arm = next(arm for arm in plan.arms if arm.segmenter == "retrained")
         origin = plan.describe()["arms"][arm.name]
-        folder = self.models / "out-of-fold" / digest(origin, plan.missing, plan.folds)[:12]
+        known = read_json(self.folder / CASE_FILES)
+        contents = [
+            known[str(case.images[name].absolute())][2]
+            for case in plan.cohort.train
+            for name in MODALITIES
+        ]
+        key = digest(origin, plan.missing, plan.folds, contents)[:12]
+        folder = self.models / "out-of-fold" / key
         program, threads = self._synth3d, plan.threads
         return out_of_fold(arm, plan.cohort, plan.missing, folder, program, threads, plan.folds)
 
@@ -169,9 +181,9 @@ class Experiment:
         for (kind, seed), model in models.items():
             receipt = model / "model.json"
             if kind == "frozen" and self.plan.foreign is not None:
-                mark: str | None = digest(
-                    {p.parent.name: sha256(p) for p in sorted(model.glob("fold_*/*.pth"))}
-                )
+                said = [model / "dataset.json", model / "plans.json"]
+                files = [*sorted(model.glob("fold_*/*.pth")), *filter(Path.is_file, said)]
+                mark: str | None = digest({str(p.relative_to(model)): sha256(p) for p in files})
             else:
                 mark = sha256(receipt) if receipt.is_file() else None
             now[f"{kind}-seed{seed}"] = {"model": str(model), "receipt": mark}
@@ -184,13 +196,13 @@ class Experiment:
         if before | now != before:
             write_json(pin, before | now)
 
-    def _pin_test_files(self) -> None:
-        """Remember the test cases' files, and refuse changed ones: finished arms saw the old."""
-        pin = self.folder / "test_files.json"
+    def _pin_case_files(self) -> None:
+        """Remember the cases' files, and refuse changed ones: finished arms saw the old."""
+        pin = self.folder / CASE_FILES
         before = read_json(pin) if pin.is_file() else {}
         paths = {
             path.absolute(): case.name
-            for case in self.plan.cohort.test
+            for case in (*self.plan.cohort.train, *self.plan.cohort.test)
             for path in (*(case.images[name] for name in MODALITIES), case.label)
             if path is not None
         }
@@ -226,20 +238,16 @@ class Experiment:
     def missing_predictions(self) -> dict[Key, list[tuple[Case, list[Arm]]]]:
         """Per segmenter and test case, the arms that it has not seen yet."""
         todo: dict[Key, list[tuple[Case, list[Arm]]]] = {}
-        for kind, seed in self._keys():
+        for kind, seed in self.segmenters():
             for case in self.plan.cohort.test:
                 arms = [
                     arm
                     for arm in self.plan.arms
-                    if arm.segmenter == kind and not self._is_predicted(arm, case, seed)
+                    if arm.segmenter == kind and not self.prediction(arm, case, seed).is_file()
                 ]
                 if arms:
                     todo.setdefault((kind, seed), []).append((case, arms))
         return todo
-
-    def _is_predicted(self, arm: Arm, case: Case, seed: int) -> bool:
-        done = self.score_file(arm, seed).is_file()
-        return done or self.prediction(arm, case, seed).is_file()
 
     def _predict(self, key: Key, model: Path, todo: list[tuple[Case, list[Arm]]]) -> None:
         kind, seed = key
@@ -257,7 +265,10 @@ class Experiment:
                     name: np.zeros_like(real[name]) if volume is None else volume
                     for name, volume in (real | self.builder.read(arm, case)).items()
                 }
-                labels = segmenter.predict(channels, first.spacing_mm)
+                try:
+                    labels = segmenter.predict(channels, first.spacing_mm)
+                except InputError as error:
+                    raise InputError(f"arm {arm.name}, case {case.name}: {error}") from error
                 labels = from_brats_2023(labels, self.plan.cohort.scheme)
                 assert case.label is not None  # the cohort's check has seen to it
                 mark = f"PREDICTION arm {arm.name} by seg_eval"
@@ -282,6 +293,15 @@ class Experiment:
             )
             rows += [asdict(score) for score in scores]
         write_json(self.score_file(arm, seed), rows)
+
+    def _read_scores(self, arm: Arm, seed: int) -> list[Score]:
+        path = self.score_file(arm, seed)
+        try:
+            return [Score(**row) for row in read_json(path)]
+        except TypeError as error:
+            raise InputError(
+                f"{path} is damaged or of another version of seg_eval; remove it and run again"
+            ) from error
 
     def _score_images(self, arm: Arm) -> None:
         """Scores of the arm's channels against the real ones."""

@@ -156,7 +156,17 @@ def read_model_folder(folder: Path, folds: Sequence[int | str] | None = None) ->
     Raises:
         InputError: As :func:`open_model_folder`, but for trust.
     """
-    folder = Path(folder)
+    try:
+        return _read(Path(folder), folds)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"dataset.json or plans.json in {folder} is damaged, or not nnU-Net v2's: {error!r}"
+        ) from error
+
+
+def _read(folder: Path, folds: Sequence[int | str] | None) -> ModelFolder:
     for name in ("dataset.json", "plans.json"):
         if not (folder / name).is_file():
             raise InputError(
@@ -310,5 +320,7 @@ def _table(labels: Mapping[str, Any], codes: LabelCodes) -> dict[int, int]:
     """What nnU-Net's prediction holds → BraTS 2023; without regions it is the head's number."""
     if codes.regions:
         return codes.to_brats_2023
-    heads = sorted({int(value) for name, value in labels.items() if name != "ignore"})
+    values = [value for name, value in labels.items() if name != "ignore"]
+    single = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    heads = sorted({int(item) for item in single})
     return {head: codes.to_brats_2023[label] for head, label in enumerate(heads)}

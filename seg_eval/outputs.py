@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from seg_eval.arms import PLUMBING, RETRAINED_KINDS, SYNTHETIC, Arm
+from seg_eval.completed import Completed
 from seg_eval.experiment import Experiment
+from seg_eval.model_folder import BEST, FINAL
 from seg_eval.page import write_page
 from seg_eval.page_volumes import ArmVolumes, CaseVolumes
 from seg_eval.pictures import Panel, draw_dice, draw_panel, draw_scatter, error_and_loss
@@ -18,7 +20,7 @@ from seg_eval.scores import Score, counted
 from seg_eval.summary import summarise
 from seg_eval.synthesisers import SynthesisRun
 from synth3d.cases import Case, Modality
-from synth3d.files import read_json, sha256, write_json, write_text
+from synth3d.files import InputError, read_json, sha256, write_json, write_text
 from synth3d.intensity import Scale
 from synth3d.volumes import read, read_label
 
@@ -46,9 +48,14 @@ def write_outputs(
         The summary, as in ``summary.json``.
 
     Raises:
-        InputError: The folder cannot be written.
+        InputError: The folder cannot be written, or no score counts.
     """
     plan, folder = experiment.plan, experiment.folder
+    if not counted(list(scores), plan.empty):
+        raise InputError(
+            "no test case has a tumour, so the rule --empty skip leaves nothing to judge; choose "
+            "--empty brats or other test cases"
+        )
     write_scores(folder / "results.csv", scores)
     write_image_scores(folder / "image_scores.csv", images)
     summary = summarise(
@@ -197,6 +204,11 @@ def _warnings(plan: Plan) -> list[str]:
             f"what {', '.join(unknown)} learned from is not known here; if test cases were among "
             "it, its figures are too good"
         )
+    if taught := [arm.of for arm in plan.arms if isinstance(arm.source, Completed) and arm.of]:
+        found.append(
+            f"retrained learned from the files of {taught[0]}; if these are of a network that "
+            "had seen the same training cases, it met better images in training than in the test"
+        )
     return found
 
 
@@ -211,8 +223,11 @@ def _hashes(experiment: Experiment) -> dict[str, str]:
     for arm in experiment.plan.arms:
         if isinstance(arm.source, SynthesisRun):
             found[f"synthesiser {arm.source.name}"] = arm.source.weights_sha256
-    for name, model in read_json(experiment.folder / "segmenters.json").items():
-        for path in sorted(Path(model["model"]).glob("fold_*/checkpoint_final.pth")):
+    models = read_json(experiment.folder / "segmenters.json")
+    for name in (f"{kind}-seed{seed}" for kind, seed in experiment.segmenters()):
+        folder = Path(models[name]["model"])
+        final, best = (folder.glob(f"fold_*/{file}") for file in (FINAL, BEST))
+        for path in sorted(final) or sorted(best):
             found[f"segmenter {name} {path.parent.name}"] = sha256(path)
     return found
 

@@ -72,7 +72,9 @@ class Plan:
             found["weights_sha256"] = arm.source.weights_sha256
         if isinstance(arm.source, Completed):
             found["completed"] = str(arm.source.folder)
-            found["files_sha256"] = arm.source.identity(self.cohort.test, self.missing)
+            learned = self.cohort.train if arm.segmenter == "retrained" else ()
+            cases = (*self.cohort.test, *learned)
+            found["files_sha256"] = arm.source.identity(cases, self.missing)
         return found
 
 

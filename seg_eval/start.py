@@ -13,6 +13,7 @@ from seg_eval.arms import RETRAINED_KINDS, SYNTHETIC, name_arms, parse_kinds
 from seg_eval.baselines import share_one_grid
 from seg_eval.choices import Source, choose_sources, parse_missing, parse_seeds
 from seg_eval.cohort import Cohort, load_cohort, refuse_leak
+from seg_eval.cross_fit import check_out_of_fold
 from seg_eval.experiment import Engines, Experiment, Segmenter
 from seg_eval.outputs import OUTPUTS, write_outputs
 from seg_eval.plan import Plan, choose_folder, remembered
@@ -123,6 +124,13 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
         raise InputError(f"--threads must be at least 1, got {args.threads}")
     if not 0 <= args.margin < 1:
         raise InputError(f"--margin is a Dice difference in [0, 1), got {args.margin}")
+    if args.name is not None and (Path(args.name).name != args.name or args.name[:1] in ".-"):
+        raise InputError(f"--name wants a plain folder name, got {args.name!r}")
+    if args.data is not None and args.work.resolve().is_relative_to(args.data.resolve()):
+        raise InputError(
+            f"--work {args.work} lies in the cohort folder {args.data}, where its files would be "
+            "taken for cases; choose a folder outside"
+        )
     if args.segmenter is not None:
         if len(values["seeds"]) > 1:
             raise InputError("--segmenter is one model; --seeds are for segmenters trained here")
@@ -145,10 +153,14 @@ def _plan(
     kinds = _sensible(args, cohort, missing)
     if args.segmenter is not None:
         _check_foreign(args, missing)
+    arms = tuple(name_arms(kinds, sources))
+    for arm in arms:
+        if arm.segmenter == "retrained":
+            check_out_of_fold(arm, cohort, missing, args.folds)
     return Plan(
         missing=missing,
         cohort=cohort,
-        arms=tuple(name_arms(kinds, sources)),
+        arms=arms,
         preset=args.preset,
         seeds=args.seeds,
         seed=args.seed,
@@ -183,6 +195,11 @@ def _check_foreign(args: argparse.Namespace, missing: tuple[Modality, ...]) -> N
         raise InputError(
             f"the segmenter {args.segmenter} takes {', '.join(found.channels)}; it does not miss "
             f"{', '.join(lacking)}"
+        )
+    if set(found.channels) <= set(missing):
+        raise InputError(
+            f"the segmenter {args.segmenter} takes {', '.join(found.channels)} alone; without "
+            f"{', '.join(missing)} it would have nothing to look at"
         )
     if strange := [name for name in found.channels if name not in MODALITIES]:
         raise InputError(

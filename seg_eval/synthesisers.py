@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import synth3d
-from synth3d.cases import Modality, parse_modality
+from synth3d.cases import Case, Modality, parse_modality
 from synth3d.files import InputError, read_json
+from synth3d.receipt import Layout
 from synth3d.splits import Splits
 
 Program = Callable[[Sequence[str]], None]
@@ -134,6 +135,15 @@ def finished_runs(work: Path, missing: Sequence[Modality], data: Path) -> list[S
         if same and run.can_make(missing):
             runs.append(run)
     return runs
+
+
+def completed_file(out: Path, case: Case, missing: Sequence[Modality], modality: Modality) -> Path:
+    """Where ``synth3d complete --out OUT`` writes ``modality``, one of ``missing``, of ``case``.
+
+    It names files as if what is missing were not there, whatever the real files are called.
+    """
+    visible = {name: path for name, path in case.images.items() if name not in missing}
+    return Layout(out, "brats").image(replace(case, images=visible), modality)
 
 
 def completion(

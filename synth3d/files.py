@@ -30,8 +30,8 @@ class InputError(ValueError):
 def run_guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """``command(args)`` for a command line; its exit code.
 
-    A mistake of the user, or a file system that refuses, is told in one sentence on standard
-    error: exit code 2. An interruption is 130.
+    A mistake of the user, a file system that refuses, or memory that gives out is told in one
+    sentence on standard error: exit code 2. An interruption is 130.
     """
     # Idle OpenMP threads that spin would slow whatever shares the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -40,6 +40,10 @@ def run_guarded(command: Callable[[argparse.Namespace], int], args: argparse.Nam
         return command(args)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        said = str(error) or "no more could be had"
+        print(f"error: this machine has too little free memory: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)

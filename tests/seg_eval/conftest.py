@@ -201,6 +201,14 @@ class FakeMachines:
 
 
 @pytest.fixture
+def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is tested elsewhere; here it would take most of the time."""
+    for name in ("draw_dice", "draw_panel", "draw_scatter"):
+        monkeypatch.setattr(f"seg_eval.outputs.{name}", lambda *given: given[-1].touch())
+    monkeypatch.setattr("seg_eval.outputs.write_page", lambda *given: None)
+
+
+@pytest.fixture
 def machines() -> FakeMachines:
     """Fakes for ``synth3d`` and nnU-Net."""
     return FakeMachines()

@@ -49,3 +49,8 @@ def test_two_arms_of_one_name_are_refused(tmp_path):
 
 def test_without_a_source_there_is_nothing_to_retrain_on():
     assert [arm.name for arm in name_arms(KINDS, [])][-2:] == ["specialist", "dropout"]
+
+
+def test_what_is_retrained_on_is_an_arm_too_so_that_its_channels_are_made(tmp_path):
+    arms = name_arms(parse_kinds(["retrained"]), [Completed("net", tmp_path)])
+    assert [arm.name for arm in arms] == ["full", "zero", "net", "retrained"]

@@ -35,6 +35,12 @@ def test_seeds():
             parse_seeds(text, 0)
 
 
+@pytest.mark.parametrize(("text", "seed"), [(None, -1), (None, 2**32), ("0,4294967296", 0)])
+def test_seeds_that_no_generator_takes_are_refused(text, seed):
+    with pytest.raises(InputError, match="--seed"):
+        parse_seeds(text, seed)
+
+
 def namespace(**values) -> argparse.Namespace:
     given = {"run": None, "completed": None, "splits": None, "dry_run": False, "recipe": None}
     return argparse.Namespace(**given | {"kinds": ("synthetic",), "missing": "all"} | values)

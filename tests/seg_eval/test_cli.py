@@ -161,3 +161,11 @@ def test_synth3d_is_run_as_a_program_and_its_refusal_is_passed_on(tmp_path):
     with pytest.raises(StageFailedError, match="exit code 2") as caught:
         run_synth3d(["train", "--data", str(tmp_path / "nowhere"), "--work", str(tmp_path)])
     assert caught.value.exit_code == 2
+
+
+def test_too_little_memory_is_one_sentence(monkeypatch, capsys):
+    def starved(args):
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr("seg_eval.start.run_command", starved)
+    assert "too little free memory: Unable to allocate" in refused(capsys, "run", "--missing", "t1")

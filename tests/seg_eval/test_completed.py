@@ -102,5 +102,9 @@ def test_the_flag_names_the_arm_or_the_folder_does(tmp_path):
     assert parse_completed(str(tmp_path / "a=b")) == Completed("a=b", tmp_path / "a=b")
     with pytest.raises(InputError, match="no folder"):
         parse_completed(f"x={tmp_path / 'nowhere'}")
-    with pytest.raises(InputError, match="needs a plain name"):
-        parse_completed(f"../x={tmp_path / 'cwdm'}")
+    for empty in ("", "x="):  # as of a shell variable that is not set
+        with pytest.raises(InputError, match="no folder"):
+            parse_completed(empty)
+    for name in ("../x", "", ".x", "a\nb"):
+        with pytest.raises(InputError, match="needs a plain name"):
+            parse_completed(f"{name}={tmp_path / 'cwdm'}")

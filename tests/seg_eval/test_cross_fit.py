@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from seg_eval.arms import Arm
 from seg_eval.cohort import load_cohort
 from seg_eval.completed import Completed
-from seg_eval.cross_fit import folds_of, out_of_fold
+from seg_eval.cross_fit import check_out_of_fold, folds_of, out_of_fold
 from seg_eval.synthesisers import read_run
 from synth3d.cases import Case, patient_of
 from synth3d.files import InputError
@@ -95,3 +96,66 @@ def test_the_files_of_another_tool_must_cover_the_training_cases(cohort, machine
     assert machines.log == []
     assert all(path["t2f"].is_file() for path in files.values())
     assert not any(path["t2f"].is_relative_to(tmp_path / "in") for path in files.values())
+
+
+def splits_of(machines) -> list[dict]:
+    commands = [command for command in machines.commands if command[0] == "train"]
+    return [json.loads(Path(c[c.index("--splits") + 1]).read_text()) for c in commands]
+
+
+def test_a_run_validated_on_training_cases_of_the_segmenter_has_folds_that_validate(
+    cohort, machines, write_run, toy_cohort, tmp_path
+):
+    names = [case.name for case in cohort.train]
+    split = {"train": names[:3], "val": names[3:], "test": []}
+    run = read_run(write_run(tmp_path / "agi", toy_cohort, split=split))
+    make(Arm("retrained", "retrained", run, "agi"), cohort, tmp_path / "oof", machines)
+    for made in splits_of(machines):
+        assert made["train"]
+        assert made["val"]
+        assert {*made["train"], *made["val"], *made["test"]} == {*names}
+        assert len(made["train"] + made["val"] + made["test"]) == len(names)
+
+
+def test_what_a_run_of_another_cohort_was_validated_on_is_not_asked_for(
+    cohort, machines, write_run, toy_cohort, tmp_path
+):
+    split = {"train": ["Elsewhere_1"], "val": ["Elsewhere_2"], "test": []}
+    run = read_run(write_run(tmp_path / "agi", toy_cohort, split=split))
+    make(Arm("retrained", "retrained", run, "agi"), cohort, tmp_path / "oof", machines)
+    assert not any("Elsewhere" in name for split in splits_of(machines) for name in split["val"])
+    assert all(split["val"] for split in splits_of(machines))
+
+
+def test_two_visits_of_a_patient_are_never_on_two_sides(cohort, write_run, tmp_path, toy_cohort):
+    """The run was validated on a second visit of a patient whom the segmenter learns from."""
+    twin = replace(cohort.train[0], name="Brats18_TOY_A_2")
+    both = replace(cohort, train=(*cohort.train, twin))
+    split = {"train": [case.name for case in cohort.train[1:]], "val": [twin.name], "test": []}
+    run = read_run(write_run(tmp_path / "agi", toy_cohort, split=split))
+    for made in check_out_of_fold(Arm("retrained", "retrained", run, "agi"), both, ("t2f",), 2):
+        sides = [{patient_of(name) for name in side} for side in (made.train, made.val, made.test)]
+        assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
+
+
+def test_with_nobody_left_to_validate_on_it_is_refused(cohort, write_run, toy_cohort, tmp_path):
+    run = read_run(
+        write_run(tmp_path / "agi", toy_cohort, split={"train": [], "val": [], "test": []})
+    )
+    pair = replace(cohort, train=cohort.train[:2])
+    with pytest.raises(InputError, match="at least one patient to train and one to validate on"):
+        check_out_of_fold(Arm("retrained", "retrained", run, "agi"), pair, ("t2f",), 2)
+
+
+def test_a_killed_fold_goes_on_with_the_threads_that_it_had(
+    cohort, machines, write_run, toy_cohort, tmp_path
+):
+    """`synth3d train` refuses another number, since the weights would not be the same."""
+    run = read_run(write_run(tmp_path / "agi", toy_cohort))
+    begun = tmp_path / "oof" / "runs" / "fold-2" / "config.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text('{"train": {"threads": 7}}')
+    with pytest.raises(FileExistsError):  # the toy training goes on with nothing
+        make(Arm("retrained", "retrained", run, "agi"), cohort, tmp_path / "oof", machines)
+    trained = [command[-1] for command in machines.commands if command[0] == "train"]
+    assert trained == ["1", "7"]

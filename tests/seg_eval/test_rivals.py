@@ -205,3 +205,16 @@ def test_seeds_are_not_for_a_segmenter_from_elsewhere(toy_arguments, machines, t
         run_command(toy_arguments(*flags), machines.engines())
     with pytest.raises(InputError, match="--segmenter: no folder"):
         run_command(toy_arguments("--segmenter", "nowhere"), machines.engines())
+
+
+@pytest.mark.parametrize("file", ["dataset.json", "plans.json", "fold_0/checkpoint_best.pth"])
+def test_whatever_changed_in_a_segmenter_from_elsewhere_is_noticed(
+    toy_arguments, machines, their_model, file
+):
+    """Its labels and plans decide what a prediction means as much as its weights do."""
+    args = toy_arguments("--arms", "full", "--segmenter", str(their_model), "--trust")
+    (their_model / file).write_text("{}")
+    run_command(args, machines.engines())
+    (their_model / file).write_text('{"labels": "others"}')
+    with pytest.raises(InputError, match="was trained anew since"):
+        run_command(args, machines.engines())
