@@ -1,5 +1,6 @@
 """Which tests an experiment makes: fixed by its arms, not by what came out."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,3 +91,19 @@ def compare_with_full(
                 "passed": found.passed,
             })  # fmt: skip
     return rows
+
+
+def hopeless(tests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning where no test can come out significant, however large the differences.
+
+    The smallest p of one-sided signed ranks over n patients is 2^-n, and Holm multiplies the
+    smallest of a family by the family's size.
+    """
+    sizes = Counter(row["family"] for row in tests)
+    smallest = [2.0 ** -row["n"] * sizes[row["family"]] for row in tests]
+    if min(smallest, default=0) < SIGNIFICANT:
+        return []
+    return [
+        f"no test can come out significant with so few patients: over {max(sizes.values())} tests "
+        "Holm's correction asks for more than signed ranks can give; read the intervals"
+    ]

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 from markupsafe import Markup
 
 from seg_eval import page_tables as tables
+from seg_eval.names import spoken
 from seg_eval.page_charts import Column, legend_mark, paired_dots, scatter
 from seg_eval.page_methods import bibtex, methods
 from seg_eval.page_slices import ERROR_COLOURS, LARGEST_ERROR
@@ -66,6 +67,7 @@ def write_page(
         "arms": arms,
         "groups": {g: t for g, t in tables.GROUPS.items() if g in {a["group"] for a in arms}},
         "dice": tables.dice_tables(summary),
+        "seeds": tables.seed_table(summary),
         "metrics": tables.metric_tables(summary),
         "images": tables.image_table(summary),
         "charts": dots,
@@ -108,13 +110,13 @@ def write_index(folder: Path, summaries: Mapping[str, tuple[str, Mapping[str, An
         if parts.scheme or parts.netloc or link.startswith("/"):
             raise ValueError(f"expected a relative link to the page of {name}, got {link!r}")
         rows.append({
-            "name": tables.spoken(tables.missing_names(summary) or [name]),
+            "name": spoken(tables.missing_names(summary) or [name]),
             "code": name,
             "link": quote(link, safe="/"),
             "headline": tables.headline(summary),
             "primary": tables.primary_arm(summary) or "",
             "regions": {t["name"]: t for t in tables.dice_tables(summary)},
-            "warnings": len(summary.get("warnings") or []),
+            "warnings": len(tables.warnings_first(summary)),
         })  # fmt: skip
     regions = list(dict.fromkeys(region for row in rows for region in row["regions"]))
     for row in rows:

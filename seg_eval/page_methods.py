@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seg_eval.page_tables import list_arms, missing_names, spoken
+from seg_eval.lesions import BRATS_GLIOMA
+from seg_eval.names import listed, spoken
+from seg_eval.page_tables import list_arms, missing_names
+from seg_eval.surface import EMPTY_HD95_MM, TOLERANCE_MM
 
 CITATIONS = {
     "isensee2021": """\
@@ -87,7 +90,8 @@ def _segmenter(summary: Mapping[str, Any]) -> str:
     release = f" (version {versions['nnunetv2']})" if versions.get("nnunetv2") else ""
     preset = f", preset {config['preset']}," if config.get("preset") else ""
     seeds = config.get("seeds") or ([config["seed"]] if "seed" in config else [])
-    times = f"{len(seeds)} times (seeds {_listed(seeds)})" if len(seeds) > 1 else "once"
+    named = listed([str(seed) for seed in seeds])
+    times = f"{len(seeds)} times (seeds {named})" if len(seeds) > 1 else "once"
     if test and config.get("segmenter"):
         return (
             f"{text} A given nnU-Net{release} model (Isensee et al. 2021; "
@@ -108,11 +112,11 @@ def _arms(summary: Mapping[str, Any]) -> str:
     contents = [arm["name"] for arm in arms if arm["segmenter"] == "frozen"]
     if not contents:
         return ""
-    text = f"Only the content of the missing channel differed between arms: {_listed(contents)}."
+    text = f"Only the content of the missing channel differed between arms: {listed(contents)}."
     own = [arm for arm in arms if arm["segmenter"] != "frozen"]
     if own:
         told = [f"{a['name']} ({SEGMENTER_OF.get(a['segmenter'], 'its own')})" for a in own]
-        text += f" Arms with a segmenter of their own were {_listed(told)}."
+        text += f" Arms with a segmenter of their own were {listed(told)}."
     return text
 
 
@@ -121,11 +125,32 @@ def _scores(summary: Mapping[str, Any]) -> str:
     if not regions:
         return ""
     text = (
-        f"We report Dice of {_listed(regions)} against the expert's labels and the recovered "
+        f"We report Dice of {listed(regions)} against the expert's labels and the recovered "
         "share (arm − zero) / (full − zero), a ratio of mean Dice over the same cases."
     )
+    text += _other_scores(summary)
     rule = summary.get("empty_rule")
     return f"{text} Regions that a case does not have: {rule}." if rule else text
+
+
+def _other_scores(summary: Mapping[str, Any]) -> str:
+    """Which scores stand beside Dice, with their limits, and the voxels they were taken at."""
+    rule = BRATS_GLIOMA
+    sentences = {
+        "hd95_mm": "HD95 (the larger of the two directed 95th percentiles of the distance between "
+        f"surface voxels; {EMPTY_HD95_MM:g} mm where one mask is empty)",
+        "nsd": f"normalised surface distance at a tolerance of {TOLERANCE_MM:g} mm",
+        "lesion_dice": "lesion-wise Dice and HD95 by the rule of BraTS 2023 for glioma (reference "
+        f"dilated by {rule.dilation_mm:g} mm, lesions up to {rule.smallest_mm3:g} mm³ left out)",
+    }
+    arms = [arm for region in _dict(summary, "regions").values()
+            for arm in (region.get("arms") or {}).values()]  # fmt: skip
+    told = [text for name, text in sentences.items()
+            if any(name in (arm.get("metrics") or {}) for arm in arms)]  # fmt: skip
+    sizes = list(dict.fromkeys(f"{size:g}" for size in summary.get("voxel_mm3") or []))
+    text = f" Beside it stand {listed(told)}." if told else ""
+    at = f" Masks were compared at the images' own voxels ({' to '.join(sizes)} mm³)."
+    return text + at * bool(sizes)
 
 
 def _statistics(summary: Mapping[str, Any]) -> str:
@@ -134,18 +159,22 @@ def _statistics(summary: Mapping[str, Any]) -> str:
     if bootstrap:
         unit = bootstrap.get("unit", "patient")
         seeds = _dict(summary, "config").get("seeds") or []
-        nested = ", trainings of the segmenter nested," if len(seeds) > 1 else ""
+        both = " and trainings of the segmenter" if len(seeds) > 1 else ""
         parts.append(
-            f"Intervals are 95 % intervals of a paired bootstrap over {unit}s{nested} with "
-            f"{bootstrap.get('resamples', '?')} resamples (seed {bootstrap.get('seed', '?')})."
+            f"Intervals are 95 % intervals of a paired bootstrap over {unit}s{both} with "
+            f"{bootstrap.get('resamples', '?')} resamples (seed {bootstrap.get('seed', '?')})"
+            + (f": {bootstrap['interval']}." if bootstrap.get("interval") else ".")
         )
     if summary.get("tests"):
-        parts.append("Arms were compared by Wilcoxon's signed-rank test with Holm's correction.")
+        parts.append(
+            "Arms were compared by Wilcoxon's signed-rank test of one value per patient, with "
+            "Holm's correction over the regions and comparisons of each synthetic arm."
+        )
     margins = {row.get("margin") for row in summary.get("noninferiority") or []} - {None}
     if margins:
         parts.append(
             "An arm was called non-inferior to the real sequence if the one-sided 95 % upper bound "
-            f"of its mean Dice loss was below {_listed(sorted(margins))}."
+            f"of its mean Dice loss was below {listed(list(map(str, sorted(margins))))}."
         )
     return " ".join(parts)
 
@@ -153,8 +182,3 @@ def _statistics(summary: Mapping[str, Any]) -> str:
 def _dict(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = value.get(key)
     return found if isinstance(found, Mapping) else {}
-
-
-def _listed(items: Any) -> str:
-    words = [str(item) for item in items]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

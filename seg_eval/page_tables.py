@@ -4,32 +4,20 @@ Numbers become text here and nowhere else; :mod:`jinja2` escapes it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
 
 from seg_eval.image_scores import IMAGE_SCORES
+from seg_eval.names import spoken
 from seg_eval.page_charts import interval_mark
 from seg_eval.pictures import short_name
 from seg_eval.scores import METRICS
-from seg_eval.verdict import COMMON_NAMES
+from seg_eval.tables import KINDS
 
 Summary = Mapping[str, Any]
 DASH = "–"
-GROUP_OF_KIND = {
-    "full": "reference",
-    "zero": "reference",
-    "copy": "naive",
-    "template": "naive",
-    "ridge": "voxel-wise",
-    "boosted": "voxel-wise",
-    "synthetic": "synthesis",
-    "plumbing": "check",
-    "specialist": "rival",
-    "dropout": "rival",
-    "retrained": "rival",
-}
 GROUPS = {
     "reference": "reference: all real, or left out",
     "naive": "naive fill",
@@ -80,19 +68,13 @@ def missing_names(summary: Summary) -> list[str]:
     return [missing] if isinstance(missing, str) else [str(name) for name in missing]
 
 
-def spoken(names: Sequence[str]) -> str:
-    """``FLAIR and T2`` for ``["t2f", "t2w"]``."""
-    common = [COMMON_NAMES.get(name, name) for name in names]
-    return " and ".join([", ".join(common[:-1]), common[-1]] if len(common) > 2 else common)
-
-
 def list_arms(summary: Summary) -> list[dict[str, str]]:
     """Arms in order, each with name, label, kind, group, segmenter, what and note."""
     notes = summary.get("notes") or {}
     arms = []
     for arm in summary.get("arms") or []:
         name, kind = str(arm["name"]), str(arm.get("kind") or "")
-        group = arm.get("group") or GROUP_OF_KIND.get(kind, "check")
+        group = arm.get("group") or KINDS.get(kind, ("check", ""))[0]
         arms.append({
             "name": name,
             "label": short_name(name),
@@ -208,7 +190,31 @@ def _metric_head(name: str) -> dict[str, str]:
 
 def _metric_cell(cell: Mapping[str, Any], name: str) -> dict[str, str]:
     found, form = _get(cell, "metrics", name) or {}, METRICS[name].format
-    return {"mean": number(found.get("mean"), form), "interval": interval(found, form)}
+    shown = {"mean": number(found.get("mean"), form), "interval": interval(found, form)}
+    has_outliers = METRICS[name].unit == "mm" and found.get("median") is not None
+    return shown | {"median": number(found["median"], form) if has_outliers else ""}
+
+
+def seed_table(summary: Summary) -> dict[str, Any] | None:
+    """Dice of each training of the segmenter by arm, and what it recovers; None for one seed."""
+    seeds = _get(summary, "bootstrap", "seeds") or []
+    regions = summary.get("regions") or {}
+    if len(seeds) < 2:
+        return None
+    rows = []
+    for arm in list_arms(summary):
+        cells = []
+        for content in regions.values():
+            cell = _get(content, "arms", arm["name"]) or {}
+            dice = _get(cell, "metrics", "dice", "per_seed") or []
+            shares = [DASH if v is None else f"{number(100 * v, '.0f')} %"
+                      for v in cell.get("recovery_per_seed") or []]  # fmt: skip
+            cells.append("  ".join(number(v) for v in dice) or DASH)
+            cells.append("" if arm["kind"] in ("full", "zero") else "  ".join(shares) or DASH)
+        rows.append([arm["label"], *cells])
+    heads = ["Arm", *(head for name in regions for head in (f"{name} Dice", f"{name} recovered"))]
+    caption = f"Each training of the segmenter alone (seeds {', '.join(map(str, seeds))})"
+    return {"caption": caption, "heads": heads, "rows": rows}
 
 
 def image_table(summary: Summary) -> dict[str, Any] | None:
@@ -248,7 +254,7 @@ def rows_of_noninferiority(summary: Summary) -> list[list[str]]:
     """Region, arm, mean loss, its upper bound, the margin, outcome."""
     return [
         [str(t.get("region", "")), str(t.get("arm", "")), number(t.get("mean_loss"), "+.3f"),
-         number(t.get("upper_bound"), "+.3f"), number(t.get("margin"), ".3f"),
+         number(t.get("upper_bound"), "+.4f"), number(t.get("margin"), ".4f"),
          "not inferior" if t.get("passed") else "not shown"]
         for t in summary.get("noninferiority") or []
     ]  # fmt: skip
@@ -268,11 +274,16 @@ def key_figures(summary: Summary) -> list[dict[str, str]]:
     if counts := [len(tests)] if tests else [r.get("cases") for r in regions.values()][:1]:
         seeds = len(_get(summary, "config", "seeds") or [])
         below = f"{seeds} trainings of the segmenter" if seeds > 1 else "one segmenter"
-        tiles.append({"value": str(counts[0]), "what": "test cases", "below": below})
+        patients = max((r.get("patients") or 0 for r in regions.values()), default=0)
+        if patients and patients != counts[0]:
+            below = f"of {patients} patient{'s'[: patients != 1]}; {below}"
+        what = "test case" + "s"[: counts[0] != 1]
+        tiles.append({"value": str(counts[0]), "what": what, "below": below})
     name, primary = spoken(missing_names(summary)) or "the sequence", primary_arm(summary)
     for region, content in regions.items():
         gap = content.get("gap") or {}
-        below = interval(gap) if content.get("gap_defined", True) else "no measurable loss"
+        defined = content.get("gap_defined", True)
+        below = interval(gap) if defined else f"{interval(gap)}: no measurable loss".lstrip(": ")
         recovered = _get(content, "arms", primary or "", "recovery")
         if recovered:
             share = f"{number(100 * recovered['value'], '.0f')} %"

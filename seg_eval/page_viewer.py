@@ -7,7 +7,8 @@ from typing import Any
 from markupsafe import Markup
 
 from seg_eval import page_tables as tables
-from seg_eval.page_slices import Limits, Plane, agreement, draw_planes
+from seg_eval.names import spoken
+from seg_eval.page_slices import Limits, Outlines, Plane, agreement, draw_planes
 from seg_eval.page_volumes import PLANES, CaseVolumes
 from seg_eval.pictures import short_name
 
@@ -46,14 +47,15 @@ class View:
 def fit_views(cases: Sequence[CaseVolumes], summary: Mapping[str, Any]) -> tuple[list[View], str]:
     """Slice views of all cases within the budget, and a note on what it cost."""
     ranked = sorted(cases, key=lambda c: ROLES.index(c.role) if c.role in ROLES else len(ROLES))
+    known: list[Outlines] = [{} for _ in ranked]
     shown = [(case, _shown(case, summary)) for case in ranked]
     views: list[View] = []
     if not shown:
         return views, ""
     for limits in LADDER:
         views, size = [], 0
-        for case, arms in shown:
-            view = View(case, arms, draw_planes(case, arms, limits))
+        for (case, arms), outlines in zip(shown, known, strict=True):
+            view = View(case, arms, draw_planes(case, arms, limits, outlines))
             size += view.size
             if size > BUDGET:
                 break
@@ -102,7 +104,7 @@ def describe_view(number: int, view: View, summary: Mapping[str, Any]) -> dict[s
         "patient": case.patient,
         "role": case.role,
         "why": _why(case, summary),
-        "sequence": tables.spoken([case.modality]),
+        "sequence": spoken([case.modality]),
         "note": case.orientation.note,
         "spacing": " × ".join(f"{mm:g}" for mm in reversed(case.spacing_mm)),
         "regions": regions,

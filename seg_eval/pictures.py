@@ -63,7 +63,8 @@ class Point:
     Attributes:
         case: Its name.
         arm: Whose.
-        error: Mean absolute error of the filled-in sequence inside the tumour, x.
+        error: Mean absolute error of the filled-in sequence inside the tumour, x; the mean over
+            sequences where several are missing.
         loss: Dice lost against the real sequence, mean over regions and seeds, y.
     """
 
@@ -76,14 +77,17 @@ class Point:
 def error_and_loss(
     scores: Sequence[Score], images: Sequence[Mapping[str, Any]], arms: Sequence[str]
 ) -> list[Point]:
-    """A point for each row of ``images`` of one of ``arms`` that has an error and a Dice."""
+    """A point for each case of each of ``arms`` that has an error and a Dice."""
     full = dice_by_case(scores, "full")
     own = {arm: dice_by_case(scores, arm) for arm in arms}
+    errors: dict[tuple[str, str], list[float]] = {}
+    for row in images:
+        if row.get("mae_tumour") is not None:
+            errors.setdefault((row["case"], row["arm"]), []).append(float(row["mae_tumour"]))
     return [
-        Point(case, arm, float(row["mae_tumour"]), full[case] - own[arm][case])
-        for row in images
-        for case, arm in [(row["case"], row["arm"])]
-        if row.get("mae_tumour") is not None and case in full and case in own.get(arm, ())
+        Point(case, arm, statistics.fmean(values), full[case] - own[arm][case])
+        for (case, arm), values in errors.items()
+        if case in full and case in own.get(arm, ())
     ]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from seg_eval.image_scores import IMAGE_SCORES
+from seg_eval.names import COMMON_NAMES, percent
 from seg_eval.scores import METRICS, Score
-from seg_eval.verdict import COMMON_NAMES, percent
 from synth3d.files import atomic_path
 
 __all__ = ["COMMON_NAMES", "render", "render_overview", "write_image_scores", "write_scores"]
@@ -20,9 +20,10 @@ SHOWN = ("hd95_mm", "nsd", "lesion_dice", "volume_error_ml")
 
 NOTE = """\
 Recovered = (arm - zero) / (full - zero), a ratio of mean Dice over the same cases and segmenter
-seeds, with a 95 % interval from a bootstrap that draws patients and seeds; it may leave 0-100 %.
+seeds, with a 95 % interval from a bootstrap over patients (and seeds); it may leave 0-100 %.
 `full` is the ceiling (all sequences real), `zero` the floor (the sequence blanked); `-` means
-that the floor loses nothing measurable, so there is nothing to recover."""
+that the floor loses nothing measurable, so there is nothing to recover. An `unbounded` end: in so
+many of the draws the floor loses nothing that the ratio has no limit there."""
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
@@ -49,7 +50,7 @@ def render(summary: Summary) -> str:
         f"# {summary['title']}",
         f"**{summary['headline']['sentence']}**",
         _setting(summary["config"]),
-        "\n".join(f"Warning: {text}." for text in summary["warnings"]),
+        "\n".join(_warnings(summary)),
         "## Dice",
         _table(*_dice_rows(arms, regions)),
         "\n".join(f"- {_gap_line(name, region, arms)}" for name, region in regions.items()),
@@ -65,6 +66,13 @@ def render(summary: Summary) -> str:
         "\n".join(_arm_line(arm, summary.get("notes", {})) for arm in arms),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _warnings(summary: Summary) -> list[str]:
+    """A failed check of the export path first: it may have spoilt every filled-in channel."""
+    plumbing = summary["plumbing"]
+    failed = [] if plumbing is None or plumbing["passed"] else [_plumbing_line(plumbing)]
+    return [f"Warning: {text.rstrip('.')}." for text in [*failed, *summary["warnings"]]]
 
 
 def render_overview(summaries: Sequence[Summary]) -> str:
@@ -101,7 +109,9 @@ def _overview_cells(summary: Summary, region: str) -> list[str]:
         return [best, _share(found["arms"][best]["recovery"])]
 
     others = strongest(("naive", "voxel-wise", "rival"))
-    return [region, _interval(found["gap"]), *strongest(("synthesis",)), *others]
+    primary = summary["headline"]["primary"]
+    synthesis = [primary, _share(found["arms"][primary]["recovery"])] if primary else ["none", "-"]
+    return [region, _interval(found["gap"]), *synthesis, *others]
 
 
 def _setting(config: Mapping[str, Any]) -> str:
@@ -160,7 +170,7 @@ def _gap_line(name: str, region: Mapping[str, Any], arms: Sequence[Mapping[str, 
 
 
 def _seeds(summary: Summary) -> list[str]:
-    """Dice of each training of the segmenter; nothing with one seed."""
+    """Dice, and what is recovered, of each training of the segmenter; nothing with one seed."""
     seeds, regions = summary["bootstrap"]["seeds"], summary["regions"]
     if len(seeds) < 2:
         return []
@@ -172,8 +182,15 @@ def _seeds(summary: Summary) -> list[str]:
         ]
         for arm in summary["arms"]
     ]
+    shares = []
+    for arm in summary["arms"]:
+        found = [r["arms"][arm["name"]]["recovery_per_seed"] for r in regions.values()]
+        cells = [" ".join(_cell(v and 100 * v, ".0f") for v in values) for values in found]
+        if arm["kind"] not in ("full", "zero"):
+            shares.append([arm["name"], *cells])
     title = f"## Dice of each segmenter seed ({', '.join(map(str, seeds))})"
-    return [title, _table(["arm", *regions], rows)]
+    recovered = _table(["recovered, %", *regions], shares)
+    return [title, _table(["arm", *regions], rows), *([recovered] if recovered else [])]
 
 
 def _other_scores(arms: Sequence[Mapping[str, str]], regions: Mapping[str, Any]) -> list[str]:
@@ -229,7 +246,7 @@ def _non_inferiority(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     regions = list(dict.fromkeys(row["region"] for row in rows))
     found = {
-        (r["arm"], r["region"]): f"{r['mean_loss']:+.3f} (< {r['upper_bound']:+.3f}) "
+        (r["arm"], r["region"]): f"{r['mean_loss']:+.3f} (< {r['upper_bound']:+.4f}) "
         + ("yes" if r["passed"] else "no")
         for r in rows
     }

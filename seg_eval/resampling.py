@@ -149,8 +149,9 @@ def standard_error(values: np.ndarray) -> tuple[float, float]:
 
     Mean squares of the two-way layout with both factors random and one value per cell (Searle,
     Casella, McCulloch 1992, §4.3): the variance of the mean is (MS_patients + MS_seeds -
-    MS_rest) / (n s). Where seeds differ no more than chance makes them, their part is left out.
-    Degrees of freedom after Satterthwaite 1946.
+    MS_rest) / (n s). Where seeds differ no more than chance makes them, their part is left out,
+    and patients count for at least what chance gives them. Degrees of freedom after
+    Satterthwaite 1946.
 
     Args:
         values: (patients, seeds), at least two patients.
@@ -168,4 +169,5 @@ def standard_error(values: np.ndarray) -> tuple[float, float]:
             parts = patients**2 / (count - 1) + trainings**2 / (seeds - 1)
             parts += chance**2 / ((count - 1) * (seeds - 1))
             return float(np.sqrt(square / cells)), square**2 / parts
+        patients = max(patients, chance)  # what is expected of it even if patients are all alike
     return float(np.sqrt(patients / cells)), count - 1.0

@@ -8,6 +8,7 @@ import numpy as np
 
 from seg_eval.lesions import lesion_scores
 from seg_eval.surface import (
+    HEADER_ROUNDING,
     TOLERANCE_MM,
     hausdorff_95,
     normalised_surface_distance,
@@ -222,3 +223,27 @@ def counted(scores: Sequence[Score], empty: str) -> list[Score]:
     if empty not in EMPTY_RULES:
         raise ValueError(f"expected one of {sorted(EMPTY_RULES)}, got {empty!r}")
     return [row for row in scores if empty == "brats" or row.reference_voxels]
+
+
+def voxel_volumes(scores: Sequence[Score]) -> list[float]:
+    """The smallest and the largest voxel that masks were compared at, in mm^3.
+
+    Empty where no row has a voxel in either mask, which is where a size can be read from.
+    """
+    found = [
+        1000 * (row.reference_ml + row.predicted_ml) / (row.reference_voxels + row.predicted_voxels)
+        for row in scores
+        if row.reference_voxels + row.predicted_voxels
+    ]
+    return [round(end(found), 4) for end in (min, max)] if found else []
+
+
+def warn_of_voxels(voxel_mm3: Sequence[float]) -> list[str]:
+    """Whether some side of the voxels is longer than the tolerance of the surface distance."""
+    if not voxel_mm3 or voxel_mm3[-1] <= TOLERANCE_MM**3 * (1 + 3 * HEADER_ROUNDING):
+        return []
+    return [
+        f"voxels of {voxel_mm3[-1]:g} mm³: a side is longer than the {TOLERANCE_MM:g} mm that NSD "
+        "tolerates, along which it counts only surfaces that coincide; do not hold it against NSD "
+        "at other voxel sizes"
+    ]

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from seg_eval.comparisons import compare_arms, compare_with_full
+from seg_eval.comparisons import compare_arms, compare_with_full, hopeless
+from seg_eval.names import spoken
 from seg_eval.recovery import SMALLEST_HD95_GAP_MM, Recovery, recovery
 from seg_eval.regions import REGIONS
 from seg_eval.resampling import CONFIDENCE, Estimate, PairedBootstrap
-from seg_eval.scores import EMPTY_RULES, METRICS, Score, counted
+from seg_eval.scores import EMPTY_RULES, METRICS, Score, counted, voxel_volumes, warn_of_voxels
 from seg_eval.significance import MARGIN, by_patient
 from seg_eval.tables import KINDS, ArmLike, ScoreTable, known_mean, tabulate
-from seg_eval.verdict import Facts, RegionFacts, Rival, compare_with_cheap, headline, spoken
+from seg_eval.verdict import Facts, RegionFacts, Rival, compare_with_cheap, headline
 from synth3d.bootstrap import FEW_CASES, RESAMPLES
 
 SCHEMA = 2
@@ -78,12 +79,12 @@ def summarise(
         "headline": headline(facts[0]),
         "arms": [_describe_arm(arm, missing) for arm in arms],
         "regions": regions,
-        "tests": compare_arms(tables, arms),
+        "tests": (tests := compare_arms(tables, arms)),
         "noninferiority": compare_with_full(tables, arms, draws, margin),
         "images": _mean_images(images, arms),
         "image_benefit": _image_benefit(used, images, arms, facts[0].defined or names),
         "plumbing": _check_plumbing(regions, arms),
-        "verdict": [compare_with_cheap(of_arm) for of_arm in facts],
+        "verdict": list(dict.fromkeys(compare_with_cheap(of_arm) for of_arm in facts)),
         "empty_rule": EMPTY_RULES[empty],
         "bootstrap": {
             "resamples": resamples,
@@ -92,9 +93,15 @@ def summarise(
             "seeds": list(table.seeds),
             "confidence": CONFIDENCE,
             "interval": "expanded percentile (Hesterberg 2015) with the acceleration of BCa; "
-            "patients and segmenter seeds both drawn with replacement",
+            f"{'patients and segmenter seeds both' if len(table.seeds) > 1 else 'patients'} drawn "
+            "with replacement",
         },
-        "warnings": _warnings(table, regions, arms, missing, empty),
+        "voxel_mm3": (voxels := voxel_volumes(used)),
+        "warnings": [
+            *_warnings(table, regions, arms, missing, empty),
+            *hopeless(tests),
+            *warn_of_voxels(voxels),
+        ],
     }
 
 
@@ -175,8 +182,8 @@ def _distribution(values: np.ndarray, draws: PairedBootstrap) -> dict[str, Any]:
         "mean": mean.value,
         "median": float(np.median(by_case)),
         "sd": float(by_case.std(ddof=1)) if len(by_case) > 1 else None,
-        "low": mean.low,
-        "high": mean.high,
+        "low": mean.low if math.isfinite(mean.low) else None,
+        "high": mean.high if math.isfinite(mean.high) else None,
         "n": len(by_case),
         "per_seed": per_seed,
     }
@@ -302,8 +309,11 @@ def _warnings(
 ) -> list[str]:
     found, patients = [], len(set(table.patients))
     if patients < FEW_CASES:
-        text = f"only {len(table.cases)} test cases of {patients} patients: with fewer than "
-        text += f"{FEW_CASES} patients the intervals are too narrow, take everything as a hint"
+        text = f"only {len(table.cases)} test case{'s'[: len(table.cases) != 1]} of {patients} "
+        text += f"patient{'s'[: patients != 1]}: with fewer than {FEW_CASES} patients the "
+        text += "intervals are too narrow, take everything as a hint"
+        if patients == 1:
+            text += "; one patient has no interval at all: brackets hold the seeds' spread at most"
         found.append(text)
     if len(table.seeds) == 1:
         found.append(
@@ -312,7 +322,8 @@ def _warnings(
         )
     for name, region in regions.items():
         if none := region["cases_without_region"]:
-            text = f"{name}: {len(none)} case(s) without this region: {', '.join(none)}"
+            text = f"{name}: {len(none)} case{'s'[: len(none) != 1]} without this region: "
+            text += ", ".join(none)
             if empty == "brats":
                 text += "; their Dice is 0 or 1, which makes its intervals too narrow"
             found.append(text)

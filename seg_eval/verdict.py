@@ -1,22 +1,20 @@
 """What the numbers mean, in plain sentences: derived from intervals alone, never from hope.
 
-"Better" is said only where the 95 % interval of a paired difference excludes 0; "as well" where it
-does not and the mean difference is not in synthesis' favour. With few patients everything is a
-hint.
+"Better" is said only where the 95 % interval of a paired difference excludes 0; a mean difference
+that may as well be chance is called "not surely" so, never "equal". With few patients everything
+is a hint.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from seg_eval.names import REGION_NAMES, channels, listed, percent, signed, spoken
+from seg_eval.recovery import SMALLEST_GAP
 from seg_eval.resampling import Estimate
 from synth3d.bootstrap import FEW_CASES
 
 LARGE_LOSS = 0.05
 """Mean Dice that is still lost and must be named, however much was won back elsewhere."""
-
-COMMON_NAMES = {"t1n": "T1", "t1c": "contrast-enhanced T1", "t2w": "T2", "t2f": "FLAIR", "pd": "PD"}
-REGION_NAMES = {"WT": "whole tumour", "TC": "tumour core", "ET": "enhancing tumour"}
 
 CHEAP = ("copy", "template", "ridge", "boosted")
 WITHOUT_SYNTHESIS = ("specialist", "dropout")
@@ -37,6 +35,11 @@ class RegionFacts:
     defined: bool
     recovery: Estimate | None = None
     loss: Estimate | None = None
+
+    @property
+    def loses_much(self) -> bool:
+        """Whether so much surely stays lost that it must be named."""
+        return self.loss is not None and self.loss.low > 0 and self.loss.value >= LARGE_LOSS
 
 
 @dataclass(frozen=True)
@@ -82,22 +85,33 @@ class Facts:
         """Regions with a measurable gap."""
         return [name for name, region in self.regions.items() if region.defined]
 
+    @property
+    def harmed(self) -> list[str]:
+        """Regions that a blank channel does not lose, but the synthetic arm surely does."""
+        return [
+            name for name, region in self.regions.items()
+            if not region.defined and name not in self.untold and region.loses_much
+        ]  # fmt: skip
 
-def spoken(names: Sequence[str]) -> str:
-    """``T1 and FLAIR`` for ``["t1n", "t2f"]``."""
-    return listed([COMMON_NAMES.get(name, name) for name in names])
+    @property
+    def zero(self) -> Rival:
+        """The blanked channel; there is one wherever a synthetic arm is judged."""
+        return next(rival for rival in self.rivals if rival.kind == "zero")
 
-
-def listed(words: Sequence[str]) -> str:
-    """``a, b and c``."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    @property
+    def untold(self) -> list[str]:
+        """Regions without a measurable gap whose mean or interval allows for one that matters."""
+        return [
+            name for name, r in self.regions.items()
+            if not r.defined and (r.gap.value >= SMALLEST_GAP or r.gap.high >= LARGE_LOSS)
+        ]  # fmt: skip
 
 
 def describe(kind: str, name: str, missing: Sequence[str]) -> tuple[str, bool]:
     """An arm in a sentence, and whether it takes a plural verb."""
     without = f"trained without {spoken(missing)}"
     words = {
-        "zero": ("leaving the channel blank", False),
+        "zero": (f"leaving the {channels(missing)} blank", False),
         "copy": ("a copy of the most similar sequence", False),
         "template": ("the mean training image", False),
         "ridge": ("ridge regression", False),
@@ -122,14 +136,19 @@ def headline(facts: Facts) -> dict[str, str | bool | None]:
     start = f"Without {spoken(facts.missing)}"
     few = f" ({facts.patients} patient{'s'[: facts.patients != 1]}: a hint, not a proof)" * hint
     fixed = {"primary": facts.arm, "hint": hint}
+    if not facts.defined and facts.untold:
+        text = f"{start}, it cannot be told whether anything is lost ({_gaps(facts)}), and so "
+        text += "neither what synthesis wins back: more cases are needed"
+        return _result(text + few, "unclear", "unclear", None) | fixed
     if not facts.defined:
         text = f"{start}, nothing measurable is lost ({_gaps(facts)}), so there is nothing for "
-        text += "synthesis to win back: leave the channel blank"
-        return _result(text + few, "nothing to win", "nothing to win", None) | fixed
+        text += f"synthesis to win back: leave the {channels(facts.missing)} blank"
+        worth = "unclear" if hint else "nothing to win"
+        return _result(text + few, worth, worth, None) | fixed
     if facts.arm is None:
         return _result(_nothing_tried(facts, start) + few, "unclear", "unclear", None) | fixed
     frozen, worth, better = judge(facts)
-    text = f"{start}, synthesis ({facts.arm}) {_won_back(facts)}{_beside(facts)}: "
+    text = f"{start}, synthesis ({facts.arm}) {_won_back(facts)}{_beside(facts, better)}: "
     text += "; ".join([_advice(facts, frozen, better), *_remarks(facts)])
     if hint:
         frozen = worth = "unclear"
@@ -138,25 +157,20 @@ def headline(facts: Facts) -> dict[str, str | bool | None]:
 
 def judge(facts: Facts) -> tuple[str, str, Rival | None]:
     """Worth with a frozen segmenter, worth altogether, and the arm to prefer, if any."""
-    zero = next(rival for rival in facts.rivals if rival.kind == "zero")
-    cheap = best(facts, CHEAP)
+    zero, cheap = facts.zero, best(facts, CHEAP)
     surely = [r for r in facts.rivals if r.ahead.high < 0]
     better = min(surely, key=lambda r: r.ahead.value) if surely else None
-    if zero.ahead.low <= 0:
-        frozen = "no"
-    elif cheap is None:
-        frozen = "unclear"
-    elif cheap.ahead.low > 0:
+    as_good = [rival for rival in (zero, cheap) if rival and rival.ahead.value <= 0]
+    if as_good:
+        better = better or min(as_good, key=lambda r: r.ahead.value)
+        frozen = "unclear" if better.kind == "synthetic" else "no"
+    elif cheap and min(zero.ahead.low, cheap.ahead.low) > 0 and not facts.harmed:
         frozen = "yes"
     else:
-        frozen = "unclear" if cheap.ahead.value > 0 else "no"
-    if better is None and frozen == "no":
-        as_good = [r for r in (zero, cheap) if r and r.ahead.value <= 0]
-        better = min(as_good, key=lambda r: r.ahead.value) if as_good else None
-    worth = frozen
-    if any(rival.kind in WITHOUT_SYNTHESIS for rival in surely):
-        # a segmenter retrained on synthetic images may still be the best of all
-        worth = "unclear" if better and better.kind == "retrained" else "no"
+        frozen = "unclear"
+    worth = "no" if any(rival.kind in WITHOUT_SYNTHESIS for rival in surely) else frozen
+    if worth == "no" and better and better.kind in ("retrained", "synthetic"):
+        worth = "unclear"  # synthesis of another kind is the best of all
     return frozen, worth, better
 
 
@@ -168,44 +182,44 @@ def best(facts: Facts, kinds: Sequence[str]) -> Rival | None:
 
 def compare_with_cheap(facts: Facts) -> str:
     """The longer sentence on one synthetic arm against the best cheap rival."""
-    against = best(facts, CHEAP) or best(facts, ("zero",))
-    if not facts.defined or facts.arm is None or against is None:
+    if facts.arm is None:
+        return "No synthesiser was among the arms."
+    cheap = best(facts, CHEAP)
+    against = cheap or best(facts, ("zero",))
+    left_out = f"leaving {spoken(facts.missing)} out"
+    if not facts.defined or against is None:
+        if facts.untold:
+            return f"Whether {left_out} costs any Dice cannot be told from these cases."
         return (
-            "Leaving the sequence out costs no measurable Dice in any region here, so there is "
-            "nothing for synthesis to win back."
+            f"Without {spoken(facts.missing)} no measurable Dice is lost in any region here, so "
+            "there is nothing for synthesis to win back."
         )
     name, lead = facts.arm, against.ahead
-    rival = "leaving it out" if against.kind == "zero" else f"the best cheap rival ({against.name})"
-    figures = f"mean Dice over {', '.join(facts.defined)} {facts.mean:.3f} against "
-    figures += f"{against.mean:.3f}, {signed(lead)} over {facts.patients} patients"
+    rival = f"the best cheap rival ({cheap.name})" if cheap else left_out
+    how, so = _outcome(lead)
+    if lead.low > 0 and cheap is None:
+        so = "no cheap rival was tried"
+    elif lead.low > 0 and facts.zero.ahead.low <= 0:
+        so = f"but it is not surely better than {left_out}"
+    elif lead.low > 0 and facts.harmed:
+        so = f"but it harms {', '.join(facts.harmed)}"
+    text = f"Synthesis {name} {how.format(rival=rival)}: mean Dice over "
+    text += f"{', '.join(facts.defined)} {facts.mean:.3f} against {against.mean:.3f}, "
+    text += f"{signed(lead)} over {facts.patients} patient{'s'[: facts.patients != 1]}"
     if facts.patients < FEW_CASES:
-        figures += " (few: a hint, not a proof)"
+        return f"{text} (few: a hint, not a proof)."
+    return f"{text}; {so}."
+
+
+def _outcome(lead: Estimate) -> tuple[str, str]:
+    """How a synthetic arm stands against its cheap rival, and what follows."""
     if lead.low > 0:
-        return f"Synthesis {name} beats {rival}: {figures}; it is worth its cost here."
+        return "beats {rival}", "with the frozen segmenter it is worth its cost here"
     if lead.value > 0:
-        return (
-            f"Synthesis {name} is ahead of {rival}, but not beyond doubt: {figures}; "
-            "more cases are needed to tell."
-        )
+        return "is ahead of {rival}, but not beyond doubt", "more cases are needed to tell"
     if lead.high >= 0:
-        return (
-            f"Synthesis {name} does not beat {rival}: {figures}; on this evidence the cheaper one "
-            "will do."
-        )
-    return f"Synthesis {name} loses to {rival}: {figures}; it is not worth its cost here."
-
-
-def signed(e: Estimate, times: float = 1) -> str:
-    """``+0.012 [+0.004, +0.020]``."""
-    low, high = sorted((times * e.low, times * e.high))
-    return f"{times * e.value:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-def percent(share: float | None) -> str:
-    """``88`` for 0.88; an end of an interval may be unbounded."""
-    if share is None or not math.isfinite(share):
-        return "unbounded"
-    return f"{100 * share:.0f}".replace("-0", "0") if abs(share) < 0.005 else f"{100 * share:.0f}"
+        return "does not beat {rival}", "on this evidence the cheaper one will do"
+    return "loses to {rival}", "it is not worth its cost here"
 
 
 def _result(text: str, worth: str, frozen: str, better: str | None) -> dict[str, str | bool | None]:
@@ -220,23 +234,24 @@ def _gaps(facts: Facts) -> str:
 
 def _nothing_tried(facts: Facts, start: str) -> str:
     lost = [
-        f"{facts.regions[name].gap.value:.3f} of the {REGION_NAMES.get(name, name)}'s Dice"
+        f"{facts.regions[name].gap.value:.3f} in {REGION_NAMES.get(name, name)}"
         for name in facts.defined
     ]
-    text = f"{start}, {listed(lost)} is lost, and no synthesiser was among the arms"
+    text = f"{start}, the loss of Dice is {listed(lost)}, and no synthesiser was among the arms"
     tried = best(facts, (*CHEAP, *WITHOUT_SYNTHESIS))  # without synthesis `ahead` is zero's lead
     if tried is None or tried.ahead.value >= 0:
-        return text + "; nothing that was tried did better than leaving the channel blank"
+        blank = describe("zero", "zero", facts.missing)[0]
+        return f"{text}; nothing that was tried did better than {blank}"
     words = describe(tried.kind, tried.name, facts.missing)[0]
     return f"{text}; of what was tried, {words} did best ({signed(tried.ahead, -1)} mean Dice)"
 
 
 def _won_back(facts: Facts) -> str:
-    zero = next(rival for rival in facts.rivals if rival.kind == "zero")
+    zero = facts.zero
     if zero.ahead.high < 0:
-        return f"does harm ({signed(zero.ahead)} mean Dice against a channel left blank)"
+        return f"does harm ({signed(zero.ahead)} mean Dice against blanking)"
     if zero.ahead.low <= 0:
-        return f"wins back nothing sure ({signed(zero.ahead)} mean Dice over a blank channel)"
+        return f"wins back nothing for sure ({signed(zero.ahead)} mean Dice over blanking)"
     shares = []
     for name in facts.defined:
         share = facts.regions[name].recovery
@@ -247,14 +262,19 @@ def _won_back(facts: Facts) -> str:
     return f"wins back {listed(shares)}"
 
 
-def _beside(facts: Facts) -> str:
-    """How the strongest cheap arm and the strongest of each other sort compare."""
+def _beside(facts: Facts, better: Rival | None) -> str:
+    """How the strongest cheap arm and the strongest of each other sort compare.
+
+    Whichever arm is advised (``better``) is among them.
+    """
     cheap, without = best(facts, CHEAP), best(facts, WITHOUT_SYNTHESIS)
     trained, other = best(facts, (*WITHOUT_SYNTHESIS, "retrained")), best(facts, ("synthetic",))
     if trained is without:
         trained = None  # the retrained one is named only where it is the strongest
     if other and other.ahead.high >= 0:
         other = None
+    if better and better.kind in CHEAP:
+        cheap = better
     rivals = [rival for rival in (cheap, without, trained, other) if rival]
     against = [r for r in rivals if r.ahead.value <= 0]
     behind = [r for r in rivals if r.ahead.value > 0]
@@ -262,7 +282,8 @@ def _beside(facts: Facts) -> str:
     if behind:
         text += f", {listed([_synthesis_ahead(facts, rival) for rival in behind])}"
     if against:
-        text += f", but {listed([_rival_ahead(facts, rival) for rival in against])}"
+        link = "while" if facts.zero.ahead.low <= 0 else "but"
+        text += f", {link} {listed([_rival_ahead(facts, rival) for rival in against])}"
     return text
 
 
@@ -274,7 +295,9 @@ def _synthesis_ahead(facts: Facts, rival: Rival) -> str:
 
 def _rival_ahead(facts: Facts, rival: Rival) -> str:
     words, plural = describe(rival.kind, rival.name, facts.missing)
-    how = "better" if rival.ahead.high < 0 else "as well"
+    how = "as well" if rival.ahead.value == 0 else "better"
+    if rival.ahead.high >= 0 and rival.ahead.value < 0:
+        how += ", if not surely"
     return f"{words} {'do' if plural else 'does'} {how} ({signed(rival.ahead, -1)} Dice)"
 
 
@@ -284,8 +307,10 @@ def _advice(facts: Facts, frozen: str, better: Rival | None) -> str:
     otherwise = {
         "yes": "synthesis is worth it",
         "no": f"{instead} will do",
-        "unclear": "more cases, or cheap rivals, are needed to tell",
+        "unclear": f"{'more cases' if best(facts, CHEAP) else 'cheap rivals'} are needed to tell",
     }[frozen]
+    if facts.harmed and frozen == "unclear":
+        otherwise = "what it wins in some regions it loses in others"
     if better is None:
         tried = best(facts, WITHOUT_SYNTHESIS) is not None
         caveat = "" if tried else ", if the segmenter cannot be trained anew (not tried)"
@@ -297,7 +322,9 @@ def _advice(facts: Facts, frozen: str, better: Rival | None) -> str:
     if better.kind == "synthetic":
         return f"use {better.name} instead"
     words = describe(better.kind, better.name, facts.missing)[0]
-    return "leave the channel blank" if better.kind == "zero" else f"{words} will do"
+    if better.kind == "zero":
+        return f"leave the {channels(facts.missing)} blank"
+    return f"use {words} instead" if better.ahead.high < 0 else f"{words} will do"
 
 
 def _remarks(facts: Facts) -> list[str]:
@@ -306,11 +333,16 @@ def _remarks(facts: Facts) -> list[str]:
     for name, region in facts.regions.items():
         loss, share = region.loss, region.recovery
         words = REGION_NAMES.get(name, name)
-        if loss and loss.low > 0 and loss.value >= LARGE_LOSS:
-            part = share is not None and share.value >= 0.5
-            how = "is won back only in part" if part else "stays lost"
-            figures = f"{loss.value:.3f} [{loss.low:.3f}, {loss.high:.3f}]"
+        figures = f"{loss.value:.3f} [{loss.low:.3f}, {loss.high:.3f}]" if loss else ""
+        if region.loses_much and share is not None:
+            part = share.value >= 0.5
+            how = "is won back only in part" if part else "mostly stays lost"
             lost.append(f"{words} {how} ({figures} Dice below the real image)")
+        elif name in facts.harmed:
+            how = "which blanking costs nothing measurable, is harmed by synthesis"
+            lost.append(f"{words}, {how} ({figures} Dice below the real image)")
+        elif name in facts.untold:
+            free.append(f"whether {words} loses anything cannot be told")
         elif not region.defined:
             free.append(f"{words} loses nothing measurable")
     return lost + free

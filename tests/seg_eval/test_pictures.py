@@ -68,6 +68,14 @@ def test_the_scatter_has_a_point_for_each_error_with_a_dice(tmp_path):
     assert min(size_of_png(tmp_path / "none.png")) > 300
 
 
+def test_several_missing_sequences_of_a_case_are_one_point():
+    rows = [score("a", "full", 0.9), score("a", "ridge", 0.7)]
+    images = [{"case": "a", "arm": "ridge", "modality": "t2f", "mae_tumour": 0.1},
+              {"case": "a", "arm": "ridge", "modality": "t1c", "mae_tumour": 0.4}]  # fmt: skip
+    (point,) = error_and_loss(rows, images, ["ridge"])
+    assert (point.case, point.error) == ("a", pytest.approx(0.25))
+
+
 @pytest.mark.parametrize("tumour", [True, False])
 def test_a_case_can_be_drawn_with_and_without_a_tumour(tmp_path, tumour):
     real = np.zeros((5, 12, 10), np.float32)

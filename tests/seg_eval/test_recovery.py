@@ -284,3 +284,16 @@ def test_refuses_scores_of_other_cases():
         recovery(FULL[:3], ZERO[:3], ARM[:3], FOUR)
     with pytest.raises(ValueError, match="denominator other than 0"):
         FOUR.mean(np.full(4, np.nan))
+
+
+@given(arrays(float, (2, 3), elements=st.sampled_from([0.0, 0.5, 1.0])))
+def test_any_few_values_have_an_interval_around_their_mean(values):
+    found = bootstrap(2, 3, resamples=100).mean(values)
+    assert 0 <= found.low <= found.high <= 1
+
+
+def test_patients_that_agree_while_their_seeds_do_not_still_have_an_interval():
+    values = np.array([[0.0, 1.0], [1.0, 0.0]])
+    found = bootstrap(2, 2).mean(values)
+    assert found.low < found.value < found.high
+    assert standard_error(values) == (pytest.approx(0.5), 1.0)

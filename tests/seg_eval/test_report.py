@@ -73,7 +73,7 @@ def test_all_parts_are_there():
         "75 % [74, 76]", "ceiling", "floor", "Plumbing check passed",
         "Warning: only 6 test cases of 6 patients",
         "WT: blanking it costs 0.600 [0.600, 0.600] Dice over 6 cases of 6 patients.",
-        "## Dice of each segmenter seed (0, 1)", "0.750 0.752",
+        "## Dice of each segmenter seed (0, 1)", "0.750 0.752", "recovered, %", "75 75",
         "HD95 mm (median)", "Lesion-wise Dice", "Volume error mL",
         "## Tests", "p (Holm)", "two-sided",
         "+0.150 (< +0.15", "Spearman", "fitted on 9 cases",
@@ -115,7 +115,10 @@ def test_a_given_segmenter_is_named():
 
 
 def test_a_broken_export_path_is_shouted():
-    assert "Plumbing check FAILED" in render(make_summary(plumbing=0.8))
+    lines = render(make_summary(plumbing=0.8)).splitlines()
+    first = next(line for line in lines if line.startswith("Warning"))
+    assert first.startswith("Warning: Plumbing check FAILED")
+    assert first.endswith("(allowed ±0.002).")
 
 
 def test_references_alone_render_too():
@@ -132,6 +135,7 @@ def test_an_unbounded_interval_is_called_so():
     summary = make_summary()
     summary["regions"]["WT"]["arms"]["agi"]["recovery"] |= {"high": None}
     assert "75 % [74, unbounded]" in render(summary)
+    assert "An `unbounded` end: in so\nmany of the draws" in render(summary)
 
 
 def test_the_overview_has_a_row_for_each_sequence():
@@ -145,11 +149,19 @@ def test_the_overview_has_a_row_for_each_sequence():
         "FLAIR", "WT", "0.600 [0.600, 0.600]", "agi", "75 % [74, 76]", "dropout",
         "83 % [83, 83]", "unclear",
     ]  # fmt: skip
-    assert cells[1] == ["T1", *["-"] * 6, "nothing to win"]
+    assert cells[1] == ["T1", *["-"] * 6, "unclear"]
     assert cells[2][0] == "T1+T2"
     assert cells[2][3:5] == ["none", "-"]
     for summary in (losing, free, pair):
         assert summary["headline"]["sentence"] in text
+
+
+def test_the_overview_shows_the_synthesis_that_its_verdict_is_about():
+    arms = [*ARMS, Arm("gan", "synthetic")]
+    summary = make_summary(arms=arms, gan=0.85)
+    assert summary["headline"]["primary"] == "agi"
+    row = [line for line in render_overview([summary]).splitlines() if line.startswith("| FLAIR")]
+    assert [cell.strip() for cell in row[0].split("|")][4:6] == ["agi", "75 % [74, 76]"]
 
 
 def test_the_overview_shows_the_region_that_loses_most():

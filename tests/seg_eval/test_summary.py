@@ -33,7 +33,7 @@ def make_score(case, arm, dice, region="WT", seed=0, patient=None, voxels=10):
         case, patient or f"p{case}", arm, seed, region, dice,
         hd95_mm=30 * (1 - dice), nsd=dice, lesion_dice=dice, lesion_hd95_mm=40 * (1 - dice),
         lesions=1, found_lesions=1, false_lesions=0, sensitivity=dice, precision=None,
-        reference_ml=10.0, predicted_ml=9.0, volume_error_ml=-1.0,
+        reference_ml=voxels / 1000, predicted_ml=0.009, volume_error_ml=0.009 - voxels / 1000,
         reference_voxels=voxels, predicted_voxels=9,
     )  # fmt: skip
 
@@ -127,7 +127,7 @@ def test_an_uncertain_lead_is_called_uncertain():
 
 
 def test_without_a_loss_there_is_nothing_to_win_back():
-    summary = summarise_means(zero=0.9)
+    summary = summarise_means(zero=0.9, cases=15)
     assert "nothing for synthesis to win back" in summary["verdict"][0]
     assert summary["headline"]["worth"] == "nothing to win"
     assert summary["regions"]["WT"]["arms"]["agi"]["recovery"] is None
@@ -147,7 +147,7 @@ def test_regions_without_a_gap_do_not_enter_the_comparison():
     summary = summarise([*make_scores(cases=15), *worse_there], [], ARMS, resamples=500)
     assert not summary["regions"]["TC"]["gap_defined"]
     assert "mean Dice over WT 0.750" in summary["verdict"][0]
-    assert "tumour core stays lost (0.700" in summary["headline"]["sentence"]
+    assert "is harmed by synthesis (0.700" in summary["headline"]["sentence"]
 
 
 def test_tests_are_corrected_over_regions_and_comparisons():
@@ -201,6 +201,59 @@ def test_few_patients_one_seed_and_a_weak_segmenter_are_warned_of():
     assert summarise_means(cases=15, seeds=3)["warnings"] == []
 
 
+def test_voxels_longer_than_the_tolerance_of_the_surface_distance_are_warned_of():
+    at_2_mm = [
+        dataclasses.replace(s, reference_ml=0.08, predicted_ml=0.072)
+        for s in make_scores(cases=15, seeds=2)
+    ]
+    summary = summarise(at_2_mm, [], ARMS, resamples=50)
+    assert summary["voxel_mm3"] == [8.0, 8.0]
+    (warning,) = summary["warnings"]
+    assert warning.startswith("voxels of 8 mm³: a side is longer than the 1 mm that NSD tolerates")
+    empty = [dataclasses.replace(s, reference_voxels=0, predicted_voxels=0) for s in at_2_mm]
+    assert summarise(empty, [], ARMS, resamples=50)["voxel_mm3"] == []
+
+
+def test_a_score_that_hardly_any_case_has_is_still_plain_json():
+    scores = [
+        dataclasses.replace(s, precision=0.5 if s.case == "c00" else None) for s in make_scores()
+    ]
+    summary = summarise(scores, [], ARMS, resamples=50)
+    found = summary["regions"]["WT"]["arms"]["full"]["metrics"]["precision"]
+    assert (found["mean"], found["high"], found["n"]) == (0.5, None, 1)
+    json.dumps(summary, allow_nan=False)
+
+
+def test_tests_that_cannot_succeed_are_warned_of():
+    (warning,) = [w for w in summarise_means(cases=5, seeds=3)["warnings"] if "significant" in w]
+    assert warning.startswith("no test can come out significant with so few patients: over 3 tests")
+    assert not [w for w in summarise_means(cases=6, seeds=3)["warnings"] if "significant" in w]
+    assert min(t["p_holm"] for t in summarise_means(cases=6, seeds=3)["tests"]) < 0.05
+
+
+def test_the_interval_is_of_what_was_drawn():
+    assert summarise_means()["bootstrap"]["interval"].endswith("; patients drawn with replacement")
+    both = "patients and segmenter seeds both drawn with replacement"
+    assert summarise_means(seeds=2)["bootstrap"]["interval"].endswith(both)
+
+
+def test_what_holds_for_every_synthesiser_is_said_once():
+    arms = [*ARMS, Arm("gan", "synthetic")]
+    scores = make_scores({**MEANS, "zero": 0.9, "gan": 0.7}, cases=15)
+    assert len(summarise(scores, [], arms, resamples=50)["verdict"]) == 1
+    scores = make_scores({**MEANS, "gan": 0.7}, cases=15)
+    assert len(summarise(scores, [], arms, resamples=50)["verdict"]) == 2
+
+
+def test_one_patient_has_no_interval_and_no_verdict():
+    summary = summarise_means(cases=1)
+    assert summary["warnings"][0].startswith("only 1 test case of 1 patient: with fewer")
+    assert "no interval at all" in summary["warnings"][0]
+    assert summary["headline"]["worth"] == "unclear"
+    assert "it cannot be told whether anything is lost" in summary["headline"]["sentence"]
+    assert "nothing measurable is lost" not in summary["headline"]["sentence"]
+
+
 def test_patients_are_counted_not_cases():
     scores = [dataclasses.replace(s, patient=s.case[-1:]) for s in make_scores(cases=20, seeds=3)]
     summary = summarise(scores, [], ARMS, resamples=100)
@@ -216,7 +269,7 @@ def test_regions_that_cases_lack_are_named_or_left_out():
     ]
     kept = summarise(scores, [], ARMS, resamples=50)
     assert kept["regions"]["WT"]["cases_without_region"] == ["c01"]
-    assert "WT: 1 case(s) without this region: c01; their Dice is 0 or 1" in kept["warnings"][0]
+    assert "WT: 1 case without this region: c01; their Dice is 0 or 1" in kept["warnings"][0]
     left_out = summarise(scores, [], ARMS, empty="skip", resamples=50)
     assert left_out["regions"]["WT"]["cases"] == 14
     assert left_out["warnings"][0].startswith("only 14 test cases")

@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from seg_eval.names import listed, percent, signed, spoken
 from seg_eval.resampling import Estimate
 from seg_eval.verdict import (
     Facts,
@@ -9,10 +10,6 @@ from seg_eval.verdict import (
     Rival,
     compare_with_cheap,
     headline,
-    listed,
-    percent,
-    signed,
-    spoken,
 )
 
 
@@ -56,7 +53,7 @@ def test_without_a_synthesiser_the_best_that_was_tried_is_named():
         )
     )  # fmt: skip
     assert found["sentence"] == (
-        "Without FLAIR, 0.300 of the whole tumour's Dice is lost, and no synthesiser was among "
+        "Without FLAIR, the loss of Dice is 0.300 in whole tumour, and no synthesiser was among "
         "the arms; of what was tried, boosted trees did best (+0.200 [+0.190, +0.210] mean Dice)."
     )
     assert (found["worth"], found["primary"]) == ("unclear", None)
@@ -72,42 +69,52 @@ def test_synthesis_that_harms():
                     (rival("zero", -0.1), rival("copy", -0.05)), 40)  # fmt: skip
     found = headline(harmful)
     assert found["sentence"] == (
-        "Without FLAIR, synthesis (agi) does harm (-0.100 [-0.110, -0.090] mean Dice against a "
-        "channel left blank), but a copy of the most similar sequence does better (+0.050 "
-        "[+0.040, +0.060] Dice): leave the channel blank; whole tumour stays lost (0.400 "
+        "Without FLAIR, synthesis (agi) does harm (-0.100 [-0.110, -0.090] mean Dice against "
+        "blanking), while a copy of the most similar sequence does better (+0.050 "
+        "[+0.040, +0.060] Dice): leave the channel blank; whole tumour mostly stays lost (0.400 "
         "[0.395, 0.405] Dice below the real image)."
     )
     assert (found["worth"], found["better"]) == ("no", "zero")
 
 
-def test_synthesis_that_wins_back_nothing_sure():
-    found = headline(
-        Facts(("t2f",), "agi", 0.6, {"WT": region()}, (rival("zero", 0.005),), 40)
-    )  # fmt: skip
-    assert "wins back nothing sure (+0.005 [-0.005, +0.015]" in found["sentence"]
-    assert "leaving the channel blank will do" in found["sentence"]
-    assert found["worth"] == "no"
+def test_a_lead_over_blanking_that_is_not_sure_is_no_verdict():
+    unsure = Facts(("t2f",), "agi", 0.6, {"WT": region()}, (rival("zero", 0.005),), 40)
+    found = headline(unsure)
+    assert "wins back nothing for sure (+0.005 [-0.005, +0.015]" in found["sentence"]
+    assert found["sentence"].endswith("cheap rivals are needed to tell.")
+    assert (found["worth"], found["better"]) == ("unclear", None)
+    assert "more cases are needed to tell" in compare_with_cheap(unsure)
 
 
 def test_a_cheap_rival_that_does_as_well_is_enough():
     found = headline(facts(rival("boosted", -0.002), rival("ridge", 0.05)))
     assert found["sentence"] == (
         "Without FLAIR, synthesis (agi) wins back 88 % [79, 95] of the Dice lost in whole tumour, "
-        "but boosted trees do as well (+0.002 [-0.008, +0.012] Dice): boosted trees will do."
+        "but boosted trees do better, if not surely (+0.002 [-0.008, +0.012] Dice): boosted trees "
+        "will do."
     )
     assert (found["worth"], found["better"]) == ("no", "boosted")
+    same = headline(facts(rival("copy", 0)))["sentence"]
+    assert "a copy of the most similar sequence does as well (+0.000" in same
 
 
 def test_a_cheap_rival_that_does_better_is_better():
     found = headline(facts(rival("ridge", -0.05)))
     assert "but ridge regression does better (+0.050 [+0.040, +0.060] Dice)" in found["sentence"]
+    assert found["sentence"].endswith(": use ridge regression instead.")
     assert (found["worth"], found["better"]) == ("no", "ridge")
+
+
+def test_the_arm_that_is_advised_is_the_one_that_was_compared():
+    found = headline(facts(rival("boosted", -0.05, 0.2), rival("ridge", -0.04, 0.01)))
+    assert found["better"] == "ridge"
+    assert "but ridge regression does better (+0.040 [+0.030, +0.050] Dice)" in found["sentence"]
 
 
 def test_a_lead_over_the_cheap_that_is_not_sure():
     found = headline(facts(rival("boosted", 0.004)))
     assert "not surely more than boosted trees (+0.004 [-0.006, +0.014] Dice)" in found["sentence"]
-    assert "more cases, or cheap rivals, are needed to tell" in found["sentence"]
+    assert "more cases are needed to tell" in found["sentence"]
     assert (found["worth"], found["better"]) == ("unclear", None)
 
 
@@ -130,9 +137,9 @@ def test_better_than_the_cheap_but_below_a_specialist():
 def test_below_both_the_cheap_and_the_specialist():
     found = headline(facts(rival("boosted", -0.001), rival("specialist", -0.03)))
     assert found["sentence"].endswith(
-        "but boosted trees do as well (+0.001 [-0.009, +0.011] Dice) and a specialist trained "
-        "without FLAIR does better (+0.030 [+0.020, +0.040] Dice): train a specialist without "
-        "FLAIR if you can, otherwise boosted trees will do."
+        "but boosted trees do better, if not surely (+0.001 [-0.009, +0.011] Dice) and a "
+        "specialist trained without FLAIR does better (+0.030 [+0.020, +0.040] Dice): train a "
+        "specialist without FLAIR if you can, otherwise boosted trees will do."
     )
 
 
@@ -163,7 +170,10 @@ def test_best_of_all():
 
 def test_a_specialist_that_only_may_be_better_is_not_called_better():
     found = headline(facts(rival("boosted", 0.05), rival("specialist", -0.005)))
-    assert "but a specialist trained without FLAIR does as well (+0.005" in found["sentence"]
+    assert (
+        "but a specialist trained without FLAIR does better, if not surely (+0.005"
+        in found["sentence"]
+    )
     assert found["sentence"].endswith(": it is worth it here.")
     assert (found["worth"], found["better"]) == ("yes", None)
 
@@ -181,6 +191,16 @@ def test_another_synthesiser_may_be_the_better_choice():
     assert "synthesis (gan) does better (+0.040" in found["sentence"]
     assert "use gan instead" in found["sentence"]
     assert found["better"] == "gan"
+
+
+def test_synthesis_is_not_ruled_out_where_another_kind_of_it_is_advised():
+    gan = Rival("gan", "synthetic", around(-0.04), 0.9)
+    other = headline(facts(rival("boosted", -0.005), gan))
+    assert other["sentence"].endswith(": use gan instead.")
+    assert (other["worth"], other["worth_if_frozen"]) == ("unclear", "unclear")
+    trained = headline(facts(rival("boosted", -0.005), rival("retrained", -0.04)))
+    assert "train a segmenter on synthetic images if you can" in trained["sentence"]
+    assert (trained["worth"], trained["worth_if_frozen"]) == ("unclear", "no")
 
 
 @pytest.mark.parametrize(("patients", "text"), [(14, "14 patients"), (1, "1 patient:")])
@@ -201,7 +221,7 @@ def test_a_region_that_stays_lost_is_named_however_good_the_others_are():
         "in whole tumour and 20 % [11, 27] in enhancing tumour"
     )
     assert found["sentence"].endswith(
-        "enhancing tumour stays lost (0.240 [0.235, 0.245] Dice below the real image); "
+        "enhancing tumour mostly stays lost (0.240 [0.235, 0.245] Dice below the real image); "
         "tumour core loses nothing measurable."
     )
 
@@ -230,12 +250,73 @@ def test_figures_in_words():
     assert listed(["a"]) == "a"
 
 
+def test_a_gap_that_is_large_but_unsure_is_not_called_none():
+    wide = RegionFacts(Estimate(0.3, -0.01, 0.6), False)
+    found = headline(facts(rival("copy", 0.1), regions={"WT": wide}))
+    assert found["sentence"] == (
+        "Without FLAIR, it cannot be told whether anything is lost (whole tumour +0.300 [-0.010, "
+        "+0.600] Dice), and so neither what synthesis wins back: more cases are needed."
+    )
+    assert (found["worth"], found["worth_if_frozen"]) == ("unclear", "unclear")
+    assert "cannot be told" in compare_with_cheap(facts(regions={"WT": wide}))
+    beside = headline(facts(rival("copy", 0.1), regions={"WT": region(), "ET": wide}))
+    assert beside["sentence"].endswith("; whether enhancing tumour loses anything cannot be told.")
+
+
+def test_an_interval_that_reaches_far_is_not_called_none_either():
+    wide = RegionFacts(Estimate(0.001, -0.1, 0.12), False)
+    assert headline(facts(regions={"WT": wide}))["worth"] == "unclear"
+
+
+def test_a_region_that_only_synthesis_harms_is_not_called_lost():
+    harmed = region(0.001, loss=0.08, defined=False)
+    sentence = headline(facts(rival("copy", 0.1), regions={"WT": region(), "ET": harmed}))
+    assert (
+        "; enhancing tumour, which blanking costs nothing measurable, is harmed by synthesis "
+        "(0.080 [0.075, 0.085] Dice below the real image)." in sentence["sentence"]
+    )
+    assert ": what it wins in some regions it loses in others;" in sentence["sentence"]
+    assert (sentence["worth"], sentence["worth_if_frozen"]) == ("unclear", "unclear")
+    longer = compare_with_cheap(facts(rival("copy", 0.1), regions={"WT": region(), "ET": harmed}))
+    assert longer.endswith("; but it harms ET.")
+
+
+def test_several_missing_sequences_are_several_channels():
+    free = {"WT": region(0.004, defined=False)}
+    found = headline(facts(regions=free, missing=("t1n", "t2f")))["sentence"]
+    assert found.startswith("Without T1 and FLAIR, nothing")
+    assert found.endswith("leave the channels blank.")
+
+
+def test_few_patients_have_nothing_to_win_for_sure_neither():
+    free = {"WT": region(0.004, defined=False)}
+    assert headline(facts(regions=free, patients=6))["worth"] == "unclear"
+
+
 def test_each_synthetic_arm_has_its_own_sentence_against_the_cheap():
     assert compare_with_cheap(facts(rival("ridge", 0.05))) == (
         "Synthesis agi beats the best cheap rival (ridge): mean Dice over WT 0.850 against 0.800, "
-        "+0.050 [+0.040, +0.060] over 40 patients; it is worth its cost here."
+        "+0.050 [+0.040, +0.060] over 40 patients; with the frozen segmenter it is worth its cost "
+        "here."
     )
     assert "not beyond doubt" in compare_with_cheap(facts(rival("ridge", 0.005)))
     assert "does not beat" in compare_with_cheap(facts(rival("ridge", -0.005)))
-    assert "not worth its cost" in compare_with_cheap(facts(rival("ridge", -0.05), patients=5))
-    assert "beats leaving it out" in compare_with_cheap(facts())
+    assert "not worth its cost" in compare_with_cheap(facts(rival("ridge", -0.05)))
+    free = {"WT": region(0.001, defined=False)}
+    assert "nothing for synthesis to win back" in compare_with_cheap(facts(regions=free))
+
+
+def test_the_longer_sentence_never_says_more_than_the_headline():
+    few = compare_with_cheap(facts(rival("ridge", -0.05), patients=5))
+    assert few.endswith("over 5 patients (few: a hint, not a proof).")
+    assert compare_with_cheap(facts()).endswith("over 40 patients; no cheap rival was tried.")
+    harmful = Facts(("t2f",), "agi", 0.5, {"WT": region(share=-0.3, loss=0.4)},
+                    (rival("zero", -0.1), rival("copy", 0.05)), 40)  # fmt: skip
+    assert headline(harmful)["worth"] == "no"
+    assert compare_with_cheap(harmful).endswith("; but it is not surely better than leaving FLAIR "
+                                                "out.")  # fmt: skip
+
+
+def test_without_a_synthesiser_no_sentence_says_that_nothing_is_lost():
+    none = Facts(("t2f",), None, 0.6, {"WT": RegionFacts(around(0.3), True)}, (BLANK,), 40)
+    assert compare_with_cheap(none) == "No synthesiser was among the arms."

@@ -5,11 +5,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from seg_eval import page_viewer
+from seg_eval import page_slices, page_viewer
 from seg_eval.page import ArmVolumes, CaseVolumes, write_index, write_page
 from seg_eval.page_charts import interval_mark, paired_dots, scatter
 from seg_eval.page_methods import bibtex, methods
-from seg_eval.page_tables import interval, key_figures, number, p_value, spoken
+from seg_eval.page_slices import Limits, outline
+from seg_eval.page_tables import interval, key_figures, number, p_value, seed_table
 from synth3d.files import InputError
 
 VOID = {"meta", "link", "input", "br", "img"}
@@ -163,6 +164,12 @@ def test_what_holds_for_a_frozen_segmenter_alone_is_said_beside(tmp_path, summar
     assert "trained anew" not in page.text
 
 
+def test_a_bound_just_below_the_margin_is_not_rounded_up_to_it(tmp_path, summary):
+    close = [summary["noninferiority"][0] | {"upper_bound": 0.0196, "passed": True}]
+    text = read_page(write_page(tmp_path, summary | {"noninferiority": close}, [], [], [])).text
+    assert "+0.01960.0200not inferior" in text
+
+
 def test_a_failed_check_of_the_export_path_is_read_first(tmp_path, summary):
     failed = summary["plumbing"] | {"passed": False}
     page = read_page(write_page(tmp_path, summary | {"plumbing": failed}, [], [], []))
@@ -233,6 +240,28 @@ def test_views_shrink_to_their_budget(tmp_path, summary, phantom, monkeypatch):
     assert "2 case(s) are left out" in none.text
 
 
+def test_no_outline_is_drawn_twice_while_views_shrink(summary, phantom, monkeypatch):
+    cases = [phantom(name, role, (24, 30, 30)) for name, role in (("a", "worst"), ("b", "best"))]
+    drawn = []
+
+    def count(mask):
+        drawn.append(mask)
+        return outline(mask)
+
+    monkeypatch.setattr(page_slices, "outline", count)
+    monkeypatch.setattr(page_viewer, "LADDER", (Limits(48, 80), Limits(48, 30)))
+    views, _ = page_viewer.fit_views(cases, summary)
+    once = len(drawn)
+    assert len(views) == 2
+    drawn.clear()
+    monkeypatch.setattr(page_viewer, "BUDGET", sum(view.size for view in views) - 1)
+    again, _ = page_viewer.fit_views(cases, summary)
+    assert len(drawn) == once
+    assert [p.outlines for v in again for p in v.planes] == [
+        p.outlines for v in views for p in v.planes
+    ]
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, summary):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
@@ -262,25 +291,58 @@ def test_other_words():
     assert interval({"value": 0.2}) == interval(None) == ""
     assert p_value(0.0004) == "< 0.001"
     assert p_value(None) == "–"
-    assert spoken(["t2f"]) == "FLAIR"
-    assert spoken(["t1n", "t2w", "t2f"]) == "T1, T2 and FLAIR"
 
 
 def test_key_figures_name_the_loss_and_what_came_back(summary):
     tiles = {tile["what"]: tile for tile in key_figures(summary)}
     assert tiles["test cases"]["value"] == "18"
-    assert tiles["Dice lost in ET without FLAIR"]["below"] == "no measurable loss"
+    assert tiles["Dice lost in ET without FLAIR"]["below"].endswith("]: no measurable loss")
     recovered = {what: "recovered" in tile["below"] for what, tile in tiles.items()}
     assert [what for what, yes in recovered.items() if yes and "ET" in what] == []
     assert [what for what, yes in recovered.items() if yes and "WT" in what]
+
+
+def test_one_case_is_not_many_and_patients_are_told(summary):
+    config = summary["config"] | {"test": ["a"], "seeds": [0]}
+    assert key_figures(summary | {"config": config})[0] == {
+        "value": "1", "what": "test case", "below": "of 18 patients; one segmenter",
+    }  # fmt: skip
+
+
+def test_each_training_of_the_segmenter_is_shown_where_there_are_several(tmp_path, summary):
+    several = json.loads(json.dumps(summary))
+    several["bootstrap"]["seeds"] = [0, 1]
+    for content in several["regions"].values():
+        for cell in content["arms"].values():
+            cell["metrics"]["dice"]["per_seed"] = [0.5, 0.75]
+            cell["recovery_per_seed"] = [1.2, None]
+    rows = {row[0]: row[1:] for row in seed_table(several)["rows"]}
+    assert rows["boosted"][:2] == ["0.500  0.750", "120 %  –"]
+    assert rows["zero"][:2] == ["0.500  0.750", ""]
+    page = read_page(write_page(tmp_path, several, [], [], []))
+    assert "Each training of the segmenter alone (seeds 0, 1)" in page.text
+    assert seed_table(summary) is None
+
+
+def test_distances_have_their_median_beside_the_mean(tmp_path, summary):
+    told = json.loads(json.dumps(summary))
+    for cell in told["regions"]["WT"]["arms"].values():
+        cell["metrics"]["hd95_mm"]["median"] = 12.345
+    text = read_page(write_page(tmp_path, told, [], [], [])).text
+    assert "median 12.3" in text
 
 
 def test_the_methods_paragraph_has_this_experiments_numbers(summary):
     text = methods(summary)
     for part in ("FLAIR", "version 2.8.1", "preset cpu-small", "3 times (seeds 0, 1 and 2)",
                  "42 cases", "18 other cases of 18 patients", "10000 resamples (seed 0)", "Holm",
-                 "below 0.02", "both masks empty: Dice 1"):  # fmt: skip
+                 "below 0.02", "both masks empty: Dice 1", "tolerance of 1 mm", "one value per "
+                 "patient", "dilated by 3 mm, lesions up to 50 mm³", "; 374 mm where"):  # fmt: skip
         assert part in text
+    assert "mm³)." not in text
+    known = {"voxel_mm3": [8.0, 8.0], "bootstrap": summary["bootstrap"] | {"interval": "expanded"}}
+    assert "own voxels (8 mm³)." in methods(summary | known)
+    assert "(seed 0): expanded." in methods(summary | known)
     assert "AGI" not in methods(summary | {"arms": []})
     given = methods(summary | {"config": summary["config"] | {"segmenter": "models/theirs"}})
     assert "A given nnU-Net (version 2.8.1) model (Isensee et al. 2021; theirs)" in given

@@ -2,14 +2,23 @@ import base64
 import io
 import itertools
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from skimage.measure import find_contours
 
-from seg_eval.page_slices import BRIGHTEST, Limits, agreement, draw_planes, outline
+from seg_eval.page_slices import (
+    BRIGHTEST,
+    MOST_PIECES,
+    Limits,
+    agreement,
+    draw_planes,
+    outline,
+)
 from seg_eval.page_volumes import ArmVolumes, CaseVolumes, Orientation
 
 
@@ -118,6 +127,34 @@ def test_an_outline_holds_the_middles_of_its_pixels_and_no_other(mask):
     path = outline(mask)
     for row, column in np.ndindex(mask.shape):
         assert inside(path, 2 * column + 1, 2 * row + 1.01) == mask[row, column]
+
+
+def unit_steps(points: np.ndarray) -> set:
+    """The steps of a closed line, cut at every middle of a pixel's side, without direction."""
+    found = set()
+    for start, end in pairwise(points):
+        count = np.abs(end - start).max() // (1 if (end != start).all() else 2)
+        cuts = [tuple(point) for point in np.linspace(start, end, count + 1).round().astype(int)]
+        found |= {frozenset(pair) for pair in pairwise(cuts)}
+    return found
+
+
+@given(arrays(bool, (7, 9)))
+def test_an_outline_is_that_of_scikit_image(mask):
+    drawn = set()
+    for piece in outline(mask).split("z")[:-1]:
+        numbers = [int(n) for n in re.findall(r"-?\d+", piece)]
+        points = np.cumsum(np.reshape(numbers, (-1, 2)), axis=0)
+        drawn |= unit_steps(np.concatenate([points, points[:1]]))
+    want = set()
+    for line in find_contours(np.pad(mask, 1).astype(float), 0.5):
+        want |= unit_steps(np.rint(2 * line[:, ::-1] - 1).astype(int))
+    assert drawn == want
+
+
+def test_of_noise_only_the_longest_outlines_are_drawn():
+    noise = np.random.default_rng(0).random((200, 200)) < 0.3
+    assert outline(noise).count("z") == MOST_PIECES
 
 
 def test_agreement_is_of_the_masks_that_are_shown(phantom):
