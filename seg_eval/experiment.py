@@ -168,7 +168,7 @@ class Experiment:
             for case in plan.cohort.train
             for name in MODALITIES
         ]
-        key = digest(origin, plan.missing, plan.folds, contents)[:12]
+        key = digest(origin, plan.missing, contents)[:12]
         folder = self.models / "out-of-fold" / key
         program, threads = self._synth3d, plan.threads
         return out_of_fold(arm, plan.cohort, plan.missing, folder, program, threads, plan.folds)

@@ -61,12 +61,13 @@ class Plan:
             "threads": self.threads,
             "empty": self.empty,
             "margin": self.margin,
-            "folds": self.folds,
             "arms": {arm.name: self._origin(arm) for arm in self.arms},
         }
 
     def _origin(self, arm: Arm) -> dict[str, Any]:
         found: dict[str, Any] = {"kind": arm.kind}
+        if arm.segmenter == "retrained" and isinstance(arm.source, SynthesisRun):
+            found["folds"] = self.folds
         if isinstance(arm.source, SynthesisRun):
             found["run"] = str(arm.source.folder)
             found["weights_sha256"] = arm.source.weights_sha256
@@ -78,7 +79,7 @@ class Plan:
         return found
 
 
-PINNED = ("missing", "data", "train", "test", "preset", "segmenter", "seed", "folds")
+PINNED = ("missing", "data", "train", "test", "preset", "segmenter", "seed")
 """Keys of a description that must stay as they are; arms and seeds may come and go."""
 
 
@@ -96,7 +97,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before = old.get("arms", {})
     for name in sorted(new["arms"].keys() & before.keys()):
         if new["arms"][name] != before[name]:
-            found.append(f"arm {name} comes from other weights or files than before")
+            found.append(f"arm {name} comes from other weights, files or folds than before")
     return found
 
 

@@ -71,6 +71,15 @@ def test_each_honest_rival_has_its_own_training_and_input(toy_arguments, machine
     assert dice["retrained"] == dice["agi"]
 
 
+def test_folds_matter_to_the_retrained_arm_alone(toy_arguments, machines):
+    run_command(toy_arguments("--arms", "copy"), machines.engines())
+    flags = ("--arms", "synthetic,retrained", "--folds")
+    run_command(toy_arguments(*flags, "2"), machines.engines())
+    run_command(toy_arguments("--arms", "copy"), machines.engines())
+    with pytest.raises(InputError, match="arm retrained comes from other .* folds than before"):
+        run_command(toy_arguments(*flags, "3"), machines.engines())
+
+
 def test_the_channel_of_a_retrained_arm_is_the_synthetic_one(toy_arguments, machines, folder):
     run_command(toy_arguments("--arms", "retrained,synthetic"), machines.engines())
     assert not (folder / "arms" / "retrained").exists()
@@ -119,7 +128,7 @@ def test_other_files_under_the_same_name_are_another_experiment(
     path = next(their_files.glob("*.nii.gz"))
     image = read(path)
     write_new(path, image.data * 2, image.affine, np.float32)
-    with pytest.raises(InputError, match="arm cwdm comes from other weights or files than before"):
+    with pytest.raises(InputError, match="arm cwdm comes from other weights, files or folds"):
         run_command(toy_arguments(*flags), machines.engines())
 
 

@@ -94,7 +94,7 @@ def test_out_of_fold_files_of_another_tool_that_changed_are_not_the_old_ones(
     assert call("two") == first
     path = their_files / "Brats18_TOY_A_1_flair.nii.gz"
     write_like(path, read(path).data * 3 + 1, path)
-    with pytest.raises(InputError, match="arm retrained comes from other weights or files"):
+    with pytest.raises(InputError, match="arm retrained comes from other weights, files or"):
         call("one")
     retrained_of(machines)
     assert call("three") != first
