@@ -35,19 +35,22 @@ class Completed:
         """The file of one channel of one case; None if there is none."""
         return self._found.get(case, {}).get(modality)
 
+    def absent(self, cases: Sequence[Case], missing: Sequence[Modality]) -> list[str]:
+        """Case and modality of each file that is not there."""
+        return [
+            f"{case.name} {modality}"
+            for case in cases
+            for modality in missing
+            if self.file(case.name, modality) is None
+        ]
+
     def require(self, cases: Sequence[Case], missing: Sequence[Modality]) -> None:
         """Make sure that every case has every missing channel.
 
         Raises:
             InputError: Naming all that are absent.
         """
-        absent = [
-            f"{case.name} {modality}"
-            for case in cases
-            for modality in missing
-            if self.file(case.name, modality) is None
-        ]
-        if absent:
+        if absent := self.absent(cases, missing):
             raise InputError(
                 f"{self.folder} lacks {len(absent)} synthesised files of the test cases "
                 f"({', '.join(absent)}); the files must be named as in the cohort"

@@ -161,13 +161,7 @@ def _take_over(
 
 
 def _require_training(source: Completed, cohort: Cohort, missing: Sequence[Modality]) -> None:
-    absent = [
-        f"{case.name} {name}"
-        for case in cohort.train
-        for name in missing
-        if source.file(case.name, name) is None
-    ]
-    if absent:
+    if absent := source.absent(cohort.train, missing):
         raise InputError(
             f"the arm retrained learns from synthetic training cases, and {source.folder} lacks "
             f"{', '.join(absent)}; put their out-of-fold files there, or leave the arm out"

@@ -33,7 +33,6 @@ from seg_eval.preparation import (
     finished,
     network_digest,
     prepare,
-    shared_lock,
 )
 from synth3d.files import InputError, lock, read_json, sha256, sweep, write_json
 
@@ -84,7 +83,7 @@ def train_segmenter(
     receipt = model / "model.json"
     if receipt.is_file() and finished(read_json(receipt), inputs):
         return model
-    with shared_lock(prepared.root), lock(prepared.root / "locks" / model.name):
+    with lock(prepared.root, shared=True), lock(prepared.root / "locks" / model.name):
         before = read_json(receipt) if receipt.is_file() else {}
         if finished(before, inputs):  # another process has done it since
             return model

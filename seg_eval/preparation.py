@@ -4,10 +4,8 @@ Runs in this process without worker pools. A receipt holds a digest of the input
 not done again, a killed stage goes on, changed inputs start it anew.
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +17,7 @@ from seg_eval.nnunet_environment import nnunet_environment, shown, told_plainly
 from seg_eval.raw_dataset import RawDataset
 from seg_eval.splits import write_nnunet_splits
 from synth3d.cases import Case
-from synth3d.files import InputError, lock, make_folder, read_json, sha256, write_json
+from synth3d.files import InputError, lock, read_json, sha256, write_json
 from synth3d.volumes import read
 
 CONFIGURATION = "3d_fullres"
@@ -139,26 +137,6 @@ def prepare(
 def finished(receipt: dict[str, Any], inputs: str) -> bool:
     """Whether the receipt of a stage says that it is done for these inputs."""
     return receipt.get("digest") == inputs and receipt["finished"]
-
-
-@contextmanager
-def shared_lock(root: Path) -> Iterator[None]:
-    """Keep :func:`prepare` out of ``root`` while the block runs; other trainings may go on.
-
-    Raises:
-        InputError: The data are being prepared by another process.
-    """
-    make_folder(root)
-    try:
-        handle = (root / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"cannot write in {root}: {error.strerror}") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"another process works in {root}; wait for it to end") from error
-        yield
 
 
 def network_digest(plans: dict[str, Any]) -> str:

@@ -160,8 +160,12 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, shared: bool = False) -> Iterator[None]:
     """Own ``folder`` while the block runs; the lock dies with the process.
+
+    Args:
+        folder: Created if need be.
+        shared: Own it together with others who share it, but not with one who owns it alone.
 
     Raises:
         InputError: Another process works in the folder.
@@ -175,7 +179,7 @@ def lock(folder: Path) -> Iterator[None]:
         raise InputError(f"cannot write in {folder}: {error.strerror}") from error
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(f"another process works in {folder}; wait for it to end") from error
         yield

@@ -12,14 +12,7 @@ from seg_eval.synthesisers import StageFailedError
 from synth3d.files import InputError
 from synth3d.volumes import read, read_label
 
-
-@pytest.fixture(autouse=True)
-def _plain_pictures(monkeypatch):
-    """Drawing is tested elsewhere; here it would take most of the time."""
-    monkeypatch.setattr("seg_eval.outputs.draw_dice", lambda *given: given[-1].touch())
-    monkeypatch.setattr("seg_eval.outputs.draw_panel", lambda *given: given[-1].touch())
-    monkeypatch.setattr("seg_eval.outputs.draw_scatter", lambda *given: given[-1].touch())
-    monkeypatch.setattr("seg_eval.outputs.write_page", lambda *given: None)
+pytestmark = pytest.mark.usefixtures("plain_pictures")
 
 
 QUICK = ("--arms", "copy,ridge,synthetic,plumbing")

@@ -18,7 +18,7 @@ from seg_eval import nnunet  # noqa: E402
 from seg_eval.digests import digest  # noqa: E402
 from seg_eval.nnunet import PRESETS, Prepared, Segmenter, prepare, train_segmenter  # noqa: E402
 from seg_eval.nnunet_environment import nnunet_environment  # noqa: E402
-from seg_eval.preparation import network_digest, shared_lock  # noqa: E402
+from seg_eval.preparation import network_digest  # noqa: E402
 from seg_eval.raw_dataset import write_raw_dataset  # noqa: E402
 from synth3d.cases import MODALITIES, Case, find_cases  # noqa: E402
 from synth3d.files import InputError, lock, read_json, sha256  # noqa: E402
@@ -166,7 +166,10 @@ def test_plans_that_do_not_fit_are_refused(dataset, frozen):
 def test_two_seeds_may_be_trained_at_once_but_not_one_twice(frozen, cases):
     """As with one process per GPU; the data are not prepared anew meanwhile."""
     name = "ScheduledTrainer__toy-seed7__3d_fullres"
-    with shared_lock(frozen.root), lock(frozen.root / "locks" / name):  # as a training holds them
+    with (
+        lock(frozen.root, shared=True),
+        lock(frozen.root / "locks" / name),
+    ):  # as a training holds them
         with pytest.raises(InputError, match=f"another process works in .*{name}"):
             train_segmenter(frozen, seed=7)
         with pytest.raises(InputError, match="another process works in"):

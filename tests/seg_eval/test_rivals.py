@@ -11,13 +11,7 @@ from synth3d.cases import find_cases
 from synth3d.files import InputError
 from synth3d.volumes import read, write_new
 
-
-@pytest.fixture(autouse=True)
-def _plain_pictures(monkeypatch):
-    monkeypatch.setattr("seg_eval.outputs.draw_dice", lambda *given: given[-1].touch())
-    monkeypatch.setattr("seg_eval.outputs.draw_panel", lambda *given: given[-1].touch())
-    monkeypatch.setattr("seg_eval.outputs.draw_scatter", lambda *given: given[-1].touch())
-    monkeypatch.setattr("seg_eval.outputs.write_page", lambda *given: None)
+pytestmark = pytest.mark.usefixtures("plain_pictures")
 
 
 def summary_of(folder: Path) -> dict:

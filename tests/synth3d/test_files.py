@@ -108,3 +108,11 @@ def test_one_folder_has_one_owner(tmp_path):
 def test_progress_yields_everything_and_tells_the_time_left(capsys):
     assert list(progress(range(3), "counting")) == [0, 1, 2]
     assert "counting: 3/3" in capsys.readouterr().err
+
+
+def test_a_folder_is_shared_by_those_who_share_and_owned_by_one_alone(tmp_path):
+    refused = pytest.raises(InputError, match="another process works in")
+    with lock(tmp_path, shared=True), lock(tmp_path, shared=True), refused, lock(tmp_path):
+        pass
+    with lock(tmp_path), refused, lock(tmp_path, shared=True):
+        pass
