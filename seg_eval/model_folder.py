@@ -8,14 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seg_eval.label_names import LabelCodes, label_codes
 from synth3d.cases import Modality, parse_modality
 from synth3d.files import InputError, read_json, sha256
-
-if TYPE_CHECKING:
-    from seg_eval.nnunet import Segmenter
 
 FINAL, BEST, LATEST = (f"checkpoint_{name}.pth" for name in ("final", "best", "latest"))
 READERS = ("SimpleITKIO", "NibabelIO")
@@ -79,41 +76,6 @@ class ModelFolder:
         }
 
 
-def open_model_folder(
-    folder: Path,
-    trust: bool,
-    threads: int = 1,
-    device: str = "auto",
-    folds: Sequence[int | str] | None = None,
-    own: Path | None = None,
-) -> "Segmenter":
-    """A segmenter from any nnU-Net v2 model folder.
-
-    Args:
-        folder: ``.../<Trainer>__<Plans>__<configuration>``, as nnU-Net leaves it.
-        trust: The user vouches for the folder. nnU-Net's checkpoints are pickles.
-        threads: Threads of torch.
-        device: As :func:`seg_eval.nnunet_environment.pick_device`.
-        folds: Those to average; by default all numbered ones, else ``all``.
-        own: The user's own work folder: a model that we trained there needs no ``trust``. A
-            model.json proves nothing by itself, since whoever made a folder can write one;
-            that the folder lies where only the user's own runs are is what counts.
-
-    Raises:
-        InputError: The folder is none, is not finished, is not trusted, or has channels, labels,
-            normalisation or a configuration that we cannot serve. Nothing was unpickled then.
-    """
-    from seg_eval.nnunet import Segmenter
-
-    model = read_model_folder(folder, folds)
-    if not refuse_untrusted(model, trust, own):
-        print(
-            f"note: the nnU-Net checkpoints in {folder} are Python pickles, which run any code "
-            "they hold; they are loaded because you trust them"
-        )
-    return Segmenter(model, threads=threads, device=device)
-
-
 def refuse_untrusted(model: ModelFolder, trust: bool, own: Path | None) -> bool:
     """Whether we trained the model ourselves; stop if not and nobody vouches for it.
 
@@ -154,7 +116,7 @@ def read_model_folder(folder: Path, folds: Sequence[int | str] | None = None) ->
     """What ``folder`` says of itself; opens JSON files alone.
 
     Raises:
-        InputError: As :func:`open_model_folder`, but for trust.
+        InputError: As :func:`seg_eval.nnunet.open_model_folder`, but for trust.
     """
     try:
         return _read(Path(folder), folds)

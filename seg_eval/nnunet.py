@@ -18,7 +18,7 @@ import numpy as np
 
 from nnunet_plans.presets import PRESETS, Preset
 from seg_eval.digests import digest
-from seg_eval.model_folder import FINAL, ModelFolder, read_model_folder
+from seg_eval.model_folder import FINAL, ModelFolder, read_model_folder, refuse_untrusted
 from seg_eval.network_input import Arrays, network_input
 from seg_eval.nnunet_environment import (
     fill_batch,
@@ -36,7 +36,15 @@ from seg_eval.preparation import (
 )
 from synth3d.files import InputError, lock, read_json, sha256, sweep, write_json
 
-__all__ = ["PRESETS", "Prepared", "Preset", "Segmenter", "prepare", "train_segmenter"]
+__all__ = [
+    "PRESETS",
+    "Prepared",
+    "Preset",
+    "Segmenter",
+    "open_model_folder",
+    "prepare",
+    "train_segmenter",
+]
 
 LESS_MEMORY = "choose another GPU with cuda:N, or a smaller preset"
 
@@ -153,7 +161,7 @@ class Segmenter:
         """Load ``model``, a folder from :func:`train_segmenter` or one that was read before.
 
         Only load models you trust: nnU-Net's checkpoints are pickles.
-        :func:`seg_eval.model_folder.open_model_folder` asks for that.
+        :func:`open_model_folder` asks for that.
 
         Raises:
             InputError: The folder holds no finished model that we can use.
@@ -266,3 +274,36 @@ def _load(model: ModelFolder, device: str) -> Any:
             "another configuration; name it as nnU-Net does, <Trainer>__<Plans>__<configuration>"
         )
     return predictor
+
+
+def open_model_folder(
+    folder: Path,
+    trust: bool,
+    threads: int = 1,
+    device: str = "auto",
+    folds: Sequence[int | str] | None = None,
+    own: Path | None = None,
+) -> Segmenter:
+    """A segmenter from any nnU-Net v2 model folder.
+
+    Args:
+        folder: ``.../<Trainer>__<Plans>__<configuration>``, as nnU-Net leaves it.
+        trust: The user vouches for the folder. nnU-Net's checkpoints are pickles.
+        threads: Threads of torch.
+        device: As :func:`seg_eval.nnunet_environment.pick_device`.
+        folds: Those to average; by default all numbered ones, else ``all``.
+        own: The user's own work folder: a model that we trained there needs no ``trust``. A
+            model.json proves nothing by itself, since whoever made a folder can write one;
+            that the folder lies where only the user's own runs are is what counts.
+
+    Raises:
+        InputError: The folder is none, is not finished, is not trusted, or has channels, labels,
+            normalisation or a configuration that we cannot serve. Nothing was unpickled then.
+    """
+    model = read_model_folder(folder, folds)
+    if not refuse_untrusted(model, trust, own):
+        print(
+            f"note: the nnU-Net checkpoints in {folder} are Python pickles, which run any code "
+            "they hold; they are loaded because you trust them"
+        )
+    return Segmenter(model, threads=threads, device=device)

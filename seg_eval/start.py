@@ -55,7 +55,7 @@ def _load_segmenter(model: Path, threads: int, device: str) -> Segmenter:
 def _open_segmenter(
     model: Path, threads: int, device: str, trust: bool, own: Path | None
 ) -> Segmenter:
-    from seg_eval.model_folder import open_model_folder
+    from seg_eval.nnunet import open_model_folder
 
     return open_model_folder(model, trust=trust, threads=threads, device=device, own=own)
 

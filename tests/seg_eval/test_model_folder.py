@@ -14,8 +14,14 @@ pytest.importorskip("nnunetv2")
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
 
 from nnunet_plans.presets import Network  # noqa: E402
-from seg_eval.model_folder import open_model_folder, read_model_folder, trained_here  # noqa: E402
-from seg_eval.nnunet import PRESETS, Segmenter, prepare, train_segmenter  # noqa: E402
+from seg_eval.model_folder import read_model_folder, trained_here  # noqa: E402
+from seg_eval.nnunet import (  # noqa: E402
+    PRESETS,
+    Segmenter,
+    open_model_folder,  # noqa: E402
+    prepare,
+    train_segmenter,
+)
 from seg_eval.raw_dataset import write_raw_dataset  # noqa: E402
 from synth3d.cases import MODALITIES, find_cases  # noqa: E402
 from synth3d.files import InputError  # noqa: E402

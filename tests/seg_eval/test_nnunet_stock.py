@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("nnunetv2")
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
 
-from seg_eval.model_folder import open_model_folder  # noqa: E402
+from seg_eval.nnunet import open_model_folder  # noqa: E402
 from seg_eval.paths import paths  # noqa: E402
 from seg_eval.raw_dataset import write_raw_dataset  # noqa: E402
 from synth3d.cases import MODALITIES, find_cases  # noqa: E402
