@@ -62,6 +62,7 @@ class Engines:
     open_segmenter: Callable[[Path, int], Segmenter]
 
 
+COMMANDS = "commands.json"
 CASE_FILES = "case_files.json"
 """Marks of all files of the cases, beside the experiment's ``config.json``."""
 
@@ -88,10 +89,14 @@ class Experiment:
 
     def note_command(self, words: str) -> None:
         """Remember a command that the experiment was made with, in ``commands.json``."""
-        path = self.folder / "commands.json"
-        known = read_json(path) if path.is_file() else []
+        known = self.commands()
         if words not in known:
-            write_json(path, [*known, words])
+            write_json(self.folder / COMMANDS, [*known, words])
+
+    def commands(self) -> list[str]:
+        """All that were remembered, the first one first."""
+        path = self.folder / COMMANDS
+        return read_json(path) if path.is_file() else []
 
     def _synth3d(self, arguments: Sequence[str]) -> None:
         self.note_command(shlex.join(["synth3d", *arguments]))

@@ -10,12 +10,13 @@ from seg_eval.arms import PLUMBING, RETRAINED_KINDS, SYNTHETIC, Arm
 from seg_eval.completed import Completed
 from seg_eval.experiment import Experiment
 from seg_eval.model_folder import BEST, FINAL
+from seg_eval.names import spoken
 from seg_eval.page import write_page
 from seg_eval.page_volumes import ArmVolumes, CaseVolumes
 from seg_eval.pictures import Panel, draw_dice, draw_panel, draw_scatter, error_and_loss
 from seg_eval.plan import Plan
 from seg_eval.regions import region_masks
-from seg_eval.report import COMMON_NAMES, render, write_image_scores, write_scores
+from seg_eval.report import render, write_image_scores, write_scores
 from seg_eval.scores import Score, counted
 from seg_eval.summary import summarise
 from seg_eval.synthesisers import SynthesisRun
@@ -70,10 +71,9 @@ def write_outputs(
         "peak_memory_mb": times["peak_memory_mb"],
         "versions": _versions(),
         "hashes": _hashes(experiment),
-        "commands": _commands(folder),
+        "commands": experiment.commands(),
     }
     shown = chosen_cases(counted(list(scores), plan.empty), plan.arms, plan.cohort.test)
-    summary["pictures"] = _draw(experiment, scores, images, summary, shown["median"])
     summary["cases"] = [
         {"case": case.name, "patient": case.patient, "role": role} for role, case in shown.items()
     ]
@@ -82,6 +82,8 @@ def write_outputs(
         for role, case in shown.items()
         for modality in plan.missing
     ]
+    view = next(view for view in volumes if view.role == "median")
+    summary["pictures"] = _draw(experiment, scores, images, summary, view)
     write_text(folder / "report.md", render(summary))
     write_page(folder, summary, list(scores), list(images), volumes)
     write_json(folder / "summary.json", summary)
@@ -149,26 +151,24 @@ def _draw(
     scores: Sequence[Score],
     images: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
-    case: Case,
+    view: CaseVolumes,
 ) -> list[str]:
-    """The PNG figures; names of the files."""
+    """The PNG figures, one of them of the case ``view``; names of the files."""
     plan, folder = experiment.plan, experiment.folder
     names = [arm.name for arm in plan.arms]
-    missing = " and ".join(COMMON_NAMES[name] for name in plan.missing)
+    missing = spoken(plan.missing)
     title = f"Dice without {missing}: each dot is one of {len(plan.cohort.test)} test cases"
     used = counted(list(scores), plan.empty)
     draw_dice(used, names, list(summary["regions"]), title, folder / "dice.png")
-    view = case_volumes(experiment, case, "median", plan.missing[0])
     kinds = {arm.name: arm.kind for arm in plan.arms}
     panels = [
-        Panel(name, np.zeros_like(view.real) if shown.channel is None else shown.channel, masks)
-        for name, shown in view.arms.items()
+        Panel(name, np.zeros_like(view.real) if seen.channel is None else seen.channel, seen.masks)
+        for name, seen in view.arms.items()
         if kinds[name] != PLUMBING
-        for masks in [dict(shown.masks)]
     ]
-    title = f"{case.name} without {missing} (the median case)"
+    title = f"{view.case} without {missing} (the median case)"
     path = folder / "slices.png"
-    draw_panel(view.real, dict(view.truth), panels, view.affine, title, path)
+    draw_panel(view.real, view.truth, panels, view.affine, title, path)
     filled = [arm.name for arm in plan.arms if arm.has_files and not arm.of]
     made = [name for name in filled if kinds[name] not in ("full", PLUMBING)]
     defined = [row for row in used if summary["regions"][row.region]["gap_defined"]]
@@ -210,11 +210,6 @@ def _warnings(plan: Plan) -> list[str]:
             "had seen the same training cases, it met better images in training than in the test"
         )
     return found
-
-
-def _commands(folder: Path) -> list[str]:
-    path = folder / "commands.json"
-    return read_json(path) if path.is_file() else []
 
 
 def _hashes(experiment: Experiment) -> dict[str, str]:

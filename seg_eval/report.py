@@ -11,7 +11,7 @@ from seg_eval.names import COMMON_NAMES, percent
 from seg_eval.scores import METRICS, Score
 from synth3d.files import atomic_path
 
-__all__ = ["COMMON_NAMES", "render", "render_overview", "write_image_scores", "write_scores"]
+__all__ = ["render", "render_overview", "write_image_scores", "write_scores"]
 
 Summary = Mapping[str, Any]
 

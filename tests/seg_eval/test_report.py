@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from seg_eval.image_scores import IMAGE_SCORES
-from seg_eval.report import COMMON_NAMES, render, render_overview, write_image_scores, write_scores
+from seg_eval.names import COMMON_NAMES
+from seg_eval.report import render, render_overview, write_image_scores, write_scores
 from seg_eval.scores import Score
 from seg_eval.summary import summarise
 
