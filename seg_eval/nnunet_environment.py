@@ -48,10 +48,11 @@ def nnunet_environment(
 ) -> Iterator[None]:
     """nnU-Net's variables, threads, randomness, warnings and printing; all put back afterwards.
 
+    Trainers are looked for here and then where ``nnUNet_extTrainer`` pointed before.
+
     Args:
         threads: Threads of torch. nnU-Net's own variable for it is read once, when it is first
             imported, and only ever limits torch's; so it gets the number of processors.
-            Trainers are looked for here and then where ``nnUNet_extTrainer`` pointed before.
         log: What nnU-Net prints and warns is appended here; without a file it is dropped.
         folders: Of ``raw``, ``preprocessed`` and ``results``.
         workers: Augmentation processes; 0 works in this process but breaks planning.

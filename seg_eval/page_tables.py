@@ -14,7 +14,7 @@ from seg_eval.names import spoken
 from seg_eval.page_charts import interval_mark
 from seg_eval.pictures import short_name
 from seg_eval.scores import METRICS
-from seg_eval.tables import KINDS
+from seg_eval.tables import ABOUT_KINDS
 
 Summary = Mapping[str, Any]
 DASH = "–"
@@ -74,7 +74,7 @@ def list_arms(summary: Summary) -> list[dict[str, str]]:
     arms = []
     for arm in summary.get("arms") or []:
         name, kind = str(arm["name"]), str(arm.get("kind") or "")
-        group = arm.get("group") or KINDS.get(kind, ("check", ""))[0]
+        group = arm.get("group") or ABOUT_KINDS.get(kind, ("check", ""))[0]
         arms.append({
             "name": name,
             "label": short_name(name),

@@ -19,7 +19,7 @@ from seg_eval.outputs import OUTPUTS, write_outputs
 from seg_eval.plan import Plan, choose_folder, remembered
 from seg_eval.report import render, render_overview
 from seg_eval.synthesisers import SynthesisRun, run_synth3d
-from seg_eval.training import Training, segmenters_folder, train
+from seg_eval.training import segmenters_folder, train
 from synth3d.cases import MODALITIES, Modality
 from synth3d.files import InputError, lock, read_json, sweep, write_json, write_text
 
@@ -36,14 +36,10 @@ def real_engines(device: str, trust: bool = False, own: Path | None = None) -> E
     """
     return Engines(
         synth3d=partial(run_synth3d, device=device),
-        train_segmenter=partial(_train_segmenter, device=device),
+        train_segmenter=partial(train, device=device),
         load_segmenter=partial(_load_segmenter, device=device),
         open_segmenter=partial(_open_segmenter, device=device, trust=trust, own=own),
     )
-
-
-def _train_segmenter(task: Training, device: str) -> Path:
-    return train(task, device)
 
 
 def _load_segmenter(model: Path, threads: int, device: str) -> Segmenter:
@@ -150,7 +146,7 @@ def _plan(
     for source in sources:
         if not isinstance(source, SynthesisRun):
             source.require(cohort.test, missing)
-    kinds = _sensible(args, cohort, missing)
+    kinds = _without_vain_template(args, cohort, missing)
     if args.segmenter is not None:
         _check_foreign(args, missing)
     arms = tuple(name_arms(kinds, sources))
@@ -172,7 +168,7 @@ def _plan(
     )
 
 
-def _sensible(
+def _without_vain_template(
     args: argparse.Namespace, cohort: Cohort, missing: tuple[Modality, ...]
 ) -> tuple[str, ...]:
     """The kinds without a template that nobody named and that would mean nothing here."""

@@ -19,7 +19,7 @@ from seg_eval.regions import REGIONS
 from seg_eval.resampling import CONFIDENCE, Estimate, PairedBootstrap
 from seg_eval.scores import EMPTY_RULES, METRICS, Score, counted, voxel_volumes, warn_of_voxels
 from seg_eval.significance import MARGIN, by_patient
-from seg_eval.tables import KINDS, ArmLike, ScoreTable, known_mean, tabulate
+from seg_eval.tables import ABOUT_KINDS, ArmLike, ScoreTable, known_mean, tabulate
 from seg_eval.verdict import Facts, RegionFacts, Rival, compare_with_cheap, headline
 from synth3d.bootstrap import FEW_CASES, RESAMPLES
 
@@ -110,9 +110,9 @@ def _bootstrap(table: ScoreTable, resamples: int, seed: int) -> PairedBootstrap:
 
 
 def _describe_arm(arm: ArmLike, missing: Sequence[str]) -> dict[str, str]:
-    if arm.kind not in KINDS:
-        raise ValueError(f"expected an arm of {', '.join(KINDS)}, got {arm.kind!r}")
-    group, what = KINDS[arm.kind]
+    if arm.kind not in ABOUT_KINDS:
+        raise ValueError(f"expected an arm of {', '.join(ABOUT_KINDS)}, got {arm.kind!r}")
+    group, what = ABOUT_KINDS[arm.kind]
     what = what.format(missing=spoken(missing))
     return {
         "name": arm.name,

@@ -8,7 +8,7 @@ import numpy as np
 
 from seg_eval.scores import Score
 
-KINDS: dict[str, tuple[str, str]] = {
+ABOUT_KINDS: dict[str, tuple[str, str]] = {
     "full": ("reference", "every sequence real: the ceiling"),
     "zero": ("reference", "{missing} blanked with zeros: the floor"),
     "copy": ("naive", "a copy of the sequence most like {missing} in its place"),
@@ -38,7 +38,7 @@ class ArmLike(Protocol):
 
     @property
     def kind(self) -> str:
-        """One of :data:`KINDS`."""
+        """One of :data:`ABOUT_KINDS`."""
         ...
 
     @property

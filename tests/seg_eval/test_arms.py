@@ -1,7 +1,8 @@
 import pytest
 
-from seg_eval.arms import GROUPS, KINDS, RETRAINED_KINDS, Arm, name_arms, parse_kinds
+from seg_eval.arms import GROUPS, KINDS, RETRAINED_KINDS, RIVALS, Arm, name_arms, parse_kinds
 from seg_eval.completed import Completed
+from seg_eval.verdict import CHEAP
 from synth3d.files import InputError
 
 
@@ -54,3 +55,7 @@ def test_without_a_source_there_is_nothing_to_retrain_on():
 def test_what_is_retrained_on_is_an_arm_too_so_that_its_channels_are_made(tmp_path):
     arms = name_arms(parse_kinds(["retrained"]), [Completed("net", tmp_path)])
     assert [arm.name for arm in arms] == ["full", "zero", "net", "retrained"]
+
+
+def test_the_report_and_the_arms_agree_on_what_is_cheap():
+    assert CHEAP == RIVALS

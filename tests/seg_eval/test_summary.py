@@ -10,7 +10,7 @@ import pytest
 from seg_eval import arms as real_arms
 from seg_eval.scores import METRICS, Score
 from seg_eval.summary import summarise
-from seg_eval.tables import KINDS, tabulate
+from seg_eval.tables import ABOUT_KINDS, tabulate
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "summary-schema.md"
 
@@ -303,7 +303,7 @@ def test_nothing_to_summarise_is_an_error():
 
 
 def test_every_kind_of_arm_is_known():
-    assert set(KINDS) == set(real_arms.KINDS)
+    assert set(ABOUT_KINDS) == set(real_arms.KINDS)
 
 
 def test_columns_of_a_table_are_means_over_seeds():
