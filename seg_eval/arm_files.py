@@ -29,7 +29,7 @@ from seg_eval.cohort import Cohort
 from seg_eval.completed import Completed, brain_without
 from seg_eval.synthesisers import Program, SynthesisRun, completed_file, completion
 from synth3d.cases import MODALITIES, Case, Modality
-from synth3d.files import InputError, progress, read_json, write_json
+from synth3d.files import InputError, progress, read_object, write_json
 from synth3d.volumes import read, write_like
 
 
@@ -117,7 +117,7 @@ class ArmBuilder:
         """What is worth knowing about how a finished arm was made; may be empty."""
         if arm.of or not self.receipt(arm).is_file():
             return ""
-        return read_json(self.receipt(arm))["note"]
+        return str(read_object(self.receipt(arm), "note")["note"])
 
     def read(self, arm: Arm, case: Case) -> dict[Modality, np.ndarray | None]:
         """The missing channels (D, H, W) float32 in scanner units; None for exact zeros.

@@ -22,12 +22,14 @@ from seg_eval.cross_fit import out_of_fold
 from seg_eval.digests import digest, marks
 from seg_eval.image_scores import channel_scores
 from seg_eval.plan import Plan
+from seg_eval.records import CaseMarks, Pin, Times, read_image_scores, read_scores
 from seg_eval.regions import from_brats_2023, region_masks
 from seg_eval.scores import Score, score_case
 from seg_eval.synthesisers import Program
 from seg_eval.training import Training
 from synth3d.cases import MODALITIES, Case
-from synth3d.files import InputError, progress, read_json, sha256, write_json
+from synth3d.files import InputError, progress, sha256, write_json
+from synth3d.settings import read_as
 from synth3d.volumes import read, read_label, write_like
 
 
@@ -96,7 +98,10 @@ class Experiment:
     def commands(self) -> list[str]:
         """All that were remembered, the first one first."""
         path = self.folder / COMMANDS
-        return read_json(path) if path.is_file() else []
+        return list(read_as(tuple[str, ...], path)) if path.is_file() else []
+
+    def _tested(self) -> list[str]:
+        return [case.name for case in self.plan.cohort.test]
 
     def _synth3d(self, arguments: Sequence[str]) -> None:
         self.note_command(shlex.join(["synth3d", *arguments]))
@@ -129,10 +134,12 @@ class Experiment:
                 with self._timed(f"image scores {arm.name}"):
                     self._score_images(arm)
         rows = [
-            row for arm in plan.arms for seed in plan.seeds for row in self._read_scores(arm, seed)
+            row
+            for arm in plan.arms
+            for seed in plan.seeds
+            for row in read_scores(self.score_file(arm, seed), arm.name, seed, self._tested())
         ]
-        shown = [arm for arm in plan.arms if self._has_image_scores(arm)]
-        return rows, [row for arm in shown for row in read_json(self.image_file(arm))]
+        return rows, [row for arm in plan.arms for row in self._read_image_scores(arm)]
 
     def segmenters(self) -> list[Key]:
         """Kind and seed of each segmenter that looks at an arm."""
@@ -167,7 +174,7 @@ class Experiment:
         plan = self.plan
         arm = next(arm for arm in plan.arms if arm.segmenter == "retrained")
         origin = plan.describe()["arms"][arm.name]
-        known = read_json(self.folder / CASE_FILES)
+        known = read_as(CaseMarks, self.folder / CASE_FILES)
         contents = [
             known[str(case.images[name].absolute())][2]
             for case in plan.cohort.train
@@ -181,8 +188,8 @@ class Experiment:
     def _pin(self, models: Mapping[Key, Path]) -> None:
         """Remember which segmenters these are, and refuse others: predictions are theirs."""
         pin = self.folder / "segmenters.json"
-        before = read_json(pin) if pin.is_file() else {}
-        now = {}
+        before = read_as(dict[str, Pin], pin) if pin.is_file() else {}
+        now: dict[str, Pin] = {}
         for (kind, seed), model in models.items():
             receipt = model / "model.json"
             if kind == "frozen" and self.plan.foreign is not None:
@@ -191,20 +198,20 @@ class Experiment:
                 mark: str | None = digest({str(p.relative_to(model)): sha256(p) for p in files})
             else:
                 mark = sha256(receipt) if receipt.is_file() else None
-            now[f"{kind}-seed{seed}"] = {"model": str(model), "receipt": mark}
+            now[f"{kind}-seed{seed}"] = Pin(str(model), mark)
         for name in now.keys() & before.keys():
-            if before[name]["receipt"] != now[name]["receipt"]:
+            if before[name].receipt != now[name].receipt:
                 raise InputError(
-                    f"the segmenter {now[name]['model']} was trained anew since {self.folder} was "
+                    f"the segmenter {now[name].model} was trained anew since {self.folder} was "
                     "begun; give another --name or remove that folder"
                 )
         if before | now != before:
-            write_json(pin, before | now)
+            write_json(pin, {name: asdict(entry) for name, entry in (before | now).items()})
 
     def _pin_case_files(self) -> None:
         """Remember the cases' files, and refuse changed ones: finished arms saw the old."""
         pin = self.folder / CASE_FILES
-        before = read_json(pin) if pin.is_file() else {}
+        before = read_as(CaseMarks, pin) if pin.is_file() else {}
         paths = {
             path.absolute(): case.name
             for case in (*self.plan.cohort.train, *self.plan.cohort.test)
@@ -222,7 +229,7 @@ class Experiment:
                 f"files of {', '.join(sorted(changed))} changed since {self.folder} was begun; "
                 "give another --name or remove that folder"
             )
-        if now != before:
+        if now != {path: list(mark) for path, mark in before.items()}:
             write_json(pin, now)
 
     def prediction(self, arm: Arm, case: Case, seed: int) -> Path:
@@ -299,14 +306,11 @@ class Experiment:
             rows += [asdict(score) for score in scores]
         write_json(self.score_file(arm, seed), rows)
 
-    def _read_scores(self, arm: Arm, seed: int) -> list[Score]:
-        path = self.score_file(arm, seed)
-        try:
-            return [Score(**row) for row in read_json(path)]
-        except TypeError as error:
-            raise InputError(
-                f"{path} is damaged or of another version of seg_eval; remove it and run again"
-            ) from error
+    def _read_image_scores(self, arm: Arm) -> list[dict[str, Any]]:
+        if not self._has_image_scores(arm):
+            return []
+        pairs = [(case, missing) for case in self._tested() for missing in self.plan.missing]
+        return read_image_scores(self.image_file(arm), arm.name, pairs)
 
     def _score_images(self, arm: Arm) -> None:
         """Scores of the arm's channels against the real ones."""
@@ -329,12 +333,11 @@ class Experiment:
         path = self.folder / "times.json"
         started = time.monotonic()
         yield
-        times = read_json(path) if path.is_file() else {}
-        seconds = times.get("seconds", {})
-        seconds[stage] = round(seconds.get(stage, 0) + time.monotonic() - started, 2)
+        times = read_as(Times, path) if path.is_file() else Times()
+        before = times.seconds.get(stage, 0)
+        seconds = times.seconds | {stage: round(before + time.monotonic() - started, 2)}
         peak = max(
             resource.getrusage(who).ru_maxrss // 1024
             for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         )
-        known = times.get("peak_memory_mb", 0)
-        write_json(path, {"seconds": seconds, "peak_memory_mb": max(peak, known)})
+        write_json(path, asdict(Times(seconds, max(peak, times.peak_memory_mb))))

@@ -34,7 +34,7 @@ from seg_eval.preparation import (
     network_digest,
     prepare,
 )
-from synth3d.files import InputError, lock, read_json, sha256, sweep, write_json
+from synth3d.files import InputError, lock, read_object, sha256, sweep, write_json
 
 __all__ = [
     "PRESETS",
@@ -89,10 +89,10 @@ def train_segmenter(
     model = prepared.root / "results" / dataset / f"{trainer}__{plans}__{CONFIGURATION}"
     inputs = digest(prepared.digest, trainer, schedule)
     receipt = model / "model.json"
-    if receipt.is_file() and finished(read_json(receipt), inputs):
+    if receipt.is_file() and finished(read_object(receipt), inputs):
         return model
     with lock(prepared.root, shared=True), lock(prepared.root / "locks" / model.name):
-        before = read_json(receipt) if receipt.is_file() else {}
+        before = read_object(receipt) if receipt.is_file() else {}
         if finished(before, inputs):  # another process has done it since
             return model
         if before.get("digest") != inputs:
@@ -100,7 +100,7 @@ def train_segmenter(
         sweep(model)
         state = {"digest": inputs, "finished": False, "trainer": trainer, "schedule": schedule}
         write_json(receipt, state)
-        planned = read_json(prepared.plans)
+        planned = read_object(prepared.plans)
         named = planned | {"plans_name": plans, "schedule": schedule}
         write_json(prepared.folder / f"{plans}.json", named)
         state |= {"plans_sha256": sha256(prepared.plans), "network_sha256": network_digest(planned)}

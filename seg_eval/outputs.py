@@ -15,14 +15,16 @@ from seg_eval.page import write_page
 from seg_eval.page_volumes import ArmVolumes, CaseVolumes
 from seg_eval.pictures import Panel, draw_dice, draw_panel, draw_scatter, error_and_loss
 from seg_eval.plan import Plan
+from seg_eval.records import Pin, Times
 from seg_eval.regions import region_masks
 from seg_eval.report import render, write_image_scores, write_scores
 from seg_eval.scores import Score, counted
 from seg_eval.summary import summarise
 from seg_eval.synthesisers import SynthesisRun
 from synth3d.cases import Case, Modality
-from synth3d.files import InputError, read_json, sha256, write_json, write_text
+from synth3d.files import InputError, sha256, write_json, write_text
 from synth3d.intensity import Scale
+from synth3d.settings import read_as
 from synth3d.volumes import read, read_label
 
 OUTPUTS = (
@@ -63,12 +65,12 @@ def write_outputs(
         scores, images, plan.arms, plan.empty, plan.seed, margin=plan.margin, missing=plan.missing
     )
     summary["warnings"] += _warnings(plan)
-    times = read_json(folder / "times.json")
+    times = read_as(Times, folder / "times.json")
     summary |= {
         "config": plan.describe(),
         "notes": {arm.name: experiment.builder.note(arm) for arm in plan.arms},
-        "seconds": times["seconds"],
-        "peak_memory_mb": times["peak_memory_mb"],
+        "seconds": times.seconds,
+        "peak_memory_mb": times.peak_memory_mb,
         "versions": _versions(),
         "hashes": _hashes(experiment),
         "commands": experiment.commands(),
@@ -218,9 +220,9 @@ def _hashes(experiment: Experiment) -> dict[str, str]:
     for arm in experiment.plan.arms:
         if isinstance(arm.source, SynthesisRun):
             found[f"synthesiser {arm.source.name}"] = arm.source.weights_sha256
-    models = read_json(experiment.folder / "segmenters.json")
+    models = read_as(dict[str, Pin], experiment.folder / "segmenters.json")
     for name in (f"{kind}-seed{seed}" for kind, seed in experiment.segmenters()):
-        folder = Path(models[name]["model"])
+        folder = Path(models[name].model)
         final, best = (folder.glob(f"fold_*/{file}") for file in (FINAL, BEST))
         for path in sorted(final) or sorted(best):
             found[f"segmenter {name} {path.parent.name}"] = sha256(path)

@@ -7,9 +7,10 @@ from typing import Any
 from seg_eval.arms import Arm
 from seg_eval.cohort import Cohort
 from seg_eval.completed import Completed
+from seg_eval.records import read_config
 from seg_eval.synthesisers import SynthesisRun
 from synth3d.cases import Modality
-from synth3d.files import InputError, read_json
+from synth3d.files import InputError
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def remembered(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
     """``described`` with the arms that ``folder`` holds from before, so none changes unseen."""
-    path = folder / "config.json"
-    before = read_json(path).get("arms", {}) if path.is_file() else {}
+    before = read_config(folder).get("arms", {})
     return described | {"arms": before | described["arms"]}
 
 
@@ -141,5 +141,5 @@ def choose_folder(parent: Path, name: str | None, plan: Plan) -> Path:
 
 
 def _conflicts(folder: Path, described: dict[str, Any]) -> list[str]:
-    path = folder / "config.json"
-    return differences(read_json(path), described) if path.is_file() else []
+    before = read_config(folder)
+    return differences(before, described) if before else []

@@ -15,9 +15,11 @@ from nnunet_plans.presets import Preset
 from seg_eval.digests import digest, marks
 from seg_eval.nnunet_environment import nnunet_environment, shown, told_plainly
 from seg_eval.raw_dataset import RawDataset
+from seg_eval.records import CaseMarks
 from seg_eval.splits import write_nnunet_splits
 from synth3d.cases import Case
-from synth3d.files import InputError, lock, read_json, sha256, write_json
+from synth3d.files import InputError, lock, read_object, sha256, write_json
+from synth3d.settings import parse
 from synth3d.volumes import read
 
 CONFIGURATION = "3d_fullres"
@@ -98,9 +100,12 @@ def prepare(
         _refuse_other_network(raw, preset, plans_of)
     root = work / preset.name
     receipt = root / "prepared.json"
-    before = read_json(receipt) if receipt.is_file() else {}
+    before = read_object(receipt) if receipt.is_file() else {}
     files = {case: raw.files[case] for case in cases}
-    found = marks((path for paths in files.values() for path in paths), before.get("marks", {}))
+    found = marks(
+        (path for paths in files.values() for path in paths),
+        parse(CaseMarks, before.get("marks", {}), f"{receipt}: marks"),
+    )
     planned = [preset.planner] if preset.planner != "ExperimentPlanner" else []
     planned += [sha256(plans_of.plans)] if plans_of else []
     inputs = digest(
@@ -192,8 +197,8 @@ def _plan(prepared: Prepared, frozen: Prepared | None) -> None:
     if frozen is None:
         plan(name, prepared.preset)
         return
-    raw = read_json(prepared.raw.folder / "dataset.json")
-    kept = frozen_plans(read_json(frozen.plans), frozen.raw.channels, name, prepared.raw.channels)
+    raw = read_object(prepared.raw.folder / "dataset.json")
+    kept = frozen_plans(read_object(frozen.plans), frozen.raw.channels, name, prepared.raw.channels)
     write_json(prepared.folder / "dataset.json", raw)  # nnU-Net's planners leave a copy there
     write_json(prepared.plans, kept)
 
@@ -202,7 +207,7 @@ def _preprocess(prepared: Prepared, cases: Sequence[str]) -> None:
     """Preprocess case by case; a case is finished when its ``.pkl``, moved last, is there."""
     from nnunet_plans.planners import run_preprocessing
 
-    dataset = read_json(prepared.folder / "dataset.json")
+    dataset = read_object(prepared.folder / "dataset.json")
     identifier, run = run_preprocessing(prepared.plans, CONFIGURATION, dataset)
     target, partial = prepared.folder / identifier, prepared.folder / "partial"
     shutil.rmtree(partial, ignore_errors=True)

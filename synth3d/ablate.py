@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth3d.ablate_tables import TABLES, Cell, find_table
-from synth3d.files import InputError, lock, read_json, write_json
+from synth3d.files import InputError, lock, read_object, write_json
 
 if TYPE_CHECKING:
     from synth3d.ablate_plan import Item
@@ -220,7 +220,7 @@ class _Ablation:
         )  # fmt: skip
         with lock(self.folder):
             path = self.folder / "settings.json"
-            before = read_json(path) if path.is_file() else settings
+            before = read_object(path) if path.is_file() else settings
             differ = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
             if differ:
                 raise InputError(

@@ -11,7 +11,7 @@ from synth3d.ablate_statistics import difference, level
 from synth3d.ablate_tables import Cell
 from synth3d.bootstrap import FEW_CASES
 from synth3d.conventions import CONVENTIONS
-from synth3d.files import InputError, read_json
+from synth3d.files import InputError, read_object
 
 FEW_SEEDS = 5
 """Below this many seeds their spread is hardly known."""
@@ -32,7 +32,7 @@ def collect(items: Sequence[Item]) -> dict[str, dict[int, dict[str, Any]]]:
 
 
 def _read(test: Test) -> dict[str, Any]:
-    value = read_json(test.path)
+    value = read_object(test.path)
     if [row["case"] for row in value["rows"] if not row["scores"]] or not value["rows"]:
         raise InputError(f"{test.path} lacks scores; remove it and run the same command again")
     return value

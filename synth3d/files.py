@@ -132,6 +132,25 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}); was its writing cut off?") from error
 
 
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """The JSON object in ``path``, which must have ``keys``; of a file that this project wrote.
+
+    Raises:
+        InputError: As :func:`read_json`, or the file holds something else: it was changed by hand.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged: expected an object, found {_kind(value)}")
+    if lacking := [key for key in keys if key not in value]:
+        raise InputError(f"{path} is damaged: it has no {', '.join(lacking)}")
+    return value
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", bool: "a truth value"}
+    return names.get(type(value), "nothing" if value is None else "a number")
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of the file's bytes."""
     with path.open("rb") as file:

@@ -13,20 +13,29 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from synth3d.files import InputError
+from synth3d.files import InputError, read_json
 
 
 def parse(schema: Any, data: Any, where: str = "config") -> Any:
     """Build ``schema`` from plain TOML or JSON values, strictly.
 
+    Args:
+        schema: A dataclass, ``tuple[...]``, ``dict[str, ...]``, a union, ``Any`` or a plain type.
+        data: The values.
+        where: What they are called in messages.
+
     Raises:
         InputError: Unknown key or wrong type; the message has its path, ``config.data.patch[1]``.
     """
+    if schema is Any:
+        return data
     if is_dataclass(schema):
         return _parse_table(schema, data, where)
     origin = get_origin(schema)
     if origin is tuple:
         return _parse_list(get_args(schema), data, where)
+    if origin is dict:
+        return _parse_mapping(get_args(schema)[1], data, where)
     if origin in (Union, types.UnionType):
         if data is None and type(None) in get_args(schema):
             return None
@@ -59,12 +68,37 @@ def _parse_table(schema: Any, data: Any, where: str) -> Any:
     return schema(**{k: parse(hints[k], v, f"{where}.{k}") for k, v in data.items()})
 
 
+def _parse_mapping(item: Any, data: Any, where: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected a table, got {data!r:.60}")
+    return {key: parse(item, value, f"{where}.{key}") for key, value in data.items()}
+
+
 def _parse_list(items: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
-    item, *rest = items
-    length = None if rest == [...] else 1 + len(rest)
+    length = None if items[1:] == (...,) else len(items)
     if not isinstance(data, (list, tuple)) or length not in (None, len(data)):
         raise InputError(f"{where}: expected a list of {length or 'any'} values, got {data!r}")
-    return tuple(parse(item, value, f"{where}[{i}]") for i, value in enumerate(data))
+    kinds = items if length else items[:1] * len(data)
+    return tuple(
+        parse(kind, value, f"{where}[{i}]")
+        for i, (kind, value) in enumerate(zip(kinds, data, strict=True))
+    )
+
+
+def read_as(schema: Any, path: Path) -> Any:
+    """The values of a JSON file that this project wrote, as :func:`parse` builds ``schema``.
+
+    Raises:
+        InputError: It cannot be read, or holds anything else: it was cut off, changed by hand, or
+            written by another version.
+    """
+    value = read_json(path)
+    try:
+        return parse(schema, value, path.name)
+    except (InputError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged or of another version: {error}; remove it and run again"
+        ) from error
 
 
 def recipe_names() -> list[str]:

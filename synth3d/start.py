@@ -10,7 +10,7 @@ from typing import Any
 
 from synth3d.cases import ALL_MODALITIES, Case, Modality, find_cases, parse_modality
 from synth3d.config import RunConfig, sources_for
-from synth3d.files import InputError, read_json
+from synth3d.files import InputError, read_json, read_object
 from synth3d.framework_options import check_keys
 from synth3d.settings import override, parse, parse_assignment, read_recipe, to_plain
 from synth3d.splits import Splits, make_splits, read_splits
@@ -161,11 +161,11 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
     """
     if not (run / "config.json").exists():
         return
-    before, now = flatten(read_json(run / "config.json")), flatten(to_plain(config))
+    before, now = flatten(read_object(run / "config.json")), flatten(to_plain(config))
     if (run / "cohort.json").exists():
         cohort = {side: list(getattr(splits, side)) for side in ("train", "val", "test")}
         now |= flatten(cohort | {"data_folder": str(folder.resolve())}, "cohort")
-        before |= flatten(read_json(run / "cohort.json"), "cohort")
+        before |= flatten(read_object(run / "cohort.json"), "cohort")
     differ = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if differ:
         raise InputError(

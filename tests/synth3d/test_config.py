@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -8,6 +10,7 @@ from synth3d.settings import (
     override,
     parse,
     parse_assignment,
+    read_as,
     read_recipe,
     recipe_names,
     to_plain,
@@ -153,3 +156,34 @@ def test_unknown_recipes_and_broken_files_are_told(tmp_path):
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(InputError, match="must be a table of settings"):
         read_recipe(str(tmp_path / "list.json"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    name: str
+    size: float | None = None
+
+
+def test_mappings_pairs_and_anything_are_parsed_strictly():
+    assert parse(dict[str, Entry], {"a": {"name": "x", "size": 1}}) == {"a": Entry("x", 1.0)}
+    assert parse(dict[str, tuple[int, str]], {"a": [1, "x"]}) == {"a": (1, "x")}
+    assert parse(tuple[Entry, ...], []) == ()
+    assert parse(Any, {"whatever": [None]}) == {"whatever": [None]}
+    for schema, value, message in (
+        (dict[str, Entry], [1], r"config: expected a table, got \[1\]"),
+        (dict[str, Entry], {"a": {"name": 3}}, "config.a.name: expected str, got 3"),
+        (tuple[int, str], ["x", "x"], r"config\[0\]: expected int, got 'x'"),
+        (tuple[int, str], [1], "expected a list of 2 values"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse(schema, value)
+
+
+@pytest.mark.parametrize("text", ["{}", '[{"size": 1}]', '[{"name": "x", "age": 1}]', "["])
+def test_a_record_that_is_not_as_it_was_written_names_its_file(tmp_path, text):
+    path = tmp_path / "rows.json"
+    path.write_text('[{"name": "x"}]')
+    assert read_as(tuple[Entry, ...], path) == (Entry("x"),)
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"rows.json is (damaged|not valid JSON)"):
+        read_as(tuple[Entry, ...], path)
