@@ -79,29 +79,41 @@ def test_the_gradients_gradient_is_right():
     assert torch.autograd.gradgradcheck(run, leaves)
 
 
+def volumes(batch: int, channels: int, side: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    return torch.zeros(batch, channels, side, side, side, dtype=dtype).to(memory_format=LAST[3])
+
+
 @pytest.mark.parametrize(
-    ("x", "taken"),
+    ("x", "stride", "taken"),
     [
-        (torch.zeros(2, 16, 4, 4, 4).to(memory_format=LAST[3]), True),
-        (torch.zeros(2, 16, 4, 4, 4), False),
-        (torch.zeros(2, 16, 4, 4, 4, dtype=torch.float64).to(memory_format=LAST[3]), False),
-        (torch.zeros(2, 16, 4, 4).to(memory_format=LAST[2]), False),
-        (torch.zeros(0, 16, 4, 4, 4).to(memory_format=LAST[3]), False),
+        (volumes(2, 16, 12), 1, True),
+        (volumes(2, 16, 21), 2, True),
+        (volumes(2, 16, 10), 1, False),
+        (volumes(2, 16, 20), 2, False),
+        (volumes(2, 128, 12), 1, False),
+        (torch.zeros(2, 16, 12, 12, 12), 1, False),
+        (volumes(2, 16, 12, torch.float64), 1, False),
+        (torch.zeros(2, 16, 40, 40).to(memory_format=LAST[2]), 1, False),
+        (volumes(0, 16, 12), 1, False),
     ],
-    ids=["channels-last float32 volumes", "contiguous", "float64", "images", "empty batch"],
-)
-def test_who_goes_by_slices(x, taken):
+    ids=[
+        "channels-last float32 volumes", "strided", "few voxels", "few voxels of a strided result",
+        "fewer voxels than kernel entries", "contiguous", "float64", "images", "empty batch",
+    ],
+)  # fmt: skip
+def test_who_goes_by_slices(x, stride, taken):
     make = GroupedConv3d if x.ndim == 5 else GroupedConv2d
-    layer = make(16, 16, 3, padding=1, groups=4).to(x.dtype)
-    y = layer(x, torch.ones(len(x), 16, *[1] * (x.ndim - 2), dtype=x.dtype))
+    channels = x.shape[1]
+    layer = make(channels, channels, 3, stride=stride, padding=1, groups=4).to(x.dtype)
+    y = layer(x, torch.ones(len(x), channels, *[1] * (x.ndim - 2), dtype=x.dtype))
     assert (type(y.grad_fn).__name__ == "_GatedConvBackward") == taken
-    assert y.shape == x.shape
 
 
 def test_a_lone_small_sample_without_groups_keeps_torchs_way():
     layer = GroupedConv3d(8, 8, 3, padding=1, groups=1)
-    x = torch.zeros(1, 8, 4, 4, 4).to(memory_format=LAST[3])
-    assert type(layer(x).grad_fn).__name__ == "ConvolutionBackward0"
+    for side, slow in ((12, True), (52, False)):
+        y = layer(volumes(1, 8, side))
+        assert (type(y.grad_fn).__name__ == "ConvolutionBackward0") == slow
 
 
 def test_a_gradient_that_is_not_wanted_is_not_made():
