@@ -4,7 +4,7 @@ Written as a list of convolutions that are joined, autograd would hold every sam
 the joined one, forward and backward. Here each is written straight to its place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ def conv_each(x: Tensor, kernels: Tensor, sides: AllSides, turn: bool) -> Tensor
     Returns:
         (B, C_out, \\*out) in the memory format of ``x``; differentiable twice and by functorch.
     """
-    if not _watched():
+    if not watched():
         return _Each.apply(x, kernels, sides, turn)
     # split and unbind, not x[b] and kernels[b]: the backward of an index writes B zero tensors.
     samples = zip(x.split(1), kernels.unbind(0), strict=True)
@@ -39,8 +39,50 @@ def conv_each(x: Tensor, kernels: Tensor, sides: AllSides, turn: bool) -> Tensor
     return torch.cat(parts).contiguous(memory_format=_format(x))
 
 
-def _watched() -> bool:
-    """Whether somebody looks on who would not see through a hand-written gradient."""
+def conv_made(
+    x: Tensor, kernel: Tensor, make: Callable[[Tensor], Tensor], sides: AllSides
+) -> Tensor:
+    """Convolve ``make(x)``, and keep ``x`` for the backward, which makes it once more.
+
+    Args:
+        x: (B, C_in, \*S), which the backward of something else keeps anyway.
+        kernel: (C_out, C_in, \*k), of the type of ``x``.
+        make: Differentiable, and cheap beside the convolution.
+        sides: Stride, padding and dilation, one number per axis each.
+    """
+    if watched():
+        return CONV[x.ndim](make(x), kernel, None, *sides)
+    return _OfMade.apply(x, kernel, make, sides)
+
+
+class _OfMade(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, kernel: Tensor, make: Callable[[Tensor], Tensor], sides: AllSides
+    ) -> Tensor:
+        ctx.save_for_backward(x, kernel)
+        ctx.make, ctx.sides = make, sides
+        return CONV[x.ndim](make(x), kernel, None, *sides)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, kernel = ctx.saved_tensors
+        wanted = [*ctx.needs_input_grad[:2], False]
+        again = torch.is_grad_enabled()  # somebody differentiates the gradient
+        with torch.enable_grad():
+            seen = x if again and x.requires_grad else x.detach().requires_grad_()
+            made = ctx.make(seen)
+        to_made, to_kernel, _ = torch.ops.aten.convolution_backward(
+            grad, made, kernel, None, *ctx.sides, False, [0] * (x.ndim - 2), 1, wanted
+        )
+        to_x = torch.autograd.grad(made, seen, to_made, create_graph=again) if wanted[0] else [None]
+        return to_x[0], to_kernel, None, None
+
+
+def watched() -> bool:
+    """Whether somebody looks on who would not see through a hand-written gradient: a compiler, or
+    a transform of torch.func, or forward-mode differentiation.
+    """
     return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cuda_ops.layout import FORMATS, is_channels_last
-from cuda_ops.looped import CONV, conv_each
+from cuda_ops.looped import CONV, conv_each, conv_made
 from cuda_ops.mixing import mixing_matrices
 from cuda_ops.op import full_precision
 
@@ -170,11 +170,16 @@ def _in_halves(x: Tensor, kernels: Sequence[Tensor], geometry: Geometry) -> Tens
     length = step + max(0, dilation * (kernels[0].shape[axis + 2] - 1) + 1 - stride)
     # With the channels where they are in memory, halves along z are joined without a copy.
     channel, along = (-1, axis + 1) if is_channels_last(x) else (1, axis + 2)
-    parts = _overlapping(x.movedim(1, channel), along, padding, step, length)
-    parts = parts.unflatten(along, (2, length)).movedim(along, 1).flatten(0, 1).movedim(channel, 1)
     laid = [0 if a == axis else side for a, side in enumerate(geometry.padding)]
-    pairs = zip(parts.split(2), kernels, strict=True)
-    results = [CONV[x.ndim](p, k, None, geometry.stride, laid, geometry.dilation) for p, k in pairs]
+
+    def halves(sample: Tensor) -> Tensor:
+        pieces = _overlapping(sample.movedim(1, channel), along, padding, step, length)
+        pieces = pieces.unflatten(along, (2, length)).movedim(along, 1).flatten(0, 1)
+        return pieces.movedim(channel, 1)
+
+    sides = geometry.stride, tuple(laid), geometry.dilation
+    pairs = zip(x.split(1), kernels, strict=True)
+    results = [conv_made(sample, kernel, halves, sides) for sample, kernel in pairs]
     y = results[0] if len(results) == 1 else torch.cat(results)
     y = y.movedim(1, channel).unflatten(0, (-1, 2)).movedim(1, along).flatten(along, along + 1)
     y = y.movedim(channel, 1)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cuda_ops.looped import watched
 from synth3d.models.time_embedding import TimeModulation
 
 Conv = type[nn.Conv2d] | type[nn.Conv3d]
@@ -91,8 +92,49 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, \\*S) -> the same, as channels-last memory."""
-        last = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps)
-        return last.movedim(-1, 1)
+        return _normalised(x, self.weight, self.bias, self.eps)
+
+
+def _normalised(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x.movedim(1, -1), weight.shape, weight, bias, eps).movedim(-1, 1)
+
+
+def norm_gelu(x: Tensor, norm: ChannelNorm) -> Tensor:
+    """``F.gelu(norm(x))`` that keeps ``x`` alone for its backward, and normalises it again there.
+
+    Args:
+        x: (B, C, \\*S).
+        norm: Of C channels.
+    """
+    plain = watched() or not torch.amp.is_autocast_available(x.device.type)
+    if plain or not torch.is_grad_enabled():
+        return F.gelu(norm(x))
+    return _NormGelu.apply(x, norm.weight, norm.bias, norm.eps)
+
+
+class _NormGelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight, bias)
+        ctx.eps, ctx.cast = eps, torch.get_autocast_dtype(x.device.type)
+        ctx.casts = torch.is_autocast_enabled(x.device.type)
+        return F.gelu(_normalised(x, weight, bias, eps))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        again = torch.is_grad_enabled()  # somebody differentiates the gradient
+        wanted = ctx.needs_input_grad[:3]
+        cast = torch.autocast(grad.device.type, ctx.cast, enabled=ctx.casts)
+        with torch.enable_grad(), cast:
+            leaves = [
+                leaf if again else leaf.detach().requires_grad_(needed)
+                for leaf, needed in zip(ctx.saved_tensors, wanted, strict=True)
+            ]
+            normalised = _normalised(*leaves, ctx.eps)
+        to_normalised = torch.ops.aten.gelu_backward(grad, normalised)
+        inputs = [leaf for leaf, needed in zip(leaves, wanted, strict=True) if needed]
+        found = iter(torch.autograd.grad(normalised, inputs, to_normalised, create_graph=again))
+        return (*(next(found) if needed else None for needed in wanted), None)
 
 
 class _MeanOverPositions(torch.autograd.Function):

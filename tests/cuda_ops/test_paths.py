@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cuda_ops import RollingConv, roll_kernel, rolling_conv
+from cuda_ops.looped import conv_made
 from cuda_ops.paths import (
     ONEDNN_ELEMENTS,
     WAYS,
@@ -309,3 +310,52 @@ def test_thin_contiguous_samples_are_not_kept_twice():
     ):
         convolve(x, weight, Geometry.of(1, 1, 1, 3))
     assert kept == {x.untyped_storage().data_ptr(), weight.untyped_storage().data_ptr()}
+
+
+def test_what_is_made_for_a_convolution_is_made_again_and_not_kept():
+    """The result and both gradients, twice over, of a convolution of something made from ``x``."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 2, 3, 4, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    kernel = torch.randn(2, 2, 3, 3, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    sides = (1, 2, 1), (1, 1, 1), (1, 1, 1)
+    calls = []
+
+    def make(x):
+        calls.append(None)
+        return torch.cat([x, x.square()])
+
+    def made(x, kernel):
+        return conv_made(x, kernel, make, sides)
+
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: (kept.append(t.shape), t)[1], lambda t: t
+    ):
+        y = made(x, kernel)
+    assert kept == [x.shape, kernel.shape]
+    assert torch.equal(y, F.conv3d(make(x), kernel, None, *sides))
+    before = len(calls)
+    y.sum().backward()
+    assert len(calls) == before + 1
+    assert torch.autograd.gradcheck(made, (x, kernel))
+    assert torch.autograd.gradgradcheck(made, (x, kernel))
+    for leaf in (x, kernel):
+        got, meant = (
+            f.pow(2).sum() for f in (made(x, kernel), F.conv3d(make(x), kernel, None, *sides))
+        )
+        assert torch.allclose(*(torch.autograd.grad(v, leaf)[0] for v in (got, meant)))
+
+
+def test_halves_are_not_kept():
+    x = torch.randn(2, 16, 8, 8, 8).to(memory_format=torch.channels_last_3d).requires_grad_()
+    kernels = torch.randn(2, 16, 16, 3, 3, 3, requires_grad=True)
+    assert leaves_onednn(x, kernels.shape[1:], x.dtype)
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        conv_looped(x, kernels, 1, 1, 1)
+    assert set(kept) == {t.untyped_storage().data_ptr() for t in (x, kernels)}

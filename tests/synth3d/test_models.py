@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from synth3d.models import GENERATORS, AGINet, PatchCritic, ResUNet, options_of
-from synth3d.models.blocks import ChannelNorm, GlobalMean
+from synth3d.models.blocks import ChannelNorm, GlobalMean, norm_gelu
 from synth3d.models.cagr import CagrConv
 from synth3d.models.routing import OffsetHead, Routing, ScaleHead
 
@@ -148,6 +148,52 @@ def test_channel_norm_is_layer_norm_over_channels(dim):
     x, norm = image(dim, 6), ChannelNorm(6)
     expected = F.layer_norm(x.movedim(1, -1), (6,)).movedim(-1, 1)
     assert torch.allclose(norm(x), expected, atol=1e-6)
+
+
+def doubles(dim: int) -> tuple[torch.Tensor, ChannelNorm]:
+    norm = ChannelNorm(3).double()
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return torch.randn(2, 3, *[2] * dim, dtype=torch.float64, requires_grad=True), norm
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_norm_and_gelu_in_one_are_the_two(dim):
+    x, norm = doubles(dim)
+    leaves = (x, norm.weight, norm.bias)
+    y, plain = norm_gelu(x, norm), F.gelu(norm(x))
+    assert torch.equal(y, plain)
+    weight = torch.randn_like(y)
+    ours, theirs = (torch.autograd.grad(out, leaves, weight) for out in (y, plain))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: norm_gelu(x, norm), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: norm_gelu(x, norm), (x,))
+
+
+def test_norm_and_gelu_in_one_do_without_what_is_not_wanted():
+    x, norm = doubles(3)
+    norm.requires_grad_(False)
+    (ours,) = torch.autograd.grad(norm_gelu(x, norm).sum(), x)
+    (theirs,) = torch.autograd.grad(F.gelu(norm(x)).sum(), x)
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    with torch.no_grad():
+        assert norm_gelu(x, norm).grad_fn is None
+
+
+def test_norm_and_gelu_in_one_under_autocast_are_the_two():
+    norm = ChannelNorm(8)
+    x = torch.randn(2, 8, 3, 3, 3).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y, plain = norm_gelu(x, norm), F.gelu(norm(x))
+    assert y.dtype == plain.dtype
+    for a, b in zip(
+        torch.autograd.grad(y.sum(), (x, norm.weight)),
+        torch.autograd.grad(plain.sum(), (x, norm.weight)),
+        strict=True,
+    ):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("last", [False, True])

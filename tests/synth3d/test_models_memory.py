@@ -6,7 +6,7 @@ from torch import nn
 
 from synth3d.models import AGINet, ResUNet, memory
 from synth3d.models.memory import free_bytes, needs_recomputing, saved_bytes
-from synth3d.models.routing import Routing
+from synth3d.models.routing import Routing, RoutingUnit
 
 SMALL = {"widths": (8, 16), "stages": 3, "groups": 2}
 
@@ -36,10 +36,10 @@ def test_a_hand_count():
     assert saved_bytes(net, (1, 2, 4, 5)) == 4 * (40 + 60)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("recompute", "stride"), [(False, 1), (True, 1), (False, 2), (True, 2)])
 @pytest.mark.parametrize("dim", [2, 3])
-def test_the_count_is_what_a_real_step_keeps(dim, recompute):
-    net = AGINet(2, 1, dim=dim, checkpoint_routing=recompute, **SMALL)
+def test_the_count_is_what_a_real_step_keeps(dim, recompute, stride):
+    net = AGINet(2, 1, dim=dim, checkpoint_routing=recompute, routing_stride=stride, **SMALL)
     layout = memory.LAST[dim + 2]
     net = net.to(memory_format=layout)
     x = torch.randn(2, 2, *[16] * dim).to(memory_format=layout)
@@ -52,6 +52,20 @@ def test_the_count_is_the_same_for_a_network_without_values():
     assert saved_bytes(ghost, (1, 1, 8, 8, 8)) == saved_bytes(
         ResUNet(1, 1, widths=(8, 16)), (1, 1, 8, 8, 8)
     )
+
+
+def test_the_cheap_routing_keeps_a_result_of_each_unit_and_not_three():
+    """Two units each: neither the normalised features nor the mean and deviation of a voxel."""
+    x = torch.randn(1, 2, 16, 16, 16).to(memory_format=torch.channels_last_3d)
+    net = AGINet(2, 1, dim=3, routing_stride=2, **SMALL).to(memory_format=torch.channels_last_3d)
+    lean = really_saved(net, x)
+    for module in net.modules():
+        if isinstance(module, RoutingUnit):
+            module.lean = False
+    routed = [(8, 8), (8, 8), (16, 4), (16, 4), (8, 8), (8, 8)]  # channels, side after the stride
+    assert len(routed) == sum(isinstance(module, Routing) for module in net.modules())
+    spared = sum(2 * 4 * (channels + 2) * side**3 for channels, side in routed)
+    assert really_saved(net, x) - lean == pytest.approx(spared, rel=0.05)
 
 
 def test_autocast_halves_it():
