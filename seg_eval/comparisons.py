@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seg_eval.resampling import PairedBootstrap
 from seg_eval.significance import (
     SIGNIFICANT,
     Alternative,
@@ -14,6 +13,7 @@ from seg_eval.significance import (
     signed_ranks,
 )
 from seg_eval.tables import ArmLike, ScoreTable
+from synth3d.bootstrap import PairedBootstrap
 
 AGAINST: dict[str, Alternative] = {
     "zero": "greater",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from seg_eval.resampling import Estimate
+from synth3d.bootstrap import Estimate
 
 COMMON_NAMES = {"t1n": "T1", "t1c": "contrast-enhanced T1", "t2w": "T2", "t2f": "FLAIR", "pd": "PD"}
 REGION_NAMES = {"WT": "whole tumour", "TC": "tumour core", "ET": "enhancing tumour"}

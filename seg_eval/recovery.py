@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seg_eval.resampling import Estimate, PairedBootstrap
+from synth3d.bootstrap import Estimate, PairedBootstrap
 
 SMALLEST_GAP = 0.02
 """A mean loss of Dice below this is no measurable loss: the ratio would be noise."""

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from scipy.stats import norm, rankdata
 
-from seg_eval.resampling import PairedBootstrap
 from seg_eval.tables import known_mean
+from synth3d.bootstrap import PairedBootstrap
 
 Alternative = Literal["greater", "two-sided"]
 

@@ -16,12 +16,11 @@ from seg_eval.comparisons import compare_arms, compare_with_full, hopeless
 from seg_eval.names import spoken
 from seg_eval.recovery import SMALLEST_HD95_GAP_MM, Recovery, recovery
 from seg_eval.regions import REGIONS
-from seg_eval.resampling import CONFIDENCE, Estimate, PairedBootstrap
 from seg_eval.scores import EMPTY_RULES, METRICS, Score, counted, voxel_volumes, warn_of_voxels
 from seg_eval.significance import MARGIN, by_patient
 from seg_eval.tables import ABOUT_KINDS, ArmLike, ScoreTable, known_mean, tabulate
 from seg_eval.verdict import Facts, RegionFacts, Rival, compare_with_cheap, headline
-from synth3d.bootstrap import FEW_CASES, RESAMPLES
+from synth3d.bootstrap import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
 
 SCHEMA = 2
 PLUMBING_TOLERANCE = 0.002

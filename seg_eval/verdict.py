@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from seg_eval.names import REGION_NAMES, channels, listed, percent, signed, spoken
 from seg_eval.recovery import SMALLEST_GAP
-from seg_eval.resampling import Estimate
 from seg_eval.tables import ABOUT_KINDS
-from synth3d.bootstrap import FEW_CASES
+from synth3d.bootstrap import FEW_CASES, Estimate
 
 LARGE_LOSS = 0.05
 """Mean Dice that is still lost and must be named, however much was won back elsewhere."""

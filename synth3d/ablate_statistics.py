@@ -1,11 +1,12 @@
 """Means over cases and seeds, and differences with an interval that knows of both."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from synth3d.bootstrap import RESAMPLES, interval, resampled_means
+from synth3d.bootstrap import RESAMPLES, PairedBootstrap
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,10 @@ def difference(
 ) -> Difference:
     """The paired difference with a bootstrap over patients and seeds.
 
-    Every draw takes patients with replacement, all their cases together, and seeds with
-    replacement, each seed of the cell with the same seed of the baseline. Seeds are nested in the
-    cell, not in the patient: what a seed does to the weights it does to all patients at once, so
-    the same drawn seeds serve all drawn patients. With one seed only patients are drawn, and the
-    interval speaks of that pair of runs alone.
+    As :class:`synth3d.bootstrap.PairedBootstrap` draws them, each seed of the cell with the same
+    seed of the baseline: what a seed does to the weights it does to all patients at once. With one
+    seed only patients are drawn, and the interval speaks of that pair of runs alone. It is NaN
+    where a difference is not finite.
 
     Args:
         scores: (seeds, cases).
@@ -81,9 +81,8 @@ def difference(
         raise ValueError(f"expected equal (seeds, cases), got {scores.shape} and {baseline.shape}")
     gaps = scores - baseline
     seeds = len(gaps)
-    drawn = resampled_means(gaps.T, patients, resamples, seed)  # (resamples, seeds)
-    generator = np.random.default_rng([seed, 1])
-    weights = generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
-    low, high = interval((drawn * weights).sum(1))
     positive = int((gaps.mean(1) > 0).sum())
-    return Difference(float(gaps.mean()), low, high, positive, seeds)
+    if not np.isfinite(gaps).all():
+        return Difference(float(gaps.mean()), math.nan, math.nan, positive, seeds)
+    found = PairedBootstrap(patients, seeds, resamples, seed).mean(gaps.T)
+    return Difference(found.value, found.low, found.high, positive, seeds)

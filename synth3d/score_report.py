@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from synth3d import __version__
-from synth3d.bootstrap import FEW_CASES, interval, resampled_means
+from synth3d.bootstrap import FEW_CASES, PairedBootstrap
 from synth3d.conventions import CONVENTIONS
 from synth3d.files import write_json, write_text
 from synth3d.score_cohort import Scored, Settings
@@ -65,7 +65,8 @@ def _summary(name: str, rows: Sequence[dict[str, Any]]) -> Summary:
     if len(values) >= 2 and not infinite:
         sd = float(values.std(ddof=1))
     if len(set(patients)) >= 2 and not infinite:
-        low, high = interval(resampled_means(values[:, None], patients)[:, 0])
+        found = PairedBootstrap(patients).mean(values)
+        low, high = found.low, found.high
     return Summary(name, len(held), len(set(patients)), mean, sd, low, high, infinite)
 
 

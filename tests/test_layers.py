@@ -19,7 +19,7 @@ MAY_IMPORT = {
 VOCABULARY = {
     "synth3d", "synth3d.bootstrap", "synth3d.case_scores", "synth3d.cases", "synth3d.config",
     "synth3d.files", "synth3d.intensity", "synth3d.labels", "synth3d.metrics", "synth3d.receipt",
-    "synth3d.splits", "synth3d.volumes",
+    "synth3d.settings", "synth3d.splits", "synth3d.volumes",
 }  # fmt: skip
 DOORS = {
     "cupy": {"cuda_ops/kernels.py"},

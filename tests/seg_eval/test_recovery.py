@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from seg_eval.recovery import SMALLEST_HD95_GAP_MM, difference, recovery
-from seg_eval.resampling import PairedBootstrap, quantiles, standard_error
-from synth3d.bootstrap import resampled_means
+from synth3d.bootstrap import PairedBootstrap, quantiles, standard_error
 
 FULL = np.array([0.9, 0.8, 0.95, 0.85])
 ZERO = np.array([0.4, 0.3, 0.5, 0.4])
@@ -154,10 +153,11 @@ def test_seeds_that_are_copies_change_nothing(full, arm):
 def test_with_one_seed_the_draws_are_those_of_the_plain_bootstrap():
     generator = np.random.default_rng(0)
     values = generator.random(30)
-    plain = resampled_means(values[:, None], [f"{i:03d}" for i in range(30)])[:, 0]
     found = bootstrap(30).mean(values)
-    assert found.low in plain
-    assert found.high in plain
+    draws = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), 10_000)
+    plain = draws.astype(float) @ values / 30
+    assert np.isclose(plain, found.low, rtol=1e-12).any()
+    assert np.isclose(plain, found.high, rtol=1e-12).any()
 
 
 def test_the_interval_is_as_wide_as_students_for_symmetric_values():
@@ -240,12 +240,15 @@ def test_the_same_seed_gives_the_same_interval():
 
 
 def test_cases_of_one_patient_are_drawn_together():
-    columns = np.array([[0.0], [0.0], [0.0], [1.0]])
-    drawn = resampled_means(columns, ["a", "a", "a", "b"], resamples=4000)
-    found, counts = np.unique(drawn.round(6), return_counts=True)
-    # two patients drawn twice: aa, ab or ba (4 cases, one of them 1), bb
-    assert found.tolist() == [0, 0.25, 1]
-    np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
+    """Two patients drawn twice: aa, ab or ba (4 cases, one of them 1), bb."""
+    drawn = PairedBootstrap(["a", "a", "a", "b"], resamples=4000)
+    ends = {
+        round(end, 6)
+        for confidence in (0.02, 0.3, 0.6, 0.95)
+        for found in [drawn.mean(np.array([0.0, 0.0, 0.0, 1.0]), confidence)]
+        for end in (found.low, found.high)
+    }
+    assert ends == {0, 0.25, 1}
 
 
 def test_repeating_a_patients_cases_does_not_sharpen_the_interval():

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata, wilcoxon
 
-from seg_eval.resampling import PairedBootstrap
 from seg_eval.significance import by_patient, holm, non_inferiority, signed_ranks
+from synth3d.bootstrap import PairedBootstrap
 
 TENTHS = st.lists(st.integers(-6, 6).map(lambda i: i / 10), min_size=1, max_size=9)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)

@@ -3,7 +3,6 @@ import math
 import pytest
 
 from seg_eval.names import listed, percent, signed, spoken
-from seg_eval.resampling import Estimate
 from seg_eval.verdict import (
     Facts,
     RegionFacts,
@@ -11,6 +10,7 @@ from seg_eval.verdict import (
     compare_with_cheap,
     headline,
 )
+from synth3d.bootstrap import Estimate
 
 
 def around(value, half=0.01):

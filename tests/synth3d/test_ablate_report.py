@@ -71,15 +71,21 @@ def simulated(draw: np.random.Generator, truth: float, seeds: int, patients: int
     )
 
 
-def test_the_interval_covers_a_known_difference():
-    """95 % of intervals should hold the truth; with 8 seeds and 20 patients about 92 % do."""
-    draw, hits, trials = np.random.default_rng(0), 0, 300
-    names = [f"p{i}" for i in range(20)]
+@pytest.mark.parametrize(("seeds", "patients"), [(8, 20), (3, 6)])
+def test_the_interval_covers_a_known_difference(seeds, patients):
+    """93.7 and 94.3 % of intervals hold the truth; plain percentile intervals 90.8 and 87.8 %."""
+    draw, hits, trials = np.random.default_rng(0), 0, 600
+    names = [f"p{i}" for i in range(patients)]
     for _ in range(trials):
-        gaps = simulated(draw, 0.5, 8, 20)
-        found = difference(gaps, np.zeros_like(gaps), names, resamples=400)
+        gaps = simulated(draw, 0.5, seeds, patients)
+        found = difference(gaps, np.zeros_like(gaps), names, resamples=1000)
         hits += found.low <= 0.5 <= found.high
-    assert 0.88 <= hits / trials <= 0.98
+    assert 0.925 <= hits / trials <= 0.98
+
+
+def test_a_difference_that_is_not_finite_has_no_interval():
+    found = difference(np.array([[np.inf, 1.0]]), np.zeros((1, 2)), ["a", "b"])
+    assert np.isnan([found.low, found.high]).all()
 
 
 def test_without_the_seeds_the_interval_would_be_too_narrow():
@@ -91,9 +97,9 @@ def test_without_the_seeds_the_interval_would_be_too_narrow():
 
 
 def test_cases_of_one_patient_are_drawn_together():
-    gaps = np.array([[1.0, 1.0, 1.0, -1.0]])
-    alone = difference(gaps, 0 * gaps, ["a", "b", "c", "d"])
-    together = difference(gaps, 0 * gaps, ["a", "a", "a", "b"])
+    gaps = np.array([[1.0] * 11 + [-1.0]])
+    alone = difference(gaps, 0 * gaps, list("abcdefghijkl"))
+    together = difference(gaps, 0 * gaps, ["a"] * 11 + ["b"])
     assert (together.low, together.high) == (-1, 1)
     assert alone.low > -1
 
