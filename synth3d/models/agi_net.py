@@ -48,9 +48,11 @@ class ModalityHead(nn.Module):
             )
         self.convolve = F.conv3d if dim == 3 else F.conv2d
         share, rest = divmod(groups, inputs)
-        sizes = torch.tensor([share + (i < rest) for i in range(inputs)]) * (outputs // groups)
-        owner = torch.arange(inputs).repeat_interleave(sizes)
-        mask = F.one_hot(owner, inputs).float().reshape(outputs, inputs, *[1] * dim)
+        owned = [(share + (i < rest)) * (outputs // groups) for i in range(inputs)]
+        rows = [
+            [float(i == j) for j in range(inputs)] for i in range(inputs) for _ in range(owned[i])
+        ]
+        mask = torch.tensor(rows).reshape(outputs, inputs, *[1] * dim)
         self.register_buffer("mask", mask, persistent=False)
         self.weight = nn.Parameter(torch.empty(outputs, 1, *[3] * dim))
         self.reset_parameters()

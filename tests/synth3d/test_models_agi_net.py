@@ -245,6 +245,9 @@ def test_a_grouped_head_gives_every_modality_groups_of_its_own(dim, groups, inpu
     assert net.head.weight.grad.abs().min() > 0
     assert net.head.weight.numel() == 16 * 3**dim
     assert "head.mask" not in net.state_dict()
+    with torch.device("meta"):  # as a run builds its network to tell its size
+        ghost = AGINet(inputs, 1, dim=dim, widths=(16, 32), stages=3, groups=groups, head="grouped")
+    assert ghost.head.mask.shape == net.head.mask.shape
 
 
 def test_a_grouped_head_needs_a_group_for_every_modality():
