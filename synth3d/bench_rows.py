@@ -3,62 +3,24 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cuda_ops.bench_allocator import give_back_memory
 from cuda_ops.bench_clock import Call, compare, summary
 from cuda_ops.bench_memory import RESET, STATUS, ask_a_process, resident
 from cuda_ops.bench_rows import Result, Row, Setting, SkipRow, take
-from synth3d.models import GENERATORS, options_of
+from synth3d.bench_complete import complete_rows
+from synth3d.bench_networks import FORMATS, Case
 from synth3d.precision import has_bfloat16
 
-FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
-AGI = {"stages": 5, "checkpoint_routing": False}
-NETWORKS: dict[str, tuple[str, dict[str, object]]] = {
-    "plain": ("resunet", {}),
-    "agi": ("agi-net", AGI),
-    "agi-recomputed": ("agi-net", AGI | {"checkpoint_routing": True}),
-    "agi-stride2": ("agi-net", AGI | {"routing_stride": 2}),
-    "gr": ("agi-net", AGI | {"module": "gr"}),
-    "ca": ("agi-net", AGI | {"module": "ca"}),
-    "deform": ("deform-resunet", {"stages": 5}),
-    "arc": ("arc-resunet", {"stages": 5}),
-}
 TRAIN_BARS = {"agi": 1.30, "agi-stride2": 1.12}
 INFER_BARS = {"agi": 1.40, "agi-stride2": 1.10}
 MEMORY_BARS = {"agi-recomputed": 1.25, "agi-stride2": 1.20}
 BF16_BAR = 0.58
-
-
-@dataclass(frozen=True)
-class Case:
-    """A size at which networks are compared: three sources, one target, cubic patches."""
-
-    name: str
-    widths: tuple[int, ...]
-    groups: int
-    side: int
-    dim: int = 3
-    batch: int = 2
-    seconds: float = 2.0
-    """Of a plain training step on one core, about."""
-
-    def __str__(self) -> str:
-        widths = "-".join(map(str, self.widths))
-        return f"{self.dim}-D {widths}, n={self.groups}, {self.side}^{self.dim}, B={self.batch}"
-
-    def network(self, name: str) -> nn.Module:
-        """The network of ``NETWORKS`` at this size, the same weights for the same name."""
-        torch.manual_seed(0)
-        model, options = NETWORKS[name]
-        size = {"dim": self.dim, "widths": self.widths, "groups": self.groups} | options
-        taken = {key: size[key] for key in size.keys() & options_of(model)}
-        return GENERATORS[model](3, 1, **taken)
 
 
 RECIPE = Case("recipe", (16, 32, 64, 128), 4, 48)
@@ -71,7 +33,7 @@ CASES = (RECIPE, LARGE, MIDDLE, PAPER, SLICES)
 
 def rows() -> list[Row]:
     """All rows, in the order of the table."""
-    return [*train_rows(), *infer_rows(), *memory_rows(), *precision_rows()]
+    return [*train_rows(), *infer_rows(), *complete_rows(RECIPE), *memory_rows(), *precision_rows()]
 
 
 def train_rows() -> Iterator[Row]:

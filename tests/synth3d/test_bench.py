@@ -9,7 +9,9 @@ import cuda_ops.bench
 from cuda_ops.bench_clock import CpuClock
 from cuda_ops.bench_rows import Setting, SkipRow
 from synth3d import bench, bench_rows
-from synth3d.bench_rows import CASES, NETWORKS, Case, rows
+from synth3d.bench_complete import HEAD_MM, NATIVE, complete_rows, ellipsoid
+from synth3d.bench_networks import NETWORKS, Case
+from synth3d.bench_rows import CASES, rows
 
 TINY = Case("tiny", (8, 16, 32), 2, 16, seconds=0.01)
 
@@ -62,6 +64,25 @@ def test_bfloat16_is_refused_where_it_is_emulated(monkeypatch, setting):
     with pytest.raises(SkipRow, match="no bfloat16 instructions"):
         bench_rows._refuse_slow_bf16("bf16", torch.device("cpu"))
     bench_rows._refuse_slow_bf16("fp32", torch.device("cpu"))
+
+
+def test_a_whole_synthesis_is_held_against_its_own_convolutions(setting):
+    (row,) = complete_rows(TINY, (20, 24, 28))
+    found = {result.candidate: result for result in row.measure(row, setting)}
+    assert list(found) == ["plain", "agi", "agi-stride2"]
+    for result in found.values():
+        assert result.value > 0.3  # so small, what a call costs is mostly not convolutions
+        assert result.note.startswith("12 tiles, ")
+    with pytest.raises(SkipRow, match="CPU only"):
+        row.measure(row, Setting(torch.device("meta"), CpuClock(), rounds=1))
+
+
+def test_the_head_of_the_native_volume_is_as_large_as_a_head():
+    inside = ellipsoid(NATIVE)
+    assert inside.sum().item() / 1e6 == pytest.approx(1.57, abs=0.01)
+    for axis, diameter in enumerate(HEAD_MM):
+        others = tuple({0, 1, 2} - {axis})
+        assert inside.any(others[1]).any(others[0]).sum().item() == pytest.approx(diameter, abs=2)
 
 
 @pytest.mark.slow
