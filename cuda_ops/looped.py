@@ -45,12 +45,12 @@ def conv_made(
     """Convolve ``make(x)``, and keep ``x`` for the backward, which makes it once more.
 
     Args:
-        x: (B, C_in, \*S), which the backward of something else keeps anyway.
-        kernel: (C_out, C_in, \*k), of the type of ``x``.
+        x: (B, C_in, \\*S), which the backward of something else keeps anyway.
+        kernel: (C_out, C_in, \\*k), of the type of ``x``.
         make: Differentiable, and cheap beside the convolution.
         sides: Stride, padding and dilation, one number per axis each.
     """
-    if watched():
+    if watched() or x.dtype != kernel.dtype or torch.is_autocast_enabled(x.device.type):
         return CONV[x.ndim](make(x), kernel, None, *sides)
     return _OfMade.apply(x, kernel, make, sides)
 

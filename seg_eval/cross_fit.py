@@ -14,9 +14,7 @@ from seg_eval.cohort import Cohort
 from seg_eval.completed import Completed
 from seg_eval.synthesisers import Program, SynthesisRun, completed_file, completion
 from synth3d.cases import Case, Modality, find_cases, patient_of
-from synth3d.config import RunConfig
 from synth3d.files import InputError, progress, read_object
-from synth3d.settings import parse
 from synth3d.splits import Splits, write_splits
 
 
@@ -141,7 +139,8 @@ def _train_fold(
     name = f"fold-{number}"
     begun = folder / "runs" / name / "config.json"
     if begun.is_file():  # a killed training goes on with the threads that it had
-        threads = parse(RunConfig, read_object(begun), str(begun)).train.threads
+        train = read_object(begun, "train")["train"]
+        threads = train.get("threads", threads) if isinstance(train, dict) else threads
     path = folder / f"splits-{number}.json"
     write_splits(path, split)
     command = ["train", "--recipe", str(run.folder / "config.json"), "--data", str(cohort.folder)]

@@ -22,7 +22,15 @@ from seg_eval.cross_fit import out_of_fold
 from seg_eval.digests import digest, marks
 from seg_eval.image_scores import channel_scores
 from seg_eval.plan import Plan
-from seg_eval.records import CaseMarks, Pin, Times, read_image_scores, read_scores
+from seg_eval.records import (
+    GUARD,
+    CaseMarks,
+    Pin,
+    Times,
+    read_image_scores,
+    read_scores,
+    read_times,
+)
 from seg_eval.regions import from_brats_2023, region_masks
 from seg_eval.scores import Score, score_case
 from seg_eval.synthesisers import Program
@@ -100,9 +108,6 @@ class Experiment:
         path = self.folder / COMMANDS
         return list(read_as(tuple[str, ...], path)) if path.is_file() else []
 
-    def _tested(self) -> list[str]:
-        return [case.name for case in self.plan.cohort.test]
-
     def _synth3d(self, arguments: Sequence[str]) -> None:
         self.note_command(shlex.join(["synth3d", *arguments]))
         self.engines.synth3d(arguments)
@@ -137,7 +142,7 @@ class Experiment:
             row
             for arm in plan.arms
             for seed in plan.seeds
-            for row in read_scores(self.score_file(arm, seed), arm.name, seed, self._tested())
+            for row in read_scores(self.score_file(arm, seed), arm.name, seed, self.plan.tested)
         ]
         return rows, [row for arm in plan.arms for row in self._read_image_scores(arm)]
 
@@ -174,7 +179,7 @@ class Experiment:
         plan = self.plan
         arm = next(arm for arm in plan.arms if arm.segmenter == "retrained")
         origin = plan.describe()["arms"][arm.name]
-        known = read_as(CaseMarks, self.folder / CASE_FILES)
+        known = read_as(CaseMarks, self.folder / CASE_FILES, GUARD)
         contents = [
             known[str(case.images[name].absolute())][2]
             for case in plan.cohort.train
@@ -188,7 +193,7 @@ class Experiment:
     def _pin(self, models: Mapping[Key, Path]) -> None:
         """Remember which segmenters these are, and refuse others: predictions are theirs."""
         pin = self.folder / "segmenters.json"
-        before = read_as(dict[str, Pin], pin) if pin.is_file() else {}
+        before = read_as(dict[str, Pin], pin, GUARD) if pin.is_file() else {}
         now: dict[str, Pin] = {}
         for (kind, seed), model in models.items():
             receipt = model / "model.json"
@@ -211,7 +216,7 @@ class Experiment:
     def _pin_case_files(self) -> None:
         """Remember the cases' files, and refuse changed ones: finished arms saw the old."""
         pin = self.folder / CASE_FILES
-        before = read_as(CaseMarks, pin) if pin.is_file() else {}
+        before = read_as(CaseMarks, pin, GUARD) if pin.is_file() else {}
         paths = {
             path.absolute(): case.name
             for case in (*self.plan.cohort.train, *self.plan.cohort.test)
@@ -309,8 +314,8 @@ class Experiment:
     def _read_image_scores(self, arm: Arm) -> list[dict[str, Any]]:
         if not self._has_image_scores(arm):
             return []
-        pairs = [(case, missing) for case in self._tested() for missing in self.plan.missing]
-        return read_image_scores(self.image_file(arm), arm.name, pairs)
+        path = self.image_file(arm)
+        return read_image_scores(path, arm.name, self.plan.tested, self.plan.missing)
 
     def _score_images(self, arm: Arm) -> None:
         """Scores of the arm's channels against the real ones."""
@@ -331,9 +336,10 @@ class Experiment:
     def _timed(self, stage: str) -> Iterator[None]:
         """Note the seconds that a stage took, in ``times.json``, and the memory so far."""
         path = self.folder / "times.json"
+        read_times(self.folder)  # a damaged file is told before the stage, not after hours
         started = time.monotonic()
         yield
-        times = read_as(Times, path) if path.is_file() else Times()
+        times = read_times(self.folder)
         before = times.seconds.get(stage, 0)
         seconds = times.seconds | {stage: round(before + time.monotonic() - started, 2)}
         peak = max(

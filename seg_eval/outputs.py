@@ -15,7 +15,7 @@ from seg_eval.page import write_page
 from seg_eval.page_volumes import ArmVolumes, CaseVolumes
 from seg_eval.pictures import Panel, draw_dice, draw_panel, draw_scatter, error_and_loss
 from seg_eval.plan import Plan
-from seg_eval.records import Pin, Times
+from seg_eval.records import GUARD, Pin, read_times
 from seg_eval.regions import region_masks
 from seg_eval.report import render, write_image_scores, write_scores
 from seg_eval.scores import Score, counted
@@ -65,7 +65,7 @@ def write_outputs(
         scores, images, plan.arms, plan.empty, plan.seed, margin=plan.margin, missing=plan.missing
     )
     summary["warnings"] += _warnings(plan)
-    times = read_as(Times, folder / "times.json")
+    times = read_times(folder)
     summary |= {
         "config": plan.describe(),
         "notes": {arm.name: experiment.builder.note(arm) for arm in plan.arms},
@@ -220,7 +220,7 @@ def _hashes(experiment: Experiment) -> dict[str, str]:
     for arm in experiment.plan.arms:
         if isinstance(arm.source, SynthesisRun):
             found[f"synthesiser {arm.source.name}"] = arm.source.weights_sha256
-    models = read_as(dict[str, Pin], experiment.folder / "segmenters.json")
+    models = read_as(dict[str, Pin], experiment.folder / "segmenters.json", GUARD)
     for name in (f"{kind}-seed{seed}" for kind, seed in experiment.segmenters()):
         folder = Path(models[name].model)
         final, best = (folder.glob(f"fold_*/{file}") for file in (FINAL, BEST))

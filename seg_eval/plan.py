@@ -48,6 +48,11 @@ class Plan:
         """The missing sequences as part of a file name, ``t1c-t2f``."""
         return "-".join(self.missing)
 
+    @property
+    def tested(self) -> dict[str, str]:
+        """The patient of each test case."""
+        return {case.name: case.patient for case in self.cohort.test}
+
     def describe(self) -> dict[str, Any]:
         """Plain values for ``config.json``; equal values mean the same experiment."""
         return {

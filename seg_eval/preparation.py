@@ -4,6 +4,7 @@ Runs in this process without worker pools. A receipt holds a digest of the input
 not done again, a killed stage goes on, changed inputs start it anew.
 """
 
+import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -102,10 +103,7 @@ def prepare(
     receipt = root / "prepared.json"
     before = read_object(receipt) if receipt.is_file() else {}
     files = {case: raw.files[case] for case in cases}
-    found = marks(
-        (path for paths in files.values() for path in paths),
-        parse(CaseMarks, before.get("marks", {}), f"{receipt}: marks"),
-    )
+    found = marks((path for paths in files.values() for path in paths), _seen(before))
     planned = [preset.planner] if preset.planner != "ExperimentPlanner" else []
     planned += [sha256(plans_of.plans)] if plans_of else []
     inputs = digest(
@@ -201,6 +199,14 @@ def _plan(prepared: Prepared, frozen: Prepared | None) -> None:
     kept = frozen_plans(read_object(frozen.plans), frozen.raw.channels, name, prepared.raw.channels)
     write_json(prepared.folder / "dataset.json", raw)  # nnU-Net's planners leave a copy there
     write_json(prepared.plans, kept)
+
+
+def _seen(receipt: dict[str, Any]) -> CaseMarks:
+    """The marks of files that were read before; damaged ones only cost reading them again."""
+    with contextlib.suppress(InputError):
+        found: CaseMarks = parse(CaseMarks, receipt.get("marks", {}))
+        return found
+    return {}
 
 
 def _preprocess(prepared: Prepared, cases: Sequence[str]) -> None:

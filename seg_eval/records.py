@@ -1,6 +1,6 @@
 """What finished stages left as JSON, read back strictly: a file changed by hand is one sentence."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ from seg_eval.regions import REGIONS
 from seg_eval.scores import Score
 from synth3d.files import InputError
 from synth3d.settings import parse, read_as
+
+GUARD = "restore it, or give another --name"
+"""What to do about a damaged file that keeps two experiments from being mixed in one folder."""
 
 CaseMarks = dict[str, tuple[int, int, str]]
 """Schema of ``case_files.json``: size, modification time and SHA-256 by path."""
@@ -40,44 +43,70 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         return {}
-    values = read_as(dict[str, Any], path)
+    values = read_as(dict[str, Any], path, GUARD)
     try:
         parse(dict[str, dict[str, Any]], values.get("arms"), "arms")
     except InputError as error:
-        raise InputError(f"{path} is damaged: {error}; give another --name") from error
+        raise InputError(f"{path} is damaged: {error}; {GUARD}") from error
     return values
 
 
-def read_scores(path: Path, arm: str, seed: int, cases: Iterable[str]) -> list[Score]:
+def read_scores(path: Path, arm: str, seed: int, cases: Mapping[str, str]) -> list[Score]:
     """The rows of one arm and segmenter seed: every region of every case once.
+
+    Args:
+        path: ``scores/<arm>/seed<N>.json``.
+        arm: Its name.
+        seed: Of the segmenter.
+        cases: The patient of each case.
 
     Raises:
         InputError: The file holds anything else.
     """
     rows = read_as(tuple[Score, ...], path)
-    found = sorted((row.case, row.region, row.arm, row.seed) for row in rows)
-    if found != sorted((case, region, arm, seed) for case in cases for region in REGIONS):
+    found = sorted((row.case, row.patient, row.region, row.arm, row.seed) for row in rows)
+    wanted = [(*pair, region, arm, seed) for pair in cases.items() for region in REGIONS]
+    if found != sorted(wanted) or not all(0 <= row.dice <= 1 for row in rows):
         raise _other_rows(path)
     return list(rows)
 
 
-def read_image_scores(path: Path, arm: str, pairs: Iterable[tuple[str, str]]) -> list[Any]:
-    """The rows of one arm: every (case, modality) of ``pairs`` once.
+def read_image_scores(
+    path: Path, arm: str, cases: Mapping[str, str], modalities: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows of one arm: every modality of every case once.
+
+    Args:
+        path: ``scores/<arm>/images.json``.
+        arm: Its name.
+        cases: The patient of each case.
+        modalities: The missing ones.
 
     Raises:
         InputError: The file holds anything else.
     """
     rows = read_as(tuple[dict[str, str | float | None], ...], path)
-    found = [(row.get("case"), row.get("modality")) for row in rows]
+    keys = ("case", "patient", "arm", "modality")
+    found = sorted(str([row.get(key) for key in keys]) for row in rows)
+    wanted = [str([*pair, arm, modality]) for pair in cases.items() for modality in modalities]
     whole = all(
-        row.get("arm") == arm
-        and isinstance(row.get("patient"), str)
-        and all(name in row and not isinstance(row[name], str) for name in IMAGE_SCORES)
+        row.keys() == {*keys, *IMAGE_SCORES}
+        and not any(isinstance(row[name], str) for name in IMAGE_SCORES)
         for row in rows
     )
-    if not whole or sorted(map(str, found)) != sorted(map(str, pairs)):
+    if not whole or found != sorted(wanted):
         raise _other_rows(path)
     return list(rows)
+
+
+def read_times(folder: Path) -> Times:
+    """What the stages of an experiment took; nothing yet where there is no file.
+
+    Raises:
+        InputError: The file holds anything else.
+    """
+    path = folder / "times.json"
+    return read_as(Times, path) if path.is_file() else Times()
 
 
 def _other_rows(path: Path) -> InputError:

@@ -87,7 +87,7 @@ class PairedBootstrap:
         """sum(top) / sum(bottom) with its interval.
 
         A draw in which ``bottom`` does not come out above 0 counts as unboundedly good or bad,
-        never as missing. One patient has no interval: its ends are the value itself.
+        never as missing. One patient and one seed have no interval: its ends are the value itself.
 
         Args:
             top: (cases,) or (cases, seeds); what is NaN in either is left out of both.

@@ -19,6 +19,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+REMEDY = "restore it, or remove the folder that it lies in and run again"
+"""What to do about a file of ours that was changed by hand."""
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is one sentence for that user.
@@ -140,9 +143,9 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
     """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged: expected an object, found {_kind(value)}")
+        raise InputError(f"{path} is damaged: expected an object, found {_kind(value)}; {REMEDY}")
     if lacking := [key for key in keys if key not in value]:
-        raise InputError(f"{path} is damaged: it has no {', '.join(lacking)}")
+        raise InputError(f"{path} is damaged: it has no {', '.join(lacking)}; {REMEDY}")
     return value
 
 

@@ -6,6 +6,7 @@ Defaults ← recipe (TOML) ← command line. Nothing here evaluates code.
 import contextlib
 import dataclasses
 import json
+import math
 import tomllib
 import types
 from dataclasses import asdict, is_dataclass
@@ -42,10 +43,17 @@ def parse(schema: Any, data: Any, where: str = "config") -> Any:
         return _parse_union([a for a in get_args(schema) if a is not type(None)], data, where)
     if origin is not None:  # Literal: names are checked by the dataclass
         schema = str
-    if schema is float and type(data) is int:
-        return float(data)
+    return _parse_plain(schema, data, where)
+
+
+def _parse_plain(schema: Any, data: Any, where: str) -> Any:
+    if schema is float and type(data) in (int, float):
+        with contextlib.suppress(OverflowError):
+            if math.isfinite(data):
+                return float(data)
+        raise InputError(f"{where}: expected a finite number, got {data!r:.60}")
     if type(data) is not schema:
-        raise InputError(f"{where}: expected {schema.__name__}, got {data!r}")
+        raise InputError(f"{where}: expected {schema.__name__}, got {data!r:.60}")
     return data
 
 
@@ -56,12 +64,12 @@ def _parse_union(schemas: list[Any], data: Any, where: str) -> Any:
         with contextlib.suppress(InputError):
             return parse(schema, data, where)
     names = ["list" if get_origin(schema) is tuple else schema.__name__ for schema in schemas]
-    raise InputError(f"{where}: expected {' or '.join(names)}, got {data!r}")
+    raise InputError(f"{where}: expected {' or '.join(names)}, got {data!r:.60}")
 
 
 def _parse_table(schema: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
-        raise InputError(f"{where}: expected a table, got {data!r}")
+        raise InputError(f"{where}: expected a table, got {data!r:.60}")
     hints = get_type_hints(schema)
     if unknown := sorted(data.keys() - hints.keys()):
         raise InputError(f"{where}: unknown key(s) {unknown}; known: {sorted(hints)}")
@@ -77,7 +85,7 @@ def _parse_mapping(item: Any, data: Any, where: str) -> dict[str, Any]:
 def _parse_list(items: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
     length = None if items[1:] == (...,) else len(items)
     if not isinstance(data, (list, tuple)) or length not in (None, len(data)):
-        raise InputError(f"{where}: expected a list of {length or 'any'} values, got {data!r}")
+        raise InputError(f"{where}: expected a list of {length or 'any'} values, got {data!r:.60}")
     kinds = items if length else items[:1] * len(data)
     return tuple(
         parse(kind, value, f"{where}[{i}]")
@@ -85,8 +93,13 @@ def _parse_list(items: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...
     )
 
 
-def read_as(schema: Any, path: Path) -> Any:
+def read_as(schema: Any, path: Path, remedy: str = "remove it and run again") -> Any:
     """The values of a JSON file that this project wrote, as :func:`parse` builds ``schema``.
+
+    Args:
+        schema: As :func:`parse` takes it.
+        path: The file.
+        remedy: What to do about a damaged one. A file that guards its folder is not to be removed.
 
     Raises:
         InputError: It cannot be read, or holds anything else: it was cut off, changed by hand, or
@@ -96,9 +109,7 @@ def read_as(schema: Any, path: Path) -> Any:
     try:
         return parse(schema, value, path.name)
     except (InputError, TypeError) as error:
-        raise InputError(
-            f"{path} is damaged or of another version: {error}; remove it and run again"
-        ) from error
+        raise InputError(f"{path} is damaged or of another version: {error}; {remedy}") from error
 
 
 def recipe_names() -> list[str]:

@@ -147,7 +147,8 @@ class _GatedConv(torch.autograd.Function):
         needs = dict(zip(("x", "gates", "weight", "bias"), ctx.needs_input_grad, strict=False))
         found: dict[str, Tensor | None] = dict.fromkeys(needs)
         if needs["x"]:
-            merged = _merged_backwards(x, ctx.merged, ctx.stride)
+            lone = gates is not None or len(x) == 1
+            merged = _merged_backwards(x, weight.shape, ctx.stride, ctx.merged, lone)
             kernels = _gated_kernels(weight, gates, ctx.groups, merged)
             samples = (x.split(1), grad.split(1)) if gates is not None else ((x,), (grad,))
             triples = zip(*samples, kernels, strict=True)
@@ -185,13 +186,20 @@ def _per_input(gates: Tensor, weight: Tensor, groups: int) -> Tensor:
     return own.expand(-1, -1, outputs // groups, *own.shape[3:]).flatten(1, 2)
 
 
-def _merged_backwards(x: Tensor, groups: int, stride: Sequence[int]) -> int:
-    """Into how many groups the gradient of ``x`` is best merged.
+def _merged_backwards(
+    x: Tensor, shape: Sequence[int], stride: Sequence[int], groups: int, lone: bool
+) -> int:
+    """Into how many groups the gradient of ``x`` is best merged, from ``groups`` on.
 
-    Of strided grouped convolutions with fewer than 16 channels to a group, oneDNN's took 1.4 to 3
-    times as long as that of a merged one (8 to 64 channels, 24^3 to 96^3).
+    Of strided convolutions with fewer than 16 channels to a group, oneDNN's took 1.4 to 3 times
+    as long as that of a merged one (8 to 64 channels, 24^3 to 96^3). A small sample that goes
+    alone keeps two groups: without groups torch has a slow routine for it.
     """
+    slow = lone and leaves_onednn(x, (shape[0], x.shape[1], *shape[2:]), x.dtype)
+    least = 2 if slow else 1
     while max(stride) > 1 and groups % 2 == 0 and x.shape[1] // groups < 16:
+        if groups // 2 < least:
+            break
         groups //= 2
     return groups
 

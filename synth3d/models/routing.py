@@ -141,7 +141,8 @@ class RoutingUnit(nn.Sequential):
         groups: n.
         dim: 2 or 3.
         stride: Of the convolution.
-        lean: Keep the convolution's result for the backward alone and normalise it again there.
+        lean: Keep the convolution's result for the backward alone and normalise it again there;
+            hooks of the normalisation and the GELU are not called then.
     """
 
     def __init__(

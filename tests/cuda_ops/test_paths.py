@@ -359,3 +359,15 @@ def test_halves_are_not_kept():
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         conv_looped(x, kernels, 1, 1, 1)
     assert set(kept) == {t.untyped_storage().data_ptr() for t in (x, kernels)}
+
+
+def test_halves_of_float32_kernels_under_autocast_have_gradients():
+    """What is convolved in bfloat16 is not differentiated in float32."""
+    x = torch.randn(2, 16, 8, 8, 8).to(memory_format=torch.channels_last_3d).requires_grad_()
+    kernels = torch.randn(2, 16, 16, 3, 3, 3, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv_per_sample(x, kernels, 1, 1, 1)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert x.grad.dtype == kernels.grad.dtype == torch.float32
+    assert x.grad.abs().max() > 0

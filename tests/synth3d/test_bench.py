@@ -1,14 +1,16 @@
 """The benchmark of whole networks: that it measures what it says, not how fast this machine is."""
 
+import itertools
 import json
 
 import pytest
 import torch
+from torch import nn
 
 import cuda_ops.bench
 from cuda_ops.bench_clock import CpuClock
 from cuda_ops.bench_rows import Setting, SkipRow
-from synth3d import bench, bench_rows
+from synth3d import bench, bench_complete, bench_rows
 from synth3d.bench_complete import HEAD_MM, NATIVE, complete_rows, ellipsoid
 from synth3d.bench_networks import NETWORKS, Case
 from synth3d.bench_rows import CASES, rows
@@ -66,13 +68,19 @@ def test_bfloat16_is_refused_where_it_is_emulated(monkeypatch, setting):
     bench_rows._refuse_slow_bf16("fp32", torch.device("cpu"))
 
 
-def test_a_whole_synthesis_is_held_against_its_own_convolutions(setting):
+def test_a_whole_synthesis_is_held_against_its_own_convolutions(setting, monkeypatch):
+    """By a clock that ticks when it is read: a synthesis takes 1, and so does each convolution."""
+    clock = itertools.count()
+    monkeypatch.setattr(bench_complete.time, "process_time", lambda: float(next(clock)))
+    three = nn.Sequential(nn.Conv3d(3, 2, 1), nn.ReLU(), nn.Conv3d(2, 2, 1), nn.Conv3d(2, 1, 1))
+    monkeypatch.setattr(Case, "network", lambda case, name: three)
     (row,) = complete_rows(TINY, (20, 24, 28))
     found = {result.candidate: result for result in row.measure(row, setting)}
     assert list(found) == ["plain", "agi", "agi-stride2"]
-    for result in found.values():
-        assert result.value > 0.3  # so small, what a call costs is mostly not convolutions
-        assert result.note.startswith("12 tiles, ")
+    for result in found.values():  # 12 tiles are 6 calls of 3 convolutions
+        assert result.value == 1 / 18
+        assert result.note == "12 tiles, 1.0 : 18.0 s"
+        assert result.met
     with pytest.raises(SkipRow, match="CPU only"):
         row.measure(row, Setting(torch.device("meta"), CpuClock(), rounds=1))
 

@@ -1,5 +1,7 @@
 """Gates in the kernels, and gradients slice by slice: the same numbers as the plain formulas."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,13 @@ from torch import nn
 from cuda_ops import roll_kernel
 from synth3d.models import AGINet
 from synth3d.models.cagr import GatedRollingConv
-from synth3d.models.grouped import GroupedConv2d, GroupedConv3d, _GatedConv, weight_gradient
+from synth3d.models.grouped import (
+    GroupedConv2d,
+    GroupedConv3d,
+    _GatedConv,
+    _input_gradient,
+    weight_gradient,
+)
 from synth3d.models.routing import OffsetHead
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -107,6 +115,23 @@ def test_who_goes_by_slices(x, stride, taken):
     layer = make(channels, channels, 3, stride=stride, padding=1, groups=4).to(x.dtype)
     y = layer(x, torch.ones(len(x), channels, *[1] * (x.ndim - 2), dtype=x.dtype))
     assert (type(y.grad_fn).__name__ == "_GatedConvBackward") == taken
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "gated", "groups"),
+    [(40, 2, True, 1), (40, 1, True, 2), (24, 2, True, 2), (24, 2, False, 1)],
+    ids=["strided", "not strided", "small and alone", "small, both samples at once"],
+)
+def test_into_how_many_groups_the_gradient_of_the_input_goes(side, stride, gated, groups):
+    """16 channels in 4 groups run as 2 forward; their strided gradient as 1, if torch may."""
+    x = torch.randn(2, 16, side, side, side).to(memory_format=LAST[3]).requires_grad_()
+    gates = torch.rand(2, 16, 1, 1, 1) if gated else None
+    layer = GroupedConv3d(16, 16, 3, stride=stride, padding=1, groups=4).requires_grad_(False)
+    y = layer(x, gates)
+    with mock.patch("synth3d.models.grouped._input_gradient", wraps=_input_gradient) as gradient:
+        y.sum().backward()
+    assert {call.args[-1] for call in gradient.call_args_list} == {groups}
+    assert gradient.call_count == (2 if gated else 1)
 
 
 def test_a_lone_small_sample_without_groups_keeps_torchs_way():
