@@ -83,7 +83,10 @@ def test_a_value_given_overrides_the_default_from_either_place():
         ({"pgan": {"vlb_weight": 1}}, r"config.train.pgan: unknown key\(s\) \['vlb_weight'\]"),
         ({"pgan": {"perceptual_weight": -1}}, "train.pgan.perceptual_weight must be finite"),
         ({"pgan": {"perceptual_slices": 0}}, "train.pgan.perceptual_slices must be at least 1"),
-        ({"l1": {"l1_weight": float("nan")}}, "train.l1.l1_weight: expected a finite number, got nan"),
+        (
+            {"l1": {"l1_weight": float("nan")}},
+            "train.l1.l1_weight: expected a finite number, got nan",
+        ),
         ({"mmgan": {"imputation": "ones"}}, "train.mmgan.imputation must be one of zeros, noise"),
         ({"mmgan": {"missing": "all"}}, "train.mmgan.missing must be one of any, targets"),
         ({"mmgan": {"curriculum": 2}}, r"train.mmgan.curriculum must be in \[0, 1\]"),
