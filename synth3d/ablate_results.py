@@ -32,7 +32,7 @@ def collect(items: Sequence[Item]) -> dict[str, dict[int, dict[str, Any]]]:
 
 
 def _read(test: Test) -> dict[str, Any]:
-    value = read_object(test.path)
+    value = read_object(test.path, "rows")
     if [row["case"] for row in value["rows"] if not row["scores"]] or not value["rows"]:
         raise InputError(f"{test.path} lacks scores; remove it and run the same command again")
     return value
