@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cuda_ops.layout import FORMATS, is_channels_last
+from cuda_ops.lone import AllSides, conv_lone, kernel_gradient, left_over, sample_gradient
 
 CONV = {4: F.conv2d, 5: F.conv3d}
-AllSides = tuple[tuple[int, ...], ...]
 
 
-def conv_each(x: Tensor, kernels: Tensor, sides: AllSides, turn: bool) -> Tensor:
+def conv_each(
+    x: Tensor, kernels: Tensor, sides: AllSides, turn: bool, lone: bool = False
+) -> Tensor:
     """Convolve sample b of ``x`` (B, C_in, \\*S) with ``kernels[b]``, one after the other.
 
     Args:
@@ -25,12 +27,13 @@ def conv_each(x: Tensor, kernels: Tensor, sides: AllSides, turn: bool) -> Tensor
         kernels: (B, C_out, C_in, \\*k), of the same type.
         sides: Stride, padding and dilation, one number per axis each.
         turn: Bring each sample into channels-last memory first, and its result back.
+        lone: Ask oneDNN past ATen, see :mod:`cuda_ops.lone`; ``x`` is float32 and 3-D, on the CPU.
 
     Returns:
         (B, C_out, \\*out) in the memory format of ``x``; differentiable twice and by functorch.
     """
     if not watched():
-        return _Each.apply(x, kernels, sides, turn)
+        return _Each.apply(x, kernels, sides, turn, lone)
     # split and unbind, not x[b] and kernels[b]: the backward of an index writes B zero tensors.
     samples = zip(x.split(1), kernels.unbind(0), strict=True)
     parts = [
@@ -90,6 +93,16 @@ def watched() -> bool:
     )
 
 
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether these are CPU tensors that hold values, and nobody looks on; nor does a tracer."""
+    return (
+        not watched()
+        and all(type(t) in (Tensor, torch.nn.Parameter) and t.is_cpu for t in tensors)
+        and torch._C._get_tracing_state() is None
+        and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None
+    )
+
+
 def _turned(sample: Tensor, turn: bool) -> Tensor:
     return sample.contiguous(memory_format=FORMATS[sample.ndim]) if turn else sample
 
@@ -105,12 +118,17 @@ class _Each(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernels: Tensor, sides: AllSides, turn: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, kernels: Tensor, sides: AllSides, turn: bool, lone: bool
+    ) -> Tensor:
         ctx.save_for_backward(x, kernels)
-        ctx.sides, ctx.turn = sides, turn
+        ctx.sides, ctx.turn, ctx.lone = sides, turn, lone
 
         def result(b: int) -> Tensor:
-            return CONV[x.ndim](_turned(x[b : b + 1], turn), kernels[b], None, *sides)
+            sample = _turned(x[b : b + 1], turn)
+            if lone:
+                return conv_lone(sample, kernels[b], sides)
+            return CONV[x.ndim](sample, kernels[b], None, *sides)
 
         first = result(0)
         shape, place = (len(x), *first.shape[1:]), {"dtype": first.dtype, "device": x.device}
@@ -129,17 +147,18 @@ class _Each(torch.autograd.Function):
             samples = list(zip(x.split(1), kernels.unbind(0), grad.split(1), strict=True))
             gx = torch.cat([_gradient(0, *each, ctx) for each in samples]) if to_x else None
             gk = torch.stack([_gradient(1, *each, ctx) for each in samples]) if to_kernels else None
-            return gx, gk, None, None
+            return gx, gk, None, None, None
         gx = gk = None
+        slope = _lone_gradient if ctx.lone else _gradient
         if to_kernels:  # all of them first: this takes more memory, and gx is not there yet
             gk = torch.empty_like(kernels)
             for b in range(len(x)):
-                gk[b].copy_(_gradient(1, x[b : b + 1], kernels[b], grad[b : b + 1], ctx))
+                gk[b].copy_(slope(1, x[b : b + 1], kernels[b], grad[b : b + 1], ctx))
         if to_x:
             gx = torch.empty_like(x)
             for b in range(len(x)):
-                gx[b].copy_(_gradient(0, x[b : b + 1], kernels[b], grad[b : b + 1], ctx)[0])
-        return gx, gk, None, None
+                gx[b].copy_(slope(0, x[b : b + 1], kernels[b], grad[b : b + 1], ctx)[0])
+        return gx, gk, None, None, None
 
 
 def _gradient(which: int, x: Tensor, kernel: Tensor, grad: Tensor, ctx: Any) -> Tensor:
@@ -152,11 +171,16 @@ def _gradient(which: int, x: Tensor, kernel: Tensor, grad: Tensor, ctx: Any) -> 
     )[which]  # fmt: skip
 
 
-def _to_sample(
-    sizes: Sequence[int], kernel: Tensor, grad: Tensor, *sides: tuple[int, ...]
-) -> Tensor:
+def _lone_gradient(which: int, x: Tensor, kernel: Tensor, grad: Tensor, ctx: Any) -> Tensor:
+    """:func:`_gradient` past ATen; not differentiable."""
+    grad = _turned(grad, True)
+    if which == 0:
+        return sample_gradient(x.shape[2:], kernel, grad, ctx.sides)
+    return kernel_gradient(_turned(x, True), kernel, grad, ctx.sides)
+
+
+def _to_sample(sizes: Sequence[int], kernel: Tensor, grad: Tensor, *sides: tuple) -> Tensor:
     """The gradient of a sample, without the sample, in the memory format of ``grad``."""
     stride, padding, dilation = sides
-    axes = zip(sizes, grad.shape[2:], kernel.shape[2:], *sides, strict=True)
-    rest = [size - ((o - 1) * s - 2 * p + d * (k - 1) + 1) for size, o, k, s, p, d in axes]
+    rest = left_over(sizes, kernel.shape[2:], grad.shape[2:], sides)
     return F.conv_transpose3d(grad, kernel, None, stride, padding, rest, 1, dilation)

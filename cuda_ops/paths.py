@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cuda_ops.layout import FORMATS, is_channels_last
-from cuda_ops.looped import CONV, conv_each, conv_made
+from cuda_ops.lone import asks_onednn
+from cuda_ops.looped import CONV, conv_each, conv_made, is_plain
 from cuda_ops.mixing import mixing_matrices
 from cuda_ops.op import full_precision
 
@@ -25,8 +26,12 @@ WAYS = ("auto", "looped", "grouped", "mixed-input")
 # ATen hands a one-sample float32 convolution without groups to oneDNN only above this many
 # elements in (channels, first two spatial axes); below, 3-D falls to a 2-14 times slower loop.
 ONEDNN_ELEMENTS = 20_480
-# Below this many channels such small samples are worth a loop of halved convolutions.
+# Up to this many elements of a sample, the calls of a loop cost more than what they compute.
+GROUPED_ELEMENTS = 16_384
+# Where oneDNN cannot be asked past ATen, a loop of halved samples pays below this many channels.
 HALVED_CHANNELS = 128
+# Contiguous samples of so few channels and from so many voxels are halved anyhow.
+HALVED_VOXELS = 4096
 # Below this many channels contiguous 3-D samples are convolved in channels-last memory.
 TURNED_CHANNELS = 128
 # The input is mixed rather than the weight below this many result voxels per output channel.
@@ -76,10 +81,10 @@ def choose_way(
     convolution, on an EPYC without AVX-512; docs/benchmarks.md has the table): channels-last goes
     looped at 0.9 to 1.1 above 4 096 voxels, grouped at 1.3 to 2.3, which converts the samples both
     ways; contiguous 3-D goes looped by way of channels-last memory at 0.6 to 1.02 under 128
-    channels (:func:`turns`), and else grouped at 0.98 to 1.08. Samples so small that they leave
-    oneDNN alone are looped in halves (:func:`convolve`), unless they have so many channels that the
-    weight, which is then read twice, is the larger part. Where voxels are few and channels many,
-    mixing the input saves the kernels altogether. The rule for CUDA has never been measured.
+    channels (:func:`turns`), and else grouped at 0.98 to 1.08. Samples so small that ATen keeps
+    them from oneDNN are looped past ATen (:mod:`cuda_ops.lone`), but grouped where even the calls
+    of a loop would show. Where voxels are few and channels many, mixing the input saves the kernels
+    altogether. The rule for CUDA has never been measured.
 
     Args:
         x: (B, C, \\*S), of which shape, memory format and device are read, never values.
@@ -95,7 +100,9 @@ def choose_way(
     if 0 < voxels * batch <= MIXED_VOXELS * shape[0] * unmade:
         return "mixed-input"
     if leaves_onednn(x, shape, dtype):
-        return "looped" if x.ndim == 5 and x.shape[1] < HALVED_CHANNELS else "grouped"
+        if x.ndim == 4 or batch > 1 and voxels * x.shape[1] <= GROUPED_ELEMENTS:
+            return "grouped"
+        return "looped" if x.shape[1] < HALVED_CHANNELS or _goes_lone(x) else "grouped"
     return "looped" if is_channels_last(x) or turns(x, shape, dtype) else "grouped"
 
 
@@ -150,14 +157,32 @@ def convolve(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """Convolve all samples of ``x`` (B, C_in, \\*S) with one kernel (C_out, C_in, \\*k).
 
     ``torch.nn.functional.conv3d`` or ``conv2d``, but for two cases on the CPU. One small sample,
-    which ATen would send to a slow routine, 2 to 14 times slower, goes as a batch of its two
-    halves; and contiguous samples of few channels go by way of channels-last memory.
+    which ATen would send to a slow routine, 2 to 14 times slower, goes past it, or as a batch of
+    its two halves; and contiguous samples of few channels go by way of channels-last memory.
     """
     if x.shape[0] == 1 and x.ndim == 5 and leaves_onednn(x, kernel.shape, conv_dtype(x)):
-        return _in_halves(x, [kernel], geometry)
+        return _small(x, kernel[None], geometry)
     if x.shape[0] and turns(x, kernel.shape, conv_dtype(x)):
         return conv_each(x, kernel.expand(len(x), *kernel.shape), geometry, turn=True)
     return CONV[x.ndim](x, kernel, None, *geometry)
+
+
+def _small(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """Convolve sample b, so small that it leaves oneDNN, with ``kernels[b]``.
+
+    Contiguous samples are turned for that; where they are not so small that everything else shows,
+    nor the kernels much of the work, halves in contiguous memory are 0.05 to 0.1 faster.
+    """
+    turn = not is_channels_last(x)
+    halves = turn and x.shape[1] < HALVED_CHANNELS and math.prod(x.shape[2:]) >= HALVED_VOXELS
+    if x.dtype == kernels.dtype and not halves and _goes_lone(x):
+        return conv_each(x, kernels, geometry, turn, lone=True)
+    return _in_halves(x, kernels.unbind(0), geometry)
+
+
+def _goes_lone(x: Tensor) -> bool:
+    """Whether oneDNN can be asked past ATen, whose gradients and transforms are then not there."""
+    return is_plain(x) and asks_onednn() and conv_dtype(x) == x.dtype == torch.float32
 
 
 def _in_halves(x: Tensor, kernels: Sequence[Tensor], geometry: Geometry) -> Tensor:
@@ -245,7 +270,7 @@ def conv_looped(
     """:func:`conv_per_sample` as one convolution per sample, B >= 1."""
     geometry = Geometry.of(stride, padding, dilation, x.ndim - 2)
     if x.ndim == 5 and leaves_onednn(x, kernels.shape[1:], kernels.dtype):
-        return _in_halves(x, kernels.unbind(0), geometry)
+        return _small(x, kernels, geometry)
     # Under autocast, which would cast each sample by itself.
     x = x.to(kernels.dtype) if x.dtype != conv_dtype(x) == kernels.dtype else x
     return conv_each(x, kernels, geometry, turns(x, kernels.shape[1:], kernels.dtype))

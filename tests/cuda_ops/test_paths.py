@@ -106,6 +106,8 @@ class Routines(TorchDispatchMode):
         elif func is aten.convolution_backward.default:
             _, x, weight, _, *sides, _, _, groups, _ = args
             self.seen.append(routine(x, weight, *sides, groups))
+        elif func is aten.mkldnn_convolution.default:
+            self.seen.append("Mkldnn")
         return func(*args, **(kwargs or {}))
 
 
@@ -186,12 +188,13 @@ CHOICES = [
     (128, 32, "looped", "grouped"),
     (16, 32, "looped", "looped"),  # small samples of few channels, and of many
     (64, 8, "looped", "looped"),
-    (128, 12, "grouped", "grouped"),
-    (128, 8, "grouped", "grouped"),
-    (256, 8, "grouped", "grouped"),
+    (128, 12, "looped", "looped"),
+    (128, 8, "looped", "looped"),
+    (256, 8, "looped", "looped"),
+    (16, 8, "grouped", "grouped"),  # so small that calls show
     (512, 4, "mixed-input", "mixed-input"),
     (256, 4, "mixed-input", "mixed-input"),
-    (64, 4, "looped", "looped"),
+    (64, 4, "grouped", "grouped"),
 ]
 
 
