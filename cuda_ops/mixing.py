@@ -138,23 +138,54 @@ def _kronecker(scale: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     return product.reshape(*scale.shape, math.prod(sizes), math.prod(sizes))
 
 
+def rolled(weight: Tensor, mixing: Tensor, dtype: torch.dtype) -> Tensor:
+    """Kernels (B, C_out, C_in, *k) of ``dtype`` from weight (C_out, C_in, *k) and M (B, n, N, N).
+
+    Part by part, see above; not differentiable.
+    """
+    kernels = empty_kernels(len(mixing), weight, dtype)
+    groups, parts, last = mixing.shape[1], _count_parts(weight), is_channels_last(weight)
+    sources = _split(weight, weight, groups, parts, last)
+    targets = _split(kernels, weight, groups, parts, last)
+    left, right = mixing.new_empty(sources[0].shape), mixing.new_empty(targets[0].shape)
+    factor, matrix, product = _factor(mixing, last), _matrix(left), _matrix(right)
+    pair = (factor, matrix) if last else (matrix, factor)
+    for source, target in zip(sources, targets, strict=True):
+        left.copy_(source)
+        torch.bmm(*pair, out=product)
+        target.copy_(right)
+    return kernels
+
+
+def pulled(grad: Tensor, weight: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of weight and M that :func:`rolled` hands back for one of its kernels."""
+    batch, groups, taps = mixing.shape[:3]
+    parts, last = _count_parts(weight), grad.stride(2) == 1 < grad.stride(-1)
+    back = empty_kernels(1, weight, weight.dtype)[0]
+    sources, targets = (_split(one, weight, groups, parts, last) for one in (weight, back))
+    grads = _split(grad, weight, groups, parts, last)
+    left, right = mixing.new_empty(sources[0].shape), mixing.new_empty(grads[0].shape)
+    matrix, change, factor = _matrix(left), _matrix(right), _factor(mixing)
+    products = torch.zeros_like(factor)
+    for source, one, target in zip(sources, grads, targets, strict=True):
+        left.copy_(source)
+        right.copy_(one)
+        if last:
+            products.baddbmm_(matrix, change.mT)
+            torch.bmm(factor, change, out=matrix)
+        else:
+            products.baddbmm_(matrix.mT, change)
+            torch.bmm(change, factor.mT, out=matrix)
+        target.copy_(left)
+    return back, products.view(groups, taps, batch, taps).permute(2, 0, 3, 1)
+
+
 class _Roll(torch.autograd.Function):
-    """Kernels (B, C_out, C_in, *k) from weight (C_out, C_in, *k) and M (B, n, N, N): bilinear."""
+    """:func:`rolled`, which is bilinear."""
 
     @staticmethod
     def forward(weight: Tensor, mixing: Tensor, dtype: torch.dtype) -> Tensor:
-        kernels = empty_kernels(len(mixing), weight, dtype)
-        groups, parts, last = mixing.shape[1], _count_parts(weight), is_channels_last(weight)
-        sources = _split(weight, weight, groups, parts, last)
-        targets = _split(kernels, weight, groups, parts, last)
-        left, right = mixing.new_empty(sources[0].shape), mixing.new_empty(targets[0].shape)
-        factor, matrix, product = _factor(mixing, last), _matrix(left), _matrix(right)
-        pair = (factor, matrix) if last else (matrix, factor)
-        for source, target in zip(sources, targets, strict=True):
-            left.copy_(source)
-            torch.bmm(*pair, out=product)
-            target.copy_(right)
-        return kernels
+        return rolled(weight, mixing, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -186,29 +217,11 @@ class _Roll(torch.autograd.Function):
 
 
 class _Pull(torch.autograd.Function):
-    """The gradients of weight and M that ``_Roll`` hands back for one of its kernels: trilinear."""
+    """:func:`pulled`, which is trilinear."""
 
     @staticmethod
     def forward(grad: Tensor, weight: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
-        batch, groups, taps = mixing.shape[:3]
-        parts, last = _count_parts(weight), grad.stride(2) == 1 < grad.stride(-1)
-        back = empty_kernels(1, weight, weight.dtype)[0]
-        sources, targets = (_split(one, weight, groups, parts, last) for one in (weight, back))
-        grads = _split(grad, weight, groups, parts, last)
-        left, right = mixing.new_empty(sources[0].shape), mixing.new_empty(grads[0].shape)
-        matrix, change, factor = _matrix(left), _matrix(right), _factor(mixing)
-        products = torch.zeros_like(factor)
-        for source, one, target in zip(sources, grads, targets, strict=True):
-            left.copy_(source)
-            right.copy_(one)
-            if last:
-                products.baddbmm_(matrix, change.mT)
-                torch.bmm(factor, change, out=matrix)
-            else:
-                products.baddbmm_(matrix.mT, change)
-                torch.bmm(change, factor.mT, out=matrix)
-            target.copy_(left)
-        return back, products.view(groups, taps, batch, taps).permute(2, 0, 3, 1)
+        return pulled(grad, weight, mixing)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:

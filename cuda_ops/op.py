@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cuda_ops.eager import eager_roll
 from cuda_ops.layout import empty_kernels, laid_as
+from cuda_ops.looped import is_plain
 from cuda_ops.mixing import mixing_backward, mixing_forward
 
 BACKENDS = ("torch", "cupy", "auto")
@@ -61,6 +63,8 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
         offsets, scale = offsets.to(compute), scale.to(compute)
         if device == "cuda" and _uses_cupy():
             return roll_kernel_op(weight, offsets, scale, result)
+        if is_plain(weight, offsets, scale):
+            return eager_roll(weight, offsets, scale, result)
         return mixing_forward(weight, offsets, scale, result)
 
 

@@ -1,0 +1,97 @@
+"""The roll with little around it: the numbers of the differentiable form, and who gets that one."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from cuda_ops import roll_kernel
+from cuda_ops.eager import eager_roll
+from cuda_ops.looped import is_plain
+from cuda_ops.mixing import mixing_forward
+
+SIDES = [(3, 3, 3), (1, 3, 3), (2, 4, 3), (1, 1, 1), (3, 1, 5), (3, 3), (4, 1), (5, 5, 5)]
+
+
+def case(sides, batch=2, groups=2, dtype=torch.float64, last=False, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    weight = torch.randn(3, 2 * groups, *sides, generator=g, dtype=torch.float64)
+    if last:
+        weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
+    offsets = 3 * torch.randn(batch, groups, len(sides), generator=g, dtype=torch.float64)
+    scale = torch.randn(batch, groups, generator=g, dtype=torch.float64)
+    return [leaf.to(dtype).requires_grad_() for leaf in (weight, offsets, scale)]
+
+
+@given(
+    st.sampled_from(SIDES), st.integers(0, 3), st.integers(1, 3), st.booleans(), st.integers(0, 99)
+)
+def test_kernels_and_gradients_are_those_of_the_differentiable_form(
+    sides, batch, groups, last, seed
+):
+    leaves = case(sides, batch, groups, last=last, seed=seed)
+    forms = [form(*leaves, torch.float64) for form in (eager_roll, mixing_forward)]
+    assert torch.allclose(*forms, rtol=0, atol=1e-13)
+    for kernel in forms[0]:  # each sample lies as the weight does
+        assert kernel.movedim(1, -1).is_contiguous() or not last
+        assert kernel.is_contiguous() or last
+    change = torch.randn(forms[0].shape, dtype=torch.float64)
+    grads = [torch.autograd.grad(form, leaves, change, retain_graph=True) for form in forms]
+    for one, other in zip(*grads, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-11)
+        assert one.shape == other.shape
+
+
+@pytest.mark.parametrize("sides", [(3, 3, 3), (1, 2, 3), (3, 3)])
+def test_gradients_are_right_to_second_order(sides):
+    leaves = case(sides, batch=2, groups=1)
+
+    def roll(*leaves):
+        return eager_roll(*leaves, torch.float64)
+
+    assert torch.autograd.gradcheck(roll, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(roll, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_stays_in_its_own_group_also_backwards(bad):
+    weight, offsets, scale = case((3, 3, 3))
+    with torch.no_grad():
+        offsets[1, 0, 2] = bad
+    kernels = eager_roll(weight, offsets, scale, torch.float64)
+    spoilt = kernels.isnan().unflatten(2, (2, -1))
+    assert spoilt[1, :, 0].all()
+    assert not spoilt[0].any()
+    assert not spoilt[1, :, 1].any()
+    to_offsets, to_scale = torch.autograd.grad(kernels.sum(), (offsets, scale))
+    assert to_scale.isnan().tolist() == [[False, False], [True, False]]
+    assert to_offsets.isnan().any(-1).tolist() == [[False, False], [True, False]]
+
+
+def test_arguments_may_lie_anyhow_and_the_type_may_be_any():
+    weight, offsets, scale = case((3, 3, 3), dtype=torch.float32)
+    expanded = offsets[:1].expand(4, -1, -1), scale.t()[:, :1].t().expand(4, 2)
+    one, other = (form(weight, *expanded, torch.bfloat16) for form in (eager_roll, mixing_forward))
+    assert one.dtype == torch.bfloat16
+    assert torch.equal(one, other)
+    half = weight.detach().half().requires_grad_()
+    kernels = eager_roll(half, offsets, scale, torch.float32)
+    assert torch.autograd.grad(kernels.sum(), half)[0].dtype == torch.float16
+
+
+def test_who_looks_on_gets_the_differentiable_form():
+    leaves = [leaf.detach() for leaf in case((3, 3, 3), dtype=torch.float32)]
+    meant = roll_kernel(*leaves)
+    assert is_plain(*leaves)
+    assert not is_plain(*(leaf.to("meta") for leaf in leaves))
+    graph = make_fx(roll_kernel)(*leaves)
+    other = [leaves[0], leaves[1] + 0.5, leaves[2]]  # values must not be baked in
+    assert torch.allclose(graph(*other), roll_kernel(*other), atol=1e-6)
+    assert torch.allclose(torch.func.vmap(roll_kernel)(*(leaf[None] for leaf in leaves))[0], meant)
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(leaf) for leaf in leaves]
+        assert roll_kernel(*fakes).shape == meant.shape
+    with torch.inference_mode():
+        assert torch.equal(roll_kernel(*leaves), meant)
