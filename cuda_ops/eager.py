@@ -5,6 +5,7 @@ millisecond each way. That is nothing beside a convolution of a stage, and more 
 voxels. Here numpy makes what is small, and the gradients are written by hand.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,13 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cuda_ops.mixing import mixing_backward, pulled, rolled
+from cuda_ops.looped import is_plain
+from cuda_ops.mixing import mixing_forward, pulled, rolled
+
+# Of a kernel: the tables are of the square of this size.
+MOST_TAPS = 125
 
 
 def eager_roll(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """What :func:`cuda_ops.mixing.mixing_forward` gives, for tensors that are plain.
+    """What :func:`cuda_ops.mixing.mixing_forward` gives; differentiable to any order.
 
-    See :func:`cuda_ops.looped.is_plain`; differentiable to any order.
+    The tensors are plain, see :func:`cuda_ops.looped.is_plain`, the kernel of at most
+    ``MOST_TAPS`` taps.
     """
     return _EagerRoll.apply(weight, offsets, scale, dtype)
 
@@ -65,10 +71,9 @@ def _shares(offsets: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
         (B, n, 1 + d, N), a whole roll for each of the N taps, in the order of the taps.
     """
     tables = _tables(sizes)
-    with np.errstate(invalid="ignore"):
-        lower = np.floor(offsets)
-        fraction = (offsets - lower)[..., None]
-        first = np.remainder(lower, tables.sides)[..., None, None]
+    lower = np.floor(offsets)
+    fraction = (offsets - lower)[..., None]
+    first = np.remainder(lower, tables.sides)[..., None, None]
     hits = (tables.starts == first).astype(offsets.dtype)
     near = hits[..., 0, :]
     slopes = hits[..., 1, :] - near
@@ -87,22 +92,43 @@ class _EagerRoll(torch.autograd.Function):
         ctx: Any, weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype
     ) -> Tensor:
         sizes = tuple(weight.shape[2:])
-        ctx.shares = _shares(offsets.detach().numpy(), sizes)
-        factors = ctx.shares[:, :, 0] * scale.detach().numpy()[..., None]
-        mixing = factors.take(_tables(sizes).share, axis=2)
-        matrices = torch.from_numpy(mixing).unflatten(2, (factors.shape[2], -1))
-        ctx.save_for_backward(weight, offsets, scale, matrices)
-        return rolled(weight, matrices, dtype)
+        with np.errstate(all="ignore"):  # what is not finite goes its way, as torch lets it
+            shares = _shares(offsets.detach().numpy(), sizes)
+            factors = shares[:, :, 0] * scale.detach().numpy()[..., None]
+            mixing = torch.from_numpy(factors.take(_tables(sizes).share, axis=2))
+        mixing = mixing.unflatten(2, (factors.shape[2], -1))
+        ctx.save_for_backward(weight, offsets, scale, mixing, torch.from_numpy(shares))
+        ctx.dtype = dtype
+        return rolled(weight, mixing, dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        weight, offsets, scale, matrices = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody differentiates the gradient
-            return (*mixing_backward(grad, weight, offsets, scale), None)
-        back, products = pulled(grad, weight, matrices)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, offsets, scale, mixing, shares = ctx.saved_tensors
+        if torch.is_grad_enabled() or not is_plain(grad):  # somebody differentiates, or looks on
+            return (*_openly(grad, (weight, offsets, scale), ctx), None)
+        of_weight, of_rest = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
+        back, products = pulled(grad, weight, mixing, (of_weight, of_rest))
+        back = back if of_weight else None
+        if not of_rest:
+            return back, None, None, None
         places = _tables(tuple(weight.shape[2:])).places
-        of_shares = products.flatten(2).numpy().take(places, axis=2).sum(-1)
-        slopes = (of_shares[:, :, None] * ctx.shares).sum(-1)
-        of_offsets = slopes[..., 1:] * scale.detach().numpy()[..., None]
+        with np.errstate(all="ignore"):
+            of_shares = products.flatten(2).numpy().take(places, axis=2).sum(-1)
+            slopes = (of_shares[:, :, None] * shares.numpy()).sum(-1)
+            of_offsets = slopes[..., 1:] * scale.detach().numpy()[..., None]
         of_scale = np.ascontiguousarray(slopes[..., 0])
         return back, torch.from_numpy(of_offsets), torch.from_numpy(of_scale), None
+
+
+def _openly(grad: Tensor, leaves: tuple[Tensor, ...], ctx: Any) -> Iterator[Tensor | None]:
+    """The gradients that the differentiable form hands back, itself differentiable."""
+    again = torch.is_grad_enabled()
+    wanted = ctx.needs_input_grad[:3]
+    with torch.enable_grad():
+        if not again:
+            pairs = zip(leaves, wanted, strict=True)
+            leaves = tuple(leaf.detach().requires_grad_(needed) for leaf, needed in pairs)
+        kernels = mixing_forward(*leaves, ctx.dtype)
+    inputs = [leaf for leaf, needed in zip(leaves, wanted, strict=True) if needed]
+    found = iter(torch.autograd.grad(kernels, inputs, grad, create_graph=again))
+    return (next(found) if needed else None for needed in wanted)

@@ -30,7 +30,8 @@ def conv_each(
         lone: Ask oneDNN past ATen, see :mod:`cuda_ops.lone`; ``x`` is float32 and 3-D, on the CPU.
 
     Returns:
-        (B, C_out, \\*out) in the memory format of ``x``; differentiable twice and by functorch.
+        (B, C_out, \\*out) in the memory format of ``x``; differentiable to any order, also within
+        a transform of torch.func.
     """
     if not watched():
         return _Each.apply(x, kernels, sides, turn, lone)
@@ -94,12 +95,27 @@ def watched() -> bool:
 
 
 def is_plain(*tensors: Tensor) -> bool:
-    """Whether these are CPU tensors that hold values, and nobody looks on; nor does a tracer."""
+    """Whether these are ordinary CPU tensors that hold values, and nobody looks on.
+
+    Beside :func:`watched` that is a tracer, fake tensors, or a batch that stands for one tensor.
+    """
+    modes = torch._C._TorchDispatchModeKey
     return (
         not watched()
-        and all(type(t) in (Tensor, torch.nn.Parameter) and t.is_cpu for t in tensors)
+        and all(map(_is_ordinary, tensors))
         and torch._C._get_tracing_state() is None
-        and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None
+        and torch._C._get_dispatch_mode(modes.PROXY) is None
+        and torch._C._get_dispatch_mode(modes.FAKE) is None
+        and torch._ops.mode_stack_state_for_pre_dispatch().count() == 0
+    )
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.is_cpu
+        and not tensor.is_neg()
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
     )
 
 
@@ -143,7 +159,8 @@ class _Each(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, kernels = ctx.saved_tensors
         to_x, to_kernels = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled():  # somebody differentiates the gradient: nothing in place
+        # Somebody differentiates the gradient, or looks on: nothing in place.
+        if torch.is_grad_enabled() or watched() or (ctx.lone and not is_plain(grad)):
             samples = list(zip(x.split(1), kernels.unbind(0), grad.split(1), strict=True))
             gx = torch.cat([_gradient(0, *each, ctx) for each in samples]) if to_x else None
             gk = torch.stack([_gradient(1, *each, ctx) for each in samples]) if to_kernels else None

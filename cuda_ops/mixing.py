@@ -157,8 +157,13 @@ def rolled(weight: Tensor, mixing: Tensor, dtype: torch.dtype) -> Tensor:
     return kernels
 
 
-def pulled(grad: Tensor, weight: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of weight and M that :func:`rolled` hands back for one of its kernels."""
+def pulled(
+    grad: Tensor, weight: Tensor, mixing: Tensor, wanted: tuple[bool, bool] = (True, True)
+) -> tuple[Tensor, Tensor]:
+    """The gradients of weight and M that :func:`rolled` hands back for one of its kernels.
+
+    Those that are not ``wanted`` are not computed, and mean nothing.
+    """
     batch, groups, taps = mixing.shape[:3]
     parts, last = _count_parts(weight), grad.stride(2) == 1 < grad.stride(-1)
     back = empty_kernels(1, weight, weight.dtype)[0]
@@ -168,15 +173,13 @@ def pulled(grad: Tensor, weight: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor
     matrix, change, factor = _matrix(left), _matrix(right), _factor(mixing)
     products = torch.zeros_like(factor)
     for source, one, target in zip(sources, grads, targets, strict=True):
-        left.copy_(source)
         right.copy_(one)
-        if last:
-            products.baddbmm_(matrix, change.mT)
-            torch.bmm(factor, change, out=matrix)
-        else:
-            products.baddbmm_(matrix.mT, change)
-            torch.bmm(change, factor.mT, out=matrix)
-        target.copy_(left)
+        if wanted[1]:
+            left.copy_(source)
+            products.baddbmm_(*(matrix, change.mT) if last else (matrix.mT, change))
+        if wanted[0]:
+            torch.bmm(*(factor, change) if last else (change, factor.mT), out=matrix)
+            target.copy_(left)
     return back, products.view(groups, taps, batch, taps).permute(2, 0, 3, 1)
 
 

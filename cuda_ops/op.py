@@ -6,6 +6,7 @@ differentiable matrix product of :mod:`cuda_ops.mixing`, and for CUDA tensors th
 backward ``torch.ops.cuda_ops.roll_kernel_backward``.
 """
 
+import math
 import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cuda_ops.eager import eager_roll
+from cuda_ops.eager import MOST_TAPS, eager_roll
 from cuda_ops.layout import empty_kernels, laid_as
 from cuda_ops.looped import is_plain
 from cuda_ops.mixing import mixing_backward, mixing_forward
@@ -63,7 +64,7 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
         offsets, scale = offsets.to(compute), scale.to(compute)
         if device == "cuda" and _uses_cupy():
             return roll_kernel_op(weight, offsets, scale, result)
-        if is_plain(weight, offsets, scale):
+        if math.prod(weight.shape[2:]) <= MOST_TAPS and is_plain(weight, offsets, scale):
             return eager_roll(weight, offsets, scale, result)
         return mixing_forward(weight, offsets, scale, result)
 

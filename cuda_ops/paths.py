@@ -87,7 +87,7 @@ def choose_way(
     altogether. The rule for CUDA has never been measured.
 
     Args:
-        x: (B, C, \\*S), of which shape, memory format and device are read, never values.
+        x: (B, C, \\*S), of which shape, type, memory format and device are read, never values.
         shape: Of the weight, (C_out, C_in, \\*k).
         geometry: Of the convolution.
         dtype: In which the convolution computes.
@@ -173,16 +173,19 @@ def _small(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
     Contiguous samples are turned for that; where they are not so small that everything else shows,
     nor the kernels much of the work, halves in contiguous memory are 0.05 to 0.1 faster.
     """
+    geometry.outputs(x.shape[2:], kernels.shape[3:])  # or its ValueError
     turn = not is_channels_last(x)
     halves = turn and x.shape[1] < HALVED_CHANNELS and math.prod(x.shape[2:]) >= HALVED_VOXELS
-    if x.dtype == kernels.dtype and not halves and _goes_lone(x):
+    if x.dtype == kernels.dtype and not halves and _goes_lone(x, kernels):
         return conv_each(x, kernels, geometry, turn, lone=True)
     return _in_halves(x, kernels.unbind(0), geometry)
 
 
-def _goes_lone(x: Tensor) -> bool:
+def _goes_lone(*tensors: Tensor) -> bool:
     """Whether oneDNN can be asked past ATen, whose gradients and transforms are then not there."""
-    return is_plain(x) and asks_onednn() and conv_dtype(x) == x.dtype == torch.float32
+    (x, *_) = tensors
+    full = conv_dtype(x) == x.dtype == torch.float32 and x.numel() > 0
+    return full and is_plain(*tensors) and asks_onednn()
 
 
 def _in_halves(x: Tensor, kernels: Sequence[Tensor], geometry: Geometry) -> Tensor:
@@ -250,8 +253,9 @@ def conv_per_sample(
         (B, C_out, \\*out) in the memory format of ``x``; empty for B = 0.
 
     Raises:
-        ValueError: ``way`` is none of these.
+        ValueError: ``way`` is none of these, or there are not as many kernels as samples.
     """
+    _check_pairs(x, kernels)
     geometry = Geometry.of(stride, padding, dilation, x.ndim - 2)
     if way == "auto":
         way = choose_way(x, kernels.shape[1:], geometry, kernels.dtype)
@@ -264,10 +268,18 @@ def conv_per_sample(
     return (conv_looped if way == "looped" else conv_grouped)(x, kernels, *geometry)
 
 
+def _check_pairs(x: Tensor, kernels: Tensor) -> None:
+    if len(x) != len(kernels):
+        raise ValueError(
+            f"expected a kernel for each sample, got {len(x)} samples and {len(kernels)} kernels"
+        )
+
+
 def conv_looped(
     x: Tensor, kernels: Tensor, stride: Sides = 1, padding: Sides = 0, dilation: Sides = 1
 ) -> Tensor:
     """:func:`conv_per_sample` as one convolution per sample, B >= 1."""
+    _check_pairs(x, kernels)
     geometry = Geometry.of(stride, padding, dilation, x.ndim - 2)
     if x.ndim == 5 and leaves_onednn(x, kernels.shape[1:], kernels.dtype):
         return _small(x, kernels, geometry)

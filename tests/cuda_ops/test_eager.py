@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.autograd.forward_ad as forward_ad
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cuda_ops import roll_kernel
 from cuda_ops.eager import eager_roll
@@ -81,14 +83,76 @@ def test_arguments_may_lie_anyhow_and_the_type_may_be_any():
     assert torch.autograd.grad(kernels.sum(), half)[0].dtype == torch.float16
 
 
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
+def test_each_gradient_is_the_same_alone_and_nobody_else_is_computed(wanted):
+    leaves = case((3, 3, 3))
+    everything = torch.autograd.grad(eager_roll(*leaves, torch.float64).sum(), leaves)
+    for index, leaf in enumerate(leaves):
+        leaf.requires_grad_(index in wanted)
+    counted = Products()
+    with counted:
+        kernels = eager_roll(*leaves, torch.float64)
+        found = torch.autograd.grad(kernels.sum(), [leaves[index] for index in wanted])
+    assert counted.seen == 1 + (0 in wanted) + (max(wanted) > 0)
+    assert all(
+        torch.equal(one, everything[index]) for one, index in zip(found, wanted, strict=True)
+    )
+
+
+class Products(TorchDispatchMode):
+    seen = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen += "bmm" in func.name()
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 3e38])
+def test_numpy_warns_of_nothing(value):
+    """Warnings are errors in these tests."""
+    weight, offsets, scale = case((3, 3, 3), dtype=torch.float32)
+    for which in (offsets, scale):
+        spoilt = which.detach().clone()
+        spoilt[0, 0] = value
+        leaves = (weight, *((spoilt if one is which else one) for one in (offsets, scale)))
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        kernels = eager_roll(*leaves, torch.float32)
+        torch.autograd.grad(kernels, leaves, torch.full_like(kernels, value))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_batches_that_stand_for_one_gradient_get_the_differentiable_form():
+    leaves = case((2, 3), batch=1, groups=1)
+    kernels = roll_kernel(*leaves)
+    grads = torch.randn(3, *kernels.shape, dtype=torch.float64)
+    found = torch.autograd.grad(kernels, leaves, grads, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(kernels, leaves, one, retain_graph=True) for one in grads]
+    for one, many in zip(found, zip(*each, strict=True), strict=True):
+        assert torch.allclose(one, torch.stack(many))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(grads[0], grads[1])
+        tangents = [
+            forward_ad.unpack_dual(one).tangent
+            for one in torch.autograd.grad(kernels, leaves, dual)
+        ]
+    for one, other in zip(tangents, each[1], strict=True):  # the gradient is linear
+        assert torch.allclose(one, other)
+
+
 def test_who_looks_on_gets_the_differentiable_form():
     leaves = [leaf.detach() for leaf in case((3, 3, 3), dtype=torch.float32)]
     meant = roll_kernel(*leaves)
     assert is_plain(*leaves)
     assert not is_plain(*(leaf.to("meta") for leaf in leaves))
-    graph = make_fx(roll_kernel)(*leaves)
     other = [leaves[0], leaves[1] + 0.5, leaves[2]]  # values must not be baked in
-    assert torch.allclose(graph(*other), roll_kernel(*other), atol=1e-6)
+    for before in (False, True):
+        graph = make_fx(roll_kernel, pre_dispatch=before)(*leaves)
+        assert torch.allclose(graph(*other), roll_kernel(*other), atol=1e-6)
+    turned = torch.complex(leaves[1], -leaves[1]).conj().imag  # its sign is a mark, not a number
+    assert turned.is_neg()
+    assert torch.allclose(roll_kernel(leaves[0], turned, leaves[2]), meant, atol=1e-6)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert roll_kernel(*leaves).shape == meant.shape
     assert torch.allclose(torch.func.vmap(roll_kernel)(*(leaf[None] for leaf in leaves))[0], meant)
     with FakeTensorMode() as mode:
         fakes = [mode.from_tensor(leaf) for leaf in leaves]

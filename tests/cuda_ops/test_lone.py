@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cuda_ops import lone
@@ -108,3 +110,38 @@ def test_without_onednn_by_transforms_and_under_autocast_nobody_goes_past_aten()
         double = conv_looped(x.double(), kernels.double(), 1, 1)
         assert torch.allclose(double.float(), meant, atol=1e-4)
     assert not asked.seen
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_a_gradient_that_is_a_batch_or_has_a_tangent_is_taken_in_the_open():
+    x, kernels = small(channels=40)
+    y = conv_looped(x, kernels, 1, 1)
+    grads = torch.randn(2, *y.shape)
+    each = [torch.autograd.grad(y, (x, kernels), one, retain_graph=True) for one in grads]
+    batched = torch.func.vmap(
+        lambda one: torch.autograd.grad(y, (x, kernels), one, retain_graph=True)
+    )(grads)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(grads[0], grads[1])
+        found = torch.autograd.grad(y, (x, kernels), dual, retain_graph=True)
+        tangents = [forward_ad.unpack_dual(one).tangent for one in found]
+    for many, tangent, *ones in zip(batched, tangents, *each, strict=True):
+        assert torch.allclose(many, torch.stack(ones), rtol=1e-3, atol=1e-2)
+        assert torch.allclose(tangent, ones[1], rtol=1e-3, atol=1e-2)
+
+
+def test_what_does_not_fit_is_refused_in_one_sentence():
+    x, kernels = small()
+    for more in (kernels[:1], torch.cat([kernels, kernels])):
+        for way in (conv_looped, conv_per_sample):
+            with pytest.raises(ValueError, match="a kernel for each sample, got 2 samples"):
+                way(x, more, 1, 1)
+    with pytest.raises(ValueError, match="larger than x"):
+        convolve(x[:1, :, :1], kernels[0], Geometry.of(1, 0, 1, 3))
+
+
+def test_a_kernel_without_values_goes_the_open_way():
+    x, kernels = small()
+    with FakeTensorMode() as mode:
+        y = conv_looped(mode.from_tensor(x), mode.from_tensor(kernels), 1, 1)
+    assert y.shape == (2, 4, *x.shape[2:])
