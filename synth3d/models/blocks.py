@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ops.looped import watched
+from cuda_ops.paths import Geometry, conv_dtype, convolve, leaves_onednn
 from synth3d.models.time_embedding import TimeModulation
 
 Conv = type[nn.Conv2d] | type[nn.Conv3d]
@@ -19,10 +20,25 @@ TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTrans
 MakeConv = Callable[[int, str], nn.Module]
 
 
+class LoneConv3d(nn.Conv3d):
+    """``nn.Conv3d`` without bias that is no slower where a small sample is alone.
+
+    On the CPU torch has another routine for that, several times slower; this one goes past it, see
+    :func:`cuda_ops.paths.convolve`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, D, H, W) -> (B, C_out, D', H', W')."""
+        if x.shape[0] == 1 and leaves_onednn(x, self.weight.shape, conv_dtype(x)):
+            return convolve(x, self.weight, Geometry(self.stride, self.padding, self.dilation))
+        return super().forward(x)
+
+
 def conv(dim: int, inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Module:
     """A bias-free convolution; size-preserving for an odd side, or side = stride for halving."""
     padding = (side - 1) // 2 if stride == 1 else 0
-    return CONV[dim](inputs, outputs, side, stride=stride, padding=padding, bias=False)
+    make = LoneConv3d if dim == 3 else CONV[dim]
+    return make(inputs, outputs, side, stride=stride, padding=padding, bias=False)
 
 
 def halve(dim: int, inputs: int, outputs: int) -> nn.Module:
