@@ -25,9 +25,9 @@ GENERATION = (  # shape, bars forward and forward with backward
 MOST_OPERATIONS = 70
 OPERATION_CASES = ((1, 2), (2, 2), (2, 4), (4, 8), (16, 8))  # B, n
 LAYERS = (
-    Shape(16, 32), Shape(16, 64), Shape(16, 96), Shape(32, 32), Shape(32, 64), Shape(32, 96),
-    Shape(64, 16), Shape(64, 32), Shape(64, 64), Shape(128, 8), Shape(128, 12), Shape(128, 16),
-    Shape(128, 32), Shape(256, 8), Shape(256, 16), Shape(512, 8),
+    Shape(16, 32), Shape(16, 64), Shape(16, 96), Shape(32, 16), Shape(32, 24), Shape(32, 32),
+    Shape(32, 64), Shape(32, 96), Shape(64, 16), Shape(64, 32), Shape(64, 64), Shape(128, 8),
+    Shape(128, 12), Shape(128, 16), Shape(128, 32), Shape(256, 8), Shape(256, 16), Shape(512, 8),
     Shape(16, 32, batch=8), Shape(32, 32, batch=8),
     Shape(64, 256, batch=4, dim=2), Shape(128, 128, batch=4, dim=2),
     Shape(256, 64, batch=4, dim=2), Shape(512, 32, batch=4, dim=2),
