@@ -7,7 +7,7 @@ own time.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -68,21 +68,27 @@ def left_over(
     return [size - ((o - 1) * s - 2 * p + d * (k - 1) + 1) for size, o, k, s, p, d in axes]
 
 
-def kernel_gradient(x: Tensor, kernel: Tensor, grad: Tensor, sides: AllSides) -> Tensor:
-    """The gradient of the kernel that :func:`conv_lone` convolved with.
+def kernel_gradients(
+    samples: Iterable[tuple[Tensor, Tensor]], kernel: Tensor, sides: AllSides
+) -> Iterator[Tensor]:
+    """The gradients of the kernels that :func:`conv_lone` convolved each sample with.
 
     Args:
-        x: (1, C_in, D, H, W), channels-last.
+        samples: Of each sample (1, C_in, D, H, W) and its result's gradient (1, C_out, \\*out);
+            channels-last and of the same shape all.
         kernel: (C_out, C_in, \\*k), of which only the shape is read.
-        grad: (1, C_out, \\*out), channels-last.
         sides: Stride, padding and dilation, one number per axis each.
 
-    Returns:
-        (C_out, C_in, \\*k).
+    Yields:
+        (C_out, C_in, \\*k), one for each sample.
     """
-    if x.shape[1] < PRODUCT_CHANNELS and sides[0][0] == 1 and grad.shape[2] % 2 == 0:
-        return _by_halves(x, kernel, grad, sides)
-    return _by_products(x, kernel, grad, sides)
+    room = None
+    for x, grad in samples:
+        if x.shape[1] < PRODUCT_CHANNELS and sides[0][0] == 1 and grad.shape[2] % 2 == 0:
+            yield _by_halves(x, kernel, grad, sides)
+            continue
+        room = _room(x, kernel, grad) if room is None else room
+        yield _by_products(x, kernel, grad, sides, room)
 
 
 def _by_halves(x: Tensor, kernel: Tensor, grad: Tensor, sides: AllSides) -> Tensor:
@@ -102,7 +108,20 @@ def _by_halves(x: Tensor, kernel: Tensor, grad: Tensor, sides: AllSides) -> Tens
     )[1]  # fmt: skip
 
 
-def _by_products(x: Tensor, kernel: Tensor, grad: Tensor, sides: AllSides) -> Tensor:
+def _room(x: Tensor, kernel: Tensor, grad: Tensor) -> Tensor:
+    """For what some planes unroll to, (planes, H', W', k_y, k_x, C_in), zeros.
+
+    Where a tap meets the padding nothing is ever written: there the zeros stay.
+    """
+    channels, *flat = kernel.shape[1], *kernel.shape[3:]
+    columns = math.prod(grad.shape[3:]) * math.prod(flat) * channels
+    planes = max(1, min(x.shape[2], round(COLUMN_ELEMENTS / columns)))
+    return x.new_zeros(planes, *grad.shape[3:], *flat, channels)
+
+
+def _by_products(
+    x: Tensor, kernel: Tensor, grad: Tensor, sides: AllSides, unrolled: Tensor
+) -> Tensor:
     """By one matrix product for each depth of the kernel and each few planes of the input.
 
     What the taps of one depth meet in a plane is unrolled once, and serves all depths.
@@ -110,50 +129,65 @@ def _by_products(x: Tensor, kernel: Tensor, grad: Tensor, sides: AllSides) -> Te
     outputs, channels, deep, *flat = kernel.shape
     planes, slopes = x.movedim(1, -1)[0], grad.movedim(1, -1)[0]
     depth, places = len(slopes), math.prod(slopes.shape[1:3])
-    slopes = slopes.reshape(depth, places, outputs)
-    columns = math.prod(flat) * channels
-    step = max(1, min(len(planes), round(COLUMN_ELEMENTS / (places * columns))))
-    # Where a tap meets the padding nothing is ever written: there the zeros stay.
-    unrolled = x.new_zeros(step, *grad.shape[3:], *flat, channels)
-    rows = unrolled.view(step, places, columns)
+    slopes = slopes.reshape(depth * places, outputs).t()
+    step, columns = len(unrolled), math.prod(flat) * channels
+    rows = unrolled.view(step * places, columns)
+    pairs = list(_met(planes, unrolled, [side[1:] for side in sides]))
     found = x.new_zeros(deep, outputs, columns)
-    taps = list(_taps(x.shape[3:], grad.shape[3:], flat, [side[1:] for side in sides]))
     stride, padding, dilation = (side[0] for side in sides)
-    for start in range(0, len(planes), step):
+    for part, start in enumerate(range(0, len(planes), step)):
         count = min(step, len(planes) - start)
-        for to, (y, z), source in taps:
-            unrolled[:count, *to, y, z].copy_(planes[start : start + count][:, *source])
+        for target, sources in pairs:
+            (target if count == step else target[:count]).copy_(sources[part])
         for tap in range(deep):
-            # Plane i is met by this depth of the kernel at output o: i = o stride - padding + ...
+            # At output o this depth of the kernel meets plane o stride - padding + tap dilation.
             shift = tap * dilation - padding
             first = max(0, -((shift - start) // stride))
             last = min(depth, (start + count - 1 - shift) // stride + 1)
             if first < last:
                 place = first * stride + shift - start
-                met = rows[place : place + (last - first - 1) * stride + 1 : stride]
-                found[tap].addmm_(
-                    slopes[first:last].reshape(-1, outputs).t(), met.reshape(-1, columns)
-                )
+                met = rows[place * places : (place + (last - first - 1) * stride + 1) * places]
+                if stride > 1:
+                    met = met.view(-1, places, columns)[::stride].reshape(-1, columns)
+                found[tap].addmm_(slopes[:, first * places : last * places], met)
     return found.view(deep, outputs, *flat, channels).permute(1, 4, 0, 2, 3)
 
 
-def _taps(
-    sizes: Sequence[int], outputs: Sequence[int], kernel: Sequence[int], sides: Sequence[tuple]
-):
-    """For each tap of a plane: the outputs where it meets the input, the tap, and what it meets."""
+def _met(
+    planes: Tensor, unrolled: Tensor, sides: Sequence[Sequence[int]]
+) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+    """For each tap of a plane its place in what is unrolled, and what it meets, some planes each.
 
-    def along(axis: int, tap: int) -> tuple[slice, slice] | None:
+    Args:
+        planes: (D, H, W, C).
+        unrolled: (step, H', W', k_y, k_x, C), contiguous.
+        sides: Stride, padding and dilation, along y and x each.
+    """
+    step, *outputs, high, wide, channels = unrolled.shape
+    sizes, steps, places = planes.shape[1:3], planes.stride(), unrolled.stride()
+
+    def along(axis: int, tap: int) -> tuple[int, int, int]:
+        """Where the outputs begin that meet the input, how many, and where it is met first."""
         stride, padding, dilation = (side[axis] for side in sides)
         shift = tap * dilation - padding
         first = max(0, -(shift // stride))
         last = min(outputs[axis], (sizes[axis] - 1 - shift) // stride + 1)
-        if first >= last:
-            return None
-        begin = first * stride + shift
-        return slice(first, last), slice(begin, begin + (last - first - 1) * stride + 1, stride)
+        return first, max(0, last - first), first * stride + shift
 
-    for y in range(kernel[0]):
-        for z in range(kernel[1]):
-            pair = along(0, y), along(1, z)
-            if None not in pair:
-                yield (pair[0][0], pair[1][0]), (y, z), (pair[0][1], pair[1][1])
+    # By as_strided: half of the time of a small sample went into slicing axis by axis.
+    (y_stride, x_stride), deep = sides[0], (steps[0], steps[3])
+    strides = (deep[0], y_stride * steps[1], x_stride * steps[2], deep[1])
+    for y in range(high):
+        for x in range(wide):
+            (top, rows, row), (left, lines, line) = along(0, y), along(1, x)
+            if not rows or not lines:
+                continue
+            target = unrolled.as_strided(
+                (step, rows, lines, channels), (*places[:3], places[5]),
+                top * places[1] + left * places[2] + y * places[3] + x * places[4],
+            )  # fmt: skip
+            source = planes.as_strided(
+                (len(planes), rows, lines, channels), strides,
+                planes.storage_offset() + row * steps[1] + line * steps[2],
+            )  # fmt: skip
+            yield target, source.split(step)

@@ -4,7 +4,7 @@ Written as a list of convolutions that are joined, autograd would hold every sam
 the joined one, forward and backward. Here each is written straight to its place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cuda_ops.layout import FORMATS, is_channels_last
-from cuda_ops.lone import AllSides, conv_lone, kernel_gradient, left_over, sample_gradient
+from cuda_ops.lone import AllSides, conv_lone, kernel_gradients, left_over, sample_gradient
 
 CONV = {4: F.conv2d, 5: F.conv3d}
 
@@ -166,15 +166,14 @@ class _Each(torch.autograd.Function):
             gk = torch.stack([_gradient(1, *each, ctx) for each in samples]) if to_kernels else None
             return gx, gk, None, None, None
         gx = gk = None
-        slope = _lone_gradient if ctx.lone else _gradient
         if to_kernels:  # all of them first: this takes more memory, and gx is not there yet
             gk = torch.empty_like(kernels)
-            for b in range(len(x)):
-                gk[b].copy_(slope(1, x[b : b + 1], kernels[b], grad[b : b + 1], ctx))
+            for whole, part in zip(gk, _kernel_gradients(x, kernels, grad, ctx), strict=True):
+                whole.copy_(part)
         if to_x:
             gx = torch.empty_like(x)
             for b in range(len(x)):
-                gx[b].copy_(slope(0, x[b : b + 1], kernels[b], grad[b : b + 1], ctx)[0])
+                gx[b].copy_(_sample_gradient(x[b : b + 1], kernels[b], grad[b : b + 1], ctx)[0])
         return gx, gk, None, None, None
 
 
@@ -188,12 +187,22 @@ def _gradient(which: int, x: Tensor, kernel: Tensor, grad: Tensor, ctx: Any) -> 
     )[which]  # fmt: skip
 
 
-def _lone_gradient(which: int, x: Tensor, kernel: Tensor, grad: Tensor, ctx: Any) -> Tensor:
-    """:func:`_gradient` past ATen; not differentiable."""
-    grad = _turned(grad, True)
-    if which == 0:
-        return sample_gradient(x.shape[2:], kernel, grad, ctx.sides)
-    return kernel_gradient(_turned(x, True), kernel, grad, ctx.sides)
+def _kernel_gradients(x: Tensor, kernels: Tensor, grad: Tensor, ctx: Any) -> Iterator[Tensor]:
+    """The gradient of each kernel, one after the other."""
+    if not ctx.lone:
+        for sample, kernel, slope in zip(x.split(1), kernels, grad.split(1), strict=True):
+            yield _gradient(1, sample, kernel, slope, ctx)
+        return
+    pairs = zip(x.split(1), grad.split(1), strict=True)
+    turned = ((_turned(sample, True), _turned(slope, True)) for sample, slope in pairs)
+    yield from kernel_gradients(turned, kernels[0], ctx.sides)
+
+
+def _sample_gradient(x: Tensor, kernel: Tensor, grad: Tensor, ctx: Any) -> Tensor:
+    """The gradient of one sample (1, C_in, \\*S)."""
+    if ctx.lone:
+        return sample_gradient(x.shape[2:], kernel, _turned(grad, True), ctx.sides)
+    return _gradient(0, x, kernel, grad, ctx)
 
 
 def _to_sample(sizes: Sequence[int], kernel: Tensor, grad: Tensor, *sides: tuple) -> Tensor:

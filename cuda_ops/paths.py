@@ -27,7 +27,7 @@ WAYS = ("auto", "looped", "grouped", "mixed-input")
 # elements in (channels, first two spatial axes); below, 3-D falls to a 2-14 times slower loop.
 ONEDNN_ELEMENTS = 20_480
 # Up to this many elements of a sample, the calls of a loop cost more than what they compute.
-GROUPED_ELEMENTS = 16_384
+GROUPED_ELEMENTS = 8_192
 # Where oneDNN cannot be asked past ATen, a loop of halved samples pays below this many channels.
 HALVED_CHANNELS = 128
 # Contiguous samples of so few channels and from so many voxels are halved anyhow.

@@ -47,10 +47,15 @@ def test_result_and_gradients_are_those_of_a_convolution(problem, elements):
     assert torch.equal(lone.sample_gradient(x.shape[2:], weight, grad, sides).double(), of_x)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lone, "COLUMN_ELEMENTS", elements)  # all planes at a time, or one
-        assert torch.equal(lone._by_products(x, weight, grad, sides).double(), of_weight)
+        room = lone._room(x, weight, grad)
+        for _ in range(2):  # what it was used for leaves no trace
+            found = lone._by_products(x, weight, grad, sides, room)
+            assert torch.equal(found.double(), of_weight)
     if sides[0][0] == 1 and grad.shape[2] % 2 == 0:
         assert torch.equal(lone._by_halves(x, weight, grad, sides).double(), of_weight)
-    assert torch.equal(lone.kernel_gradient(x, weight, grad, sides).double(), of_weight)
+    found = list(lone.kernel_gradients([(x, grad), (2 * x, grad)], weight, sides))
+    assert torch.equal(found[0].double(), of_weight)
+    assert torch.equal(found[1].double(), 2 * of_weight)
 
 
 class Asked(TorchDispatchMode):
