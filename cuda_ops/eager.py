@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cuda_ops.looped import is_plain
 from cuda_ops.mixing import mixing_forward, pulled, rolled
+from cuda_ops.plain import is_plain
 
 # Of a kernel: the tables are of the square of this size.
 MOST_TAPS = 125
@@ -23,7 +23,7 @@ MOST_TAPS = 125
 def eager_roll(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """What :func:`cuda_ops.mixing.mixing_forward` gives; differentiable to any order.
 
-    The tensors are plain, see :func:`cuda_ops.looped.is_plain`, the kernel of at most
+    The tensors are plain, see :func:`cuda_ops.plain.is_plain`, the kernel of at most
     ``MOST_TAPS`` taps.
     """
     return _EagerRoll.apply(weight, offsets, scale, dtype)

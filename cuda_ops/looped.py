@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cuda_ops.layout import FORMATS, is_channels_last
 from cuda_ops.lone import AllSides, conv_lone, kernel_gradients, left_over, sample_gradient
+from cuda_ops.plain import is_plain, watched
 
 CONV = {4: F.conv2d, 5: F.conv3d}
 
@@ -81,42 +82,6 @@ class _OfMade(torch.autograd.Function):
         )
         to_x = torch.autograd.grad(made, seen, to_made, create_graph=again) if wanted[0] else [None]
         return to_x[0], to_kernel, None, None
-
-
-def watched() -> bool:
-    """Whether somebody looks on who would not see through a hand-written gradient: a compiler, or
-    a transform of torch.func, or forward-mode differentiation.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
-
-
-def is_plain(*tensors: Tensor) -> bool:
-    """Whether these are ordinary CPU tensors that hold values, and nobody looks on.
-
-    Beside :func:`watched` that is a tracer, fake tensors, or a batch that stands for one tensor.
-    """
-    modes = torch._C._TorchDispatchModeKey
-    return (
-        not watched()
-        and all(map(_is_ordinary, tensors))
-        and torch._C._get_tracing_state() is None
-        and torch._C._get_dispatch_mode(modes.PROXY) is None
-        and torch._C._get_dispatch_mode(modes.FAKE) is None
-        and torch._ops.mode_stack_state_for_pre_dispatch().count() == 0
-    )
-
-
-def _is_ordinary(tensor: Tensor) -> bool:
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.is_cpu
-        and not tensor.is_neg()
-        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
-    )
 
 
 def _turned(sample: Tensor, turn: bool) -> Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from cuda_ops.eager import MOST_TAPS, eager_roll
 from cuda_ops.layout import empty_kernels, laid_as
-from cuda_ops.looped import is_plain
 from cuda_ops.mixing import mixing_backward, mixing_forward
+from cuda_ops.plain import is_plain
 
 BACKENDS = ("torch", "cupy", "auto")
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ops.looped import watched
 from cuda_ops.paths import Geometry, conv_dtype, convolve, leaves_onednn
+from cuda_ops.plain import watched
 from synth3d.models.time_embedding import TimeModulation
 
 Conv = type[nn.Conv2d] | type[nn.Conv3d]

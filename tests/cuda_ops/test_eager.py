@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cuda_ops import roll_kernel
 from cuda_ops.eager import eager_roll
-from cuda_ops.looped import is_plain
 from cuda_ops.mixing import mixing_forward
+from cuda_ops.plain import is_plain
 
 SIDES = [(3, 3, 3), (1, 3, 3), (2, 4, 3), (1, 1, 1), (3, 1, 5), (3, 3), (4, 1), (5, 5, 5)]
 

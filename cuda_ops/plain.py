@@ -1,0 +1,40 @@
+"""Who may be given a short way: plain tensors that nobody looks at while they are computed."""
+
+import torch
+from torch import Tensor
+
+
+def watched() -> bool:
+    """Whether somebody looks on who would not see through a hand-written gradient: a compiler, or
+    a transform of torch.func, or forward-mode differentiation.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether these are ordinary CPU tensors that hold values, and nobody looks on.
+
+    Beside :func:`watched` that is a tracer, fake tensors, or a batch that stands for one tensor.
+    """
+    modes = torch._C._TorchDispatchModeKey
+    return (
+        not watched()
+        and all(map(_is_ordinary, tensors))
+        and torch._C._get_tracing_state() is None
+        and torch._C._get_dispatch_mode(modes.PROXY) is None
+        and torch._C._get_dispatch_mode(modes.FAKE) is None
+        and torch._ops.mode_stack_state_for_pre_dispatch().count() == 0
+    )
+
+
+def _is_ordinary(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and tensor.is_cpu
+        and not tensor.is_neg()
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+    )
