@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from cuda_ops import cpu_library
 from cuda_ops.bench_rows import Result, Setting
 
 SCHEMA = 1
@@ -64,6 +65,7 @@ def environment(
         }
     else:
         facts["instructions"] = torch.backends.cpu.get_cpu_capability()
+        facts["convolutions"] = cpu_library.describe()
     return facts
 
 
@@ -115,7 +117,9 @@ def as_table(facts: dict[str, Any], results: Sequence[Result]) -> str:
 
 
 def _sentence(facts: dict[str, Any]) -> str:
-    last = facts.get("instructions") or f"CUDA_OPS_BACKEND {facts.get('backend')}"
+    last = f"CUDA_OPS_BACKEND {facts.get('backend')}"
+    if "instructions" in facts:
+        last = f"{facts['instructions']}; convolutions: {facts.get('convolutions', 'torch')}"
     return (
         f"`{facts['command']}`, {facts['date']}, commit {facts['commit']}: {facts['hardware']} "
         f"({last}), torch {facts['torch']}, {facts['threads']} thread(s), {facts['clock']}, "

@@ -5,19 +5,17 @@ import math
 import torch
 from torch import Tensor, nn
 
+from cuda_ops.geometry import Geometry, Sides, per_axis
+from cuda_ops.mixed_input import conv_mixed_input
 from cuda_ops.op import check_roll, roll_kernel
 from cuda_ops.paths import (
-    WAYS,
-    Geometry,
-    Sides,
+    ALL_WAYS,
     choose_way,
     conv_dtype,
     conv_grouped,
     conv_looped,
-    conv_mixed_input,
     conv_per_sample,
     convolve,
-    per_axis,
 )
 
 __all__ = ["RollingConv", "conv_grouped", "conv_looped", "rolling_conv"]
@@ -48,18 +46,20 @@ def rolling_conv(
         stride: Of the convolution, one number or one per axis (z, y, x).
         padding: Zeros on both sides, one number or one per axis.
         dilation: Of the convolution, one number or one per axis.
-        way: ``"looped"``, ``"grouped"`` or ``"mixed-input"`` to insist on one way of computing
-            the same; ``"auto"`` takes the fastest, see :func:`cuda_ops.paths.choose_way`.
+        way: ``"compiled"``, ``"looped"``, ``"grouped"`` or ``"mixed-input"`` to insist on one way
+            of computing the same; ``"auto"`` takes the fastest, see
+            :func:`cuda_ops.paths.choose_way`.
 
     Returns:
         (B, C_out, \\*out), as ``torch.nn.functional.conv3d`` or ``conv2d`` gives; empty for B = 0.
 
     Raises:
+        RuntimeError: ``way`` is ``"compiled"``, which cannot be done here.
         TypeError: An argument is not floating point.
         ValueError: Shapes disagree or ``way`` is unknown; the sentence says which.
     """
-    if way not in WAYS:
-        raise ValueError(f"expected a way among {WAYS}, got {way!r}")
+    if way not in ALL_WAYS:
+        raise ValueError(f"expected a way among {ALL_WAYS}, got {way!r}")
     _check_input(x, weight)
     batch = x.shape[0]
     if offsets.shape[:1] not in ((1,), (batch,)):

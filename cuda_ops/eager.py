@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cuda_ops.mixing import mixing_forward, pulled, rolled
-from cuda_ops.plain import is_plain
+from cuda_ops.plain import is_plain, seen
 
 # Of a kernel: the tables are of the square of this size.
 MOST_TAPS = 125
@@ -125,9 +125,8 @@ def _openly(grad: Tensor, leaves: tuple[Tensor, ...], ctx: Any) -> Iterator[Tens
     again = torch.is_grad_enabled()
     wanted = ctx.needs_input_grad[:3]
     with torch.enable_grad():
-        if not again:
-            pairs = zip(leaves, wanted, strict=True)
-            leaves = tuple(leaf.detach().requires_grad_(needed) for leaf, needed in pairs)
+        pairs = zip(leaves, wanted, strict=True)
+        leaves = tuple(seen(leaf, again, needed) for leaf, needed in pairs)
         kernels = mixing_forward(*leaves, ctx.dtype)
     inputs = [leaf for leaf, needed in zip(leaves, wanted, strict=True) if needed]
     found = iter(torch.autograd.grad(kernels, inputs, grad, create_graph=again))

@@ -20,6 +20,11 @@ def is_channels_last(weight: Tensor) -> bool:
     return weight.is_contiguous(memory_format=FORMATS[weight.ndim])
 
 
+def format_of(x: Tensor) -> torch.memory_format:
+    """Channels-last or contiguous, as :func:`is_channels_last` says."""
+    return FORMATS[x.ndim] if is_channels_last(x) else torch.contiguous_format
+
+
 def empty_kernels(batch: int, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Uninitialised (B, C_out, C_in, \\*k), each sample in the layout of ``weight``."""
     if not is_channels_last(weight):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cuda_ops.layout import FORMATS, is_channels_last
+from cuda_ops.layout import FORMATS, format_of
 from cuda_ops.lone import AllSides, conv_lone, kernel_gradients, left_over, sample_gradient
 from cuda_ops.plain import is_plain, watched
 
@@ -41,7 +41,7 @@ def conv_each(
     parts = [
         CONV[x.ndim](_turned(sample, turn), kernel, None, *sides) for sample, kernel in samples
     ]
-    return torch.cat(parts).contiguous(memory_format=_format(x))
+    return torch.cat(parts).contiguous(memory_format=format_of(x))
 
 
 def conv_made(
@@ -88,10 +88,6 @@ def _turned(sample: Tensor, turn: bool) -> Tensor:
     return sample.contiguous(memory_format=FORMATS[sample.ndim]) if turn else sample
 
 
-def _format(x: Tensor) -> torch.memory_format:
-    return FORMATS[x.ndim] if is_channels_last(x) else torch.contiguous_format
-
-
 class _Each(torch.autograd.Function):
     """The convolutions, each result written to its place in one tensor.
 
@@ -113,7 +109,7 @@ class _Each(torch.autograd.Function):
 
         first = result(0)
         shape, place = (len(x), *first.shape[1:]), {"dtype": first.dtype, "device": x.device}
-        whole = torch.empty(shape, memory_format=_format(x), **place)
+        whole = torch.empty(shape, memory_format=format_of(x), **place)
         whole[0].copy_(first[0])
         del first
         for b in range(1, len(x)):

@@ -1,28 +1,33 @@
 """The ways of convolving each sample with its own rolled kernel, and the rule that chooses.
 
-``looped`` convolves sample by sample, ``grouped`` all samples at once with a group each, and
-``mixed-input`` rolls the input's columns instead of the kernels and needs one product with the
-weight as it is. All give the same numbers; :func:`choose_way` knows which is fastest.
+``compiled`` has a routine of our own do it on the CPU (:mod:`cuda_ops.cpu_conv`), ``looped``
+convolves sample by sample, ``grouped`` all samples at once with a group each, and ``mixed-input``
+rolls the input's columns instead of the kernels and needs one product with the weight as it is
+(:mod:`cuda_ops.mixed_input`). All give the same numbers; :func:`choose_way` knows which is fastest.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cuda_ops.layout import FORMATS, is_channels_last
+from cuda_ops import cpu_calls
+from cuda_ops.cpu_conv import conv_compiled as conv_by_library
+from cuda_ops.geometry import Geometry, Sides
+from cuda_ops.layout import format_of, is_channels_last
 from cuda_ops.lone import asks_onednn
 from cuda_ops.looped import CONV, conv_each, conv_made
-from cuda_ops.mixing import mixing_matrices
-from cuda_ops.op import full_precision
 from cuda_ops.plain import is_plain
 
-Sides = int | Sequence[int]
-
 WAYS = ("auto", "looped", "grouped", "mixed-input")
+ALL_WAYS = (*WAYS, "compiled")  # which is not for any shape or type
+KERNEL_WAYS = ("auto", "compiled", "looped", "grouped")
+
+# Up to this many channels, in and out, a processor without AVX-512 convolves compiled. With 128
+# oneDNN is faster.
+COMPILED_CHANNELS = 64
 
 # ATen hands a one-sample float32 convolution without groups to oneDNN only above this many
 # elements in (channels, first two spatial axes); below, 3-D falls to a 2-14 times slower loop.
@@ -41,45 +46,14 @@ MIXED_VOXELS = 0.5
 CUDA_LOOP_SAMPLES = 4
 
 
-class Geometry(NamedTuple):
-    """Stride, padding and dilation, one number per axis (z, y, x), as torch takes them."""
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-
-    @classmethod
-    def of(cls, stride: Sides, padding: Sides, dilation: Sides, dim: int) -> "Geometry":
-        """From one number or one per axis each."""
-        return cls(per_axis(stride, dim), per_axis(padding, dim), per_axis(dilation, dim))
-
-    def outputs(self, sizes: Sequence[int], kernel: Sequence[int]) -> list[int]:
-        """The result's sizes for an input's ``sizes``; a ValueError where the kernel is larger."""
-        axes = zip(sizes, kernel, *self, strict=True)
-        outputs = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in axes]
-        if min(outputs) < 1:
-            raise ValueError(
-                f"a kernel {tuple(kernel)} with dilation {self.dilation} is larger than x "
-                f"{tuple(sizes)} with padding {self.padding}"
-            )
-        return outputs
-
-
-def per_axis(value: Sides, dim: int) -> tuple[int, ...]:
-    """``value`` as one number per axis; a ValueError where it has another length."""
-    values = (value,) * dim if isinstance(value, int) else tuple(value)
-    if len(values) != dim:
-        raise ValueError(f"expected one number or {dim} (one per axis), got {value}")
-    return values
-
-
 def choose_way(
     x: Tensor, shape: Sequence[int], geometry: Geometry, dtype: torch.dtype, unmade: int = 0
 ) -> str:
-    """The fastest way for this shape: ``looped``, ``grouped`` or ``mixed-input``.
+    """The fastest way for this shape: ``compiled``, ``looped``, ``grouped`` or ``mixed-input``.
 
     On the CPU (one thread, float32, forward plus backward, B 2, 3-D, ratio to a plain
-    convolution, on an EPYC without AVX-512; docs/benchmarks.md has the table): channels-last goes
+    convolution, on an EPYC without AVX-512; docs/benchmarks.md has the table): of 8 to 32 channels,
+    3-D, go compiled at 0.6 to 0.96. Without the compiled routine, and above: channels-last goes
     looped at 0.9 to 1.1 above 4 096 voxels, grouped at 1.3 to 2.3, which converts the samples both
     ways; contiguous 3-D goes looped by way of channels-last memory at 0.6 to 1.02 under 128
     channels (:func:`turns`), and else grouped at 0.98 to 1.08. Samples so small that ATen keeps
@@ -100,11 +74,35 @@ def choose_way(
         return "looped" if batch <= CUDA_LOOP_SAMPLES else "grouped"
     if 0 < voxels * batch <= MIXED_VOXELS * shape[0] * unmade:
         return "mixed-input"
+    if goes_compiled(x, shape, geometry, dtype):
+        return "compiled"
     if leaves_onednn(x, shape, dtype):
         if x.ndim == 4 or batch > 1 and voxels * x.shape[1] <= GROUPED_ELEMENTS:
             return "grouped"
         return "looped" if x.shape[1] < HALVED_CHANNELS or _goes_lone(x) else "grouped"
     return "looped" if is_channels_last(x) or turns(x, shape, dtype) else "grouped"
+
+
+def goes_compiled(x: Tensor, shape: Sequence[int], geometry: Geometry, dtype: torch.dtype) -> bool:
+    """Whether ``x`` (B, C, \\*S) is best convolved by :func:`cuda_ops.cpu_conv.conv_compiled`.
+
+    Args:
+        x: Of which shape, type, kind and device are read, never values.
+        shape: Of the kernel, (C_out, C_in, \\*k).
+        geometry: Of the convolution.
+        dtype: In which the convolution computes.
+    """
+    few = x.ndim == 5 and max(shape[:2]) <= COMPILED_CHANNELS
+    if not (few and dtype == conv_dtype(x) == torch.float32 and cpu_calls.is_for(x)):
+        return False
+    return torch.backends.cpu.get_cpu_capability() == "AVX2" and compiles(shape, geometry)
+
+
+def compiles(shape: Sequence[int], geometry: Geometry) -> bool:
+    """Whether a kernel (C_out, C_in, \\*k) is one that can be convolved compiled, in this way."""
+    same = tuple(side // 2 for side in shape[2:])
+    ones = (1,) * len(same)
+    return geometry == (ones, same, ones) and cpu_calls.fits(shape)
 
 
 def turns(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> bool:
@@ -157,10 +155,13 @@ def conv_dtype(x: Tensor) -> torch.dtype:
 def convolve(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """Convolve all samples of ``x`` (B, C_in, \\*S) with one kernel (C_out, C_in, \\*k).
 
-    ``torch.nn.functional.conv3d`` or ``conv2d``, but for two cases on the CPU. One small sample,
+    ``torch.nn.functional.conv3d`` or ``conv2d``, but for three cases on the CPU. Few channels go
+    compiled (:func:`goes_compiled`). One small sample,
     which ATen would send to a slow routine, 2 to 14 times slower, goes past it, or as a batch of
     its two halves; and contiguous samples of few channels go by way of channels-last memory.
     """
+    if goes_compiled(x, kernel.shape, geometry, conv_dtype(x)) and cpu_calls.is_for(kernel):
+        return conv_by_library(x, kernel)
     if x.shape[0] == 1 and x.ndim == 5 and leaves_onednn(x, kernel.shape, conv_dtype(x)):
         return _small(x, kernel[None], geometry)
     if x.shape[0] and turns(x, kernel.shape, conv_dtype(x)):
@@ -248,25 +249,45 @@ def conv_per_sample(
         stride: Of the convolution, one number or one per axis (z, y, x).
         padding: Zeros on both sides, one number or one per axis.
         dilation: Of the convolution, one number or one per axis.
-        way: ``"looped"``, ``"grouped"``, or ``"auto"`` for :func:`choose_way`.
+        way: ``"compiled"``, ``"looped"``, ``"grouped"``, or ``"auto"`` for :func:`choose_way`.
 
     Returns:
         (B, C_out, \\*out) in the memory format of ``x``; empty for B = 0.
 
     Raises:
+        RuntimeError: ``way`` is ``"compiled"``, which cannot be done here.
         ValueError: ``way`` is none of these, or there are not as many kernels as samples.
     """
     _check_pairs(x, kernels)
     geometry = Geometry.of(stride, padding, dilation, x.ndim - 2)
+    if way not in KERNEL_WAYS:
+        raise ValueError(f"expected a way among {KERNEL_WAYS}, got {way!r}")
     if way == "auto":
         way = choose_way(x, kernels.shape[1:], geometry, kernels.dtype)
-    if way not in ("looped", "grouped"):
-        raise ValueError(f"kernels are convolved 'looped', 'grouped' or 'auto', got {way!r}")
+    if way == "compiled" and x.shape[0]:
+        return conv_compiled(x, kernels, geometry)
     if x.shape[0] == 0:  # the sum of no kernels: a kernel of zeros that knows where it is from
         return convolve(x, kernels.sum(0), geometry)
     if x.shape[0] == 1:
         return convolve(x, kernels.squeeze(0), geometry)
     return (conv_looped if way == "looped" else conv_grouped)(x, kernels, *geometry)
+
+
+def conv_compiled(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """:func:`conv_per_sample` by the compiled routine.
+
+    Raises:
+        RuntimeError: It is not there, or not for these.
+    """
+    fits = compiles(kernels.shape[1:], geometry) and conv_dtype(x) == x.dtype
+    if not (fits and cpu_calls.is_for(x, kernels)):
+        raise RuntimeError(
+            "the compiled convolution takes plain float32 tensors on the CPU, kernels of 3 taps, "
+            f"multiples of 8 channels, stride 1 and the same size, got x {tuple(x.shape)} {x.dtype}"
+            f" on {x.device}, kernels {tuple(kernels.shape)}, {geometry}; or there is no compiled "
+            "library (CUDA_OPS_CPU=compiled says why); use way='auto'"
+        )
+    return conv_by_library(x, kernels)
 
 
 def _check_pairs(x: Tensor, kernels: Tensor) -> None:
@@ -300,51 +321,6 @@ def conv_grouped(
     return _laid_as(x, y.reshape(batch, outputs, *y.shape[2:]))
 
 
-def conv_mixed_input(
-    x: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor, geometry: Geometry
-) -> Tensor:
-    """Convolve with rolled kernels by rolling the columns of ``x`` instead, group by group.
-
-    A roll is linear in the taps, so it may as well act, transposed, on what the taps meet; then
-    one product with ``weight`` serves the whole batch. It is done in float32 (float64 for a
-    float64 weight), also under autocast, and the product in the type of a convolution.
-
-    Args:
-        x: (B, C_in, \\*S).
-        weight: (C_out, C_in, \\*k).
-        offsets: (B, n, d) in taps, (z, y, x).
-        scale: (B, n).
-        geometry: Of the convolution.
-
-    Returns:
-        (B, C_out, \\*out) in the memory format of ``x``; empty for B = 0. A non-finite offset
-        makes its own sample NaN and no other.
-    """
-    batch, channels, kernel = x.shape[0], x.shape[1], weight.shape[2:]
-    groups, taps = offsets.shape[1], math.prod(kernel)
-    sizes = geometry.outputs(x.shape[2:], kernel)
-    voxels, width = math.prod(sizes), channels // groups
-    compute = torch.promote_types(weight.dtype, torch.float32)
-    with full_precision(x.device.type):
-        mixing = mixing_matrices(offsets.to(compute), scale.to(compute), kernel).flatten(0, 1)
-        columns = _columns(x.to(compute), kernel, geometry)
-        columns = columns.unflatten(1, (groups, width)).flatten(3, x.ndim).flatten(4)
-        columns = columns.permute(0, 1, 4, 3, 2).reshape(batch * groups, taps, voxels * width)
-        mixed = torch.bmm(mixing.mT, columns).view(batch, groups, taps, voxels, width)
-        rows = mixed.permute(0, 3, 2, 1, 4).reshape(batch * voxels, taps * channels).to(x.dtype)
-    y = F.linear(rows, weight.movedim(1, -1).flatten(1))
-    return _laid_as(x, y.view(batch, *sizes, weight.shape[0]).movedim(-1, 1))
-
-
-def _columns(x: Tensor, kernel: Sequence[int], geometry: Geometry) -> Tensor:
-    """What each tap of a kernel meets at each place, as a view (B, C, \\*out, \\*k)."""
-    x = F.pad(x, [side for padding in reversed(geometry.padding) for side in (padding, padding)])
-    for axis, (size, stride, _, dilation) in enumerate(zip(kernel, *geometry, strict=True)):
-        x = x.unfold(axis + 2, dilation * (size - 1) + 1, stride)[..., ::dilation]
-    return x
-
-
 def _laid_as(x: Tensor, y: Tensor) -> Tensor:
     """``y`` in the memory format of ``x``, as a plain convolution leaves it."""
-    layout = FORMATS[x.ndim] if is_channels_last(x) else torch.contiguous_format
-    return y.contiguous(memory_format=layout)
+    return y.contiguous(memory_format=format_of(x))

@@ -2,14 +2,16 @@
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 
 def watched() -> bool:
-    """Whether somebody looks on who would not see through a hand-written gradient: a compiler, or
-    a transform of torch.func, or forward-mode differentiation.
+    """Whether somebody looks on who would not see through a hand-written gradient: a compiler, a
+    tracer, a transform of torch.func, or forward-mode differentiation.
     """
     return (
         torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )
@@ -18,17 +20,34 @@ def watched() -> bool:
 def is_plain(*tensors: Tensor) -> bool:
     """Whether these are ordinary CPU tensors that hold values, and nobody looks on.
 
-    Beside :func:`watched` that is a tracer, fake tensors, or a batch that stands for one tensor.
+    Beside :func:`watched` that is a tracer, fake tensors, a batch that stands for one tensor, or
+    somebody who counts operations.
     """
     modes = torch._C._TorchDispatchModeKey
     return (
         not watched()
         and all(map(_is_ordinary, tensors))
-        and torch._C._get_tracing_state() is None
         and torch._C._get_dispatch_mode(modes.PROXY) is None
         and torch._C._get_dispatch_mode(modes.FAKE) is None
         and torch._ops.mode_stack_state_for_pre_dispatch().count() == 0
+        and not is_counted()
     )
+
+
+def is_counted() -> bool:
+    """Whether torch counts what every operation costs, of which one of ours is none."""
+    if not torch._C._len_torch_dispatch_stack():
+        return False
+    modes = _get_current_dispatch_mode_stack()
+    return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in modes)
+
+
+def seen(leaf: Tensor, again: bool, needed: bool) -> Tensor:
+    """``leaf`` as a backward differentiates by it; ``again`` where that is differentiated too.
+
+    A view then: by the leaf itself, what else was made from it would count as well.
+    """
+    return leaf.view_as(leaf) if again else leaf.detach().requires_grad_(needed)
 
 
 def _is_ordinary(tensor: Tensor) -> bool:

@@ -10,9 +10,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cuda_ops import lone
-from cuda_ops.paths import Geometry, conv_looped, conv_per_sample, convolve, leaves_onednn
+from cuda_ops.geometry import Geometry
+from cuda_ops.paths import conv_looped, conv_per_sample, convolve, leaves_onednn
 
 LAST = torch.channels_last_3d
+
+
+@pytest.fixture(autouse=True)
+def by_torch_alone(monkeypatch):
+    monkeypatch.setenv("CUDA_OPS_CPU", "torch")
 
 
 @st.composite

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cuda_ops import RollingConv, roll_kernel, rolling_conv
+from cuda_ops.geometry import Geometry
 from cuda_ops.looped import conv_made
 from cuda_ops.paths import (
     ONEDNN_ELEMENTS,
     WAYS,
-    Geometry,
     choose_way,
     conv_looped,
     conv_per_sample,
@@ -25,6 +25,11 @@ from cuda_ops.paths import (
 
 CONV = {2: F.conv2d, 3: F.conv3d}
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+@pytest.fixture(autouse=True)
+def by_torch_alone(monkeypatch):
+    monkeypatch.setenv("CUDA_OPS_CPU", "torch")
 
 
 @st.composite
