@@ -213,7 +213,7 @@ def describe(
 
 
 def memory_line(network: Any, shape: Sequence[int]) -> tuple[float, float]:
-    """Bytes per voxel, and bytes besides, of what a step keeps for each sample.
+    """Bytes per voxel, and bytes besides, of what a step keeps for each sample, on any machine.
 
     The line through the counts at ``shape`` (1, C, \\*S) and at half its sides (rounded to what
     the network takes).
@@ -229,7 +229,7 @@ def memory_line(network: Any, shape: Sequence[int]) -> tuple[float, float]:
             f"expected sides of at least {2 * factor} to count memory, got {shape[2:]}"
         )
     timed = network.time is not None
-    high = saved_bytes(network, shape, timed=timed)
-    low = saved_bytes(network, (*shape[:2], *half), timed=timed)
+    high = saved_bytes(network, shape, timed=timed, compiled=False)
+    low = saved_bytes(network, (*shape[:2], *half), timed=timed, compiled=False)
     slope = (high - low) / (large - small)
     return slope, high - slope * large

@@ -142,7 +142,9 @@ class _Step:
         self._recompute(recompute)
         shape = (batch, self.inputs, *[side] * self.dim)
         with self._autocast():
-            return saved_bytes(self.network, shape, timed=self.network.time is not None)
+            return saved_bytes(
+                self.network, shape, timed=self.network.time is not None, compiled=False
+            )
 
     def _memory_line(self) -> tuple[float, float]:
         self._recompute(self.lean)

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ops.paths import Geometry, conv_dtype, convolve, leaves_onednn
-from cuda_ops.plain import watched
+from cuda_ops.cpu_norm import is_for, norm_gelu_compiled
+from cuda_ops.geometry import Geometry
+from cuda_ops.paths import conv_dtype, convolve, leaves_onednn
+from cuda_ops.plain import seen, watched
 from synth3d.models.time_embedding import TimeModulation
 
 Conv = type[nn.Conv2d] | type[nn.Conv3d]
@@ -122,6 +124,8 @@ def norm_gelu(x: Tensor, norm: ChannelNorm) -> Tensor:
         x: (B, C, \\*S).
         norm: Of C channels.
     """
+    if is_for(x, norm.weight, norm.bias):
+        return norm_gelu_compiled(x, norm.weight, norm.bias, norm.eps)
     plain = watched() or not torch.amp.is_autocast_available(x.device.type)
     if plain or not torch.is_grad_enabled():
         return F.gelu(norm(x))
@@ -142,10 +146,8 @@ class _NormGelu(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         cast = torch.autocast(grad.device.type, ctx.cast, enabled=ctx.casts)
         with torch.enable_grad(), cast:
-            leaves = [
-                leaf if again else leaf.detach().requires_grad_(needed)
-                for leaf, needed in zip(ctx.saved_tensors, wanted, strict=True)
-            ]
+            pairs = zip(ctx.saved_tensors, wanted, strict=True)
+            leaves = [seen(leaf, again, needed) for leaf, needed in pairs]
             normalised = _normalised(*leaves, ctx.eps)
         to_normalised = torch.ops.aten.gelu_backward(grad, normalised)
         inputs = [leaf for leaf, needed in zip(leaves, wanted, strict=True) if needed]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cuda_ops import RollingConv, full_precision, roll_kernel
-from cuda_ops.paths import Sides, conv_dtype, conv_per_sample
+from cuda_ops.geometry import Sides
+from cuda_ops.paths import conv_dtype, conv_per_sample
 from synth3d.models.blocks import CONV, GlobalMean
 from synth3d.models.routing import CagrOptions, Routing
 

@@ -8,8 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cuda_ops.cpu_calls import convolved, is_for, is_there, kernel_gradients, matches
+from cuda_ops.cpu_conv import conv_compiled
+from cuda_ops.layout import FORMATS
 from cuda_ops.paths import conv_dtype, leaves_onednn
+from cuda_ops.plain import watched
 
+WIDE_GROUP = 16
+"""Channels of a group that fill a vector of an AVX-512 processor."""
 FEW_VOXELS = 1024
 """Of a result: with fewer, one convolution by torch beats the calls of :class:`_GatedConv`."""
 
@@ -43,8 +49,10 @@ def grouped_conv(
 ) -> Tensor:
     """A grouped convolution of ``x * gates`` with padding 1.
 
-    Thin groups run merged, see :func:`merged_groups`. For channels-last float32 volumes on the
-    CPU the gates go into the kernels, so that ``x * gates`` is never made, and the gradient of
+    On the CPU channels-last float32 volumes go compiled, if the stride is 1
+    (:mod:`cuda_ops.cpu_conv`), the gates being folded into the kernels. What follows is for all
+    others. Thin groups run merged, see :func:`merged_groups`. For channels-last float32 volumes on
+    the CPU the gates go into the kernels, so that ``x * gates`` is never made, and the gradient of
     the weight is taken slice by slice (:func:`weight_gradient`).
 
     Args:
@@ -58,13 +66,40 @@ def grouped_conv(
     Returns:
         (B, C_out, \\*S'), S' = ceil(S / stride).
     """
+    compiled = _goes_compiled(x, weight, bias, stride, groups, gates)
+    if compiled and max(stride) == 1:
+        return conv_compiled(x, weight, gates, bias, groups)
     merged = merged_groups(x, groups)
-    if _by_slices(x, weight, stride, merged):
+    if compiled or _by_slices(x, weight, stride, merged):
         return _GatedConv.apply(x, gates, weight, bias, tuple(stride), groups, merged)
     if gates is not None:
         x = x * gates.to(x.dtype)
     convolve = F.conv3d if x.ndim == 5 else F.conv2d
     return convolve(x, merge_groups(weight, groups, merged), bias, stride, 1, 1, merged)
+
+
+def _goes_compiled(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    groups: int,
+    gates: Tensor | None,
+) -> bool:
+    """Whether the compiled routine convolves ``x``: faster than torch at any size.
+
+    At stride 1, and in 3-D at 2. Where a vector of the processor holds 16 numbers, only groups of
+    fewer channels: there oneDNN is slow, and with more it has not been measured.
+    """
+    if x.device.type != "cpu" or watched() or conv_dtype(x) != torch.float32:
+        return False
+    if set(stride) != {1} and (set(stride) != {2} or x.ndim != 5):
+        return False
+    if x.is_contiguous() or not x.is_contiguous(memory_format=FORMATS[x.ndim]):
+        return False
+    if not (matches(x, weight, gates, bias, groups) and is_for(x, weight, bias, gates)):
+        return False
+    return weight.shape[1] < WIDE_GROUP or torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def merge_groups(weight: Tensor, groups: int, merged: int) -> Tensor:
@@ -134,6 +169,10 @@ class _GatedConv(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, gates, weight)
         ctx.bias, ctx.stride, ctx.groups, ctx.merged = bias is not None, stride, groups, merged
+        ctx.compiled = _goes_compiled(x, weight, bias, stride, groups, gates)
+        ctx.compiled = ctx.compiled and is_there(x, weight, gates, bias)
+        if ctx.compiled:
+            return convolved(x, weight, gates, bias, groups, 2)
         kernels = _gated_kernels(weight, gates, groups, merged)
         samples = x.split(1) if gates is not None else (x,)
         pairs = zip(samples, kernels, strict=True)
@@ -155,7 +194,10 @@ class _GatedConv(torch.autograd.Function):
             parts = [_input_gradient(*triple, ctx.stride, merged) for triple in triples]
             found["x"] = parts[0] if len(parts) == 1 else torch.cat(parts)
         if needs["weight"] or needs["gates"]:
-            slopes = weight_gradient(x, grad, weight, ctx.stride, ctx.groups)
+            if ctx.compiled and not torch.is_grad_enabled() and is_there(grad):
+                slopes = kernel_gradients(x, weight, True, grad, ctx.groups, 2)
+            else:
+                slopes = weight_gradient(x, grad, weight, ctx.stride, ctx.groups)
             if gates is None:
                 found["weight"] = slopes.sum(0)
             else:

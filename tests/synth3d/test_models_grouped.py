@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cuda_ops import roll_kernel
+from cuda_ops import cpu_library, roll_kernel
 from synth3d.models import AGINet
 from synth3d.models.cagr import GatedRollingConv
 from synth3d.models.grouped import (
     GroupedConv2d,
     GroupedConv3d,
     _GatedConv,
+    _goes_compiled,
     _input_gradient,
     weight_gradient,
 )
@@ -25,8 +26,9 @@ LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed(monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setenv("CUDA_OPS_CPU", "torch")  # unless a test says else
 
 
 def gradients(y: torch.Tensor, *leaves: torch.Tensor) -> list[torch.Tensor]:
@@ -209,3 +211,85 @@ def test_a_network_is_the_same_in_both_memory_formats_with_all_gradients():
     for (name, a), b in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
         scale = a.grad.abs().max() + 1e-6
         assert torch.allclose(a.grad / scale, b.grad / scale, atol=1e-3), name
+
+
+compiled_only = pytest.mark.skipif(
+    not cpu_library.known_processor(), reason="the compiled convolutions are for x86-64 with AVX2"
+)
+
+
+@compiled_only
+@pytest.mark.parametrize("groups", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_compiled_and_by_torch_are_the_same(monkeypatch, groups, dim, gated, stride):
+    make = GroupedConv2d if dim == 2 else GroupedConv3d
+    layer = make(16, 16, 3, stride, padding=1, groups=groups).to(memory_format=LAST[dim])
+    x = torch.randn(2, 16, *[7, 8, 9][:dim]).to(memory_format=LAST[dim]).requires_grad_()
+    gates = torch.rand(2, 16, *[1] * dim, requires_grad=True)
+    leaves = [x, *layer.parameters(), *([gates] if gated else [])]
+    found = []
+    for choice in ("torch", "compiled"):
+        monkeypatch.setenv("CUDA_OPS_CPU", choice)
+        y = layer(x, gates if gated else None)
+        found.append([y, *gradients(y, *leaves)])
+        if choice == "compiled" and (stride == 1 or dim == 3):
+            assert y.grad_fn.name() == (
+                "_CompiledBackward" if stride == 1 else "_GatedConvBackward"
+            )
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.detach().abs().max()))
+
+
+@compiled_only
+def test_who_goes_compiled(monkeypatch):
+    monkeypatch.setenv("CUDA_OPS_CPU", "compiled")
+    x, thin, wide = torch.zeros(1, 32, 4, 4, 4), (32, 4, 3, 3, 3), (32, 16, 3, 3, 3)
+    last = x.to(memory_format=LAST[3])
+
+    def goes(x, shape, stride=(1, 1, 1), dtype=torch.float32, gates=None):
+        weight = torch.zeros(shape, dtype=dtype)
+        return _goes_compiled(x, weight, None, stride, 32 // shape[1], gates)
+
+    for capability, with_many in (("AVX2", True), ("AVX512", False)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
+        assert goes(last, thin)
+        assert goes(last, thin, (2, 2, 2))
+        assert goes(last, wide) is with_many
+    assert not goes(x, thin)
+    assert not goes(last, thin, (2, 2, 1))
+    assert not goes(last, thin, (3, 3, 3))
+    assert not goes(last.double(), thin, dtype=torch.float64)
+    assert goes(last, thin, gates=torch.ones(1, 32, 1, 1, 1))
+    assert not goes(last, thin, gates=torch.ones(1, 1, 1, 1, 1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not goes(last, thin)
+
+
+@compiled_only
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_grouped_convolution_made_from_the_input_is_differentiated_once(monkeypatch, stride):
+    monkeypatch.setenv("CUDA_OPS_CPU", "compiled")
+    layer = GroupedConv3d(16, 16, 3, stride, padding=1, groups=4).to(memory_format=LAST[3])
+    x = torch.randn(2, 16, 6, 7, 8).to(memory_format=LAST[3]).requires_grad_()
+    y = layer(x, x.mean((2, 3, 4), keepdim=True).sigmoid()).square().mean()
+    (once,) = torch.autograd.grad(y, x, retain_graph=True)
+    (again,) = torch.autograd.grad(y, x, create_graph=True)
+    assert torch.allclose(once, again, atol=1e-6)
+
+
+@compiled_only
+def test_a_network_compiled_is_the_network_by_torch(monkeypatch):
+    net = AGINet(2, 1, dim=3, widths=(16, 32), groups=4, stages=3).to(memory_format=LAST[3])
+    x = torch.randn(2, 2, 16, 16, 16).to(memory_format=LAST[3])
+    for module in net.modules():
+        if isinstance(module, OffsetHead):
+            nn.init.normal_(module.weight, std=0.1)
+    found = []
+    for choice in ("torch", "compiled"):
+        monkeypatch.setenv("CUDA_OPS_CPU", choice)
+        y = net(x)
+        found.append([y, *gradients(y, *net.parameters())])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-2, atol=2e-3 * float(b.detach().abs().max()))
