@@ -112,14 +112,14 @@ def convolved(
     numbers = (groups, stride, transposed)
     if is_channels_last(x):
         y = _empty(len(x), sizes, x)
-        _convolve(x, kernels, gates, bias, y, *numbers)
+        call_convolve(x, kernels, gates, bias, y, *numbers)
         return y
     whole = x.new_empty(len(x), *sizes)
     for b, (sample, y) in enumerate(zip(x.split(1), whole.split(1), strict=True)):
         kernel = kernels[b : b + 1] if kernels.ndim > x.ndim else kernels
         gate = gates[b : b + 1] if gates is not None else None
         result = _empty(1, sizes, x)
-        _convolve(turned(sample), kernel, gate, bias, result, *numbers)
+        call_convolve(turned(sample), kernel, gate, bias, result, *numbers)
         y.copy_(result)
     return whole
 
@@ -187,7 +187,7 @@ def turned(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=FORMATS[x.ndim])
 
 
-def _convolve(
+def call_convolve(
     x: Tensor,
     kernels: Tensor,
     gates: Tensor | None,

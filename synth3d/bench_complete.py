@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cuda_ops import cpu_calls
 from cuda_ops.bench_rows import Result, Row, Setting, SkipRow
 from synth3d.bench_networks import FORMATS, Case
 from synth3d.infer import sliding_window
@@ -88,11 +89,26 @@ def _convolutions(network: nn.Module, case: Case, rounds: int) -> float:
 
 
 class _Stopwatch(TorchDispatchMode):
-    """CPU seconds within convolutions."""
+    """CPU seconds within convolutions, torch's and compiled ones."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seconds = 0.0
+
+    def __enter__(self) -> Any:
+        self.called = cpu_calls.call_convolve
+
+        def timed(*given: Any) -> None:
+            start = time.process_time()
+            self.called(*given)
+            self.seconds += time.process_time() - start
+
+        cpu_calls.call_convolve = timed
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        cpu_calls.call_convolve = self.called
+        super().__exit__(*raised)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

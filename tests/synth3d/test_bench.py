@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 import cuda_ops.bench
+from cuda_ops import cpu_calls, cpu_library
 from cuda_ops.bench_clock import CpuClock
 from cuda_ops.bench_rows import Setting, SkipRow
+from cuda_ops.cpu_conv import conv_compiled
 from synth3d import bench, bench_complete, bench_rows
 from synth3d.bench_complete import HEAD_MM, NATIVE, complete_rows, ellipsoid
 from synth3d.bench_networks import NETWORKS, Case
@@ -128,3 +130,16 @@ def test_the_command_writes_json(tiny, tmp_path, capsys, monkeypatch):
 
 def test_the_cases_are_sizes_that_networks_can_have():
     assert all(case.side % 2 ** (len(case.widths) - 1) == 0 for case in CASES)
+
+
+@pytest.mark.skipif(
+    not cpu_library.known_processor(), reason="the compiled convolutions are for x86-64 with AVX2"
+)
+def test_the_floor_of_a_case_counts_compiled_convolutions(monkeypatch):
+    monkeypatch.setenv("CUDA_OPS_CPU", "compiled")
+    x, kernel = torch.randn(2, 16, 24, 24, 24), torch.randn(16, 16, 3, 3, 3)
+    before = cpu_calls.call_convolve
+    with torch.inference_mode(), bench_complete._Stopwatch() as watch:
+        conv_compiled(x.to(memory_format=torch.channels_last_3d), kernel)
+    assert watch.seconds > 1e-4
+    assert cpu_calls.call_convolve is before
