@@ -1,7 +1,12 @@
 """Where the operator's tests run: on the CPU, and on a GPU in both of its forms there."""
 
 import importlib.util
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -82,3 +87,24 @@ def make_small(
     scale = torch.rand(2, 2, generator=g, dtype=torch.float64)
     leaves = weight.to(dtype), offsets.to(kind), scale.to(kind)
     return [leaf.to(device).requires_grad_() for leaf in leaves]
+
+
+@pytest.fixture
+def under_sanitizers() -> Callable[[Path], "subprocess.CompletedProcess[str]"]:
+    """Runs a Python file that loads a library compiled with the sanitizers."""
+
+    def run(driver: Path) -> "subprocess.CompletedProcess[str]":
+        runtime = [
+            subprocess.run(
+                ["g++", f"-print-file-name=lib{name}.so"],
+                capture_output=True, text=True, check=True,
+            ).stdout.strip()
+            for name in ("asan", "ubsan")
+        ]  # fmt: skip
+        return subprocess.run(
+            [shutil.which("python3") or sys.executable, str(driver)],
+            env={**os.environ, "LD_PRELOAD": ":".join(runtime), "ASAN_OPTIONS": "detect_leaks=0"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    return run

@@ -1,7 +1,6 @@
 """The library of the CPU: compiled once, kept safely, and a sentence where there is none."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -295,25 +294,15 @@ print("no fault in", cases)
 
 
 @pytest.mark.slow
-def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path):
+def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path, under_sanitizers):
     """Every kind of group and tile, on buffers that end where they should."""
     library = tmp_path / "library.so"
     options = [option for option in cpu_library.OPTIONS if option != "-O3"]
     flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-shared"]
     command = ["g++", *options, *flags, *map(str, cpu_library.SOURCES), "-o", str(library)]
     subprocess.run(command, check=True, capture_output=True, text=True)
-    runtime = [
-        subprocess.run(
-            ["g++", f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in ("asan", "ubsan")
-    ]
     driver = tmp_path / "drive.py"
     driver.write_text(DRIVER.format(library=library, widths=WIDTHS))
-    done = subprocess.run(
-        [shutil.which("python3") or sys.executable, str(driver)],
-        env={**os.environ, "LD_PRELOAD": ":".join(runtime), "ASAN_OPTIONS": "detect_leaks=0"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+    done = under_sanitizers(driver)
     assert done.returncode == 0, done.stderr[-4000:]
     assert "no fault in" in done.stdout

@@ -235,26 +235,14 @@ def test_a_kernel_that_gives_other_numbers_is_not_used(broken, monkeypatch):
 
 
 @pytest.mark.slow
-def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path):
+def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path, under_sanitizers):
     """One process under the sanitizers, over every instance and the nastiest offsets."""
     flags = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     library = compile_for_host(tmp_path, *flags)
-    runtime = [
-        subprocess.run(
-            ["g++", f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in ("asan", "ubsan")
-    ]
     driver = tmp_path / "drive.py"
     names = [instance(name, last) for name in [*DOUBLE, *REDUCED] for last in (False, True)]
     driver.write_text(DRIVER.format(library=str(library), names=names))
-    result = subprocess.run(
-        [shutil.which("python3") or "python3", str(driver)],
-        env={**os.environ, "LD_PRELOAD": ":".join(runtime), "ASAN_OPTIONS": "detect_leaks=0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = under_sanitizers(driver)
     assert result.returncode == 0, result.stderr[-4000:]
     assert "no fault" in result.stdout
 

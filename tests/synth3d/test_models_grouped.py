@@ -224,6 +224,7 @@ compiled_only = pytest.mark.skipif(
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_compiled_and_by_torch_are_the_same(monkeypatch, groups, dim, gated, stride):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     make = GroupedConv2d if dim == 2 else GroupedConv3d
     layer = make(16, 16, 3, stride, padding=1, groups=groups).to(memory_format=LAST[dim])
     x = torch.randn(2, 16, *[7, 8, 9][:dim]).to(memory_format=LAST[dim]).requires_grad_()
