@@ -92,13 +92,13 @@ def convolved(
     stride: int = 1,
     transposed: bool = False,
 ) -> Tensor:
-    """What :func:`conv_compiled` gives, not differentiable, also at stride 2.
+    """What :func:`cuda_ops.cpu_conv.conv_compiled` gives, not differentiable, also at stride 2.
 
     Args:
         x: (B, C_in, \\*S), plain.
-        kernels: As there.
-        gates: As there.
-        bias: As there.
+        kernels: (C_out, C_in / groups, \\*k), or (B, C_out, C_in / groups, \\*k).
+        gates: (B, C_in, 1, ...), or None for ones.
+        bias: (C_out,) or None.
         groups: Of the convolution.
         stride: 1 or 2, the same along all axes.
         transposed: Instead, with ``x`` a result's gradient, the gradient of what was convolved,
@@ -133,7 +133,7 @@ def kernel_gradients(
         x: (B, C_in, \\*S), plain.
         kernels: As there, of which the layout is read.
         each: For each sample its own, even if all share their kernel.
-        grad: Of the result.
+        grad: Of the result, (B, C_out, \\*S').
         groups: Of the convolution.
         stride: Of the convolution.
 

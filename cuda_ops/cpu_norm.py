@@ -12,7 +12,6 @@ from cuda_ops import cpu_calls, cpu_library
 from cuda_ops.layout import FORMATS
 from cuda_ops.plain import is_plain, seen
 
-LANES = 8
 MOST_CHANNELS = 512
 CHUNKS = 32
 """Into which the source splits its rows."""
@@ -27,7 +26,7 @@ def is_for(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
     Raises:
         cuda_ops.cpu_library.NoLibraryError: ``CUDA_OPS_CPU=compiled`` and there is none.
     """
-    if x.ndim not in FORMATS or x.shape[1] % LANES or x.shape[1] > MOST_CHANNELS:
+    if x.ndim not in FORMATS or x.shape[1] % cpu_calls.LANES or x.shape[1] > MOST_CHANNELS:
         return False
     if not list(weight.shape) == list(bias.shape) == [x.shape[1]]:
         return False
@@ -90,6 +89,7 @@ class _NormGelu(torch.autograd.Function):
 
 
 def _is_there() -> bool:
+    """Whether the library is there, and norms as torch does."""
     loaded = cpu_library.library()
     if loaded is None or _is_right(loaded):
         return loaded is not None

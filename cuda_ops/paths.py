@@ -52,8 +52,8 @@ def choose_way(
     """The fastest way for this shape: ``compiled``, ``looped``, ``grouped`` or ``mixed-input``.
 
     On the CPU (one thread, float32, forward plus backward, B 2, 3-D, ratio to a plain
-    convolution, on an EPYC without AVX-512; docs/benchmarks.md has the table): of 8 to 32 channels,
-    3-D, go compiled at 0.6 to 0.96. Without the compiled routine, and above: channels-last goes
+    convolution, on an EPYC without AVX-512; docs/benchmarks.md has the table): of 8 to 64 channels,
+    3-D, go compiled at 0.5 to 1.01. Without the compiled routine, and above: channels-last goes
     looped at 0.9 to 1.1 above 4 096 voxels, grouped at 1.3 to 2.3, which converts the samples both
     ways; contiguous 3-D goes looped by way of channels-last memory at 0.6 to 1.02 under 128
     channels (:func:`turns`), and else grouped at 0.98 to 1.08. Samples so small that ATen keeps
@@ -156,9 +156,9 @@ def convolve(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """Convolve all samples of ``x`` (B, C_in, \\*S) with one kernel (C_out, C_in, \\*k).
 
     ``torch.nn.functional.conv3d`` or ``conv2d``, but for three cases on the CPU. Few channels go
-    compiled (:func:`goes_compiled`). One small sample,
-    which ATen would send to a slow routine, 2 to 14 times slower, goes past it, or as a batch of
-    its two halves; and contiguous samples of few channels go by way of channels-last memory.
+    compiled (:func:`goes_compiled`). One small sample, which ATen would send to a slow routine, 2 to
+    14 times slower, goes past it, or as a batch of its two halves; and contiguous samples of few
+    channels go by way of channels-last memory.
     """
     if goes_compiled(x, kernel.shape, geometry, conv_dtype(x)) and cpu_calls.is_for(kernel):
         return conv_by_library(x, kernel)

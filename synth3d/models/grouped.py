@@ -49,7 +49,7 @@ def grouped_conv(
 ) -> Tensor:
     """A grouped convolution of ``x * gates`` with padding 1.
 
-    On the CPU channels-last float32 volumes go compiled, if the stride is 1
+    On the CPU channels-last float32 volumes go compiled, if the stride is 1 or, in 3-D, 2
     (:mod:`cuda_ops.cpu_conv`), the gates being folded into the kernels. What follows is for all
     others. Thin groups run merged, see :func:`merged_groups`. For channels-last float32 volumes on
     the CPU the gates go into the kernels, so that ``x * gates`` is never made, and the gradient of
