@@ -1,6 +1,6 @@
 """Grouped convolutions with a kernel for each sample, compiled for the CPU; differentiable."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cuda_ops.cpu_calls import by_torch, convolved, is_there, kernel_gradients, matches, turned
 from cuda_ops.layout import format_of, is_channels_last
-from cuda_ops.plain import is_counted, seen
+from cuda_ops.plain import is_counted, openly
 
 
 def conv_compiled(
@@ -63,7 +63,11 @@ class _Compiled(torch.autograd.Function):
         tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[:4]
         # Somebody differentiates, or looks on.
         if torch.is_grad_enabled() or not (ctx.compiled and is_there(grad)):
-            return (*_openly(grad, tensors, wanted, ctx.groups), None, None)
+            return (
+                *openly(partial(by_torch, groups=ctx.groups), tensors, wanted, grad),
+                None,
+                None,
+            )
         x, kernels, gates, _ = tensors
         found: list[Tensor | None] = [None] * 4
         if wanted[1] or wanted[2]:  # first: it takes more memory, and the other is not there yet
@@ -92,19 +96,3 @@ def _through_gates(
     of_gates = products.sum((2, *range(4, products.ndim))).reshape(gates.shape)
     of_kernels = slopes * own
     return of_kernels if kernels.ndim == slopes.ndim else of_kernels.sum(0), of_gates
-
-
-def _openly(
-    grad: Tensor, tensors: Sequence[Tensor | None], wanted: Sequence[bool], groups: int
-) -> list[Tensor | None]:
-    """The gradients by torch's own operations, themselves differentiable."""
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        leaves = [
-            leaf if leaf is None else seen(leaf, again, needed)
-            for leaf, needed in zip(tensors, wanted, strict=True)
-        ]
-        y = by_torch(*leaves, groups)
-    inputs = [leaf for leaf, needed in zip(leaves, wanted, strict=True) if needed]
-    found = iter(torch.autograd.grad(y, inputs, grad, create_graph=again))
-    return [next(found) if needed else None for needed in wanted]

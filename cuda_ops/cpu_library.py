@@ -1,8 +1,8 @@
 """The one door of ``cpu_*.cpp``: compiles them for this processor, once, and loads the library.
 
 The library stays on disk, in ``$CUDA_OPS_CACHE`` or the user's cache, under a name that says what
-it was compiled from and for. Before its first use in a process it must reproduce torch's numbers on
-small cases (:mod:`cuda_ops.cpu_calls` and :mod:`cuda_ops.cpu_norm` see to it).
+it was compiled from and for. Before its first use in a process it must reproduce torch's numbers
+on small cases (:mod:`cuda_ops.cpu_calls` and :mod:`cuda_ops.cpu_norm` see to it).
 """
 
 import ctypes

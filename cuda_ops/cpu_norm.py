@@ -1,7 +1,7 @@
 """Layer normalisation over channels and GELU in one pass on the CPU: ``cpu_norm.cpp``."""
 
 import ctypes
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cuda_ops import cpu_calls, cpu_library
 from cuda_ops.layout import FORMATS
-from cuda_ops.plain import is_plain, seen
+from cuda_ops.plain import is_plain, openly
 
 MOST_CHANNELS = 512
 CHUNKS = 32
@@ -77,7 +77,8 @@ class _NormGelu(torch.autograd.Function):
         tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[:3]
         # Somebody differentiates, or looks on.
         if torch.is_grad_enabled() or not (ctx.compiled and is_plain(grad)):
-            return (*_openly(grad, tensors, wanted, ctx.eps), None, None)
+            formula = partial(norm_gelu_by_torch, eps=ctx.eps)
+            return (*openly(formula, tensors, wanted, grad), None, None)
         x, weight, bias = tensors
         x, grad = cpu_calls.turned(x), cpu_calls.turned(grad)
         to_x = torch.empty_like(x, memory_format=FORMATS[x.ndim])
@@ -124,17 +125,3 @@ def _gives_torchs_numbers() -> bool:
 def _numbers(x: Tensor, eps: float) -> tuple[int, int, float, int]:
     """Rows, channels, epsilon and threads."""
     return x.numel() // x.shape[1], x.shape[1], eps, torch.get_num_threads()
-
-
-def _openly(
-    grad: Tensor, tensors: tuple[Tensor, ...], wanted: tuple[bool, ...], eps: float
-) -> list[Tensor | None]:
-    """The gradients by torch's own operations, themselves differentiable."""
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        pairs = zip(tensors, wanted, strict=True)
-        leaves = [seen(leaf, again, needed) for leaf, needed in pairs]
-        y = norm_gelu_by_torch(*leaves, eps)
-    inputs = [leaf for leaf, needed in zip(leaves, wanted, strict=True) if needed]
-    found = iter(torch.autograd.grad(y, inputs, grad, create_graph=again))
-    return [next(found) if needed else None for needed in wanted]

@@ -5,8 +5,7 @@ millisecond each way. That is nothing beside a convolution of a stage, and more 
 voxels. Here numpy makes what is small, and the gradients are written by hand.
 """
 
-from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cuda_ops.mixing import mixing_forward, pulled, rolled
-from cuda_ops.plain import is_plain, seen
+from cuda_ops.plain import is_plain, openly
 
 # Of a kernel: the tables are of the square of this size.
 MOST_TAPS = 125
@@ -105,7 +104,8 @@ class _EagerRoll(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, offsets, scale, mixing, shares = ctx.saved_tensors
         if torch.is_grad_enabled() or not is_plain(grad):  # somebody differentiates, or looks on
-            return (*_openly(grad, (weight, offsets, scale), ctx), None)
+            formula, leaves = partial(mixing_forward, dtype=ctx.dtype), (weight, offsets, scale)
+            return (*openly(formula, leaves, ctx.needs_input_grad[:3], grad), None)
         of_weight, of_rest = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
         back, products = pulled(grad, weight, mixing, (of_weight, of_rest))
         back = back if of_weight else None
@@ -118,16 +118,3 @@ class _EagerRoll(torch.autograd.Function):
             of_offsets = slopes[..., 1:] * scale.detach().numpy()[..., None]
         of_scale = np.ascontiguousarray(slopes[..., 0])
         return back, torch.from_numpy(of_offsets), torch.from_numpy(of_scale), None
-
-
-def _openly(grad: Tensor, leaves: tuple[Tensor, ...], ctx: Any) -> Iterator[Tensor | None]:
-    """The gradients that the differentiable form hands back, itself differentiable."""
-    again = torch.is_grad_enabled()
-    wanted = ctx.needs_input_grad[:3]
-    with torch.enable_grad():
-        pairs = zip(leaves, wanted, strict=True)
-        leaves = tuple(seen(leaf, again, needed) for leaf, needed in pairs)
-        kernels = mixing_forward(*leaves, ctx.dtype)
-    inputs = [leaf for leaf, needed in zip(leaves, wanted, strict=True) if needed]
-    found = iter(torch.autograd.grad(kernels, inputs, grad, create_graph=again))
-    return (next(found) if needed else None for needed in wanted)

@@ -156,8 +156,8 @@ def convolve(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """Convolve all samples of ``x`` (B, C_in, \\*S) with one kernel (C_out, C_in, \\*k).
 
     ``torch.nn.functional.conv3d`` or ``conv2d``, but for three cases on the CPU. Few channels go
-    compiled (:func:`goes_compiled`). One small sample, which ATen would send to a slow routine, 2 to
-    14 times slower, goes past it, or as a batch of its two halves; and contiguous samples of few
+    compiled (:func:`goes_compiled`). One small sample, which ATen would send to a slow routine, 2
+    to 14 times slower, goes past it, or as a batch of its two halves; and contiguous samples of few
     channels go by way of channels-last memory.
     """
     if goes_compiled(x, kernel.shape, geometry, conv_dtype(x)) and cpu_calls.is_for(kernel):

@@ -1,5 +1,7 @@
 """Who may be given a short way: plain tensors that nobody looks at while they are computed."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -48,6 +50,35 @@ def seen(leaf: Tensor, again: bool, needed: bool) -> Tensor:
     A view then: by the leaf itself, what else was made from it would count as well.
     """
     return leaf.view_as(leaf) if again else leaf.detach().requires_grad_(needed)
+
+
+def openly(
+    formula: Callable[..., Tensor],
+    tensors: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    grad: Tensor,
+) -> list[Tensor | None]:
+    """The gradients of a formula in torch's own operations, themselves differentiable.
+
+    For the backward of a hand-written function, where somebody differentiates it or looks on.
+
+    Args:
+        formula: Of the tensors, gives one of the shape of ``grad``.
+        tensors: What it was given, of any shapes; None where it was given none.
+        wanted: Whose gradients.
+        grad: Of the result.
+
+    Returns:
+        A gradient of the shape of each tensor, None where it is not wanted.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        pairs = zip(tensors, wanted, strict=True)
+        leaves = [t if t is None else seen(t, again, needed) for t, needed in pairs]
+        result = formula(*leaves)
+    inputs = [leaf for leaf, needed in zip(leaves, wanted, strict=True) if needed]
+    found = iter(torch.autograd.grad(result, inputs, grad, create_graph=again))
+    return [next(found) if needed else None for needed in wanted]
 
 
 def _is_ordinary(tensor: Tensor) -> bool:
