@@ -2,7 +2,8 @@
 
 The library stays on disk, in ``$CUDA_OPS_CACHE`` or the user's cache, under a name that says what
 it was compiled from and for. Before its first use in a process it must reproduce torch's numbers
-on small cases (:mod:`cuda_ops.cpu_calls` and :mod:`cuda_ops.cpu_norm` see to it).
+on small cases (:mod:`cuda_ops.cpu_calls`, :mod:`cuda_ops.cpu_norm` and :mod:`cuda_ops.cpu_roll` see
+to it).
 """
 
 import ctypes
@@ -27,7 +28,7 @@ import torch
 
 CHOICES = ("auto", "torch", "compiled")
 FOLDER = Path(__file__).parent
-SOURCES = tuple(FOLDER / name for name in ("cpu_conv.cpp", "cpu_norm.cpp"))
+SOURCES = tuple(FOLDER / name for name in ("cpu_conv.cpp", "cpu_norm.cpp", "cpu_roll.cpp"))
 HEADER = FOLDER / "cpu_vectors.h"
 OPTIONS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
 COMPILERS = ("c++", "g++")  # the sources use vectors as GCC knows them
@@ -38,6 +39,7 @@ CALLS = {
     "kernel_gradient": [ctypes.c_void_p] * 5,
     "norm_gelu": [*NORM, *[ctypes.c_void_p] * 4],
     "norm_gelu_backward": [*NORM, *[ctypes.c_void_p] * 6],
+    "roll_kernels": [ctypes.c_void_p, *[ctypes.c_int64] * 5, *[ctypes.c_void_p] * 4],
 }
 NEW = ".new-"
 """How the name of a file begins that is not whole yet."""

@@ -2,7 +2,8 @@
 
 :mod:`cuda_ops.mixing` builds its matrices in some thirty operations that autograd records, half a
 millisecond each way. That is nothing beside a convolution of a stage, and more than one of 8^3
-voxels. Here numpy makes what is small, and the gradients are written by hand.
+voxels. Here numpy makes what is small, and the gradients are written by hand. Channels-last float32
+weights are rolled by the compiled library (:mod:`cuda_ops.cpu_roll`), where there is one.
 """
 
 from functools import lru_cache, partial
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cuda_ops import cpu_roll
 from cuda_ops.mixing import mixing_forward, pulled, rolled
 from cuda_ops.plain import is_plain, openly
 
@@ -85,27 +87,36 @@ def _shares(offsets: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
     return rolls
 
 
+def _factors(weight: Tensor, offsets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """M as of :func:`cuda_ops.mixing.mixing_matrices`, and the ``_shares``."""
+    sizes = tuple(weight.shape[2:])
+    with np.errstate(all="ignore"):  # what is not finite goes its way, as torch lets it
+        shares = _shares(offsets.detach().numpy(), sizes)
+        factors = shares[:, :, 0] * scale.detach().numpy()[..., None]
+        mixing = torch.from_numpy(factors.take(_tables(sizes).share, axis=2))
+    return mixing.unflatten(2, (factors.shape[2], -1)), torch.from_numpy(shares)
+
+
 class _EagerRoll(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        sizes = tuple(weight.shape[2:])
-        with np.errstate(all="ignore"):  # what is not finite goes its way, as torch lets it
-            shares = _shares(offsets.detach().numpy(), sizes)
-            factors = shares[:, :, 0] * scale.detach().numpy()[..., None]
-            mixing = torch.from_numpy(factors.take(_tables(sizes).share, axis=2))
-        mixing = mixing.unflatten(2, (factors.shape[2], -1))
-        ctx.save_for_backward(weight, offsets, scale, mixing, torch.from_numpy(shares))
+        compiled = cpu_roll.is_for(weight, offsets, scale, dtype)
+        factors = () if compiled else _factors(weight, offsets, scale)
+        ctx.save_for_backward(weight, offsets, scale, *factors)
         ctx.dtype = dtype
-        return rolled(weight, mixing, dtype)
+        if compiled:
+            return cpu_roll.rolled(weight, offsets, scale)
+        return rolled(weight, factors[0], dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, offsets, scale, mixing, shares = ctx.saved_tensors
+        weight, offsets, scale, *factors = ctx.saved_tensors
         if torch.is_grad_enabled() or not is_plain(grad):  # somebody differentiates, or looks on
             formula, leaves = partial(mixing_forward, dtype=ctx.dtype), (weight, offsets, scale)
             return (*openly(formula, leaves, ctx.needs_input_grad[:3], grad), None)
+        mixing, shares = factors or _factors(weight, offsets, scale)
         of_weight, of_rest = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
         back, products = pulled(grad, weight, mixing, (of_weight, of_rest))
         back = back if of_weight else None

@@ -289,6 +289,20 @@ for rows, channels in ((1, 8), (3, 16), (300, 16), (50, 24), (70, 32), (5, 512))
     library.norm_gelu_backward(*numbers, *map(ctypes.c_void_p, (x, grad, weight, bias, y, sums)))
     for address in (x, y, grad, weight, bias, sums):
         libc.free(address)
+for sides in ((3, 3, 3), (1, 2, 3), (1, 1, 1), (5, 5, 5), (1, 5, 25)):
+    for groups, width in ((1, 32), (2, 8), (3, 4), (2, 3), (4, 1), (1, 40)):
+        whole, batch, outputs = ctypes.c_int64, 2, 3
+        taps = sides[0] * sides[1] * sides[2]
+        weight, kernels = (room(n * outputs * taps * groups * width) for n in (1, batch))
+        offsets, scale = room(3 * batch * groups), room(batch * groups)
+        rolls = (ctypes.c_float * (3 * batch * groups)).from_address(offsets)
+        wild = (0.5, -2.25, 1e30, -1e30, float("nan"), float("inf"), 3.0, -7.0, -1e-9)
+        rolls[:] = [wild[i % 9] for i in range(len(rolls))]
+        numbers = map(whole, (batch, outputs, groups * width, groups, 2))
+        buffers = map(ctypes.c_void_p, (weight, offsets, scale, kernels))
+        library.roll_kernels((whole * 3)(*sides), *numbers, *buffers)
+        for address in (weight, kernels, offsets, scale):
+            libc.free(address)
 print("no fault in", cases)
 """
 

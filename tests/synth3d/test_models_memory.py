@@ -47,9 +47,11 @@ def test_the_count_is_what_a_real_step_keeps(monkeypatch, dim, recompute, stride
     net = net.to(memory_format=layout)
     x = torch.randn(2, 2, *[16] * dim).to(memory_format=layout)
     counted, kept = saved_bytes(net, x.shape), really_saved(net, x)
-    # Without values the rolls are made in the form that keeps a little more.
     assert kept <= counted * 1.001
-    assert counted <= kept * 1.05
+    # Without values the rolls are made in the form that keeps its matrices, and what they are of.
+    modules = sum(isinstance(module, Routing) for module in net.modules())
+    matrices = modules * 4 * len(x) * SMALL["groups"] * 3 ** (2 * dim)
+    assert counted <= kept + 3 * matrices
 
 
 def test_the_count_for_any_device_is_what_torch_keeps(monkeypatch):
