@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cuda_ops.bench_allocator import give_back_memory
@@ -14,10 +13,11 @@ from cuda_ops.bench_clock import Call, compare, summary
 from cuda_ops.bench_memory import RESET, STATUS, ask_a_process, resident
 from cuda_ops.bench_rows import Result, Row, Setting, SkipRow, take
 from synth3d.bench_complete import complete_rows
-from synth3d.bench_networks import FORMATS, Case
+from synth3d.bench_networks import FORMATS, Case, training_step
+from synth3d.bench_pages import page_rows
 from synth3d.precision import has_bfloat16
 
-TRAIN_BARS = {"agi": 1.30, "agi-stride2": 1.12}
+TRAIN_BARS = {"agi": 1.30, "agi-stride2": 1.12, "rolled": 1.05}
 INFER_BARS = {"agi": 1.40, "agi-stride2": 1.10}
 MEMORY_BARS = {"agi-recomputed": 1.25, "agi-stride2": 1.20}
 BF16_BAR = 0.58
@@ -33,7 +33,10 @@ CASES = (RECIPE, LARGE, MIDDLE, PAPER, SLICES)
 
 def rows() -> list[Row]:
     """All rows, in the order of the table."""
-    return [*train_rows(), *infer_rows(), *complete_rows(RECIPE), *memory_rows(), *precision_rows()]
+    return [
+        *train_rows(), *infer_rows(), *complete_rows(RECIPE), *memory_rows(), *precision_rows(),
+        *page_rows(RECIPE),
+    ]  # fmt: skip
 
 
 def train_rows() -> Iterator[Row]:
@@ -46,7 +49,7 @@ def train_rows() -> Iterator[Row]:
                     continue
                 names = ["agi", "agi-stride2"]
                 if case is RECIPE and dtype == "fp32" and first:
-                    names += ["agi-recomputed", "gr", "ca", "deform"]
+                    names += ["agi-recomputed", "rolled", "gr", "ca", "deform"]
                 if case is SLICES and dtype == "fp32":
                     names += ["deform", "arc"]
                 yield _row("train", case, names, dtype, layout, TRAIN_BARS)
@@ -146,32 +149,17 @@ def _call(case: Case, name: str, row: Row, setting: Setting, group: str) -> Call
     """One training step or one forward pass of a network, ready to be repeated."""
     layout = FORMATS[case.dim] if row.memory_format == "channels_last" else torch.contiguous_format
     network = case.network(name).to(setting.device, memory_format=layout)
-    x = _image(case).to(setting.device, memory_format=layout)
+    x = case.image().to(setting.device, memory_format=layout)
     autocast = torch.autocast(setting.device.type, torch.bfloat16, enabled=row.dtype == "bf16")
-    if group == "infer":
-        network.eval()
+    if group != "infer":
+        return training_step(network, x, autocast)
+    network.eval()
 
-        def infer() -> Tensor:
-            with torch.inference_mode(), autocast:
-                return network(x)
+    def infer() -> Tensor:
+        with torch.inference_mode(), autocast:
+            return network(x)
 
-        return infer
-    optimizer = torch.optim.Adam(network.parameters(), 1e-4, fused=True)  # as a run's
-    target = torch.zeros_like(x[:, :1])
-
-    def step() -> None:
-        with autocast:
-            y = network(x)
-        F.l1_loss(y.float(), target).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def _image(case: Case) -> Tensor:
-    g = torch.Generator().manual_seed(1)
-    return torch.randn(case.batch, 3, *[case.side] * case.dim, generator=g)
+    return infer
 
 
 def _refuse_slow_bf16(dtype: str, device: torch.device) -> None:
@@ -210,7 +198,7 @@ def child(task: str) -> int:
     case = next(case for case in CASES if case.name == what["case"])
     layout = FORMATS[case.dim]
     network = case.network(what["network"]).to(memory_format=layout)
-    x = _image(case).to(memory_format=layout)
+    x = case.image().to(memory_format=layout)
     small = x[..., :16, :16].narrow(2, 0, 16).contiguous(memory_format=layout)
     network(small).sum().backward()  # libraries load and settle
     before = resident("VmRSS")

@@ -1,5 +1,6 @@
 """The benchmark of whole networks: that it measures what it says, not how fast this machine is."""
 
+import dataclasses
 import itertools
 import json
 
@@ -10,11 +11,12 @@ from torch import nn
 import cuda_ops.bench
 from cuda_ops import cpu_calls, cpu_library
 from cuda_ops.bench_clock import CpuClock
+from cuda_ops.bench_memory import ask_a_process
 from cuda_ops.bench_rows import Setting, SkipRow
 from cuda_ops.cpu_conv import conv_compiled
-from synth3d import bench, bench_complete, bench_rows
+from synth3d import bench, bench_complete, bench_pages, bench_rows
 from synth3d.bench_complete import HEAD_MM, NATIVE, complete_rows, ellipsoid
-from synth3d.bench_networks import NETWORKS, Case
+from synth3d.bench_networks import NETWORKS, Case, KnownRoll
 from synth3d.bench_rows import CASES, rows
 
 TINY = Case("tiny", (8, 16, 32), 2, 16, seconds=0.01)
@@ -93,6 +95,40 @@ def test_the_head_of_the_native_volume_is_as_large_as_a_head():
     for axis, diameter in enumerate(HEAD_MM):
         others = tuple({0, 1, 2} - {axis})
         assert inside.any(others[1]).any(others[0]).sum().item() == pytest.approx(diameter, abs=2)
+
+
+def test_rolling_alone_is_that_and_differs_by_sample():
+    net = TINY.network("rolled")
+    x = TINY.image()[:1].expand(2, -1, -1, -1, -1)
+    first, second = net(x)
+    assert not torch.allclose(first, second)
+    rolled = [m for m in net.modules() if isinstance(m, KnownRoll)]
+    assert len(rolled) == 2 * 5
+    net(x).sum().backward()
+    assert all(m.offsets.grad.abs().min() > 0 and m.scale.grad.abs().min() > 0 for m in rolled)
+
+
+def test_two_processes_take_turns_and_only_one_keeps_its_memory(setting, monkeypatch):
+    asked = []
+
+    def ask(module, task):
+        asked.append(task["keep"])
+        assert module == "synth3d.bench_pages"
+        return 2_000_000_000 if task["keep"] else 4_000_000_000
+
+    monkeypatch.setattr(bench_pages, "ask_a_process", ask)
+    (row,) = bench_pages.page_rows(TINY)
+    (result,) = row.measure(row, dataclasses.replace(setting, rounds=3))
+    assert (result.value, result.met, result.bar) == (0.5, True, 0.90)
+    assert asked == [False, True, True, False, False, True]
+    with pytest.raises(SkipRow, match="glibc"):
+        row.measure(row, Setting(torch.device("meta"), CpuClock(), rounds=1))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_process_of_its_own_times_a_step(keep):
+    task = {"widths": [8, 16], "groups": 2, "side": 8, "batch": 2, "threads": 1, "keep": keep}
+    assert 1e5 < ask_a_process("synth3d.bench_pages", task) < 1e11
 
 
 @pytest.mark.slow
