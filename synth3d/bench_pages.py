@@ -27,7 +27,7 @@ def page_rows(case: Case) -> list[Row]:
     """One row: ResUNet's step in float32."""
     return [
         Row(
-            "pages/recipe/fp32/channels_last", str(case), partial(_measure, case=case),
+            f"pages/{case.name}/fp32/channels_last", str(case), partial(_measure, case=case),
             memory_format="channels_last", candidate="kept", baseline="given back", bar=PAGES_BAR,
             cost=2 * (STEPS + 3) * case.seconds,
         )

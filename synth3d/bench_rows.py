@@ -35,7 +35,7 @@ def rows() -> list[Row]:
     """All rows, in the order of the table."""
     return [
         *train_rows(), *infer_rows(), *complete_rows(RECIPE), *memory_rows(), *precision_rows(),
-        *page_rows(RECIPE),
+        *page_rows(LARGE),
     ]  # fmt: skip
 
 
