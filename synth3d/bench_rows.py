@@ -8,10 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from cuda_ops import cpu_library
 from cuda_ops.bench_allocator import give_back_memory
 from cuda_ops.bench_clock import Call, compare, summary
 from cuda_ops.bench_memory import RESET, STATUS, ask_a_process, resident
-from cuda_ops.bench_rows import Result, Row, Setting, SkipRow, take
+from cuda_ops.bench_rows import Result, Row, Setting, SkipRow, take, timed
 from synth3d.bench_complete import complete_rows
 from synth3d.bench_networks import FORMATS, Case, training_step
 from synth3d.bench_pages import page_rows
@@ -35,7 +36,7 @@ def rows() -> list[Row]:
     """All rows, in the order of the table."""
     return [
         *train_rows(), *infer_rows(), *complete_rows(RECIPE), *memory_rows(), *precision_rows(),
-        *page_rows(LARGE),
+        *compiled_rows(), *page_rows(LARGE),
     ]  # fmt: skip
 
 
@@ -79,6 +80,15 @@ def precision_rows() -> Iterator[Row]:
         "precision/recipe/channels_last", str(RECIPE), partial(_precision, case=RECIPE),
         dtype="bf16", memory_format="channels_last", candidate="agi", baseline="fp32",
         bar=BF16_BAR, cost=4 * RECIPE.seconds,
+    )  # fmt: skip
+
+
+def compiled_rows() -> Iterator[Row]:
+    """A step of AGI-Net with the compiled convolutions against the same in torch's."""
+    yield Row(
+        "compiled/recipe/fp32/channels_last", str(RECIPE), partial(_compiled, case=RECIPE),
+        memory_format="channels_last", candidate="agi", baseline="by torch",
+        cost=3 * RECIPE.seconds,
     )  # fmt: skip
 
 
@@ -131,18 +141,19 @@ def _precision(row: Row, setting: Setting, case: Case) -> list[Result]:
         "agi": _call(case, "agi", row, setting, "train"),
         "fp32": _call(case, "agi", fp32, setting, "train"),
     }
-    taken = take(setting, calls)
-    ratio = compare(taken["agi"], taken["fp32"])
-    return [
-        row.result(
-            value=ratio.median,
-            lowest=ratio.lowest,
-            of_minima=ratio.of_minima,
-            rounds=setting.rounds,
-            clock=setting.clock.name,
-            seconds=summary(taken),
-        )  # fmt: skip
-    ]
+    return [timed(row, setting, calls)]
+
+
+def _compiled(row: Row, setting: Setting, case: Case) -> list[Result]:
+    if setting.device.type != "cpu" or cpu_library.library() is None:
+        raise SkipRow("there are no compiled convolutions here")
+    step = _call(case, "agi", row, setting, "train")
+
+    def by_torch() -> None:
+        with cpu_library.left_out():
+            step()
+
+    return [timed(row, setting, {"agi": step, "by torch": by_torch})]
 
 
 def _call(case: Case, name: str, row: Row, setting: Setting, group: str) -> Call:

@@ -131,6 +131,29 @@ def test_a_process_of_its_own_times_a_step(keep):
     assert 1e5 < ask_a_process("synth3d.bench_pages", task) < 1e11
 
 
+@pytest.mark.skipif(
+    not cpu_library.known_processor(), reason="the compiled convolutions are for x86-64 with AVX2"
+)
+def test_a_step_without_the_library_is_torchs(setting, monkeypatch):
+    monkeypatch.setenv("CUDA_OPS_CPU", "compiled")
+    steps, real = [], bench_rows.training_step
+
+    def watched(network, x, context):
+        step = real(network, x, context)
+        return lambda: steps.append(cpu_library.library() is not None) or step()
+
+    monkeypatch.setattr(bench_rows, "training_step", watched)
+    monkeypatch.setattr(bench_rows, "RECIPE", TINY)
+    (row,) = bench_rows.compiled_rows()
+    (result,) = row.measure(row, setting)
+    assert result.value > 0
+    assert set(result.seconds) == {"agi", "by torch"}
+    assert sum(steps) == len(steps) / 2
+    monkeypatch.setenv("CUDA_OPS_CPU", "torch")
+    with pytest.raises(SkipRow, match="no compiled convolutions"):
+        row.measure(row, setting)
+
+
 @pytest.mark.slow
 def test_peaks_are_those_of_another_process(setting):
     row = next(iter(bench_rows.memory_rows()))
