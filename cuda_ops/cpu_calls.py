@@ -6,8 +6,9 @@ channels-last, 3 taps along x, the size kept or halved. Everything else is torch
 
 import ctypes
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cache
+from threading import Thread
 from typing import Any
 
 import torch
@@ -287,8 +288,21 @@ def alone(proof: Callable[[], bool]) -> bool:
 
     The caller may be without gradients, or in a checkpoint that keeps what is computed.
     """
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(proof).result()
+    found: Future[bool] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(proof())
+        except BaseException as error:
+            found.set_exception(error)
+
+    thread = Thread(target=work)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is ending
+        return proof()
+    thread.join()
+    return found.result()
 
 
 def agree(found: Sequence[Tensor], truth: Sequence[Tensor]) -> bool:

@@ -121,7 +121,7 @@ def _library(chosen: str) -> ctypes.CDLL | None:
 
 
 def refuse(why: str) -> bool:
-    """Say that torch convolves instead, and return False.
+    """Say that torch computes instead, and return False.
 
     Raises:
         NoLibraryError: ``CUDA_OPS_CPU=compiled``.
@@ -129,7 +129,7 @@ def refuse(why: str) -> bool:
     if why not in _refused:
         _refused.append(why)
     if choice() == "compiled":
-        raise NoLibraryError(f"CUDA_OPS_CPU=compiled, but the compiled convolutions: {why}")
+        raise NoLibraryError(f"CUDA_OPS_CPU=compiled, but of the compiled library: {why}")
     _warn(why)
     return False
 
@@ -137,7 +137,7 @@ def refuse(why: str) -> bool:
 @cache
 def _warn(why: str) -> None:
     warnings.warn(
-        f"the compiled convolutions cannot be used: {why}; torch convolves instead, more slowly. "
+        f"the compiled CPU library cannot be used: {why}; torch computes instead, more slowly. "
         "CUDA_OPS_CPU=torch says that this is meant",
         stacklevel=2,
     )

@@ -3,6 +3,7 @@
 import ctypes
 import math
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from cuda_ops.layout import empty_kernels, is_channels_last
 from cuda_ops.mixing import mixing_forward
 
 MOST_TAPS = 125
-"""As of ``cuda_ops.eager``, and of the source."""
+"""Of a kernel; the source has room for so many."""
 
 
 def is_for(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> bool:
@@ -69,12 +70,12 @@ def _is_right(_: ctypes.CDLL) -> bool:
 
 def _gives_torchs_numbers() -> bool:
     draw = torch.Generator().manual_seed(0)
+    place: Any = {"generator": draw, "device": "cpu", "dtype": torch.float32}
     whole = (3, 3, 3)
-    for width, sides in ((2, whole), (4, whole), (8, (1, 3, 3)), (32, whole), (8, (3, 2))):
-        axes = len(sides)
-        weight = torch.randn(3, *sides, 2 * width, generator=draw).movedim(-1, 1)
-        offsets = 4 * torch.randn(2, 2, axes, generator=draw)
-        offsets[0, 0], scale = torch.arange(axes).float() - 1, torch.randn(2, 2, generator=draw)
+    for width, sides in ((2, whole), (4, whole), (6, (1, 3, 3)), (8, (3, 2)), (32, whole)):
+        weight = torch.randn(3, *sides, 2 * width, **place).movedim(-1, 1)
+        offsets, scale = 4 * torch.randn(2, 2, len(sides), **place), torch.randn(2, 2, **place)
+        offsets[0, 0].round_()
         truth = mixing_forward(*(leaf.double() for leaf in (weight, offsets, scale)))
         if not cpu_calls.agree([rolled(weight, offsets, scale)], [truth]):
             return False

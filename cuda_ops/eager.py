@@ -18,7 +18,7 @@ from cuda_ops.mixing import mixing_forward, pulled, rolled
 from cuda_ops.plain import is_plain, openly
 
 # Of a kernel: the tables are of the square of this size.
-MOST_TAPS = 125
+MOST_TAPS = cpu_roll.MOST_TAPS
 
 
 def eager_roll(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

@@ -47,6 +47,8 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
         Non-finite offsets give NaN in their own group of their own sample.
 
     Raises:
+        cuda_ops.cpu_library.NoLibraryError: ``CUDA_OPS_CPU`` has an unknown value, or insists on a
+            compiled library that there is not.
         RuntimeError: For CUDA tensors, CuPy is missing or unfit and ``CUDA_OPS_BACKEND`` does not
             say ``torch`` or ``auto``.
         TypeError: An argument is not floating point.

@@ -86,5 +86,7 @@ def _is_ordinary(tensor: Tensor) -> bool:
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.is_cpu
         and not tensor.is_neg()
+        and not tensor._is_zerotensor()
         and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+        and (tensor.untyped_storage().nbytes() > 0 or tensor.numel() == 0)  # or it was freed
     )

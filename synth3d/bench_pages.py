@@ -1,4 +1,5 @@
-"""What a training step gains where freed memory stays with the process, as the command line asks.
+"""What a training step gains where freed memory stays with the process, as the command line asks,
+against what the C library does by itself.
 
 Two processes take turns, since a process that once kept its memory has it: each is started anew,
 takes a few steps and says how long one took.
@@ -28,7 +29,7 @@ def page_rows(case: Case) -> list[Row]:
     return [
         Row(
             f"pages/{case.name}/fp32/channels_last", str(case), partial(_measure, case=case),
-            memory_format="channels_last", candidate="kept", baseline="given back", bar=PAGES_BAR,
+            memory_format="channels_last", candidate="kept", baseline="default", bar=PAGES_BAR,
             cost=2 * (STEPS + 3) * case.seconds,
         )
     ]  # fmt: skip
@@ -37,21 +38,21 @@ def page_rows(case: Case) -> list[Row]:
 def _measure(row: Row, setting: Setting, case: Case) -> list[Result]:
     if setting.device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         raise SkipRow("only glibc, on the CPU, can be told to keep freed memory")
-    task = {"widths": case.widths, "groups": case.groups, "side": case.side, "batch": case.batch}
-    task["threads"] = setting.threads
-    taken: dict[str, list[Taken]] = {"kept": [], "given back": []}
+    task = {"threads": setting.threads, "widths": case.widths, "groups": case.groups}
+    task |= {"side": case.side, "dim": case.dim, "batch": case.batch}
+    taken: dict[str, list[Taken]] = {"kept": [], "default": []}
     for turn in range(setting.rounds):
         for name in sorted(taken, reverse=turn % 2 == 1):
             nanoseconds = ask_a_process("synth3d.bench_pages", task | {"keep": name == "kept"})
             taken[name].append(Taken(nanoseconds / 1e9, nanoseconds / 1e9))
-    return [rated(row, setting, taken, "kept", "given back")]
+    return [rated(row, setting, taken, "kept", "default")]
 
 
 def child(task: str) -> int:
     """CPU nanoseconds of a training step, the median of ``STEPS`` after one that settles.
 
     Args:
-        task: JSON with widths, groups, side, batch, threads, and whether memory is kept.
+        task: JSON with widths, groups, side, dim, batch, threads, and whether memory is kept.
 
     Raises:
         RuntimeError: The C library cannot be told to keep memory.
@@ -60,7 +61,8 @@ def child(task: str) -> int:
     if what["keep"] and not keep_memory():
         raise RuntimeError("the C library cannot be told to keep freed memory")
     torch.set_num_threads(what["threads"])
-    case = Case("asked", tuple(what["widths"]), what["groups"], what["side"], batch=what["batch"])
+    size = {key: what[key] for key in ("groups", "side", "dim", "batch")}
+    case = Case("asked", tuple(what["widths"]), **size)
     layout = FORMATS[case.dim]
     step = training_step(
         case.network("plain").to(memory_format=layout), case.image().to(memory_format=layout)

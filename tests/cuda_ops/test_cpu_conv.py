@@ -315,7 +315,7 @@ def test_a_wrong_library_is_refused_forward_and_backward(monkeypatch):
     monkeypatch.setenv("CUDA_OPS_CPU", "auto")
     cpu_library._warn.cache_clear()
     cpu_library._refused.clear()
-    with pytest.warns(UserWarning, match="does not give torch's numbers; torch convolves instead"):
+    with pytest.warns(UserWarning, match="does not give torch's numbers; torch computes instead"):
         y = conv_compiled(x, kernel)
     assert torch.allclose(y, F.conv3d(x, kernel, None, 1, 1), atol=1e-4)
     monkeypatch.setattr(cpu_library, "opened", lambda: 1 / 0)

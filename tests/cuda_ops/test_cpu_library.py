@@ -197,26 +197,58 @@ def test_an_unknown_choice_is_a_sentence(anew, monkeypatch):
 
 FIRST_USE = """
 import sys, torch
+from cuda_ops import roll_kernel
 from cuda_ops.cpu_calls import by_torch
 from cuda_ops.cpu_conv import conv_compiled
+from cuda_ops.mixing import mixing_forward
+from cuda_ops.cpu_norm import norm_gelu_by_torch, norm_gelu_compiled
 x, kernel = torch.randn(2, 8, 3, 4, 5), torch.randn(8, 8, 3, 3, 3, requires_grad=True)
+laid = x.to(memory_format=torch.channels_last_3d)
+leaves = torch.randn(4, 3, 3, 3, 16).movedim(-1, 1), torch.randn(2, 2, 3), torch.randn(2, 2)
 within = {
     "no_grad": torch.no_grad, "inference": torch.inference_mode,
     "meta": lambda: torch.device("meta"), "float64": lambda: torch.set_default_dtype(torch.float64),
+    "float16": lambda: torch.set_default_dtype(torch.float16),
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     "hooks": lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: 1 / 0, lambda t: t),
 }[sys.argv[1]]()
 import contextlib
 with within if within is not None else contextlib.nullcontext():
     y = conv_compiled(x, kernel.detach())
+    kernels = roll_kernel(*leaves)
+    normed = norm_gelu_compiled(laid, x[0, :, 0, 0, 0], x[0, :, 0, 0, 1], 1e-5)
     kept = x.clone()
 torch.set_default_dtype(torch.float32)
 assert torch.allclose(y.float(), by_torch(x, kernel.detach()), atol=1e-4)
+assert torch.allclose(kernels.float(), mixing_forward(*leaves), atol=3e-2)
+meant = mixing_forward(*leaves)
+assert kernels.dtype == torch.bfloat16 or torch.allclose(kernels, meant, atol=1e-5)
+meant = norm_gelu_by_torch(laid, x[0, :, 0, 0, 0], x[0, :, 0, 0, 1], 1e-5)
+assert torch.allclose(normed.float(), meant, atol=1e-4)
 conv_compiled(x, kernel).sum().backward()
+"""
+AT_EXIT = """
+import atexit, torch
+from cuda_ops import roll_kernel
+from cuda_ops.mixing import mixing_forward
+leaves = torch.randn(4, 3, 3, 3, 16).movedim(-1, 1), torch.randn(2, 2, 3), torch.randn(2, 2)
+meant = mixing_forward(*leaves)
+atexit.register(lambda: print(torch.allclose(roll_kernel(*leaves), meant, atol=1e-5)))
 """
 
 
-@pytest.mark.parametrize("within", ["no_grad", "inference", "meta", "float64", "autocast", "hooks"])
+def test_the_first_use_may_be_the_last():
+    environment = {**os.environ, "CUDA_OPS_CPU": "compiled"}
+    root = Path(cpu_library.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT], env=environment, cwd=root, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+@pytest.mark.parametrize(
+    "within", ["no_grad", "inference", "meta", "float64", "float16", "autocast", "hooks"]
+)
 def test_the_first_use_may_be_anywhere(within):
     """The proof of a library just loaded does not see what the caller has switched on or off."""
     environment = {**os.environ, "CUDA_OPS_CPU": "compiled"}

@@ -10,6 +10,7 @@ from cuda_ops.cpu_roll import is_for, rolled
 from cuda_ops.eager import eager_roll
 from cuda_ops.layout import is_channels_last
 from cuda_ops.mixing import mixing_forward
+from cuda_ops.plain import is_plain
 from cuda_ops.reference import roll_kernel_reference
 
 pytestmark = pytest.mark.skipif(
@@ -33,7 +34,7 @@ def problem(sides, width=8, groups=2, batch=2, outputs=3, seed=0):
 
 @given(
     st.sampled_from(SIDES),
-    st.sampled_from([1, 2, 3, 4, 8, 12, 32, 40]),
+    st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 12, 32, 40]),
     st.integers(1, 3),
     st.integers(1, 3),
     st.integers(1, 4),
@@ -89,9 +90,9 @@ def test_offsets_of_any_size_are_whole_rolls():
     assert torch.allclose(tiny[0], weight, atol=1e-5)
 
 
-@pytest.mark.parametrize("width", [2, 4, 8, 32])
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 6, 8, 32])
 def test_bits_do_not_depend_on_threads(width):
-    leaves = problem((3, 3, 3), width, groups=2, batch=3, outputs=150)
+    leaves = problem((3, 3, 3), width, groups=2, batch=3, outputs=2400 // width)  # 3 threads' worth
     found = []
     before = torch.get_num_threads()
     for threads in (1, 2, 3):
@@ -115,6 +116,37 @@ def test_gradients_are_those_of_the_differentiable_form(monkeypatch):
         found.append([kernels, *first, *again, *twice])
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_both_ends_of_a_step_are_exact():
+    """Whatever stands beside: an offset just under a whole one has a share of 1 in float32."""
+    weight = torch.zeros(1, 1, 1, 3, 8)
+    weight[..., 0, :], weight[..., 1, :], weight[..., 2, :] = 3e38, -3e38, 1.0
+    weight = weight.movedim(-1, 1)
+    one = torch.ones(1, 1)
+    for by in (0.0, -1e-9):
+        kernels = rolled(weight, torch.tensor([[[0.0, 0.0, by]]]), one)
+        assert torch.equal(kernels[0], weight)
+
+
+def test_a_storage_that_was_freed_is_an_error_of_torchs():
+    leaves = problem((3, 3, 3))
+    assert is_plain(*leaves)
+    assert not is_plain(torch._efficientzerotensor(2, 2, 3))
+    weight, offsets, scale = leaves
+    weight.untyped_storage().resize_(0)
+    assert not is_plain(weight)
+    with pytest.raises(RuntimeError, match="storage"):
+        roll_kernel(weight, offsets, scale)
+
+
+def test_the_proof_is_of_this_library(monkeypatch):
+    assert cpu_roll._gives_torchs_numbers()
+    assert cpu_roll._is_right.__wrapped__(None)
+    right = cpu_roll.rolled
+    monkeypatch.setattr(cpu_roll, "rolled", lambda *leaves: right(*leaves).mul(1.01))
+    assert not cpu_roll._gives_torchs_numbers()
+    assert not cpu_roll._is_right.__wrapped__(None)
 
 
 def test_who_is_let_through(monkeypatch):

@@ -127,7 +127,8 @@ def test_two_processes_take_turns_and_only_one_keeps_its_memory(setting, monkeyp
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_process_of_its_own_times_a_step(keep):
-    task = {"widths": [8, 16], "groups": 2, "side": 8, "batch": 2, "threads": 1, "keep": keep}
+    task = {"widths": [8, 16], "groups": 2, "side": 8, "dim": 3, "batch": 2, "threads": 1}
+    task["keep"] = keep
     assert 1e5 < ask_a_process("synth3d.bench_pages", task) < 1e11
 
 
