@@ -28,8 +28,8 @@ from synth3d.prepared import Prepared, prepare
 from synth3d.slices import draw_in, frame_of, learnt_slices, seen, slice_centres
 from synth3d.volumes import xyz_to_zyx
 
-__all__ = ["Prepared", "augmentation", "batches", "brain_box", "collate", "patch_centres",
-           "prepare", "to_subject"]  # fmt: skip
+__all__ = ["Prepared", "augmentation", "batches", "brain_box", "collate", "drawn_by_workers",
+           "patch_centres", "prepare", "to_subject"]  # fmt: skip
 
 
 def to_subject(prepared: Prepared, config: RunConfig) -> tio.Subject:
@@ -213,9 +213,25 @@ def batches(subjects: Sequence[tio.Subject], config: RunConfig, seed: int) -> It
     torch.manual_seed(seed)
     if data.workers == 0:
         yield from _draw(subjects, config, seed)
-    stream = _Stream(subjects, config, seed)
-    follow = partial(_die_with, os.getpid())
-    yield from DataLoader(stream, batch_size=None, num_workers=data.workers, worker_init_fn=follow)
+    yield from drawn_by_workers(subjects, config, seed)
+
+
+def drawn_by_workers(
+    subjects: Sequence[tio.Subject], config: RunConfig, seed: int
+) -> Iterator[Batch]:
+    """The batches of :func:`batches`, of which the first are being drawn when this returns.
+
+    It needs ``data.workers`` of at least 1, and leaves torch's global generator as it is.
+    """
+    return iter(
+        DataLoader(
+            _Stream(subjects, config, seed),
+            batch_size=None,
+            num_workers=config.data.workers,
+            worker_init_fn=partial(_die_with, os.getpid()),
+            generator=torch.Generator().manual_seed(seed),
+        )
+    )
 
 
 @dataclass(frozen=True)

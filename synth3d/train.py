@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from synth3d.batch import Batch
 from synth3d.cases import Case
 from synth3d.checkpoint import (
     FORMAT,
@@ -26,7 +27,7 @@ from synth3d.checkpoint import (
     write_log,
 )
 from synth3d.config import RunConfig
-from synth3d.data import batches, to_subject
+from synth3d.data import batches, drawn_by_workers, to_subject
 from synth3d.files import InputError, lock, progress, sha256, write_json
 from synth3d.grids import Grid
 from synth3d.intensity import ScalePrior
@@ -38,6 +39,8 @@ from synth3d.splits import Splits
 from synth3d.trainer import Trainer, validate
 
 LOG_EVERY = 10
+AHEAD = 20
+"""Steps before the end of a leg at which workers begin to draw for the next one."""
 
 
 def leg_seed(seed: int, leg: int) -> int:
@@ -81,9 +84,10 @@ def train(
         subjects = [to_subject(case, config) for case in learn]
         grids = _grids(learn, config)
         learn.clear()  # the subjects hold what is needed; the cohort is in memory once
+        feed = _Feed(subjects, config)
         bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
         while trainer.step < config.train.steps:
-            log += _run_leg(trainer, subjects, bar)
+            log += _run_leg(trainer, feed, bar)
             _checkpoint(trainer, run, log, check)
         _finish(trainer, run, data_folder, log, grids)
     return run
@@ -157,16 +161,46 @@ def _begin(
     return [line for line in read_log(run / "log.jsonl") if line["step"] <= trainer.step]
 
 
-def _run_leg(trainer: Trainer, subjects: Sequence[Any], bar: Iterator[int]) -> list[dict[str, Any]]:
+class _Feed:
+    """The batches of each leg; workers draw those of the next one before it begins.
+
+    Args:
+        subjects: As of :func:`synth3d.data.batches`.
+        config: Of the run.
+    """
+
+    def __init__(self, subjects: Sequence[Any], config: RunConfig) -> None:
+        self.subjects, self.config = subjects, config
+        self.begun: dict[int, Iterator[Batch]] = {}
+
+    def of(self, leg: int) -> Iterator[Batch]:
+        """The batches of a leg, torch's global generator being seeded for it."""
+        seed = leg_seed(self.config.train.seed, leg)
+        if leg not in self.begun:
+            return batches(self.subjects, self.config, seed)
+        torch.manual_seed(seed)
+        return self.begun.pop(leg)
+
+    def begin(self, leg: int) -> None:
+        """Let workers, if there are any, draw for a leg that is still to come."""
+        if self.config.data.workers > 0:
+            seed = leg_seed(self.config.train.seed, leg)
+            self.begun[leg] = drawn_by_workers(self.subjects, self.config, seed)
+
+
+def _run_leg(trainer: Trainer, feed: _Feed, bar: Iterator[int]) -> list[dict[str, Any]]:
     """Steps up to the next checkpoint; a log line for every ``LOG_EVERY`` of them."""
     train = trainer.config.train
     leg = trainer.step // train.checkpoint_every
     end = min((leg + 1) * train.checkpoint_every, train.steps)
-    stream = batches(subjects, trainer.config, leg_seed(train.seed, leg))
+    stream = feed.of(leg)
+    soon = max(trainer.step, end - AHEAD)
     lines: list[dict[str, Any]] = []
     found: list[dict[str, float]] = []
     waited = worked = 0.0
     while trainer.step < end:
+        if trainer.step == soon and end < train.steps:
+            feed.begin(leg + 1)
         begin = time.perf_counter()
         batch = next(stream)
         ready = time.perf_counter()

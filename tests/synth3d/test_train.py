@@ -198,6 +198,38 @@ def test_slices_drawn_by_a_worker_resume_too_and_as_if_there_were_none(phantom_c
     assert sha256(run / "weights.safetensors") == sha256(undisturbed / "weights.safetensors")
 
 
+def test_workers_draw_for_the_next_leg_before_this_one_ends(phantom_cohort, tmp_path, monkeypatch):
+    from synth3d import train as training
+    from synth3d.data import batches, prepare, to_subject
+
+    case = find_cases(phantom_cohort)[0]
+    subjects = [to_subject(prepare(case, TINY.sources, TINY.targets), TINY)]
+    helped = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, workers=1))
+    feed = training._Feed(subjects, helped)
+    feed.begin(1)
+    torch.manual_seed(5)  # whatever is drawn meanwhile
+    assert set(feed.begun) == {1}
+    first, ahead = next(feed.of(0)), next(feed.of(1))
+    after = torch.rand(1)
+    assert not feed.begun
+    seed = training.leg_seed(TINY.train.seed, 1)
+    alone = next(batches(subjects, TINY, seed))
+    assert torch.equal(ahead.sources, alone.sources)
+    assert torch.equal(ahead.brain, alone.brain)
+    assert not torch.equal(first.sources, ahead.sources)
+    torch.manual_seed(seed)
+    assert torch.equal(after, torch.rand(1))  # nor do workers draw from the main generator
+    unhelped = training._Feed(subjects, TINY)
+    unhelped.begin(1)
+    assert not unhelped.begun
+
+    begun = []
+    monkeypatch.setattr(training._Feed, "begin", lambda feed, leg: begun.append(leg))
+    cases = find_cases(phantom_cohort)
+    train(TINY, cases, make_splits(cases), phantom_cohort, tmp_path / "run")
+    assert begun == list(range(1, -(-TINY.train.steps // TINY.train.checkpoint_every)))
+
+
 def test_a_checkpoint_is_everything_the_next_step_needs(phantom_cohort, tmp_path):
     from synth3d.data import batches, prepare, to_subject
 
