@@ -78,10 +78,7 @@ def is_there(*tensors: Tensor | None) -> bool:
     """
     if not is_plain(*(tensor for tensor in tensors if tensor is not None)):
         return False
-    loaded = cpu_library.library()
-    if loaded is None or _is_right(loaded):
-        return loaded is not None
-    return cpu_library.refuse("it does not give torch's numbers")
+    return is_proved(_gives_torchs_numbers, "it does not give torch's numbers")
 
 
 def convolved(
@@ -250,13 +247,25 @@ def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-@cache
-def _is_right(_: ctypes.CDLL) -> bool:
-    """Whether the library gives torch's numbers, forward and backward, on small cases.
+def is_proved(proof: Callable[[], bool], fault: str) -> bool:
+    """Whether the library is there, and right: a compiler that gets loops wrong must not train.
 
-    A compiler that gets the loops wrong must not train a network.
+    Args:
+        proof: Whether it gives torch's numbers on small cases; asked once for each library.
+        fault: What is wrong with one that does not.
+
+    Raises:
+        cpu_library.NoLibraryError: ``CUDA_OPS_CPU=compiled`` and there is none that is right.
     """
-    return alone(_gives_torchs_numbers)
+    loaded = cpu_library.library()
+    if loaded is None or _holds(loaded, proof):
+        return loaded is not None
+    return cpu_library.refuse(fault)
+
+
+@cache
+def _holds(_: ctypes.CDLL, proof: Callable[[], bool]) -> bool:
+    return alone(proof)
 
 
 def _gives_torchs_numbers() -> bool:

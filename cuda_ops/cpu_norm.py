@@ -1,7 +1,6 @@
 """Layer normalisation over channels and GELU in one pass on the CPU: ``cpu_norm.cpp``."""
 
-import ctypes
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,7 +47,8 @@ def norm_gelu_compiled(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> T
         (B, C, \\*S), channels-last; differentiable to any order. Tensors that are not plain
         (:func:`cuda_ops.plain.is_plain`) are left to torch.
     """
-    compiled = is_plain(x, weight, bias) and _is_there()
+    compiled = is_plain(x, weight, bias)
+    compiled = compiled and cpu_calls.is_proved(_gives_torchs_numbers, "it norms wrongly")
     return _NormGelu.apply(x, weight, bias, eps, compiled)
 
 
@@ -87,20 +87,6 @@ class _NormGelu(torch.autograd.Function):
         called = cpu_library.opened().norm_gelu_backward
         called(*_numbers(x, ctx.eps), *(t.data_ptr() for t in pointers))
         return to_x, sums[0, 0].clone(), sums[0, 1].clone(), None, None
-
-
-def _is_there() -> bool:
-    """Whether the library is there, and norms as torch does."""
-    loaded = cpu_library.library()
-    if loaded is None or _is_right(loaded):
-        return loaded is not None
-    return cpu_library.refuse("it norms wrongly")
-
-
-@cache
-def _is_right(_: ctypes.CDLL) -> bool:
-    """Whether the library gives torch's numbers, forward and backward, on small cases."""
-    return cpu_calls.alone(_gives_torchs_numbers)
 
 
 def _gives_torchs_numbers() -> bool:

@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-from functools import cache
 from typing import Any
 
 import torch
@@ -28,7 +27,9 @@ def is_for(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -
         return False
     if not (weight.numel() and len(offsets) and is_channels_last(weight)):
         return False
-    return math.prod(weight.shape[2:]) <= MOST_TAPS and _is_there()
+    if math.prod(weight.shape[2:]) > MOST_TAPS:
+        return False
+    return cpu_calls.is_proved(_gives_torchs_numbers, "it rolls wrongly")
 
 
 def rolled(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
@@ -52,20 +53,6 @@ def rolled(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
     called = cpu_library.opened().roll_kernels
     called((ctypes.c_int64 * 3)(*sides), *numbers, *(t.data_ptr() for t in pointers))
     return kernels
-
-
-def _is_there() -> bool:
-    """Whether the library is there, and rolls as torch does."""
-    loaded = cpu_library.library()
-    if loaded is None or _is_right(loaded):
-        return loaded is not None
-    return cpu_library.refuse("it rolls wrongly")
-
-
-@cache
-def _is_right(_: ctypes.CDLL) -> bool:
-    """Whether the library gives torch's numbers on small cases."""
-    return cpu_calls.alone(_gives_torchs_numbers)
 
 
 def _gives_torchs_numbers() -> bool:

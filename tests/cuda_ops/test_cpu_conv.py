@@ -307,7 +307,7 @@ def test_who_insists_on_what_cannot_be_is_told():
 
 
 def test_a_wrong_library_is_refused_forward_and_backward(monkeypatch):
-    monkeypatch.setattr(cpu_calls, "_is_right", lambda loaded: False)
+    monkeypatch.setattr(cpu_calls, "_gives_torchs_numbers", lambda: False)
     monkeypatch.setattr(cpu_library, "_refused", [])
     x, kernel = torch.randn(1, 8, 3, 3, 3), torch.randn(8, 8, 3, 3, 3, requires_grad=True)
     with pytest.raises(cpu_library.NoLibraryError, match="does not give torch's numbers"):

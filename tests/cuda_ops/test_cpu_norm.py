@@ -202,7 +202,7 @@ def test_the_blocks_norm_is_this_one(monkeypatch):
         norm_gelu(x, ChannelNorm(16).double())
     with pytest.raises(RuntimeError, match="normalized_shape"):
         norm_gelu(x, ChannelNorm(8))
-    monkeypatch.setattr(cpu_norm, "_is_right", lambda loaded: False)
+    monkeypatch.setattr(cpu_norm, "_gives_torchs_numbers", lambda: False)
     monkeypatch.setattr(cpu_library, "_refused", [])
     with pytest.raises(cpu_library.NoLibraryError, match="norms wrongly"):
         norm_gelu(x, norm)
