@@ -63,11 +63,8 @@ class _Compiled(torch.autograd.Function):
         tensors, wanted = ctx.saved_tensors, ctx.needs_input_grad[:4]
         # Somebody differentiates, or looks on.
         if torch.is_grad_enabled() or not (ctx.compiled and is_there(grad)):
-            return (
-                *openly(partial(by_torch, groups=ctx.groups), tensors, wanted, grad),
-                None,
-                None,
-            )
+            formula = partial(by_torch, groups=ctx.groups)
+            return (*openly(formula, tensors, wanted, grad), None, None)
         x, kernels, gates, _ = tensors
         found: list[Tensor | None] = [None] * 4
         if wanted[1] or wanted[2]:  # first: it takes more memory, and the other is not there yet

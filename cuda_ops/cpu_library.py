@@ -129,7 +129,7 @@ def refuse(why: str) -> bool:
     if why not in _refused:
         _refused.append(why)
     if choice() == "compiled":
-        raise NoLibraryError(f"CUDA_OPS_CPU=compiled, but of the compiled library: {why}")
+        raise NoLibraryError(f"CUDA_OPS_CPU=compiled, but the library cannot be used: {why}")
     _warn(why)
     return False
 
@@ -152,7 +152,7 @@ def opened() -> ctypes.CDLL:
     """
     if not known_processor():
         raise NoLibraryError(
-            "they need Linux on an x86-64 processor with AVX2, and this is "
+            "it needs Linux on an x86-64 processor with AVX2, and this is "
             f"{platform.system()} on {platform.machine()} "
             f"({torch.backends.cpu.get_cpu_capability()})"
         )
@@ -170,7 +170,7 @@ def opened() -> ctypes.CDLL:
         except OSError as error:
             refused.append(f"{folder}: {error.strerror or error}")
     raise NoLibraryError(
-        "there is no folder to keep them in (" + "; ".join(refused) + "); point CUDA_OPS_CACHE to "
+        "there is no folder to keep it in (" + "; ".join(refused) + "); point CUDA_OPS_CACHE to "
         "one of your own, from which programs may run"
     )
 
@@ -284,7 +284,7 @@ def _build() -> bytes:
                 return library + hashlib.sha256(library).digest()
             except (OSError, subprocess.SubprocessError) as error:
                 said.append(f"{compiler[0]}: {error}")
-    raise NoLibraryError(f"they could not be compiled ({'; '.join(said)})")
+    raise NoLibraryError(f"it could not be compiled ({'; '.join(said)})")
 
 
 def _compiled(compiler: list[str], folder: Path) -> bytes:

@@ -65,8 +65,8 @@ def openly(
     Args:
         formula: Of the tensors, gives one of the shape of ``grad``.
         tensors: What it was given, of any shapes; None where it was given none.
-        wanted: Whose gradients.
-        grad: Of the result.
+        wanted: As many: whose gradients.
+        grad: Of the result, of its shape.
 
     Returns:
         A gradient of the shape of each tensor, None where it is not wanted.

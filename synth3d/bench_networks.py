@@ -21,10 +21,11 @@ NETWORKS: dict[str, tuple[str, dict[str, object]]] = {
     "agi-stride2": ("agi-net", AGI | {"routing_stride": 2}),
     "gr": ("agi-net", AGI | {"module": "gr"}),
     "ca": ("agi-net", AGI | {"module": "ca"}),
-    "rolled": ("", {}),
     "deform": ("deform-resunet", {"stages": 5}),
     "arc": ("arc-resunet", {"stages": 5}),
 }
+ROLL_ONLY = "roll-only"
+"""The name of a :class:`RollOnly`, which is no generator of the project."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,10 @@ class Case:
         return f"{self.dim}-D {widths}, n={self.groups}, {self.side}^{self.dim}, B={self.batch}"
 
     def network(self, name: str) -> nn.Module:
-        """The network of ``NETWORKS`` at this size, the same weights for the same name."""
+        """The one of ``NETWORKS``, or ``ROLL_ONLY``, at this size; a name's weights repeat."""
         torch.manual_seed(0)
-        if name == "rolled":
-            return RolledUNet(self)
+        if name == ROLL_ONLY:
+            return RollOnly(self)
         model, options = NETWORKS[name]
         size = {"dim": self.dim, "widths": self.widths, "groups": self.groups} | options
         taken = {key: size[key] for key in size.keys() & options_of(model)}
@@ -74,7 +75,7 @@ class KnownRoll(nn.Module):
         return self.conv(x, self.offsets[: len(x)], self.scale[: len(x)])
 
 
-class RolledUNet(ResUNet):
+class RollOnly(ResUNet):
     """AGI-Net without attention and routing: what rolling alone costs, gradients included."""
 
     def __init__(self, case: Case) -> None:
@@ -91,7 +92,13 @@ class RolledUNet(ResUNet):
 def training_step(
     network: nn.Module, x: Tensor, context: AbstractContextManager[object] | None = None
 ) -> Callable[[], None]:
-    """Forward (in the context), L1, backward and Adam, as a run's, ready to be repeated."""
+    """Forward, L1, backward and Adam, as a run's, ready to be repeated.
+
+    Args:
+        network: (B, 3, \\*S) -> (B, 1, \\*S), on the device of ``x``.
+        x: (B, 3, \\*S).
+        context: An autocast for the forward, or None.
+    """
     optimizer = torch.optim.Adam(network.parameters(), 1e-4, fused=True)
     target = torch.zeros_like(x[:, :1])
 

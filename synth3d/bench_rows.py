@@ -14,11 +14,11 @@ from cuda_ops.bench_clock import Call, compare, summary
 from cuda_ops.bench_memory import RESET, STATUS, ask_a_process, resident
 from cuda_ops.bench_rows import Result, Row, Setting, SkipRow, take, timed
 from synth3d.bench_complete import complete_rows
-from synth3d.bench_networks import FORMATS, Case, training_step
+from synth3d.bench_networks import FORMATS, ROLL_ONLY, Case, training_step
 from synth3d.bench_pages import page_rows
 from synth3d.precision import has_bfloat16
 
-TRAIN_BARS = {"agi": 1.30, "agi-stride2": 1.12, "rolled": 1.05}
+TRAIN_BARS = {"agi": 1.30, "agi-stride2": 1.12, ROLL_ONLY: 1.05}
 INFER_BARS = {"agi": 1.40, "agi-stride2": 1.10}
 MEMORY_BARS = {"agi-recomputed": 1.25, "agi-stride2": 1.20}
 BF16_BAR = 0.58
@@ -50,7 +50,7 @@ def train_rows() -> Iterator[Row]:
                     continue
                 names = ["agi", "agi-stride2"]
                 if case is RECIPE and dtype == "fp32" and first:
-                    names += ["agi-recomputed", "rolled", "gr", "ca", "deform"]
+                    names += ["agi-recomputed", ROLL_ONLY, "gr", "ca", "deform"]
                 if case is SLICES and dtype == "fp32":
                     names += ["deform", "arc"]
                 yield _row("train", case, names, dtype, layout, TRAIN_BARS)

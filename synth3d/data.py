@@ -221,7 +221,13 @@ def drawn_by_workers(
 ) -> Iterator[Batch]:
     """The batches of :func:`batches`, of which the first are being drawn when this returns.
 
-    It needs ``data.workers`` of at least 1, and leaves torch's global generator as it is.
+    Args:
+        subjects: As there; enough for a batch.
+        config: Of a run with ``data.workers`` of at least 1.
+        seed: As there, but torch's global generator stays as it is.
+
+    Returns:
+        Batches without end; the workers end with the iterator.
     """
     return iter(
         DataLoader(

@@ -187,7 +187,7 @@ class GlobalMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, \\*S) -> (B, C)."""
-        if not torch.is_grad_enabled() and not watched():  # 0.1 ms less
+        if not torch.is_grad_enabled() and not watched():  # 0.1 ms a call
             return _MeanOverPositions.forward(x)
         return _MeanOverPositions.apply(x)
 

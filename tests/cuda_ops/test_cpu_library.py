@@ -68,7 +68,7 @@ def test_without_a_compiler_torch_convolves_and_says_so(anew, monkeypatch):
 @pytest.mark.parametrize(
     ("compiler", "sentence"),
     [
-        ("false", r": they could not be compiled \(false: exit 1: \)$"),
+        ("false", r": it could not be compiled \(false: exit 1: \)$"),
         ("/nowhere/c++", r"could not be compiled \(/nowhere/c\+\+: .*No such file"),
         ("true", r"could not be compiled \(true: .*No such file"),
         ("g++ 'x", r"CXX=g\+\+ 'x is no command \(No closing quotation\)$"),

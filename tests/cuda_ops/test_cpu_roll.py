@@ -140,7 +140,7 @@ def test_a_storage_that_was_freed_is_an_error_of_torchs():
         roll_kernel(weight, offsets, scale)
 
 
-def test_the_proof_is_of_this_library(monkeypatch):
+def test_the_proof_sees_wrong_numbers(monkeypatch):
     assert cpu_roll._gives_torchs_numbers()
     right = cpu_roll.rolled
     monkeypatch.setattr(cpu_roll, "rolled", lambda *leaves: right(*leaves).mul(1.01))

@@ -16,7 +16,7 @@ from cuda_ops.bench_rows import Setting, SkipRow
 from cuda_ops.cpu_conv import conv_compiled
 from synth3d import bench, bench_complete, bench_pages, bench_rows
 from synth3d.bench_complete import HEAD_MM, NATIVE, complete_rows, ellipsoid
-from synth3d.bench_networks import NETWORKS, Case, KnownRoll
+from synth3d.bench_networks import NETWORKS, ROLL_ONLY, Case, KnownRoll
 from synth3d.bench_rows import CASES, rows
 
 TINY = Case("tiny", (8, 16, 32), 2, 16, seconds=0.01)
@@ -41,7 +41,7 @@ def test_names_are_unique_and_quick_ones_exist():
     assert {row.name.split("/")[0] for row in rows() if row.quick} == {"train", "infer"}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, ROLL_ONLY])
 def test_every_network_can_be_made_at_the_size_of_its_rows(name):
     flat = Case("flat", (8, 16, 32), 2, 16, dim=2)
     case = flat if name == "arc" else TINY
@@ -98,7 +98,7 @@ def test_the_head_of_the_native_volume_is_as_large_as_a_head():
 
 
 def test_rolling_alone_is_that_and_differs_by_sample():
-    net = TINY.network("rolled")
+    net = TINY.network(ROLL_ONLY)
     x = TINY.image()[:1].expand(2, -1, -1, -1, -1)
     first, second = net(x)
     assert not torch.allclose(first, second)
