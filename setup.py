@@ -28,9 +28,9 @@ setup(
     ),
     package_data={
         "cuda_ops": ["*.cu", "*.cpp", "*.h", "py.typed"],
-        "synth3d": ["recipes/*.toml", "py.typed"],
+        "synth3d": ["training/recipes/*.toml", "py.typed"],
         "nnunet_plans": ["plans/*.json", "py.typed"],
-        "seg_eval": ["page_parts/*", "py.typed"],
+        "seg_eval": ["report/page_parts/*", "py.typed"],
     },
     install_requires=[
         "torch>=2.8,!=2.9.*",

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from seg_eval.raw_dataset import RawPlan
-    from synth3d.labels import LabelScheme
+    from seg_eval.segmenter import RawPlan
+    from synth3d.cohort import LabelScheme
 
 EXAMPLES = """examples:
   convert_brats_to_nnunet.py BraTS nnUNet_raw --id 137 --name BraTS --dry-run
@@ -79,8 +79,8 @@ def lent_channels(
         InputError: ``completed`` is no cohort, a modality is unknown, or taken files are absent;
             all of those are named at once.
     """
-    from synth3d.cases import find_cases, parse_modality
-    from synth3d.files import InputError
+    from synth3d.cohort import find_cases, parse_modality
+    from synth3d.errors import InputError
 
     taken = [parse_modality(name) for name in take]
     there = {case.name: case.images for case in find_cases(completed)}
@@ -104,9 +104,10 @@ def scheme_of(paths: Sequence[Path], naming: str, release: str | None) -> "Label
     """
     import numpy as np
 
-    from synth3d.cases import label_scheme
-    from synth3d.files import InputError, progress
-    from synth3d.volumes import read_label
+    from synth3d.cohort import label_scheme
+    from synth3d.errors import InputError
+    from synth3d.files import progress
+    from synth3d.images import read_label
 
     found = {
         path: set(np.unique(read_label(path).data).tolist()) for path in progress(paths, "labels")
@@ -128,8 +129,8 @@ def check_grids(plan: "RawPlan") -> None:
     Raises:
         InputError: They do not; all cases and files are named at once.
     """
-    from synth3d.files import InputError
-    from synth3d.volumes import check_same_grid
+    from synth3d.errors import InputError
+    from synth3d.images import check_same_grid
 
     sentences = []
     for case, images in plan.images.items():
@@ -161,14 +162,9 @@ def convert(args: argparse.Namespace) -> int:
     Raises:
         InputError: Something the user gave cannot be used.
     """
-    from seg_eval.raw_dataset import (
-        consecutive_codes,
-        make_room,
-        plan_raw_dataset,
-        write_planned,
-    )
-    from synth3d.cases import find_cases, label_scheme
-    from synth3d.files import InputError
+    from seg_eval.segmenter import consecutive_codes, make_room, plan_raw_dataset, write_planned
+    from synth3d.cohort import find_cases, label_scheme
+    from synth3d.errors import InputError
 
     if args.take and args.completed is None:
         raise InputError("--take needs --completed, the folder to take from")
@@ -204,7 +200,7 @@ def convert(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert; 0 done, 2 the input cannot be used."""
-    from synth3d.files import run_guarded
+    from synth3d.errors import run_guarded
 
     return run_guarded(convert, build_parser().parse_args(argv))
 

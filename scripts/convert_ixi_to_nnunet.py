@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from synth3d.cases import Case, Modality
+    from synth3d.cohort import Case, Modality
 
 EXAMPLES = """examples:
   convert_ixi_to_nnunet.py IXI nnUNet_raw --id 600 --dry-run
@@ -82,7 +82,7 @@ def plan_jobs(
         InputError: Files are missing and ``skip`` is not set, a label does not lie on the grid,
             or nothing is left; everything missing is named at once.
     """
-    from synth3d.files import InputError
+    from synth3d.errors import InputError
 
     jobs, lacking = [], []
     for case in cases:
@@ -107,7 +107,7 @@ def plan_jobs(
 def _job(
     case: "Case", channels: "Sequence[Modality]", grid_of: "Modality", label: Path | None
 ) -> Job:
-    from synth3d.volumes import check_same_grid, grid
+    from synth3d.images import check_same_grid, grid
 
     images = tuple(case.images[channel] for channel in channels)
     fixed = case.images[grid_of]
@@ -136,8 +136,8 @@ def label_names(jobs: Sequence[Job], given: Sequence[str] | None) -> dict[str, i
     """
     import numpy as np
 
-    from synth3d.files import InputError
-    from synth3d.volumes import read_label
+    from synth3d.errors import InputError
+    from synth3d.images import read_label
 
     paths = [job.label for job in jobs if job.label is not None]
     if not paths:
@@ -180,8 +180,14 @@ def copy_file(source: Path, target: Path) -> None:
 def _move(job: Job, group: tuple[int, ...], folder: Path, side: str, threads: int) -> None:
     """Register the first of ``group``, resample all, and note what was done."""
     from synth3d.files import read_json, sha256, write_json
-    from synth3d.registration import register_rigid, resample_rigid, write_transform
-    from synth3d.volumes import grid, read, write_new
+    from synth3d.images import (
+        grid,
+        read,
+        register_rigid,
+        resample_rigid,
+        write_new,
+        write_transform,
+    )
 
     stem = folder / "transforms" / f"{job.case}_{group[0]:04d}"
     record, transform = stem.with_suffix(".json"), stem.with_suffix(".tfm")
@@ -215,7 +221,7 @@ def _number(value: float) -> float | None:
 
 
 def _search(threads: int) -> Any:
-    from synth3d.registration import Search
+    from synth3d.images import Search
 
     return Search(threads=threads)
 
@@ -224,7 +230,7 @@ def stored_type(path: Path) -> Any:
     """The integer type of ``path``, or float32 where it has another or is scaled."""
     import numpy as np
 
-    from synth3d.volumes import value_limits
+    from synth3d.images import value_limits
 
     limits = value_limits(path)
     kinds = (np.uint8, np.int16, np.uint16, np.int32)
@@ -238,8 +244,8 @@ def check_endings(jobs: Sequence[Job]) -> None:
     Raises:
         InputError: Some are not; all are named.
     """
-    from synth3d.cases import ending_of
-    from synth3d.files import InputError
+    from synth3d.cohort import ending_of
+    from synth3d.errors import InputError
 
     plain = [str(p) for job in jobs for p in job.images if ending_of(p.name) != ".nii.gz"]
     if plain:
@@ -252,9 +258,10 @@ def convert(args: argparse.Namespace) -> int:
     Raises:
         InputError: Something the user gave cannot be used.
     """
-    from seg_eval.raw_dataset import dataset_folder, make_room, write_description
-    from synth3d.cases import find_cases, parse_modality
-    from synth3d.files import InputError, lock, progress
+    from seg_eval.segmenter import dataset_folder, make_room, write_description
+    from synth3d.cohort import find_cases, parse_modality
+    from synth3d.errors import InputError
+    from synth3d.files import lock, progress
 
     channels, grid_of = [parse_modality(c) for c in args.channels], parse_modality(args.grid)
     if grid_of not in channels or len(set(channels)) < len(channels):
@@ -297,7 +304,7 @@ def check_strangers(jobs: Sequence[Job], folder: Path) -> None:
     Raises:
         InputError: An earlier, unfinished run with other cases left files; all are named.
     """
-    from synth3d.files import InputError
+    from synth3d.errors import InputError
 
     ours = {job.case for job in jobs}
     there = [p for side in ("imagesTr", "imagesTs") for p in (folder / side).glob("[!.]*")]
@@ -317,7 +324,7 @@ def tell(jobs: Sequence[Job], folder: Path, description: Mapping[str, Any], case
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert; 0 done, 2 the input cannot be used."""
-    from synth3d.files import run_guarded
+    from synth3d.errors import run_guarded
 
     return run_guarded(convert, build_parser().parse_args(argv))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from synth3d.cases import Case
+    from synth3d.cohort import Case
 
 EXAMPLES = """examples:
   convert_nnunet_to_brats.py predictions BraTS out
@@ -66,8 +66,8 @@ def meaning(dataset: Any, path: Path) -> dict[str, int]:
     Raises:
         InputError: It names neither the three regions nor the three tissues, or says nonsense.
     """
-    from seg_eval.label_names import label_codes
-    from synth3d.files import InputError
+    from seg_eval.segmenter import label_codes
+    from synth3d.errors import InputError
 
     try:
         return label_codes(dataset, path).tissues
@@ -81,7 +81,8 @@ def meaning_of(args: argparse.Namespace) -> dict[str, int]:
     Raises:
         InputError: There is none.
     """
-    from synth3d.files import InputError, read_json
+    from synth3d.errors import InputError
+    from synth3d.files import read_json
 
     if args.codes:
         numbers = [part.strip() for part in args.codes.split(",")]
@@ -103,8 +104,8 @@ def release_of(cases: "Sequence[Case]") -> str:
     """
     import numpy as np
 
-    from synth3d.files import InputError
-    from synth3d.volumes import read_label
+    from synth3d.errors import InputError
+    from synth3d.images import read_label
 
     naming, name = cases[0].naming, cases[0].name
     by_name = naming if naming in ENHANCING else None
@@ -136,9 +137,9 @@ def matched(args: argparse.Namespace, cases: "Sequence[Case]") -> "list[tuple[Ca
         InputError: There is no prediction, or some belong to no case or lie on another grid than
             theirs; all of them are named.
     """
-    from synth3d.cases import ending_of
-    from synth3d.files import InputError
-    from synth3d.volumes import check_same_grid
+    from synth3d.cohort import ending_of
+    from synth3d.errors import InputError
+    from synth3d.images import check_same_grid
 
     if not args.predictions.is_dir():
         raise InputError(f"no folder {args.predictions}")
@@ -162,7 +163,7 @@ def matched(args: argparse.Namespace, cases: "Sequence[Case]") -> "list[tuple[Ca
 
 def target(args: argparse.Namespace, case: "Case", release: str) -> Path:
     """Where the case's segmentation goes."""
-    from synth3d.cases import MODALITIES, ending_of
+    from synth3d.cohort import MODALITIES, ending_of
 
     ending = next((ending_of(case.images[m].name) for m in MODALITIES if m in case.images), "")
     ending = ending or ".nii.gz"
@@ -182,8 +183,8 @@ def recoded(path: Path, codes: Mapping[int, int]) -> "np.ndarray":
     """
     import numpy as np
 
-    from synth3d.files import InputError
-    from synth3d.volumes import read_label
+    from synth3d.errors import InputError
+    from synth3d.images import read_label
 
     old = read_label(path).data
     if unknown := sorted(set(np.unique(old).tolist()) - codes.keys()):
@@ -201,7 +202,7 @@ def write_segmentation(case: "Case", labels: "np.ndarray", path: Path) -> None:
     """
     import numpy as np
 
-    from synth3d.volumes import grid, value_limits, write_like, write_new
+    from synth3d.images import grid, value_limits, write_like, write_new
 
     own = [path for path in (case.label, *case.images.values()) if path is not None]
     plain = next((file for file in own if np.isfinite(value_limits(file)).all()), None)
@@ -217,8 +218,9 @@ def convert(args: argparse.Namespace) -> int:
     Raises:
         InputError: Something the user gave cannot be used.
     """
-    from synth3d.cases import find_cases
-    from synth3d.files import InputError, progress
+    from synth3d.cohort import find_cases
+    from synth3d.errors import InputError
+    from synth3d.files import progress
 
     tissues = meaning_of(args)
     cases = find_cases(args.data)
@@ -250,7 +252,7 @@ def convert(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert; 0 done, 2 the input cannot be used."""
-    from synth3d.files import run_guarded
+    from synth3d.errors import run_guarded
 
     return run_guarded(convert, build_parser().parse_args(argv))
 

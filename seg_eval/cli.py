@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from synth3d.files import run_guarded
+from synth3d.errors import run_guarded
 
 EXAMPLES = """examples:
   seg_eval run --missing flair                     on the built-in phantom cohort
@@ -177,8 +177,8 @@ def _add_paths(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from seg_eval.start import run_command
-    from seg_eval.synthesisers import StageFailedError
+    from seg_eval.arms import StageFailedError
+    from seg_eval.run import run_command
 
     try:
         return run_command(args)
@@ -188,13 +188,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from seg_eval.start import report_command
+    from seg_eval.run import report_command
 
     return report_command(args)
 
 
 def _paths(args: argparse.Namespace) -> int:
-    from seg_eval.paths import paths_command
+    from seg_eval.segmenter import paths_command
 
     return paths_command(args)
 

@@ -6,11 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from synth3d.cases import MODALITIES, Case, find_cases, patient_of, require
-from synth3d.files import InputError, progress
-from synth3d.labels import LabelScheme, label_scheme
-from synth3d.splits import Splits, make_splits, read_splits, split_problems
-from synth3d.volumes import check_same_grid, read_label
+from synth3d.cohort import (
+    MODALITIES,
+    Case,
+    LabelScheme,
+    Splits,
+    find_cases,
+    label_scheme,
+    make_splits,
+    patient_of,
+    read_splits,
+    require,
+    split_problems,
+)
+from synth3d.errors import InputError
+from synth3d.files import progress
+from synth3d.images import check_same_grid, read_label
 
 
 @dataclass(frozen=True)

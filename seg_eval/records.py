@@ -1,15 +1,36 @@
 """What finished stages left as JSON, read back strictly: a file changed by hand is one sentence."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seg_eval.image_scores import IMAGE_SCORES
-from seg_eval.regions import REGIONS
-from seg_eval.scores import Score
-from synth3d.files import InputError
+from seg_eval.scoring import IMAGE_SCORES, REGIONS, Score
+from synth3d.errors import InputError
+from synth3d.files import sha256
 from synth3d.settings import parse, read_as
+
+Mark = Sequence[Any]
+"""Size in bytes, modification time in ns, SHA-256."""
+
+
+def marks(paths: Iterable[Path], known: Mapping[str, Mark]) -> dict[str, list]:
+    """The mark of each file; one whose size and time are as in ``known`` is not read again."""
+    found = {}
+    for path in paths:
+        stat = path.stat()
+        old = list(known.get(str(path), ()))
+        fresh = [stat.st_size, stat.st_mtime_ns]
+        found[str(path)] = old if old[:2] == fresh else [*fresh, sha256(path)]
+    return found
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 over values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
 
 GUARD = "restore it, or give another --name"
 """What to do about a damaged file that keeps two experiments from being mixed in one folder."""

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cuda_ops import cpu_calls
 from cuda_ops.bench_rows import Result, Row, Setting, SkipRow
 from synth3d.bench_networks import FORMATS, Case
-from synth3d.infer import sliding_window
+from synth3d.inference import sliding_window
 
 COMPLETE_BAR = 1.2
 NATIVE = (155, 240, 240)

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ops import RollingConv
-from synth3d.models import GENERATORS, ResUNet, options_of
-from synth3d.models.blocks import choose_stages, conv
+from synth3d.models import GENERATORS, ResUNet, choose_stages, conv, options_of
 
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 AGI = {"stages": 5, "checkpoint_routing": False}

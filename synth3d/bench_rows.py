@@ -16,7 +16,7 @@ from cuda_ops.bench_rows import Result, Row, Setting, SkipRow, take, timed
 from synth3d.bench_complete import complete_rows
 from synth3d.bench_networks import FORMATS, ROLL_ONLY, Case, training_step
 from synth3d.bench_pages import page_rows
-from synth3d.precision import has_bfloat16
+from synth3d.machine import has_bfloat16
 
 TRAIN_BARS = {"agi": 1.30, "agi-stride2": 1.12, ROLL_ONLY: 1.05}
 INFER_BARS = {"agi": 1.40, "agi-stride2": 1.10}

@@ -5,7 +5,6 @@ written, flushed to the disk and renamed, so a killed process leaves the old fil
 one and nothing between.
 """
 
-import argparse
 import contextlib
 import errno
 import hashlib
@@ -13,44 +12,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+from synth3d.errors import InputError
 
 T = TypeVar("T")
 
 REMEDY = "restore it, or remove the folder that it lies in and run again"
 """What to do about a file of ours that was changed by hand."""
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one sentence for that user.
-
-    Command lines print it without a traceback and end with exit code 2.
-    """
-
-
-def run_guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """``command(args)`` for a command line; its exit code.
-
-    A mistake of the user, a file system that refuses, or memory that gives out is told in one
-    sentence on standard error: exit code 2. An interruption is 130.
-    """
-    # Idle OpenMP threads that spin would slow whatever shares the machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    try:
-        return command(args)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        said = str(error) or "no more could be had"
-        print(f"error: this machine has too little free memory: {said}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
 
 
 def make_folder(folder: Path) -> Path:

@@ -14,7 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from synth3d.files import InputError, read_json
+from synth3d.errors import InputError
+from synth3d.files import read_json
 
 
 def parse(schema: Any, data: Any, where: str = "config") -> Any:
@@ -114,7 +115,7 @@ def read_as(schema: Any, path: Path, remedy: str = "remove it and run again") ->
 
 def recipe_names() -> list[str]:
     """The recipes that ship with the package."""
-    folder = resources.files("synth3d") / "recipes"
+    folder = resources.files("synth3d") / "training" / "recipes"
     return sorted(
         f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
     )
@@ -130,7 +131,9 @@ def read_recipe(name: str) -> dict[str, Any]:
     if path.suffix not in (".toml", ".json"):
         if name not in recipe_names():
             raise InputError(f"unknown recipe {name!r}; known: {recipe_names()}, or give a file")
-        text = (resources.files("synth3d") / "recipes" / f"{name}.toml").read_text("utf-8")
+        text = (resources.files("synth3d") / "training" / "recipes" / f"{name}.toml").read_text(
+            "utf-8"
+        )
         return tomllib.loads(text)
     try:
         text = path.read_text("utf-8")
@@ -172,3 +175,13 @@ def to_plain(config: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise TypeError(f"expected a dataclass instance, got {config!r}")
     return json.loads(json.dumps(asdict(config)))
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested tables to dotted keys: ``{"train": {"steps": 1}}`` → ``{"train.steps": 1}``."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else key)
+    return flat

@@ -17,7 +17,7 @@ settings.load_profile("house")
 @pytest.fixture(scope="session")
 def phantom_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six small BraTS-2023-named cases; treat the folder as read-only."""
-    from synth3d.phantom import make_cohort
+    from synth3d.phantom.cohort import make_cohort
 
     folder = tmp_path_factory.mktemp("phantom") / "cohort"
     make_cohort(folder, cases=6, size=32, seed=0)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from synth3d.ablate_tables import TABLES
-from synth3d.conventions import CONVENTIONS
+from synth3d.experiments.tables import TABLES
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.models import GENERATORS
+from synth3d.scoring.conventions import CONVENTIONS
 from synth3d.settings import recipe_names
 
 ROOT = Path(__file__).parents[1]

@@ -1,37 +1,18 @@
 """What adversarial frameworks share, and pix2pix (Isola et al. 2017)."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ops import full_precision
-from synth3d.batch import Batch
-from synth3d.config import RunConfig
-from synth3d.files import InputError
-from synth3d.framework_options import MedSynthOptions, MMGanOptions, PGanOptions, Pix2PixOptions
+from synth3d.config import MedSynthOptions, MMGanOptions, PGanOptions, Pix2PixOptions, RunConfig
+from synth3d.data import Batch
+from synth3d.errors import InputError
 from synth3d.frameworks.base import Framework, counted, masked_l1
-from synth3d.models.discriminators import PatchCritic
-
-Objective = Callable[[Tensor, Tensor], Tensor]
-"""(scores, labels broadcast to them, 1 real and 0 synthetic) → loss per score."""
-
-
-def least_squares(scores: Tensor, labels: Tensor) -> Tensor:
-    """(score − label)², per score (LSGAN, Mao et al. 2017, with a = 0 and b = c = 1)."""
-    return (scores - labels).square()
-
-
-def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy of scores that are logits, per score."""
-    labels = labels.expand_as(scores)
-    return F.binary_cross_entropy_with_logits(scores, labels, reduction="none")
-
-
-OBJECTIVES: dict[str, Objective] = {"lsgan": least_squares, "bce": cross_entropy}
+from synth3d.losses import OBJECTIVES, Objective
+from synth3d.models import PatchCritic
 
 
 class Adversarial(Framework):

@@ -7,9 +7,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from synth3d.batch import Batch
 from synth3d.config import RunConfig
-from synth3d.models.centred import Centred
+from synth3d.data import Batch
+from synth3d.losses import masked_mean, spread
+from synth3d.models import Centred
 
 
 class Framework(nn.Module, ABC):
@@ -96,17 +97,6 @@ class Framework(nn.Module, ABC):
 def counted(batch: Batch) -> Tensor:
     """(B, T, *) bool: the voxels that count in a loss, which are the brain of wanted targets."""
     return batch.brain & spread(batch.wanted, batch.brain.ndim)
-
-
-def spread(mask: Tensor, ndim: int) -> Tensor:
-    """``mask`` (B, C) as (B, C, 1, ...) with ``ndim`` axes."""
-    return mask.view(*mask.shape, *[1] * (ndim - 2))
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of ``values`` where ``mask`` (bool, broadcast to them) holds; 0 when nowhere."""
-    weight = mask.to(values.dtype).expand_as(values)
-    return (values * weight).sum() / weight.sum().clamp(min=1)
 
 
 def masked_l1(synthetic: Tensor, batch: Batch) -> Tensor:

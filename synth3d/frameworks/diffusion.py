@@ -15,13 +15,13 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from synth3d.batch import Batch
-from synth3d.config import RunConfig
-from synth3d.framework_options import DDPMOptions, IDDPMOptions
-from synth3d.frameworks.base import counted, masked_mean
+from synth3d.config import DDPMOptions, IDDPMOptions, RunConfig
+from synth3d.data import Batch
+from synth3d.frameworks.base import counted
 from synth3d.frameworks.iterative import Iterative
 from synth3d.frameworks.schedule import REFERENCE_STEPS, Schedule, gaussian_kl, gaussian_nll
-from synth3d.models.centred import Centred
+from synth3d.losses import masked_mean
+from synth3d.models import Centred
 
 
 class Diffusion(Iterative):

@@ -14,7 +14,7 @@ class Iterative(Framework):
     """``start``; for each of ``times`` one ``predict`` and one ``step``; ``finish``.
 
     ``predict`` is of tiles, what it gives is blended, and all else is of the whole volume, where
-    all randomness is: :func:`synth3d.sampling.synthesize_volume`.
+    all randomness is: :func:`synth3d.inference.volume.synthesize_volume`.
     """
 
     iterative: ClassVar[bool] = True

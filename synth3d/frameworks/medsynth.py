@@ -4,15 +4,14 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from synth3d.batch import Batch
-from synth3d.cases import parse_modality
-from synth3d.config import RunConfig
-from synth3d.files import InputError
-from synth3d.framework_options import MedSynthOptions
-from synth3d.frameworks.adversarial import Adversarial, check_smallest, cross_entropy
-from synth3d.frameworks.base import counted, masked_mean, spread
-from synth3d.models.centred import Centred
-from synth3d.models.discriminators import ScalarCritic
+from synth3d.cohort import parse_modality
+from synth3d.config import MedSynthOptions, RunConfig
+from synth3d.data import Batch
+from synth3d.errors import InputError
+from synth3d.frameworks.adversarial import Adversarial, check_smallest
+from synth3d.frameworks.base import counted
+from synth3d.losses import cross_entropy, masked_mean, spread
+from synth3d.models import Centred, ScalarCritic
 
 FIRST = -1
 """The residual is the first source that is present."""

@@ -12,11 +12,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from synth3d.batch import Batch
-from synth3d.config import RunConfig
-from synth3d.framework_options import MMGanOptions
-from synth3d.frameworks.adversarial import Adversarial, least_squares, patch_critic
-from synth3d.frameworks.base import masked_mean, spread
+from synth3d.config import MMGanOptions, RunConfig
+from synth3d.data import Batch
+from synth3d.frameworks.adversarial import Adversarial, patch_critic
+from synth3d.losses import least_squares, masked_mean, spread
 
 
 class MMGan(Adversarial):

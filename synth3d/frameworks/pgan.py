@@ -5,12 +5,11 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from synth3d.batch import Batch
-from synth3d.config import RunConfig
-from synth3d.framework_options import PGanOptions
-from synth3d.frameworks.adversarial import Adversarial, least_squares, patch_critic
+from synth3d.config import PGanOptions, RunConfig
+from synth3d.data import Batch
+from synth3d.frameworks.adversarial import Adversarial, patch_critic
 from synth3d.frameworks.base import counted, masked_l1
-from synth3d.models.perceptual import feature_distance, load_vgg16, orthogonal_slices
+from synth3d.losses import feature_distance, least_squares, load_vgg16, orthogonal_slices
 
 
 class PGan(Adversarial):

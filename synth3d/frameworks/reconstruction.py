@@ -4,9 +4,8 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from synth3d.batch import Batch
-from synth3d.config import RunConfig
-from synth3d.framework_options import L1Options
+from synth3d.config import L1Options, RunConfig
+from synth3d.data import Batch
 from synth3d.frameworks.base import Framework, masked_l1
 
 

@@ -2,12 +2,29 @@
 
 import inspect
 
-from synth3d.models.agi_net import AGINet
-from synth3d.models.discriminators import PatchCritic
+from synth3d.models.agi_net import (
+    AGINet,
+    GatedRollingConv,
+    GroupedConv2d,
+    GroupedConv3d,
+    ModalityHead,
+    OffsetHead,
+    ScaleHead,
+)
+from synth3d.models.blocks import ChannelNorm, GlobalMean, LoneConv3d, ResBlock, choose_stages, conv
+from synth3d.models.centred import Centred
+from synth3d.models.critics import PatchCritic, ScalarCritic
 from synth3d.models.drop_in import replace_convolutions
-from synth3d.models.dynamic_conv import DeformResUNet
+from synth3d.models.memory import saved_bytes
+from synth3d.models.moving import (
+    ArcResUNet,
+    DeformableConv,
+    DeformResUNet,
+    DisplacementMap,
+    RotatingConv,
+)
 from synth3d.models.resunet import ResUNet
-from synth3d.models.rotating_conv import ArcResUNet
+from synth3d.models.time_embedding import TimeModulation
 
 GENERATORS: dict[str, type[ResUNet]] = {
     "agi-net": AGINet,
@@ -28,9 +45,28 @@ __all__ = [
     "GENERATORS",
     "AGINet",
     "ArcResUNet",
+    "Centred",
+    "ChannelNorm",
     "DeformResUNet",
+    "DeformableConv",
+    "DisplacementMap",
+    "GatedRollingConv",
+    "GlobalMean",
+    "GroupedConv2d",
+    "GroupedConv3d",
+    "LoneConv3d",
+    "ModalityHead",
+    "OffsetHead",
     "PatchCritic",
+    "ResBlock",
     "ResUNet",
+    "RotatingConv",
+    "ScalarCritic",
+    "ScaleHead",
+    "TimeModulation",
+    "choose_stages",
+    "conv",
     "options_of",
     "replace_convolutions",
+    "saved_bytes",
 ]

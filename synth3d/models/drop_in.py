@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from synth3d.models.agi_net.cagr import CagrConv
+from synth3d.models.agi_net.routing import CagrOptions
 from synth3d.models.blocks import LoneConv3d
-from synth3d.models.cagr import CagrConv
-from synth3d.models.routing import CagrOptions
 
 DIMS: dict[type[nn.Module], int] = {nn.Conv2d: 2, nn.Conv3d: 3, LoneConv3d: 3}
 
@@ -62,7 +62,7 @@ def replace_convolutions(
             common divisor is taken, with a warning.
         module: ``"cagr"``, ``"gr"`` or ``"ca"``.
         keep_function: See above.
-        options: Further keywords of :class:`synth3d.models.routing.CagrOptions`.
+        options: Further keywords of :class:`synth3d.models.agi_net.routing.CagrOptions`.
 
     Returns:
         The names that were replaced, and those that fitted the pattern but were not convolutions

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from cuda_ops import cpu_library, cpu_norm
 from cuda_ops.cpu_norm import is_for, norm_gelu_by_torch, norm_gelu_compiled
+from synth3d.models.agi_net.routing import RoutingUnit
 from synth3d.models.blocks import ChannelNorm, norm_gelu
-from synth3d.models.routing import RoutingUnit
 
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 

@@ -5,7 +5,7 @@ import torch
 
 from cuda_ops import roll_kernel
 from cuda_ops.op import roll_kernel_backward_op, roll_kernel_op
-from synth3d.models.agi_net import CagrConv
+from synth3d.models.agi_net.network import CagrConv
 
 BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from synth3d.grids import Grid
-from synth3d.volumes import write_new
+from synth3d.images.grids import Grid
+from synth3d.images.volumes import write_new
 
 # centre (x, y, z), half axes, mm; later ones are painted over earlier ones
 PARTS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from synth3d.volumes import read_label, write_new
+from synth3d.images.volumes import read_label, write_new
 
 SUFFIXES = ("t1", "t1ce", "t2", "flair")
 

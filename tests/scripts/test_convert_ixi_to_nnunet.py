@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from synth3d.files import InputError
-from synth3d.registration import (
+from synth3d.errors import InputError
+from synth3d.images.registration import (
     Rigid,
     Search,
     read_transform,
@@ -15,7 +15,7 @@ from synth3d.registration import (
     resample_rigid,
     write_transform,
 )
-from synth3d.volumes import Volume, grid, read, write_new
+from synth3d.images.volumes import Volume, grid, read, write_new
 
 NAME = "IXI002-Guys-0828"
 BRAIN = np.stack(np.meshgrid([-56, 56], [-70, 70], [-52, 52], [1]), -1).reshape(-1, 4)
@@ -94,13 +94,13 @@ def test_a_finished_dataset_stays_and_an_unfinished_one_is_gone_on_with(
     assert script.main(call) == 2
     assert "--overwrite" in capsys.readouterr().err
     (converted / "dataset.json").unlink()
-    monkeypatch.setattr("synth3d.registration.register_rigid", None)  # would not be callable
+    monkeypatch.setattr("synth3d.images.registration.register_rigid", None)  # would not be callable
     assert script.main(call) == 0
     assert (converted / "dataset.json").is_file()
 
 
 def test_images_that_share_a_grid_move_together(script, ixi):
-    from synth3d.cases import find_cases
+    from synth3d.cohort.cases import find_cases
 
     (job,) = script.plan_jobs(find_cases(ixi), ["t1n", "t2w", "pd"], "t1n", None, False)
     assert job.moved == ((1, 2),)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth3d.files import InputError
-from synth3d.volumes import read_label, read_unchecked, write_new
+from synth3d.errors import InputError
+from synth3d.images.volumes import read_label, read_unchecked, write_new
 
 AFFINE = np.array([[-1.5, 0, 0, 9], [0, -1, 0, 11], [0, 0, 2, -7], [0, 0, 0, 1.0]])
 SHAPE = (4, 5, 6)

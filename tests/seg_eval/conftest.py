@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from seg_eval.cli import build_parser
-from seg_eval.experiment import Engines
-from seg_eval.training import Training
-from synth3d.volumes import read, write_like, write_new
+from seg_eval.experiment.score import Engines
+from seg_eval.segmenter.training import Training
+from synth3d.images.volumes import read, write_like, write_new
 
 SHAPE = (14, 20, 18)
 AFFINE = np.array([[-1.5, 0, 0, 9], [0, -1, 0, 11], [0, 0, 2, -7], [0, 0, 0, 1.0]])
@@ -204,8 +204,8 @@ class FakeMachines:
 def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is tested elsewhere; here it would take most of the time."""
     for name in ("draw_dice", "draw_panel", "draw_scatter"):
-        monkeypatch.setattr(f"seg_eval.outputs.{name}", lambda *given: given[-1].touch())
-    monkeypatch.setattr("seg_eval.outputs.write_page", lambda *given: None)
+        monkeypatch.setattr(f"seg_eval.report.outputs.{name}", lambda *given: given[-1].touch())
+    monkeypatch.setattr("seg_eval.report.outputs.write_page", lambda *given: None)
 
 
 @pytest.fixture

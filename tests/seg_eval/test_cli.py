@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from seg_eval.arms.synthesisers import StageFailedError, run_synth3d
 from seg_eval.cli import main
-from seg_eval.synthesisers import StageFailedError, run_synth3d
 
 
 def refused(capsys, *arguments):
@@ -143,7 +143,7 @@ def test_an_interrupt_ends_with_130(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seg_eval.start.run_command", interrupted)
+    monkeypatch.setattr("seg_eval.run.run_command", interrupted)
     assert main(["run", "--missing", "flair"]) == 130
     assert "goes on where it stopped" in capsys.readouterr().err
 
@@ -152,7 +152,7 @@ def test_a_failed_program_gives_its_exit_code(monkeypatch, capsys):
     def failed(args):
         raise StageFailedError("`synth3d train` ended with exit code 2", 2)
 
-    monkeypatch.setattr("seg_eval.start.run_command", failed)
+    monkeypatch.setattr("seg_eval.run.run_command", failed)
     assert main(["run", "--missing", "flair"]) == 2
     assert capsys.readouterr().err == "error: `synth3d train` ended with exit code 2\n"
 
@@ -167,5 +167,5 @@ def test_too_little_memory_is_one_sentence(monkeypatch, capsys):
     def starved(args):
         raise MemoryError("Unable to allocate 9 GiB")
 
-    monkeypatch.setattr("seg_eval.start.run_command", starved)
+    monkeypatch.setattr("seg_eval.run.run_command", starved)
     assert "too little free memory: Unable to allocate" in refused(capsys, "run", "--missing", "t1")

@@ -44,7 +44,7 @@ def test_the_saved_configuration_reruns_the_run(phantom_cohort, tmp_path):
 
 
 def test_without_data_the_first_line_names_the_phantoms(tmp_path, monkeypatch, capsys):
-    import synth3d.start as start
+    import synth3d.training.request as start
 
     monkeypatch.setattr(start, "PHANTOM_CASES", 6)
     monkeypatch.setattr(start, "PHANTOM_SIZE", 24)

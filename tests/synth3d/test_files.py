@@ -3,8 +3,8 @@ import os
 
 import pytest
 
+from synth3d.errors import InputError
 from synth3d.files import (
-    InputError,
     atomic_path,
     link_or_copy,
     lock,

@@ -1,0 +1,131 @@
+"""How much of what is lost with a missing sequence an arm brings back, and how surely.
+
+Pure functions on scores (cases, seeds). The recovery is a ratio of means, not a mean of ratios:
+per-case losses near zero would explode. It is never clipped.
+
+Arms of the frozen segmenter share its training of the same seed with ``full`` and ``zero``. An
+arm with a training of its own (specialist, dropout, retrained) has another network under the same
+seed number; it is paired by that number all the same, which is right for its uncertainty, since
+the differences of independent trainings are independent from one number to the next.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from synth3d.scoring import Estimate, PairedBootstrap
+
+SMALLEST_GAP = 0.02
+"""A mean loss of Dice below this is no measurable loss: the ratio would be noise."""
+
+SMALLEST_HD95_GAP_MM = 1.0
+"""The same for HD95: below one voxel of BraTS."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What one arm brings back in one region.
+
+    Attributes:
+        full: Mean score with every sequence real.
+        zero: Mean score with the sequence blanked.
+        arm: Mean score of this arm.
+        gap: What blanking costs, ``full - zero`` (``zero - full`` where less is better).
+        gain: What the arm brings, ``arm - zero`` (``zero - arm``).
+        loss: What stays lost, ``full - arm`` (``arm - full``).
+        ratio: ``gain / gap``, or None where it is not defined; may lie outside [0, 1].
+        reason: Why the ratio is not defined, else "".
+        per_seed: The ratio of each seed alone, None where that seed's gap is too small.
+        cases: How many cases were averaged.
+        patients: How many patients they come from.
+    """
+
+    full: float
+    zero: float
+    arm: float
+    gap: Estimate
+    gain: Estimate
+    loss: Estimate
+    ratio: Estimate | None
+    reason: str
+    per_seed: tuple[float | None, ...]
+    cases: int
+    patients: int
+
+
+def recovery(
+    full: np.ndarray,
+    zero: np.ndarray,
+    arm: np.ndarray,
+    bootstrap: PairedBootstrap,
+    smallest: float = SMALLEST_GAP,
+    lower_is_better: bool = False,
+) -> Recovery:
+    """(mean arm - mean zero) / (mean full - mean zero) with a paired bootstrap.
+
+    The ratio is given only where there is a loss to win back: the mean gap is at least
+    ``smallest`` and its 95 % interval lies above 0.
+
+    Args:
+        full: (cases,) or (cases, seeds): every sequence real.
+        zero: The same cases and seeds, the sequence blanked.
+        arm: The same cases and seeds, the sequence replaced by this arm.
+        bootstrap: Draws over these cases and seeds.
+        smallest: Least gap that counts, in the score's unit.
+        lower_is_better: True for distances: (zero - arm) / (zero - full).
+
+    Raises:
+        ValueError: Other cases or seeds than the bootstrap's.
+    """
+    sign = -1.0 if lower_is_better else 1.0
+    top, floor, mine = (_two_dimensional(values) for values in (full, zero, arm))
+    known = ~np.isnan(top + floor + mine)  # a difference needs the case in all three
+    gaps = np.where(known, sign * (top - floor), np.nan)
+    gains = np.where(known, sign * (mine - floor), np.nan)
+    losses = np.where(known, sign * (top - mine), np.nan)
+    gap, gain, loss = (bootstrap.mean(values) for values in (gaps, gains, losses))
+    reason = _why_not(gap, smallest, bootstrap.patients)
+    return Recovery(
+        full=float(top[known].mean()),
+        zero=float(floor[known].mean()),
+        arm=float(mine[known].mean()),
+        gap=gap,
+        gain=gain,
+        loss=loss,
+        ratio=None if reason else bootstrap.ratio(gains, gaps),
+        reason=reason,
+        per_seed=tuple(_one_seed(gains[:, s], gaps[:, s], smallest) for s in range(top.shape[1])),
+        cases=bootstrap.cases,
+        patients=bootstrap.patients,
+    )
+
+
+def difference(first: np.ndarray, second: np.ndarray, bootstrap: PairedBootstrap) -> Estimate:
+    """Mean of ``first - second`` over paired cases and seeds, with its interval.
+
+    Raises:
+        ValueError: Other cases or seeds than the bootstrap's.
+    """
+    return bootstrap.mean(np.asarray(first, float) - np.asarray(second, float))
+
+
+def _two_dimensional(values: np.ndarray) -> np.ndarray:
+    table = np.asarray(values, float)
+    return table[:, None] if table.ndim == 1 else table
+
+
+def _one_seed(gains: np.ndarray, gaps: np.ndarray, smallest: float) -> float | None:
+    known = ~np.isnan(gaps)
+    if not known.any() or gaps[known].mean() < smallest:
+        return None
+    return float(gains[known].mean() / gaps[known].mean())
+
+
+def _why_not(gap: Estimate, smallest: float, patients: int) -> str:
+    if gap.value < smallest:
+        return f"no measurable loss: the gap {gap.value:.3f} is below {smallest:g}"
+    if patients < 2:
+        return "not measurable: one patient has no interval"
+    if gap.low <= 0:
+        return f"no measurable loss: the gap's interval [{gap.low:.3f}, {gap.high:.3f}] contains 0"
+    return ""

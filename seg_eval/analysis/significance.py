@@ -1,0 +1,145 @@
+"""Tests beside the intervals: Wilcoxon's signed ranks by patient, Holm's correction, and
+non-inferiority against the real sequence.
+
+A patient enters once, as the mean over its cases and over the segmenter's seeds: neither further
+scans of a patient nor further trainings are further patients.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.stats import norm, rankdata
+
+from seg_eval.analysis.tables import known_mean
+from synth3d.scoring import PairedBootstrap
+
+Alternative = Literal["greater", "two-sided"]
+
+SIGNIFICANT = 0.05
+MARGIN = 0.02
+"""Mean Dice that may be lost against the real sequence and still be called not inferior."""
+
+EXACT_UP_TO = 200
+"""Patients with a difference; above, the normal approximation is as good."""
+
+
+@dataclass(frozen=True)
+class SignedRanks:
+    """Outcome of one test.
+
+    Attributes:
+        statistic: Sum of the ranks of positive differences.
+        p: Probability of that or more under no difference.
+        patients: How many were compared.
+        ties: How many of them did not differ.
+    """
+
+    statistic: float
+    p: float
+    patients: int
+    ties: int
+
+
+def by_patient(values: np.ndarray, patients: Sequence[str]) -> np.ndarray:
+    """Mean over seeds, then over the cases of a patient; patients in alphabetical order.
+
+    Args:
+        values: (cases,) or (cases, seeds); NaN is left out.
+        patients: Patient of each case.
+
+    Returns:
+        (patients,), NaN for one without any value.
+    """
+    table = np.asarray(values, float)
+    table = table[:, None] if table.ndim == 1 else table
+    per_case = known_mean(table, 1)
+    owners = np.asarray(patients)
+    return np.array([known_mean(per_case[owners == name], 0) for name in np.unique(owners)])
+
+
+def signed_ranks(differences: np.ndarray, alternative: Alternative) -> SignedRanks:
+    """Wilcoxon's signed-rank test of differences that are symmetric about 0 if nothing differs.
+
+    Differences of 0 are ranked with the others and then left out (Pratt 1959), ties share their
+    mean rank, and the distribution is counted over all sign flips given those ranks, so the p
+    value is exact with ties and zeros too. Above :data:`EXACT_UP_TO` the normal approximation
+    with continuity correction takes over. Differences are compared to 12 decimals.
+
+    Args:
+        differences: (patients,), finite.
+        alternative: "greater": positive differences prevail; or "two-sided".
+    """
+    rounded = np.round(np.asarray(differences, float), 12)
+    ranks = rankdata(np.abs(rounded))[rounded != 0] if rounded.size else rounded
+    above = float(ranks[rounded[rounded != 0] > 0].sum())
+    if not len(ranks):
+        return SignedRanks(0.0, 1.0, len(rounded), len(rounded))
+    tails = _exact_tails if len(ranks) <= EXACT_UP_TO else _normal_tails
+    at_least, at_most = tails(ranks, above)
+    p = at_least if alternative == "greater" else min(1.0, 2 * min(at_least, at_most))
+    return SignedRanks(above, p, len(rounded), int((rounded == 0).sum()))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p values of one family (Holm 1979), in the order given."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p, kind="stable")
+    scaled = p[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0) if len(p) else scaled
+    return adjusted.tolist()
+
+
+@dataclass(frozen=True)
+class NonInferiority:
+    """Whether an arm loses less than ``margin`` against the real sequence.
+
+    Attributes:
+        mean_loss: Mean of full - arm.
+        upper_bound: One-sided 95 % bound of it.
+        margin: What may be lost.
+        passed: ``upper_bound < margin``; never with a single patient, who has no bound.
+    """
+
+    mean_loss: float
+    upper_bound: float
+    margin: float
+    passed: bool
+
+
+def non_inferiority(
+    full: np.ndarray, arm: np.ndarray, bootstrap: PairedBootstrap, margin: float = MARGIN
+) -> NonInferiority:
+    """Compare the upper one-sided 95 % bound of mean(full - arm) with ``margin``.
+
+    The bound is the upper end of the two-sided 90 % interval.
+
+    Raises:
+        ValueError: Other cases or seeds than the bootstrap's, or a margin that is not above 0.
+    """
+    if not margin > 0:
+        raise ValueError(f"expected a margin above 0, got {margin}")
+    loss = bootstrap.mean(np.asarray(full, float) - np.asarray(arm, float), confidence=0.90)
+    passed = bootstrap.patients > 1 and loss.high < margin
+    return NonInferiority(loss.value, loss.high, margin, passed)
+
+
+def _exact_tails(ranks: np.ndarray, above: float) -> tuple[float, float]:
+    """P(sum >= above) and P(sum <= above), over all signs of ``ranks``."""
+    doubled = np.rint(2 * ranks).astype(int)  # mean ranks are halves
+    chance = np.zeros(doubled.sum() + 1)
+    chance[0] = 1.0
+    for rank in doubled:
+        flipped = np.zeros_like(chance)
+        flipped[rank:] = chance[: len(chance) - rank]
+        chance = (chance + flipped) / 2
+    at = round(2 * above)
+    return min(1.0, float(chance[at:].sum())), min(1.0, float(chance[: at + 1].sum()))
+
+
+def _normal_tails(ranks: np.ndarray, above: float) -> tuple[float, float]:
+    centre, spread = ranks.sum() / 2, np.sqrt((ranks**2).sum()) / 2
+    at_least = norm.sf((above - centre - 0.5) / spread)
+    return float(at_least), float(norm.cdf((above - centre + 0.5) / spread))

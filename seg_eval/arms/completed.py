@@ -1,0 +1,128 @@
+"""Channels that another tool synthesised: a folder of files, matched by case and modality."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from seg_eval.records import digest
+from synth3d.cohort import MODALITIES, Case, Modality, find_cases
+from synth3d.errors import InputError
+from synth3d.files import sha256
+from synth3d.images import check_same_grid, foreground, read, write_like
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A folder of synthesised files, of any tool.
+
+    Attributes:
+        name: The arm's name.
+        folder: In any naming that :mod:`synth3d.cohort.cases` reads, flat or with case folders; the
+            case names must be those of the cohort.
+    """
+
+    name: str
+    folder: Path
+
+    @cached_property
+    def _found(self) -> Mapping[str, Mapping[Modality, Path]]:
+        return {case.name: case.images for case in find_cases(self.folder)}
+
+    def file(self, case: str, modality: Modality) -> Path | None:
+        """The file of one channel of one case; None if there is none."""
+        return self._found.get(case, {}).get(modality)
+
+    def absent(self, cases: Sequence[Case], missing: Sequence[Modality]) -> list[str]:
+        """Case and modality of each file that is not there."""
+        return [
+            f"{case.name} {modality}"
+            for case in cases
+            for modality in missing
+            if self.file(case.name, modality) is None
+        ]
+
+    def require(self, cases: Sequence[Case], missing: Sequence[Modality]) -> None:
+        """Make sure that every case has every missing channel.
+
+        Raises:
+            InputError: Naming all that are absent.
+        """
+        if absent := self.absent(cases, missing):
+            raise InputError(
+                f"{self.folder} lacks {len(absent)} synthesised files of the test cases "
+                f"({', '.join(absent)}); the files must be named as in the cohort"
+            )
+
+    def identity(self, cases: Sequence[Case], missing: Sequence[Modality]) -> str:
+        """A hash over the files of ``cases``: equal files, equal arm."""
+        files = {
+            f"{case.name} {modality}": sha256(path)
+            for case in cases
+            for modality in missing
+            if (path := self.file(case.name, modality)) is not None
+        }
+        return digest(files)
+
+    def write(
+        self, case: Case, modality: Modality, missing: Sequence[Modality], path: Path
+    ) -> None:
+        """Write a channel to ``path`` as a segmenter may see it, marked as synthetic.
+
+        Other tools leave -1 or noise in the background, and nnU-Net crops and normalises by
+        what is not zero, so everything outside the brain of the real channels is set to 0.
+
+        Args:
+            case: The real case; its channels other than ``missing`` tell where the brain is.
+            modality: Which channel.
+            missing: All channels that are taken to be missing.
+            path: Written as float32 on the grid of a real channel.
+
+        Raises:
+            InputError: The file is unreadable, on another grid, not finite, empty inside the
+                brain, or the very same as the real one; or ``path`` cannot be written.
+        """
+        source, real = self.file(case.name, modality), case.images[modality]
+        if source is None:
+            raise InputError(f"{self.folder} has no {modality} for {case.name}")
+        check_same_grid([real, source])
+        made = read(source).data
+        if np.array_equal(made, read(real).data):
+            raise InputError(f"{source} equals the real {modality}: nothing was synthesised")
+        volume = np.where(brain_without(case, missing), made, 0).astype(np.float32)
+        if not volume.any():
+            raise InputError(f"{source} is zero everywhere inside the brain of {case.name}")
+        like = next(path for name, path in case.images.items() if name not in missing)
+        mark = f"SYNTHETIC {modality}: {self.name}"
+        # In the tool's own units, often 0 to 1: the cohort's integers would round them away.
+        write_like(like, volume, path, description=mark, dtype=np.float32)
+
+
+def brain_without(case: Case, missing: Sequence[Modality]) -> np.ndarray:
+    """Bool (D, H, W): where any sequence of BraTS that is *not* missing shows the head.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    known = [name for name in MODALITIES if name not in missing]
+    return np.any([foreground(read(case.images[name]).data) for name in known], axis=0)
+
+
+def parse_completed(text: str) -> Completed:
+    """``FOLDER`` or ``NAME=FOLDER``, as given to ``--completed``.
+
+    Raises:
+        InputError: No such folder, or an empty name.
+    """
+    name, equals, rest = text.partition("=")
+    named = bool(equals) and not Path(text).is_dir()
+    given = rest if named else text
+    folder = Path(given)
+    chosen = name.strip() if named else folder.resolve().name
+    if not given or not folder.is_dir():  # the path of an empty word would be where we are
+        raise InputError(f"--completed {text}: no folder {given}".rstrip())
+    if not chosen or chosen.startswith(".") or "/" in chosen or not chosen.isprintable():
+        raise InputError(f"--completed {text}: the arm needs a plain name, as in NAME=FOLDER")
+    return Completed(chosen, folder.resolve())

@@ -1,0 +1,164 @@
+"""Synthesisers seen from outside: finding finished runs, training one, completing cases.
+
+`synth3d` is called as a program, never imported: between the stages only files travel, so
+the same code judges any other tool's volumes.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import synth3d
+from synth3d.cohort import Case, Modality, Splits, parse_modality
+from synth3d.completion import Layout
+from synth3d.errors import InputError
+from synth3d.files import read_json
+
+Program = Callable[[Sequence[str]], None]
+"""Runs ``synth3d`` with these arguments; raises :class:`StageFailedError` when it fails."""
+
+
+class StageFailedError(RuntimeError):
+    """A stage ended badly although its input was accepted; one sentence for the user.
+
+    Attributes:
+        exit_code: What the command line should end with.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run_synth3d(arguments: Sequence[str], device: str = "auto") -> None:
+    """Run ``synth3d`` with this interpreter, all of its output on our standard error.
+
+    Args:
+        arguments: The command and its flags.
+        device: For the commands that compute.
+
+    Raises:
+        StageFailedError: It ended with another exit code than 0, which becomes ours.
+        KeyboardInterrupt: It was interrupted.
+    """
+    name, *flags = arguments
+    if name in ("train", "complete"):
+        flags = ["--device", device, *flags]
+    command = [sys.executable, "-m", "synth3d", name, *flags]
+    # The child must import the same synth3d as we do, also when we run from a source folder.
+    source = str(Path(synth3d.__file__).parents[1])
+    paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    code = subprocess.run(command, stdout=sys.stderr, env=environment, check=False).returncode
+    if code in (130, -2):
+        raise KeyboardInterrupt
+    if code:
+        words = " ".join(["synth3d", *arguments])
+        raise StageFailedError(f"`{words}` ended with exit code {code}", max(code, 1))
+
+
+@dataclass(frozen=True)
+class SynthesisRun:
+    """A finished training run.
+
+    Attributes:
+        folder: Where it is; its name names the arm.
+        targets: What it can make.
+        sources: What it needs for that; empty if it does not say.
+        data_folder: The cohort it was trained on, if it says so.
+        weights_sha256: Hash of its weights.
+        splits: Who it learned from, was chosen on, and kept for testing.
+    """
+
+    folder: Path
+    targets: tuple[Modality, ...]
+    data_folder: Path | None
+    weights_sha256: str
+    splits: Splits
+    sources: tuple[Modality, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The arm's name."""
+        return self.folder.name
+
+    @property
+    def seen_cases(self) -> tuple[str, ...]:
+        """Cases that its weights may remember: trained or chosen on."""
+        return (*self.splits.train, *self.splits.val)
+
+    def can_make(self, missing: Sequence[Modality]) -> bool:
+        """Whether it makes all of ``missing`` from sequences that are not among them."""
+        return set(missing) <= set(self.targets) and not set(missing) & set(self.sources)
+
+
+def read_run(folder: Path) -> SynthesisRun:
+    """What a finished run says about itself (``done.json``, ``cohort.json``).
+
+    Raises:
+        InputError: Not a run folder, not finished, or damaged.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not a run folder: it has no config.json")
+    if not (folder / "done.json").is_file():
+        raise InputError(f"the run {folder} is not finished; run its training command again")
+    done, cohort = read_json(folder / "done.json"), read_json(folder / "cohort.json")
+    try:
+        data = done.get("data_folder")
+        return SynthesisRun(
+            folder=folder.resolve(),
+            targets=tuple(parse_modality(name) for name in done["targets"]),
+            data_folder=Path(data) if data else None,
+            weights_sha256=done["weights_sha256"],
+            splits=Splits(*(tuple(cohort[side]) for side in ("train", "val", "test"))),
+            sources=tuple(parse_modality(name) for name in done.get("sources", ())),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"the run {folder} is damaged (done.json or cohort.json): {error}"
+        ) from error
+
+
+def finished_runs(work: Path, missing: Sequence[Modality], data: Path) -> list[SynthesisRun]:
+    """Finished runs under ``work/runs`` that make ``missing`` on the cohort, newest first."""
+    done = sorted((work / "runs").glob("*/done.json"), key=lambda p: p.stat().st_mtime)
+    runs = []
+    for path in reversed(done):
+        try:
+            run = read_run(path.parent)
+        except InputError:
+            continue  # somebody's damaged folder is no reason not to use another run
+        same = run.data_folder is not None and run.data_folder.resolve() == data.resolve()
+        if same and run.can_make(missing):
+            runs.append(run)
+    return runs
+
+
+def completed_file(out: Path, case: Case, missing: Sequence[Modality], modality: Modality) -> Path:
+    """Where ``synth3d complete --out OUT`` writes ``modality``, one of ``missing``, of ``case``.
+
+    It names files as if what is missing were not there, whatever the real files are called.
+    """
+    visible = {name: path for name, path in case.images.items() if name not in missing}
+    return Layout(out, "brats").image(replace(case, images=visible), modality)
+
+
+def completion(
+    run: Path | None,
+    data: Path,
+    out: Path,
+    missing: Sequence[Modality],
+    cases: Sequence[str],
+    threads: int = 1,
+) -> list[str]:
+    """Arguments of ``synth3d`` that write ``missing`` for ``cases`` into ``out``.
+
+    Without a run, the real file is sent through the export path (the plumbing check).
+    """
+    source = ["--run", str(run)] if run else ["--plumbing"]
+    command = ["complete", *source, "--data", str(data), "--out", str(out)]
+    named = [word for modality in missing for word in ("--missing", modality)]
+    return [*command, "--threads", str(threads), *named, "--cases", *cases]

@@ -1,0 +1,148 @@
+"""What an experiment is, and which folder may hold it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seg_eval.arms import Arm, Completed, SynthesisRun
+from seg_eval.cohort import Cohort
+from seg_eval.records import read_config
+from synth3d.cohort import Modality
+from synth3d.errors import InputError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment is.
+
+    Attributes:
+        missing: The sequences that are taken away, all at once.
+        cohort: The checked cases.
+        arms: What takes their place; ``full`` and ``zero`` among them.
+        preset: Of the segmenters, a name in ``nnunet_plans.presets``.
+        seeds: One segmenter of each kind is trained for each of them.
+        seed: Of the voxel draws and the bootstrap.
+        threads: For everything that computes.
+        empty: Rule for regions that a case does not have, see ``scores.EMPTY_RULES``.
+        margin: Mean Dice below ``full`` that still counts as no worse.
+        folds: Of the synthesis that ``retrained`` learns from.
+        foreign: A model folder that takes the frozen segmenter's place; None trains one.
+    """
+
+    missing: tuple[Modality, ...]
+    cohort: Cohort
+    arms: tuple[Arm, ...]
+    preset: str
+    seeds: tuple[int, ...]
+    seed: int
+    threads: int
+    empty: str
+    margin: float
+    folds: int = 3
+    foreign: Path | None = None
+
+    @property
+    def stem(self) -> str:
+        """The missing sequences as part of a file name, ``t1c-t2f``."""
+        return "-".join(self.missing)
+
+    @property
+    def tested(self) -> dict[str, str]:
+        """The patient of each test case."""
+        return {case.name: case.patient for case in self.cohort.test}
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for ``config.json``; equal values mean the same experiment."""
+        return {
+            "missing": list(self.missing),
+            "data": str(self.cohort.folder.resolve()),
+            "train": [case.name for case in self.cohort.train],
+            "test": [case.name for case in self.cohort.test],
+            "preset": self.preset,
+            "segmenter": str(self.foreign) if self.foreign else None,
+            "seeds": list(self.seeds),
+            "seed": self.seed,
+            "threads": self.threads,
+            "empty": self.empty,
+            "margin": self.margin,
+            "arms": {arm.name: self._origin(arm) for arm in self.arms},
+        }
+
+    def _origin(self, arm: Arm) -> dict[str, Any]:
+        found: dict[str, Any] = {"kind": arm.kind}
+        if arm.segmenter == "retrained" and isinstance(arm.source, SynthesisRun):
+            found["folds"] = self.folds
+        if isinstance(arm.source, SynthesisRun):
+            found["run"] = str(arm.source.folder)
+            found["weights_sha256"] = arm.source.weights_sha256
+        if isinstance(arm.source, Completed):
+            found["completed"] = str(arm.source.folder)
+            learned = self.cohort.train if arm.segmenter == "retrained" else ()
+            cases = (*self.cohort.test, *learned)
+            found["files_sha256"] = arm.source.identity(cases, self.missing)
+        return found
+
+
+PINNED = ("missing", "data", "train", "test", "preset", "segmenter", "seed")
+"""Keys of a description that must stay as they are; arms and seeds may come and go."""
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What keeps two descriptions from sharing a folder, one phrase each; [] when nothing.
+
+    Arms and seeds may come and go; the rule for empty regions, the margin and the threads may
+    change; an arm of one name must stay the same thing.
+    """
+    found = [
+        f"{key} is {_short(new[key])}, was {_short(old.get(key))}"
+        for key in PINNED
+        if old.get(key) != new[key]
+    ]
+    before = old.get("arms", {})
+    for name in sorted(new["arms"].keys() & before.keys()):
+        if new["arms"][name] != before[name]:
+            found.append(f"arm {name} comes from other weights, files or folds than before")
+    return found
+
+
+def remembered(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """``described`` with the arms that ``folder`` holds from before, so none changes unseen."""
+    before = read_config(folder).get("arms", {})
+    return described | {"arms": before | described["arms"]}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 4:
+        return f"a list of {len(value)} cases"
+    return ", ".join(map(str, value)) if isinstance(value, list) else repr(value)
+
+
+def choose_folder(parent: Path, name: str | None, plan: Plan) -> Path:
+    """The folder of the experiment: the one that holds it already, or a free one.
+
+    Args:
+        parent: Folder of all experiments.
+        name: The user's choice; None picks ``<missing>-<cohort>``, with a number if need be.
+        plan: What the experiment is.
+
+    Raises:
+        InputError: The named folder holds another experiment.
+    """
+    described = plan.describe()
+    if name is not None:
+        folder = parent / name
+        if found := _conflicts(folder, described):
+            raise InputError(
+                f"{folder} holds another experiment ({'; '.join(found)}); give another --name"
+            )
+        return folder
+    stem = f"{plan.stem}-{plan.cohort.folder.resolve().name}"
+    number, folder = 1, parent / stem
+    while _conflicts(folder, described):
+        number, folder = number + 1, parent / f"{stem}-{number + 1}"
+    return folder
+
+
+def _conflicts(folder: Path, described: dict[str, Any]) -> list[str]:
+    before = read_config(folder)
+    return differences(before, described) if before else []

@@ -1,0 +1,271 @@
+"""Pictures of an experiment: Dice by arm with every case as a dot, and one case in slices.
+
+Colours are those of Okabe and Ito, with three of Paul Tol's behind them, told apart also by
+colour-blind readers; every bar is labelled as well.
+"""
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seg_eval.scoring import Score
+from synth3d.files import atomic_path
+
+INK, PALE = "#222222", "#BBBBBB"
+COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
+    "#882255", "#44AA99", "#332288",
+)  # fmt: skip
+GREYS = {"full": "#555555", "zero": "#CCCCCC", "plumbing": "#999999"}
+REGION_COLOURS = {"WT": "#56B4E9", "TC": "#E69F00", "ET": "#D55E00"}
+
+
+def arm_colours(arms: Sequence[str]) -> dict[str, str]:
+    """A colour per arm: greys for the references, colours for what is compared."""
+    compared = [name for name in arms if name not in GREYS]
+    picked = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(compared)}
+    return {name: GREYS.get(name) or picked[name] for name in arms}
+
+
+_RUN = re.compile(r"(?:t1n|t1c|t2w|t2f|pd)(?:-(?:t1n|t1c|t2w|t2f|pd))*-(.+)-[0-9a-f]{8}")
+
+
+def short_name(arm: str, length: int = 22) -> str:
+    """``arm`` in at most ``length`` characters.
+
+    A run's own name, ``t2f-agi-net-phantom-0a8641bf``, loses target and hash:
+    ``agi-net-phantom``. What is still too long loses its middle.
+    """
+    if match := _RUN.fullmatch(arm):
+        arm = match[1]
+    half = (length - 1) // 2
+    return arm if len(arm) <= length else f"{arm[:half]}…{arm[-half:]}"
+
+
+def dice_by_case(scores: Sequence[Score], arm: str, region: str | None = None) -> dict[str, float]:
+    """Mean Dice of each case of an arm over the segmenter's seeds, and over regions for None."""
+    found: dict[str, list[float]] = {}
+    for row in scores:
+        if row.arm == arm and region in (None, row.region):
+            found.setdefault(row.case, []).append(row.dice)
+    return {case: statistics.fmean(values) for case, values in sorted(found.items())}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One case of one arm in the scatter of error against benefit.
+
+    Attributes:
+        case: Its name.
+        arm: Whose.
+        error: Mean absolute error of the filled-in sequence inside the tumour, x; the mean over
+            sequences where several are missing.
+        loss: Dice lost against the real sequence, mean over regions and seeds, y.
+    """
+
+    case: str
+    arm: str
+    error: float
+    loss: float
+
+
+def error_and_loss(
+    scores: Sequence[Score], images: Sequence[Mapping[str, Any]], arms: Sequence[str]
+) -> list[Point]:
+    """A point for each case of each of ``arms`` that has an error and a Dice."""
+    full = dice_by_case(scores, "full")
+    own = {arm: dice_by_case(scores, arm) for arm in arms}
+    errors: dict[tuple[str, str], list[float]] = {}
+    for row in images:
+        if row.get("mae_tumour") is not None:
+            errors.setdefault((row["case"], row["arm"]), []).append(float(row["mae_tumour"]))
+    return [
+        Point(case, arm, statistics.fmean(values), full[case] - own[arm][case])
+        for (case, arm), values in errors.items()
+        if case in full and case in own.get(arm, ())
+    ]
+
+
+def draw_scatter(points: Sequence[Point], title: str, path: Path) -> None:
+    """Error of the filled-in sequence in the tumour against the Dice lost, a shape per arm."""
+    figure = _figure(6.4, 4.4)
+    axes = figure.subplots()
+    arms = list(dict.fromkeys(point.arm for point in points))
+    for arm, colour in arm_colours(arms).items():
+        own = [point for point in points if point.arm == arm]
+        axes.scatter(
+            [point.error for point in own],
+            [point.loss for point in own],
+            marker="os^Dvp"[arms.index(arm) % 6],
+            s=26,
+            alpha=0.8,
+            facecolor=colour,
+            edgecolor=INK,
+            linewidth=0.5,
+            label=short_name(arm),
+        )
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.set(xlabel="mean |error| inside the tumour", ylabel="Dice lost against the real sequence")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10, loc="left", pad=10)
+    if arms:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def draw_dice(
+    scores: Sequence[Score], arms: Sequence[str], regions: Sequence[str], title: str, path: Path
+) -> None:
+    """Bars of mean Dice by region and arm, with a dot for each case (its mean over seeds)."""
+    figure = _figure(max(7.0, 0.55 * len(arms) * len(regions) + 2), 4.6)
+    axes = figure.subplots()
+    colours = arm_colours(arms)
+    ticks: list[tuple[float, str]] = []
+    for number, region in enumerate(regions):
+        start = number * (len(arms) + 1.2)
+        for place, arm in enumerate(arms):
+            values = list(dice_by_case(scores, arm, region).values())
+            x = start + place
+            mean = float(np.mean(values))
+            axes.bar(x, mean, width=0.86, color=colours[arm], edgecolor=INK, linewidth=0.5)
+            spread = np.linspace(-0.26, 0.26, len(values)) if len(values) > 1 else [0.0]
+            axes.plot(x + np.asarray(spread), values, "o", ms=3.2, mfc="white", mec=INK, mew=0.7)
+            axes.text(x, 1.03, f"{mean:.2f}", ha="center", va="bottom", fontsize=7.5, color=INK)
+            ticks.append((x, short_name(arm)))
+        middle = start + (len(arms) - 1) / 2
+        axes.text(middle, 1.12, region, ha="center", fontsize=11, weight="bold", color=INK)
+    places, names = zip(*ticks, strict=True)
+    axes.set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set(ylim=(0, 1.2), ylabel="Dice", xlim=(min(places) - 0.8, max(places) + 0.8))
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.grid(axis="y", alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10, loc="left", pad=10)
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One arm of one case, for :func:`draw_panel`; all volumes (D, H, W).
+
+    Attributes:
+        name: Of the arm.
+        channel: The missing channel as the segmenter saw it, 0 dark to 1 bright.
+        masks: Predicted regions.
+    """
+
+    name: str
+    channel: np.ndarray
+    masks: Mapping[str, np.ndarray]
+
+
+def draw_panel(
+    real: np.ndarray,
+    truth: Mapping[str, np.ndarray],
+    panels: Sequence[Panel],
+    affine: np.ndarray,
+    title: str,
+    path: Path,
+) -> None:
+    """One axial slice: the channel of each arm, its error, and what was segmented.
+
+    The slice is the one with most tumour. First column: the real channel and the expert's
+    contours. Radiological view where the grid is axis-aligned: patient's left on the right.
+
+    Args:
+        real: (D, H, W), 0 dark to 1 bright.
+        truth: The expert's regions, with WT.
+        panels: The arms.
+        affine: (4, 4) voxel (x, y, z) to mm, RAS+.
+        title: Above the picture.
+        path: Of the PNG.
+    """
+    z = _slice_of(truth["WT"], real)
+    turned = _Slicer(z, real, affine)
+    columns = len(panels) + 1
+    height, width = turned(real).shape
+    figure = _figure(1.75 * columns + 0.6, 1.75 * 3 * height / width + 0.9)
+    grid = figure.subplots(3, columns, squeeze=False)
+    grid[0, 0].set_ylabel("channel")
+    grid[1, 0].set_ylabel("|error|")
+    grid[2, 0].set_ylabel("segmentation")
+    _show(grid[0, 0], turned(real), "real")
+    _show(grid[1, 0], np.zeros((height, width)), "", "inferno", 0.5)
+    _outline(grid[2, 0], turned, real, truth, "expert")
+    image = None
+    for column, panel in enumerate(panels, start=1):
+        _show(grid[0, column], turned(panel.channel), short_name(panel.name))
+        error = np.abs(turned(panel.channel) - turned(real))
+        image = _show(grid[1, column], error, "", "inferno", 0.5)
+        _outline(grid[2, column], turned, real, panel.masks, "")
+    if image is not None:
+        bar = figure.colorbar(image, ax=list(grid[1]), fraction=0.012, pad=0.01)
+        bar.ax.tick_params(labelsize=7)
+    handles = _legend_lines(REGION_COLOURS)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.suptitle(f"{title}, slice z = {z}", fontsize=10)
+    _save(figure, path)
+
+
+class _Slicer:
+    """Cuts slice z out of a volume, cropped to the head and turned to the radiological view."""
+
+    def __init__(self, z: int, real: np.ndarray, affine: np.ndarray) -> None:
+        head = np.argwhere((real != 0).any(axis=0))
+        low, high = (
+            (head.min(0), head.max(0) + 1) if len(head) else (np.zeros(2, int), real.shape[1:])
+        )
+        self.window = (z, slice(low[0], high[0]), slice(low[1], high[1]))
+        self.flip = tuple(axis for axis, i in ((0, 1), (1, 0)) if affine[i, i] > 0)
+
+    def __call__(self, volume: np.ndarray) -> np.ndarray:
+        return np.flip(volume[self.window], self.flip)
+
+
+def _slice_of(tumour: np.ndarray, real: np.ndarray) -> int:
+    mask = tumour if tumour.any() else real != 0
+    return int(mask.sum(axis=(1, 2)).argmax())
+
+
+def _show(
+    axes: Any, picture: np.ndarray, title: str, colours: str = "gray", top: float = 1.1
+) -> Any:
+    image = axes.imshow(picture, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=8.5)
+    axes.spines[:].set_visible(False)
+    return image
+
+
+def _outline(
+    axes: Any, turned: _Slicer, real: np.ndarray, masks: Mapping[str, np.ndarray], title: str
+) -> None:
+    _show(axes, turned(real), title)
+    for region, colour in REGION_COLOURS.items():
+        mask = turned(masks[region])
+        if mask.any() and not mask.all():
+            axes.contour(mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.1)
+
+
+def _legend_lines(colours: Mapping[str, str]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], color=colour, label=region) for region, colour in colours.items()]
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130)

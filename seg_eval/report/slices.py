@@ -1,0 +1,306 @@
+"""Pictures of the report's slice viewer: sheets of slices as data URIs, outlines as SVG paths.
+
+A sheet holds all slices of one volume in one plane as tiles; the page shows one tile at a
+time by moving the sheet. Outlines stay vectors: sharp at any size, and a few bytes each.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from seg_eval.report.volumes import PLANES, CaseVolumes
+from seg_eval.scoring import dice
+
+BRIGHTEST = 1.2
+"""Shown as white; the scale's 1 is the 99th percentile or so, tumours are above it."""
+LARGEST_ERROR = 0.5
+"""Shown as the brightest colour of the error."""
+ERROR_COLOURS = ("#000004", "#b63679", "#fcfdbf")
+"""No error, half of the largest, largest; as matplotlib's magma, told apart in grey too."""
+LARGEST_TILE = 256
+"""Pixels; longer sides are shrunk for the picture."""
+EDGE = 2
+"""Empty pixels around a tile, so that smoothing never shows a neighbour's brain."""
+MOST_PIECES = 200
+"""Closed lines in one outline; of more, as in a prediction that is mere noise, the longest."""
+Outlines = dict[tuple[str, str, str, int], str]
+"""Paths that were found, by region, owner, plane and index: they are slow where masks are noise."""
+_FACING = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
+"""Right, down, left and up, as x and y."""
+_AXIS = {"axial": 2, "coronal": 1, "sagittal": 0}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a viewer may hold.
+
+    Attributes:
+        slices: Per plane at most.
+        quality: Of the WebP pictures, 0 to 100.
+    """
+
+    slices: int
+    quality: int
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One plane of one case.
+
+    Attributes:
+        name: axial, coronal or sagittal.
+        indices: Index of each slice in the tile coordinates of the other planes.
+        labels: Of each slice, naming its index in the file.
+        start: Which slice is shown first.
+        columns: Tiles in a row of a sheet.
+        rows: Of a sheet.
+        size: Width and height of a tile in voxels.
+        aspect: Width over height in millimetres.
+        letters: What is at left, right, top and bottom.
+        sheets: Data URI by panel.
+        outlines: Per region and owner ("expert" or an arm) one SVG path per slice.
+    """
+
+    name: str
+    indices: list[int]
+    labels: list[str]
+    start: int
+    columns: int
+    rows: int
+    size: tuple[int, int]
+    aspect: float
+    letters: tuple[str, str, str, str]
+    sheets: dict[str, str]
+    outlines: dict[str, dict[str, list[str]]]
+
+
+def draw_planes(
+    case: CaseVolumes, arms: Sequence[str], limits: Limits, known: Outlines | None = None
+) -> list[Plane]:
+    """The three planes of ``case``, cropped to the head, with sheets and outlines.
+
+    Args:
+        case: Its volumes.
+        arms: Whose outlines are drawn; those with a channel, ``full`` aside, get a sheet of it
+            and one of its error.
+        limits: How many slices, how well.
+        known: Outlines of this very case from an earlier call, taken as they are; new ones are
+            added to it.
+    """
+    box = _head(case)
+    turned = _Turned(case, box)
+    volumes = {"real": turned(case.real)}
+    for name in arms:
+        channel = case.arms[name].channel
+        if channel is not None and name != "full":
+            volumes[f"channel {name}"] = turned(channel)
+    masks = {"expert": {region: turned(mask) for region, mask in case.truth.items()}}
+    for name in arms:
+        found = case.arms[name].masks
+        masks[name] = {r: turned(found[r]) for r in case.truth if r in found}
+    known = {} if known is None else known
+    return [_draw_plane(plane, turned, volumes, masks, limits, known) for plane in PLANES]
+
+
+def agreement(case: CaseVolumes, arms: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Dice of the very masks that are shown, by region and arm."""
+    return {
+        region: {
+            name: dice(truth.astype(bool), case.arms[name].masks[region].astype(bool))
+            for name in arms
+            if region in case.arms[name].masks
+        }
+        for region, truth in case.truth.items()
+    }
+
+
+class _Turned:
+    """Volumes of a case cropped to a box, turned to the viewer's axes, with an empty edge."""
+
+    def __init__(self, case: CaseVolumes, box: tuple[slice, slice, slice]) -> None:
+        self.case, self.box = case, box
+        self.orientation = case.orientation
+        self.whole = self.orientation.turn(case.real).shape
+        self.spacing = self.orientation.turn_spacing(case.spacing_mm)
+
+    def __call__(self, volume: np.ndarray) -> np.ndarray:
+        return np.pad(self.orientation.turn(volume)[self.box], EDGE)
+
+    def label(self, plane: str, index: int) -> str:
+        """Which slice of the file is at ``index`` of the cropped volume."""
+        axis = _AXIS[plane]
+        at = min(max(index - EDGE + self.box[axis].start, 0), self.whole[axis] - 1)
+        at = self.orientation.file_index(axis, at, self.whole[axis])
+        name = self.orientation.file_axis(axis)
+        return f"{name} = {at} of 0–{self.whole[axis] - 1}"
+
+
+def _head(case: CaseVolumes) -> tuple[slice, slice, slice]:
+    """The box, in turned axes, that holds all that is not exactly 0."""
+    found = np.nan_to_num(case.real) != 0
+    for mask in case.truth.values():
+        found = found | mask.astype(bool)
+    found = case.orientation.turn(found)
+    sides = []
+    for axis in range(3):
+        used = np.flatnonzero(found.any(axis=tuple(i for i in range(3) if i != axis)))
+        low, high = (used[0], used[-1] + 1) if len(used) else (0, found.shape[axis])
+        sides.append(slice(int(low), int(high)))
+    return sides[0], sides[1], sides[2]
+
+
+def _draw_plane(
+    plane: str,
+    turned: _Turned,
+    volumes: Mapping[str, np.ndarray],
+    masks: Mapping[str, Mapping[str, np.ndarray]],
+    limits: Limits,
+    known: Outlines,
+) -> Plane:
+    axis = _AXIS[plane]
+    real = volumes["real"]
+    indices, start = _choose(axis, real.shape, masks, limits.slices)
+    across, down = (i for i in range(3) if i != axis)
+    width, height = real.shape[across], real.shape[down]
+    columns = max(1, min(len(indices), round(math.sqrt(len(indices) * height / width))))
+    sheets = {}
+    tiles = {name: _tiles(volume, axis, indices) for name, volume in volumes.items()}
+    for name, each in tiles.items():
+        sheets[name] = _encode(each / BRIGHTEST, columns, limits.quality)
+        if name != "real":
+            error = np.abs(each - tiles["real"]) / LARGEST_ERROR
+            sheets[name.replace("channel", "error", 1)] = _encode(
+                error, columns, limits.quality, ERROR_COLOURS
+            )
+    outlines: dict[str, dict[str, list[str]]] = {}
+    for owner, regions in masks.items():
+        for region, mask in regions.items():
+            keys = [(region, owner, plane, index) for index in indices]
+            for key in [key for key in keys if key not in known]:
+                known[key] = outline(_tiles(mask, axis, [key[-1]])[0] > 0)
+            outlines.setdefault(region, {})[owner] = [known[key] for key in keys]
+    return Plane(
+        name=plane,
+        indices=indices,
+        labels=[turned.label(plane, index) for index in indices],
+        start=start,
+        columns=columns,
+        rows=math.ceil(len(indices) / columns),
+        size=(width, height),
+        aspect=width * turned.spacing[across] / (height * turned.spacing[down]),
+        letters=turned.orientation.letters(plane),
+        sheets=sheets,
+        outlines=outlines,
+    )
+
+
+def _choose(
+    axis: int,
+    shape: tuple[int, ...],
+    masks: Mapping[str, Mapping[str, np.ndarray]],
+    most: int,
+) -> tuple[list[int], int]:
+    """Slices through whatever is outlined, and which of them has most of the expert's tumour.
+
+    They run towards the head, the front and the right.
+    """
+    others = tuple(i for i in range(3) if i != axis)
+    expert = [mask.sum(axis=others) for mask in masks["expert"].values()]
+    every = [mask.sum(axis=others) for found in masks.values() for mask in found.values()]
+    used = np.flatnonzero(np.sum(every, axis=0)) if every else np.empty(0, int)
+    if not len(used):
+        used = np.arange(EDGE, shape[axis] - EDGE)
+    low, high = max(used[0] - 3, EDGE), min(used[-1] + 3, shape[axis] - EDGE - 1)
+    area = np.sum(expert, axis=0) if expert else np.zeros(shape[axis])
+    middle = int(area.argmax()) if area.any() else int((low + high) // 2)
+    spread = np.linspace(low, high, min(most, high - low + 1)).round().astype(int)
+    spread[np.abs(spread - middle).argmin()] = middle
+    indices = [int(index) for index in np.unique(spread)[::-1]]
+    return indices, indices.index(middle)
+
+
+def _tiles(volume: np.ndarray, axis: int, indices: Sequence[int]) -> np.ndarray:
+    """Slices (N, rows, columns) across ``axis``."""
+    taken = np.take(volume, indices, axis=axis)
+    return np.moveaxis(taken, axis, 0).transpose(0, 2, 1)
+
+
+def _encode(
+    tiles: np.ndarray, columns: int, quality: int, colours: tuple[str, str, str] | None = None
+) -> str:
+    """Tiles (N, rows, columns) from 0 to 1 as one WebP sheet in a data URI."""
+    from PIL import Image, ImageOps
+
+    count, height, width = tiles.shape
+    values = np.nan_to_num(np.clip(tiles, 0, 1))
+    bytes_ = (255 * values).round().astype(np.uint8)
+    shrink = min(1.0, LARGEST_TILE / max(height, width))
+    size = max(1, round(width * shrink)), max(1, round(height * shrink))
+    sheet = Image.new("L", (size[0] * columns, size[1] * math.ceil(count / columns)))
+    for number, tile in enumerate(bytes_):
+        picture = Image.fromarray(np.ascontiguousarray(tile))
+        if shrink < 1:
+            picture = picture.resize(size, Image.Resampling.BOX)
+        sheet.paste(picture, (number % columns * size[0], number // columns * size[1]))
+    if colours:
+        sheet = ImageOps.colorize(sheet, black=colours[0], mid=colours[1], white=colours[2])
+    file = io.BytesIO()
+    sheet.save(file, "WEBP", quality=quality, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def outline(mask: np.ndarray) -> str:
+    """The outline of a bool picture (rows, columns) as an SVG path in half pixels; "" if empty.
+
+    Pixel (r, c) has its middle at x = 2c + 1, y = 2r + 1; the outline runs half-way between
+    the middles of what is in and what is out. Pixels that touch at a corner alone are apart.
+    """
+    path = []
+    inside = np.pad(mask, 1)
+    for loop in sorted(_loops(inside), key=len, reverse=True)[:MOST_PIECES]:
+        pixel, side = np.divmod(np.array(loop), 4)
+        row, column = np.divmod(pixel, inside.shape[1])
+        points = 2 * np.stack([column, row], axis=1) - 1 + _FACING[side]
+        steps = np.diff(points, axis=0)
+        turns = np.any(steps[1:] != steps[:-1], axis=1)
+        corners = points[np.concatenate([[True], turns, [True]])]
+        moves = np.diff(corners[:-1], axis=0).ravel()
+        x, y = corners[0]
+        path.append(f"M{x} {y}l{' '.join(map(str, moves))}z".replace(" -", "-"))
+    return "".join(path)
+
+
+def _loops(inside: np.ndarray) -> list[list[int]]:
+    """The closed lines around what is in, each a list of sides with the first again at the end.
+
+    A side is 4 times the flat index of its inner pixel plus where it faces (:data:`_FACING`). Lines
+    run clockwise; from each side the next one follows from the two pixels ahead. Found for all
+    sides at once: a prediction that is mere noise has tens of thousands in a slice.
+
+    Args:
+        inside: (rows, columns) bool, with nothing in its outermost pixels.
+    """
+    width, flat = inside.shape[1], inside.ravel()
+    shift = (1, width, -1, -width)  # to the right, down, left, up
+    pixels = np.flatnonzero(flat)
+    follow: dict[int, int] = {}
+    for side in range(4):
+        inner = pixels[~flat[pixels + shift[side]]]
+        ahead = inner + shift[(side + 1) % 4]
+        beyond = ahead + shift[side]
+        onward = np.where(flat[beyond], 4 * beyond + (side + 3) % 4, 4 * ahead + side)
+        onward = np.where(flat[ahead], onward, 4 * inner + (side + 1) % 4)
+        follow |= zip((4 * inner + side).tolist(), onward.tolist(), strict=True)
+    loops = []
+    for start in list(follow):
+        if start not in follow:
+            continue
+        loop = [start]
+        while loop[-1] in follow:
+            loop.append(follow.pop(loop[-1]))
+        loops.append(loop)
+    return loops

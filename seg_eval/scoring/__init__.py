@@ -1,0 +1,35 @@
+"""How good a segmentation is."""
+
+from seg_eval.scoring.image_scores import IMAGE_SCORES, channel_scores
+from seg_eval.scoring.lesions import BRATS_GLIOMA
+from seg_eval.scoring.regions import REGIONS, from_brats_2023, region_masks
+from seg_eval.scoring.scores import (
+    EMPTY_RULES,
+    METRICS,
+    Score,
+    counted,
+    dice,
+    score_case,
+    voxel_volumes,
+    warn_of_voxels,
+)
+from seg_eval.scoring.surface import EMPTY_HD95_MM, TOLERANCE_MM
+
+__all__ = [
+    "BRATS_GLIOMA",
+    "EMPTY_HD95_MM",
+    "EMPTY_RULES",
+    "IMAGE_SCORES",
+    "METRICS",
+    "REGIONS",
+    "Score",
+    "TOLERANCE_MM",
+    "channel_scores",
+    "counted",
+    "dice",
+    "from_brats_2023",
+    "region_masks",
+    "score_case",
+    "voxel_volumes",
+    "warn_of_voxels",
+]

@@ -1,0 +1,58 @@
+"""Tumour regions of BraTS from integer labels, whatever the release calls its labels."""
+
+from typing import Protocol
+
+import numpy as np
+
+REGIONS = ("WT", "TC", "ET")
+"""Whole tumour, tumour core, enhancing tumour; each holds the next."""
+
+
+class Labels(Protocol):
+    """The integers that a cohort paints; :class:`synth3d.cohort.cases.LabelScheme` is one."""
+
+    @property
+    def necrosis(self) -> int:
+        """Necrotic and non-enhancing core."""
+        ...
+
+    @property
+    def oedema(self) -> int:
+        """Oedema and infiltration."""
+        ...
+
+    @property
+    def enhancing(self) -> int:
+        """Enhancing tumour."""
+        ...
+
+
+def region_masks(labels: np.ndarray, scheme: Labels) -> dict[str, np.ndarray]:
+    """WT, TC and ET of a label volume, as bool masks of its shape.
+
+    WT is necrosis, oedema and enhancing tumour, TC necrosis and enhancing tumour, ET enhancing
+    tumour alone (Menze et al. 2015, §II-C). A resection cavity belongs to none of them, as
+    BraTS 2024 scores it.
+
+    Args:
+        labels: Integers of any shape, 0 for background.
+        scheme: Which integer means which tissue.
+    """
+    enhancing = labels == scheme.enhancing
+    core = enhancing | (labels == scheme.necrosis)
+    return {"WT": core | (labels == scheme.oedema), "TC": core, "ET": enhancing}
+
+
+def from_brats_2023(labels: np.ndarray, scheme: Labels) -> np.ndarray:
+    """Labels coded 1 necrosis, 2 oedema, 3 enhancing, painted with the cohort's integers.
+
+    Returns:
+        uint8, same shape.
+
+    Raises:
+        ValueError: A label is not 0, 1, 2 or 3.
+    """
+    if labels.size and not (labels.min() >= 0 and labels.max() <= 3):
+        raise ValueError(f"expected labels 0 to 3, got {np.unique(labels).tolist()}")
+    codes = np.array([0, scheme.necrosis, scheme.oedema, scheme.enhancing], dtype=np.uint8)
+    return codes[labels.astype(np.intp)]

@@ -1,0 +1,249 @@
+"""All scores of one region in one case, with one rule for empty masks, and its table rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from seg_eval.scoring.lesions import lesion_scores
+from seg_eval.scoring.surface import (
+    HEADER_ROUNDING,
+    TOLERANCE_MM,
+    hausdorff_95,
+    normalised_surface_distance,
+    surface_distances,
+)
+
+EMPTY_RULES = {
+    "brats": (
+        "both masks empty: Dice 1, surface distance 1, HD95 0; one empty: Dice 0, surface "
+        "distance 0, HD95 374 mm; lesion-wise as BraTS 2023 (as BraTS ranks it)"
+    ),
+    "skip": "cases whose reference has no such region are left out, for every arm alike",
+}
+"""What is done with a region that a case does not have."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a column of :class:`Score` is shown and read.
+
+    Attributes:
+        heading: For a table.
+        unit: "" where it has none.
+        format: Of ``format()``.
+        better: ``higher``, ``lower``, or ``zero`` for what has a sign.
+        definition: One sentence, for the report.
+    """
+
+    heading: str
+    unit: str
+    format: str
+    better: Literal["higher", "lower", "zero"]
+    definition: str
+
+
+METRICS = {
+    "dice": Metric(
+        "Dice", "", ".3f", "higher", "Twice the shared voxels over the voxels of both masks."
+    ),
+    "hd95_mm": Metric(
+        "HD95", "mm", ".2f", "lower",
+        "The larger of the two directed 95th percentiles of the distance between the surfaces, "
+        "taken at the centres of surface voxels; 374 mm where one mask is empty.",
+    ),
+    "nsd": Metric(
+        "NSD", "", ".3f", "higher",
+        f"Share of the surface voxels of both masks within {TOLERANCE_MM:g} mm of the other "
+        "surface.",
+    ),
+    "lesion_dice": Metric(
+        "Lesion-wise Dice", "", ".3f", "higher",
+        "Mean Dice over lesions by the rule of BraTS 2023 for glioma; a missed or false lesion "
+        "counts 0.",
+    ),
+    "lesion_hd95_mm": Metric(
+        "Lesion-wise HD95", "mm", ".2f", "lower",
+        "Mean HD95 over lesions by the rule of BraTS 2023 for glioma; a missed or false lesion "
+        "counts 374 mm.",
+    ),
+    "false_lesions": Metric(
+        "False lesions", "", ".2f", "lower",
+        "Connected parts of the prediction that touch no lesion of the reference grown by 3 mm.",
+    ),
+    "sensitivity": Metric(
+        "Sensitivity", "", ".3f", "higher",
+        "Share of the reference's voxels that were found; not defined where the reference has "
+        "none.",
+    ),
+    "precision": Metric(
+        "Precision", "", ".3f", "higher",
+        "Share of the predicted voxels that are in the reference; not defined where nothing was "
+        "predicted, so arms may be averaged over different cases.",
+    ),
+    "volume_error_ml": Metric(
+        "Volume error", "mL", "+.1f", "zero", "Predicted volume minus the reference's."
+    ),
+}  # fmt: skip
+"""Columns of :class:`Score` that are judged, in the order of the report."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of ``results.csv``: one region of one case in one arm with one segmenter.
+
+    Attributes:
+        case: Case name.
+        patient: Who it is; several cases may share one.
+        arm: What stood in the missing channel.
+        seed: Of the segmenter.
+        region: WT, TC or ET.
+        dice: In [0, 1]; this and the next four follow the rule "brats" of :data:`EMPTY_RULES`.
+        hd95_mm: See :func:`seg_eval.scoring.surface.hausdorff_95`.
+        nsd: See :func:`seg_eval.scoring.surface.normalised_surface_distance`, in [0, 1].
+        lesion_dice: See :mod:`seg_eval.scoring.lesions`.
+        lesion_hd95_mm: See :mod:`seg_eval.scoring.lesions`.
+        lesions: Lesions of the reference that count.
+        found_lesions: How many of them were found.
+        false_lesions: Predicted components that touch no lesion.
+        sensitivity: Found share of the reference; None for an empty reference.
+        precision: Right share of the prediction; None for an empty prediction.
+        reference_ml: Volume in the expert's labels.
+        predicted_ml: Volume in the prediction.
+        volume_error_ml: Predicted minus reference.
+        reference_voxels: Size of the region in the expert's labels.
+        predicted_voxels: Size of the region in the prediction.
+    """
+
+    case: str
+    patient: str
+    arm: str
+    seed: int
+    region: str
+    dice: float
+    hd95_mm: float | None
+    nsd: float | None
+    lesion_dice: float | None
+    lesion_hd95_mm: float | None
+    lesions: int
+    found_lesions: int
+    false_lesions: int
+    sensitivity: float | None
+    precision: float | None
+    reference_ml: float
+    predicted_ml: float
+    volume_error_ml: float
+    reference_voxels: int
+    predicted_voxels: int
+
+
+def dice(reference: np.ndarray, prediction: np.ndarray) -> float:
+    """2 |A & B| / (|A| + |B|) of two bool masks of any, equal, shape.
+
+    Two empty masks score 1 and a false alarm on an empty reference 0, as BraTS ranks it
+    (Isensee et al. 2020), so every arm is averaged over the same cases. nnU-Net's own summary
+    gives NaN and drops the pair instead.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if reference.shape != prediction.shape:
+        raise ValueError(f"reference is {reference.shape}, prediction {prediction.shape}")
+    total = int(reference.sum()) + int(prediction.sum())
+    return 2 * int((reference & prediction).sum()) / total if total else 1.0
+
+
+def score_case(
+    case: str,
+    patient: str,
+    arm: str,
+    seed: int,
+    reference: Mapping[str, np.ndarray],
+    prediction: Mapping[str, np.ndarray],
+    spacing_mm: Sequence[float],
+) -> list[Score]:
+    """One row per region of ``reference``.
+
+    Args:
+        case: Name of the case.
+        patient: Who it is.
+        arm: What stood in the missing channel.
+        seed: Of the segmenter.
+        reference: Bool masks (D, H, W) by region name.
+        prediction: The same regions and shape.
+        spacing_mm: Voxel size (z, y, x), positive.
+
+    Raises:
+        ValueError: A region is missing from the prediction, shapes differ, a mask is not bool
+            (D, H, W), or the spacing is not three positive numbers.
+    """
+    if lacking := sorted(reference.keys() - prediction.keys()):
+        raise ValueError(f"the prediction of {case} has no region {', '.join(lacking)}")
+    return [
+        Score(case, patient, arm, seed, region, **_measure(mask, prediction[region], spacing_mm))
+        for region, mask in reference.items()
+    ]
+
+
+def _measure(
+    reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]
+) -> dict[str, Any]:
+    """The scores of one pair of masks by name of column."""
+    distances = surface_distances(reference, prediction, spacing_mm)
+    lesions = lesion_scores(reference, prediction, spacing_mm, whole=distances)
+    real, found = int(reference.sum()), int(prediction.sum())
+    shared = int((reference & prediction).sum())
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    return {
+        "dice": dice(reference, prediction),
+        "hd95_mm": hausdorff_95(distances),
+        "nsd": normalised_surface_distance(distances),
+        "lesion_dice": lesions.dice,
+        "lesion_hd95_mm": lesions.hd95_mm,
+        "lesions": lesions.lesions,
+        "found_lesions": lesions.found,
+        "false_lesions": lesions.false,
+        "sensitivity": shared / real if real else None,
+        "precision": shared / found if found else None,
+        "reference_ml": real * voxel_ml,
+        "predicted_ml": found * voxel_ml,
+        "volume_error_ml": (found - real) * voxel_ml,
+        "reference_voxels": real,
+        "predicted_voxels": found,
+    }
+
+
+def counted(scores: Sequence[Score], empty: str) -> list[Score]:
+    """The rows that enter the means under a rule of :data:`EMPTY_RULES`.
+
+    Raises:
+        ValueError: Unknown rule.
+    """
+    if empty not in EMPTY_RULES:
+        raise ValueError(f"expected one of {sorted(EMPTY_RULES)}, got {empty!r}")
+    return [row for row in scores if empty == "brats" or row.reference_voxels]
+
+
+def voxel_volumes(scores: Sequence[Score]) -> list[float]:
+    """The smallest and the largest voxel that masks were compared at, in mm^3.
+
+    Empty where no row has a voxel in either mask, which is where a size can be read from.
+    """
+    found = [
+        1000 * (row.reference_ml + row.predicted_ml) / (row.reference_voxels + row.predicted_voxels)
+        for row in scores
+        if row.reference_voxels + row.predicted_voxels
+    ]
+    return [round(end(found), 4) for end in (min, max)] if found else []
+
+
+def warn_of_voxels(voxel_mm3: Sequence[float]) -> list[str]:
+    """Whether some side of the voxels is longer than the tolerance of the surface distance."""
+    if not voxel_mm3 or voxel_mm3[-1] <= TOLERANCE_MM**3 * (1 + 3 * HEADER_ROUNDING):
+        return []
+    return [
+        f"voxels of {voxel_mm3[-1]:g} mm³: a side is longer than the {TOLERANCE_MM:g} mm that NSD "
+        "tolerates, along which it counts only surfaces that coincide; do not hold it against NSD "
+        "at other voxel sizes"
+    ]

@@ -1,0 +1,311 @@
+"""nnU-Net v2, driven in process: train a segmenter on a prepared dataset, and predict.
+
+The only file here that imports ``nnunetv2``, and only inside functions. No worker pools are
+opened, so it runs in scripts without a main guard and inside pytest. A training is done once:
+its receipt holds a digest of its inputs, a killed one goes on where it was, changed inputs start
+it anew. Under ``work/<preset>/`` lie ``preprocessed``, ``results`` and ``nnunet.log``.
+"""
+
+import pickle
+import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_plans.presets import PRESETS, Preset
+from seg_eval.records import digest
+from seg_eval.segmenter.environment import (
+    fill_batch,
+    nnunet_environment,
+    pick_device,
+    tame,
+    told_plainly,
+)
+from seg_eval.segmenter.model_folder import FINAL, ModelFolder, read_model_folder, refuse_untrusted
+from seg_eval.segmenter.network_input import Arrays, network_input
+from seg_eval.segmenter.preprocessing import (
+    CONFIGURATION,
+    Prepared,
+    finished,
+    network_digest,
+    prepare,
+)
+from synth3d.errors import InputError
+from synth3d.files import lock, read_object, sha256, sweep, write_json
+
+__all__ = [
+    "PRESETS",
+    "Prepared",
+    "Preset",
+    "Segmenter",
+    "open_model_folder",
+    "prepare",
+    "train_segmenter",
+]
+
+LESS_MEMORY = "choose another GPU with cuda:N, or a smaller preset"
+
+
+def train_segmenter(
+    prepared: Prepared,
+    seed: int = 0,
+    threads: int = 1,
+    device: str = "auto",
+    channel_dropout: float = 0.0,
+    workers: int | None = None,
+) -> Path:
+    """Train one segmenter, go on with a killed training, or find it done.
+
+    On a CPU the same seed, data and thread count give the same weights, bit for bit, also after
+    a kill. On a GPU, or with augmentation processes, the same seed starts from the same weights
+    and ends near by. Several seeds may be trained at once, one process and one GPU each.
+
+    Args:
+        prepared: The dataset.
+        seed: Each seed has a model folder of its own.
+        threads: Threads of torch; more than the free cores is much slower than one.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto`` for CUDA where there is one.
+        channel_dropout: Probability that a training patch loses one random channel.
+        workers: Augmentation processes; by default none on a CPU and nnU-Net's 12 on a GPU.
+
+    Returns:
+        The model folder, as nnU-Net lays it out, with our ``model.json``.
+
+    Raises:
+        InputError: Another process trains this model or prepares its data, the training
+            diverged, or memory or disk give out.
+    """
+    preset = prepared.preset
+    trainer = "ScheduledTrainer" if channel_dropout else preset.trainer
+    schedule = dict(preset.schedule) | {"seed": seed}
+    plans = f"{preset.name}-seed{seed}"
+    if channel_dropout:
+        schedule["channel_dropout"] = channel_dropout
+        plans += f"-dropout{channel_dropout:g}"
+    dataset = prepared.raw.folder.name
+    model = prepared.root / "results" / dataset / f"{trainer}__{plans}__{CONFIGURATION}"
+    inputs = digest(prepared.digest, trainer, schedule)
+    receipt = model / "model.json"
+    if receipt.is_file() and finished(read_object(receipt), inputs):
+        return model
+    with lock(prepared.root, shared=True), lock(prepared.root / "locks" / model.name):
+        before = read_object(receipt) if receipt.is_file() else {}
+        if finished(before, inputs):  # another process has done it since
+            return model
+        if before.get("digest") != inputs:
+            shutil.rmtree(model, ignore_errors=True)
+        sweep(model)
+        state = {"digest": inputs, "finished": False, "trainer": trainer, "schedule": schedule}
+        write_json(receipt, state)
+        planned = read_object(prepared.plans)
+        named = planned | {"plans_name": plans, "schedule": schedule}
+        write_json(prepared.folder / f"{plans}.json", named)
+        state |= {"plans_sha256": sha256(prepared.plans), "network_sha256": network_digest(planned)}
+        chosen = pick_device(device)
+        if workers is None:
+            workers = 0 if chosen == "cpu" else 12
+        log = prepared.root / "nnunet.log"
+        compiled = chosen != "cpu"
+        with (
+            told_plainly(f"training nnU-Net ({plans})", log, LESS_MEMORY),
+            nnunet_environment(threads, log, prepared.folders, workers, compiled, seed),
+        ):
+            facts = _train(dataset, trainer, plans, chosen, resume=bool(before))
+        facts["checkpoint_sha256"] = sha256(model / "fold_0" / FINAL)
+        write_json(receipt, state | facts | {"finished": True, "device": chosen})
+    return model
+
+
+def _train(dataset: str, name: str, plans: str, device: str, resume: bool) -> dict[str, Any]:
+    """Run nnU-Net's trainer to the end; what is worth remembering of it."""
+    import torch
+    from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+
+    trainer: Any = get_trainer_from_args(
+        dataset, CONFIGURATION, 0, name, plans, resume, torch.device(device)
+    )
+    with torch.cuda.device(trainer.device) if device != "cpu" else nullcontext():
+        trainer.initialize()
+        if resume:
+            maybe_load_checkpoint(trainer, True, False)
+        tame(trainer)
+        trainer.run_training()
+    if not np.isfinite(trainer.logger.get_value("train_losses", -1)):
+        raise InputError(f"nnU-Net's training diverged; lower the learning rate of {plans}")
+    begin, end = (
+        trainer.logger.get_value(f"epoch_{side}_timestamps", None) for side in ("start", "end")
+    )
+    return {
+        "seconds": round(sum(end) - sum(begin), 1),
+        "epochs": trainer.num_epochs,
+        "iterations": trainer.num_epochs * trainer.num_iterations_per_epoch,
+        "parameters": sum(weight.numel() for weight in trainer.network.parameters()),
+        "nnunetv2": version("nnunetv2"),
+        "torch": torch.__version__,
+    }
+
+
+class Segmenter:
+    """A trained model, loaded once, that labels volumes in this process, without mirroring.
+
+    Attributes:
+        model: What its folder says.
+        channels: Modalities in the order of the network's channels.
+        trainer: Name of the class that trained it.
+    """
+
+    def __init__(self, model: Path | ModelFolder, threads: int = 1, device: str = "auto") -> None:
+        """Load ``model``, a folder from :func:`train_segmenter` or one that was read before.
+
+        Only load models you trust: nnU-Net's checkpoints are pickles.
+        :func:`open_model_folder` asks for that.
+
+        Raises:
+            InputError: The folder holds no finished model that we can use.
+        """
+        found = model if isinstance(model, ModelFolder) else read_model_folder(model)
+        self.model, self.channels, self._threads = found, found.channels, threads
+        chosen = pick_device(device)
+        with told_plainly("loading the segmenter", hint=LESS_MEMORY), nnunet_environment(threads):
+            self._predictor = _load(found, chosen)
+        self.trainer = str(self._predictor.trainer_name)
+        plan = self._predictor.configuration_manager
+        features = plan.network_arch_init_kwargs.get("features_per_stage", ())
+        if chosen == "cpu" and features and len(plan.patch_size) == 3:
+            fill_batch(self._predictor.network, features[0], plan.patch_size)
+        self._codes = np.zeros(256, dtype=np.uint8)
+        for painted, code in found.table.items():
+            self._codes[painted] = code
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for a report, the SHA-256 of every checkpoint among them."""
+        return self.model.describe() | {"trainer": self.trainer}
+
+    def predict(
+        self,
+        channels: Arrays,
+        spacing_mm: Sequence[float],
+        brain: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Label a case.
+
+        Args:
+            channels: (D, H, W) arrays by modality, of which the network takes its own, or an
+                array in the order of :attr:`channels`; an absent modality is exact zeros.
+                Intensities may have any positive scale.
+            spacing_mm: Voxel sides (z, y, x).
+            brain: Bool (D, H, W); outside, every channel is set to exactly 0.
+
+        Returns:
+            uint8 (D, H, W): 0 background, 1 necrosis, 2 oedema, 3 enhancing tumour, whatever
+            integers the model itself paints; the mean of the logits of all folds.
+
+        Raises:
+            InputError: As :func:`seg_eval.segmenter.network_input.network_input`, or memory gives
+            out.
+        """
+        stack = network_input(channels, self.channels, brain)
+        predictor = self._predictor
+        plans, configuration = predictor.plans_manager, predictor.configuration_manager
+        hint = LESS_MEMORY
+        with told_plainly("segmenting", hint=hint), nnunet_environment(self._threads):
+            import torch
+            from nnunetv2.inference import export_prediction
+
+            properties = {"spacing": [float(side) for side in spacing_mm]}
+            data, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+                stack, None, properties, plans, configuration, predictor.dataset_json
+            )
+            logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
+            labels = export_prediction.convert_predicted_logits_to_segmentation_with_correct_shape(
+                logits,
+                plans,
+                configuration,
+                predictor.label_manager,
+                properties,
+                num_threads_torch=self._threads,
+            )
+        return self._codes[np.asarray(labels, dtype=np.uint8)]
+
+
+def _load(model: ModelFolder, device: str) -> Any:
+    """nnU-Net's predictor with all folds of ``model``; unpickles its checkpoints.
+
+    Raises:
+        InputError: nnU-Net cannot load them, or they are of another configuration.
+    """
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor: Any = nnUNetPredictor(
+        use_mirroring=False,
+        perform_everything_on_device=device != "cpu",
+        device=torch.device(device),
+        allow_tqdm=False,
+    )
+    try:
+        predictor.initialize_from_trained_model_folder(
+            str(model.folder), model.folds, model.checkpoint
+        )
+        trained = predictor.configuration_manager.configuration
+    except (MemoryError, OSError):
+        raise
+    except (
+        *(RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError),
+        *(ImportError, EOFError, pickle.UnpicklingError),
+    ) as error:
+        if "out of memory" in str(error):
+            raise
+        if "Could not find requested nnunet trainer" in str(error):
+            said = (
+                f"was trained with the class {str(error).split()[6]}, which nnunetv2 has not; "
+                "let nnUNet_extTrainer point at the folder with its module"
+            )
+        else:
+            first = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            said = f"cannot be loaded by nnunetv2 {version('nnunetv2')}: {first[0]}"
+        raise InputError(f"the model {model.folder} {said}") from error
+    named = predictor.plans_manager.get_configuration(model.configuration).configuration
+    if trained != named:
+        raise InputError(
+            f"{model.folder} is named after {model.configuration}, but its checkpoint is of "
+            "another configuration; name it as nnU-Net does, <Trainer>__<Plans>__<configuration>"
+        )
+    return predictor
+
+
+def open_model_folder(
+    folder: Path,
+    trust: bool,
+    threads: int = 1,
+    device: str = "auto",
+    folds: Sequence[int | str] | None = None,
+    own: Path | None = None,
+) -> Segmenter:
+    """A segmenter from any nnU-Net v2 model folder.
+
+    Args:
+        folder: ``.../<Trainer>__<Plans>__<configuration>``, as nnU-Net leaves it.
+        trust: The user vouches for the folder. nnU-Net's checkpoints are pickles.
+        threads: Threads of torch.
+        device: As :func:`seg_eval.segmenter.environment.pick_device`.
+        folds: Those to average; by default all numbered ones, else ``all``.
+        own: The user's own work folder: a model that we trained there needs no ``trust``. A
+            model.json proves nothing by itself, since whoever made a folder can write one;
+            that the folder lies where only the user's own runs are is what counts.
+
+    Raises:
+        InputError: The folder is none, is not finished, is not trusted, or has channels, labels,
+            normalisation or a configuration that we cannot serve. Nothing was unpickled then.
+    """
+    model = read_model_folder(folder, folds)
+    if not refuse_untrusted(model, trust, own):
+        print(
+            f"note: the nnU-Net checkpoints in {folder} are Python pickles, which run any code "
+            "they hold; they are loaded because you trust them"
+        )
+    return Segmenter(model, threads=threads, device=device)

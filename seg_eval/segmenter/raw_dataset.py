@@ -1,0 +1,344 @@
+"""A cohort as nnU-Net's raw dataset: which files, which channels, which regions.
+
+Labels follow BraTS 2023 (1 necrosis, 2 oedema, 3 enhancing tumour), because nnU-Net wants
+consecutive integers; cohorts with other integers get rewritten label files, everything else is
+used where it lies.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from synth3d.cohort import MODALITIES, Case, LabelScheme, Modality, ending_of, label_scheme
+from synth3d.errors import InputError
+from synth3d.files import atomic_path, link_or_copy, make_folder, write_text
+from synth3d.images import read_label, write_like
+
+Layout = Literal["reference", "link", "copy"]
+LABELS = {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}
+"""Regions of BraTS 2023 labels, the largest first."""
+REGIONS_CLASS_ORDER = [2, 1, 3]
+"""What nnU-Net paints where WT, TC and ET are found, later ones over earlier ones: what is WT
+alone is oedema (2), what is TC alone is necrosis (1), ET is enhancing tumour (3)."""
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """An nnU-Net raw dataset on disk.
+
+    Attributes:
+        folder: ``.../DatasetXXX_Name``.
+        dataset_id: The XXX.
+        channels: Modality of channel 0, 1, ...
+        cases: Names of the cases, with files and label.
+        files: Per case its image files in channel order and then its label file.
+    """
+
+    folder: Path
+    dataset_id: int
+    channels: tuple[Modality, ...]
+    cases: tuple[str, ...]
+    files: Mapping[str, tuple[Path, ...]]
+
+
+@dataclass(frozen=True)
+class RawPlan:
+    """A raw dataset that is checked and not yet written; see :func:`write_raw_dataset`.
+
+    Attributes:
+        folder: ``.../DatasetXXX_Name``.
+        dataset_id: The XXX.
+        channels: Modality of channel 0, 1, ...
+        images: Per case its image files in channel order, absolute.
+        labels: Per case its label file as it is now, absolute; empty without labels.
+        codes: Integer in those files → integer in the dataset.
+        layout: How the files get there.
+        ending: Of all files of the dataset.
+    """
+
+    folder: Path
+    dataset_id: int
+    channels: tuple[Modality, ...]
+    images: Mapping[str, tuple[Path, ...]]
+    labels: Mapping[str, Path]
+    codes: Mapping[int, int]
+    layout: Layout
+    ending: str
+
+    def recoded(self, case: str) -> bool:
+        """Whether the case's label file is rewritten: for its integers, or for its ending."""
+        other = any(old != new for old, new in self.codes.items())
+        return other or ending_of(self.labels[case].name) != self.ending
+
+
+def write_raw_dataset(
+    folder: Path,
+    cases: Sequence[Case],
+    dataset_id: int,
+    name: str,
+    channels: Sequence[Modality] = MODALITIES,
+    replace: Mapping[str, Mapping[Modality, Path]] | None = None,
+    layout: Layout = "reference",
+    labels: bool = True,
+    scheme: LabelScheme | None = None,
+) -> RawDataset:
+    """Write ``DatasetXXX_Name`` in ``folder`` (nnU-Net's ``nnUNet_raw``) and describe it.
+
+    Running it again changes no byte of a file that is already right.
+
+    Args:
+        folder: Created if need be.
+        cases: The cases, each with all ``channels``.
+        dataset_id: 1 to 999, unique in ``folder``.
+        name: Letters, digits, ``_`` and ``-``.
+        channels: Order of the channels; files are matched to them by modality.
+        replace: Files to use instead of a case's own, by case name and modality; a case need
+            not have what is replaced.
+        layout: ``reference`` lists the files where they are in dataset.json; ``link`` and
+            ``copy`` fill imagesTr and labelsTr under nnU-Net's names.
+        labels: False for a cohort without labels: images go to imagesTs, nothing can be trained.
+        scheme: What the label integers mean; by default found out from all labels together.
+
+    Raises:
+        InputError: Missing files, labels of no scheme or no tumour at all, a name or id that
+            nnU-Net refuses, files with different endings, a folder that cannot be written.
+    """
+    return write_planned(
+        plan_raw_dataset(folder, cases, dataset_id, name, channels, replace, layout, labels, scheme)
+    )
+
+
+def plan_raw_dataset(
+    folder: Path,
+    cases: Sequence[Case],
+    dataset_id: int,
+    name: str,
+    channels: Sequence[Modality] = MODALITIES,
+    replace: Mapping[str, Mapping[Modality, Path]] | None = None,
+    layout: Layout = "reference",
+    labels: bool = True,
+    scheme: LabelScheme | None = None,
+) -> RawPlan:
+    """What :func:`write_raw_dataset` would write, with the same arguments; writes nothing.
+
+    Raises:
+        InputError: As :func:`write_raw_dataset`; only the integers of single label files wait
+            for the writing when ``scheme`` is given.
+    """
+    dataset = dataset_folder(folder, dataset_id, name)
+    images = _images(cases, channels, replace or {}, labels)
+    targets, codes = {}, {}
+    if labels:
+        targets = {case.name: Path(str(case.label)).absolute() for case in cases}
+        codes = consecutive_codes(scheme or _scheme_of(targets, cases[0].naming))
+    elif layout == "reference":
+        raise InputError("a dataset without labels cannot be written by reference; link it")
+    listed = [path for files in images.values() for path in files]
+    ending = _ending(listed, layout)
+    if layout == "reference":
+        for path in (*listed, *targets.values()):
+            if os.path.expandvars(path) != str(path):
+                raise InputError(f"nnU-Net would read the $ in {path} as a variable; link or copy")
+    return RawPlan(dataset, dataset_id, tuple(channels), images, targets, codes, layout, ending)
+
+
+def write_planned(plan: RawPlan) -> RawDataset:
+    """Write what was planned; ``dataset.json`` comes last, so without it nothing is finished.
+
+    Raises:
+        InputError: A label file has an integer that its scheme does not know, or the folder
+            cannot be written.
+    """
+    make_folder(plan.folder)
+    images, labels = dict(plan.images), _labels(plan)
+    if plan.layout != "reference":
+        images, labels = _place(plan, labels)
+    description = {
+        "channel_names": {str(index): channel for index, channel in enumerate(plan.channels)},
+        "labels": LABELS,
+        "regions_class_order": REGIONS_CLASS_ORDER,
+        "numTraining": len(labels),
+        "file_ending": plan.ending,
+        "overwrite_image_reader_writer": "SimpleITKIO",
+    }
+    if plan.layout == "reference":
+        description["dataset"] = {
+            case: {"images": [str(path) for path in files], "label": str(labels[case])}
+            for case, files in images.items()
+        }
+    write_description(plan.folder, description)
+    files = {case: (*paths, labels[case]) for case, paths in images.items() if case in labels}
+    return RawDataset(plan.folder, plan.dataset_id, plan.channels, tuple(files), files)
+
+
+def make_room(folder: Path, sources: Iterable[Path], overwrite: bool) -> bool:
+    """Refuse to touch a finished dataset in ``folder`` or, if told, take its files away.
+
+    An unfinished one, without ``dataset.json``, stays as it is, to be gone on with.
+
+    Args:
+        folder: ``.../DatasetXXX_Name``; need not exist.
+        sources: Files that the new dataset is made from.
+        overwrite: Take the finished dataset away.
+
+    Returns:
+        Whether a dataset was taken away.
+
+    Raises:
+        InputError: It is finished and may not be replaced, or a source lies in it.
+    """
+    for path in sources:
+        if path.absolute().is_relative_to(folder.absolute()):
+            raise InputError(f"{path} lies in {folder}, which would be written; choose another")
+    if not (folder / "dataset.json").exists():
+        return False
+    if not overwrite:
+        raise InputError(f"{folder} is there already; --overwrite replaces it")
+    (folder / "dataset.json").unlink()  # first, so that no half of a dataset looks whole
+    for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "recoded", "transforms"):
+        if (folder / part).is_dir():
+            shutil.rmtree(folder / part)
+    return True
+
+
+def dataset_folder(folder: Path, dataset_id: int, name: str) -> Path:
+    """``DatasetXXX_Name`` in ``folder``; not created.
+
+    Raises:
+        InputError: nnU-Net would refuse the id or the name, or the id is another dataset's.
+    """
+    if not 1 <= dataset_id <= 999:
+        raise InputError(f"the dataset id must be 1 to 999, got {dataset_id}")
+    if not name or not all(character.isalnum() or character in "_-" for character in name):
+        raise InputError(f"the dataset name {name!r} may hold letters, digits, _ and - only")
+    full = f"Dataset{dataset_id:03d}_{name}"
+    others = {path.name for path in folder.glob(f"Dataset{dataset_id:03d}_*")} - {full}
+    if others:
+        raise InputError(f"{folder} has the id {dataset_id} already: {', '.join(sorted(others))}")
+    return folder / full
+
+
+def _images(
+    cases: Sequence[Case],
+    channels: Sequence[Modality],
+    replace: Mapping[str, Mapping[Modality, Path]],
+    labels: bool,
+) -> dict[str, tuple[Path, ...]]:
+    """Absolute image files of each case in channel order; every missing one is named at once."""
+    if not cases:
+        raise InputError("no cases for the nnU-Net dataset")
+    available = {case.name: {**case.images, **replace.get(case.name, {})} for case in cases}
+    missing = [
+        f"{case} lacks {channel}"
+        for case, files in available.items()
+        for channel in channels
+        if channel not in files or not files[channel].exists()
+    ]
+    if labels:
+        missing += [f"{case.name} lacks the label" for case in cases if case.label is None]
+    if missing:
+        raise InputError(f"the nnU-Net dataset needs {', '.join(channels)}: {'; '.join(missing)}")
+    return {
+        case: tuple(files[channel].absolute() for channel in channels)
+        for case, files in available.items()
+    }
+
+
+def _labels(plan: RawPlan) -> dict[str, Path]:
+    """A label file in BraTS 2023 integers for each case: its own one, or a rewritten one."""
+    folder = plan.folder / ("recoded" if plan.layout == "reference" else "labelsTr")
+    return {
+        case: _rewritten(path, plan.codes, folder / f"{case}{plan.ending}")
+        if plan.recoded(case)
+        else path
+        for case, path in plan.labels.items()
+    }
+
+
+def _scheme_of(paths: Mapping[str, Path], naming: str) -> LabelScheme:
+    values: set[int] = set()
+    for path in paths.values():
+        values |= {int(value) for value in np.unique(read_label(path).data)}
+    if values <= {0}:
+        raise InputError("no case has a labelled voxel; there is nothing to learn")
+    return label_scheme(values, naming)
+
+
+def consecutive_codes(scheme: LabelScheme) -> dict[int, int]:
+    """Integer of the cohort → integer of BraTS 2023; a resection cavity is background."""
+    codes = {0: 0, scheme.necrosis: 1, scheme.oedema: 2, scheme.enhancing: 3}
+    return codes if scheme.cavity is None else codes | {scheme.cavity: 0}
+
+
+def _rewritten(source: Path, codes: Mapping[int, int], target: Path) -> Path:
+    """``target``, holding the labels of ``source`` in new integers on the same grid."""
+    old = read_label(source).data
+    new = np.zeros(old.shape, dtype=np.uint8)
+    for before, after in codes.items():
+        new[old == before] = after
+    unknown = sorted({int(value) for value in np.unique(old)} - codes.keys())
+    if unknown:
+        raise InputError(f"{source} has the label {unknown[0]}, which its cohort does not know")
+    write_like(source, new, target)
+    return target
+
+
+def _ending(paths: Sequence[Path], layout: Layout) -> str:
+    """The one ending of all files; nnU-Net wants no second one in its own folders."""
+    endings = sorted({ending_of(path.name) for path in paths})
+    if len(endings) > 1 and layout != "reference":
+        raise InputError(f"nnU-Net wants one file ending, the cases have {' and '.join(endings)}")
+    return ".nii.gz" if ".nii.gz" in endings else endings[0]
+
+
+def _place(
+    plan: RawPlan, labels: Mapping[str, Path]
+) -> tuple[dict[str, tuple[Path, ...]], dict[str, Path]]:
+    """Put the files under nnU-Net's names; rewritten labels are there already."""
+    put = link_or_copy if plan.layout == "link" else _copy
+    side = plan.folder / ("imagesTr" if labels else "imagesTs")
+    placed_images = {
+        case: tuple(
+            _put(put, path, side / f"{case}_{channel:04d}{plan.ending}")
+            for channel, path in enumerate(paths)
+        )
+        for case, paths in plan.images.items()
+    }
+    placed_labels = {
+        case: path
+        if plan.recoded(case)
+        else _put(put, path, plan.folder / "labelsTr" / f"{case}{plan.ending}")
+        for case, path in labels.items()
+    }
+    ours = {path for paths in placed_images.values() for path in paths} | {*placed_labels.values()}
+    there = {path for folder in (side, plan.folder / "labelsTr") for path in folder.glob("*")}
+    if strangers := sorted(path.name for path in there - ours if not path.name.startswith(".")):
+        raise InputError(f"{plan.folder} has files of another dataset: {', '.join(strangers)}")
+    return placed_images, placed_labels
+
+
+def _put(put: Any, source: Path, target: Path) -> Path:
+    put(source, target)
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def write_description(folder: Path, value: Any) -> None:
+    """Write ``dataset.json`` in the given key order, from which nnU-Net reads meaning.
+
+    One that is already right is left alone.
+    """
+    path = folder / "dataset.json"
+    text = json.dumps(value, indent=2) + "\n"
+    if not (path.is_file() and path.read_text(encoding="utf-8") == text):
+        write_text(path, text)

@@ -1,0 +1,364 @@
+"""What a cohort holds and what in it would break a run.
+
+:mod:`synth3d.cohort.audit` looks at one case, this file at all of them together, and
+:mod:`synth3d.cohort.audit_report` turns the result into text.
+"""
+
+import hashlib
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from synth3d.cohort.cases import (
+    ALL_MODALITIES,
+    Case,
+    LabelScheme,
+    Modality,
+    label_scheme,
+    survey_folder,
+)
+from synth3d.cohort.splits import Splits, parse_splits, sides_of_cases, split_problems
+from synth3d.errors import InputError
+from synth3d.files import progress
+from synth3d.images import MOST_HEAD, Grid, check_content, grid_misfits, read_label, read_unchecked
+
+SMALLEST_COVERAGE = 0.8
+"""A sequence that shows less of the head (the union over the sequences) than this is named."""
+
+MOST_TUMOUR_OUTSIDE = 0.02
+"""A case is named when more of its labelled voxels than this lie outside the head."""
+
+LEAST_BACKGROUND = 1 - MOST_HEAD
+"""A volume is named when less of it than this is exactly zero."""
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: an error would break a run, a warning may spoil one.
+
+    ``case`` is None when the cohort as a whole is meant.
+    """
+
+    severity: Severity
+    case: str | None
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class CaseFacts:
+    """What one case holds.
+
+    Attributes:
+        name: Of the case.
+        patient: The person.
+        sequences: Modalities that have a file.
+        has_label: Whether there is a segmentation.
+        grid: Of the first readable image; None when there is none.
+        label_values: The integers in the label, ascending; None without a readable label.
+        top: Per readable modality the 99th percentile of its non-zero voxels, scanner units.
+        coverage: The share of the head (union of non-zero voxels) that each modality with a
+            zero background shows; empty when the images do not share a grid.
+        digests: Per readable modality a hash of its shape and voxels.
+        problems: What is wrong with the case by itself.
+    """
+
+    name: str
+    patient: str
+    sequences: tuple[Modality, ...]
+    has_label: bool
+    grid: Grid | None
+    label_values: tuple[int, ...] | None
+    top: dict[Modality, float]
+    coverage: dict[Modality, float]
+    digests: dict[Modality, str]
+    problems: tuple[Problem, ...]
+
+
+def examine(case: Case) -> CaseFacts:
+    """The facts of ``case``; what is wrong with it becomes a :class:`Problem`, never an error."""
+    return _Examination(case).facts()
+
+
+@dataclass
+class _Examination:
+    """One case being looked at; voxels are kept only as masks."""
+
+    case: Case
+    problems: list[Problem] = field(default_factory=list)
+    grids: dict[Path, Grid] = field(default_factory=dict)
+    heads: dict[Modality, np.ndarray] = field(default_factory=dict)
+    top: dict[Modality, float] = field(default_factory=dict)
+    digests: dict[Modality, str] = field(default_factory=dict)
+
+    def facts(self) -> CaseFacts:
+        for modality in self.case.images:
+            self._look_at(modality)
+        grid = next(iter(self.grids.values()), None)
+        label = self._label()
+        coverage = self._coverage(label) if self._fits() else {}
+        self._copies()
+        values = None if label is None else tuple(int(value) for value in np.unique(label))
+        return CaseFacts(
+            name=self.case.name,
+            patient=self.case.patient,
+            sequences=tuple(self.case.images),
+            has_label=self.case.label is not None,
+            grid=grid,
+            label_values=values,
+            top=self.top,
+            coverage=coverage,
+            digests=self.digests,
+            problems=tuple(self.problems),
+        )
+
+    def _report(self, severity: Severity, message: str) -> None:
+        self.problems.append(Problem(severity, self.case.name, message))
+
+    def _look_at(self, modality: Modality) -> None:
+        path = self.case.images[modality]
+        try:
+            volume = read_unchecked(path)
+        except InputError as error:
+            self._report("error", str(error))
+            return
+        self.grids[path] = volume.grid
+        self.digests[modality] = _digest(volume.data)
+        try:
+            check_content(volume)
+        except InputError as error:
+            self._report("error", str(error))
+            return
+        head = volume.data != 0
+        if 1 - head.mean() < LEAST_BACKGROUND:
+            self._report("warning", f"{path.name} has no zero background; is it skull-stripped?")
+        else:
+            self.heads[modality] = head
+        if (lowest := float(volume.data.min())) < 0:
+            self._report("warning", f"{path.name} has negative values, down to {lowest:.4g}")
+        self.top[modality] = float(np.percentile(volume.data[head], 99))
+
+    def _label(self) -> np.ndarray | None:
+        path = self.case.label
+        if path is None:
+            return None
+        try:
+            volume = read_label(path)
+            self.grids[path] = volume.grid
+            label_scheme(np.unique(volume.data))
+        except InputError as error:
+            self._report("error", str(error) if str(path) in str(error) else f"{path}: {error}")
+            return None
+        if not volume.data.any():
+            self._report("warning", f"{path.name} is empty: no tumour")
+        return volume.data
+
+    def _fits(self) -> bool:
+        """Whether all readable files share a grid; the misfits are reported.
+
+        In IXI T1 lies on a grid of its own in every case: a run has to know, none need break.
+        """
+        if not self.grids:
+            return False
+        _, misfits = grid_misfits(self.grids)
+        if misfits and self.case.naming == "ixi":
+            hint = "a run needs data.common_grid, as in the recipe ixi-2d"
+            self._report("warning", "; ".join([*misfits, hint]))
+        elif misfits:
+            self._report("error", "; ".join(misfits))
+        return not misfits
+
+    def _coverage(self, label: np.ndarray | None) -> dict[Modality, float]:
+        if not self.heads:
+            return {}
+        union = np.logical_or.reduce(list(self.heads.values()))
+        size = int(union.sum())
+        coverage: dict[Modality, float] = {
+            modality: int(head.sum()) / size for modality, head in self.heads.items()
+        }
+        for modality, share in coverage.items():
+            if share < SMALLEST_COVERAGE:
+                name = self.case.images[modality].name
+                self._report("warning", f"{name} shows only {share:.0%} of the head")
+        if label is not None and label.any():
+            outside = float((label[~union] != 0).sum() / (label != 0).sum())
+            if outside > MOST_TUMOUR_OUTSIDE:
+                self._report("warning", f"{outside:.0%} of the label lies outside the head")
+        return coverage
+
+    def _copies(self) -> None:
+        first: dict[str, Modality] = {}
+        for modality, digest in self.digests.items():
+            other = first.setdefault(digest, modality)
+            if other != modality:
+                self._report("warning", f"{other} and {modality} have the same voxels")
+
+
+def _digest(data: np.ndarray) -> str:
+    """A hash of shape and voxels, whatever header and compression the file has."""
+    digest = hashlib.blake2b(repr(data.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(data).data)
+    return digest.hexdigest()
+
+
+WIDEST_SCALE = 20.0
+"""A volume is named when its intensities are this many times those of the cohort's median."""
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """All that an audit found.
+
+    Attributes:
+        folder: The cohort.
+        naming: How its files are named.
+        cases: Sorted by name.
+        scheme: What the labels mean; None without labels or when they contradict each other.
+        splits: The splits that were looked at, if any.
+        problems: Of the cohort and of all cases, errors first.
+    """
+
+    folder: Path
+    naming: str
+    cases: tuple[CaseFacts, ...]
+    scheme: LabelScheme | None
+    splits: Splits | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that would break a run."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+
+def audit(folder: Path, splits: Path | None = None, workers: int | None = None) -> Audit:
+    """Look at every file of every case under ``folder``.
+
+    Args:
+        folder: A cohort in any naming that :mod:`synth3d.cohort.cases` reads.
+        splits: A JSON file as :func:`synth3d.cohort.splits.read_splits` reads, to be checked as
+        well.
+        workers: Cases looked at side by side; by default one per processor, at most four.
+
+    Raises:
+        InputError: There are no cases, namings are mixed, or ``splits`` is no splits file.
+            Everything else becomes a :class:`Problem`.
+    """
+    folder = Path(folder)
+    survey = survey_folder(folder)
+    chosen = parse_splits(splits) if splits else None
+    with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
+        looked_at = pool.map(examine, survey.cases)
+        facts = tuple(progress(looked_at, "audit", total=len(survey.cases), unit="case"))
+    naming = survey.cases[0].naming
+    scheme, scheme_problems = _scheme(facts, naming)
+    problems = [
+        *(Problem("error", case, sentence) for case, sentence in survey.ambiguous),
+        *(problem for fact in facts for problem in fact.problems),
+        *_missing(facts),
+        *scheme_problems,
+        *_duplicates(facts, chosen),
+        *_odd_scales(facts),
+    ]
+    if chosen:
+        problems += [Problem("error", None, text) for text in split_problems(chosen, survey.cases)]
+        problems += _unlisted(facts, chosen)
+    if survey.unrecognised:
+        names = ", ".join(str(path.relative_to(folder)) for path in survey.unrecognised)
+        problems.append(Problem("warning", None, f"ignored, as their names fit no naming: {names}"))
+    problems.sort(key=lambda problem: problem.severity != "error")
+    return Audit(folder, naming, facts, scheme, chosen, tuple(problems))
+
+
+def _missing(facts: Iterable[CaseFacts]) -> list[Problem]:
+    """Warnings for what other cases of the cohort have; an error for a case without images."""
+    facts = list(facts)
+    held = [m for m in ALL_MODALITIES if any(m in fact.sequences for fact in facts)]
+    labelled = any(fact.has_label for fact in facts)
+    problems = []
+    for fact in facts:
+        lacking: list[str] = [modality for modality in held if modality not in fact.sequences]
+        if labelled and not fact.has_label:
+            lacking.append("the label")
+        if not fact.sequences:
+            problems.append(Problem("error", fact.name, "has no sequence at all"))
+        elif lacking:
+            problems.append(Problem("warning", fact.name, f"lacks {', '.join(lacking)}"))
+    return problems
+
+
+def _scheme(facts: Iterable[CaseFacts], naming: str) -> tuple[LabelScheme | None, list[Problem]]:
+    """What the labels of the cohort mean, decided over all cases."""
+    values = {f.name: set(f.label_values) for f in facts if f.label_values is not None}
+    if not values:
+        return None, []
+    with_3 = [name for name, seen in values.items() if 3 in seen]
+    with_4 = [name for name, seen in values.items() if 4 in seen]
+    if with_3 and with_4 and not set(with_3) & set(with_4):
+        text = (
+            f"two label schemes, or a cavity: no case has both 3 ({', '.join(with_3)}) "
+            f"and 4 ({', '.join(with_4)})"
+        )
+        return None, [Problem("error", None, text)]
+    scheme = label_scheme(set().union(*values.values()), naming)
+    if scheme.warning is None:
+        return scheme, []
+    named = f" ({', '.join(with_4)})" if with_4 else ""
+    return scheme, [Problem("warning", None, scheme.warning + named)]
+
+
+def _duplicates(facts: Sequence[CaseFacts], splits: Splits | None) -> list[Problem]:
+    """Volumes that two cases share; an error when the cases are on different sides."""
+    sides = sides_of_cases(splits) if splits else {}
+    first: dict[str, tuple[str, str]] = {}
+    shared: dict[tuple[str, str], list[str]] = {}
+    for fact in facts:
+        for modality, digest in fact.digests.items():
+            name, other = first.setdefault(digest, (fact.name, modality))
+            if name != fact.name:
+                pair = modality if other == modality else f"{modality} as {other}"
+                shared.setdefault((fact.name, name), []).append(pair)
+    problems = []
+    for (name, other), pairs in shared.items():
+        text = f"has the same voxels as {other} in {', '.join(pairs)}"
+        here, there = (" and ".join(sides.get(case, ["no side"])) for case in (name, other))
+        if here == there:
+            problems.append(Problem("warning", name, text))
+        else:
+            text = f"{text}, on different sides ({here} and {there})"
+            problems.append(Problem("error", name, text))
+    return problems
+
+
+def _odd_scales(facts: Sequence[CaseFacts]) -> list[Problem]:
+    """Warnings for cases with volumes far brighter or darker than the others of their kind."""
+    tops = {m: [f.top[m] for f in facts if f.top.get(m, 0) > 0] for m in ALL_MODALITIES}
+    middle = {modality: statistics.median(values) for modality, values in tops.items() if values}
+    problems = []
+    for fact in facts:
+        ratios = {m: top / middle[m] for m, top in fact.top.items() if top > 0}
+        odd = [
+            f"{modality} {ratio:.3g}"
+            for modality, ratio in ratios.items()
+            if not 1 / WIDEST_SCALE <= ratio <= WIDEST_SCALE
+        ]
+        if odd:
+            text = f"intensities are far from the cohort's median: times {', '.join(odd)}"
+            problems.append(Problem("warning", fact.name, text))
+    return problems
+
+
+def _unlisted(facts: Iterable[CaseFacts], splits: Splits) -> list[Problem]:
+    sides = sides_of_cases(splits)
+    return [
+        Problem("warning", fact.name, "is in no split and takes part in nothing")
+        for fact in facts
+        if fact.name not in sides
+    ]

@@ -1,0 +1,159 @@
+"""An audit as text for a reader and as JSON for a program."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from synth3d.cohort.audit import Audit, CaseFacts, Problem, audit
+from synth3d.cohort.cases import ALL_MODALITIES
+
+NAMED_CASES = 5
+"""At most so many case names are listed beside a rare grid or set of sequences."""
+
+
+def run_audit(folder: Path, splits: Path | None = None, as_json: bool = False) -> int:
+    """Print an audit of ``folder``: 1 when something in it would break a run, else 0.
+
+    Raises:
+        InputError: As :func:`audit`.
+    """
+    result = audit(folder, splits)
+    print(audit_json(result) if as_json else format_audit(result))
+    return 1 if result.errors else 0
+
+
+def format_audit(audit: Audit) -> str:
+    """A page of text: what the cohort holds, then what is wrong, errors first."""
+    patients = len({fact.patient for fact in audit.cases})
+    lines = [
+        f"{_count(len(audit.cases), 'case')} of {_count(patients, 'patient')} in {audit.folder}, "
+        f"named as {audit.naming}",
+        "",
+        *_table(
+            ("sequence", "cases", "intensity (p99 of the head)", "share of the head shown"),
+            [_sequence_row(audit, modality) for modality in _held(audit)],
+        ),
+        "",
+        *_table(("held", "cases", ""), _tally(audit.cases, _holdings)),
+        "",
+        *_table(("grid (z, y, x), mm, axes", "cases", ""), _tally(audit.cases, _grid_text)),
+        "",
+        f"labels: {_label_text(audit)}",
+    ]
+    if audit.splits:
+        sides = ", ".join(f"{side} {len(names)}" for side, names in asdict(audit.splits).items())
+        lines.append(f"splits: {sides}")
+    return "\n".join([*lines, "", *_problem_lines(audit)])
+
+
+def audit_json(audit: Audit) -> str:
+    """All facts and problems as indented JSON."""
+    scheme = asdict(audit.scheme) if audit.scheme else None
+    value = {
+        "folder": str(audit.folder),
+        "naming": audit.naming,
+        "ok": not audit.errors,
+        "patients": len({fact.patient for fact in audit.cases}),
+        "label_scheme": scheme,
+        "splits": asdict(audit.splits) if audit.splits else None,
+        "problems": [asdict(problem) for problem in audit.problems],
+        "cases": [_case_json(fact) for fact in audit.cases],
+    }
+    return json.dumps(value, indent=2, allow_nan=False)
+
+
+def _case_json(fact: CaseFacts) -> dict[str, Any]:
+    grid = fact.grid
+    return {
+        "name": fact.name,
+        "patient": fact.patient,
+        "sequences": fact.sequences,
+        "label": fact.has_label,
+        "label_values": fact.label_values,
+        "shape_zyx": grid and grid.shape_zyx,
+        "spacing_zyx_mm": grid and [round(edge, 6) for edge in grid.spacing_mm],
+        "orientation": grid and grid.orientation,
+        "intensity_p99": fact.top,
+        "head_coverage": {m: round(share, 4) for m, share in fact.coverage.items()},
+        "digests": fact.digests,
+    }
+
+
+def _held(audit: Audit) -> list[str]:
+    return [m for m in ALL_MODALITIES if any(m in fact.sequences for fact in audit.cases)]
+
+
+def _sequence_row(audit: Audit, modality: Any) -> tuple[str, str, str, str]:
+    held = [fact for fact in audit.cases if modality in fact.sequences]
+    tops = [fact.top[modality] for fact in held if modality in fact.top]
+    shares = [fact.coverage[modality] for fact in held if modality in fact.coverage]
+    scale = f"{min(tops):.4g} to {max(tops):.4g}" if tops else "-"
+    share = f"{min(shares):.0%} to {max(shares):.0%}" if shares else "-"
+    return modality, str(len(held)), scale, share
+
+
+def _holdings(fact: CaseFacts) -> str:
+    return " ".join([*fact.sequences, *(["label"] if fact.has_label else [])]) or "nothing"
+
+
+def _grid_text(fact: CaseFacts) -> str:
+    if fact.grid is None:
+        return "unreadable"
+    shape = " x ".join(str(n) for n in fact.grid.shape_zyx)
+    spacing = " x ".join(f"{edge:.4g}" for edge in fact.grid.spacing_mm)
+    return f"{shape}, {spacing}, {fact.grid.orientation}"
+
+
+def _tally(facts: Iterable[CaseFacts], describe: Any) -> list[tuple[str, str, str]]:
+    """(what, how many, which) for each description, commonest first; the first needs no names."""
+    facts = list(facts)
+    rows = []
+    for what, count in Counter(map(describe, facts)).most_common():
+        names = [fact.name for fact in facts if describe(fact) == what] if rows else []
+        more = f" and {len(names) - NAMED_CASES} more" if len(names) > NAMED_CASES else ""
+        rows.append((what, str(count), ", ".join(names[:NAMED_CASES]) + more))
+    return rows
+
+
+def _label_text(audit: Audit) -> str:
+    n = sum(fact.has_label for fact in audit.cases)
+    if not n:
+        return "none"
+    scheme = audit.scheme
+    if scheme is None:
+        return f"in {_count(n, 'case')}, of unknown meaning"
+    cavity = f", {scheme.cavity} resection cavity" if scheme.cavity else ""
+    doubt = " (ambiguous)" if scheme.ambiguous else ""
+    return (
+        f"in {_count(n, 'case')}, {scheme.name}{doubt}: {scheme.necrosis} necrosis, "
+        f"{scheme.oedema} oedema, {scheme.enhancing} enhancing{cavity}"
+    )
+
+
+def _problem_lines(audit: Audit) -> list[str]:
+    errors, total = len(audit.errors), len(audit.problems)
+    lines = [_problem_line(problem) for problem in audit.problems]
+    warnings = f"{_count(total - errors, 'warning')}"
+    if errors:
+        return [*lines, "", f"{_count(errors, 'error')} would break a run, {warnings}"]
+    return [*lines, *([""] if lines else []), f"nothing would break a run, {warnings}"]
+
+
+def _problem_line(problem: Problem) -> str:
+    where = f"{problem.case}: " if problem.case and problem.case not in problem.message else ""
+    return f"{problem.severity}: {where}{problem.message}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [head, *rows]
+    ]

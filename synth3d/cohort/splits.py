@@ -1,0 +1,134 @@
+"""Who trains, who validates, who tests: splits of a cohort by patient."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from synth3d.cohort.cases import Case
+from synth3d.errors import InputError
+from synth3d.files import read_json, write_json
+
+_KEYS = {
+    "train": "train",
+    "val": "val",
+    "test": "test",
+    "excluded_from_metrics": "excluded",
+}
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Case names of each side, sorted; ``excluded`` cases belong to no side and no figure."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+
+
+def read_splits(path: Path, cases: Iterable[Case]) -> Splits:
+    """The splits in the JSON file ``path``: ``train``, ``val``, ``test``, each a list of cases.
+
+    ``excluded_from_metrics`` is optional, and so are ``val`` and ``test``. Cases of the cohort
+    that are listed nowhere take part in nothing.
+
+    Raises:
+        InputError: The file cannot be read or has other keys, a case is unknown or on two sides,
+            or two cases of one patient are; the sentence names them all.
+    """
+    splits, cases = parse_splits(path), list(cases)
+    if problems := split_problems(splits, cases):
+        raise InputError(f"{path}: {'; '.join(problems)}")
+    return splits
+
+
+def parse_splits(path: Path) -> Splits:
+    """Like :func:`read_splits`, but without a look at the cases.
+
+    Raises:
+        InputError: The file cannot be read or has other keys or values.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or "train" not in value or value.keys() - _KEYS.keys():
+        raise InputError(f"{path}: expected the keys {', '.join(_KEYS)}, each a list of cases")
+    for key, names in value.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"{path}: {key} must be a list of case names")
+    return Splits(**{_KEYS[key]: tuple(sorted(names)) for key, names in value.items()})
+
+
+def split_problems(splits: Splits, cases: Iterable[Case]) -> list[str]:
+    """One clause for each unknown case and each case or patient on two sides; empty if sound."""
+    patients = {case.name: case.patient for case in cases}
+    problems = []
+    seen: dict[str, dict[str, str]] = {}
+    for name, sides in sorted(sides_of_cases(splits).items()):
+        if name not in patients:
+            problems.append(f"case {name} ({sides[0]}) is not in the cohort")
+        if len(sides) > 1:
+            problems.append(f"case {name} is listed twice ({' and '.join(sides)})")
+        elif name in patients and sides != ["excluded"]:
+            seen.setdefault(patients[name], {})[sides[0]] = name
+    for patient, by_side in sorted(seen.items()):
+        if len(by_side) > 1:
+            where = " and ".join(f"{side} ({name})" for side, name in by_side.items())
+            problems.append(f"patient {patient} is in {where}")
+    return problems
+
+
+def sides_of_cases(splits: Splits) -> dict[str, list[str]]:
+    """Where each listed case stands: names of fields of :class:`Splits`, one if all is well."""
+    sides: dict[str, list[str]] = {}
+    for side, names in asdict(splits).items():
+        for name in names:
+            sides.setdefault(name, []).append(side)
+    return sides
+
+
+def make_splits(
+    cases: Iterable[Case], seed: int = 0, val: float = 0.1, test: float = 0.25
+) -> Splits:
+    """Patients dealt at random to train, val and test; the same seed deals the same.
+
+    Args:
+        cases: The cohort; the order does not matter.
+        seed: Of the shuffle.
+        val: Fraction of the patients for validation, in [0, 1).
+        test: Fraction of the patients for testing, in [0, 1); with ``val`` less than 1.
+
+    Returns:
+        All cases; each side has at least one patient.
+
+    Raises:
+        ValueError: The fractions are out of range.
+        InputError: There are fewer than three patients.
+    """
+    if val < 0 or test < 0 or val + test >= 1:
+        raise ValueError(f"val and test must be >= 0 and add up to < 1, got {val} and {test}")
+    by_patient: dict[str, list[str]] = {}
+    for case in cases:
+        by_patient.setdefault(case.patient, []).append(case.name)
+    patients = sorted(by_patient)
+    if len(patients) < 3:
+        raise InputError(
+            f"splitting needs at least 3 patients (train, val, test), got {len(patients)}"
+        )
+    random.Random(seed).shuffle(patients)
+    n_test = min(max(1, round(test * len(patients))), len(patients) - 2)
+    n_val = min(max(1, round(val * len(patients))), len(patients) - 1 - n_test)
+
+    def names(chosen: list[str]) -> tuple[str, ...]:
+        return tuple(sorted(name for patient in chosen for name in by_patient[patient]))
+
+    return Splits(
+        train=names(patients[n_test + n_val :]),
+        val=names(patients[n_test : n_test + n_val]),
+        test=names(patients[:n_test]),
+    )
+
+
+def write_splits(path: Path, splits: Splits) -> None:
+    """Write ``splits`` as the JSON that :func:`read_splits` reads."""
+    values = asdict(splits)
+    write_json(path, {key: list(values[field]) for key, field in _KEYS.items()})

@@ -1,0 +1,141 @@
+"""Where a completed cohort's files lie, and the receipt that proves a case is done.
+
+The receipt is written last. A case is done when its receipt names the very inputs and weights
+at hand and every file it lists is there with the hash it had; the mere existence of a picture
+proves nothing. A hidden marker, written first, tells a rerun which files an interrupted one left.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synth3d.cohort import MODALITIES, Case, Modality, ending_of
+from synth3d.errors import InputError
+from synth3d.files import read_json, sha256, write_json
+from synth3d.machine import versions
+
+FORMAT = 1
+"""Raised when receipts of an older version no longer count."""
+
+NOTICE = "Synthetic images are estimates, not acquisitions; not for diagnosis."
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of the files of a completed cohort.
+
+    Attributes:
+        out: The folder.
+        format: ``brats`` (a folder per case, named as the case's own files are) or ``nnunet``
+            (``imagesTs/<case>_0000.nii.gz`` ... in the order of ``MODALITIES``).
+    """
+
+    out: Path
+    format: str
+
+    def image(self, case: Case, modality: Modality) -> Path:
+        """Where ``modality`` of ``case`` belongs.
+
+        Raises:
+            InputError: The naming of the case has no name for it.
+        """
+        if self.format == "nnunet":
+            ending = ending_of(next(iter(case.images.values())).name)
+            number = MODALITIES.index(modality)
+            return self.out / "imagesTs" / f"{case.name}_{number:04d}{ending}"
+        if case.naming == "nnunet":
+            ending = ending_of(next(iter(case.images.values())).name)
+            return self.out / case.name / f"{case.name}-{modality}{ending}"
+        return self.out / case.name / case.file_name(modality)
+
+    def label(self, case: Case) -> Path | None:
+        """Where the segmentation belongs; None where there is none or the format has no place."""
+        if case.label is None or self.format == "nnunet":
+            return None
+        if case.naming == "nnunet":
+            return self.out / case.name / f"{case.name}-seg{ending_of(case.label.name)}"
+        return self.out / case.name / case.label.name
+
+    def sidecar(self, image: Path) -> Path | None:
+        """The JSON file beside a synthetic picture, as BIDS has it; None in an nnU-Net folder."""
+        if self.format == "nnunet":
+            return None
+        return image.with_name(image.name.removesuffix(ending_of(image.name)) + ".json")
+
+    def receipt(self, case: Case) -> Path:
+        """The receipt of ``case``."""
+        folder = "receipts" if self.format == "nnunet" else case.name
+        return self.out / folder / f"{case.name}.receipt.json"
+
+    def marker(self, case: Case) -> Path:
+        """The hidden file that is there while the case is being written."""
+        return self.receipt(case).with_name(f".started-{case.name}.json")
+
+
+def case_identity(
+    case: Case, make: tuple[Modality, ...], maker: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What decides the completed case, as plain JSON values: hashes of all its files, and how.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    files: dict[str, Path] = dict(case.images) | ({"label": case.label} if case.label else {})
+    try:
+        inputs = {role: {"file": path.name, "sha256": sha256(path)} for role, path in files.items()}
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
+    how = dict(maker) if make else {}
+    return json.loads(json.dumps({"inputs": inputs, "made": list(make), "how": how}))
+
+
+def is_done(layout: Layout, case: Case, identity: Mapping[str, Any]) -> bool:
+    """Whether the receipt of ``case`` matches ``identity`` and every file is as it was written."""
+    try:
+        receipt = read_json(layout.receipt(case))
+        same = receipt["format"] == FORMAT and receipt["identity"] == identity
+        return same and all(
+            sha256(layout.out / name) == digest for name, digest in receipt["files"].items()
+        )
+    except (InputError, OSError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def write_receipt(
+    layout: Layout,
+    case: Case,
+    identity: Mapping[str, Any],
+    files: list[Path],
+    facts: Mapping[str, Any],
+) -> Path:
+    """Hash ``files`` and write the receipt, with ``facts`` beside what it always holds."""
+    path = layout.receipt(case)
+    receipt = {
+        "format": FORMAT,
+        "case": case.name,
+        **facts,
+        "notice": NOTICE,
+        "versions": versions(),
+        "identity": identity,
+        "files": {str(file.relative_to(layout.out)): sha256(file) for file in files},
+    }
+    write_json(path, receipt)
+    return path
+
+
+def dataset_json(ending: str) -> dict[str, Any]:
+    """The ``dataset.json`` of a completed nnU-Net folder: channels, and BraTS 2023 regions."""
+    return {
+        "channel_names": {str(i): name for i, name in enumerate(MODALITIES)},
+        "labels": {
+            "background": 0,
+            "whole_tumor": [1, 2, 3],
+            "tumor_core": [1, 3],
+            "enhancing_tumor": [3],
+        },
+        "regions_class_order": [2, 1, 3],
+        "numTraining": 0,
+        "file_ending": ending,
+    }

@@ -1,0 +1,22 @@
+"""A case as the network is fed: prepared, drawn as patches or slices, batched."""
+
+from synth3d.data.batch import Batch
+from synth3d.data.misalign import misalign
+from synth3d.data.patches import batches, drawn_by_workers, to_subject
+from synth3d.data.prepared import Prepared, fit_scale, prepare, read_on_one_grid
+from synth3d.data.slices import restore, seen, spacing_seen
+
+__all__ = [
+    "Batch",
+    "Prepared",
+    "batches",
+    "drawn_by_workers",
+    "fit_scale",
+    "misalign",
+    "prepare",
+    "read_on_one_grid",
+    "restore",
+    "seen",
+    "spacing_seen",
+    "to_subject",
+]

@@ -1,0 +1,203 @@
+"""One source out of place: the experiment of how much misalignment a network bears.
+
+A translation, a rotation about the centre and an elastic deformation of *one* source, in a single
+linear interpolation with zeros beyond the edge. For ``dim`` 2 everything happens within
+the slices of ``data.plane`` and is the same for all slices of a case, as when a patient moves
+between two sequences.
+
+``data.misregistration`` is something else: it moves all sources together against the target, in
+training alone, as augmentation.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from synth3d.config import MisalignConfig, RunConfig
+from synth3d.data.prepared import Prepared
+from synth3d.images import turn_to
+
+CONTROL_POINTS = 7
+"""Along each axis of the elastic field; as in TorchIO's, it is a cubic B-spline between them."""
+
+TEST_SEED = 0
+"""Of validation: the same movements in every run, so that runs can be compared."""
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """Where one source goes; d is 2 or 3, axes ([z,] y, x).
+
+    Attributes:
+        shift: (d,) voxels; positive moves the picture to larger indices, as a roll does.
+        rotation: (d, d) turns mm about the centre of the volume.
+        field: (d, 7, ...) displacements in voxels at the control points.
+    """
+
+    shift: Tensor
+    rotation: Tensor
+    field: Tensor
+
+    @property
+    def rigid(self) -> bool:
+        """Whether it is a translation and nothing else."""
+        return not self.field.any() and torch.equal(self.rotation, torch.eye(len(self.shift)))
+
+    def scaled(self, zoom: Sequence[float]) -> "Motion":
+        """The same motion on a grid of ``zoom`` ([z,] y, x) times as many voxels."""
+        factor = torch.tensor(tuple(zoom), dtype=torch.float32)
+        per_axis = factor.view(-1, *[1] * len(factor))
+        return replace(self, shift=self.shift * factor, field=self.field * per_axis)
+
+
+def draw_motion(
+    settings: MisalignConfig, dim: int, generator: torch.Generator | None = None
+) -> Motion:
+    """A motion as ``settings`` says.
+
+    ``uniform_box``: each component of the shift, each angle and each control point evenly in
+    ±its setting. ``fixed_magnitude``: the shift has exactly that length and the rotation exactly
+    that angle, in an even direction, and the strongest control point exactly that displacement.
+    Motions of one generator state are proportional to their settings, so the points of a curve
+    over ``shift`` differ in length alone.
+
+    Args:
+        settings: How far.
+        dim: 2 or 3.
+        generator: The source of randomness; None is torch's own.
+    """
+    fixed = settings.draw == "fixed_magnitude"
+
+    def even(*shape: int) -> Tensor:
+        return 2 * torch.rand(*shape, generator=generator) - 1
+
+    def direction(length: int) -> Tensor:
+        vector = torch.randn(length, generator=generator)
+        return vector / vector.norm().clamp(min=1e-6)
+
+    axes = 1 if dim == 2 else 3
+    shift = (direction(dim) if fixed else even(dim)) * settings.shift
+    angles = (direction(axes) if fixed else even(axes)) * settings.rotate
+    field = even(dim, *[CONTROL_POINTS] * dim)
+    if fixed:
+        field = field / field.norm(dim=0).max().clamp(min=1e-6)
+    return Motion(shift, _rotation(torch.deg2rad(angles), dim), field * settings.elastic)
+
+
+def move(volume: Tensor, motion: Motion, spacing: Sequence[float]) -> Tensor:
+    """``volume`` moved: linear, zeros from beyond the edge.
+
+    A pure translation is exact where it is a whole number of voxels.
+
+    Args:
+        volume: (C, D, H, W) with d = 3, or (slices, rows, columns) with d = 2, float32.
+        motion: Of as many axes.
+        spacing: Voxel edges in mm, ([z,] y, x): rotations keep lengths in mm.
+
+    Returns:
+        The same shape.
+    """
+    d = len(motion.shift)
+    if motion.rigid:
+        for axis, amount in enumerate(motion.shift.tolist(), start=volume.dim() - d):
+            volume = _translate(volume, amount, axis)
+        return volume
+    shape = volume.shape[-d:]
+    sides = torch.tensor(shape, dtype=torch.float32)
+    axes = [torch.arange(side, dtype=torch.float32) - (side - 1) / 2 for side in shape]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    mm = torch.tensor(tuple(spacing), dtype=torch.float32)
+    from_voxel = torch.diag(1 / mm) @ motion.rotation.T @ torch.diag(mm)
+    there = place @ from_voxel.T - motion.shift
+    if motion.field.any():
+        there = there - _dense(motion.field, shape).movedim(0, -1)
+    unit = there * 2 / (sides - 1).clamp(min=1)
+    moved = F.grid_sample(volume[None], unit.flip(-1)[None], "bilinear", "zeros", True)
+    return moved[0]
+
+
+def misalign(prepared: Prepared, config: RunConfig, seed: int = TEST_SEED) -> Prepared:
+    """``prepared`` with its one source moved as ``config.misalign`` says, for testing.
+
+    The motion follows from the case's name and ``seed`` alone. The other sources, the target, the
+    brain and the scales stay. Lengths are voxels of what the network sees: with
+    ``data.slice_size`` they are converted to the case's own.
+
+    Args:
+        prepared: On its own grid.
+        config: Of the run.
+        seed: Of the experiment; not the run's.
+    """
+    settings = config.misalign
+    if not settings.active or settings.source not in prepared.volumes:
+        return prepared
+    digest = hashlib.sha256(f"{seed}/{prepared.case.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    motion = draw_motion(settings, config.dim, generator)
+    volume = prepared.volumes[settings.source]  # type: ignore[index]
+    edges = np.linalg.norm(prepared.affine[:3, :3], axis=0)[::-1]
+    if config.dim == 2:
+        turn = turn_to(config.data.plane, prepared.affine)
+        turned = turn.apply(volume)
+        size = config.data.slice_size or turned.shape[1:]
+        zoom = [own / there for own, there in zip(turned.shape[1:], size, strict=True)]
+        tensor = torch.from_numpy(np.ascontiguousarray(turned))
+        in_plane = [float(edges[axis]) for axis in turn.axes[1:]]
+        moved = turn.undo(move(tensor, motion.scaled(zoom), in_plane).numpy())
+    else:
+        tensor = torch.from_numpy(np.ascontiguousarray(volume))
+        moved = move(tensor[None], motion, edges.tolist())[0].numpy()
+    volumes = {**prepared.volumes, settings.source: np.ascontiguousarray(moved)}
+    return replace(prepared, volumes=volumes)
+
+
+def _translate(volume: Tensor, amount: float, axis: int) -> Tensor:
+    """Along one axis, by a whole and a fractional part; zeros come in."""
+    whole = int(np.floor(amount))
+    share = amount - whole
+    near = _step(volume, whole, axis)
+    return near if share == 0 else (1 - share) * near + share * _step(volume, whole + 1, axis)
+
+
+def _step(volume: Tensor, steps: int, axis: int) -> Tensor:
+    """Rolled by whole voxels, with zeros instead of what would come round."""
+    side = volume.shape[axis]
+    moved = torch.zeros_like(volume)
+    if abs(steps) < side:
+        part = volume.narrow(axis, max(-steps, 0), side - abs(steps))
+        moved.narrow(axis, max(steps, 0), side - abs(steps)).copy_(part)
+    return moved
+
+
+def _rotation(angles: Tensor, dim: int) -> Tensor:
+    """In the plane by one angle, or about the vector of three, in radians; (dim, dim)."""
+    if dim == 2:
+        generator = torch.tensor([[0.0, -1.0], [1.0, 0.0]]) * angles
+    else:
+        z, y, x = angles.tolist()
+        generator = torch.tensor([[0, -x, y], [x, 0, -z], [-y, z, 0]])
+    return torch.matrix_exp(generator)
+
+
+def _dense(field: Tensor, shape: Sequence[int]) -> Tensor:
+    """Control points (d, 7, ...) to (d, *shape): a cubic B-spline per axis, never beyond them."""
+    for side in shape:
+        field = torch.tensordot(field, _spline(side), dims=([1], [1]))  # the axis goes to the end
+    return field
+
+
+def _spline(side: int) -> Tensor:
+    """(side, 7) weights of the control points, rows summing to 1; the ends are held beyond them."""
+    at = torch.linspace(0, CONTROL_POINTS - 1, side)
+    first = at.floor()
+    t = (at - first)[:, None]
+    weights = torch.cat(
+        [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], 1
+    )
+    index = (first[:, None].long() + torch.arange(-1, 3)).clamp(0, CONTROL_POINTS - 1)
+    return torch.zeros(side, CONTROL_POINTS).scatter_add_(1, index, weights / 6)

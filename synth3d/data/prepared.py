@@ -1,0 +1,140 @@
+"""One case in the network's scale: read, masked, scaled; ``data.patches`` draws from it."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from synth3d.cohort import Case, Modality, label_scheme
+from synth3d.config import DataConfig
+from synth3d.errors import InputError
+from synth3d.images import (
+    Scale,
+    Volume,
+    check_same_grid,
+    foreground,
+    grid,
+    read,
+    read_label,
+    resample,
+)
+
+A, B = TypeVar("A"), TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One case in the network's scale; all arrays share one grid (D, H, W) = (z, y, x).
+
+    Attributes:
+        case: Where it came from.
+        volumes: Per modality, float32, 0 outside the brain; only what the case has.
+        scales: How each volume came from scanner units.
+        brain: Bool, the union of the sources' foregrounds: what is known when the target is not.
+        tumour: Bool, or None without a label.
+        affine: Voxel (x, y, z) → mm.
+    """
+
+    case: Case
+    volumes: Mapping[Modality, np.ndarray]
+    scales: Mapping[Modality, Scale]
+    brain: np.ndarray
+    tumour: np.ndarray | None
+    affine: np.ndarray
+
+    def sources(self, names: Sequence[Modality]) -> np.ndarray:
+        """(S, D, H, W) float32 in the order of ``names``; zeros for what the case lacks."""
+        zeros = np.zeros(self.brain.shape, np.float32)
+        return np.stack([self.volumes.get(name, zeros) for name in names])
+
+
+def prepare(
+    case: Case,
+    sources: Sequence[Modality],
+    targets: Sequence[Modality],
+    data: DataConfig | None = None,
+) -> Prepared:
+    """Read one case and bring it into the network's scale.
+
+    The brain is where any source is not background, so that training sees the mask that a
+    case with a missing target has.
+
+    Args:
+        case: At least one source; targets that are there are read too.
+        sources: Where the network looks.
+        targets: What it makes.
+        data: Its ``intensity`` and ``common_grid`` count; None is the defaults.
+
+    Raises:
+        InputError: No source is there, a file is bad, the grids differ, or label values are in
+            no scheme.
+    """
+    data = data or DataConfig()
+    have = [name for name in (*sources, *targets) if name in case.images]
+    if not any(name in case.images for name in sources):
+        raise InputError(f"case {case.name} has none of the sources {list(sources)}")
+    raw = read_on_one_grid(case, have, data.common_grid)
+    brain = np.logical_or.reduce([foreground(raw[n].data) for n in have if n in sources])
+
+    def scaled(volume: np.ndarray) -> tuple[Scale, np.ndarray]:
+        scale = fit_scale(volume, brain, data.intensity)
+        return scale, scale.apply(volume, brain & (volume != 0))
+
+    pairs = dict(zip(raw, side_by_side(scaled, [v.data for v in raw.values()]), strict=True))
+    scales = {name: scale for name, (scale, _) in pairs.items()}
+    volumes = {name: volume for name, (_, volume) in pairs.items()}
+    tumour = _tumour(case.label) if case.label else None
+    return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine)
+
+
+def fit_scale(volume: np.ndarray, brain: np.ndarray, intensity: str) -> Scale:
+    """The scale of one volume (D, H, W) under the convention ``intensity`` of ``DataConfig``."""
+    if intensity == "paper":
+        return Scale.papers(volume)
+    return Scale.fit(volume, brain & foreground(volume))
+
+
+def read_on_one_grid(
+    case: Case, names: Sequence[Modality], common_grid: str
+) -> dict[Modality, Volume]:
+    """The sequences ``names`` of ``case``, all of which are there, on one grid.
+
+    Without ``common_grid`` they and the label must share one. With it they are brought to that
+    sequence's, or to that of the first of ``names`` where the case lacks it.
+
+    Raises:
+        InputError: A file is bad, or the grids differ and nothing says what to bring where.
+    """
+    labels = [case.label] if case.label else []
+    if not common_grid:
+        try:
+            check_same_grid([case.images[name] for name in names] + labels)
+        except InputError as error:
+            hint = "or name one to bring the others to (data.common_grid)"
+            raise InputError(f"{error}, {hint}") from error
+        volumes = side_by_side(read, [case.images[name] for name in names])
+        return dict(zip(names, volumes, strict=True))
+    reference = case.images[common_grid if common_grid in names else names[0]]  # type: ignore[index]
+    check_same_grid([reference, *labels])
+    target = grid(reference)
+    return {name: resample(read(case.images[name]), target) for name in names}
+
+
+def side_by_side(work: Callable[[A], B], items: Sequence[A]) -> list[B]:
+    """``work`` on every item in threads, in order; unzipping and numpy leave the lock alone."""
+    with ThreadPoolExecutor(max(1, min(len(items), os.cpu_count() or 1))) as pool:
+        return list(pool.map(work, items))
+
+
+def _tumour(path: Path) -> np.ndarray:
+    """Where the label in ``path`` is not background, (D, H, W) bool."""
+    label = read_label(path).data
+    try:
+        label_scheme(np.unique(label))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return label > 0

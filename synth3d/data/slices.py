@@ -1,0 +1,223 @@
+"""What a 2-D network sees of a case, and the way back to the case's own grid.
+
+The volume is turned so that the slices of ``data.plane`` lie first and, if ``data.slice_size`` says
+so, resampled within them; then everything else is the 3-D path with patches one slice thick. The
+turn is exact in both directions. Resampling keeps the field of view and looks at the brain alone,
+so the zeros around it darken no rim, there or back. For ``dim`` 3 nothing happens here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from synth3d.config import RunConfig
+from synth3d.data.prepared import Prepared
+from synth3d.images import Grid, Turn, turn_to
+
+
+def seen(prepared: Prepared, config: RunConfig) -> Prepared:
+    """``prepared`` as the network sees it: arrays (slices, rows, columns) for ``dim`` 2.
+
+    Its affine goes with it, voxel (column, row, slice) → mm. For ``dim`` 3 it is ``prepared``.
+    """
+    if config.dim == 3:
+        return prepared
+    turn = turn_to(config.data.plane, prepared.affine)
+    turned = turn_all(prepared, turn)
+    own, size = turned.brain.shape[1:], tuple(config.data.slice_size)
+    if size in ((), own):
+        return turned
+    tumour = turned.tumour
+    return replace(
+        turned,
+        volumes={n: _resize_inside(v, turned.brain, size) for n, v in turned.volumes.items()},
+        brain=_resize(turned.brain, size) > 0,
+        tumour=_resize(tumour, size) >= 0.5 if tumour is not None else None,
+        affine=turned.affine @ _finer(own, size),
+    )
+
+
+def restore(result: np.ndarray, prepared: Prepared, config: RunConfig) -> np.ndarray:
+    """``result``, made from :func:`seen`, on the grid of ``prepared``.
+
+    Args:
+        result: (T, slices, rows, columns) float32, or (T, D, H, W) for ``dim`` 3.
+        prepared: The case as it was given to :func:`seen`.
+        config: The same.
+
+    Returns:
+        (T, D, H, W) float32, 0 outside the brain of ``prepared``.
+    """
+    if config.dim == 3:
+        return result * prepared.brain
+    turn = turn_to(config.data.plane, prepared.affine)
+    brain = turn.apply(prepared.brain)
+    own, size = brain.shape[1:], tuple(config.data.slice_size)
+    if size not in ((), own):
+        inside = _resize(brain, size) > 0
+        result = np.stack([_resize_inside(channel, inside, own) for channel in result])
+    return np.ascontiguousarray(turn.undo(result)) * prepared.brain
+
+
+def turn_all(prepared: Prepared, turn: Turn) -> Prepared:
+    """Every array of ``prepared`` turned, and its affine with them."""
+    return replace(
+        prepared,
+        volumes={name: turn.apply(volume) for name, volume in prepared.volumes.items()},
+        brain=turn.apply(prepared.brain),
+        tumour=turn.apply(prepared.tumour) if prepared.tumour is not None else None,
+        affine=turn.affine(prepared.affine, prepared.brain.shape),
+    )
+
+
+def spacing_seen(prepared: Prepared, config: RunConfig) -> tuple[float, ...]:
+    """Voxel edges in mm that the network is used to: (z, y, x), or (row, column) for ``dim`` 2."""
+    own = Grid(prepared.brain.shape, prepared.affine).spacing_mm  # type: ignore[arg-type]
+    if config.dim == 3:
+        return own
+    axes = turn_to(config.data.plane, prepared.affine).axes[1:]
+    sides = [prepared.brain.shape[axis] for axis in axes]
+    size = config.data.slice_size or sides
+    return tuple(own[a] * n / m for a, n, m in zip(axes, sides, size, strict=True))
+
+
+def learnt_slices(brain: np.ndarray, count: int) -> slice:
+    """Which slices of ``brain`` (slices, rows, columns) bool are learnt from.
+
+    Args:
+        brain: Where the brain is.
+        count: That many around the middle of the brain's extent, fewer where it has not as many;
+            0 is all from the first to the last that hold brain.
+
+    Returns:
+        A slice of the first axis; empty where there is no brain.
+    """
+    where = np.flatnonzero(brain.any(axis=(1, 2)))
+    if not where.size:
+        return slice(0, 0)
+    first, stop = int(where[0]), int(where[-1]) + 1
+    if 0 < count < stop - first:
+        first = (first + stop - count) // 2
+        stop = first + count
+    return slice(first, stop)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where slices lie in the frame that patches are cut from, and what of it is kept in memory.
+
+    Along rows and columns: where a whole slice fits into the patch, the frame is the patch and the
+    slice lies at its beginning, just as :func:`synth3d.inference.tiles.sliding_window` lays it;
+    where it does
+    not, the frame is the brain's box with a quarter patch of zeros around it.
+
+    Attributes:
+        origin: The frame's first voxel, in the case's own voxels; may be negative.
+        shape: Of the frame.
+        kept: The part that holds the brain of the slices that are learnt from.
+    """
+
+    origin: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    kept: tuple[slice, slice, slice]
+
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        """The kept part of ``array`` (..., slices, rows, columns)."""
+        parts = zip(self.origin, self.kept, strict=True)
+        return array[(..., *(slice(start + k.start, start + k.stop) for start, k in parts))]
+
+    @property
+    def margins(self) -> tuple[tuple[int, int], ...]:
+        """Zeros before and after the kept part, along each axis, that make it the frame."""
+        parts = zip(self.kept, self.shape, strict=True)
+        return tuple((part.start, side - part.stop) for part, side in parts)
+
+
+def frame_of(brain: np.ndarray, patch: Sequence[int], count: int) -> Frame:
+    """The frame of a case.
+
+    Args:
+        brain: (slices, rows, columns) bool, some of it set in the slices that are learnt from.
+        patch: (rows, columns).
+        count: As in :func:`learnt_slices`.
+    """
+    learnt = learnt_slices(brain, count)
+    origin, shape, kept = [learnt.start], [learnt.stop - learnt.start], []
+    kept.append(slice(0, shape[0]))
+    for axis, size in enumerate(patch, start=1):
+        at = np.flatnonzero(brain[learnt].any(axis=(0, 3 - axis)))
+        first, stop, side = int(at[0]), int(at[-1]) + 1, brain.shape[axis]
+        if side <= size:
+            start, length = 0, size
+        else:
+            total = max(2 * (size // 4), size - (stop - first))
+            start, length = first - total // 2, stop - first + total
+        origin.append(start)
+        shape.append(length)
+        kept.append(slice(first - start, stop - start))
+    return Frame(tuple(origin), tuple(shape), tuple(kept))  # type: ignore[arg-type]
+
+
+def slice_centres(brain: np.ndarray, tumour: np.ndarray | None, chance: float) -> np.ndarray:
+    """How likely each voxel is to be shown, (slices, rows, columns) float32, summing to 1.
+
+    Every slice that holds brain is as likely as any other, and within it every voxel of the
+    brain; ``chance`` of the weight is spread over the tumour instead, where there is any.
+
+    Args:
+        brain: (slices, rows, columns) bool, some of it set; the slices that are learnt from.
+        tumour: The same, or None.
+        chance: In [0, 1].
+    """
+    area = brain.sum(axis=(1, 2), keepdims=True)
+    weights = brain / np.maximum(area, 1) / max(1, np.count_nonzero(area))
+    inside = tumour & brain if tumour is not None else np.zeros_like(brain)
+    if chance > 0 and inside.any():
+        weights = (1 - chance) * weights + chance * inside / inside.sum()
+    return weights.astype(np.float32)
+
+
+def draw_in(weights: torch.Tensor, patch: Sequence[int]) -> torch.Tensor:
+    """``weights`` (three axes), those too near an edge moved to the nearest place for a centre.
+
+    Args:
+        weights: How likely each voxel is to be shown.
+        patch: Along the same axes; nowhere larger than ``weights``.
+
+    Returns:
+        How likely each voxel is to be the centre of a patch, which is voxel ``size // 2`` of it.
+    """
+    for axis, size in enumerate(patch):
+        first, last = size // 2, weights.shape[axis] - 1 - (size - 1) // 2
+        inner = weights.narrow(axis, first, last - first + 1).clone()
+        inner.select(axis, 0).add_(weights.narrow(axis, 0, first).sum(axis))
+        beyond = weights.shape[axis] - 1 - last
+        inner.select(axis, -1).add_(weights.narrow(axis, last + 1, beyond).sum(axis))
+        weights = torch.zeros_like(weights)
+        weights.narrow(axis, first, last - first + 1).copy_(inner)
+    return weights
+
+
+def _resize(volume: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Slices (N, h, w) of any type resampled to (N, *size), float32: linear, same field of view."""
+    tensor = torch.from_numpy(np.ascontiguousarray(volume, np.float32))[:, None]
+    resized = F.interpolate(tensor, tuple(size), mode="bilinear", antialias=True)
+    return resized[:, 0].numpy()
+
+
+def _resize_inside(volume: np.ndarray, mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """As :func:`_resize`, the mean over the voxels in ``mask`` alone; 0 where there are none."""
+    weight = _resize(mask, size)
+    total = _resize(np.where(mask, volume, 0), size)
+    return np.where(weight > 0, total / np.where(weight > 0, weight, 1), 0).astype(np.float32)
+
+
+def _finer(own: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """Voxel (column, row, slice) after resampling to voxel before, (4, 4)."""
+    ratio = np.array([own[1] / size[1], own[0] / size[0], 1.0])
+    matrix = np.diag([*ratio, 1.0])
+    matrix[:3, 3] = (ratio - 1) / 2
+    return matrix

@@ -1,0 +1,274 @@
+"""From a table and a base configuration to runs: what is trained, what is tested, in which folder.
+
+Cells of different tables that mean the same run share it: a run's folder is named after what
+decides its weights and nothing else. All runs of a table take the same number of steps.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from synth3d.cohort import Case, Splits
+from synth3d.config import FRAMEWORK_OPTIONS, SHARED_KEYS, RunConfig
+from synth3d.errors import InputError
+from synth3d.experiments.tables import Cell, Choices, Overrides, Table
+from synth3d.settings import flatten, override, parse, to_plain
+from synth3d.training import read_config, read_done
+
+SCALED = ("warmup", "adversarial_start")
+"""Settings of ``train`` and of its frameworks that are counted in steps of the whole run."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Where the cases are and who is tested.
+
+    Attributes:
+        folder: Of the cases.
+        splits: Of the cases.
+        part: ``val`` or ``test``.
+        cases: Of that part, sorted by name.
+        file: The splits file; None for the split that follows from the names.
+    """
+
+    folder: Path
+    splits: Splits
+    part: str
+    cases: tuple[Case, ...]
+    file: Path | None = None
+
+    @property
+    def sides(self) -> dict[str, Any]:
+        """What identifies it."""
+        sides = {side: list(getattr(self.splits, side)) for side in ("train", "val", "test")}
+        return {"data_folder": str(self.folder.resolve()), **sides}
+
+
+@dataclass(frozen=True)
+class Test:
+    """One cell with one seed, to be scored.
+
+    Attributes:
+        cell: Of the table.
+        seed: Of the training.
+        config: Of the run, with what differs when it is tested.
+        path: The JSON file of its scores.
+        identity: What the scores follow from, besides the weights.
+    """
+
+    cell: Cell
+    seed: int
+    config: RunConfig
+    path: Path
+    identity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One run to be trained, and the tests that are made on it.
+
+    Attributes:
+        run: The run folder.
+        config: What is trained.
+        tests: Of all cells that use this run.
+        folder: Where its log and its scores lie.
+    """
+
+    run: Path
+    config: RunConfig
+    tests: tuple[Test, ...]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """``cell-seed``, of the first cell that uses it."""
+        return f"{self.tests[0].cell.name}-seed{self.tests[0].seed}"
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run is finished and is what it should be."""
+        if not (self.run / "done.json").is_file():
+            return False
+        try:
+            read_done(self.run)
+            return identity_of(read_config(self.run)) == identity_of(self.config)
+        except InputError:
+            return False  # its training command says what is wrong
+
+    @property
+    def todo(self) -> list[Test]:
+        """The tests that have no valid scores yet."""
+        if not self.trained:
+            return list(self.tests)
+        digest = read_done(self.run)["weights_sha256"]
+        return [test for test in self.tests if not is_scored(test, digest)]
+
+
+def is_scored(test: Test, weights_sha256: str) -> bool:
+    """Whether the file of ``test`` holds scores of these weights; a damaged one does not."""
+    try:
+        known = json.loads(test.path.read_text("utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return known == {**test.identity, "weights_sha256": weights_sha256}
+
+
+def normalised(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain settings with the shared keys of ``train`` moved into the table of its framework.
+
+    A swap of the framework then keeps none of them by accident.
+    """
+    config = to_plain(parse(RunConfig, copy.deepcopy(dict(values))))
+    train = config["train"]
+    for key in SHARED_KEYS:
+        if train.get(key) is not None:
+            train[train["framework"]][key] = train[key]
+            train[key] = None
+    return config
+
+
+def with_budget(values: dict[str, Any], steps: int, assigned: Sequence[str]) -> dict[str, Any]:
+    """``values`` for runs of ``steps`` steps.
+
+    Warm-up and the critic's start move in proportion, unless the user set them; validation, which
+    decides nothing here, is left to the end.
+    """
+    values = copy.deepcopy(values)
+    train = values["train"]
+    share = steps / train["steps"]
+    tables = {"train": train, **{f"train.{name}": train[name] for name in FRAMEWORK_OPTIONS}}
+    for prefix, table in tables.items():
+        for key in SCALED:
+            if table.get(key) and not {f"{prefix}.{key}", f"train.{key}"} & set(assigned):
+                table[key] = round(table[key] * share)
+    train["steps"] = steps
+    if "train.validate_every" not in assigned:
+        train["validate_every"] = steps
+    if "data.validation_cases" not in assigned:
+        values["data"]["validation_cases"] = 1
+    return values
+
+
+def configure(values: Mapping[str, Any], *layers: Overrides) -> RunConfig:
+    """``values`` with dotted settings laid over them, one layer after the other.
+
+    Raises:
+        InputError: They do not fit.
+    """
+    plain = copy.deepcopy(dict(values))
+    for layer in layers:
+        for key, value in layer.items():
+            override(plain, key, copy.deepcopy(value))
+    return parse(RunConfig, plain)
+
+
+def identity_of(config: RunConfig) -> dict[str, Any]:
+    """What decides the weights of a run: settings that are not the default and have an effect.
+
+    Tables of other frameworks have none; how many threads work decides rounding only.
+    """
+    default, own = flatten(to_plain(RunConfig())), flatten(to_plain(config))
+    others = tuple(f"train.{n}." for n in FRAMEWORK_OPTIONS if n != config.train.framework)
+    silent = ("train.threads", "train.validate_every", "data.validation_cases")
+    return {
+        key: value
+        for key, value in own.items()
+        if value != default.get(key) and key not in silent and not key.startswith(others)
+    }
+
+
+def digest_of(value: Any) -> str:
+    """Ten hexadecimal digits that stand for a plain value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def choose_cells(
+    table: Table, base: RunConfig, choices: Choices, only: str | None = None
+) -> tuple[list[Cell], list[str]]:
+    """The cells that exist for ``base``, and the names of those that are to be run.
+
+    Args:
+        table: The table.
+        base: The base configuration.
+        choices: About misalignment.
+        only: Patterns with ``*`` and ``?``, comma-separated; None is all. The baselines of
+            what matches are run too.
+
+    Raises:
+        InputError: Nothing matches, or only what does not exist in this dimension.
+    """
+    everything = list(table.cells(base, choices))
+    cells = [cell for cell in everything if base.dim in cell.dims]
+    if only is None:
+        return cells, [cell.name for cell in cells]
+    patterns = only.split(",")
+    named = [cell for cell in everything if any(fnmatch(cell.name, p) for p in patterns)]
+    if not named:
+        known = ", ".join(cell.name for cell in everything)
+        raise InputError(f"--only {only}: no such cell; the table has {known}")
+    if foreign := [cell for cell in named if base.dim not in cell.dims]:
+        names = ", ".join(cell.name for cell in foreign)
+        raise InputError(
+            f"--only {only}: {names} is published in {foreign[0].dims[0]}-D only; use --dim "
+            f"{foreign[0].dims[0]}d, or leave it out"
+        )
+    wanted = {cell.name for cell in named} | {cell.against for cell in named}
+    return cells, [cell.name for cell in cells if cell.name in wanted]
+
+
+def make_items(
+    cells: Sequence[Cell],
+    values: Mapping[str, Any],
+    seeds: int,
+    cohort: Cohort,
+    conventions: Sequence[str],
+    root: Path,
+) -> list[Item]:
+    """The runs of ``cells``, all cells of the first seed before those of the next.
+
+    Args:
+        cells: What to run.
+        values: Base settings, normalised.
+        seeds: How many; the base's own and the numbers after it.
+        cohort: Data, splits and the tested part.
+        conventions: Of the scores.
+        root: Folder with ``runs`` and ``scores``.
+
+    Raises:
+        InputError: A cell's settings do not fit.
+    """
+    found: dict[Path, Item] = {}
+    first = int(values["train"]["seed"])
+    for seed in range(first, first + seeds):
+        for cell in cells:
+            config = configure(values, cell.overrides, {"train.seed": seed})
+            run = root / "runs" / _run_name(config, cohort)
+            folder = root / "scores" / run.name
+            tested = configure(to_plain(config), cell.testing)
+            identity = {
+                "tested_with": identity_of(tested),
+                "conventions": list(conventions),
+                "part": cohort.part,
+                "cases": [case.name for case in cohort.cases],
+                "data_folder": str(cohort.folder.resolve()),
+            }
+            path = folder / f"{cohort.part}-{digest_of(identity)}.json"
+            test = Test(cell, seed, tested, path, identity)
+            known = found.get(run)
+            tests = (*known.tests, test) if known else (test,)
+            found[run] = replace(known, tests=tests) if known else Item(run, config, tests, folder)
+    return list(found.values())
+
+
+def _run_name(config: RunConfig, cohort: Cohort) -> str:
+    """As readable as may be; the digest says the rest."""
+    model = config.model
+    parts = [*config.targets, config.train.framework, model.name]
+    parts += [model.module] if model.name == "agi-net" else []
+    digest = digest_of([identity_of(config), cohort.sides])
+    return "-".join([*parts, f"seed{config.train.seed}", digest])

@@ -1,0 +1,186 @@
+"""A table's results as Markdown, CSV, JSON and, for a curve, a picture."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from synth3d.experiments.results import curves
+from synth3d.files import write_json, write_text
+from synth3d.scoring import CONVENTIONS, Convention
+
+NOTE = """\
+*mean ± sd*: mean over cases, then mean and standard deviation (n − 1) over seeds. *Δ*: cell minus
+its baseline, paired by seed and case, with a 95 % interval from a bootstrap that draws patients
+and seeds; (2/3) says in how many seeds it is above 0. Weights are the averaged ones, volumes whole,
+each synthetic image at its real one's intensity scale. Seconds are wall time of a step on the
+machine as it was, reading data included."""
+
+PAPERS = "paper-agi"
+"""The convention under which the paper's printed numbers stand beside ours."""
+
+
+def write_report(folder: Path, summary: Mapping[str, Any]) -> str:
+    """Write ``table.md``, ``table.csv``, ``table.json``, ``scores.csv`` and, for a curve, a PNG.
+
+    Args:
+        folder: Of the table.
+        summary: From :func:`synth3d.experiments.results.summarise`, with ``title``, ``axis``,
+        ``about``,
+            ``notes``, ``conventions`` and ``case_scores`` beside it.
+
+    Returns:
+        The Markdown.
+    """
+    text = render(summary)
+    write_text(folder / "table.md", text)
+    write_text(folder / "table.csv", _csv(_flat(summary)))
+    write_text(folder / "scores.csv", _csv(summary["case_scores"]))
+    write_json(folder / "table.json", {k: v for k, v in summary.items() if k != "case_scores"})
+    lines = curves(summary)
+    if summary["axis"] and lines:
+        from synth3d.pictures import draw_levels
+
+        label = f"{_heading(summary['primary'])}, {_convention(summary['primary']).name}"
+        draw_levels(lines, summary["axis"], label, summary["title"], folder / "curve.png")
+    return text
+
+
+def render(summary: Mapping[str, Any]) -> str:
+    """The whole report as Markdown that also reads well on a terminal."""
+    leading, *others = summary["conventions"]
+    parts = [f"# {summary['title']}", summary["about"]]
+    if summary["cells"]:
+        where = f"{_heading(summary['primary'])}, convention {leading}"
+        parts.append(f"**{where}.** " + " ".join(summary["verdict"]))
+        parts.append(_table(summary["cells"], CONVENTIONS[leading], costs=True))
+    for name in others if summary["cells"] else ():
+        parts.append(f"The same under the convention {name}:")
+        parts.append(_table(summary["cells"], CONVENTIONS[name], costs=False))
+    parts += [NOTE, *summary["notes"]]
+    parts += [f"warning: {warning}" for warning in summary["warnings"]]
+    parts += [f"failed: {name}: {why}" for name, why in summary.get("failures", {}).items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(cells: Sequence[Mapping[str, Any]], rule: Convention, costs: bool) -> str:
+    """One convention's scores: levels and differences; with costs, or the paper's numbers."""
+    known = cells[0]["scores"]
+    names = [f"{s}_{region}@{rule.name}" for region in rule.regions for s in rule.scores]
+    names = [n for n in names if n in known and "nmse" not in n and _shown(n, rule)]
+    tasks = list(dict.fromkeys(task for cell in cells for task in cell["printed"]))
+    tasks = tasks if rule.name == PAPERS else []
+    head = ["cell"]
+    for name in names:
+        head += [_heading(name), "Δ"]
+    head += ["parameters", "s / step", "seeds"] if costs else []
+    for task in tasks:
+        head += [f"paper: {task}", "paper: Δ PSNR"]
+    rows = [head]
+    for cell in cells:
+        row = [cell["name"]]
+        for name in names:
+            row += _numbers(name, cell["scores"].get(name))
+        if costs:
+            seeds = str(len(cell["seeds"]))
+            row += [f"{cell['parameters']:,}", f"{cell['seconds_per_step']:.3g}", seeds]
+        for task in tasks:
+            row += _printed(cell["printed"].get(task))
+        rows.append(row)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = [
+        "| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def _shown(name: str, rule: Convention) -> bool:
+    """All scores of the convention's own region, and PSNR (or what there is) in the tumour."""
+    kind, region = name.split("@")[0].split("_", 1)
+    return region != "tumour" or kind == rule.scores[0]
+
+
+def _convention(score: str) -> Convention:
+    return CONVENTIONS[score.split("@")[1]]
+
+
+def _scale(name: str) -> tuple[float, int]:
+    """The factor and the decimals with which a score is shown."""
+    kind = name.split("_")[0]
+    factor = _convention(name).printed.get(kind, 1.0)
+    return factor, 2 if kind == "psnr" or factor > 1 else 4
+
+
+def _heading(name: str) -> str:
+    kind, region = name.split("@")[0].split("_", 1)
+    factor, _ = _scale(name)
+    unit = " (dB)" if kind == "psnr" else ""
+    if factor > 1:
+        unit = " (%)" if kind == "ssim" else f" × {factor:g}"
+    return f"{kind.upper()} {region}{unit}"
+
+
+def _numbers(name: str, score: Mapping[str, Any] | None) -> list[str]:
+    """Level and difference as text."""
+    if not score or score["mean"] is None:
+        return ["–", "–"]
+    factor, digits = _scale(name)
+    level = f"{factor * score['mean']:.{digits}f}"
+    if score["sd"] is not None:
+        level += f" ± {factor * score['sd']:.{digits}f}"
+    gap = score["difference"]
+    if gap is None:
+        return [level, ""]
+    mean, low, high = (f"{factor * gap[key]:+.{digits}f}" for key in ("mean", "low", "high"))
+    return [level, f"{mean} [{low}, {high}] ({gap['positive']}/{gap['seeds']})"]
+
+
+def _printed(printed: Mapping[str, Any] | None) -> list[str]:
+    """PSNR / SSIM / MAE and the gain, as the paper prints them."""
+    if printed is None:
+        return ["–", "–"]
+    keys, digits = ("psnr", "ssim", "mae"), 2
+    known = [f"{printed[key]:.{digits}f}" for key in keys if printed[key] is not None]
+    gain = printed["gain"]
+    level = f"{printed['mark']}{' / '.join(known)}" if known else "–"
+    return [level, "–" if gain is None else f"{gain:+.2f}"]
+
+
+def _flat(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One plain row per cell and score."""
+    rows = []
+    for cell in summary["cells"]:
+        about = {key: cell[key] for key in ("name", "against", "series", "level")}
+        costs = {key: cell[key] for key in ("parameters", "steps", "seconds_per_step")}
+        for name, score in cell["scores"].items():
+            gap = score["difference"] or {}
+            rows.append(
+                {
+                    **about,
+                    "score": name,
+                    "mean": score["mean"],
+                    "sd_over_seeds": score["sd"],
+                    "seeds": len(cell["seeds"]),
+                    "rows": score["rows"],
+                    "patients": score.get("patients", 0),
+                    "difference": gap.get("mean"),
+                    "low": gap.get("low"),
+                    "high": gap.get("high"),
+                    "seeds_above_0": gap.get("positive"),
+                    "seeds_compared": gap.get("seeds"),
+                    **costs,
+                }
+            )
+    return rows
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, names, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows({n: "" if row.get(n) is None else row[n] for n in names} for row in rows)
+    return stream.getvalue()

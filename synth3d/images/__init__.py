@@ -1,0 +1,49 @@
+"""Volumes on a grid: files, orientations, intensities, rigid registration."""
+
+from synth3d.images.grids import Grid, grid_misfits
+from synth3d.images.intensity import FOREIGN, MOST_HEAD, Scale, ScalePrior, foreground
+from synth3d.images.planes import PLANES, Turn, turn_to
+from synth3d.images.registration import Search, register_rigid, resample_rigid, write_transform
+from synth3d.images.volumes import (
+    Volume,
+    check_content,
+    check_same_grid,
+    grid,
+    read,
+    read_label,
+    read_unchecked,
+    resample,
+    value_limits,
+    write_like,
+    write_new,
+    xyz_to_zyx,
+)
+
+__all__ = [
+    "check_content",
+    "FOREIGN",
+    "Grid",
+    "MOST_HEAD",
+    "PLANES",
+    "Scale",
+    "ScalePrior",
+    "Search",
+    "Turn",
+    "Volume",
+    "check_same_grid",
+    "foreground",
+    "grid",
+    "grid_misfits",
+    "read",
+    "read_label",
+    "read_unchecked",
+    "register_rigid",
+    "resample",
+    "resample_rigid",
+    "turn_to",
+    "value_limits",
+    "write_like",
+    "write_new",
+    "write_transform",
+    "xyz_to_zyx",
+]

@@ -1,0 +1,13 @@
+"""From a network to one whole case."""
+
+from synth3d.inference.case import memory_format, synthesize_case
+from synth3d.inference.tiles import OnTile, sliding_window
+from synth3d.inference.volume import synthesize_volume
+
+__all__ = [
+    "OnTile",
+    "memory_format",
+    "sliding_window",
+    "synthesize_case",
+    "synthesize_volume",
+]

@@ -1,0 +1,187 @@
+"""From patches to a whole volume: tiles, Hann blending, and nothing lost on the way.
+
+A generator's routing pools over its whole input, so a tile of another size than the training
+patch is another function; tiles here are therefore always exactly the patch, moved inside the
+volume at its far faces, and a volume smaller than the patch is padded with 0 and cropped back.
+Nothing here knows files, modalities or configurations.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+OnTile = Callable[[int, int], None]
+"""Told (tiles done, tiles in all)."""
+
+Network = Callable[[Tensor], Tensor]
+"""(B, C, *patch) to (B, T, *patch), where a patch has three axes or two."""
+
+
+def sliding_window(
+    network: Network,
+    volume: Tensor,
+    patch: Sequence[int],
+    overlap: Sequence[int],
+    batch: int = 2,
+    active: Tensor | None = None,
+    out_channels: int = 1,
+    on_tile: OnTile | None = None,
+) -> Tensor:
+    """``network`` over the whole ``volume``, tile by tile, blended without seams.
+
+    A voxel's value is the mean of its tiles' values, weighted by a Hann window that is
+    positive up to the tile's rim. The mean is a running one, m += (w / Σw) (x - m), which
+    leaves equal values untouched: a network that returns its input gives back ``volume`` bit
+    for bit, whatever its shape, the patch and the overlap.
+
+    Every call of ``network`` gets exactly ``batch`` samples (the last tile is repeated where
+    they run out), so a per-sample network gives the same result for every ``batch``, and fp32
+    on a CPU never meets PyTorch's slow path for single samples (take ``batch`` ≥ 2).
+
+    Args:
+        network: (B, C, *patch) to (B, ``out_channels``, *patch), any float dtype.
+        volume: (C, D, H, W) float32, on the device where the network wants it.
+        patch: Tile size (z, y, x) in voxels; (y, x) for a network of slices, which are then taken
+            one by one along the first axis.
+        overlap: Voxels (z, y, x) or (y, x) that neighbouring tiles share at the least, in
+            [0, patch).
+        batch: Tiles per call.
+        active: (D, H, W) bool, where a result is wanted: only the tiles that meet it are
+            computed and the result is 0 elsewhere. None is everywhere.
+        out_channels: Channels of the result.
+        on_tile: Called as ``on_tile(tiles done, tiles in all)`` after each call.
+
+    Returns:
+        (``out_channels``, D, H, W) float32, on the device of ``volume``; all 0 where nothing is
+        active.
+
+    Raises:
+        ValueError: Shapes, patch, overlap or batch do not fit, or the network returns another
+            shape than promised.
+    """
+    _check(volume, patch, overlap, batch, active)
+    if len(patch) == 2:
+        network, patch, overlap = _of_slices(network), (1, *patch), (0, *overlap)
+    shape = volume.shape[1:]
+    result = volume.new_zeros((out_channels, *shape), dtype=torch.float32)
+    inside = volume.new_ones(shape, dtype=torch.bool) if active is None else active
+    if not inside.any():
+        return result
+    box = _working_box(inside, patch)
+    working, inside = volume[(slice(None), *box)], inside[box]
+    blended = _blend(network, working, inside, patch, overlap, batch, out_channels, on_tile)
+    result[(slice(None), *box)] = torch.where(inside, blended, 0)
+    return result
+
+
+def _of_slices(network: Network) -> Network:
+    """``network`` of (B, C, H, W) for tiles one slice thick."""
+
+    def flat(tiles: Tensor) -> Tensor:
+        made = network(tiles.squeeze(2))
+        return made.unsqueeze(2)
+
+    return flat
+
+
+def hann_window(patch: Sequence[int]) -> Tensor:
+    """Weights of one tile, shape ``patch``: the product of sin²(π (i + ½) / n); all positive.
+
+    Half-overlapping copies sum to 1 along each axis; the half voxel keeps the rim above 0.
+    """
+    weights = torch.ones(())
+    for size in patch:
+        at = torch.arange(size, dtype=torch.float64)
+        weights = weights[..., None] * torch.sin(torch.pi * (at + 0.5) / size) ** 2
+    return weights.to(torch.float32)
+
+
+def tile_starts(side: int, size: int, overlap: int) -> list[int]:
+    """First voxels of the tiles along one axis, evenly spread, the last one flush with the end.
+
+    Args:
+        side: Voxels of the volume along the axis, at least ``size``.
+        size: Voxels of the tile.
+        overlap: Voxels that neighbours share at the least.
+    """
+    count = 1 + -(-(side - size) // (size - overlap))
+    return [round(k * (side - size) / max(count - 1, 1)) for k in range(count)]
+
+
+def _blend(
+    network: Network,
+    volume: Tensor,
+    inside: Tensor,
+    patch: Sequence[int],
+    overlap: Sequence[int],
+    batch: int,
+    out_channels: int,
+    on_tile: OnTile | None,
+) -> Tensor:
+    """The blended result over all of ``volume``, of which tiles without ``inside`` stay 0."""
+    shape = volume.shape[1:]
+    short = [max(size - side, 0) for size, side in zip(patch, shape, strict=True)]
+    padding = [amount for missing in reversed(short) for amount in (0, missing)]
+    volume, inside = F.pad(volume, padding), F.pad(inside, padding)
+    tiles = [tile for tile in _tiles(volume.shape[1:], patch, overlap) if inside[tile].any()]
+    window = hann_window(patch).to(volume.device)
+    mean = volume.new_zeros((out_channels, *volume.shape[1:]), dtype=torch.float32)
+    total = torch.zeros_like(mean[0])
+    for first in range(0, len(tiles), batch):
+        group = tiles[first : first + batch]
+        filled = group + group[-1:] * (batch - len(group))
+        output = network(torch.stack([volume[(slice(None), *tile)] for tile in filled]))
+        if output.shape != (batch, out_channels, *patch):
+            raise ValueError(
+                f"the network returned {tuple(output.shape)} for {batch} tiles, "
+                f"expected {(batch, out_channels, *patch)}"
+            )
+        for tile, values in zip(group, output[: len(group)].float(), strict=True):
+            total[tile] += window
+            part = mean[(slice(None), *tile)]
+            part += (window / total[tile]) * (values - part)
+        if on_tile is not None:
+            on_tile(first + len(group), len(tiles))
+    return mean[(slice(None), *(slice(side) for side in shape))]
+
+
+def _tiles(
+    shape: Sequence[int], patch: Sequence[int], overlap: Sequence[int]
+) -> list[tuple[slice, ...]]:
+    """All tiles of a volume that is nowhere smaller than ``patch``, in raster order."""
+    axes = zip(shape, patch, overlap, strict=True)
+    starts = product(*(tile_starts(*axis) for axis in axes))
+    return [tuple(slice(s, s + p) for s, p in zip(start, patch, strict=True)) for start in starts]
+
+
+def _working_box(inside: Tensor, patch: Sequence[int]) -> tuple[slice, ...]:
+    """The bounding box of ``inside``, grown to the size of ``patch`` where there is room."""
+    box = []
+    for axis, size in enumerate(patch):
+        others = [other for other in range(inside.dim()) if other != axis]
+        at = inside.any(others[0]).any(others[1] - 1).nonzero().flatten()
+        first, last, side = int(at[0]), int(at[-1]) + 1, inside.shape[axis]
+        first = max(min(first - max(size - (last - first), 0) // 2, side - size), 0)
+        box.append(slice(first, min(max(last, first + size), side)))
+    return tuple(box)
+
+
+def _check(
+    volume: Tensor, patch: Sequence[int], overlap: Sequence[int], batch: int, active: Tensor | None
+) -> None:
+    if volume.dim() != 4 or 0 in volume.shape:
+        raise ValueError(f"volume must be a non-empty (C, D, H, W), got {tuple(volume.shape)}")
+    if len(patch) not in (2, 3) or len(overlap) != len(patch):
+        raise ValueError(f"patch and overlap are (z, y, x) or (y, x), got {patch} and {overlap}")
+    for axis, size, shared in zip("zyx"[-len(patch) :], patch, overlap, strict=True):
+        if not 0 <= shared < size:
+            raise ValueError(f"overlap along {axis} must be in [0, {size}), got {shared}")
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    if active is not None and active.shape != volume.shape[1:]:
+        raise ValueError(
+            f"active is {tuple(active.shape)} but the volume {tuple(volume.shape[1:])}"
+        )

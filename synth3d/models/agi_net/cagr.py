@@ -1,0 +1,154 @@
+"""The parts of AGI-Net: cross-group attention, and the convolution that it and the routing steer.
+
+After "Adaptive Group-wise Interactions" (arXiv 2411.14684). Attention gates the channels, a
+routing function (:mod:`synth3d.models.agi_net.routing`) reads the gated features and predicts one
+offset
+and one scale per group, and the convolution runs with the kernels so rolled.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cuda_ops import RollingConv, full_precision, roll_kernel
+from cuda_ops.geometry import Sides
+from cuda_ops.paths import conv_dtype, conv_per_sample
+from synth3d.models.agi_net.routing import CagrOptions, Routing
+from synth3d.models.blocks import CONV, GlobalMean
+
+
+class CrossGroupAttention(nn.Module):
+    """One gate in (0, 1) per channel, from the pooled channels of its own and shuffled groups.
+
+    Args:
+        channels: C, a multiple of ``groups``.
+        groups: n.
+        dim: 2 or 3.
+        init: ``"default"`` gates near 0.5 at the start, ``"open"`` at 0.88 exactly.
+        shuffle: False lets each group see its own channels twice, and no others.
+    """
+
+    def __init__(
+        self, channels: int, groups: int, dim: int, init: str = "default", shuffle: bool = True
+    ) -> None:
+        super().__init__()
+        self.groups, self.init, self.shuffle = groups, init, shuffle
+        self.pool = GlobalMean()
+        self.mix: nn.Conv2d | nn.Conv3d = CONV[dim](2 * channels, channels, 1, groups=groups)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the 1x1 convolution anew, as ``init`` says."""
+        self.mix.reset_parameters()
+        if self.init == "open" and self.mix.bias is not None:
+            nn.init.zeros_(self.mix.weight)
+            nn.init.constant_(self.mix.bias, 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, \\*S) -> gates (B, C, 1, ...), float32 or more also under autocast."""
+        pooled = self.pool(x)
+        own = pooled.unflatten(1, (self.groups, -1))  # (B, n, C/n)
+        other = own.transpose(1, 2).reshape(own.shape) if self.shuffle else own
+        # Joined within each group: a plain cat would leave groups that see only one of the two.
+        joined = torch.cat([own, other], dim=2).flatten(1)
+        with full_precision(x.device.type):
+            return torch.sigmoid(self.mix(joined.reshape(*joined.shape, *[1] * (x.ndim - 2))))
+
+
+class GatedRollingConv(RollingConv):
+    """A rolling convolution of gated features."""
+
+    def forward(
+        self,
+        x: Tensor,
+        offsets: Tensor | None = None,
+        scale: Tensor | None = None,
+        gates: Tensor | None = None,
+    ) -> Tensor:
+        """Convolve ``x * gates``.
+
+        conv(x · A, W) = conv(x, W · A), since a gate A has no spatial extent. So where there is
+        a kernel per sample anyway, and more voxels than kernel entries C_out · k^d to a channel,
+        the gates go into the kernels and ``x * gates`` is not made.
+
+        Args:
+            x: (B, C_in, \\*S).
+            offsets: As :class:`cuda_ops.RollingConv` takes them.
+            scale: As :class:`cuda_ops.RollingConv` takes it.
+            gates: (B, C_in, 1, ...), float32 or more, or None for ones.
+
+        Returns:
+            (B, C_out, \\*out).
+        """
+        if gates is None:
+            return super().forward(x, offsets, scale)
+        entries = self.weight[:, 0].numel()
+        if offsets is None or scale is None or math.prod(x.shape[2:]) < entries:
+            return super().forward(x * gates.to(x.dtype), offsets, scale)
+        with full_precision(x.device.type):
+            kernels = roll_kernel(self.weight, offsets, scale) * gates[:, None]
+        geometry = (self.stride, self.padding, self.dilation)
+        return conv_per_sample(x, kernels.to(conv_dtype(x)), *geometry)
+
+
+class CagrConv(nn.Module):
+    """Cross-group attention, routing and rolled convolution in place of a stride-1 convolution.
+
+    Args:
+        channels: C_in, a multiple of ``groups``.
+        groups: n.
+        dim: 2 or 3.
+        options: See :class:`CagrOptions`; its ``module`` is not ``"conv"``.
+        outputs: C_out; None for C_in.
+        kernel_size: Side of the kernel, one number or one per axis (z, y, x); what has one tap
+            along an axis is not rolled there. The routing's own kernels have three.
+        padding: Of the convolution; None keeps the size.
+        dilation: Of the convolution.
+        bias: Add one number per output channel, zero at the start; the paper's has none.
+
+    Raises:
+        ValueError: ``groups`` does not divide ``channels``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        dim: int,
+        options: CagrOptions | None = None,
+        *,
+        outputs: int | None = None,
+        kernel_size: Sides = 3,
+        padding: Sides | None = None,
+        dilation: Sides = 1,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        options = options or CagrOptions()
+        outputs = channels if outputs is None else outputs
+        self.conv = GatedRollingConv(
+            channels, outputs, kernel_size, dim=dim, groups=groups, padding=padding,
+            dilation=dilation,
+        )  # fmt: skip
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.attention = self.routing = None
+        if options.module in ("ca", "cagr"):
+            self.attention = CrossGroupAttention(
+                channels, groups, dim, options.attn_init, options.shuffle
+            )
+        if options.module in ("gr", "cagr"):
+            axes = [axis for axis, taps in enumerate(self.conv.kernel_size) if taps > 1]
+            self.routing = Routing(channels, groups, dim, options, axes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, \\*S) -> (B, C_out, \\*S')."""
+        gates = self.attention(x) if self.attention is not None else None
+        if self.routing is None:
+            y = self.conv(x, gates=gates)
+        else:
+            offsets, scale = self.routing(x, gates)
+            y = self.conv(x, offsets, scale, gates)
+        if self.bias is None:
+            return y
+        return y + self.bias.to(y.dtype).reshape(-1, *[1] * (y.ndim - 2))

@@ -1,0 +1,248 @@
+"""What AGI-Net's module is made of, and the routing: offsets and scales read from the features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.utils.checkpoint import checkpoint
+
+from cuda_ops import full_precision
+from cuda_ops.cpu_norm import is_for
+from synth3d.models.agi_net.grouped import GROUPED
+from synth3d.models.blocks import ChannelNorm, GlobalMean, check_option, norm_gelu
+
+MODULES = ("conv", "gr", "ca", "cagr")
+ROUTINGS = ("stacked", "parallel")
+ATTENTION_INITS = ("default", "open")
+OFFSETS = ("learned", "shared", "frozen")
+SCALES = ("learned", "fixed")
+
+
+@dataclass(frozen=True)
+class CagrOptions:
+    """What the module is made of; the defaults are the paper's.
+
+    Args:
+        module: ``"cagr"``, ``"gr"`` (no attention), ``"ca"`` (no rolling) or ``"conv"`` (neither).
+        routing: ``"stacked"``: two units in a row, both heads read their pooled output;
+            ``"parallel"``: one unit for each head. The published counts fit both.
+        attn_init: Gates start near 0.5 (``"default"``) or at 0.88 exactly (``"open"``).
+        shuffle: Let the attention of a group read channels of the others.
+        offsets: ``"learned"``, ``"shared"`` by all groups of a sample, or ``"frozen"`` at 0.
+        scale: ``"learned"``, or ``"fixed"`` at 1.
+        scale_init: What a learned scale is the sigmoid of, at the start.
+        routing_stride: Of the routing's first unit (of both, if parallel); 2 is cheaper.
+        checkpoint_routing: Compute the routing again in the backward instead of keeping it.
+
+    Raises:
+        ValueError: An option that does not exist.
+    """
+
+    module: str = "cagr"
+    routing: str = "stacked"
+    attn_init: str = "default"
+    shuffle: bool = True
+    offsets: str = "learned"
+    scale: str = "learned"
+    scale_init: float = 1.0
+    routing_stride: int = 1
+    checkpoint_routing: bool | str = "auto"
+
+    def __post_init__(self) -> None:
+        check_option("module", self.module, MODULES)
+        check_option("routing", self.routing, ROUTINGS)
+        check_option("attn_init", self.attn_init, ATTENTION_INITS)
+        check_option("offsets", self.offsets, OFFSETS)
+        check_option("scale", self.scale, SCALES)
+        if self.routing_stride < 1:
+            raise ValueError(f"routing_stride must be positive, got {self.routing_stride}")
+        if self.checkpoint_routing not in (True, False, "auto"):
+            raise ValueError(
+                f"checkpoint_routing must be true, false or 'auto', got {self.checkpoint_routing!r}"
+            )
+
+
+class OffsetHead(nn.Module):
+    """(B, C) -> offsets (B, n, d), unbounded, zero at the start.
+
+    Its weight is a bare parameter of a class that is no ``nn.Linear``, so that initialisers
+    which walk over convolutions and linear layers leave the zeros alone.
+
+    Args:
+        channels: C.
+        groups: n.
+        dim: d.
+        shared: Predict one offset for all groups.
+        axes: The axes (0 is z, or y in 2-D) with something to roll; None for all. Along the
+            others the offset is 0.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        dim: int,
+        shared: bool = False,
+        axes: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.groups, self.dim = groups, dim
+        self.axes = tuple(axes) if axes is not None else tuple(range(dim))
+        rows = len(self.axes) * (1 if shared else groups)
+        self.weight = nn.Parameter(torch.empty(rows, channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the weight to zero."""
+        nn.init.zeros_(self.weight)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """(B, C) -> (B, n, d), axis order (z, y, x), in taps."""
+        found = F.linear(v, self.weight).unflatten(1, (-1, len(self.axes)))
+        if len(self.axes) < self.dim:
+            still = torch.zeros_like(found[..., 0])
+            known = dict(zip(self.axes, found.unbind(-1), strict=True))
+            found = torch.stack([known.get(axis, still) for axis in range(self.dim)], dim=-1)
+        return found.expand(-1, self.groups, -1)
+
+
+class ScaleHead(nn.Module):
+    """(B, C) -> scales (B, n) in (0, 1), sigmoid(1) = 0.731 at the start.
+
+    Args:
+        channels: C.
+        groups: n.
+        init: What the scale is the sigmoid of, at the start.
+    """
+
+    def __init__(self, channels: int, groups: int, init: float = 1.0) -> None:
+        super().__init__()
+        self.init = init
+        self.weight = nn.Parameter(torch.empty(groups, channels))
+        self.bias = nn.Parameter(torch.empty(groups))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the weight to zero and the bias to its start."""
+        nn.init.zeros_(self.weight)
+        nn.init.constant_(self.bias, self.init)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """(B, C) -> (B, n)."""
+        return torch.sigmoid(F.linear(v, self.weight, self.bias))
+
+
+class RoutingUnit(nn.Sequential):
+    """Grouped convolution of gated features, normalisation over channels, GELU.
+
+    Args:
+        channels: C, a multiple of ``groups``.
+        groups: n.
+        dim: 2 or 3.
+        stride: Of the convolution.
+        lean: Keep the convolution's result for the backward alone and normalise it again there;
+            hooks of the normalisation and the GELU are not called then. Where the compiled routine
+            does both in one pass (:mod:`cuda_ops.cpu_norm`) this is so anyhow, unless they have
+            hooks.
+    """
+
+    def __init__(
+        self, channels: int, groups: int, dim: int, stride: int = 1, lean: bool = False
+    ) -> None:
+        super().__init__(
+            GROUPED[dim](channels, channels, 3, stride=stride, padding=1, groups=groups),
+            ChannelNorm(channels),
+            nn.GELU(),
+        )
+        self.lean = lean
+
+    def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
+        """(B, C, \\*S), gates (B, C, 1, ...) or None -> (B, C, \\*S')."""
+        y = self[0](x, gates)
+        norm, act = self[1], self[2]
+        if self.lean or _is_one_pass(y, norm, act):
+            return norm_gelu(y, norm)
+        return act(norm(y))
+
+
+def _is_one_pass(y: Tensor, norm: nn.Module, act: nn.Module) -> bool:
+    """Whether the compiled routine may stand for both modules: they are what they were made as, and
+    nobody hears when they are called.
+    """
+    made = type(norm) is ChannelNorm and type(act) is nn.GELU and act.approximate == "none"
+    if not made or _has_any_global_hook():
+        return False
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    heard = any(getattr(module, kind) for module in (norm, act) for kind in kinds)
+    return not heard and is_for(y, norm.weight, norm.bias)
+
+
+class Routing(nn.Module):
+    """Reads gated features and predicts the offsets and scales of each group.
+
+    Args:
+        channels: C, a multiple of ``groups``.
+        groups: n.
+        dim: 2 or 3.
+        options: See :class:`CagrOptions`. ``recompute`` is what ``checkpoint_routing`` says;
+            where that is ``"auto"`` it is False until somebody decides.
+        axes: See :class:`OffsetHead`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        dim: int,
+        options: CagrOptions | None = None,
+        axes: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        options = options or CagrOptions()
+        self.groups, self.dim, self.wiring = groups, dim, options.routing
+        self.recompute = options.checkpoint_routing is True
+        stride = options.routing_stride
+        # Who asks for the cheap routing gets the lean one: at half resolution it costs 0.3 % of a
+        # training step, at full resolution 2 %.
+        lean = stride > 1
+        second = stride if self.wiring == "parallel" else 1
+        self.unit1 = RoutingUnit(channels, groups, dim, stride, lean)
+        self.unit2 = RoutingUnit(channels, groups, dim, second, lean)
+        self.pool = GlobalMean()
+        self.offsets = self.scale = None
+        if options.offsets != "frozen":
+            self.offsets = OffsetHead(channels, groups, dim, options.offsets == "shared", axes)
+        if options.scale == "learned":
+            self.scale = ScaleHead(channels, groups, options.scale_init)
+
+    def forward(self, x: Tensor, gates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Offsets and scales for ``x * gates``.
+
+        Args:
+            x: (B, C, \\*S).
+            gates: (B, C, 1, ...), or None for ones.
+
+        Returns:
+            Offsets (B, n, d) in taps (z, y, x), scales (B, n); float32 or more.
+        """
+        if self.recompute and torch.is_grad_enabled():
+            shift, size = checkpoint(
+                self._pooled, x, gates, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            shift, size = self._pooled(x, gates)
+        with full_precision(x.device.type):
+            still = shift.new_zeros(len(x), self.groups, self.dim)
+            offsets = self.offsets(shift) if self.offsets is not None else still
+            scale = self.scale(size) if self.scale is not None else still[..., 0] + 1
+            return offsets, scale
+
+    def _pooled(self, x: Tensor, gates: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the offset head reads and what the scale head reads, (B, C) each."""
+        if self.wiring == "parallel":
+            return self.pool(self.unit1(x, gates)), self.pool(self.unit2(x, gates))
+        v = self.pool(self.unit2(self.unit1(x, gates)))
+        return v, v

@@ -1,0 +1,185 @@
+"""Convolutions that move their taps position by position, for the comparison with rolling ones.
+
+Modulated deformable convolution (DCNv2, Zhu et al. 2019, eq. 1): tap t of the kernel reads the
+input at p + t + o_t(p), weighted by m_t(p); a convolution of the same input predicts offsets o and
+masks m. Offsets start at 0 and masks at 1: as the plain convolution.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cuda_ops import full_precision
+from synth3d.models.blocks import check_option, choose_stages, conv
+from synth3d.models.moving.warping import displace, sample_at, voxel_positions
+from synth3d.models.resunet import WIDTHS, ResUNet
+
+DEFORMS = ("auto", "dcn", "warp", "exact")
+
+
+class DisplacementMap(nn.Module):
+    """(B, C, \\*S) -> offsets (B, taps, d, \\*S) in voxels (z, y, x), masks (B, taps, \\*S).
+
+    A 3x3(x3) convolution whose weights start at 0: offsets 0, masks 2 sigmoid(0) = 1; they are
+    bare parameters, which initialisers that walk over convolutions leave alone.
+
+    Args:
+        channels: C.
+        dim: 2 or 3.
+        taps: How many taps are moved, each by its own offset.
+    """
+
+    def __init__(self, channels: int, dim: int, taps: int) -> None:
+        super().__init__()
+        self.dim, self.taps = dim, taps
+        outputs = taps * (dim + 1)
+        self.weight = nn.Parameter(torch.empty(outputs, channels, *[3] * dim))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set weight and bias to zero."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets and masks, in float32 or more also under autocast."""
+        convolve = F.conv3d if self.dim == 3 else F.conv2d
+        with full_precision(x.device.type):
+            y = convolve(x.to(self.weight.dtype), self.weight, self.bias, padding=1)
+        offsets, masks = y.split((self.taps * self.dim, self.taps), dim=1)
+        return offsets.unflatten(1, (self.taps, self.dim)), 2 * masks.sigmoid()
+
+
+class DeformableConv(nn.Module):
+    """A bias-free 3x3(x3) convolution, C -> C, with displaced taps.
+
+    Args:
+        channels: C.
+        dim: 2 or 3.
+        mode: ``"dcn"``: torchvision's operator, 2-D only; ``"exact"``: the same sum tap by tap in
+            plain torch, 2-D and 3-D, slow; ``"warp"``: one offset and mask per position for all
+            taps, so that the input is displaced once and then convolved; ``"auto"``: ``dcn`` in
+            2-D and ``warp`` in 3-D.
+
+    Raises:
+        ValueError: ``dcn`` in 3-D or without torchvision, or an unknown mode.
+    """
+
+    def __init__(self, channels: int, dim: int, mode: str = "auto") -> None:
+        super().__init__()
+        check_option("deform", mode, DEFORMS)
+        self.dim = dim
+        self.mode = mode if mode != "auto" else ("dcn" if dim == 2 else "warp")
+        if self.mode == "dcn":
+            if dim != 2:
+                raise ValueError("deform 'dcn' is 2-D only; use 'warp' or 'exact' with dim 3")
+            _torchvision_operator()
+        self.conv = conv(dim, channels, channels, 3)
+        self.displacements = DisplacementMap(channels, dim, 1 if self.mode == "warp" else 3**dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, \\*S) -> (B, C, \\*S)."""
+        offsets, masks = self.displacements(x)
+        if self.mode == "warp":
+            return self.conv(displace(x, offsets[:, 0]) * masks.to(x.dtype))
+        weight = self.conv.weight
+        with full_precision(x.device.type):
+            if self.mode == "exact":
+                y = deformable_conv(x.to(weight.dtype), weight, offsets, masks)
+            else:
+                flat = offsets.flatten(1, 2)
+                operator = _torchvision_operator()
+                y = operator(x.to(weight.dtype), flat, weight, padding=1, mask=masks)
+        return y.to(x.dtype)
+
+
+def deformable_conv(x: Tensor, weight: Tensor, offsets: Tensor, masks: Tensor) -> Tensor:
+    """Modulated deformable convolution, size-preserving, one tap after the other.
+
+    What one tap reads is not kept for the backward but read again: kept, it would be 27 times
+    the input in 3-D.
+
+    Args:
+        x: (B, C_in, D, H, W) or (B, C_in, H, W).
+        weight: (C_out, C_in, \\*k), odd k.
+        offsets: (B, taps, d, \\*S) in voxels (z, y, x), taps in the order of the flattened kernel.
+        masks: (B, taps, \\*S).
+
+    Returns:
+        (B, C_out, \\*S), as ``torchvision.ops.deform_conv2d`` gives in 2-D; outside ``x`` is 0.
+    """
+    axes = x.ndim - 2
+    convolve = F.conv3d if axes == 3 else F.conv2d
+    middle = torch.tensor([(k - 1) // 2 for k in weight.shape[2:]], device=x.device)
+    places = voxel_positions(tuple(weight.shape[2:]), offsets).flatten(1).T - middle
+    base = voxel_positions(tuple(x.shape[2:]), offsets)
+
+    def one_tap(x: Tensor, kernel: Tensor, offset: Tensor, mask: Tensor, place: Tensor) -> Tensor:
+        read = sample_at(x, base + place.reshape(-1, *[1] * axes) + offset)
+        return convolve(read * mask[:, None], kernel)
+
+    kernels = weight.flatten(2).unbind(2)
+    y = x.new_zeros(x.shape[0], weight.shape[0], *x.shape[2:])
+    for tap, kernel in enumerate(kernels):
+        pointwise = kernel.reshape(*kernel.shape, *[1] * axes)
+        args = (x, pointwise, offsets[:, tap], masks[:, tap], places[tap])
+        if torch.is_grad_enabled():
+            y = y + checkpoint(one_tap, *args, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y = y + one_tap(*args)
+    return y
+
+
+def _torchvision_operator() -> Callable[..., Tensor]:
+    try:
+        from torchvision.ops import deform_conv2d
+    except ImportError as error:
+        raise ValueError(
+            "deform-resunet in 2-D uses torchvision's deformable convolution, and torchvision "
+            "cannot be imported; install it, or set deform to 'exact' or 'warp'"
+        ) from error
+    return deform_conv2d
+
+
+class DeformResUNet(ResUNet):
+    """ResUNet with deformable convolutions where AGI-Net has its rolling ones.
+
+    Args:
+        in_channels: Input channels.
+        out_channels: Output channels.
+        dim: 2 or 3.
+        widths: Channels from full resolution to the body.
+        blocks: ResBlocks per stage.
+        stages: How many of down1, ..., body, up1, ... deform, counted from the first, or their
+            names; as in :class:`synth3d.models.AGINet`.
+        deform: See :class:`DeformableConv`.
+        time_embedding: See :class:`ResUNet`.
+
+    Raises:
+        ValueError: A size or option that does not exist or fit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dim: int = 3,
+        widths: Sequence[int] = WIDTHS,
+        blocks: int = 2,
+        stages: int | Sequence[str] = 5,
+        deform: str = "auto",
+        time_embedding: bool = False,
+    ) -> None:
+        nn.Module.__init__(self)
+        chosen = choose_stages(stages, len(widths) - 1)
+
+        def first(channels: int, stage: str) -> nn.Module:
+            if stage in chosen:
+                return DeformableConv(channels, dim, deform)
+            return conv(dim, channels, channels, 3)
+
+        self._build(in_channels, out_channels, dim, widths, blocks, time_embedding, first)

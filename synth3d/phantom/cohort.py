@@ -1,0 +1,219 @@
+"""The phantom cohort: a BraTS-2023-named folder of brains with gliomas, made from physics.
+
+Real anatomy (MNI152) is bent per patient, a glioma grows in it, and a scanner model takes the
+four contrasts. It stands in for patients wherever there are none: tests, the demo, a first run.
+Case ``i`` of seed ``s`` is the same head on every grid and in every cohort.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synth3d.cohort import MODALITIES
+from synth3d.errors import InputError
+from synth3d.files import lock, progress, read_json, write_json
+from synth3d.images import write_new
+from synth3d.phantom import anatomy as phantom_anatomy
+from synth3d.phantom import scanner as phantom_scanner
+from synth3d.phantom import tumour as phantom_tumour
+
+VERSION = 1
+"""Raised whenever the same seed gives other images."""
+
+MANIFEST = "phantom.json"
+
+SMALLEST, LARGEST = 24, 192
+"""Voxels along each side."""
+
+NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
+"""Labels as in BraTS 2023."""
+
+
+def make_cohort(
+    out: Path, cases: int, size: int = 64, seed: int = 0, overwrite: bool = False
+) -> list[Path]:
+    """The case folders of a phantom cohort in ``out``, made unless they are there already.
+
+    ``out/Phantom-00000-000/Phantom-00000-000-{t1n,t1c,t2w,t2f,seg}.nii.gz``, one patient per
+    case, int16 with background 0, labels uint8 {0, 1 NCR, 2 ED, 3 ET}, oriented LPS. One seed
+    gives the same bytes each time; a larger cohort begins with the smaller one's cases. A killed
+    call is continued by the next.
+
+    Args:
+        out: A new or empty folder, or one that this function made.
+        cases: How many, 1 to 100000; every fourth is a low-grade glioma.
+        size: Voxels along each side of the 192 mm cube, 24 to 192.
+        seed: Any whole number from 0.
+        overwrite: Replace a phantom cohort of other parameters that lies in ``out``.
+
+    Returns:
+        The folders, sorted.
+
+    Raises:
+        InputError: A parameter is out of range, ``out`` cannot be written, or holds something
+            else.
+    """
+    out = Path(out)
+    _check(cases, size, seed)
+    wanted = {"version": VERSION, "seed": seed, "size": size, "cases": cases}
+    folders = [out / f"Phantom-{index:05d}-000" for index in range(cases)]
+    there = _manifest(out)
+    if there == wanted and all(path.is_file() for folder in folders for path in _files(folder)):
+        return folders
+    with lock(out):
+        if there != wanted:
+            _make_room(out, there, overwrite)
+            write_json(out / MANIFEST, wanted)
+        for index, folder in enumerate(progress(folders, "phantom", unit="case")):
+            _write_case(folder, index, size, seed)
+    return folders
+
+
+def make_case(index: int, size: int, seed: int) -> dict[str, np.ndarray]:
+    """Case ``index`` of a cohort: the modalities as int16 and ``seg`` as uint8, (z, y, x)."""
+    fine = size if size >= 96 else min(96, 2 * size)
+    body, disease, room = (np.random.default_rng([seed, index, stream]) for stream in range(3))
+    low_grade = index % 4 == 3
+    plan = phantom_tumour.plan_tumour(disease, low_grade)
+    mni_mm = phantom_tumour.push_aside(phantom_anatomy.make_subject(body, fine), plan)
+    anatomy = phantom_anatomy.make_anatomy(body, mni_mm)
+    tumour = phantom_tumour.grow_tumour(disease, anatomy, plan)
+    fractions = mix_tissues(body, anatomy, tumour, low_grade)
+    texture = phantom_anatomy.smooth_field(body, fine, 5.0)
+    brain = phantom_anatomy.resample(anatomy.brain, size) > 0.5
+    patient = phantom_scanner.make_patient(room)
+    protocol = phantom_scanner.make_protocol(room, patient["csf"].t1_ms)
+    moved = room.choice(len(MODALITIES), size=room.integers(0, 3), replace=False)
+    images = {
+        modality: phantom_scanner.scan(
+            np.random.default_rng([seed, index, 3 + place]),
+            modality,
+            fractions,
+            patient,
+            protocol,
+            texture,
+            brain,
+            moved=place in moved,
+        )
+        for place, modality in enumerate(MODALITIES)
+    }
+    return {**images, "seg": _labels(tumour, size) * brain}
+
+
+def mix_tissues(
+    rng: np.random.Generator,
+    anatomy: phantom_anatomy.Anatomy,
+    tumour: phantom_tumour.Tumour,
+    low_grade: bool,
+) -> dict[str, np.ndarray]:
+    """What each voxel of a diseased head holds.
+
+    Args:
+        rng: For age spots, vessels and how wet the oedema and how fluid the necrosis are.
+        anatomy: The healthy head.
+        tumour: The glioma, on the same grid.
+        low_grade: The core is non-enhancing tumour, not necrosis.
+
+    Returns:
+        Names of ``phantom_scanner.TISSUES`` to shares (z, y, x) in [0, 1] that add up to 1.
+    """
+    n = anatomy.white.shape[0]
+    healthy = 1 - tumour.necrosis - tumour.enhancing
+    tissue = anatomy.white + anatomy.grey
+    patchy = 0.15 * phantom_anatomy.smooth_field(rng, n, 10.0)
+    share = anatomy.white / np.maximum(tissue, np.float32(1e-6))
+    wet = np.clip(0.45 + 0.3 * share + patchy, 0.1, 0.95) * tumour.oedema
+    dry = healthy - wet / np.maximum(tissue, np.float32(1e-6))
+    dry = np.clip(dry, 0, 1)
+    spots = phantom_anatomy.white_matter_lesions(rng, anatomy)
+    blood = phantom_anatomy.vessels(rng, anatomy)
+    fluid = (0.0 if low_grade else 0.35) + 0.45 * phantom_anatomy.smooth_field(rng, n, 12.0)
+    fluid = np.clip(fluid, 0, 1)
+    viable = np.clip(0.75 + 0.3 * phantom_anatomy.smooth_field(rng, n, 7.0), 0.15, 1)
+    return {
+        "white": dry * anatomy.white * (1 - spots),
+        "grey": dry * anatomy.grey,
+        "csf": healthy * anatomy.csf * (1 - blood),
+        "oedema": wet,
+        "low_grade" if low_grade else "necrosis": tumour.necrosis * (1 - fluid),
+        "cyst": tumour.necrosis * fluid,
+        "enhancing": tumour.enhancing * viable,
+        "solid": tumour.enhancing * (1 - viable),
+        "lesion": dry * anatomy.white * spots,
+        "blood": healthy * anatomy.csf * blood,
+    }
+
+
+def _labels(tumour: phantom_tumour.Tumour, size: int) -> np.ndarray:
+    """The tissue that rules each voxel, as uint8; a thin rim wins a draw."""
+    shares = {
+        NECROSIS: tumour.necrosis,
+        OEDEMA: tumour.oedema,
+        ENHANCING: np.float32(1.25) * tumour.enhancing,
+    }
+    sampled = {label: phantom_anatomy.resample(share, size) for label, share in shares.items()}
+    ruling = np.stack([1 - sum(sampled.values()), *sampled.values()]).argmax(axis=0)
+    return np.array([0, *sampled], dtype=np.uint8)[ruling]
+
+
+def _affine(size: int) -> np.ndarray:
+    """Voxel (x, y, z) to mm: LPS order and the origin as in BraTS files."""
+    edge = phantom_anatomy.FIELD_OF_VIEW_MM / size
+    affine = np.diag([-edge, -edge, edge, 1.0])
+    affine[1, 3] = edge * (size - 1)
+    return affine
+
+
+def _files(folder: Path) -> list[Path]:
+    """The five files of a case folder."""
+    return [folder / f"{folder.name}-{part}.nii.gz" for part in (*MODALITIES, "seg")]
+
+
+def _write_case(folder: Path, index: int, size: int, seed: int) -> None:
+    """Make the case unless all its files are there."""
+    files = _files(folder)
+    if all(path.is_file() for path in files):
+        return
+    for path, data in zip(files, make_case(index, size, seed).values(), strict=True):
+        if not path.is_file():
+            write_new(path, data, _affine(size), data.dtype)
+
+
+def _check(cases: int, size: int, seed: int) -> None:
+    """Refuse what cannot be made."""
+    if not 1 <= cases <= 100_000:
+        raise InputError(f"a phantom cohort has 1 to 100000 cases, not {cases}")
+    if not SMALLEST <= size <= LARGEST:
+        raise InputError(f"the phantom's size must be {SMALLEST} to {LARGEST} voxels, not {size}")
+    if seed < 0:
+        raise InputError(f"the phantom's seed must not be negative, got {seed}")
+
+
+def _manifest(out: Path) -> Any:
+    """What lies in ``out``: a manifest, or None for nothing at all.
+
+    Raises:
+        InputError: ``out`` is not a folder, or holds something that is not a phantom cohort.
+    """
+    if (out / MANIFEST).is_file():
+        return read_json(out / MANIFEST)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is not a folder")
+    if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+        raise InputError(f"{out} holds other files and no {MANIFEST}; choose an empty folder")
+    return None
+
+
+def _make_room(out: Path, there: Any, overwrite: bool) -> None:
+    """Take away a phantom cohort of other parameters, if that is allowed."""
+    if there is None:
+        return
+    if not overwrite:
+        raise InputError(
+            f"{out} holds a phantom cohort of other parameters ({there}); "
+            "choose another folder or overwrite it"
+        )
+    for folder in sorted(out.glob("Phantom-*-000")):
+        shutil.rmtree(folder)

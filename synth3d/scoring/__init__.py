@@ -1,0 +1,26 @@
+"""How good a synthetic picture is."""
+
+from synth3d.scoring.bootstrap import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
+from synth3d.scoring.case import score_case
+from synth3d.scoring.command import score_command
+from synth3d.scoring.conventions import CONVENTIONS, Convention
+from synth3d.scoring.formulas import decibels, image_scores, mae_brain, psnr_brain, ssim_brain
+from synth3d.scoring.similarity import similarity_map
+
+__all__ = [
+    "CONFIDENCE",
+    "CONVENTIONS",
+    "Convention",
+    "Estimate",
+    "FEW_CASES",
+    "PairedBootstrap",
+    "RESAMPLES",
+    "decibels",
+    "image_scores",
+    "mae_brain",
+    "psnr_brain",
+    "score_case",
+    "score_command",
+    "similarity_map",
+    "ssim_brain",
+]

@@ -1,0 +1,261 @@
+"""Score the images of a cohort against the real ones, case by case.
+
+The folders may come from any tool (:mod:`synth3d.scoring.pairs` finds the pairs). All names and
+grids are checked before anything is scored, and everything wrong with them is told at once. Voxels
+are only read; a table is written when every case could be scored, never of a part.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from synth3d.cohort import Modality, label_scheme, parse_splits
+from synth3d.errors import InputError
+from synth3d.files import progress
+from synth3d.images import (
+    FOREIGN,
+    Scale,
+    Volume,
+    check_same_grid,
+    foreground,
+    read,
+    read_label,
+    read_unchecked,
+)
+from synth3d.scoring.case import score_case
+from synth3d.scoring.conventions import CONVENTIONS, Convention
+from synth3d.scoring.pairs import Pair, Pairing, find_pairs
+
+if TYPE_CHECKING:
+    from synth3d.scoring.lpips import PerceptualDistance
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is scored and how, resolved.
+
+    Attributes:
+        real: Folder of the acquired images.
+        synthetic: Folder of the images to be scored.
+        modality: The sequence; None is the one each case has.
+        conventions: Names in ``CONVENTIONS``.
+        rescale: ``none`` for files on the scanner's scale, errors of brightness included; ``match``
+            brings each synthetic volume linearly to its real one's scale first.
+        splits: JSON file of splits, or None.
+        part: Which part of it.
+        cases: Names of the cases, or None.
+        labels: Folder of segmentations; None takes those beside the real images.
+        lpips_weights: AlexNet's weights; None looks where torchvision keeps them.
+    """
+
+    real: Path
+    synthetic: Path
+    modality: Modality | None = None
+    conventions: tuple[str, ...] = ("ours",)
+    rescale: Literal["none", "match"] = "none"
+    splits: Path | None = None
+    part: str = "test"
+    cases: tuple[str, ...] | None = None
+    labels: Path | None = None
+    lpips_weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came out.
+
+    Attributes:
+        settings: What was asked for.
+        rows: ``case``, ``patient``, ``modality`` and the scores of each case.
+        warnings: Sentences that a reader of the figures should know.
+        lpips_weights: The file that LPIPS used; None where there is no LPIPS.
+    """
+
+    settings: Settings
+    rows: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...]
+    lpips_weights: Path | None = None
+
+
+def pair_up(settings: Settings) -> Pairing:
+    """The pairs that ``settings`` means; all their files lie on one grid per case.
+
+    Raises:
+        InputError: Files are missing, strange or on different grids; all are named.
+    """
+    cases = settings.cases
+    if settings.splits is not None:
+        if cases is not None:
+            raise InputError("give --splits or --cases, not both")
+        cases = getattr(parse_splits(settings.splits), settings.part)
+        if not cases:
+            raise InputError(f"{settings.splits} lists no case under {settings.part}")
+    pairing = find_pairs(
+        settings.real, settings.synthetic, settings.modality, cases, settings.labels
+    )
+    problems = []
+    for pair in pairing.pairs:
+        try:
+            check_same_grid([pair.real, pair.synthetic, *([pair.label] if pair.label else [])])
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("; ".join(problems))
+    return pairing
+
+
+def score_folders(settings: Settings, pairing: Pairing | None = None) -> Scored:
+    """Score every pair.
+
+    Args:
+        settings: What and how.
+        pairing: What :func:`pair_up` found for it; None looks again.
+
+    Raises:
+        InputError: As :func:`pair_up`; or voxels are NaN or files damaged: all such cases are
+            named, and nothing is returned.
+    """
+    pairing = pair_up(settings) if pairing is None else pairing
+    conventions = [CONVENTIONS[name] for name in settings.conventions]
+    warnings = list(pairing.notes)
+    perceptual = _perceptual(settings, conventions, warnings)
+    cavity = _cavity(pairing, warnings)
+    rows, faults, remarks = [], [], _Remarks()
+    for pair in progress(pairing.pairs, "scoring", unit="case"):
+        try:
+            volumes = _load(pair, cavity, remarks, settings.rescale)
+        except InputError as error:
+            faults.append(f"case {pair.case}: {error}")
+            continue
+        if faults:  # the table is lost; only look for more that is wrong
+            continue
+        row = {"case": pair.case, "patient": pair.patient, "modality": pair.modality or ""}
+        for convention in conventions:
+            row |= score_case(*volumes, convention=convention, perceptual=perceptual)
+        rows.append(row)
+    if faults:
+        raise InputError("; ".join(faults))
+    warnings += remarks.sentences(settings.rescale)
+    weights = None if perceptual is None else perceptual.weights
+    return Scored(settings, tuple(rows), tuple(warnings), weights)
+
+
+def on_scale_of(synthetic: np.ndarray, real: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """``synthetic`` moved linearly so that its p0.5 and median in the brain are the real one's.
+
+    Args:
+        synthetic: (D, H, W), in any units.
+        real: (D, H, W), scanner units.
+        brain: (D, H, W) bool.
+
+    Returns:
+        (D, H, W) float32 in scanner units; what is background in ``synthetic`` (the median outside
+        the brain) is 0 there.
+    """
+    own, target = Scale.fit(synthetic, brain), Scale.fit(real, brain)
+    moved = target.low + (synthetic.astype(np.float64) - own.low) / own.width * target.width
+    if not brain.all():
+        moved[~brain & (synthetic == np.median(synthetic[~brain]))] = 0
+    return moved.astype(np.float32)
+
+
+class _Remarks:
+    """Cases that need a word."""
+
+    def __init__(self) -> None:
+        self.empty: list[str] = []
+        self.foreign: list[str] = []
+        self.same: list[str] = []
+
+    def look(self, case: str, real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray) -> None:
+        if not synthetic.any():
+            self.empty.append(case)
+            return
+        if np.array_equal(real, synthetic):
+            self.same.append(case)
+        ours, theirs = (float(np.median(volume[brain])) for volume in (real, synthetic))
+        if ours > 0 and not np.exp(-FOREIGN) < theirs / ours < np.exp(FOREIGN):
+            self.foreign.append(f"{case} ({theirs:.3g} against {ours:.3g})")
+
+    def sentences(self, rescale: str) -> list[str]:
+        found = []
+        if self.empty:
+            found.append(f"the synthetic volume is zero everywhere: {', '.join(self.empty)}")
+        if self.same:
+            found.append(f"the synthetic volume equals the real one: {', '.join(self.same)}")
+        if self.foreign and rescale == "none":
+            found.append(
+                "the synthetic volume's median in the brain is more than four times off, as in "
+                f"other units (see --rescale match): {', '.join(self.foreign)}"
+            )
+        return found
+
+
+def _load(
+    pair: Pair, cavity: int | None, remarks: _Remarks, rescale: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Real, synthetic, brain and tumour of a pair, axial slices first."""
+    real, synthetic = read(pair.real), read_unchecked(pair.synthetic)
+    if bad := int(np.count_nonzero(~np.isfinite(synthetic.data))):
+        raise InputError(f"{pair.synthetic} has {bad} NaN or infinite voxels")
+    brain = foreground(real.data)
+    remarks.look(pair.case, real.data, synthetic.data, brain)
+    copy = synthetic.data
+    if rescale == "match" and copy.any():
+        copy = on_scale_of(copy, real.data, brain)
+    tumour = None
+    if pair.label is not None:
+        label = read_label(pair.label).data
+        tumour = (label > 0) & brain
+        if cavity is not None:
+            tumour &= label != cavity
+    axis = _axial_axis(real)
+    turned = [np.moveaxis(volume, axis, 0) for volume in (real.data, copy, brain)]
+    return turned[0], turned[1], turned[2], None if tumour is None else np.moveaxis(tumour, axis, 0)
+
+
+def _axial_axis(volume: Volume) -> int:
+    """The array axis (of z, y, x) that runs from feet to head."""
+    orientation = volume.grid.orientation
+    return 2 - next(i for i, letter in enumerate(orientation) if letter in "IS")
+
+
+def _cavity(pairing: Pairing, warnings: list[str]) -> int | None:
+    """The label that is a resection cavity and no tumour, decided over all cases."""
+    values: set[int] = set()
+    for pair in pairing.pairs:
+        if pair.label is not None:
+            values |= set(np.unique(read_label(pair.label).data).tolist())
+    if not values:
+        return None
+    scheme = label_scheme(values, pairing.naming)
+    if scheme.warning is not None and 4 in values:
+        warnings.append(scheme.warning)
+    return scheme.cavity
+
+
+def _perceptual(
+    settings: Settings, conventions: Sequence[Convention], warnings: list[str]
+) -> "PerceptualDistance | None":
+    """LPIPS if a convention has it and everything it needs is on the disk, else None and why.
+
+    Raises:
+        InputError: Weights were named and cannot be used.
+    """
+    if all(convention.lpips is None for convention in conventions):
+        return None
+    from synth3d.scoring.lpips import PerceptualDistance
+
+    try:
+        distance = PerceptualDistance(settings.lpips_weights)
+    except InputError as error:
+        if settings.lpips_weights is not None:
+            raise
+        warnings.append(f"no LPIPS: {error}")
+        return None
+    if not distance.published:
+        warnings.append(f"LPIPS with weights that are not torchvision's: {distance.weights}")
+    return distance

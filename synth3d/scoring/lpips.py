@@ -1,0 +1,105 @@
+"""LPIPS between slices, with the ``lpips`` package and AlexNet's weights from the disk.
+
+Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric", version
+0.1. The package brings its own linear weights; torchvision's AlexNet must already lie on the disk:
+nothing is ever downloaded. The only file that imports lpips.
+"""
+
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from synth3d.errors import InputError
+from synth3d.files import sha256
+
+FILE_NAME = "alexnet-owt-7be5be79.pth"
+"""What torchvision calls AlexNet's ImageNet weights; the digits begin their SHA-256."""
+
+SMALLEST = 32
+"""Slices with a shorter side are mirrored up to this: AlexNet sees nothing smaller."""
+
+
+def weights_on_disk() -> Path:
+    """Where torchvision keeps AlexNet's weights once it has fetched them."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+
+
+class PerceptualDistance:
+    """LPIPS (AlexNet) of pairs of slices.
+
+    Attributes:
+        weights: The file of AlexNet's weights.
+        published: Whether they are torchvision's, by their SHA-256.
+    """
+
+    def __init__(self, weights: Path | None = None, device: str = "cpu", batch: int = 16) -> None:
+        """Read the weights.
+
+        Args:
+            weights: AlexNet's, as torchvision saves them; None looks in torchvision's own folder.
+            device: ``cpu`` or ``cuda``.
+            batch: Slices at a time.
+
+        Raises:
+            InputError: The package or the weights are missing, or the file holds something else.
+        """
+        self.weights = weights_on_disk() if weights is None else Path(weights)
+        self.device, self.batch = torch.device(device), batch
+        if importlib.util.find_spec("lpips") is None:
+            raise InputError("LPIPS needs the package lpips: pip install 'synth3d[score]'")
+        if not self.weights.is_file():
+            raise InputError(
+                f"LPIPS needs AlexNet's weights, and there is no {self.weights}: fetch {FILE_NAME} "
+                "from download.pytorch.org/models on a machine with internet and put it there, or "
+                "name it with --lpips-weights"
+            )
+        self.published = sha256(self.weights).startswith(FILE_NAME.split("-")[-1].split(".")[0])
+        self.network = _network(self.weights).to(self.device)
+
+    def __call__(self, real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
+        """Distances (N,) float64 of slices (N, H, W) in [-1, 1]; 0 for equal ones.
+
+        Raises:
+            ValueError: The shapes differ or are not (N, H, W).
+        """
+        if real.ndim != 3 or real.shape != synthetic.shape:
+            raise ValueError(f"expected two (N, H, W), got {real.shape} and {synthetic.shape}")
+        short = [(0, 0)] + [(0, max(0, SMALLEST - side)) for side in real.shape[1:]]
+        found = []
+        for start in range(0, len(real), self.batch):
+            part = slice(start, start + self.batch)
+            pair = [
+                torch.from_numpy(np.pad(v[part], short, mode="symmetric")).float()[:, None]
+                for v in (real, synthetic)
+            ]
+            with torch.inference_mode():
+                found.append(self.network(*(x.to(self.device) for x in pair)).flatten().cpu())
+        return torch.cat(found).double().numpy() if found else np.zeros(0)
+
+
+def _network(weights: Path) -> torch.nn.Module:
+    """LPIPS with AlexNet's ``weights``; the package itself would go and fetch them."""
+    import lpips
+
+    with warnings.catch_warnings():  # torchvision deprecates what lpips calls
+        warnings.simplefilter("ignore")
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    network.net.load_state_dict(_trunk(weights, network.net.state_dict()))
+    return network.requires_grad_(False).eval()
+
+
+def _trunk(weights: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """AlexNet's convolutions under the names that lpips gives them."""
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        found = {name: state["features." + name.split(".", 1)[1]] for name in expected}
+        fits = all(found[name].shape == expected[name].shape for name in expected)
+    except Exception as error:  # torch.load raises whatever the bytes make it raise
+        raise InputError(f"{weights} does not hold torchvision's AlexNet: {error}") from error
+    if not fits:
+        raise InputError(f"{weights} does not hold torchvision's AlexNet: the shapes differ")
+    return found

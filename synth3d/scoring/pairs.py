@@ -1,0 +1,275 @@
+"""Which synthetic file belongs to which real one: by case name, never by position.
+
+Both folders follow a naming that :mod:`synth3d.cohort.namings` knows (in case folders, or flat as a
+container writes them), or hold one file per case called ``<case>_0003.nii.gz`` (nnU-Net raw
+without its dataset.json) or ``<case>.nii.gz``. Everything that does not fit is told at once. Opens
+no image.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synth3d.cohort import Modality, claims, ending_of, nnunet_dataset, patient_of, survey_folder
+from synth3d.errors import InputError
+
+Files = dict[str, dict[Modality | None, Path]]
+"""Case name to its images, by sequence; None where the name does not say which."""
+
+_CHANNEL = re.compile(r"(?P<case>.+)_(?P<number>\d{4})")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One real and one synthetic file.
+
+    Attributes:
+        case: Name of the case.
+        patient: The person.
+        modality: The sequence; None where no name says it.
+        real: The acquired image.
+        synthetic: The image to be scored.
+        label: The tumour segmentation, or None.
+    """
+
+    case: str
+    patient: str
+    modality: Modality | None
+    real: Path
+    synthetic: Path
+    label: Path | None
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """All pairs, sorted by case.
+
+    Attributes:
+        pairs: At least one.
+        notes: What a reader should know about how they were made.
+        naming: Of the real folder; empty where it follows none.
+    """
+
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+    naming: str = ""
+
+
+def find_pairs(
+    real: Path,
+    synthetic: Path,
+    modality: Modality | None = None,
+    cases: Sequence[str] | None = None,
+    labels: Path | None = None,
+) -> Pairing:
+    """Pair the files of two folders.
+
+    Args:
+        real: Folder of the acquired images.
+        synthetic: Folder of the images to be scored.
+        modality: The sequence to score; None takes the one that each case has, which may differ
+            from case to case.
+        cases: Names of the cases to score; None is all of ``real``.
+        labels: Folder of segmentations; None takes those beside the real images.
+
+    Raises:
+        InputError: A folder or a case is missing, an id fits nothing, or which file is meant is
+            not clear; the sentence names every file and case concerned.
+    """
+    originals, copies = _find(Path(real)), _find(Path(synthetic))
+    copies = _without_channel(copies, originals.files)
+    originals = _without_channel(originals, copies.files)
+    if cases is not None and (unknown := sorted(set(cases) - originals.files.keys())):
+        raise InputError(f"{real} has no case called {', '.join(unknown)}")
+    chosen = sorted(originals.files if cases is None else set(cases))
+    wanted = dict.fromkeys(chosen, modality) if modality else _wanted(originals, copies, chosen)
+    _refuse_unsaid(originals, copies, wanted)
+    if problems := _problems(originals, copies, wanted, complete=cases is None):
+        raise InputError("; ".join(problems))
+    segmentations = _labels(originals, chosen, labels)
+    pairs = tuple(
+        Pair(
+            case=name,
+            patient=patient_of(name),
+            modality=wanted[name],
+            real=_image(originals, name, wanted[name]),
+            synthetic=_image(copies, name, wanted[name]),
+            label=segmentations[name],
+        )
+        for name in chosen
+    )
+    return Pairing(pairs, tuple(_notes(originals, copies, pairs)), originals.naming)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a folder holds: images and labels by case, and remarks on its names."""
+
+    folder: Path
+    files: Files
+    labels: dict[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    naming: str = ""
+
+
+def _find(folder: Path) -> _Found:
+    """What ``folder`` holds, by known names or else each file by its whole name.
+
+    Raises:
+        InputError: ``folder`` is missing or empty, mixes namings, or has two files in one role.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder" if folder.exists() else f"no folder {folder}")
+    seen = list(claims(folder))
+    if nnunet_dataset(folder) or any(claim.role not in (None, "label") for claim in seen):
+        return _find_named(folder)
+    files: Files = {}
+    labels = {claim.case: claim.path for claim in seen if claim.role == "label"}
+    for path in (claim.path for claim in seen if claim.role is None):
+        stem = path.name.removesuffix(ending_of(path.name))
+        first = files.setdefault(stem, {None: path})[None]
+        if first != path:
+            raise InputError(f"{first} and {path} have one name: keep one of them")
+    if not files:
+        raise InputError(f"no images (.nii or .nii.gz) under {folder}")
+    return _Found(folder, files, labels)
+
+
+def _without_channel(found: _Found, others: Files) -> _Found:
+    """``found`` with ``_0003`` taken off its names, where that is what makes them case ids.
+
+    Raises:
+        InputError: There are several such numbers, or names without one.
+    """
+    matches = {stem: _CHANNEL.fullmatch(stem) for stem in found.files}
+    if not any(matches.values()) or found.files.keys() & others.keys():
+        return found
+    if any(modality is not None for files in found.files.values() for modality in files):
+        return found
+    numbers = {match["number"] for match in matches.values() if match}
+    if len(numbers) > 1 or not all(matches.values()):
+        raise InputError(
+            f"the files in {found.folder} do not all end in one channel number (found "
+            f"{', '.join(sorted(numbers))}): name the folder that holds dataset.json, which says "
+            "what the numbers are, or leave only the files to be scored"
+        )
+    files = {match["case"]: found.files[stem] for stem, match in matches.items() if match}
+    note = f"no dataset.json says what *_{numbers.pop()} in {found.folder} is"
+    return _Found(found.folder, files, found.labels, (*found.notes, note))
+
+
+def _find_named(folder: Path) -> _Found:
+    survey = survey_folder(folder)
+    if survey.ambiguous:
+        raise InputError("; ".join(sentence for _, sentence in survey.ambiguous))
+    files: Files = {case.name: dict(case.images) for case in survey.cases if case.images}
+    labels = {case.name: case.label for case in survey.cases if case.label is not None}
+    odd = ", ".join(path.name for path in survey.unrecognised)
+    notes = (f"ignored in {folder}, as their names fit no naming: {odd}",) if odd else ()
+    return _Found(folder, files, labels, notes, survey.cases[0].naming)
+
+
+def _only(files: Mapping[Modality | None, Path]) -> Modality | None:
+    """The sequence of a case's single file; None where there are more or its name says none."""
+    return next(iter(files)) if len(files) == 1 else None
+
+
+def _wanted(originals: _Found, copies: _Found, chosen: Sequence[str]) -> dict[str, Modality | None]:
+    """The sequence of each case, as its files say; None where they do not.
+
+    A case without a synthetic file takes the sequence that all others have, if it is one.
+    """
+    wanted = {
+        name: _only(copies.files[name]) or _only(originals.files[name])
+        for name in chosen
+        if name in copies.files
+    }
+    common = next(iter(wanted.values())) if len(set(wanted.values())) == 1 else None
+    return {name: wanted.get(name, common) for name in chosen}
+
+
+def _image(found: _Found, case: str, modality: Modality | None) -> Path:
+    files = found.files[case]
+    return files[modality] if modality in files else files[None]
+
+
+def _has(found: _Found, case: str, modality: Modality | None) -> bool:
+    return not {modality, None}.isdisjoint(found.files.get(case, {}))
+
+
+def _refuse_unsaid(
+    originals: _Found, copies: _Found, wanted: Mapping[str, Modality | None]
+) -> None:
+    """Raise where a case has several sequences and nothing says which is meant."""
+    for found in (copies, originals):
+        unsaid = [n for n, m in wanted.items() if m is None and n in copies.files]
+        several = [name for name in unsaid if len(found.files[name]) > 1]
+        if several:
+            held = " ".join(sorted(map(str, found.files[several[0]])))
+            raise InputError(
+                f"{found.folder} holds several sequences of {_listed(several)} ({held}): say which "
+                "one to score with --modality"
+            )
+
+
+def _problems(
+    originals: _Found,
+    copies: _Found,
+    wanted: Mapping[str, Modality | None],
+    complete: bool,
+) -> list[str]:
+    """A clause for each kind of trouble, with all its cases; empty if every pair is there."""
+    problems = []
+    said = [name for name, m in wanted.items() if m is not None or name in copies.files]
+    hint = "; choose other cases with --cases or --splits"
+    for found, names, more in ((copies, list(wanted), ""), (originals, said, hint)):
+        lacking = [name for name in names if not _has(found, name, wanted[name])]
+        if lacking:
+            what = " or ".join(sorted({wanted[name] or "file" for name in lacking}))
+            problems.append(f"{found.folder} has no {what} for {_listed(lacking)}{more}")
+    if complete and (strangers := sorted(copies.files.keys() - originals.files.keys())):
+        problems.append(
+            f"{copies.folder} has files of {_listed(strangers)}, which {originals.folder} lacks"
+        )
+    return problems
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{len(names)} case{'s' if len(names) > 1 else ''}, {', '.join(names)}"
+
+
+def _labels(
+    originals: _Found, chosen: Sequence[str], folder: Path | None
+) -> Mapping[str, Path | None]:
+    """The segmentation of each chosen case; from ``folder``, where all must have one."""
+    if folder is None:
+        return {name: originals.labels.get(name) for name in chosen}
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}")
+    found: dict[str, Path] = {}
+    for claim in claims(folder):
+        stem = claim.path.name.removesuffix(ending_of(claim.path.name))
+        name = claim.case if claim.role == "label" else stem
+        if name in originals.files and found.setdefault(name, claim.path) != claim.path:
+            raise InputError(f"{found[name]} and {claim.path} are both labels of {name}")
+    if lacking := [name for name in chosen if name not in found]:
+        raise InputError(f"{folder} has no label for {_listed(lacking)}")
+    return found
+
+
+def _notes(originals: _Found, copies: _Found, pairs: Sequence[Pair]) -> list[str]:
+    notes = [*originals.notes, *copies.notes]
+    taken = {pair.modality for pair in pairs if pair.modality not in copies.files[pair.case]}
+    if taken - {None}:
+        notes.append(f"the names in {copies.folder} say no sequence: taken for {taken.pop()}")
+    if strangers := copies.files.keys() - originals.files.keys():
+        notes.append(
+            f"left out of {copies.folder}, as {originals.folder} lacks them: "
+            f"{_listed(sorted(strangers))}"
+        )
+    if without := [pair.case for pair in pairs if pair.label is None]:
+        notes.append(f"no label and so no tumour scores: {_listed(without)}")
+    if same := [pair.case for pair in pairs if pair.real.samefile(pair.synthetic)]:
+        notes.append(f"the synthetic file is the real one itself: {_listed(same)}")
+    return notes

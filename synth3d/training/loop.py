@@ -1,0 +1,284 @@
+"""The training loop: legs of steps, each seeded by itself, each ending in a checkpoint.
+
+A leg is ``checkpoint_every`` steps. All its randomness follows from (seed, leg), so a killed
+run that repeats its last leg ends with the same weights, bit for bit, as one that was never
+disturbed (on one kind of CPU and with the same number of threads).
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from synth3d.cohort import Case, Splits
+from synth3d.config import RunConfig
+from synth3d.data import (
+    Batch,
+    Prepared,
+    batches,
+    drawn_by_workers,
+    misalign,
+    prepare,
+    spacing_seen,
+    to_subject,
+)
+from synth3d.errors import InputError
+from synth3d.files import lock, progress, sha256, write_json
+from synth3d.images import Grid, ScalePrior
+from synth3d.pictures import draw_contact_sheet, draw_curves
+from synth3d.training.run_folder import (
+    FORMAT,
+    environment,
+    load_state,
+    read_log,
+    save_state,
+    save_weights,
+    write_config,
+    write_log,
+)
+from synth3d.training.trainer import Trainer, validate
+
+LOG_EVERY = 10
+AHEAD = 20
+"""Steps before the end of a leg at which workers begin to draw for the next one."""
+
+
+def leg_seed(seed: int, leg: int) -> int:
+    """A 63-bit seed that differs for every (seed, leg)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{leg}".encode()).digest()[:8], "big") >> 1
+
+
+def train(
+    config: RunConfig,
+    cases: Sequence[Case],
+    splits: Splits,
+    data_folder: Path,
+    run: Path,
+    device: str = "cpu",
+) -> Path:
+    """Train in the folder ``run``, or go on with what a killed process left there.
+
+    Args:
+        config: What to train.
+        cases: All cases of the cohort; only those named in ``splits.train`` are learnt from
+            and only those in ``splits.val`` are validated on.
+        splits: By patient.
+        data_folder: Where the cases came from, for the record.
+        run: The run folder; made if need be.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Returns:
+        ``run``, finished.
+
+    Raises:
+        InputError: No usable training case, a bad file, or a run of another configuration.
+    """
+    with lock(run):
+        if (run / "done.json").exists():
+            return run
+        for path in run.glob(".partial-*"):  # of a killed process; the lock says nobody writes
+            path.unlink(missing_ok=True)
+        learn, check = _prepare_all(config, cases, splits)
+        trainer = Trainer(config, torch.device(device))
+        log = _begin(trainer, run, splits, data_folder, learn)
+        subjects = [to_subject(case, config) for case in learn]
+        grids = _grids(learn, config)
+        learn.clear()  # the subjects hold what is needed; the cohort is in memory once
+        feed = _Feed(subjects, config)
+        bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
+        while trainer.step < config.train.steps:
+            log += _run_leg(trainer, feed, bar)
+            _checkpoint(trainer, run, log, check)
+        _finish(trainer, run, data_folder, log, grids)
+    return run
+
+
+def _grids(cases: Sequence[Prepared], config: RunConfig) -> dict[str, Any]:
+    """Orientations and voxel sizes trained on; a generator knows no others."""
+    spacings = {tuple(round(mm, 3) for mm in spacing_seen(case, config)) for case in cases}
+    return {
+        "orientations": sorted({Grid(c.brain.shape, c.affine).orientation for c in cases}),
+        "spacings_mm": sorted(spacings),
+    }
+
+
+def _prepare_all(
+    config: RunConfig, cases: Sequence[Case], splits: Splits
+) -> tuple[list[Prepared], list[Prepared]]:
+    """Training and validation cases in memory; those that lack a target are left out, aloud.
+
+    Validation cases are misaligned already, if that is what is studied.
+    """
+
+    def usable(names: Sequence[str], desc: str) -> list[Case]:
+        mine = [case for case in cases if case.name in set(names)]
+        whole = [case for case in mine if all(t in case.images for t in config.targets)]
+        if lacking := sorted({c.name for c in mine} - {c.name for c in whole}):
+            print(f"{desc}: left out, no {'/'.join(config.targets)}: {', '.join(lacking)}")
+        return whole
+
+    def ready(some: Sequence[Case], desc: str) -> list[Prepared]:
+        bar = progress(some, f"reading {desc} cases", unit="case")
+        return [prepare(case, config.sources, config.targets, config.data) for case in bar]
+
+    learn = usable(splits.train, "training")
+    check = usable(splits.val, "validation")[: config.data.validation_cases]
+    if not learn or not check:
+        raise InputError(
+            f"training needs at least one training and one validation case with "
+            f"{'/'.join(config.targets)}, found {len(learn)} and {len(check)}"
+        )
+    if dead := [s for s in config.sources if not any(s in case.images for case in learn)]:
+        raise InputError(
+            f"no training case has {', '.join(dead)}; say with --sources which sequences to use"
+        )
+    tested = [misalign(case, config) for case in ready(check, "validation")]
+    return ready(learn, "training"), tested
+
+
+def _begin(
+    trainer: Trainer, run: Path, splits: Splits, data_folder: Path, learn: Sequence[Prepared]
+) -> list[dict[str, Any]]:
+    """Write what describes the run, or load its checkpoint; the log so far."""
+    write_config(run, trainer.config)
+    write_json(run / "environment.json", environment())
+    cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
+    write_json(run / "cohort.json", cohort | {"test": splits.test})
+    write_json(run / "scales.json", ScalePrior([case.scales for case in learn]).to_list())
+    if not (run / "resume.pt").exists():
+        return []
+    try:
+        trainer.load(load_state(run / "resume.pt"))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{run / 'resume.pt'} belongs to another version or model ({reason}); "
+            "remove it to start anew"
+        ) from error
+    print(f"going on at step {trainer.step} of {trainer.config.train.steps}")
+    return [line for line in read_log(run / "log.jsonl") if line["step"] <= trainer.step]
+
+
+class _Feed:
+    """The batches of each leg; workers draw those of the next one before it begins.
+
+    Args:
+        subjects: As of :func:`synth3d.data.patches.batches`.
+        config: Of the run.
+    """
+
+    def __init__(self, subjects: Sequence[Any], config: RunConfig) -> None:
+        self.subjects, self.config = subjects, config
+        self.begun: dict[int, Iterator[Batch]] = {}
+
+    def of(self, leg: int) -> Iterator[Batch]:
+        """The batches of a leg, torch's global generator being seeded for it."""
+        seed = leg_seed(self.config.train.seed, leg)
+        if leg not in self.begun:
+            return batches(self.subjects, self.config, seed)
+        torch.manual_seed(seed)
+        return self.begun.pop(leg)
+
+    def begin(self, leg: int) -> None:
+        """Let workers, if there are any, draw for a leg that is still to come."""
+        if self.config.data.workers > 0:
+            seed = leg_seed(self.config.train.seed, leg)
+            self.begun[leg] = drawn_by_workers(self.subjects, self.config, seed)
+
+
+def _run_leg(trainer: Trainer, feed: _Feed, bar: Iterator[int]) -> list[dict[str, Any]]:
+    """Steps up to the next checkpoint; a log line for every ``LOG_EVERY`` of them."""
+    train = trainer.config.train
+    leg = trainer.step // train.checkpoint_every
+    end = min((leg + 1) * train.checkpoint_every, train.steps)
+    stream = feed.of(leg)
+    soon = max(trainer.step, end - AHEAD)
+    lines: list[dict[str, Any]] = []
+    found: list[dict[str, float]] = []
+    waited = worked = 0.0
+    while trainer.step < end:
+        if trainer.step == soon and end < train.steps:
+            feed.begin(leg + 1)
+        begin = time.perf_counter()
+        batch = next(stream)
+        ready = time.perf_counter()
+        found.append(trainer.advance(batch))
+        next(bar)
+        waited, worked = waited + ready - begin, worked + time.perf_counter() - ready
+        if trainer.step % LOG_EVERY == 0 or trainer.step == end:
+            names = sorted({name for terms in found for name in terms})
+            loss = {n: float(np.mean([t[n] for t in found if n in t])) for n in names}
+            seconds = {"data": round(waited, 3), "step": round(worked, 3)}
+            lines.append({"step": trainer.step, "loss": loss, "seconds": seconds})
+            found, waited, worked = [], 0.0, 0.0
+    return lines
+
+
+def _checkpoint(
+    trainer: Trainer, run: Path, log: list[dict[str, Any]], check: Sequence[Prepared]
+) -> None:
+    """Validate when it is time, then log and state, each in one piece."""
+    train = trainer.config.train
+    before = max(0, trainer.step - train.checkpoint_every)
+    due = trainer.step // train.validate_every > before // train.validate_every
+    if due or trainer.step == train.steps:
+        scores, first = validate(trainer, check)
+        if not np.isfinite(list(scores.values())).all():
+            raise InputError(
+                f"validation gives {scores} at step {trainer.step}; lower train.learning_rate or "
+                "use fp32, and see that the validation cases hold a brain"
+            )
+        log.append({"step": trainer.step, "validation": scores})
+        text = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        print(f"step {trainer.step}: validation {text}")
+        _draw(trainer, run, log, check[0], first)
+    write_log(run / "log.jsonl", log)
+    save_state(run / "resume.pt", trainer.state())
+
+
+def _draw(
+    trainer: Trainer, run: Path, log: list[dict[str, Any]], case: Prepared, result: np.ndarray
+) -> None:
+    """``curves.png`` and ``contact.png``."""
+    draw_curves(log, run / "curves.png")
+    target = trainer.config.targets[0]
+    real = case.volumes[target]
+    panels = {name: case.volumes[name] for name in trainer.config.sources if name in case.volumes}
+    panels |= {f"synthetic {target}": result[0], f"real {target}": real}
+    title = f"{case.case.name}, step {trainer.step}, {trainer.config.model.name}"
+    error = np.abs(result[0] - real)
+    where = (case.brain, case.tumour, case.affine)
+    draw_contact_sheet(panels, error, *where, title, run / "contact.png")
+
+
+def _finish(
+    trainer: Trainer,
+    run: Path,
+    data_folder: Path,
+    log: list[dict[str, Any]],
+    grids: dict[str, Any],
+) -> None:
+    """Weights, then ``done.json``; the resume state is no longer needed."""
+    weights = run / "weights.safetensors"
+    save_weights(weights, trainer.average)
+    last = next(line["validation"] for line in reversed(log) if "validation" in line)
+    done = {
+        "finished": True,
+        "format": FORMAT,
+        "sources": trainer.config.sources,
+        "targets": trainer.config.targets,
+        "data_folder": str(data_folder.resolve()),
+        "steps": trainer.step,
+        "weights_sha256": sha256(weights),
+        "validation": last,
+        "seconds": round(sum(sum(line.get("seconds", {}).values()) for line in log), 1),
+        **grids,
+    }
+    write_json(run / "done.json", done)
+    (run / "resume.pt").unlink(missing_ok=True)

@@ -1,0 +1,201 @@
+"""The run folder: what is in it, written in one piece, read without executing anything.
+
+``config.json`` the resolved configuration · ``cohort.json`` data folder and split ·
+``environment.json`` versions and command · ``scales.json`` intensity scales of the training
+cases · ``resume.pt`` state of a run under way · ``log.jsonl`` · ``weights.safetensors`` ·
+``curves.png`` ``contact.png`` · ``done.json``, written last: a run without it is unfinished.
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cuda_ops import cpu_library
+from synth3d.config import RunConfig
+from synth3d.errors import InputError
+from synth3d.files import atomic_path, read_json, sha256, write_json
+from synth3d.frameworks import Framework, build
+from synth3d.images import ScalePrior
+from synth3d.settings import parse, to_plain
+
+FORMAT = 1
+"""Raised when a run folder of an older version can no longer be read."""
+
+_LIBRARIES = ("torch", "torchio", "numpy", "nibabel", "synth3d")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command line, for the record."""
+    libraries: dict[str, str] = {}
+    for name in _LIBRARIES:
+        try:
+            libraries[name] = version(name)
+        except PackageNotFoundError:
+            libraries[name] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_convolutions": None if torch.cuda.is_available() else cpu_library.describe(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "libraries": libraries,
+        "command": sys.argv,
+    }
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """The parameters and buffers of ``module`` as safetensors."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary)
+
+
+def load_weights(path: Path, module: nn.Module) -> None:
+    """Fill ``module`` from safetensors, strictly.
+
+    Raises:
+        InputError: The file is missing, damaged, or does not fit the module.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        module.load_state_dict(load_file(path), strict=True)
+    except OSError as error:
+        raise InputError(f"cannot read the weights {path}: {error}") from error
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"the weights {path} are damaged or belong to another model: {reason}"
+        ) from error
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Tensors and plain values, readable by :func:`load_state` without unpickling code."""
+    with atomic_path(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """What :func:`save_state` wrote.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}); remove it to start anew"
+        ) from error
+
+
+def write_log(path: Path, lines: list[dict[str, Any]]) -> None:
+    """All log lines at once, one JSON value each."""
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The log lines, or none when there is no log yet.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); remove it to go on") from error
+
+
+def write_config(run: Path, config: RunConfig) -> None:
+    """Save the resolved configuration; ``--recipe RUN/config.json`` reruns it."""
+    write_json(run / "config.json", to_plain(config))
+
+
+def read_config(run: Path) -> RunConfig:
+    """The configuration of a run folder.
+
+    Raises:
+        InputError: Not a run folder, or its configuration is damaged.
+    """
+    if not (run / "config.json").is_file():
+        raise InputError(f"{run} is not a run folder: it has no config.json")
+    return parse(RunConfig, read_json(run / "config.json"), str(run / "config.json"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, ready to synthesise.
+
+    Attributes:
+        folder: The run folder; its name is the run's name.
+        config: What was trained.
+        framework: In evaluation mode, on the CPU, with nothing that only training needs.
+        prior: Likely intensity scales of the targets.
+        weights: The weights file.
+        weights_sha256: Its hash.
+    """
+
+    folder: Path
+    config: RunConfig
+    framework: Framework
+    prior: ScalePrior
+    weights: Path
+    weights_sha256: str
+
+
+def read_done(run: Path) -> dict[str, Any]:
+    """What a finished run says of itself.
+
+    Raises:
+        InputError: The run is of another format.
+    """
+    done = read_json(run / "done.json")
+    if not isinstance(done, dict) or done.get("format") != FORMAT:
+        found = done.get("format") if isinstance(done, dict) else None
+        raise InputError(
+            f"{run} has run format {found}, this version reads {FORMAT}; remove the folder and "
+            "train it again"
+        )
+    return done
+
+
+def load_run(run: Path) -> Run:
+    """A finished run.
+
+    Raises:
+        InputError: Not a run folder, unfinished, of another format, or damaged.
+    """
+    config = read_config(run)
+    if not (run / "done.json").is_file():
+        raise InputError(f"the run {run} is not finished; run its training command again")
+    done = read_done(run)
+    weights = run / "weights.safetensors"
+    framework = build(config, training=False)
+    load_weights(weights, framework.generator)
+    digest = sha256(weights)
+    if digest != done.get("weights_sha256"):
+        raise InputError(f"{weights} is not the file this run wrote (its SHA-256 differs)")
+    try:
+        prior = ScalePrior.from_list(read_json(run / "scales.json"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{run / 'scales.json'} is damaged: {error}") from error
+    if unknown := [t for t in config.targets if not any(t in case for case in prior.cases)]:
+        raise InputError(f"{run / 'scales.json'} is damaged: it has no scale of {unknown}")
+    framework.eval().requires_grad_(False)
+    return Run(run, config, framework, prior, weights, digest)

@@ -1,0 +1,153 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata, wilcoxon
+
+from seg_eval.analysis.significance import by_patient, holm, non_inferiority, signed_ranks
+from synth3d.scoring.bootstrap import PairedBootstrap
+
+TENTHS = st.lists(st.integers(-6, 6).map(lambda i: i / 10), min_size=1, max_size=9)
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+def by_enumeration(differences, alternative):
+    """Every assignment of signs, one by one; Pratt's ranks."""
+    rounded = np.round(differences, 12)
+    ranks = rankdata(np.abs(rounded))[rounded != 0]
+    above = ranks[rounded[rounded != 0] > 0].sum()
+    sums = [np.dot(ranks, signs) for signs in itertools.product([0, 1], repeat=len(ranks))]
+    at_least = np.mean(np.array(sums) >= above - 1e-9)
+    at_most = np.mean(np.array(sums) <= above + 1e-9)
+    return at_least if alternative == "greater" else min(1, 2 * min(at_least, at_most))
+
+
+def test_all_patients_better_has_one_chance_in_two_to_the_n():
+    found = signed_ranks(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), "greater")
+    assert (found.statistic, found.p, found.patients, found.ties) == (21, 1 / 64, 6, 0)
+
+
+def test_a_hand_made_example():
+    # ranks 1, 2 (negative), 3: sums of at least 4 are {3,1}, {3,2} and {3,2,1}; 3 of 8
+    found = signed_ranks(np.array([0.1, -0.2, 0.3]), "greater")
+    assert found.statistic == 4
+    assert found.p == pytest.approx(3 / 8)
+    assert signed_ranks(np.array([0.1, -0.2, 0.3]), "two-sided").p == pytest.approx(6 / 8)
+
+
+def test_zeros_are_ranked_and_then_left_out():
+    # Pratt: the zero takes rank 1, so 0.1 has 2, -0.2 has 3 and 0.3 has 4
+    found = signed_ranks(np.array([0.0, 0.1, -0.2, 0.3]), "greater")
+    assert (found.statistic, found.patients, found.ties) == (6, 4, 1)
+    assert found.p == pytest.approx(3 / 8)  # sums of at least 6: {2,4}, {3,4}, {2,3,4}
+
+
+def test_where_nothing_differs_nothing_is_shown():
+    found = signed_ranks(np.zeros(5), "greater")
+    assert (found.p, found.ties) == (1, 5)
+    assert signed_ranks(np.array([]), "two-sided").p == 1
+
+
+def test_rounding_errors_are_no_differences():
+    assert signed_ranks(np.array([1e-16, -2e-16, 0.3]), "greater").ties == 2
+
+
+@given(TENTHS, st.sampled_from(["greater", "two-sided"]))
+def test_equals_the_count_over_all_signs_with_ties_and_zeros(differences, alternative):
+    found = signed_ranks(np.array(differences), alternative)
+    assert found.p == pytest.approx(by_enumeration(np.array(differences), alternative))
+
+
+@pytest.mark.parametrize("alternative", ["greater", "two-sided"])
+@pytest.mark.parametrize("count", [5, 12, 40])
+def test_equals_scipys_exact_test_without_ties(count, alternative):
+    differences = np.random.default_rng(count).normal(0.3, 1, count)
+    expected = wilcoxon(differences, alternative=alternative, method="exact")
+    found = signed_ranks(differences, alternative)
+    assert found.p == pytest.approx(float(expected.pvalue), rel=1e-9)
+
+
+@pytest.mark.parametrize("alternative", ["greater", "two-sided"])
+def test_many_patients_take_the_normal_approximation_as_scipy_does(alternative):
+    differences = np.round(np.random.default_rng(1).normal(0.03, 1, 300), 1)  # ties and zeros
+    expected = wilcoxon(
+        differences, alternative=alternative, zero_method="pratt", correction=True,
+        method="approx",
+    )  # fmt: skip
+    found = signed_ranks(differences, alternative)
+    assert found.p == pytest.approx(float(expected.pvalue), rel=1e-6)
+
+
+@given(TENTHS)
+def test_swapping_the_arms_keeps_the_two_sided_p(differences):
+    values = np.array(differences)
+    first, second = signed_ranks(values, "two-sided"), signed_ranks(-values, "two-sided")
+    assert first.p == pytest.approx(second.p)
+    assert 0 < first.p <= 1
+
+
+def test_holm_by_hand():
+    # sorted 0.01 x 4, 0.02 x 3, 0.03 x 2, 0.6 x 1, never falling
+    assert holm([0.03, 0.01, 0.6, 0.02]) == pytest.approx([0.06, 0.04, 0.6, 0.06])
+    assert holm([0.4, 0.5]) == pytest.approx([0.8, 0.8])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([]) == []
+
+
+@given(P_VALUES)
+def test_holm_lies_between_the_raw_value_and_bonferronis(p_values):
+    raw, adjusted = np.array(p_values), np.array(holm(p_values))
+    assert (adjusted >= raw - 1e-12).all()
+    assert (adjusted <= np.minimum(1, raw * len(raw)) + 1e-12).all()
+    order = np.argsort(raw, kind="stable")
+    assert (np.diff(adjusted[order]) >= 0).all()
+
+
+@given(P_VALUES, st.randoms())
+def test_holm_does_not_depend_on_the_order(p_values, random):
+    order = list(range(len(p_values)))
+    random.shuffle(order)
+    shuffled = holm([p_values[i] for i in order])
+    assert shuffled == pytest.approx([holm(p_values)[i] for i in order])
+
+
+def test_a_patient_enters_once():
+    values = np.array([[1.0, 3.0], [5.0, 7.0], [0.0, 0.0]])
+    assert by_patient(values, ["b", "b", "a"]).tolist() == [0, 4]
+
+
+def test_what_is_not_known_is_left_out_of_a_patients_mean():
+    found = by_patient(np.array([[np.nan, 3.0], [np.nan, np.nan], [np.nan, np.nan]]), list("bba"))
+    assert np.isnan(found[0])
+    assert found[1] == 3
+
+
+def test_an_arm_that_loses_nothing_is_not_inferior():
+    draws = PairedBootstrap([f"{i:02d}" for i in range(20)])
+    full = np.linspace(0.7, 0.95, 20)
+    found = non_inferiority(full, full - 0.01, draws, margin=0.02)
+    assert found.passed
+    assert found.mean_loss == pytest.approx(0.01)
+    assert found.upper_bound == pytest.approx(0.01)
+    assert not non_inferiority(full, full - 0.03, draws, margin=0.02).passed
+    assert non_inferiority(full, full - 0.03, draws, margin=0.04).passed
+
+
+def test_the_bound_is_one_sided_at_95_percent():
+    values = np.linspace(-1, 1, 21) / 50
+    draws = PairedBootstrap([f"{i:02d}" for i in range(21)], resamples=50_000)
+    found = non_inferiority(values, np.zeros(21), draws)
+    one_sided = 1.724718 * values.std(ddof=1) / np.sqrt(21)  # Student's quantile of 20 degrees
+    assert found.upper_bound == pytest.approx(one_sided, rel=0.03)
+
+
+def test_one_patient_shows_nothing():
+    draws = PairedBootstrap(["a"])
+    assert not non_inferiority(np.array([0.9]), np.array([0.9]), draws).passed
+
+
+def test_refuses_a_margin_that_is_none():
+    with pytest.raises(ValueError, match="margin above 0, got 0"):
+        non_inferiority(np.ones(2), np.ones(2), PairedBootstrap(["a", "b"]), margin=0)

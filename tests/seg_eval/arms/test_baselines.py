@@ -1,0 +1,147 @@
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from seg_eval.arms.baselines import (
+    Template,
+    fit,
+    pearson,
+    read_channels,
+    regress,
+    sample_training,
+    share_one_grid,
+)
+from synth3d.cohort.cases import find_cases
+from synth3d.errors import InputError
+from synth3d.images.intensity import Scale
+from synth3d.images.volumes import read, write_new
+
+SOURCES = ("t1n", "t1c", "t2w")
+
+
+@pytest.fixture(scope="module")
+def cases(toy_cohort):
+    return find_cases(toy_cohort)
+
+
+@pytest.fixture(scope="module")
+def sample(cases):
+    return sample_training(cases[:4], SOURCES, "t2f")
+
+
+def test_pearson_of_a_worked_example():
+    assert pearson(np.array([1.0, 2, 3]), np.array([2.0, 4, 6])) == pytest.approx(1)
+    assert pearson(np.array([1.0, 2, 3]), np.array([3.0, 1, 2])) == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("x", [[], [1.0], [2.0, 2.0]])
+def test_pearson_is_zero_where_it_is_not_defined(x):
+    assert pearson(np.array(x), np.arange(len(x), dtype=float)) == 0
+
+
+def test_copy_is_of_the_sequence_most_like_the_missing_one(sample):
+    assert sample.most_alike == "t2w"
+    assert sample.correlations["t2w"] > 0.9
+    assert abs(sample.correlations["t1n"]) < 0.5
+
+
+def test_a_correlation_counts_by_its_size_whatever_its_sign_in_each_case(cases, monkeypatch):
+    found = iter([-0.9, 0.1, 0.5, 0.8, 0.1, 0.5])
+    monkeypatch.setattr("seg_eval.arms.baselines.pearson", lambda x, y: next(found))
+    turned = sample_training(cases[:2], SOURCES, "t2f")
+    assert turned.correlations == pytest.approx({"t1n": 0.85, "t1c": 0.1, "t2w": 0.5})
+    assert turned.most_alike == "t1n"
+
+
+@pytest.mark.parametrize("name", ["ridge", "boosted"])
+def test_regression_finds_a_flair_that_is_linear_in_the_others(cases, sample, name):
+    model = fit(name, sample)
+    case = cases[-1]
+    channels = read_channels(case, SOURCES)
+    found = regress(model, channels, SOURCES, "t2f", sample.prior)
+    real = read(case.images["t2f"]).data
+    inside = channels.brain
+    assert pearson(found[inside], real[inside]) > 0.98
+    scaled = Scale.fit(found, inside).apply(found, inside)
+    error = np.abs(scaled - Scale.fit(real, inside).apply(real, inside))[inside].mean()
+    assert error < (0.02 if name == "ridge" else 0.04)
+
+
+def test_regression_comes_back_in_units_like_the_scanners(cases, sample):
+    channels = read_channels(cases[-1], SOURCES)
+    found = regress(fit("ridge", sample), channels, SOURCES, "t2f", sample.prior)
+    real = read(cases[-1].images["t2f"]).data
+    ratio = np.median(found[channels.brain]) / np.median(real[channels.brain])
+    assert 0.6 < ratio < 1.6
+
+
+def test_background_is_exactly_zero(cases, sample):
+    channels = read_channels(cases[-1], SOURCES)
+    found = regress(fit("boosted", sample), channels, SOURCES, "t2f", sample.prior)
+    assert found.dtype == np.float32
+    assert not found[~channels.brain].any()
+
+
+def test_the_same_seed_draws_the_same_voxels(cases):
+    first, again, other = (
+        sample_training(cases[:2], SOURCES, "t2f", seed, voxels_per_case=50) for seed in (1, 1, 2)
+    )
+    assert first.inputs.shape == (100, 3)
+    np.testing.assert_array_equal(first.inputs, again.inputs)
+    assert not np.array_equal(first.inputs, other.inputs)
+
+
+def test_the_missing_sequence_does_not_define_the_brain(cases):
+    with_target = read_channels(cases[0], SOURCES, "t2f")
+    np.testing.assert_array_equal(with_target.brain, read_channels(cases[0], SOURCES).brain)
+
+
+def test_refuses_no_training_cases():
+    with pytest.raises(ValueError, match="at least one training case"):
+        sample_training([], SOURCES, "t2f")
+
+
+def test_refuses_an_unknown_model(sample):
+    with pytest.raises(ValueError, match="got 'forest'"):
+        fit("forest", sample)
+
+
+def test_a_template_is_the_mean_of_the_training_cases_inside_each_brain(cases):
+    template = Template.of(cases[:3], SOURCES, "t2f")
+    seen = []
+    for case in cases[:3]:
+        channels = read_channels(case, SOURCES, "t2f")
+        seen.append(np.where(channels.brain, channels.normalised("t2f"), np.nan))
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # voxels outside every brain
+        np.testing.assert_allclose(template.mean, np.nanmean(seen, axis=0), atol=1e-6)
+    sample = sample_training(cases[:3], SOURCES, "t2f")
+    channels = read_channels(cases[5], SOURCES)
+    volume = template.volume(cases[5], channels, sample.prior)
+    assert volume.dtype == np.float32
+    assert not volume[~channels.brain].any()
+    again = sample.prior.estimate("t2f", channels.scales).apply(volume, channels.brain)
+    inside = channels.brain & np.isfinite(template.mean)
+    np.testing.assert_allclose(again[inside], template.mean[inside], atol=1e-3)
+
+
+def test_a_template_needs_one_grid(cases, tmp_path):
+    template = Template.of(cases[:3], SOURCES, "t2f")
+    sample = sample_training(cases[:3], SOURCES, "t2f")
+    moved = read(cases[5].images["t2f"]).affine.copy()
+    moved[0, 3] += 2
+    images = {}
+    for name in (*SOURCES, "t2f"):
+        images[name] = tmp_path / f"{name}.nii.gz"
+        write_new(images[name], read(cases[5].images[name]).data, moved, np.int16)
+    other = replace(cases[5], images=images)
+    with pytest.raises(InputError, match="arm template: case Brats18_TOY_F_1 lies on another grid"):
+        template.volume(other, read_channels(other, SOURCES), sample.prior)
+    with pytest.raises(InputError, match="resample the case to one grid"):
+        Template.of([*cases[:2], other], SOURCES, "t2f")
+    assert share_one_grid(cases, "t2f")
+    assert not share_one_grid([*cases, other], "t2f")
+    with pytest.raises(ValueError, match="at least one training case"):
+        Template.of([], SOURCES, "t2f")

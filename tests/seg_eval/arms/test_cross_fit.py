@@ -1,0 +1,161 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seg_eval.arms.completed import Completed
+from seg_eval.arms.cross_fit import check_out_of_fold, folds_of, out_of_fold
+from seg_eval.arms.kinds import Arm
+from seg_eval.arms.synthesisers import read_run
+from seg_eval.cohort import load_cohort
+from synth3d.cohort.cases import Case, patient_of
+from synth3d.errors import InputError
+from synth3d.images.volumes import read, write_like
+
+
+def cases(names):
+    return tuple(Case(n, patient_of(n), Path(n), {}, None, "brats2018") for n in names)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(1, 3), min_size=2, max_size=12), st.data())
+def test_every_case_is_held_out_once_with_all_of_its_patient(visits, data):
+    folds = data.draw(st.integers(2, len(visits)))
+    names = [f"BraTS-GLI-{p:05d}-{v:03d}" for p, count in enumerate(visits) for v in range(count)]
+    parts = folds_of(cases(names), folds)
+    assert sorted(case.name for part in parts for case in part) == sorted(names)
+    assert all(parts)
+    owners = [{case.patient for case in part} for part in parts]
+    assert sum(map(len, owners)) == len(set().union(*owners))
+    assert max(map(len, parts)) - min(map(len, parts)) <= max(visits)
+    assert parts == folds_of(cases(reversed(names)), folds)
+
+
+@pytest.mark.parametrize("folds", [0, 1, 3])
+def test_too_few_patients_or_folds_are_refused(folds):
+    with pytest.raises(InputError, match=f"at most the 2 training patients, got {folds}"):
+        folds_of(cases(["BraTS-GLI-00001-000", "BraTS-GLI-00002-000"]), folds)
+
+
+@pytest.fixture
+def cohort(toy_cohort, toy_splits):
+    return load_cohort(toy_cohort, toy_splits)
+
+
+def make(arm, cohort, folder, machines):
+    return out_of_fold(arm, cohort, ("t2f",), folder, machines.synth3d, 1, 2)
+
+
+def test_no_network_completes_a_case_that_it_learned_from(
+    cohort, machines, write_run, toy_cohort, tmp_path
+):
+    run = read_run(write_run(tmp_path / "agi", toy_cohort))
+    files = make(Arm("retrained", "retrained", run, "agi"), cohort, tmp_path / "oof", machines)
+    assert set(files) == {case.name for case in cohort.train}
+    assert all(images["t2f"].is_file() for images in files.values())
+    learned = {}
+    for command in machines.commands:
+        options = dict(zip(command[1::2], command[2::2], strict=False))
+        if command[0] == "train":
+            split = json.loads(Path(options["--splits"]).read_text())
+            learned[options["--name"]] = {*split["train"], *split["val"]}
+            assert options["--recipe"] == str(run.folder / "config.json")
+            assert not learned[options["--name"]] & {case.name for case in cohort.test}
+        else:
+            completed = command[command.index("--cases") + 1 :]
+            assert completed
+            assert not learned[Path(options["--run"]).name] & set(completed)
+    assert len(learned) == 2
+
+
+def test_a_second_call_makes_nothing_again_and_a_killed_one_goes_on(
+    cohort, machines, write_run, toy_cohort, tmp_path
+):
+    arm = Arm("retrained", "retrained", read_run(write_run(tmp_path / "agi", toy_cohort)), "agi")
+    files = make(arm, cohort, tmp_path / "oof", machines)
+    machines.log.clear()
+    assert make(arm, cohort, tmp_path / "oof", machines) == files
+    assert machines.log == []
+
+
+def test_the_files_of_another_tool_must_cover_the_training_cases(cohort, machines, tmp_path):
+    case = cohort.train[0]
+    real = case.images["t2f"]
+    write_like(real, read(real).data * 2, tmp_path / "in" / real.name)
+    arm = Arm("retrained", "retrained", Completed("theirs", tmp_path / "in"), "theirs")
+    with pytest.raises(InputError, match=r"lacks Brats18_TOY_B_1 t2f, .*TOY_D_1 t2f; put their"):
+        make(arm, cohort, tmp_path / "oof", machines)
+    for case in cohort.train:
+        real = case.images["t2f"]
+        write_like(real, read(real).data * 2, tmp_path / "in" / real.name)
+    arm = Arm("retrained", "retrained", Completed("theirs", tmp_path / "in"), "theirs")
+    files = make(arm, cohort, tmp_path / "oof", machines)
+    assert machines.log == []
+    assert all(path["t2f"].is_file() for path in files.values())
+    assert not any(path["t2f"].is_relative_to(tmp_path / "in") for path in files.values())
+
+
+def splits_of(machines) -> list[dict]:
+    commands = [command for command in machines.commands if command[0] == "train"]
+    return [json.loads(Path(c[c.index("--splits") + 1]).read_text()) for c in commands]
+
+
+def test_a_run_validated_on_training_cases_of_the_segmenter_has_folds_that_validate(
+    cohort, machines, write_run, toy_cohort, tmp_path
+):
+    names = [case.name for case in cohort.train]
+    split = {"train": names[:3], "val": names[3:], "test": []}
+    run = read_run(write_run(tmp_path / "agi", toy_cohort, split=split))
+    make(Arm("retrained", "retrained", run, "agi"), cohort, tmp_path / "oof", machines)
+    for made in splits_of(machines):
+        assert made["train"]
+        assert made["val"]
+        assert {*made["train"], *made["val"], *made["test"]} == {*names}
+        assert len(made["train"] + made["val"] + made["test"]) == len(names)
+
+
+def test_what_a_run_of_another_cohort_was_validated_on_is_not_asked_for(
+    cohort, machines, write_run, toy_cohort, tmp_path
+):
+    split = {"train": ["Elsewhere_1"], "val": ["Elsewhere_2"], "test": []}
+    run = read_run(write_run(tmp_path / "agi", toy_cohort, split=split))
+    make(Arm("retrained", "retrained", run, "agi"), cohort, tmp_path / "oof", machines)
+    assert not any("Elsewhere" in name for split in splits_of(machines) for name in split["val"])
+    assert all(split["val"] for split in splits_of(machines))
+
+
+def test_two_visits_of_a_patient_are_never_on_two_sides(cohort, write_run, tmp_path, toy_cohort):
+    """The run was validated on a second visit of a patient whom the segmenter learns from."""
+    twin = replace(cohort.train[0], name="Brats18_TOY_A_2")
+    both = replace(cohort, train=(*cohort.train, twin))
+    split = {"train": [case.name for case in cohort.train[1:]], "val": [twin.name], "test": []}
+    run = read_run(write_run(tmp_path / "agi", toy_cohort, split=split))
+    for made in check_out_of_fold(Arm("retrained", "retrained", run, "agi"), both, ("t2f",), 2):
+        sides = [{patient_of(name) for name in side} for side in (made.train, made.val, made.test)]
+        assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
+
+
+def test_with_nobody_left_to_validate_on_it_is_refused(cohort, write_run, toy_cohort, tmp_path):
+    run = read_run(
+        write_run(tmp_path / "agi", toy_cohort, split={"train": [], "val": [], "test": []})
+    )
+    pair = replace(cohort, train=cohort.train[:2])
+    with pytest.raises(InputError, match="at least one patient to train and one to validate on"):
+        check_out_of_fold(Arm("retrained", "retrained", run, "agi"), pair, ("t2f",), 2)
+
+
+def test_a_killed_fold_goes_on_with_the_threads_that_it_had(
+    cohort, machines, write_run, toy_cohort, tmp_path
+):
+    """`synth3d train` refuses another number, since the weights would not be the same."""
+    run = read_run(write_run(tmp_path / "agi", toy_cohort))
+    begun = tmp_path / "oof" / "runs" / "fold-2" / "config.json"
+    begun.parent.mkdir(parents=True)
+    begun.write_text('{"train": {"threads": 7}}')
+    with pytest.raises(FileExistsError):  # the toy training goes on with nothing
+        make(Arm("retrained", "retrained", run, "agi"), cohort, tmp_path / "oof", machines)
+    trained = [command[-1] for command in machines.commands if command[0] == "train"]
+    assert trained == ["1", "7"]

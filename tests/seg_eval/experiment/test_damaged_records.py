@@ -1,0 +1,127 @@
+"""JSON of our own that somebody changed by hand: one sentence, or made again, never a traceback."""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seg_eval.records import read_config, read_image_scores, read_scores, read_times
+from seg_eval.run import run_command
+from synth3d.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
+RECORDS = (
+    "arm.json", "case_files.json", "commands.json", "config.json", "images.json", "seed0.json",
+    "segmenters.json", "times.json",
+)  # fmt: skip
+"""Read back by the next call; ``summary.json`` and the splits are only written."""
+
+
+def damages(value: Any) -> Iterator[Any]:
+    """``value`` as something else, and with its first entry as something else, twice deep."""
+    yield from ([], 3) if isinstance(value, dict) else ({}, [3])
+    if isinstance(value, dict) and value:
+        first = next(iter(value))
+        yield {name: kept for name, kept in value.items() if name != first}
+        for other in (None, [], "x", math.nan, math.inf, 10**400):
+            yield value | {first: other}
+        if isinstance(value[first], dict) and value[first]:
+            yield value | {first: value[first] | {next(iter(value[first])): [None]}}
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        yield value[1:]
+        yield [*value, value[0]]
+        for name in ("case", "arm", "patient", "region", "dice", "psnr"):
+            if name in value[0]:
+                for other in ([], math.nan):
+                    yield [value[0] | {name: other}, *value[1:]]
+
+
+def test_no_damage_of_a_record_is_a_traceback(toy_arguments, machines, folder):
+    args = toy_arguments("--arms", "copy,synthetic")
+    run_command(args, machines.engines())
+    before = (folder / "results.csv").read_bytes()
+    files = [path for path in sorted(folder.rglob("*.json")) if path.name in RECORDS]
+    assert {path.name for path in files} == set(RECORDS)
+    for path in {path.name: path for path in files}.values():
+        sound = path.read_bytes()
+        for damaged in damages(json.loads(sound)):
+            path.write_text(json.dumps(damaged))
+            with contextlib.suppress(InputError):
+                run_command(args, machines.engines())
+                assert (folder / "results.csv").read_bytes() == before, path
+            path.write_bytes(sound)
+        run_command(args, machines.engines())
+
+
+def rows_of(folder: Path, name: str) -> tuple[Path, list[dict[str, Any]]]:
+    path = folder / "scores" / "copy" / name
+    return path, json.loads(path.read_text())
+
+
+def test_scores_of_other_cases_seeds_or_arms_are_refused(toy_arguments, machines, folder):
+    run_command(toy_arguments("--arms", "copy"), machines.engines())
+    path, rows = rows_of(folder, "seed0.json")
+    cases = {row["case"]: row["patient"] for row in rows}
+    fewer = dict(list(cases.items())[1:])
+    others = dict.fromkeys(cases, "somebody")
+    assert [row.dice for row in read_scores(path, "copy", 0, cases)] == [r["dice"] for r in rows]
+    for arm, seed, known in (
+        ("copy", 1, cases), ("zero", 0, cases), ("copy", 0, fewer), ("copy", 0, others),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="its rows are not those of this arm's cases"):
+            read_scores(path, arm, seed, known)
+    for damaged in ([*rows, rows[0]], [rows[0] | {"dice": 5.0}, *rows[1:]]):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(InputError, match="its rows are not those"):
+            read_scores(path, "copy", 0, cases)
+    for value, expected in ((None, "float, got None"), (math.nan, "a finite number, got nan")):
+        path.write_text(json.dumps([rows[0] | {"dice": value}, *rows[1:]]))
+        with pytest.raises(InputError, match=rf"seed0.json\[0\].dice: expected {expected}"):
+            read_scores(path, "copy", 0, cases)
+
+
+def test_image_scores_of_other_cases_or_without_a_score_are_refused(
+    toy_arguments, machines, folder
+):
+    run_command(toy_arguments("--arms", "copy"), machines.engines())
+    path, rows = rows_of(folder, "images.json")
+    cases = {row["case"]: row["patient"] for row in rows}
+    assert read_image_scores(path, "copy", cases, ["t2f"]) == rows
+    for known, missing in ((cases, ["t1c"]), (dict.fromkeys(cases, "somebody"), ["t2f"])):
+        with pytest.raises(InputError, match="its rows are not those"):
+            read_image_scores(path, "copy", known, missing)
+    shorter = {name: value for name, value in rows[0].items() if name != "psnr_brain"}
+    for row in (shorter, rows[0] | {"jaccard": 1.0}, rows[0] | {"psnr_brain": "x"}):
+        path.write_text(json.dumps([row, *rows[1:]]))
+        with pytest.raises(InputError, match="its rows are not those"):
+            read_image_scores(path, "copy", cases, ["t2f"])
+
+
+@pytest.mark.parametrize("name", ["config.json", "case_files.json", "segmenters.json"])
+def test_nobody_is_told_to_remove_what_guards_the_folder(toy_arguments, machines, folder, name):
+    """Without them, an experiment would go on with other files, segmenters or settings."""
+    args = toy_arguments("--arms", "copy")
+    run_command(args, machines.engines())
+    (folder / name).write_text("[]")
+    with pytest.raises(InputError, match=f"{name} is damaged.*restore it, or give another --name$"):
+        run_command(args, machines.engines())
+
+
+def test_seconds_that_were_lost_are_not_missed(toy_arguments, machines, folder):
+    args = toy_arguments("--arms", "copy")
+    run_command(args, machines.engines())
+    (folder / "times.json").unlink()
+    run_command(args, machines.engines())
+    assert read_times(folder).seconds.keys() <= {"segmenter frozen"}
+
+
+def test_a_new_folder_is_about_nothing(tmp_path):
+    assert read_config(tmp_path) == {}
+    (tmp_path / "config.json").write_text('{"arms": {"zero": 3}}')
+    with pytest.raises(InputError, match=r"config.json is damaged: arms.zero: expected a table"):
+        read_config(tmp_path)

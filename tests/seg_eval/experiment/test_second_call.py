@@ -1,0 +1,133 @@
+"""What vanished or changed between two calls of one experiment: made again, or refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from seg_eval.run import run_command
+from synth3d.cohort.cases import find_cases
+from synth3d.errors import InputError
+from synth3d.images.volumes import read, write_like
+
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
+
+@pytest.fixture
+def own_cohort(toy_cohort, tmp_path) -> Path:
+    """A copy of the toy cohort that may be changed."""
+    return Path(shutil.copytree(toy_cohort, tmp_path / "cohort"))
+
+
+@pytest.fixture
+def their_files(toy_cohort, tmp_path) -> Path:
+    """Another tool's FLAIR of all cases."""
+    out = tmp_path / "theirs"
+    for case in find_cases(toy_cohort):
+        real = case.images["t2f"]
+        write_like(real, read(real).data * 2, out / real.name)
+    return out
+
+
+def test_predictions_that_were_deleted_are_made_again(toy_arguments, machines, folder):
+    run_command(toy_arguments("--arms", "copy"), machines.engines())
+    before = (folder / "results.csv").read_bytes()
+    shutil.rmtree(folder / "predictions" / "copy")
+    machines.log.clear()
+    run_command(toy_arguments("--arms", "copy"), machines.engines())
+    assert machines.log.count("predict") == 3
+    assert (folder / "results.csv").read_bytes() == before
+
+
+def test_files_of_an_arm_that_were_deleted_are_made_again(toy_arguments, machines, folder):
+    run_command(toy_arguments("--arms", "copy,synthetic"), machines.engines())
+    gone = [*folder.glob("arms/*/Brats18_TOY_G_1/*.nii.gz")]
+    before = {path: path.read_bytes() for path in gone}
+    assert len(before) == 2
+    for path in gone:
+        path.unlink()
+    run_command(toy_arguments("--arms", "copy,synthetic"), machines.engines())
+    assert {path: path.read_bytes() for path in gone} == before
+
+
+def test_a_score_file_of_another_version_is_one_sentence(toy_arguments, machines, folder):
+    run_command(toy_arguments("--arms", "full"), machines.engines())
+    path = folder / "scores" / "zero" / "seed0.json"
+    rows = json.loads(path.read_text())
+    for content in ([{**rows[0], "jaccard": 1}], [{"case": "x"}], 3):
+        path.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"zero/seed0.json is damaged or of another version"):
+            run_command(toy_arguments("--arms", "full"), machines.engines())
+
+
+def test_training_cases_whose_voxels_changed_are_not_mixed_with_the_old(
+    own_cohort, toy_arguments, machines
+):
+    """The ridge arm learned from them, and nobody else would notice with a segmenter at hand."""
+    args = toy_arguments("--arms", "ridge", "--data", str(own_cohort))
+    run_command(args, machines.engines())
+    path = own_cohort / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_flair.nii.gz"
+    write_like(path, read(path).data * 2, path)
+    with pytest.raises(InputError, match="files of Brats18_TOY_A_1 changed since"):
+        run_command(args, machines.engines())
+
+
+def retrained_of(machines) -> list[Path]:
+    folders = [task.own_folder for task in machines.tasks if task.kind == "retrained"]
+    machines.tasks.clear()
+    return folders
+
+
+def test_out_of_fold_files_of_another_tool_that_changed_are_not_the_old_ones(
+    toy_arguments, machines, their_files, folder
+):
+    def call(name):
+        args = toy_arguments("--arms", "retrained", "--completed", f"c={their_files}")
+        args.run, args.name = None, name
+        run_command(args, machines.engines())
+        return retrained_of(machines)
+
+    first = call("one")
+    warnings = json.loads((folder.with_name("one") / "summary.json").read_text())["warnings"]
+    assert any("retrained learned from the files of c;" in text for text in warnings)
+    assert call("two") == first
+    path = their_files / "Brats18_TOY_A_1_flair.nii.gz"
+    write_like(path, read(path).data * 3 + 1, path)
+    with pytest.raises(InputError, match="arm retrained comes from other weights, files or"):
+        call("one")
+    retrained_of(machines)
+    assert call("three") != first
+
+
+def test_out_of_fold_synthesis_is_of_the_cases_as_they_are(
+    own_cohort, toy_arguments, machines, write_run, tmp_path
+):
+    def call(name):
+        machines.log.clear()
+        args = toy_arguments("--arms", "retrained", "--data", str(own_cohort), "--folds", "2")
+        args.name = name
+        run_command(args, machines.engines())
+        return machines.log.count("train")
+
+    assert call("one") == 2
+    assert call("two") == 0
+    path = own_cohort / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_t1.nii.gz"
+    write_like(path, read(path).data * 2, path)
+    assert call("three") == 2
+
+
+def test_only_the_segmenters_of_this_call_are_listed_with_their_hashes(
+    toy_arguments, machines, folder, tmp_path
+):
+    def call(seeds):
+        run_command(toy_arguments("--arms", "full", "--seeds", seeds), machines.engines())
+        hashes = json.loads((folder / "summary.json").read_text())["hashes"]
+        return {name for name in hashes if name.startswith("segmenter")}
+
+    call("0,1")
+    for model in (tmp_path / "work" / "segmenters").glob("*/model-*"):
+        (model / "fold_0").mkdir()
+        (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"weights")
+    assert call("0,1") == {"segmenter frozen-seed0 fold_0", "segmenter frozen-seed1 fold_0"}
+    assert call("0") == {"segmenter frozen-seed0 fold_0"}

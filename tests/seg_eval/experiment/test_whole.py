@@ -1,0 +1,38 @@
+import csv
+import html
+import json
+
+from seg_eval.cli import build_parser
+from seg_eval.run import report_command, run_command
+
+ARMS = ("full", "zero", "copy", "template", "ridge", "boosted", "agi", "plumbing")
+
+
+def test_a_whole_experiment_leaves_its_tables_and_pictures(toy_arguments, machines, folder, capsys):
+    assert run_command(toy_arguments(), machines.engines()) == 0
+    with (folder / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * len(ARMS) * 3
+    assert {row["arm"] for row in rows} == set(ARMS)
+    summary = json.loads((folder / "summary.json").read_text())
+    whole = {name: cell["dice"] for name, cell in summary["regions"]["WT"]["arms"].items()}
+    assert whole["full"] > 0.9
+    assert whole["zero"] == 0
+    assert whole["plumbing"] == whole["full"]
+    assert summary["plumbing"]["passed"]
+    assert summary["regions"]["WT"]["arms"]["ridge"]["recovery"]["value"] > 0.8
+    assert set(summary["images"]) == {"copy", "template", "ridge", "boosted", "agi", "plumbing"}
+    assert summary["images"]["ridge"]["psnr_brain"] > summary["images"]["copy"]["psnr_brain"]
+    printed = capsys.readouterr().out
+    assert str(folder / "dice.png") in printed
+    assert "| ridge" in printed
+    assert "copies t2w (mean |r| with t2f:" in printed
+    for picture in ("slices.png", "scatter.png"):
+        assert (folder / picture).stat().st_size > 10_000
+    page = (folder / "report.html").read_text()
+    assert summary["headline"]["sentence"] in html.unescape(page)
+    assert all(shown["case"] in page for shown in summary["cases"])
+    assert {shown["role"] for shown in summary["cases"]} == {"worst", "median", "best"}
+    assert not list(folder.rglob(".partial*"))
+    assert report_command(build_parser().parse_args(["report", "--experiment", str(folder)])) == 0
+    assert capsys.readouterr().out in printed

@@ -1,0 +1,358 @@
+"""Model folders from elsewhere: recognised by what they say, trusted by nobody's word but ours."""
+
+import json
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("nnunetv2")
+pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
+
+from nnunet_plans.presets import Network  # noqa: E402
+from seg_eval.segmenter.model_folder import read_model_folder, trained_here  # noqa: E402
+from seg_eval.segmenter.nnunet import (  # noqa: E402
+    PRESETS,
+    Segmenter,
+    open_model_folder,
+    prepare,
+    train_segmenter,
+)
+from seg_eval.segmenter.raw_dataset import write_raw_dataset  # noqa: E402
+from synth3d.cohort.cases import MODALITIES, find_cases  # noqa: E402
+from synth3d.errors import InputError  # noqa: E402
+from synth3d.images.volumes import read  # noqa: E402
+
+TOY = replace(
+    PRESETS["cpu-mini"],
+    name="toy",
+    network=Network((16, 16, 16), 2, (4, 8, 8), (1, 1)),
+    schedule={"epochs": 3, "iterations": 4, "validation_iterations": 1, "save_every": 1},
+)
+PLAIN = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
+SPACING = (1, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def cases(phantom_cohort):
+    return find_cases(phantom_cohort)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def prepared(cases, work):
+    raw = write_raw_dataset(work / "raw", cases[:3], 501, "Cohort")
+    return prepare(raw, work, TOY, cases[:3])
+
+
+@pytest.fixture(scope="module")
+def ours(prepared) -> Path:
+    return train_segmenter(prepared)
+
+
+@pytest.fixture(scope="module")
+def volumes(cases) -> dict[str, np.ndarray]:
+    return {name: read(cases[4].images[name]).data for name in MODALITIES}
+
+
+@pytest.fixture(scope="module")
+def expected(ours, volumes) -> np.ndarray:
+    labels = Segmenter(ours).predict(volumes, SPACING)
+    assert labels.any(), "a prediction of nothing would prove nothing"
+    return labels
+
+
+@pytest.fixture
+def foreign(ours, tmp_path):
+    """A copy of our folder, without our receipt, whose JSON files may be changed."""
+
+    def make(plans=None, name=None, **described) -> Path:
+        folder = tmp_path / (name or "nnUNetTrainer__nnUNetPlans__3d_fullres")
+        shutil.copytree(ours, folder, ignore=shutil.ignore_patterns("model.json"))
+        for file, change in (("dataset.json", described), ("plans.json", plans or {})):
+            content = json.loads((folder / file).read_text()) | change
+            (folder / file).write_text(json.dumps(content))
+        return folder
+
+    return make
+
+
+def opened(folder: Path, **options) -> Segmenter:
+    return open_model_folder(folder, trust=True, **options)
+
+
+def oracle(folder: Path, stack: np.ndarray, folds: tuple = (0,)) -> np.ndarray:
+    """nnU-Net's own prediction."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    from seg_eval.segmenter.environment import nnunet_environment
+
+    with nnunet_environment(1):
+        device = torch.device("cpu")
+        predictor = nnUNetPredictor(use_mirroring=False, device=device, allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(folder), folds)
+        return predictor.predict_single_npy_array(stack, {"spacing": list(SPACING)})
+
+
+def test_our_own_folder_is_nnunets_and_predicts_as_nnunet_does(ours, volumes, expected):
+    stack = np.stack([volumes[name] for name in MODALITIES]).astype(np.float32)
+    np.testing.assert_array_equal(oracle(ours, stack), expected)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("T1", "T1ce", "T2", "FLAIR"),
+        ("t1_native", "T1Gd", "t2w", "T2-FLAIR"),
+        ("MR_T1", "t1 post contrast", "T2-weighted", "flair"),
+    ],
+)
+def test_channels_are_known_by_name(foreign, volumes, expected, names):
+    folder = foreign(channel_names={str(index): name for index, name in enumerate(names)})
+    segmenter = opened(folder)
+    assert segmenter.channels == MODALITIES
+    np.testing.assert_array_equal(segmenter.predict(volumes, SPACING), expected)
+
+
+def test_another_order_of_channels_is_followed(foreign, volumes, expected):
+    folder = foreign(channel_names={"0": "FLAIR", "1": "T1", "2": "T1ce", "3": "T2"})
+    segmenter = opened(folder)
+    assert segmenter.channels == ("t2f", "t1n", "t1c", "t2w")
+    renamed = {name: volumes[MODALITIES[place]] for place, name in enumerate(segmenter.channels)}
+    np.testing.assert_array_equal(segmenter.predict(renamed, SPACING), expected)
+
+
+def test_swapped_regions_come_back_as_ours(foreign, volumes, expected):
+    labels = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "ET": [3]}
+    folder = foreign(labels=labels, regions_class_order=[1, 2, 3])
+    np.testing.assert_array_equal(opened(folder).predict(volumes, SPACING), expected)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_model_of_plain_labels_is_understood(cases, tmp_path, volumes, swapped):
+    raw = write_raw_dataset(tmp_path / "raw", cases[:3], 502, "Plain")
+    description = json.loads((raw.folder / "dataset.json").read_text())
+    del description["regions_class_order"]
+    # The same voxels; only the names of 1 and 2 differ, so the answer must too.
+    description["labels"] = PLAIN | ({"NCR": 2, "ED": 1} if swapped else {})
+    (raw.folder / "dataset.json").write_text(json.dumps(description))
+    model = train_segmenter(prepare(raw, tmp_path, TOY, cases[:3]))
+    stack = np.stack([volumes[name] for name in MODALITIES]).astype(np.float32)
+    painted = oracle(model, stack)
+    assert painted.any()
+    wanted = np.array([0, 2, 1, 3] if swapped else [0, 1, 2, 3])[painted]
+    segmenter = Segmenter(model)
+    assert not segmenter.model.codes.regions
+    np.testing.assert_array_equal(segmenter.predict(volumes, SPACING), wanted)
+
+
+@pytest.fixture
+def ensemble(foreign, prepared) -> Path:
+    folder = foreign()
+    other = train_segmenter(prepared, seed=1)
+    shutil.copytree(other / "fold_0", folder / "fold_1")
+    shutil.copytree(other / "fold_0", folder / "fold_all")
+    return folder
+
+
+def test_all_numbered_folds_are_averaged_unless_some_are_chosen(ensemble, volumes, expected):
+    stack = np.stack([volumes[name] for name in MODALITIES]).astype(np.float32)
+    both = opened(ensemble)
+    assert both.model.folds == ("0", "1")
+    mean = both.predict(volumes, SPACING)
+    np.testing.assert_array_equal(mean, oracle(ensemble, stack, (0, 1)))
+    np.testing.assert_array_equal(opened(ensemble, folds=[0]).predict(volumes, SPACING), expected)
+    alone = opened(ensemble, folds=["all"]).predict(volumes, SPACING)
+    np.testing.assert_array_equal(alone, opened(ensemble, folds=[1]).predict(volumes, SPACING))
+    assert (alone != expected).any()
+    with pytest.raises(InputError, match="has the folds 0, 1, all; asked for 7"):
+        read_model_folder(ensemble, [7])
+
+
+def test_fold_all_serves_where_it_is_the_only_one(ensemble):
+    for fold in ("fold_0", "fold_1"):
+        shutil.rmtree(ensemble / fold)
+    assert read_model_folder(ensemble).folds == ("all",)
+
+
+def test_an_unfinished_fold_is_named_and_may_be_left_out(ensemble):
+    (ensemble / "fold_1" / "checkpoint_final.pth").rename(
+        ensemble / "fold_1" / "checkpoint_latest.pth"
+    )
+    with pytest.raises(InputError, match=r"fold_1 without checkpoint_final\.pth"):
+        read_model_folder(ensemble)
+    assert read_model_folder(ensemble, [0]).folds == ("0",)
+
+
+def test_published_best_checkpoints_are_taken(foreign, volumes, expected):
+    folder = foreign()
+    fold = folder / "fold_0"
+    (fold / "checkpoint_final.pth").replace(fold / "checkpoint_best.pth")
+    np.testing.assert_array_equal(opened(folder).predict(volumes, SPACING), expected)
+
+
+class Trap:
+    """Unpickling it leaves a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_without_trust_no_checkpoint_is_opened(foreign, tmp_path, capsys):
+    folder, sprung = foreign(), tmp_path / "sprung"
+    (folder / "model.json").write_text(json.dumps({"finished": True}))  # anyone can write one
+    (folder / "fold_0" / "checkpoint_final.pth").write_bytes(pickle.dumps(Trap(sprung)))
+    for own in (None, tmp_path / "elsewhere"):
+        with pytest.raises(InputError, match="Python pickles, which run any code .*--trust"):
+            open_model_folder(folder, trust=False, own=own)
+    assert not sprung.exists()
+    with pytest.raises(InputError, match="cannot be loaded by nnunetv2"):
+        opened(folder)
+    assert sprung.exists(), "the trap works, so the refusal above has a meaning"
+    assert "pickles" in capsys.readouterr().out
+
+
+def test_a_model_of_our_own_work_folder_needs_no_trust(ours, work, volumes, expected, capsys):
+    segmenter = open_model_folder(ours, trust=False, own=work)
+    np.testing.assert_array_equal(segmenter.predict(volumes, SPACING), expected)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_receipt_counts_only_in_our_folder_and_for_its_checkpoint(ours, tmp_path):
+    home, away = tmp_path / "home", tmp_path / "away"
+    model = home / ours.name
+    shutil.copytree(ours, model)
+    assert trained_here(read_model_folder(model), home)
+    assert not trained_here(read_model_folder(model), away)
+    assert not trained_here(read_model_folder(model), None)
+    shutil.copytree(ours, away / ours.name)
+    (home / "link").symlink_to(away / ours.name)
+    assert not trained_here(
+        replace(read_model_folder(away / ours.name), folder=home / "link"), home
+    )
+    checkpoint = model / "fold_0" / "checkpoint_final.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes() + b"x")
+    assert not trained_here(read_model_folder(model), home)
+
+
+def test_a_foreign_trainer_class_is_found_through_nnunets_variable(
+    foreign, tmp_path, monkeypatch, volumes, expected
+):
+    folder = foreign()
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    torch.save(checkpoint | {"trainer_name": "StrangeTrainer"}, path)
+    with pytest.raises(InputError, match=r"class StrangeTrainer, which .* nnUNet_extTrainer"):
+        opened(folder)
+    outside = tmp_path / "trainers"
+    outside.mkdir()
+    (outside / "strange.py").write_text(
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        "class StrangeTrainer(nnUNetTrainer): pass\n"
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", str(outside))
+    segmenter = opened(folder)
+    np.testing.assert_array_equal(segmenter.predict(volumes, SPACING), expected)
+    assert segmenter.describe()["trainer"] == "StrangeTrainer"
+
+
+def test_a_two_dimensional_model_is_taken(foreign, volumes):
+    """With untrained weights; that it is fed and read rightly is what counts."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    folder = foreign(name="nnUNetTrainer__nnUNetPlans__2d")
+    plans = PlansManager(str(folder / "plans.json"))
+    torch.manual_seed(0)
+    network = nnUNetTrainer.build_network_architecture(
+        plans, plans.get_configuration("2d"), 4, 3, False
+    )
+    checkpoint = {"network_weights": network.state_dict(), "trainer_name": "nnUNetTrainer"}
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save(checkpoint | {"init_args": {"configuration": "2d"}}, path)
+    labels = opened(folder).predict(volumes, SPACING)
+    stack = np.stack([volumes[name] for name in MODALITIES]).astype(np.float32)
+    np.testing.assert_array_equal(labels, oracle(folder, stack))
+    misnamed = folder.with_name("nnUNetTrainer__nnUNetPlans__3d_fullres")
+    folder.rename(misnamed)
+    with pytest.raises(InputError, match="of another configuration"):
+        opened(misnamed)
+
+
+def test_a_renamed_folder_is_known_by_its_log(foreign, volumes, expected):
+    folder = foreign(name="our-best-segmenter")
+    log = folder / "fold_0" / "debug.json"
+    log.write_text(json.dumps({"configuration_name": "3d_fullres"}))
+    np.testing.assert_array_equal(opened(folder).predict(volumes, SPACING), expected)
+    log.unlink()
+    with pytest.raises(InputError, match="does not tell which of"):
+        read_model_folder(folder)
+
+
+def test_a_report_can_tell_which_model_it_was(ours):
+    told = Segmenter(ours).describe()
+    receipt = json.loads((ours / "model.json").read_text())
+    assert told["checkpoint_sha256"] == {"0": receipt["checkpoint_sha256"]}
+    assert told["channels"] == list(MODALITIES)
+    assert told["labels"] == {"necrosis": 1, "oedema": 2, "enhancing": 3, "cavity": None}
+    assert (told["trainer"], told["plans"]) == ("ScheduledTrainer", "toy-seed0")
+    assert (told["configuration"], told["folds"]) == ("3d_fullres", ["0"])
+    assert told["patch_size"] == [16, 16, 16]
+    json.dumps(told)
+
+
+def plans_with(ours: Path, **values) -> dict:
+    configurations = json.loads((ours / "plans.json").read_text())["configurations"]
+    configurations["3d_fullres"] |= values
+    return {"configurations": configurations}
+
+
+def test_what_cannot_be_served_is_refused_in_a_sentence(foreign, ours, tmp_path):
+    def refusal(name, match, plans=None, **described):
+        folder = foreign(plans, name=f"{name}__p__3d_fullres", **described)
+        with pytest.raises(InputError, match=match):
+            open_model_folder(folder, trust=True)
+
+    four = {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}
+    refusal("a", "name of channel 1 says too little: 'dwi'", channel_names=four | {"1": "DWI"})
+    refusal("b", "name of channel 0 says too little: 'ct'", channel_names=four | {"0": "CT"})
+    refusal("c", "two channels of one modality", channel_names=four | {"1": "t1w"})
+    refusal("d", "two channels of one modality", channel_names=four | {"1": "T1"})
+    refusal("e", "numbered from 0", channel_names={"1": "T1", "2": "T1ce"})
+    refusal("f", "4 normalisation schemes for 3 channels",
+            channel_names={"0": "T1", "1": "T1ce", "2": "T2"})  # fmt: skip
+    refusal("g", "labels that say nothing to us: vessel",
+            labels={**PLAIN, "vessel": 4}, regions_class_order=None)  # fmt: skip
+    schemes = ["CTNormalization", *["ZScoreNormalization"] * 3]
+    refusal("h", "normalises t1n by CTNormalization",
+            plans_with(ours, normalization_schemes=schemes))  # fmt: skip
+    refusal("i", "second stage of a cascade", plans_with(ours, previous_stage="3d_lowres"))
+    refusal("j", "read by NibabelIOWithReorient", {"image_reader_writer": "NibabelIOWithReorient"})
+    refusal("k", "no configurations", {"configurations": None})
+    wide = {"features_per_stage": [5, 8, 8]}
+    architecture = json.loads((ours / "plans.json").read_text())["configurations"]["3d_fullres"]
+    architecture["architecture"]["arch_kwargs"] |= wide
+    refusal("l", "cannot be loaded by nnunetv2",
+            plans_with(ours, architecture=architecture["architecture"]))  # fmt: skip
+    with pytest.raises(InputError, match="there is no such folder"):
+        read_model_folder(tmp_path / "none")
+    with pytest.raises(InputError, match="give the folder above"):
+        read_model_folder(ours / "fold_0")
+    with pytest.raises(InputError, match=f"did you mean .*{ours.name}"):
+        read_model_folder(ours.parent)
+    (tmp_path / "bare").mkdir()
+    for name in ("dataset.json", "plans.json"):
+        shutil.copy(ours / name, tmp_path / "bare")
+    with pytest.raises(InputError, match="does not tell which|no fold_0"):
+        read_model_folder(tmp_path / "bare")

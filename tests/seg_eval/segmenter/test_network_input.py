@@ -1,0 +1,107 @@
+"""What goes into the segmenter is in its order and free of nnU-Net's traps."""
+
+import numpy as np
+import pytest
+
+from seg_eval.segmenter.network_input import network_input
+from synth3d.errors import InputError
+
+NAMES = ("t1n", "t1c", "t2w", "t2f")
+SHAPE = (6, 7, 8)
+
+
+@pytest.fixture
+def brain() -> np.ndarray:
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[1:5, 1:6, 1:7] = True
+    return mask
+
+
+@pytest.fixture
+def channels(brain) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        name: np.where(brain, 100 * index + rng.uniform(1, 50, SHAPE), 0)
+        for index, name in enumerate(NAMES)
+    }
+
+
+def test_channels_are_ordered_by_name(channels):
+    shuffled = {name: channels[name] for name in ("t2f", "t1n", "t2w", "t1c")}
+    stack = network_input(shuffled, NAMES)
+    assert stack.shape == (4, *SHAPE)
+    assert stack.dtype == np.float32
+    for index, name in enumerate(NAMES):
+        np.testing.assert_allclose(stack[index], channels[name], rtol=1e-6)
+
+
+def test_arrays_without_names_are_in_order(channels):
+    arrays = [channels[name] for name in NAMES]
+    np.testing.assert_array_equal(network_input(arrays, NAMES), network_input(channels, NAMES))
+    np.testing.assert_array_equal(
+        network_input(np.stack(arrays), NAMES), network_input(channels, NAMES)
+    )
+
+
+def test_an_absent_channel_is_zeros(channels):
+    channels["t2f"] = np.zeros(SHAPE)
+    assert not network_input(channels, NAMES)[3].any()
+
+
+def test_the_brain_mask_makes_the_background_zero(channels, brain):
+    dirty = channels | {"t2f": np.where(brain, channels["t2f"], -1)}
+    np.testing.assert_array_equal(
+        network_input(dirty, NAMES, brain), network_input(channels, NAMES)
+    )
+
+
+def test_the_callers_arrays_are_left_alone(channels):
+    before = {name: x.copy() for name, x in channels.items()}
+    network_input(channels, NAMES, np.zeros(SHAPE, bool) | (channels["t1n"] > 0))
+    for name in NAMES:
+        np.testing.assert_array_equal(channels[name], before[name])
+
+
+def test_a_background_that_is_not_zero_is_refused(channels, brain):
+    channels["t2f"] = np.where(brain, channels["t2f"], -1)
+    with pytest.raises(InputError, match="t2f has no zero background"):
+        network_input(channels, NAMES)
+
+
+def test_images_with_air_noise_everywhere_are_taken():
+    noisy = np.random.default_rng(0).uniform(1, 2, (4, *SHAPE))
+    network_input(noisy, NAMES)
+
+
+@pytest.mark.parametrize("value", [0.1, 1, 100, -3])
+def test_a_constant_fill_is_refused(channels, brain, value):
+    channels["t2f"] = np.where(brain, value, 0)
+    with pytest.raises(InputError, match="t2f is the constant"):
+        network_input(channels, NAMES)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_bad_voxels_are_counted(channels, value):
+    channels["t1c"][2, 2, 2:4] = value
+    with pytest.raises(InputError, match="t1c has 2 voxels that are NaN or infinite"):
+        network_input(channels, NAMES)
+
+
+def test_modalities_that_the_network_does_not_take_are_left_out(channels):
+    specialist = network_input(channels, NAMES[:3])
+    np.testing.assert_array_equal(specialist, network_input(channels, NAMES)[:3])
+
+
+def test_wrong_channels_shapes_and_empty_cases_are_refused(channels):
+    with pytest.raises(
+        InputError, match="takes t1n, t1c, t2w, t2f; it was not given t1c, t2w, t2f"
+    ):
+        network_input({"t1n": channels["t1n"]}, NAMES)
+    with pytest.raises(InputError, match="takes 4 channels, got 3"):
+        network_input(list(channels.values())[:3], NAMES)
+    with pytest.raises(InputError, match=r"t2f \(6, 7, 9\)"):
+        network_input(channels | {"t2f": np.ones((6, 7, 9))}, NAMES)
+    with pytest.raises(InputError, match="zero everywhere"):
+        network_input(np.zeros((4, *SHAPE)), NAMES)
+    with pytest.raises(InputError, match="brain mask"):
+        network_input(channels, NAMES, np.ones((2, 2, 2), bool))

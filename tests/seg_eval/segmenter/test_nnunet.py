@@ -1,0 +1,303 @@
+"""nnU-Net in our hands: prepared, trained, stopped, continued and asked, on toy brains."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("nnunetv2")
+pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
+
+from nnunet_plans.presets import Network  # noqa: E402
+from seg_eval.segmenter import nnunet  # noqa: E402
+from seg_eval.segmenter import preprocessing as preparation  # noqa: E402
+from seg_eval.segmenter.nnunet import PRESETS, Segmenter, prepare, train_segmenter  # noqa: E402
+from seg_eval.segmenter.raw_dataset import RawDataset, write_raw_dataset  # noqa: E402
+from synth3d.cohort.cases import MODALITIES, Case, find_cases  # noqa: E402
+from synth3d.errors import InputError  # noqa: E402
+from synth3d.images.volumes import read, read_label, write_new  # noqa: E402
+
+SIZE = 24
+TOY = replace(
+    PRESETS["cpu-mini"],
+    name="toy",
+    network=Network((16, 16, 16), 2, (4, 8, 8), (1, 1)),
+    schedule={"epochs": 2, "iterations": 2, "validation_iterations": 1, "save_every": 1},
+)
+CONTRAST = {  # brain, necrosis, oedema, enhancing tumour
+    "t1n": (100, 60, 80, 70),
+    "t1c": (100, 60, 90, 200),
+    "t2w": (100, 200, 180, 150),
+    "t2f": (100, 120, 200, 150),
+}
+
+
+def write_toy(root: Path, number: int) -> None:
+    """A ball of a brain with a tumour of three shells; only t1c tells enhancing tumour."""
+    rng = np.random.default_rng(number)
+    z, y, x = np.mgrid[:SIZE, :SIZE, :SIZE] - SIZE / 2
+    brain = z**2 + y**2 + x**2 < (SIZE / 2 - 2) ** 2
+    away = np.sqrt((z - 2) ** 2 + (y + number % 3) ** 2 + x**2)
+    seg = np.select([away < 2, away < 3.5, away < 5], [1, 3, 2], 0)
+    name = f"Toy-{number:05d}-000"
+    for kind in MODALITIES:
+        image = (np.array(CONTRAST[kind])[seg] + rng.normal(0, 5, seg.shape)) * brain
+        write_new(root / name / f"{name}-{kind}.nii.gz", image, np.eye(4), np.int16)
+    write_new(root / name / f"{name}-seg.nii.gz", seg, np.eye(4), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+    root = tmp_path_factory.mktemp("toys")
+    for number in range(4):
+        write_toy(root, number)
+    return find_cases(root)
+
+
+@pytest.fixture(scope="module")
+def raw(cases, tmp_path_factory: pytest.TempPathFactory) -> RawDataset:
+    return write_raw_dataset(tmp_path_factory.mktemp("raw"), cases, 601, "Toy")
+
+
+@pytest.fixture(scope="module")
+def build(raw, cases) -> Callable[..., Path]:
+    """Prepare and train in a folder; everything of the toy preset unless told otherwise."""
+
+    def run(work: Path, seed: int = 0, **options) -> Path:
+        return train_segmenter(prepare(raw, work, TOY, cases[:3], cases[3:]), seed, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def model(build, work) -> Path:
+    return build(work)
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    return checkpoint["network_weights"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def volumes(case: Case) -> dict[str, np.ndarray]:
+    return {name: read(case.images[name]).data for name in MODALITIES}
+
+
+def test_a_trained_model_labels_a_case_on_its_own_grid(model, cases):
+    labels = Segmenter(model).predict(volumes(cases[3]), (1, 1, 1))
+    assert labels.shape == (SIZE, SIZE, SIZE)
+    assert labels.dtype == np.uint8
+    assert set(np.unique(labels)) <= {0, 1, 2, 3}
+
+
+def test_prediction_ignores_the_scale_of_a_channel_and_the_order_of_names(model, cases):
+    segmenter, channels = Segmenter(model), volumes(cases[3])
+    expected = segmenter.predict(channels, (1, 1, 1))
+    scaled = {name: channels[name] * 0.5 for name in reversed(MODALITIES)}
+    np.testing.assert_array_equal(segmenter.predict(scaled, (1, 1, 1)), expected)
+    stack = np.stack([channels[name] for name in segmenter.channels])
+    np.testing.assert_array_equal(segmenter.predict(stack, (1, 1, 1)), expected)
+
+
+def test_regions_are_painted_in_brats_2023_integers(model):
+    """Heads are WT, TC, ET; a voxel of WT alone is oedema (2), of TC necrosis (1), of ET 3."""
+    on, off = 9.0, -9.0
+    logits = torch.tensor([[off, on, on, on], [off, off, on, on], [off, off, off, on]])
+    manager = Segmenter(model)._predictor.label_manager
+    painted = manager.convert_logits_to_segmentation(logits[:, :, None, None])
+    assert painted.flatten().tolist() == [0, 2, 1, 3]
+
+
+def test_a_second_run_does_nothing(model, build, work, monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("a finished stage was done again")
+
+    def state() -> dict[Path, int]:
+        files = (path for path in work.rglob("*") if path.is_file() and path.name != ".lock")
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = state()
+    monkeypatch.setattr(nnunet, "_train", forbidden)
+    for stage in ("_fingerprint", "_plan", "_preprocess"):
+        monkeypatch.setattr(preparation, stage, forbidden)
+    assert build(work) == model
+    assert state() == before
+
+
+def test_one_seed_gives_one_model_and_another_seed_another(model, build, work, tmp_path):
+    assert same(weights(build(tmp_path)), weights(model))
+    assert all(torch.isfinite(values).all() for values in weights(model).values())
+    other = build(work, seed=1)
+    assert other != model
+    assert not same(weights(other), weights(model))
+
+
+def test_a_training_that_was_stopped_ends_with_the_same_weights(
+    model, build, tmp_path, monkeypatch
+):
+    def stop_after_an_epoch(trainer):
+        tame(trainer)
+        finish = trainer.on_epoch_end
+
+        def on_epoch_end():
+            finish()
+            raise KeyboardInterrupt
+
+        trainer.on_epoch_end = on_epoch_end
+
+    tame = nnunet.tame
+    monkeypatch.setattr(nnunet, "tame", stop_after_an_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path)
+    fold = tmp_path / model.relative_to(model.parents[3]) / "fold_0"
+    assert (fold / "checkpoint_latest.pth").is_file()
+    assert not (fold / "checkpoint_final.pth").is_file()
+    monkeypatch.setattr(nnunet, "tame", tame)
+    assert same(weights(build(tmp_path)), weights(model))
+
+
+def test_preprocessing_goes_on_with_the_next_case(raw, cases, tmp_path, monkeypatch):
+    prepared = prepare(raw, tmp_path, TOY, cases[:3], cases[3:])
+    folder = prepared.folder / "toy_3d_fullres"
+    first = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pkl")}
+    receipt = tmp_path / "toy" / "prepared.json"
+    receipt.write_text(receipt.read_text().replace('"finished": true', '"finished": false'))
+    (folder / f"{cases[1].name}.pkl").unlink()
+    assert prepare(raw, tmp_path, TOY, cases[:3], cases[3:]).digest == prepared.digest
+    redone = [name for name, then in first.items() if (folder / name).stat().st_mtime_ns != then]
+    assert redone == [f"{cases[1].name}.pkl"]
+
+
+def test_other_data_makes_another_model(cases, tmp_path):
+    for number in range(2):
+        write_toy(tmp_path / "in", number)
+    found = find_cases(tmp_path / "in")
+
+    def digest() -> str:
+        raw = write_raw_dataset(tmp_path / "raw", found, 601, "Toy")
+        return prepare(raw, tmp_path / "work", TOY, found).digest
+
+    first = digest()
+    assert digest() == first
+    image = found[0].images["t2f"]
+    write_new(image, read(image).data * 2, np.eye(4), np.int16)
+    assert digest() != first
+
+
+def test_nnunets_variables_and_the_callers_randomness_are_put_back(
+    model, build, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("nnUNet_raw", "mine")
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    build(tmp_path, seed=5)
+    assert dict(os.environ) == environment
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.rand(3), expected)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "training nnU-Net" in err
+    assert "Epoch 1" in (tmp_path / "toy" / "nnunet.log").read_text()
+
+
+def test_dropout_training_has_a_folder_of_its_own(model, build, work):
+    robust = build(work, channel_dropout=0.5)
+    assert robust.name == "ScheduledTrainer__toy-seed0-dropout0.5__3d_fullres"
+    assert not same(weights(robust), weights(model))
+
+
+def test_what_cannot_work_is_said_in_a_sentence(model, raw, cases, tmp_path):
+    stranger = replace(cases[0], name="Toy-00099-000")
+    with pytest.raises(InputError, match="not in the raw dataset Dataset601_Toy: Toy-00099-000"):
+        prepare(raw, tmp_path, TOY, [stranger])
+    with pytest.raises(InputError, match="share patients"):
+        prepare(raw, tmp_path, TOY, cases[:2], cases[1:2])
+    with pytest.raises(InputError, match="no finished nnU-Net model"):
+        Segmenter(tmp_path)
+    channels = volumes(cases[0])
+    channels["t2f"] = np.where(channels["t2f"] == 0, -1, channels["t2f"])
+    with pytest.raises(InputError, match="t2f has no zero background"):
+        Segmenter(model).predict(channels, (1, 1, 1))
+
+
+def test_nan_voxels_are_not_read_as_zeros(tmp_path):
+    for number in range(2):
+        write_toy(tmp_path / "in", number)
+    found = find_cases(tmp_path / "in")
+    import nibabel
+
+    path = found[1].images["t1c"]
+    broken = nibabel.load(path)
+    data = broken.get_fdata()
+    data[SIZE // 2] = np.nan
+    nibabel.save(nibabel.Nifti1Image(data.astype(np.float32), broken.affine), path)
+    raw = write_raw_dataset(tmp_path / "raw", found, 601, "Toy")
+    with pytest.raises(InputError, match="t1c.nii.gz has 576 NaN or infinite"):
+        prepare(raw, tmp_path / "work", TOY, found)
+
+
+@pytest.mark.slow
+def test_a_proper_training_finds_all_regions_of_a_new_case(raw, cases, tmp_path):
+    preset = replace(TOY, network=Network((16, 16, 16), 2, (8, 16, 16), (1, 1)))
+    preset = replace(preset, schedule=TOY.schedule | {"epochs": 20, "iterations": 20})
+    model = train_segmenter(prepare(raw, tmp_path, preset, cases[:3], cases[3:]))
+    found = Segmenter(model).predict(volumes(cases[3]), (1, 1, 1))
+    truth = read_label(cases[3].label).data
+    for labels in ((1, 2, 3), (1, 3), (3,)):
+        a, b = np.isin(found, labels), np.isin(truth, labels)
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.8
+
+
+RUN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from nnunet_plans.presets import Network
+from seg_eval.nnunet import PRESETS, prepare, train_segmenter
+from seg_eval.raw_dataset import write_raw_dataset
+from synth3d.cases import find_cases
+data, work = map(Path, sys.argv[1:])
+cases = find_cases(data)
+raw = write_raw_dataset(work / "raw", cases, 601, "Toy")
+network = Network((16, 16, 16), 2, (4, 8, 8), (1, 1))
+schedule = {"epochs": 12, "iterations": 2, "validation_iterations": 1, "save_every": 1}
+preset = replace(PRESETS["cpu-mini"], name="toy", network=network, schedule=schedule)
+print(train_segmenter(prepare(raw, work, preset, cases)))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_and_the_same_command_again_end_with_the_same_weights(cases, tmp_path):
+    def start(work: Path) -> subprocess.Popen:
+        command = [sys.executable, "-c", RUN, str(cases[0].folder.parent), str(work)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    killed = start(tmp_path / "killed")
+    while not (found := list((tmp_path / "killed").rglob("checkpoint_latest.pth"))):
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    assert not found[0].with_name("checkpoint_final.pth").exists()
+    ends = [start(tmp_path / name).communicate()[0].strip() for name in ("killed", "calm")]
+    first, second = (weights(Path(end)) for end in ends)
+    assert same(first, second)

@@ -1,0 +1,135 @@
+"""A cohort becomes a raw dataset that nnU-Net reads as meant."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seg_eval.segmenter.raw_dataset import write_raw_dataset
+from synth3d.cohort.cases import MODALITIES, Case, find_cases
+from synth3d.errors import InputError
+from synth3d.images.volumes import read_label, write_new
+
+SHAPE = (4, 5, 6)
+NAMES_2018 = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair", "seg": "seg"}
+
+
+def write_case(root: Path, name: str, values: tuple[int, ...], brats2018: bool = False) -> None:
+    for index, kind in enumerate((*MODALITIES, "seg")):
+        data = np.full(SHAPE, 10.0 * (index + 1))
+        if kind == "seg":
+            data[:] = 0
+            data[0, 0, : len(values)] = values
+        tail = f"_{NAMES_2018[kind]}" if brats2018 else f"-{kind}"
+        write_new(root / name / f"{name}{tail}.nii.gz", data, np.diag([1, 2, 3, 1]), np.int16)
+
+
+@pytest.fixture
+def cohort_2018(tmp_path) -> list[Case]:
+    write_case(tmp_path / "in", "Brats18_A_1", (1, 2, 4), brats2018=True)
+    write_case(tmp_path / "in", "Brats18_B_1", (1, 2), brats2018=True)
+    return find_cases(tmp_path / "in")
+
+
+@pytest.fixture
+def cohort_2023(tmp_path) -> list[Case]:
+    for number in (1, 2):
+        write_case(tmp_path / "in", f"BraTS-GLI-0000{number}-000", (1, 2, 3))
+    return find_cases(tmp_path / "in")
+
+
+def description(folder: Path) -> dict:
+    return json.loads((folder / "dataset.json").read_text())
+
+
+def test_files_are_used_where_they_lie_and_matched_by_name(tmp_path, cohort_2023):
+    raw = write_raw_dataset(tmp_path / "raw", cohort_2023, 601, "Toy", ("t2f", "t1n"))
+    found = description(raw.folder)
+    assert raw.folder == tmp_path / "raw" / "Dataset601_Toy"
+    assert found["channel_names"] == {"0": "t2f", "1": "t1n"}
+    case = cohort_2023[0]
+    assert found["dataset"][case.name] == {
+        "images": [str(case.images["t2f"]), str(case.images["t1n"])],
+        "label": str(case.label),
+    }
+    assert raw.files[case.name] == (case.images["t2f"], case.images["t1n"], case.label)
+    assert [path.name for path in raw.folder.iterdir()] == ["dataset.json"]
+
+
+def test_labels_1_2_4_are_rewritten_to_1_2_3_on_the_same_grid(tmp_path, cohort_2018):
+    raw = write_raw_dataset(tmp_path / "raw", cohort_2018, 601, "Toy")
+    for case in cohort_2018:
+        old, new = read_label(case.label), read_label(raw.files[case.name][-1])
+        np.testing.assert_array_equal(new.data, np.where(old.data == 4, 3, old.data))
+        np.testing.assert_array_equal(new.affine, old.affine)
+
+
+def test_a_second_run_changes_nothing(tmp_path, cohort_2018):
+    def contents() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in (tmp_path / "raw").rglob("*") if p.is_file()}
+
+    first = write_raw_dataset(tmp_path / "raw", cohort_2018, 601, "Toy")
+    before = contents()
+    assert write_raw_dataset(tmp_path / "raw", cohort_2018, 601, "Toy") == first
+    assert contents() == before
+
+
+def test_the_scheme_is_that_of_the_cohort_not_of_a_case(tmp_path, cohort_2018):
+    raw = write_raw_dataset(tmp_path / "raw", cohort_2018[1:] + cohort_2018[:1], 601, "Toy")
+    assert raw.files["Brats18_B_1"][-1].parent.name == "recoded"
+
+
+def test_a_file_can_be_replaced_and_then_need_not_exist(tmp_path, cohort_2023):
+    synthetic = cohort_2023[0].images["t1n"]
+    cohort_2023[0].images["t2f"].unlink()
+    name = cohort_2023[0].name
+    raw = write_raw_dataset(
+        tmp_path / "raw", cohort_2023, 601, "Toy", replace={name: {"t2f": synthetic}}
+    )
+    assert raw.files[name][3] == synthetic
+
+
+@pytest.mark.parametrize("layout", ["link", "copy"])
+def test_standard_names_hold_the_same_bytes(tmp_path, cohort_2018, layout):
+    raw = write_raw_dataset(tmp_path / "raw", cohort_2018, 601, "Toy", layout=layout)
+    assert "dataset" not in description(raw.folder)
+    for case in cohort_2018:
+        for channel, modality in enumerate(MODALITIES):
+            placed = raw.folder / "imagesTr" / f"{case.name}_{channel:04d}.nii.gz"
+            assert placed.read_bytes() == case.images[modality].read_bytes()
+            assert placed.samefile(case.images[modality]) == (layout == "link")
+        label = raw.folder / "labelsTr" / f"{case.name}.nii.gz"
+        assert set(np.unique(read_label(label).data)) <= {0, 1, 2, 3}
+
+
+def test_cases_without_labels_become_test_images(tmp_path, cohort_2023):
+    raw = write_raw_dataset(tmp_path / "raw", cohort_2023, 601, "Toy", layout="link", labels=False)
+    assert len(list((raw.folder / "imagesTs").iterdir())) == 8
+    assert description(raw.folder)["numTraining"] == 0
+    assert raw.cases == ()
+
+
+def test_all_missing_files_are_named_at_once(tmp_path, cohort_2023):
+    cohort_2023[0].images["t2f"].unlink()
+    cohort_2023[1].images["t1c"].unlink()
+    with pytest.raises(InputError, match=r"00001-000 lacks t2f; .*00002-000 lacks t1c"):
+        write_raw_dataset(tmp_path / "raw", cohort_2023, 601, "Toy")
+
+
+def test_a_cohort_without_any_tumour_is_refused(tmp_path):
+    write_case(tmp_path / "in", "BraTS-GLI-00001-000", ())
+    with pytest.raises(InputError, match="no case has a labelled voxel"):
+        write_raw_dataset(tmp_path / "raw", find_cases(tmp_path / "in"), 601, "Toy")
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "Toy"), (1000, "Toy"), (5, "a b"), (5, "")])
+def test_ids_and_names_that_nnunet_refuses_are_refused(tmp_path, cohort_2023, number, name):
+    with pytest.raises(InputError, match="dataset"):
+        write_raw_dataset(tmp_path / "raw", cohort_2023, number, name)
+
+
+def test_an_id_means_one_dataset(tmp_path, cohort_2023):
+    write_raw_dataset(tmp_path / "raw", cohort_2023, 601, "Toy")
+    with pytest.raises(InputError, match="Dataset601_Toy"):
+        write_raw_dataset(tmp_path / "raw", cohort_2023, 601, "Other")

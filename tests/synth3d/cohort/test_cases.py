@@ -1,0 +1,231 @@
+import json
+import pickle
+
+import pytest
+
+from synth3d.cohort.cases import (
+    MODALITIES,
+    find_cases,
+    label_scheme,
+    parse_modality,
+    patient_of,
+    require,
+    survey_folder,
+)
+from synth3d.errors import InputError
+
+BRATS18 = [f"Brats18_CBICA_ALU_1_{m}.nii.gz" for m in ("t1", "t1ce", "t2", "flair", "seg")]
+BRATS23 = [f"BraTS-GLI-00008-001-{m}.nii.gz" for m in ("t1n", "t1c", "t2w", "t2f", "seg")]
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def only_case(root):
+    (case,) = find_cases(root)
+    return case
+
+
+@pytest.mark.parametrize(
+    ("text", "modality"),
+    [("T1ce", "t1c"), ("t1-Gd", "t1c"), ("T1", "t1n"), ("flair", "t2f"), ("T2w", "t2w")]
+    + [("T2_FLAIR", "t2f"), ("PD", "pd"), ("T1w", "t1n")],
+)
+def test_aliases_mean_modalities(text, modality):
+    assert parse_modality(text) == modality
+
+
+def test_an_unknown_modality_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="'ct' is not a modality; known are t1n"):
+        parse_modality("ct")
+
+
+@pytest.mark.parametrize("grade", ["", "HGG/"])
+def test_brats_2018_case_has_all_files_by_name(tmp_path, grade):
+    case = only_case(touch(tmp_path, *(f"{grade}Brats18_CBICA_ALU_1/{n}" for n in BRATS18)))
+    assert (case.name, case.patient, case.naming) == (
+        "Brats18_CBICA_ALU_1",
+        "CBICA_ALU",
+        "brats2018",
+    )
+    assert [path.name for path in case.images.values()] == BRATS18[:4]
+    assert tuple(case.images) == MODALITIES
+    assert case.label.name == BRATS18[4]
+    assert case.folder == tmp_path / grade / "Brats18_CBICA_ALU_1"
+
+
+def test_brats_2023_time_points_share_a_patient(tmp_path):
+    touch(tmp_path, *(f"BraTS-GLI-00008-001/{n}" for n in BRATS23))
+    touch(tmp_path, "BraTS-GLI-00008-000/BraTS-GLI-00008-000-t1n.nii.gz")
+    first, second = find_cases(tmp_path)
+    assert first.patient == second.patient == "00008"
+    assert first.missing() == ("t1c", "t2w", "t2f")
+    assert first.label is None
+    assert second.missing() == ()
+    assert first.file_name("t2f") == "BraTS-GLI-00008-000-t2f.nii.gz"
+
+
+@pytest.mark.parametrize("layout", ["{name}", "IXI-{modality}/{name}"])
+def test_ixi_is_read_flat_and_by_modality(tmp_path, layout):
+    for modality in ("T1", "T2", "PD"):
+        name = f"IXI002-Guys-0828-{modality}.nii.gz"
+        touch(tmp_path, layout.format(name=name, modality=modality))
+    case = only_case(tmp_path)
+    assert (case.name, case.patient, case.naming) == ("IXI002-Guys-0828", "IXI002", "ixi")
+    assert tuple(case.images) == ("t1n", "t2w", "pd")
+    assert case.missing(["t2w", "t2f"]) == ("t2f",)
+
+
+def test_bids_sessions_are_cases_and_contrast_makes_t1c(tmp_path):
+    touch(
+        tmp_path,
+        "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz",
+        "sub-01/ses-a/anat/sub-01_ses-a_acq-mprage_ce-gadolinium_T1w.nii.gz",
+        "sub-01/ses-a/anat/sub-01_ses-a_FLAIR.nii.gz",
+        "sub-01/ses-a/anat/sub-01_ses-a_dseg.nii.gz",
+        "sub-01/ses-b/anat/sub-01_ses-b_T2w.nii",
+        "sub-01/ses-b/anat/sub-01_ses-b_PDw.nii",
+        "sub-01/ses-b/func/sub-01_ses-b_task-rest_bold.nii.gz",
+        "derivatives/other/sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz",
+    )
+    first, second = find_cases(tmp_path)
+    assert (first.name, second.name) == ("sub-01_ses-a", "sub-01_ses-b")
+    assert first.patient == second.patient == "sub-01"
+    assert tuple(first.images) == ("t1n", "t1c", "t2f")
+    assert first.label.name == "sub-01_ses-a_dseg.nii.gz"
+    assert tuple(second.images) == ("t2w", "pd")
+    assert second.file_name("t1c") == "sub-01_ses-b_ce-gadolinium_T1w.nii"
+
+
+def write_dataset(root, channels, **more):
+    value = {"channel_names": channels, "labels": {"background": 0}, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(value | more))
+
+
+def test_nnunet_channels_are_matched_by_name_not_by_position(tmp_path):
+    write_dataset(tmp_path, {"0": "T1Gd", "1": "FLAIR", "2": "T1", "3": "T2"})
+    touch(tmp_path, *(f"imagesTr/A_1_000{i}.nii.gz" for i in range(3)), "labelsTr/A_1.nii.gz")
+    touch(tmp_path, "imagesTs/B_0003.nii.gz")
+    first, second = find_cases(tmp_path)
+    assert first.name == "A_1"
+    assert first.images["t1c"].name == "A_1_0000.nii.gz"
+    assert first.images["t2f"].name == "A_1_0001.nii.gz"
+    assert first.missing() == ("t2w",)
+    assert first.file_name("t2w") == "A_1_0003.nii.gz"
+    assert first.label == tmp_path / "labelsTr/A_1.nii.gz"
+    assert tuple(second.images) == ("t2w",)
+    with pytest.raises(InputError, match="no channel pd"):
+        second.file_name("pd")
+
+
+def test_nnunet_dataset_key_lists_the_files(tmp_path):
+    listed = {"A": {"images": ["x/a.nii.gz", "x/b.nii.gz"], "label": "x/s.nii.gz"}}
+    write_dataset(tmp_path, {"0": "t2w", "1": "t1n"}, dataset=listed)
+    case = only_case(touch(tmp_path, "x/a.nii.gz", "x/b.nii.gz", "x/s.nii.gz"))
+    assert case.images == {"t1n": tmp_path / "x/b.nii.gz", "t2w": tmp_path / "x/a.nii.gz"}
+    assert case.label == tmp_path / "x/s.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("channels", "match"),
+    [
+        ({"0": "T1", "1": "t1n"}, "mean the same modality"),
+        ({"0": "CT"}, "'CT' is not a modality"),
+        ({"1": "T1"}, "channel_names must map 0, 1"),
+    ],
+)
+def test_unclear_nnunet_channels_are_refused(tmp_path, channels, match):
+    write_dataset(tmp_path, channels)
+    with pytest.raises(InputError, match=match):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["A_1_t1.nii.gz", "A-t1n.nii.gz", "IXI002-Guys-0828-T1.nii.gz", "sub-01/anat/sub-01_T1w.nii"],
+)
+def test_official_names_are_found_again(tmp_path, first):
+    case = only_case(touch(tmp_path, first))
+    touch(case.folder, *(case.file_name(modality) for modality in MODALITIES))
+    again = only_case(tmp_path)
+    assert again.name == case.name
+    assert again.missing() == ()
+
+
+@pytest.mark.parametrize(
+    ("case", "patient"),
+    [
+        ("BraTS-GLI-00008-001", "00008"),
+        ("BraTS-MET-00008-000", "MET-00008"),
+        ("BraTS2021_00008", "00008"),
+        ("BraTS20_Training_008", "Training_008"),
+        ("BraTS19_TCIA01_425_1", "TCIA01_425"),
+        ("Brats18_2013_20_1", "2013_20"),
+        ("Phantom-00003-000", "Phantom-00003"),
+        ("IXI002-Guys-0828", "IXI002"),
+        ("sub-01_ses-b", "sub-01"),
+        ("anything", "anything"),
+    ],
+)
+def test_patient_is_the_name_without_the_time_point(case, patient):
+    assert patient_of(case) == patient
+
+
+def test_hidden_and_half_written_files_are_not_seen(tmp_path):
+    touch(tmp_path, "A/A-t1n.nii.gz", "A/.partial-7-A-t2f.nii.gz", ".trash/A-t1n.nii.gz")
+    assert tuple(only_case(tmp_path).images) == ("t1n",)
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    touch(tmp_path, "far/A/A-t1n.nii.gz")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "A").symlink_to(tmp_path / "far/A")
+    (tmp_path / "far/A/loop").symlink_to(root)
+    assert only_case(root).name == "A"
+
+
+def test_cases_travel_between_processes(tmp_path):
+    case = only_case(touch(tmp_path, *BRATS23))
+    assert pickle.loads(pickle.dumps(case)) == case
+    assert {case: 1}[case] == 1
+
+
+def test_unrecognised_images_are_told(tmp_path):
+    touch(tmp_path, *BRATS23, "BraTS-GLI-00008-001-voided.nii.gz", "notes.txt")
+    names = [path.name for path in survey_folder(tmp_path).unrecognised]
+    assert names == ["BraTS-GLI-00008-001-voided.nii.gz"]
+
+
+def test_everything_missing_is_named_at_once(tmp_path):
+    cases = find_cases(touch(tmp_path, *BRATS23, "A-t1n.nii.gz", "B-t2f.nii.gz", "B-seg.nii.gz"))
+    with pytest.raises(InputError) as raised:
+        require(cases, ("t1n", "t2f"), label=True)
+    assert str(raised.value) == ("2 of 3 cases lack files: A lacks t2f, the label; B lacks t1n")
+    require(cases[2:], MODALITIES, label=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "naming", "name", "enhancing", "cavity", "ambiguous"),
+    [
+        ({0, 1, 2, 4}, None, "brats2018", 4, None, False),
+        ({0, 1, 2, 3}, None, "brats2023", 3, None, False),
+        ({0, 2, 3}, None, "brats2023", 3, None, False),
+        ({0, 1, 2, 3, 4}, None, "brats2024", 3, 4, False),
+        ({0, 1, 2}, None, "brats2023", 3, None, True),
+        ({0, 1, 2, 4}, "brats2018", "brats2018", 4, None, False),
+        ({0, 1, 2, 4}, "brats2023", "brats2018", 4, None, True),
+        ({0, 1, 2, 3}, "nnunet", "brats2023", 3, None, True),
+    ],
+)
+def test_label_values_tell_the_scheme(values, naming, name, enhancing, cavity, ambiguous):
+    scheme = label_scheme(values, naming)
+    assert (scheme.name, scheme.enhancing, scheme.cavity) == (name, enhancing, cavity)
+    assert scheme.ambiguous == ambiguous
+    assert (scheme.necrosis, scheme.oedema) == (1, 2)
+    assert (scheme.warning is not None) == (ambiguous or cavity is not None)

@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synth3d.cohort.cases import Case, patient_of
+from synth3d.cohort.splits import Splits, make_splits, read_splits, write_splits
+from synth3d.errors import InputError
+
+
+def cases(*names):
+    return [Case(n, patient_of(n), Path(n), {}, None, "brats2023") for n in names]
+
+
+COHORT = cases(*(f"BraTS-GLI-{p:05d}-{t:03d}" for p in range(8) for t in range(2)))
+A0, A1, B0, B1, C0 = (case.name for case in COHORT[:5])
+
+
+def save(path, **sides):
+    path.write_text(json.dumps(sides))
+    return path
+
+
+def test_what_is_written_is_read(tmp_path):
+    splits = Splits((A0, A1), (B0,), (C0,), (B1,))
+    write_splits(tmp_path / "splits.json", splits)
+    assert json.loads((tmp_path / "splits.json").read_text())["excluded_from_metrics"] == [B1]
+    assert read_splits(tmp_path / "splits.json", COHORT) == splits
+
+
+def test_only_train_is_needed(tmp_path):
+    assert read_splits(save(tmp_path / "s.json", train=[A1, A0]), COHORT) == Splits((A0, A1))
+
+
+def test_patients_are_dealt_whole_and_the_same_way_each_time():
+    splits = make_splits(COHORT, seed=3)
+    assert splits == make_splits(COHORT[::-1], seed=3)
+    assert splits != make_splits(COHORT, seed=4)
+    assert [len(side) for side in (splits.train, splits.val, splits.test)] == [10, 2, 4]
+
+
+@given(st.integers(3, 40), st.integers(0, 5), st.floats(0, 0.4), st.floats(0, 0.4))
+def test_sides_are_never_empty_and_never_share_a_patient(n, seed, val, test):
+    cohort = cases(*(f"BraTS-GLI-{p:05d}-{t:03d}" for p in range(n) for t in range(1 + p % 2)))
+    splits = make_splits(cohort, seed, val, test)
+    sides = [
+        {patient_of(name) for name in side} for side in (splits.train, splits.val, splits.test)
+    ]
+    assert all(sides)
+    assert sum(map(len, sides)) == len(set().union(*sides)) == n
+    assert sorted(splits.train + splits.val + splits.test) == [case.name for case in cohort]
+
+
+def test_two_patients_cannot_be_split():
+    with pytest.raises(InputError, match="at least 3 patients .* got 2"):
+        make_splits(COHORT[:4])
+
+
+@pytest.mark.parametrize(
+    ("sides", "match"),
+    [
+        ({"train": ["X"]}, "case X .train. is not in the cohort"),
+        ({"train": [A0], "test": [A1]}, f"patient 00000 is in train .{A0}. and test .{A1}"),
+        ({"train": [A0], "test": [A0]}, f"case {A0} is listed twice .train and test"),
+        ({"train": [A0], "tset": [B0]}, "expected the keys train, val, test"),
+        ({"train": "A"}, "train must be a list of case names"),
+        ({"test": [A0]}, "expected the keys train"),
+    ],
+)
+def test_unsound_splits_are_refused(tmp_path, sides, match):
+    with pytest.raises(InputError, match=match):
+        read_splits(save(tmp_path / "s.json", **sides), COHORT)
+
+
+def test_an_excluded_case_may_belong_to_a_patient_of_a_side(tmp_path):
+    path = save(tmp_path / "s.json", train=[A0], excluded_from_metrics=[A1])
+    assert read_splits(path, COHORT).excluded == (A1,)
+
+
+def test_a_broken_splits_file_is_named(tmp_path):
+    (tmp_path / "s.json").write_text("{")
+    with pytest.raises(InputError, match=r"s\.json is not valid JSON"):
+        read_splits(tmp_path / "s.json", COHORT)

@@ -1,0 +1,189 @@
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from synth3d.config.run import ModelConfig, RunConfig, sources_for
+from synth3d.errors import InputError
+from synth3d.settings import (
+    override,
+    parse,
+    parse_assignment,
+    read_as,
+    read_recipe,
+    recipe_names,
+    to_plain,
+)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_survives_json(name):
+    config = parse(RunConfig, read_recipe(name))
+    assert parse(RunConfig, json.loads(json.dumps(to_plain(config)))) == config
+
+
+def test_the_recipes_that_commands_choose_by_themselves_ship():
+    names = {"phantom", "cpu", "gpu"}
+    assert names | {f"{name}-2d" for name in names} <= set(recipe_names())
+
+
+def test_defaults_are_the_papers():
+    assert ModelConfig() == parse(RunConfig, read_recipe("paper-3d")).model
+    assert RunConfig().train.steps == 120_000
+    assert RunConfig().train.learning_rate == 1e-4
+
+
+def test_the_published_experiments_in_two_dimensions_are_as_printed():
+    brats, ixi = (parse(RunConfig, read_recipe(name)) for name in ("paper-2d", "ixi-2d"))
+    assert (brats.sources, brats.targets) == (("t1n", "t2w"), ("t2f",))
+    assert (ixi.sources, ixi.targets) == (("t1n", "t2w"), ("pd",))
+    for config, side, slices in ((brats, 240, 80), (ixi, 256, 90)):
+        assert (config.dim, config.data.plane, config.data.patch) == (2, "axial", (side, side))
+        assert (config.data.slices_per_case, config.data.intensity) == (slices, "paper")
+        assert config.model == ModelConfig()
+        assert (config.train.framework, config.train.steps) == ("pix2pix", 120_000)
+        assert (config.train.learning_rate, config.data.batch) == (1e-4, 16)
+    assert (brats.data.slice_size, ixi.data.slice_size) == ((), (256, 256))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": {"stpes": 1}}, r"config.train: unknown key\(s\) \['stpes'\]"),
+        ({"train": {"steps": "many"}}, "config.train.steps: expected int, got 'many'"),
+        ({"train": {"steps": True}}, "config.train.steps: expected int, got True"),
+        ({"data": {"patch": [48, 48, "x"]}}, r"config.data.patch\[2\]: expected int"),
+        ({"data": {"patch": [48, 48, 50]}}, r"data.patch\[x\] must be a multiple of 8"),
+        ({"data": {"overlap": [24, 25, 24]}}, r"data.overlap\[y\] must be even"),
+        ({"data": {"batch": 0}}, "data.batch must be at least 1, got 0"),
+        ({"targets": ["t1n"]}, "sources and targets must be disjoint"),
+        ({"targets": ["ct"]}, "ct"),
+        ({"targets": []}, "targets must be distinct names"),
+        ({"model": []}, "config.model: expected a table"),
+        ({"train": {"precision": "fp16"}}, "train.precision must be fp32 or bf16"),
+        ({"train": {"betas": [0.5]}}, "expected a list of 2 values"),
+        ({"train": {"betas": [1.5, 0.9]}}, r"train.betas must be in \[0, 1\)"),
+        ({"train": {"learning_rate": -1}}, "train.learning_rate must be finite"),
+        ({"train": {"seed": 2**64}}, "train.seed must be a whole number"),
+        ({"train": {"threads": -2}}, "train.threads must be"),
+        ({"train": 3}, "config.train: expected a table"),
+        ({"data": {"overlap": [8, 8]}}, r"data.overlap must be as many numbers as data.patch"),
+        ({"data": {"patches_per_case": 0}}, "data.patches_per_case must be"),
+        ({"sources": ["t2", "T2w"]}, "sources must be distinct names"),
+        ({"dim": 4}, "dim must be 2 or 3, got 4"),
+        ({"dim": 2}, "data.patch must be 2 numbers, as dim is 2"),
+        ({"data": {"patch": [48, 48], "overlap": [0, 0]}}, "data.patch must be 3 numbers, as dim"),
+        ({"dim": 2, "data": {"patch": [48, 50], "overlap": [0, 0]}}, r"data.patch\[x\] must be a"),
+        (
+            {"dim": 2, "data": {"patch": [48, 48], "overlap": [0, 3]}},
+            r"data.overlap\[x\] must be even",
+        ),
+        (
+            {"data": {"plane": "oblique"}},
+            "data.plane must be axial or coronal or sagittal, got 'obl",
+        ),
+        ({"data": {"slices_per_case": -1}}, "data.slices_per_case must be ≥ 0, got -1"),
+        ({"data": {"slices_per_case": 9}}, "data.slices_per_case must be left out where dim is 3"),
+        ({"data": {"slice_size": [64, 64]}}, "data.slice_size must be left out where dim is 3"),
+        ({"data": {"slice_size": [64]}}, "data.slice_size must be two positive numbers or none"),
+        ({"data": {"slice_size": [64, 0]}}, "data.slice_size must be two positive numbers or none"),
+        ({"data": {"intensity": "p99"}}, "data.intensity must be median or paper, got 'p99'"),
+        ({"data": {"workers": -1}}, "data.workers must be ≥ 0"),
+        ({"data": {"common_grid": "pd"}}, r"data.common_grid must be one of the sources \['t1n'"),
+        (
+            {"misalign": {"source": "flair", "shift": 3}},
+            "misalign.source must be one of the sources",
+        ),
+        (
+            {"misalign": {"shift": 3}},
+            "misalign.source must be one of the sources, to say what moves",
+        ),
+        ({"misalign": {"source": "t2", "shift": -1}}, "misalign.shift must be finite and ≥ 0"),
+        ({"misalign": {"draw": "disc"}}, "misalign.draw must be uniform_box or fixed_magnitude"),
+        ({"misalign": {"when": "never"}}, "misalign.when must be train_and_test or test_only"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(values, message):
+    with pytest.raises(InputError, match=message):
+        parse(RunConfig, values)
+
+
+def test_aliases_are_understood_at_the_edge():
+    config = parse(RunConfig, {"sources": ["T1", "t1ce"], "targets": ["flair"]})
+    assert (config.sources, config.targets) == (("t1n", "t1c"), ("t2f",))
+    assert sources_for("t1c") == ("t1n", "t2w", "t2f")
+    assert sources_for("pd") == ("t1n", "t2w")
+    moved = parse(RunConfig, {"misalign": {"source": "T2", "shift": 3}})
+    assert moved.misalign.source == "t2w"
+    assert moved.misalign.active
+    assert not RunConfig().misalign.active
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train.steps=10", ("train.steps", 10)),
+        ("train.learning_rate=1e-4", ("train.learning_rate", 1e-4)),
+        ("model.widths=[8, 16]", ("model.widths", [8, 16])),
+        ("data.flip=false", ("data.flip", False)),
+        ("model.name=resunet", ("model.name", "resunet")),
+    ],
+)
+def test_assignments_are_toml_values(text, expected):
+    assert parse_assignment(text) == expected
+
+
+def test_assignments_never_run_code():
+    key, value = parse_assignment("model.name=__import__('os').system('true')")
+    assert value == "__import__('os').system('true')"
+
+
+def test_override_makes_tables_and_refuses_values_as_tables():
+    values = {"dim": 3}
+    override(values, "train.steps", 7)
+    assert values == {"dim": 3, "train": {"steps": 7}}
+    with pytest.raises(InputError, match="dim is a value"):
+        override(values, "dim.x", 1)
+
+
+def test_unknown_recipes_and_broken_files_are_told(tmp_path):
+    with pytest.raises(InputError, match="unknown recipe 'nope'; known:"):
+        read_recipe("nope")
+    (tmp_path / "bad.toml").write_text("steps = = 3")
+    with pytest.raises(InputError, match="cannot read the recipe"):
+        read_recipe(str(tmp_path / "bad.toml"))
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(InputError, match="must be a table of settings"):
+        read_recipe(str(tmp_path / "list.json"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    name: str
+    size: float | None = None
+
+
+def test_mappings_pairs_and_anything_are_parsed_strictly():
+    assert parse(dict[str, Entry], {"a": {"name": "x", "size": 1}}) == {"a": Entry("x", 1.0)}
+    assert parse(dict[str, tuple[int, str]], {"a": [1, "x"]}) == {"a": (1, "x")}
+    assert parse(tuple[Entry, ...], []) == ()
+    assert parse(Any, {"whatever": [None]}) == {"whatever": [None]}
+    for schema, value, message in (
+        (dict[str, Entry], [1], r"config: expected a table, got \[1\]"),
+        (dict[str, Entry], {"a": {"name": 3}}, "config.a.name: expected str, got 3"),
+        (tuple[int, str], ["x", "x"], r"config\[0\]: expected int, got 'x'"),
+        (tuple[int, str], [1], "expected a list of 2 values"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse(schema, value)
+
+
+@pytest.mark.parametrize("text", ["{}", '[{"size": 1}]', '[{"name": "x", "age": 1}]', "["])
+def test_a_record_that_is_not_as_it_was_written_names_its_file(tmp_path, text):
+    path = tmp_path / "rows.json"
+    path.write_text('[{"name": "x"}]')
+    assert read_as(tuple[Entry, ...], path) == (Entry("x"),)
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"rows.json is (damaged|not valid JSON)"):
+        read_as(tuple[Entry, ...], path)

@@ -1,0 +1,264 @@
+"""Worked examples by hand: levels, paired intervals, the report's sentences and files."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synth3d.experiments.report import render, write_report
+from synth3d.experiments.results import curves, summarise, verdict
+from synth3d.experiments.statistics import difference, level
+from synth3d.experiments.tables import IXI, Cell, Printed
+
+PATIENTS = ["p1", "p2", "p3"]
+SCORE = "psnr_brain@ours"
+
+
+def test_mean_and_sd_over_seeds_by_hand():
+    scores = np.array([[20.0, 22.0, 24.0], [21.0, 23.0, 28.0]])  # seed means 22 and 24
+    found = level(scores)
+    assert found.mean == 23
+    assert found.sd == pytest.approx(2**0.5)  # ((22 − 23)² + (24 − 23)²) / (2 − 1)
+    assert level(scores[:1]).sd is None
+
+
+def test_the_spread_between_cases_is_no_spread_between_seeds():
+    assert level(np.array([[10.0, 30.0], [30.0, 10.0]])).sd == 0
+
+
+def test_difference_by_hand():
+    base = np.array([[20.0, 22.0, 24.0], [21.0, 23.0, 25.0]])
+    found = difference(base + [[1, 2, 3], [-1, -1, -1]], base, PATIENTS)
+    assert found.mean == 0.5
+    assert (found.positive, found.seeds) == (1, 2)
+    # Drawn: both seeds the first and three times p3, or both seeds the second.
+    assert found.low == -1
+    assert 2 < found.high <= 3
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 6), st.floats(-3, 3, width=32),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_laws_of_the_difference(seeds, cases, shift, seed):
+    draw = np.random.default_rng(seed)
+    a, b = draw.normal(20, 2, (2, seeds, cases))
+    patients = [f"p{i % 3}" for i in range(cases)]
+    found = difference(a, b, patients, resamples=200)
+    assert found.low <= found.high
+    swapped = difference(b, a, patients, resamples=200)
+    assert swapped.mean == pytest.approx(-found.mean)
+    moved = difference(a + shift, b, patients, resamples=200)
+    assert moved.low == pytest.approx(found.low + shift, abs=1e-9)
+    assert moved.high == pytest.approx(found.high + shift, abs=1e-9)
+    common = draw.normal(0, 5, (seeds, cases))  # what cell and baseline share cancels
+    paired = difference(a + common, b + common, patients, resamples=200)
+    assert paired.low == pytest.approx(found.low, abs=1e-9)
+    same = difference(a, a, patients, resamples=200)
+    assert (same.mean, same.low, same.high, same.positive) == (0, 0, 0, 0)
+
+
+def simulated(draw: np.random.Generator, truth: float, seeds: int, patients: int) -> np.ndarray:
+    """Differences with a part of the seed, one of the patient, and one of both."""
+    return (
+        truth
+        + draw.normal(0, 0.3, (seeds, 1))
+        + draw.normal(0, 0.4, (1, patients))
+        + draw.normal(0, 0.2, (seeds, patients))
+    )
+
+
+@pytest.mark.parametrize(("seeds", "patients"), [(8, 20), (3, 6)])
+def test_the_interval_covers_a_known_difference(seeds, patients):
+    """93.7 and 94.3 % of intervals hold the truth; plain percentile intervals 90.8 and 87.8 %."""
+    draw, hits, trials = np.random.default_rng(0), 0, 600
+    names = [f"p{i}" for i in range(patients)]
+    for _ in range(trials):
+        gaps = simulated(draw, 0.5, seeds, patients)
+        found = difference(gaps, np.zeros_like(gaps), names, resamples=1000)
+        hits += found.low <= 0.5 <= found.high
+    assert 0.925 <= hits / trials <= 0.98
+
+
+def test_a_difference_that_is_not_finite_has_no_interval():
+    found = difference(np.array([[np.inf, 1.0]]), np.zeros((1, 2)), ["a", "b"])
+    assert np.isnan([found.low, found.high]).all()
+
+
+def test_without_the_seeds_the_interval_would_be_too_narrow():
+    """Seeds that differ by much more than patients must show in the interval."""
+    draw = np.random.default_rng(1)
+    gaps = draw.normal(0, 1.0, (5, 1)) + draw.normal(0, 0.01, (5, 30))
+    found = difference(gaps, np.zeros_like(gaps), [f"p{i}" for i in range(30)])
+    assert found.high - found.low > 0.5 * gaps.mean(1).std(ddof=1)
+
+
+def test_cases_of_one_patient_are_drawn_together():
+    gaps = np.array([[1.0] * 11 + [-1.0]])
+    alone = difference(gaps, 0 * gaps, list("abcdefghijkl"))
+    together = difference(gaps, 0 * gaps, ["a"] * 11 + ["b"])
+    assert (together.low, together.high) == (-1, 1)
+    assert alone.low > -1
+
+
+@pytest.mark.parametrize(("a", "b"), [((2, 3), (3, 2)), ((0, 3), (0, 3)), ((3,), (3,))])
+def test_scores_that_do_not_pair_are_refused(a, b):
+    with pytest.raises(ValueError, match="expected equal"):
+        difference(np.zeros(a), np.zeros(b), PATIENTS)
+
+
+CELLS = [
+    Cell("conv", {"model.name": "resunet"}, printed={IXI: Printed(34.38, 96.34, 1.01)}),
+    Cell("gr", {"m": "gr"}, {}, "conv", printed={IXI: Printed(34.85, gain=0.47, mark="≈")}),
+    Cell("ca", {"m": "ca"}, {}, "conv"),
+    Cell("cagr", {"m": "cagr"}, {}, "conv"),
+]  # fmt: skip
+
+
+def scored(*seeds: list[float | None], parameters: int = 1000) -> dict:
+    """What the scoring program writes, with PSNR ``seeds[k][i]`` for seed k and case i."""
+
+    def row(i: int, psnr: float | None) -> dict:
+        scores = {SCORE: psnr, "ssim_brain@ours": 0.5, "mae_brain@ours": 0.1}
+        scores |= {"psnr_volume@paper-agi": psnr, "ssim_volume@paper-agi": 0.9,
+                   "mae_volume@paper-agi": 0.012}  # fmt: skip
+        return {"case": f"c{i}", "patient": PATIENTS[i], "modality": "t2f", "scores": scores}
+
+    return {
+        k: {
+            "rows": [row(i, psnr) for i, psnr in enumerate(values)],
+            "parameters": parameters,
+            "run": f"runs/{k}",
+            "training": {"steps": 100, "seconds": 50.0 + 10 * k},
+        }
+        for k, values in enumerate(seeds)
+    }
+
+
+RESULTS = {
+    "conv": scored([20.0, 22.0, 24.0], [21.0, 23.0, 25.0]),
+    "gr": scored([20.5, 22.5, 24.5], [21.5, 23.5, 25.5]),
+    "ca": scored([19.0, 22.0, 25.0], [22.0, 23.0, 24.0]),
+    "cagr": scored([19.0, 21.0, 23.5]),
+}
+
+
+def summary(results=RESULTS, cells=CELLS, seeds=(0, 1), conventions=("ours", "paper-agi")) -> dict:
+    found = summarise(cells, results, conventions, seeds)
+    rows = [{"cell": "conv", "seed": 0, "case": "c0", SCORE: 20.0, "x": None}]
+    about = {"title": "Parts", "axis": "", "about": "2 seeds", "notes": ["A note."]}
+    return found | about | {"conventions": list(conventions), "case_scores": rows, "failures": {}}
+
+
+def test_the_report_by_hand():
+    text = render(summary())
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
+    table = text.split("The same under")[0]
+    rows = {
+        line.split("|")[1].strip(): [part.strip() for part in line.split("|")[2:-1]]
+        for line in table.splitlines() if line.startswith("|")
+    }  # fmt: skip
+    assert rows["cell"][:3] == ["PSNR brain (dB)", "Δ", "SSIM brain"]
+    assert rows["conv"][:2] == ["22.50 ± 0.71", ""]  # seed means 22 and 23
+    assert rows["gr"][:2] == ["23.00 ± 0.71", "+0.50 [+0.50, +0.50] (2/2)"]
+    assert rows["cagr"][0] == "21.17"
+    assert rows["cagr"][1].startswith("-0.83 [-1.00, -0.50] (0/1)")
+    assert rows["conv"][-3:] == ["1,000", "0.55", "2"]  # 50 s and 60 s for 100 steps
+    assert "Better than its baseline: gr (+0.50 dB [+0.50, +0.50] against conv)." in text
+    assert "Worse than its baseline: cagr (-0.83 dB [-1.00, -0.50] against conv)." in text
+    assert "Not told apart from its baseline: ca (+0.00 dB" in text
+    assert "34.38 / 96.34 / 1.01" in lines["conv"]
+    assert "≈34.85" in lines["gr"]
+    assert "+0.47" in lines["gr"]
+    assert "90.00 ± 0.00" in lines["gr"]  # SSIM in per cent, as printed there
+    assert "1.20 ± 0.00" in lines["gr"]  # MAE x 100
+    assert "warning: 3 patients are few (under 15)" in text
+    assert "warning: with one seed an interval knows nothing" in text
+    assert "warning: not run, or failed: cagr (seed 1)" in text
+    assert "A note." in text
+
+
+def test_a_cell_without_its_baseline_has_no_difference():
+    found = summary({"gr": RESULTS["gr"]})
+    assert found["cells"][0]["scores"][SCORE]["difference"] is None
+    assert found["missing"] == [
+        "conv-seed0", "conv-seed1", "ca-seed0", "ca-seed1", "cagr-seed0", "cagr-seed1",
+    ]  # fmt: skip
+    assert "Better than its baseline: none." in render(found)
+
+
+def test_nothing_scored_is_a_report_too():
+    text = render(summary({}))
+    assert "warning: not run, or failed: conv, gr, ca, cagr" in text
+
+
+def test_only_shared_seeds_are_compared():
+    found = summary()["cells"][-1]["scores"][SCORE]["difference"]
+    assert (found["seeds"], found["positive"]) == (1, 0)
+
+
+def test_a_case_without_a_tumour_is_left_out_of_that_score_alone():
+    mine, theirs = scored([1.0, 2.0, 3.0]), scored([1.0, 2.0, 2.0])
+    for value in (mine, theirs):
+        for i, row in enumerate(value[0]["rows"]):
+            row["scores"]["psnr_tumour@ours"] = [10.0, None, 12.0][i]
+    found = summarise(CELLS[:2], {"conv": theirs, "gr": mine}, ["ours"], [0])
+    scores = found["cells"][1]["scores"]
+    assert scores["psnr_tumour@ours"]["mean"] == 11
+    assert (scores["psnr_tumour@ours"]["rows"], scores[SCORE]["rows"]) == (2, 3)
+
+
+def test_the_files_say_the_same(tmp_path):
+    found = summary()
+    text = write_report(tmp_path, found)
+    assert (tmp_path / "table.md").read_text() == text
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    row = next(r for r in rows if r["name"] == "gr" and r["score"] == SCORE)
+    assert (float(row["mean"]), float(row["difference"]), row["against"]) == (23, 0.5, "conv")
+    value = json.loads((tmp_path / "table.json").read_text())
+    assert value["cells"][1]["scores"][SCORE]["difference"]["low"] == 0.5
+    assert (tmp_path / "scores.csv").read_text().splitlines() == [
+        "cell,seed,case,psnr_brain@ours,x", "conv,0,c0,20.0,",
+    ]  # fmt: skip
+    assert not (tmp_path / "curve.png").exists()
+
+
+def curve_cells() -> list[Cell]:
+    return [
+        Cell(f"{name}-{level:g}", {"m": name, "l": level}, {}, against and f"{against}-{level:g}",
+             name, level)
+        for level in (0.0, 1.0)
+        for name, against in (("resunet", ""), ("agi-net", "resunet"))
+    ]  # fmt: skip
+
+
+def test_a_curve_is_drawn(tmp_path):
+    results = {
+        "resunet-0": scored([20.0, 21, 22], [20.5, 21, 22]),
+        "agi-net-0": scored([20.2, 21, 22], [20.5, 21.4, 22]),
+        "resunet-1": scored([18.0, 19, 20], [18.5, 19, 20]),
+        "agi-net-1": scored([19.0, 20, 21], [19.5, 20, 21]),
+    }
+    found = summary(results, curve_cells()) | {"axis": "shift (voxels)"}
+    lines = curves(found)
+    assert list(lines) == ["resunet", "agi-net"]
+    assert lines["agi-net"]["level"] == [0, 1]
+    assert lines["resunet"]["mean"][1] == pytest.approx(19 + 1 / 12)
+    assert lines["resunet"]["difference"] == [None, None]
+    assert lines["agi-net"]["difference"][1]["mean"] == pytest.approx(1)
+    write_report(tmp_path, found)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_verdict_needs_the_whole_interval():
+    def row(low: float, high: float) -> dict:
+        gap = {"mean": (low + high) / 2, "low": low, "high": high}
+        return {"name": "x", "against": "b", "scores": {SCORE: {"difference": gap}}}
+
+    assert verdict([row(0.01, 0.2)], SCORE)[0].startswith("Better than its baseline: x")
+    assert verdict([row(-0.2, -0.1)], SCORE)[1].startswith("Worse than its baseline: x")
+    for low, high in ((0.0, 0.2), (0.001, 0.004), (-0.2, -0.003)):
+        assert verdict([row(low, high)], SCORE)[2].startswith("Not told apart from its baseline: x")

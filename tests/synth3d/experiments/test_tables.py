@@ -1,0 +1,270 @@
+"""Tables of experiments: every cell builds, and the printed numbers are those of the paper."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from synth3d.config.frameworks import FRAMEWORK_OPTIONS
+from synth3d.errors import InputError
+from synth3d.experiments.plan import choose_cells, configure, identity_of, normalised, with_budget
+from synth3d.experiments.tables import BRATS, IXI, TABLES, Cell, Choices, Table, find_table
+from synth3d.frameworks.build import build
+from synth3d.settings import read_recipe
+
+MOVE = Choices("t2w")
+EXPERIMENTS = Path(__file__).parents[2] / "docs" / "experiments"
+BASES = {2: "phantom-2d", 3: "phantom"}
+
+
+def base(dim: int, **overrides):
+    values = normalised(read_recipe(BASES[dim]))
+    return values, configure(values, overrides)
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_tables_that_the_benchmarks_cite_can_be_run(path):
+    _, table = find_table(str(path))
+    flat = path.stem in ("slices", "moved")
+    values = normalised(read_recipe("cpu-2d" if flat else "cpu"))
+    cells, chosen = choose_cells(table, configure(values), MOVE)
+    assert len(chosen) >= (2 if flat or path.stem in ("coarse", "longer") else 4)
+    assert cells[0].against == ""
+    assert {cell.against for cell in cells[1:]} == {cells[0].name}
+    for cell in cells:
+        made = configure(values, cell.overrides)
+        assert made.misalign.shift == (3.0 if path.stem in ("shifted", "moved") else 0.0)
+        with torch.device("meta"):
+            build(made, training=False)
+
+
+def test_the_benchmarks_cite_every_table_in_the_folder():
+    text = (EXPERIMENTS.parent / "benchmarks.md").read_text(encoding="utf-8")
+    assert {path.name for path in EXPERIMENTS.glob("*.toml")} == set(
+        re.findall(r"\b[a-z]+\.toml\b", text)
+    )
+
+
+@pytest.mark.parametrize("retrain", [False, True])
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("name", list(TABLES))
+def test_every_cell_builds_and_has_its_baseline(name, dim, retrain):
+    values, config = base(dim)
+    choices = Choices("t2w", retrain=retrain)
+    cells, chosen = choose_cells(TABLES[name], config, choices)
+    names = [cell.name for cell in cells]
+    assert names == chosen
+    assert len(set(names)) == len(names) >= 4
+    for cell in cells:
+        assert cell.against == "" or cell.against in names
+        trained = configure(values, cell.overrides)
+        tested = configure(values, cell.overrides, cell.testing)
+        assert tested.model == trained.model
+        with torch.device("meta"):
+            build(trained, training=False)
+
+
+@pytest.mark.parametrize("name", list(TABLES))
+def test_cells_of_a_table_are_different_experiments(name):
+    values, config = base(2)
+    cells = TABLES[name].cells(config, MOVE)
+    kinds = [
+        (identity_of(configure(values, c.overrides)).items(),
+         identity_of(configure(values, c.overrides, c.testing)).items())
+        for c in cells
+    ]  # fmt: skip
+    assert len({repr(kind) for kind in kinds}) == len(cells)
+
+
+def test_the_issues_experiments_are_all_there():
+    _, config = base(2)
+    names = {t: {cell.name for cell in table.cells(config, MOVE)} for t, table in TABLES.items()}
+    assert names["components"] == {"conv", "gr", "ca", "cagr"}
+    assert names["convolutions"] == {
+        f"{kind}-{place}" for kind in ("std", "deform", "arc", "cagr")
+        for place in ("aligned", "shifted")
+    }  # fmt: skip
+    assert names["frameworks"] == {
+        f"{framework}-{generator}" for framework in FRAMEWORK_OPTIONS
+        for generator in ("resunet", "agi-net")
+    }  # fmt: skip
+    levels = {cell.level for cell in TABLES["translation"].cells(config, MOVE)}
+    assert levels == {0, 0.5, 1, 1.5, 2, 2.5, 3}
+    wide = configure(normalised(read_recipe("paper-3d")))
+    groups = [cell.name for cell in TABLES["groups"].cells(wide, MOVE)]
+    assert groups == ["conv", "n1", "n2", "n4", "n8", "n16"]
+    stages = [cell.name for cell in TABLES["stages"].cells(wide, MOVE)]
+    assert stages == [
+        "0-none", "1-down1", "2-down2", "3-down3", "4-body", "5-up1", "6-up2", "7-up3",
+    ]  # fmt: skip
+
+
+def test_arc_is_left_out_in_3d_and_refused_by_name():
+    _, config = base(3)
+    cells, _ = choose_cells(TABLES["convolutions"], config, MOVE)
+    assert not [cell for cell in cells if "arc" in cell.name]
+    with pytest.raises(InputError, match=r"arc-aligned, arc-shifted is published in 2-D only"):
+        choose_cells(TABLES["convolutions"], config, MOVE, "arc-*")
+    _, config = base(2)
+    _, chosen = choose_cells(TABLES["convolutions"], config, MOVE, "arc-*")
+    assert chosen == ["std-aligned", "arc-aligned", "std-shifted", "arc-shifted"]
+
+
+def test_only_what_is_there_can_be_chosen():
+    _, config = base(3)
+    with pytest.raises(InputError, match="no such cell; the table has conv, gr, ca, cagr"):
+        choose_cells(TABLES["components"], config, MOVE, "nothing")
+
+
+def test_the_shifted_cells_move_one_source_by_three_voxels():
+    values, config = base(3)
+    cells = {cell.name: cell for cell in TABLES["convolutions"].cells(config, MOVE)}
+    moved = configure(values, cells["cagr-shifted"].overrides).misalign
+    assert (moved.source, moved.shift, moved.draw) == ("t2w", 3.0, "fixed_magnitude")
+    assert moved.active
+    assert not configure(values, cells["cagr-aligned"].overrides).misalign.active
+
+
+def test_a_curve_is_tested_only_or_trained_too():
+    values, config = base(3)
+    for retrain in (False, True):
+        cells = TABLES["rotation"].cells(config, Choices("t1n", "uniform_box", retrain))
+        cell = next(cell for cell in cells if cell.name == "agi-net-7.5")
+        trained = configure(values, cell.overrides).misalign
+        tested = configure(values, cell.overrides, cell.testing).misalign
+        assert (tested.source, tested.rotate, tested.draw) == ("t1n", 7.5, "uniform_box")
+        assert trained.active == retrain
+
+
+def test_a_swapped_framework_keeps_its_own_losses_and_the_recipes_critic():
+    values, config = base(2)
+    assert config.train.options.adversarial_weight == 0.3
+    for cell in TABLES["frameworks"].cells(config, MOVE):
+        swapped = configure(values, cell.overrides).train
+        own = FRAMEWORK_OPTIONS[swapped.framework]()
+        if swapped.framework != "pix2pix":
+            assert getattr(swapped.options, "l1_weight", None) == getattr(own, "l1_weight", None)
+        if hasattr(own, "critic_width"):
+            assert swapped.options.critic_width == config.train.options.critic_width == 16
+
+
+def test_printed_numbers_are_the_papers():
+    _, config = base(2)
+    wide = configure(normalised(read_recipe("paper-3d")))
+    printed = {
+        (table, cell.name): cell.printed
+        for table in TABLES for cell in TABLES[table].cells(wide, MOVE)
+    }  # fmt: skip
+    assert printed["components", "conv"][IXI].psnr == 34.38
+    assert printed["components", "gr"][IXI].gain == 0.47
+    assert printed["components", "ca"] == {}
+    assert printed["components", "cagr"][IXI].psnr == 34.96
+    assert [printed["groups", f"n{n}"][IXI].psnr for n in (1, 2, 4, 8, 16)] == [
+        34.76, 34.85, 34.93, 34.96, 34.88,
+    ]  # fmt: skip
+    assert printed["stages", "5-up1"][IXI].psnr == 34.96
+    assert printed["convolutions", "cagr-shifted"][IXI].gain == 1.49
+    assert printed["convolutions", "cagr-shifted"][IXI].psnr is None
+    assert printed["frameworks", "pix2pix-agi-net"][BRATS].psnr == 24.54
+    assert printed["frameworks", "ddpm-resunet"][BRATS].psnr == 20.14
+    assert printed["frameworks", "ddpm-agi-net"] == {}
+    for cells in printed.values():
+        for numbers in cells.values():
+            if numbers.gain is not None and numbers.psnr is not None:
+                gap = {34.38, 24.06}
+                assert min(abs(numbers.psnr - start - numbers.gain) for start in gap) < 0.006
+
+
+def test_stages_have_printed_numbers_only_where_there_are_seven():
+    _, config = base(3)
+    cells = TABLES["stages"].cells(config, MOVE)
+    assert [cell.name for cell in cells] == [
+        "0-none", "1-down1", "2-down2", "3-body", "4-up1", "5-up2",
+    ]  # fmt: skip
+    assert [cell.name for cell in cells if cell.printed] == ["0-none"]
+
+
+def test_groups_that_do_not_divide_a_width_are_left_out():
+    _, config = base(3)
+    names = [cell.name for cell in TABLES["groups"].cells(config, MOVE)]
+    assert names == ["conv", "n1", "n2", "n4", "n8"]
+
+
+def test_the_same_experiment_in_two_tables_is_one_run():
+    values, config = base(3)
+    tables = {
+        name: {c.name: configure(values, c.overrides) for c in TABLES[name].cells(config, MOVE)}
+        for name in TABLES
+    }
+    same = [
+        tables["components"]["cagr"], tables["groups"]["n4"], tables["stages"]["3-body"],
+        tables["convolutions"]["cagr-aligned"], tables["translation"]["agi-net-3"],
+        tables["frameworks"]["pix2pix-agi-net"],
+    ]  # fmt: skip
+    assert len({repr(sorted(identity_of(one).items())) for one in same}) == 1
+
+
+def test_a_table_of_ones_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'title = "Attention"\nbaseline = "plain"\nnotes = ["n"]\n'
+        '[cells.open]\nmodel.attn_init = "open"\n[cells.plain]\nmodel.name = "agi-net"\n'
+    )
+    name, table = find_table(str(path))
+    values, config = base(3)
+    cells, _ = choose_cells(table, config, MOVE)
+    assert (name, table.title) == ("mine", "Attention")
+    assert [(cell.name, cell.against) for cell in cells] == [("plain", ""), ("open", "plain")]
+    assert configure(values, cells[1].overrides).model.attn_init == "open"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('title = "x"\n', "expected title, baseline and"),
+        ('baseline = "b"\n[cells.a]\nmodel.groups = 2\n', "of which baseline is one"),
+        ('baseline = "a"\nclels = 1\n[cells.a]\nmodel.groups = 2\n', "clels"),
+        ('baseline = "a"\n[cells]\na = 3\n', "expected title"),
+        ("= 3", "cannot read the recipe"),
+    ],
+)
+def test_a_bad_table_is_refused(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        find_table(str(path))
+
+
+def test_an_unknown_table_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="unknown table 'compnents'; known: components, groups"):
+        find_table("compnents")
+
+
+def test_a_budget_scales_what_is_counted_in_steps():
+    values, _ = base(3)
+    assert values["train"]["steps"] == 400
+    short = with_budget(values, 100, [])
+    assert short["train"]["steps"] == 100
+    assert short["train"]["pix2pix"]["adversarial_start"] == 75
+    assert short["train"]["warmup"] == 5
+    assert short["train"]["validate_every"] == 100
+    assert values["train"]["pix2pix"]["adversarial_start"] == 300
+    kept = with_budget(values, 100, ["train.warmup", "train.adversarial_start"])
+    assert kept["train"]["warmup"] == 20
+    assert kept["train"]["pix2pix"]["adversarial_start"] == 300
+
+
+def test_identity_forgets_what_has_no_effect():
+    values, config = base(3)
+    for silent in ("train.threads", "train.pgan.l1_weight", "train.validate_every"):
+        assert identity_of(configure(values, {silent: 7})) == identity_of(config)
+    for loud in ("train.seed", "train.steps", "train.pix2pix.l1_weight"):
+        assert identity_of(configure(values, {loud: 7})) != identity_of(config)
+
+
+def test_a_table_with_no_baseline_has_cells_of_equal_standing():
+    table = Table("one", lambda base, choices: [Cell("a", {}), Cell("b", {"model.groups": 2})])
+    _, config = base(3)
+    _, chosen = choose_cells(table, config, MOVE, "b")
+    assert chosen == ["b"]

@@ -1,0 +1,140 @@
+"""MedSynth: the residual, the gradient difference, the critic of whole patches."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from synth3d.config.frameworks import MedSynthOptions
+from synth3d.config.run import DataConfig, ModelConfig, RunConfig, TrainConfig
+from synth3d.data.batch import Batch
+from synth3d.errors import InputError
+from synth3d.frameworks.build import build
+from synth3d.frameworks.medsynth import gradient_difference
+from synth3d.models.critics import ScalarCritic
+
+
+def config(dim: int = 2, centred: bool = False, **options) -> RunConfig:
+    options = {"critic_width": 4, "critic_layers": 2} | options
+    return RunConfig(
+        dim=dim,
+        sources=("t1n", "t2w"),
+        data=DataConfig(patch=(8,) * dim, overlap=(0,) * dim),
+        model=ModelConfig(name="resunet", widths=(4, 8), blocks=1, centred=centred),
+        train=TrainConfig(framework="medsynth", medsynth=MedSynthOptions(**options)),
+    )
+
+
+def make_batch(dim: int = 2) -> Batch:
+    draws = torch.Generator().manual_seed(0)
+    sources = torch.rand(2, 2, *[8] * dim, generator=draws)
+    brain = torch.ones(2, 1, *[8] * dim, dtype=torch.bool)
+    brain[..., :2] = False
+    masks = torch.ones(2, 2, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
+    return Batch(sources, torch.rand(2, 1, *[8] * dim, generator=draws), *masks, brain)
+
+
+def one_row(values: list[float], brain: list[int]) -> Batch:
+    target = torch.tensor(values)[None, None, None]
+    mask = torch.tensor(brain, dtype=torch.bool)[None, None, None]
+    yes = torch.ones(1, 1, dtype=torch.bool)
+    return Batch(target, target, yes, yes, mask)
+
+
+def test_worked_example_of_the_gradient_difference():
+    """|∂| of the target: 1, 2, 4; of the synthesis: 3, 0, 4: (4 + 4 + 0) / 3 with p = 2."""
+    batch = one_row([0.0, 1, 3, 7], [1, 1, 1, 1])
+    made = torch.tensor([0.0, -3, -3, 1])[None, None, None]
+    assert gradient_difference(made, batch, 2.0).item() == pytest.approx(8 / 3)
+    assert gradient_difference(made, batch, 1.0).item() == pytest.approx(4 / 3)
+    masked = one_row([0.0, 1, 3, 7], [1, 1, 0, 1])
+    assert gradient_difference(made, masked, 2.0).item() == pytest.approx(4)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_gradients_do_not_see_an_offset_or_a_sign(dim):
+    batch = make_batch(dim)
+    for same in (batch.targets + 3, 1 - batch.targets):
+        assert gradient_difference(same, batch, 2.0).item() == pytest.approx(0, abs=1e-6)
+    assert gradient_difference(2 * batch.targets, batch, 2.0) > 0.01
+    unwanted = Batch(batch.sources, batch.targets, batch.present, ~batch.wanted, batch.brain)
+    assert gradient_difference(2 * batch.targets, unwanted, 2.0) == 0
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize(("residual", "expected"), [("first", 0), ("t2w", 1), ("T1", 0)])
+def test_a_silent_generator_returns_its_residual_source(residual, expected, centred):
+    cell, batch = build(config(residual=residual, centred=centred)), make_batch()
+    for p in cell.generator.parameters():
+        nn.init.zeros_(p)
+    made = cell.synthesize(batch.sources, batch.present, batch.wanted)
+    assert torch.equal(made, batch.sources[:, [expected]])
+
+
+def test_the_first_present_source_steps_in_sample_by_sample():
+    cell, batch = build(config()), make_batch()
+    for p in cell.generator.parameters():
+        nn.init.zeros_(p)
+    present = torch.tensor([[False, True], [True, True]])
+    made = cell.synthesize(batch.sources, present, batch.wanted)
+    assert torch.equal(made[0], batch.sources[0, 1:])
+    assert torch.equal(made[1], batch.sources[1, :1])
+
+
+def test_without_a_residual_the_generator_speaks_for_itself():
+    cell, batch = build(config(residual="none")), make_batch()
+    expected = cell.generator(batch.sources)
+    made = cell.synthesize(batch.sources, batch.present, batch.wanted)
+    assert torch.equal(made, expected)
+
+
+def test_a_residual_that_is_no_source_is_refused():
+    with pytest.raises(InputError, match="train.medsynth.residual must be first, none or one of"):
+        build(config(residual="pd"))
+
+
+@pytest.mark.parametrize("distance", ["l1", "l2"])
+def test_the_loss_is_the_sum_of_its_printed_terms(distance):
+    cell, batch = build(config(distance=distance)), make_batch()
+    terms = cell.generator_loss(batch, 0)
+    made = cell.synthesize(batch.sources, batch.present, batch.wanted)
+    error = (made - batch.targets)[batch.brain]
+    pixel = error.abs() if distance == "l1" else error.square()
+    torch.testing.assert_close(terms[distance], pixel.mean())
+    expected = 0.05 * gradient_difference(made, batch, 2.0)
+    torch.testing.assert_close(terms["gradient"], expected)
+    fake, real = (cell.critic(x * batch.brain) for x in (made, batch.targets))
+    assert fake.shape == (2, 1)
+    torch.testing.assert_close(terms["adversarial"], 0.05 * F.softplus(-fake).mean())
+    expected = 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
+    torch.testing.assert_close(cell.critic_loss(batch, 0)["critic"], expected)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_critic_gives_one_finite_score_for_any_patch(dim):
+    critic = ScalarCritic(1, dim, width=4, layers=2)
+    for side in (4, 9, 16):
+        assert critic(torch.zeros(3, 1, *[side] * dim)).shape == (3, 1)
+    blank = critic(torch.zeros(1, 1, *[8] * dim))
+    assert blank.isfinite().all()
+    assert blank != critic(torch.ones(1, 1, *[8] * dim))
+    with pytest.raises(ValueError, match="sides of at least 4"):
+        critic(torch.zeros(1, 1, *[3] * dim))
+    with pytest.raises(ValueError, match="must be positive"):
+        ScalarCritic(1, dim, width=0)
+    with pytest.raises(InputError, match="too small for a critic of 4 layers, which needs 16"):
+        build(config(dim, critic_layers=4))
+
+
+def test_the_critic_can_learn_a_level():
+    """What an instance normalisation would wash out before the average."""
+    torch.manual_seed(0)
+    critic = ScalarCritic(1, 2, width=4, layers=2)
+    optimizer = torch.optim.Adam(critic.parameters(), 1e-2)
+    real, fake = torch.full((4, 1, 8, 8), 0.6), torch.full((4, 1, 8, 8), 0.4)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = F.softplus(-critic(real)).mean() + F.softplus(critic(fake)).mean()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.2

@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synth3d.images.intensity import CEILING, SHOULDER, Scale, ScalePrior, foreground
+
+ALL = np.ones(5, bool)
+
+
+def test_worked_example():
+    scale = Scale(low=100, high=300)
+    values = np.array([100, 200, 300, 350, 0], np.float32)
+    found = scale.apply(values, np.array([1, 1, 1, 1, 0], bool))
+    bent = 1 + SHOULDER * np.log(1 + 0.25 / SHOULDER)
+    np.testing.assert_allclose(found, [0, 0.5, 1, bent, 0], rtol=1e-6)
+
+
+def test_percentiles_are_taken_inside_the_brain_only():
+    volume = np.concatenate([np.zeros(9000), np.linspace(1000, 2000, 1001)])
+    scale = Scale.fit(volume, volume > 0)
+    assert scale.low == pytest.approx(1005)
+    assert scale.apply(np.array([1500.0]), ALL[:1]) == pytest.approx(0.5)
+    papers = Scale.fit(volume, volume > 0, lower=None, anchor="p99.5")
+    assert (papers.low, papers.high) == (0, pytest.approx(1995))
+
+
+def test_worked_example_of_the_papers_convention():
+    """The 99.5th percentile of the whole volume, background included, is 1; 0 is 0; clipped."""
+    volume = np.concatenate([np.zeros(900), np.arange(1, 102)]).astype(np.float32)
+    scale = Scale.papers(volume)
+    assert (scale.low, scale.high, scale.clips) == (0, 96, True)  # position 0.995 x 1000 = 995
+    mask = volume > 0
+    network = scale.apply(volume, mask)
+    assert network.max() == 1
+    assert (network == 1).sum() == 6  # 96 to 101
+    assert network[900 + 47] == 0.5
+    assert not network[~mask].any()
+    np.testing.assert_allclose(scale.invert(network, mask), np.minimum(volume, 96), atol=1e-4)
+    assert scale.apply(np.array([-5.0]), ALL[:1]) == 0
+
+
+def test_what_a_clipping_scale_makes_of_wild_predictions():
+    scale = Scale(0, 400, clips=True)
+    wild = np.array([-0.5, 0.25, 1.0, 1.7, 50])
+    np.testing.assert_allclose(scale.invert(wild, ALL), [0, 100, 400, 400, 400])
+
+
+@pytest.mark.parametrize("volume", [np.zeros(300), np.zeros(0), np.eye(20), -np.ones(9)])
+def test_the_papers_convention_on_next_to_nothing(volume):
+    scale = Scale.papers(volume)
+    assert 0 < scale.high <= 1
+    assert np.isfinite(scale.apply(volume, volume != 0)).all()
+
+
+def test_a_clipping_scale_is_saved_and_predicted_as_one():
+    scale = Scale(0, 96, clips=True)
+    assert Scale.from_dict(scale.to_dict()) == scale
+    assert Scale(1, 2).to_dict() == {"low": 1, "high": 2}  # as runs of before have it
+    prior = ScalePrior.from_list(ScalePrior([{"t1n": scale, "t2f": scale}] * 3).to_list())
+    guess = prior.estimate("t2f", {"t1n": scale})
+    assert (guess.low, guess.high, guess.clips) == (0, pytest.approx(96), True)
+
+
+def test_healthy_tissue_keeps_its_level_whatever_the_tumour_does():
+    healthy = np.random.default_rng(0).normal(500, 50, 5000)
+    large = np.concatenate([healthy, np.full(400, 1500.0)])
+    levels = [
+        Scale.fit(v, np.ones(v.shape, bool)).apply(np.array([500.0]), ALL[:1])[0]
+        for v in (healthy, large)
+    ]
+    assert levels[0] == pytest.approx(levels[1], abs=0.03)
+
+
+def test_a_brain_mostly_at_its_minimum_falls_back_to_the_top():
+    volume = np.concatenate([np.full(900, 3.0), np.linspace(4, 9, 100)])
+    assert Scale.fit(volume, volume > 0).high == pytest.approx(np.percentile(volume, 99.5))
+
+
+@given(
+    low=st.floats(-500, 500),
+    width=st.floats(1, 3e4),
+    seed=st.integers(0, 99),
+    reach=st.floats(0, 5),
+)
+def test_the_way_back_is_exact_and_nothing_is_clipped(low, width, seed, reach):
+    scale = Scale(low, low + width)
+    values = np.random.default_rng(seed).uniform(low - width, low + (1 + reach) * width, 5)
+    network = scale.apply(values, ALL)
+    order = np.argsort(values)
+    assert (np.diff(network[order]) >= 0).all()
+    kept = network < CEILING
+    back = scale.invert(network, ALL)
+    np.testing.assert_allclose(back[kept], values[kept], atol=2e-4 * width)
+
+
+def test_a_wild_prediction_does_not_explode():
+    scale = Scale(0, 1000)
+    assert scale.invert(np.array([50.0]), ALL[:1]) == scale.invert(np.array([CEILING]), ALL[:1])
+    assert np.isfinite(scale.invert(np.array([50.0]), ALL[:1])).all()
+
+
+@pytest.mark.parametrize("volume", [np.zeros((2, 2, 2)), np.full((2, 2, 2), 7.0)])
+def test_empty_and_constant_brains_divide_by_nothing(volume):
+    scale = Scale.fit(volume, volume > 0)
+    assert np.isfinite(scale.apply(volume, volume > 0)).all()
+
+
+def test_a_scale_needs_room():
+    with pytest.raises(ValueError, match="low < high"):
+        Scale(1, 1)
+
+
+def test_foreground_is_what_is_not_zero_when_stripped():
+    volume = np.zeros((4, 4, 4))
+    volume[1:3, 1:3, 1:3] = [[[5, -3], [1, 2]], [[9, 9], [9, 9]]]
+    assert foreground(volume).sum() == 8
+
+
+def test_foreground_of_an_unstripped_head_leaves_out_the_noise():
+    rng = np.random.default_rng(0)
+    volume = np.abs(rng.normal(0, 2, (12, 12, 12))) + 0.01
+    volume[3:9, 3:9, 3:9] += 500
+    mask = foreground(volume)
+    assert mask[3:9, 3:9, 3:9].all()
+    assert mask.sum() == 6**3
+
+
+def test_prior_follows_the_scanner_when_sequences_scale_together():
+    cases = [
+        {"t1n": Scale(0, gain), "t2f": Scale(0.1 * gain, 2 * gain)} for gain in (100, 900, 5000.0)
+    ]
+    guess = ScalePrior(cases).estimate("t2f", {"t1n": Scale(0, 300)})
+    assert guess.high == pytest.approx(600)
+    assert guess.low == pytest.approx(30)
+
+
+def test_prior_takes_the_median_when_they_do_not():
+    highs = [(100, 700), (5000, 720), (20, 680), (800, 700)]
+    cases = [{"t1n": Scale(0, a), "t2f": Scale(0, b)} for a, b in highs]
+    guess = ScalePrior(cases).estimate("t2f", {"t1n": Scale(0, 4000)})
+    assert guess.high == pytest.approx(700)
+
+
+def test_a_case_in_other_units_gets_a_target_in_its_own():
+    cases = [{"t1n": Scale(0, a), "t2f": Scale(0, b)} for a, b in [(600, 700), (800, 720)]]
+    guess = ScalePrior(cases).estimate("t2f", {"t1n": Scale(0, 1)})
+    assert guess.high == pytest.approx(1.03, abs=0.15)
+
+
+def test_negative_intensities_have_scales_too():
+    cases = [{"t1n": Scale(-3, -1), "t2f": Scale(-2, -0.5)} for _ in range(3)]
+    guess = ScalePrior(cases).estimate("t2f", {"t1n": Scale(-3, -1)})
+    assert (guess.low, guess.high) == (pytest.approx(-2), pytest.approx(-0.5))
+
+
+def test_prior_survives_json_and_refuses_what_it_never_saw():
+    prior = ScalePrior([{"t1n": Scale(1, 2)}])
+    again = ScalePrior.from_list(prior.to_list())
+    assert again.cases == prior.cases
+    with pytest.raises(ValueError, match="no training case has t2f"):
+        again.estimate("t2f", {})

@@ -1,0 +1,177 @@
+"""Claims about tiles, blending and what the network sees."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from synth3d.inference.tiles import hann_window, sliding_window, tile_starts
+
+SIDES = st.tuples(*[st.integers(1, 19)] * 3)
+
+
+@st.composite
+def patch_and_overlap(draw):
+    patch = draw(st.tuples(*[st.integers(1, 9)] * 3))
+    return patch, tuple(draw(st.integers(0, size - 1)) for size in patch)
+
+
+def random_volume(shape, channels=1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(channels, *shape, generator=generator) * 1000
+
+
+def test_worked_example_of_where_tiles_lie():
+    assert tile_starts(10, 4, 2) == [0, 2, 4, 6]
+    assert tile_starts(11, 4, 2) == [0, 2, 4, 5, 7]
+    assert tile_starts(4, 4, 0) == [0]
+
+
+@given(side=st.integers(1, 60), size=st.integers(1, 20), share=st.floats(0, 0.99))
+def test_tiles_cover_the_axis_and_overlap_at_least_as_asked(side, size, share):
+    side, overlap = max(side, size), int(share * size)
+    starts = tile_starts(side, size, overlap)
+    assert starts[0] == 0
+    assert starts[-1] == side - size
+    assert all(b - a <= size - overlap for a, b in zip(starts, starts[1:], strict=False))
+
+
+def test_hann_windows_are_positive_and_half_overlapping_ones_sum_to_one():
+    window = hann_window((8, 1, 48))
+    assert window.shape == (8, 1, 48)
+    assert window.min() > 0
+    along = hann_window((1, 1, 8)).flatten()
+    torch.testing.assert_close(along[:4] + along[4:], torch.ones(4))
+
+
+@settings(max_examples=60)
+@given(shape=SIDES, tile=patch_and_overlap(), batch=st.integers(1, 4))
+def test_the_identity_network_gives_back_its_input_bit_for_bit(shape, tile, batch):
+    volume = random_volume(shape, channels=2)
+    result = sliding_window(lambda x: x, volume, *tile, batch=batch, out_channels=2)
+    assert torch.equal(result, volume)
+
+
+@settings(max_examples=30)
+@given(shape=SIDES, tile=patch_and_overlap(), chance=st.floats(0, 1))
+def test_the_result_is_the_input_where_active_and_zero_elsewhere(shape, tile, chance):
+    volume = random_volume(shape)
+    active = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < chance
+    result = sliding_window(lambda x: x, volume, *tile, active=active)
+    assert torch.equal(result, volume * active)
+
+
+@settings(max_examples=30)
+@given(shape=SIDES, tile=patch_and_overlap(), chance=st.floats(0, 1))
+def test_a_network_of_slices_sees_slices_and_gives_back_the_volume(shape, tile, chance):
+    patch, overlap = (part[1:] for part in tile)
+    active = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < chance
+
+    def network(tiles):
+        assert tiles.shape == (2, 3, *patch)
+        return tiles[:, :2]
+
+    volume = random_volume(shape, channels=3)
+    result = sliding_window(network, volume, patch, overlap, active=active, out_channels=2)
+    assert torch.equal(result, volume[:2] * active)
+
+
+@pytest.mark.parametrize("shape", [(24, 17, 31), (5, 40, 8)])
+def test_a_voxelwise_network_is_applied_once_to_each_voxel(shape):
+    volume = random_volume(shape, channels=3) / 1000
+    result = sliding_window(lambda x: x.sum(1, keepdim=True).sin(), volume, (8, 8, 8), (4, 4, 4))
+    torch.testing.assert_close(result, volume.sum(0, keepdim=True).sin())
+
+
+def test_disagreeing_tiles_blend_without_a_seam():
+    numbers = iter(range(100))
+    volume = torch.zeros(1, 8, 8, 40)
+    result = sliding_window(
+        lambda x: torch.full_like(x, next(numbers)), volume, (8, 8, 8), (4, 4, 4), batch=1
+    )
+    line = result[0, 4, 4]
+    assert line[0] == 0
+    assert line[-1] == 8
+    assert (line[1:] - line[:-1]).min() >= 0
+    assert (line[1:] - line[:-1]).max() < 0.45  # one step of 1 spread over 4 voxels
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_batching_does_not_change_the_result_and_every_call_is_full(batch):
+    convolution = torch.nn.Conv3d(1, 1, 3, padding=1).double()
+    seen = []
+
+    def network(x):
+        seen.append(len(x))
+        return convolution(x.double())
+
+    volume = random_volume((13, 9, 10)) / 1000
+    with torch.inference_mode():
+        result = sliding_window(network, volume, (8, 8, 8), (4, 4, 4), batch)
+        one = sliding_window(lambda x: convolution(x.double()), volume, (8, 8, 8), (4, 4, 4), 1)
+    torch.testing.assert_close(result, one, rtol=1e-6, atol=1e-6)
+    assert set(seen) == {batch}
+
+
+def test_tiles_without_active_voxels_are_never_computed():
+    active = torch.zeros(64, 64, 64, dtype=torch.bool)
+    active[30:34, 40:44, 2:5] = True
+    calls, steps = [], []
+    sliding_window(
+        lambda x: calls.append(x.shape) or x,
+        random_volume(active.shape),
+        (16, 16, 16),
+        (8, 8, 8),
+        active=active,
+        on_tile=lambda done, total: steps.append((done, total)),
+    )
+    assert calls == [(2, 1, 16, 16, 16)]
+    assert steps == [(1, 1)]
+
+
+def test_the_network_sees_real_voxels_around_a_small_active_region():
+    volume = torch.ones(1, 20, 20, 20)
+    active = torch.zeros(20, 20, 20, dtype=torch.bool)
+    active[19, 0, 10] = True
+    seen = []
+    sliding_window(lambda x: seen.append(x) or x, volume, (8, 8, 8), (4, 4, 4), active=active)
+    assert seen[0].min() == 1
+
+
+def test_nothing_active_is_all_zero_without_a_call():
+    active = torch.zeros(4, 5, 6, dtype=torch.bool)
+    result = sliding_window(
+        lambda x: pytest.fail("called"), torch.ones(1, 4, 5, 6), (4, 4, 4), (0, 0, 0), active=active
+    )
+    assert torch.equal(result, torch.zeros(1, 4, 5, 6))
+
+
+def test_half_precision_networks_are_blended_in_float32():
+    volume = random_volume((9, 9, 9)) / 1000
+    result = sliding_window(lambda x: x.bfloat16(), volume, (4, 4, 4), (2, 2, 2))
+    assert result.dtype == torch.float32
+    assert torch.equal(result, volume.bfloat16().float())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"volume": torch.zeros(4, 4, 4)}, "volume must be a non-empty"),
+        ({"patch": (4, 4)}, r"patch and overlap are \(z, y, x\)"),
+        ({"patch": (4,), "overlap": (0,)}, r"patch and overlap are \(z, y, x\) or \(y, x\)"),
+        ({"patch": (4, 4), "overlap": (4, 0)}, r"overlap along y must be in \[0, 4\)"),
+        ({"overlap": (0, 4, 0)}, r"overlap along y must be in \[0, 4\)"),
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"active": torch.ones(3, 4, 4, dtype=torch.bool)}, "active is"),
+        ({"out_channels": 2}, "the network returned"),
+    ],
+)
+def test_refuses_what_does_not_fit(change, message):
+    arguments = {
+        "network": lambda x: x,
+        "volume": torch.zeros(1, 4, 4, 4),
+        "patch": (4, 4, 4),
+        "overlap": (0, 0, 0),
+    }
+    with pytest.raises(ValueError, match=message):
+        sliding_window(**arguments | change)

@@ -1,0 +1,230 @@
+"""Whole volumes: tiles are blended at every step, and nothing depends on how they are cut."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from synth3d.config.frameworks import DDPMOptions, IDDPMOptions, L1Options
+from synth3d.config.run import DataConfig, ModelConfig, RunConfig, TrainConfig
+from synth3d.frameworks import FRAMEWORKS
+from synth3d.frameworks.build import build
+from synth3d.frameworks.reconstruction import Reconstruction
+from synth3d.inference.tiles import sliding_window
+from synth3d.inference.volume import synthesize_volume
+
+YES = torch.ones(2, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
+OPTIONS = {
+    "ddpm": DDPMOptions(diffusion_steps=40, sampling_steps=4),
+    "iddpm": IDDPMOptions(diffusion_steps=40, sampling_steps=4),
+}
+SIDES = st.tuples(*[st.integers(1, 9)] * 3)
+
+
+class Pointwise(nn.Module):
+    """Linear in every voxel by itself."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.weight, self.outputs, self.calls = nn.Parameter(torch.tensor(0.5)), outputs, 0
+
+    def forward(self, x, present=None, wanted=None, time=None):
+        self.calls += len(x)
+        late = 0 if time is None else (time / 1000).view(-1, *[1] * (x.ndim - 1))
+        made = self.weight * x[:, :1] - 0.25 * x[:, 1:2] + 0.75 * x[:, -1:] + late
+        return made.expand(-1, self.outputs, *x.shape[2:])
+
+
+def pointwise(name: str):
+    if name == "l1":
+        return Reconstruction(Pointwise(1), L1Options())
+    made = FRAMEWORKS[name]
+    generator = Pointwise(made.channels(2, 1)[1])
+    return made(generator, made.make_schedule(40), OPTIONS[name], n_targets=1)
+
+
+def random_sources(shape, seed: int = 0) -> torch.Tensor:
+    return torch.rand(2, *shape, generator=torch.Generator().manual_seed(seed)) + 0.1
+
+
+@st.composite
+def cut(draw, axes: int = 3):
+    patch = draw(st.tuples(*[st.integers(1, 6)] * axes))
+    return patch, tuple(draw(st.integers(0, size - 1)) for size in patch)
+
+
+@pytest.mark.parametrize("name", ["l1", "ddpm", "iddpm"])
+@settings(max_examples=15)
+@given(shape=SIDES, tile=cut())
+def test_many_tiles_give_what_one_patch_gives(name, shape, tile):
+    cell, sources = pointwise(name), random_sources(shape)
+    whole = synthesize_volume(cell, sources, *YES, shape, (0, 0, 0), seed=5)
+    tiled = synthesize_volume(cell, sources, *YES, *tile, seed=5)
+    assert torch.equal(tiled, whole)
+    masks = (mask[None] for mask in YES)
+    patch = cell.synthesize(sources[None], *masks, seed=5)[0]
+    torch.testing.assert_close(whole, patch)
+
+
+@pytest.mark.parametrize("name", ["l1", "ddpm", "iddpm"])
+@settings(max_examples=10)
+@given(shape=SIDES, tile=cut(axes=2))
+def test_slices_are_tiles_too(name, shape, tile):
+    cell, sources = pointwise(name), random_sources(shape)
+    solid = synthesize_volume(cell, sources, *YES, shape, (0, 0, 0))
+    flat = synthesize_volume(cell, sources, *YES, *tile)
+    assert flat.shape == (1, *shape)
+    assert torch.equal(flat, solid)
+
+
+def real_cell(name: str, dim: int = 3):
+    torch.manual_seed(0)
+    config = RunConfig(
+        dim=dim,
+        sources=("t1n", "t2w"),
+        data=DataConfig(patch=(8,) * dim, overlap=(4,) * dim),
+        model=ModelConfig(name="resunet", widths=(4, 8), blocks=1),
+        train=TrainConfig(framework=name, ddpm=OPTIONS["ddpm"], iddpm=OPTIONS["iddpm"]),
+    )
+    return build(config, training=False).eval()
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("name", sorted(FRAMEWORKS))
+def test_the_seed_decides_and_the_batch_does_not(name, dim):
+    cell, sources = real_cell(name, dim), random_sources((9, 12, 12))
+
+    def run(**more):
+        return synthesize_volume(cell, sources, *YES, (8,) * dim, (4,) * dim, **more)
+
+    first = run(batch=2, seed=1)
+    assert first.shape == (1, 9, 12, 12)
+    assert first.isfinite().all()
+    assert torch.equal(first, run(batch=2, seed=1))
+    for batch in (1, 3):
+        torch.testing.assert_close(run(batch=batch, seed=1), first, rtol=1e-4, atol=1e-5)
+    if cell.iterative:
+        assert not torch.allclose(run(batch=2, seed=2), first)
+
+
+class Denoiser(nn.Module):
+    """The exact answer where every voxel is N(0, 1) as a state: E[ε | x_t] = √(1 − ᾱ_t) x_t."""
+
+    def __init__(self, schedule) -> None:
+        super().__init__()
+        self.schedule, self.weight = schedule, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, present=None, wanted=None, time=None):
+        alpha_bar = self.schedule.alpha_bar[int(time[0] * len(self.schedule) / 1000)]
+        return (1 - alpha_bar).sqrt().float() * x[:, -1:]
+
+
+def test_tiles_that_overlap_are_as_sharp_as_tiles_that_do_not():
+    """Blending finished tiles averages images that disagree; blending at every step does not.
+
+    Images are N(0, 1) in every voxel, for which β is the exact variance (Ho et al., section 3.2).
+    """
+    made = FRAMEWORKS["ddpm"]
+    schedule = made.make_schedule(100)
+    options = DDPMOptions(diffusion_steps=100, clip=(-9.0, 9.0), variance="beta")
+    cell = made(Denoiser(schedule), schedule, options, n_targets=1)
+    sources, cut = torch.ones(2, 24, 24, 24), ((16, 24, 24), (8, 0, 0))
+    result = synthesize_volume(cell, sources, *YES, *cut)[0]
+    overlap, alone = result[8:16].std(), result[:4].std()
+    assert overlap.item() == pytest.approx(0.5, rel=0.05)
+    assert alone.item() == pytest.approx(0.5, rel=0.05)
+    seeds = iter(range(100))
+
+    def finished(tiles: torch.Tensor) -> torch.Tensor:
+        masks = (mask.expand(len(tiles), -1) for mask in YES)
+        return cell.synthesize(tiles, *masks, seed=10 * next(seeds))
+
+    after = sliding_window(finished, sources, *cut, out_channels=1)[0]
+    assert after[11:13].std() < 0.8 * after[:4].std()
+
+
+@pytest.mark.parametrize("name", ["ddpm", "iddpm"])
+def test_there_is_no_seam_where_tiles_meet(name):
+    cell, sources = real_cell(name), torch.full((2, 8, 8, 40), 0.6)
+    sources += 0.2 * torch.rand(sources.shape, generator=torch.Generator().manual_seed(0))
+    result = synthesize_volume(cell, sources, *YES, (8, 8, 8), (0, 0, 4))[0]
+    jumps = result.diff(dim=-1).abs().mean((0, 1))  # 39 of them; tiles begin at 0, 4, ... 32
+    rims = jumps[[3, 7, 11, 15, 19, 23, 27, 31]].mean()
+    others = jumps[[1, 5, 9, 13, 17, 21, 25, 29]].mean()
+    assert 0.8 * others < rims < 1.2 * others
+
+
+@pytest.mark.parametrize("name", ["l1", "ddpm"])
+def test_only_what_is_active_is_made(name):
+    cell, sources = pointwise(name), random_sources((12, 4, 4))
+    active = torch.zeros(12, 4, 4, dtype=torch.bool)
+    cut = ((4, 4, 4), (0, 0, 0))
+    nothing = synthesize_volume(cell, sources, *YES, *cut, active=active)
+    assert torch.equal(nothing, torch.zeros(1, 12, 4, 4))
+    assert cell.generator.calls == 0
+    active[1:3] = True
+    part = synthesize_volume(cell, sources, *YES, *cut, batch=1, active=active)
+    assert cell.generator.calls == (4 if cell.iterative else 1)
+    whole = synthesize_volume(cell, sources, *YES, *cut)
+    assert torch.equal(part, torch.where(active, whole, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "passes"),
+    [("l1", None, 1), ("iddpm", None, 4), ("iddpm", 3, 3), ("ddpm", 40, 40)],
+)
+def test_progress_counts_tiles_over_all_steps(name, steps, passes):
+    cell, told = pointwise(name), []
+    report = lambda done, total: told.append((done, total))  # noqa: E731
+    synthesize_volume(
+        cell, random_sources((9, 4, 4)), *YES, (4, 4, 4), (0, 0, 0), on_tile=report, steps=steps
+    )
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (3 * passes, 3 * passes)
+    assert {total for _, total in told} == {3 * passes}
+
+
+def test_validation_takes_fewer_steps():
+    options = {"diffusion_steps": 40, "sampling_steps": 40}
+    made = FRAMEWORKS["ddpm"]
+    cell = made(Pointwise(1), made.make_schedule(40), DDPMOptions(validation_steps=7, **options), 1)
+    assert cell.validation_steps == 7
+    assert len(cell.times(cell.validation_steps)) == 7
+    assert real_cell("l1").validation_steps is None
+
+
+def test_the_result_is_an_ordinary_tensor():
+    for name in ("l1", "ddpm"):
+        result = synthesize_volume(
+            real_cell(name), random_sources((8, 8, 8)), *YES, (8, 8, 8), (0, 0, 0)
+        )
+        assert result.dtype == torch.float32
+        assert not result.requires_grad
+        result *= 2  # an inference tensor would refuse
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_tiles_are_laid_out_as_the_weights_are(dim):
+    last = torch.channels_last if dim == 2 else torch.channels_last_3d
+    for layout in (torch.contiguous_format, last):
+        cell, seen = real_cell("l1", dim), []
+        cell.generator.to(memory_format=layout)
+        cell.generator.register_forward_pre_hook(
+            lambda _, args, seen=seen, layout=layout: seen.append(
+                args[0].is_contiguous(memory_format=layout)
+            )
+        )
+        synthesize_volume(cell, random_sources((8, 8, 8)), *YES, (8,) * dim, (0,) * dim)
+        assert seen
+        assert all(seen)
+
+
+def test_what_does_not_fit_is_told():
+    cell, sources = pointwise("l1"), random_sources((4, 4, 4))
+    with pytest.raises(ValueError, match=r"present and wanted are \(S,\) = \(2,\) and \(T,\)"):
+        synthesize_volume(cell, sources, YES[1], YES[1], (4, 4, 4), (0, 0, 0))
+    with pytest.raises(ValueError, match="patch and overlap"):
+        synthesize_volume(cell, sources, *YES, (4,), (0,))
+    with pytest.raises(ValueError, match="overlap along z"):
+        synthesize_volume(cell, sources, *YES, (4, 4, 4), (4, 0, 0))

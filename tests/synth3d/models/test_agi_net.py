@@ -1,0 +1,318 @@
+"""AGI-Net's parts: the acceptance tests of its specification, in that order."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from synth3d.models import AGINet
+from synth3d.models.agi_net.cagr import CagrConv, CrossGroupAttention
+from synth3d.models.agi_net.routing import CagrOptions, OffsetHead, Routing
+
+SMALL = {"widths": (16, 32), "stages": 3, "groups": 4}
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def image(dim: int, channels: int = 2, batch: int = 2, side: int = 8) -> torch.Tensor:
+    return torch.randn(batch, channels, *[side] * dim)
+
+
+def routes(net: nn.Module, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(offsets, scale) of every routing during one pass."""
+    seen = []
+    for module in net.modules():
+        if isinstance(module, Routing):
+            module.register_forward_hook(lambda m, i, o: seen.append(o))
+    net(x)
+    return seen
+
+
+# 1: the offset branch learns
+
+
+@pytest.mark.parametrize("routing", ["stacked", "parallel"])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_offset_heads_get_a_gradient_at_the_start(dim, routing):
+    net = AGINet(2, 1, dim=dim, routing=routing, **SMALL)
+    net(image(dim)).square().sum().backward()
+    heads = [m for m in net.modules() if isinstance(m, OffsetHead)]
+    assert len(heads) == 6
+    assert all(head.weight.grad.abs().max() > 1e-6 for head in heads)
+
+
+# 2: initialisers
+
+
+def test_offsets_start_at_zero_and_scales_at_sigmoid_one():
+    for offsets, scale in routes(AGINet(2, 1, **SMALL), image(3)):
+        assert (offsets == 0).all()
+        assert torch.allclose(scale, torch.full_like(scale, 1 / (1 + math.exp(-1))))
+
+
+def by_class_name(module: nn.Module) -> None:
+    """The usual initialiser of image translation code: normal 0.02 by class name."""
+    if hasattr(module, "weight") and any(n in type(module).__name__ for n in ("Conv", "Linear")):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+
+
+def by_type(module: nn.Module) -> None:
+    """nnU-Net's: He for convolutions and linear layers."""
+    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, a=0.01)
+
+
+@pytest.mark.parametrize("init", [by_class_name, by_type])
+def test_heads_survive_initialisers_that_go_by_layer(init):
+    net = AGINet(2, 1, **SMALL).apply(init)
+    assert all((offsets == 0).all() for offsets, _ in routes(net, image(3)))
+
+
+def test_heads_are_reset_after_an_initialiser_that_spares_nothing():
+    net = AGINet(2, 1, **SMALL)
+    before = net.stages["down1"][0].first.conv.weight
+    for p in net.parameters():
+        nn.init.normal_(p)
+    drawn = before.clone()
+    net.reset_heads()
+    for offsets, scale in routes(net, image(3)):
+        assert (offsets == 0).all()
+        assert torch.allclose(scale, torch.full_like(scale, 0.7310586))
+    assert torch.equal(net.stages["down1"][0].first.conv.weight, drawn)
+
+
+def test_reset_parameters_draws_every_weight_anew():
+    net = AGINet(2, 1, **SMALL)
+    for p in net.parameters():
+        nn.init.constant_(p, 7.0)
+    net.reset_parameters()
+    assert not any((p == 7.0).any() for p in net.parameters())
+    assert all((offsets == 0).all() for offsets, _ in routes(net, image(3)))
+
+
+# 3: attention
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(8, 4), (16, 4), (8, 8), (6, 2)])
+def test_attention_reads_its_own_and_the_shuffled_groups(channels, groups):
+    attention = CrossGroupAttention(channels, groups, dim=3)
+    size = channels // groups
+    shuffled = torch.arange(channels).reshape(groups, size).T.reshape(groups, size)
+    x = image(3, channels, batch=1, side=4)
+    before = attention(x).reshape(groups, size)
+    for j in range(groups):
+        moved = x.clone()
+        moved[:, j * size : (j + 1) * size] += 1
+        changed = (attention(moved).reshape(groups, size) != before).any(1)
+        readers = [i == j or bool((shuffled[i] // size == j).any()) for i in range(groups)]
+        assert changed.tolist() == readers
+
+
+def test_attention_is_the_published_formula():
+    channels, groups = 8, 2
+    attention = CrossGroupAttention(channels, groups, dim=2)
+    x = image(2, channels)
+    z = x.mean((2, 3))
+    shuffled = z.reshape(2, groups, -1).transpose(1, 2).reshape(2, -1)
+    gates = []
+    for i in range(groups):
+        half = slice(4 * i, 4 * i + 4)
+        both = torch.cat([z[:, half], shuffled[:, half]], 1)
+        gates.append(both @ attention.mix.weight[half, :, 0, 0].T + attention.mix.bias[half])
+    assert torch.allclose(attention(x).flatten(1), torch.cat(gates, 1).sigmoid(), atol=1e-6)
+
+
+def test_open_attention_starts_at_one_gate_for_all():
+    attention = CrossGroupAttention(8, 4, dim=3, init="open")
+    gates = attention(image(3, 8))
+    assert torch.allclose(gates, torch.full_like(gates, 1 / (1 + math.exp(-2))))
+
+
+# 4: routing
+
+
+@pytest.mark.parametrize("routing", ["stacked", "parallel"])
+def test_routing_convolutions_keep_groups_apart(routing):
+    layer = Routing(8, 4, dim=3, options=CagrOptions(routing=routing))
+    x = image(3, 8, batch=1, side=4)
+    moved = x.clone()
+    moved[:, 2:4] += 1
+    for unit in (layer.unit1, layer.unit2):
+        changed = (unit[0](moved) - unit[0](x)).abs().amax((0, 2, 3, 4)) > 1e-6
+        assert changed.tolist() == [False] * 2 + [True] * 2 + [False] * 4
+
+
+@pytest.mark.parametrize("routing", ["stacked", "parallel"])
+def test_routing_is_the_published_formula(routing):
+    layer = Routing(8, 4, dim=2, options=CagrOptions(routing=routing))
+    nn.init.normal_(layer.offsets.weight)
+    nn.init.normal_(layer.scale.weight)
+    x = image(2, 8)
+
+    def unit(u: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        y = F.conv2d(x, u[0].weight, u[0].bias, padding=1, groups=4).permute(0, 2, 3, 1)
+        return F.gelu(F.layer_norm(y, (8,), u[1].weight, u[1].bias)).permute(0, 3, 1, 2)
+
+    one = unit(layer.unit1, x)
+    two = unit(layer.unit2, one if routing == "stacked" else x)
+    v_scale = two.mean((2, 3))
+    v_offset = v_scale if routing == "stacked" else one.mean((2, 3))
+    offsets, scale = layer(x)
+    expected = (v_offset @ layer.offsets.weight.T).reshape(2, 4, 2)
+    assert torch.allclose(offsets, expected, atol=1e-5)
+    assert torch.allclose(scale, (v_scale @ layer.scale.weight.T + 1).sigmoid(), atol=1e-5)
+
+
+def test_a_stride_makes_the_routing_coarser_and_costs_no_parameter():
+    plain, strided = (AGINet(2, 1, routing_stride=s, **SMALL) for s in (1, 2))
+    assert sum(map(torch.numel, plain.parameters())) == sum(map(torch.numel, strided.parameters()))
+    assert strided(image(3)).shape == (2, 1, 8, 8, 8)
+
+
+# 5: scale at the start
+
+
+def test_at_the_start_a_cagr_convolution_is_scaled_by_gate_and_lambda():
+    layer = CagrConv(8, 4, 3, CagrOptions(attn_init="open"))
+    x = image(3, 8)
+    factor = torch.tensor(1.0).sigmoid() * torch.tensor(2.0).sigmoid()
+    plain = F.conv3d(x, layer.conv.weight, padding=1)
+    assert torch.allclose(layer(x), factor * plain, atol=1e-5)
+
+
+def test_with_open_gates_and_unit_scale_it_is_the_plain_convolution():
+    layer = CagrConv(8, 4, 3)
+    nn.init.zeros_(layer.attention.mix.weight)
+    nn.init.constant_(layer.attention.mix.bias, 100.0)
+    nn.init.constant_(layer.routing.scale.bias, 100.0)
+    x = image(3, 8)
+    assert torch.allclose(layer(x), F.conv3d(x, layer.conv.weight, padding=1), atol=1e-5)
+
+
+# 6: periods
+
+
+def test_an_offset_of_three_taps_is_no_offset():
+    layer = CagrConv(8, 4, 3)
+    x = image(3, 8)
+    before = layer(x)
+    nn.init.zeros_(layer.routing.unit2[1].weight)  # v becomes GELU(bias): a constant
+    nn.init.ones_(layer.routing.unit2[1].bias)
+    nn.init.constant_(layer.routing.offsets.weight, 3 / (8 * F.gelu(torch.tensor(1.0)).item()))
+    offsets, _ = layer.routing(x)
+    assert torch.allclose(offsets, torch.full_like(offsets, 3.0), atol=1e-5)
+    assert torch.allclose(layer(x), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_a_cagr_convolution_compiles_without_a_graph_break(layout):
+    layer, x = CagrConv(8, 4, 3), image(3, 8).to(memory_format=layout)
+    nn.init.normal_(layer.routing.offsets.weight)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(x), layer(x), atol=1e-5)
+    grads = []
+    for run in (compiled, layer):
+        layer.zero_grad()
+        run(x).square().mean().backward()
+        grads.append([p.grad.clone() for p in layer.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads, strict=True))
+
+
+# The switches beside the published module
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize(
+    ("groups", "inputs", "owned"),
+    [(4, 3, [8, 4, 4]), (4, 2, [8, 8]), (8, 3, [6, 6, 4]), (2, 1, [16])],
+)
+def test_a_grouped_head_gives_every_modality_groups_of_its_own(dim, groups, inputs, owned):
+    net = AGINet(inputs, 1, dim=dim, widths=(16, 32), stages=3, groups=groups, head="grouped")
+    x = torch.randn(1, inputs, *[4] * dim)
+    first = 0
+    for channel, size in enumerate(owned):
+        moved = x.clone()
+        moved[:, channel] += 1
+        changed = (net.head(moved) != net.head(x)).flatten(2).any(2)[0]
+        assert changed.nonzero().flatten().tolist() == list(range(first, first + size))
+        first += size
+    net(x).square().sum().backward()
+    assert net.head.weight.grad.abs().min() > 0
+    assert net.head.weight.numel() == 16 * 3**dim
+    assert "head.mask" not in net.state_dict()
+    with torch.device("meta"):  # as a run builds its network to tell its size
+        ghost = AGINet(inputs, 1, dim=dim, widths=(16, 32), stages=3, groups=groups, head="grouped")
+    assert ghost.head.mask.shape == net.head.mask.shape
+
+
+def test_a_grouped_head_needs_a_group_for_every_modality():
+    with pytest.raises(ValueError, match="2 groups of 16 channels cannot be shared out among 3"):
+        AGINet(3, 1, widths=(16, 32), stages=3, groups=2, head="grouped")
+    with pytest.raises(ValueError, match="head must be one of plain, grouped"):
+        AGINet(3, 1, **SMALL, head="both")
+
+
+def test_without_shuffle_groups_see_only_themselves():
+    attention = CrossGroupAttention(8, 4, dim=3, shuffle=False)
+    x = image(3, 8, batch=1, side=4)
+    before = attention(x).reshape(4, 2)
+    for j in range(4):
+        moved = x.clone()
+        moved[:, 2 * j : 2 * j + 2] += 1
+        changed = (attention(moved).reshape(4, 2) != before).any(1)
+        assert changed.tolist() == [i == j for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [
+        ({"offsets": "frozen"}, 3 * 4 * 8),
+        ({"offsets": "shared"}, 3 * 3 * 8),
+        ({"scale": "fixed"}, 4 * 8 + 4),
+    ],
+)
+def test_switched_off_heads_have_no_parameters(options, lost):
+    full, less = (CagrConv(8, 4, 3, CagrOptions(**o)) for o in ({}, options))
+    counts = [sum(p.numel() for p in layer.parameters()) for layer in (full, less)]
+    assert counts[0] - counts[1] == lost
+
+
+def test_switched_off_heads_do_what_they_say():
+    x = image(3, 8)
+    for options, check in (
+        ({"offsets": "frozen"}, lambda o, s: not o.any()),
+        ({"offsets": "shared"}, lambda o, s: bool((o == o[:, :1]).all() and o.any())),
+        ({"scale": "fixed"}, lambda o, s: bool((s == 1).all())),
+        ({"scale_init": 3.0}, lambda o, s: torch.allclose(s, torch.full((2, 4), 0.95257413))),
+    ):
+        layer = Routing(8, 4, 3, CagrOptions(**options))
+        if layer.offsets is not None:
+            nn.init.normal_(layer.offsets.weight)
+        offsets, scale = layer(x)
+        assert (offsets.shape, scale.shape) == ((2, 4, 3), (2, 4))
+        assert check(offsets, scale)
+
+
+# 7 stands in test_models_counts.py; 6 once more: the output depends on the patch
+
+
+def test_routing_depends_on_the_whole_patch():
+    """Global pooling ties what a voxel becomes to the tile it is in; the plain network's does not.
+
+    The interior of the same voxels in a larger tile: equal for the plain network as far as its
+    receptive field reaches, different for AGI-Net.
+    """
+    x = image(2, batch=1, side=64)
+    inner = x[..., 8:56, 8:56]
+    far = (..., slice(20, 28), slice(20, 28))
+    for module, same in (("conv", True), ("cagr", False)):
+        net = AGINet(2, 1, dim=2, widths=(8, 16), blocks=1, stages=1, groups=2, module=module)
+        for head in (m for m in net.modules() if isinstance(m, OffsetHead)):
+            nn.init.normal_(head.weight, std=3.0)
+        whole = net(x)[..., 8:56, 8:56][far]
+        assert torch.allclose(net(inner)[far], whole, atol=1e-6) == same

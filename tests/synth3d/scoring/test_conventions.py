@@ -1,0 +1,375 @@
+"""Claims about image scores under named conventions."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from synth3d.images.intensity import Scale
+from synth3d.scoring.case import score_case, score_mapped
+from synth3d.scoring.conventions import CONVENTIONS
+from synth3d.scoring.formulas import image_scores
+from synth3d.scoring.similarity import TORCHMETRICS, similarity_map
+
+NAMES = list(CONVENTIONS)
+AGI, TSF, BRASYN = (CONVENTIONS[name] for name in ("paper-agi", "paper-tsf", "brasyn"))
+
+
+def ball(shape, radius=0.8, centre=0.0):
+    axes = np.meshgrid(*[np.linspace(-1, 1, side) for side in shape], indexing="ij")
+    return sum((axis - centre) ** 2 for axis in axes) < radius**2
+
+
+def head(shape=(20, 24, 22), seed=0):
+    """(real, synthetic, brain, tumour) in scanner-like units, background 0."""
+    generator = np.random.default_rng(seed)
+    brain, tumour = ball(shape), ball(shape, 0.3, 0.2)
+    real = np.where(brain, 100 + 300 * generator.random(shape) + 400 * tumour, 0)
+    noise = 40 * generator.standard_normal(shape)
+    synthetic = np.where(brain, np.maximum(real + noise, 0), 0)
+    return real.astype(np.float32), synthetic.astype(np.float32), brain, tumour
+
+
+def value(scores, name):
+    return next(v for n, v in scores.items() if n.split("@")[0] == name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_carries_its_convention_and_every_convention_its_source(name):
+    scores = score_case(*head(), name)
+    assert scores
+    assert all(full.endswith(f"@{name}") for full in scores)
+    assert len(CONVENTIONS[name].source) > 40
+    assert CONVENTIONS[name].name == name
+
+
+def test_paper_agi_by_hand():
+    real, synthetic, brain, tumour = head((31, 40, 36))
+    top = np.percentile(real, 99.5)
+    x, y = (np.clip(volume.astype(float) / top, 0, 1)[7:23] for volume in (real, synthetic))
+    assert AGI.box(brain)[0] == slice(7, 23)  # 16 = round(31 * 80 / 155) slices
+    scores = score_case(real, synthetic, brain, tumour, "paper-agi")
+    psnr = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(x, y, strict=True)]
+    ssim = [structural_similarity(a, b, data_range=1) for a, b in zip(x, y, strict=True)]
+    assert value(scores, "psnr_volume") == pytest.approx(np.mean(psnr), abs=1e-9)
+    assert value(scores, "ssim_volume") == pytest.approx(np.mean(ssim), abs=1e-9)
+    assert value(scores, "mae_volume") == pytest.approx(np.abs(x - y).mean(), abs=1e-9)
+    inside = tumour[7:23]
+    error = np.mean((x - y)[inside] ** 2)
+    assert value(scores, "psnr_tumour") == pytest.approx(-10 * math.log10(error), abs=1e-9)
+
+
+def test_paper_tsf_by_hand():
+    real, synthetic, brain, tumour = head((131, 20, 18))
+    top = 2 * np.percentile(real, 99)
+    x, y = (np.clip(v.astype(float), 0, top) / top * 2 - 1 for v in (real, synthetic))
+    x, y = x[2:128], y[2:128]
+    scores = score_case(real, synthetic, brain, tumour, "paper-tsf")
+    psnr = peak_signal_noise_ratio(x, y, data_range=2)
+    assert value(scores, "psnr_volume") == pytest.approx(psnr, abs=1e-9)
+    ssim = structural_similarity(x, y, data_range=2)
+    assert value(scores, "ssim_volume") == pytest.approx(ssim, abs=1e-9)
+
+
+def test_what_of_a_native_brats_volume_is_scored():
+    brain = np.ones((155, 240, 240), bool)
+    assert AGI.box(brain) == (slice(37, 117), slice(0, 240), slice(0, 240))
+    assert TSF.box(brain) == (slice(14, 140), slice(24, 216), slice(24, 216))
+    assert BRASYN.box(brain) == (slice(0, 155), slice(0, 240), slice(0, 240))
+
+
+def zeroed_pair(real, synthetic, mask):
+    """What ssim.py of the challenge hands to torchmetrics, for one region."""
+    pair = []
+    for volume in (real, synthetic):
+        low, high = np.percentile(volume, [0.5, 99.5])
+        pair.append(np.clip((volume.astype(float) - low) / (high - low), 0, 1) * mask)
+    return pair
+
+
+@pytest.mark.slow
+def test_brasyn_agrees_with_torchmetrics():
+    functional = pytest.importorskip("torchmetrics.functional.image", reason="no torchmetrics")
+    torch = pytest.importorskip("torch")
+    real, synthetic, brain, tumour = head()
+    scores = score_case(real, synthetic, brain, tumour, "brasyn")
+    for region, mask in (("tumour", tumour), ("rest", ~tumour)):
+        x, y = (torch.from_numpy(v)[None, None] for v in zeroed_pair(real, synthetic, mask))
+        mean, full = functional.structural_similarity_index_measure(y, x, return_full_image=True)
+        assert value(scores, f"ssim_{region}") == pytest.approx(float(mean), abs=1e-9)
+        if region == "tumour":
+            inside = full[0, 0].numpy()[tumour].mean()
+            assert value(scores, "ssim_tumour_inside") == pytest.approx(inside, abs=1e-9)
+
+
+def test_brasyn_agrees_with_figures_of_torchmetrics():
+    """Made as in the test above, with torchmetrics 1.9.0."""
+    scores = score_case(*head(), "brasyn")
+    assert value(scores, "ssim_tumour") == pytest.approx(0.9997573609420519, abs=1e-9)
+    assert value(scores, "ssim_rest") == pytest.approx(0.9835426081767248, abs=1e-9)
+
+
+@pytest.mark.parametrize("background", [50.0, -50.0])
+def test_brasyn_takes_the_lower_percentile_but_nothing_below_0(background):
+    real, synthetic, brain, tumour = head((12, 14, 13))
+    pair = [np.where(brain, volume, background) for volume in (real, synthetic)]
+    mapped = []
+    for volume in pair:
+        low, high = max(0.0, np.percentile(volume, 0.5)), np.percentile(volume, 99.5)
+        mapped.append(np.where(tumour, (volume.clip(low, high) - low) / (high - low), 0))
+    expected = similarity_map(*mapped, max(np.ptp(volume) for volume in mapped), TORCHMETRICS)
+    scores = score_case(*pair, brain, tumour, "brasyn")
+    assert value(scores, "ssim_tumour") == pytest.approx(expected.mean(), abs=1e-9)
+    assert BRASYN.ends(pair[0], brain)[0] == max(0.0, background)
+
+
+def test_ours_is_image_scores_on_the_real_scale():
+    real, synthetic, brain, tumour = head()
+    scale = Scale.fit(real, brain)
+    expected = image_scores(scale.apply(real, brain), scale.apply(synthetic, brain), brain, tumour)
+    found = score_case(real, synthetic, brain, tumour, "ours", blanked=False)
+    assert {name.split("@")[0]: v for name, v in found.items() if "nmse" not in name} == (
+        pytest.approx(expected, rel=1e-9)
+    )
+
+
+def saturated(seed):
+    """A real volume whose p99 and p99.5 are its maximum, and a darker synthetic one."""
+    generator = np.random.default_rng(seed)
+    real = generator.random((8, 16, 16)) * 90
+    real[:, :4] = 100
+    return real, real * generator.uniform(0.5, 1, real.shape), np.ones(real.shape, bool)
+
+
+@pytest.mark.parametrize("region", ["volume", "tumour"])
+@settings(max_examples=20)
+@given(seed=st.integers(0, 999))
+def test_range_2_by_p99_is_exactly_6_db_above_range_1_by_p99_5(region, seed):
+    real, synthetic, everywhere = saturated(seed)
+    agi = replace(AGI, slicewise=False, middle=1.0)
+    one, two = (score_case(real, synthetic, everywhere, everywhere, c) for c in (agi, TSF))
+    shift = value(two, f"psnr_{region}") - value(one, f"psnr_{region}")
+    assert shift == pytest.approx(20 * math.log10(2), abs=1e-9)  # 6.0206 dB
+    assert TSF.peak(real, everywhere) == pytest.approx(2 * AGI.peak(real, everywhere))
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 999), p=st.floats(50, 99.9), stretch=st.floats(2, 9))
+def test_psnr_of_two_ranges_differs_by_the_ratio_of_their_peaks(seed, p, stretch):
+    generator = np.random.default_rng(seed)
+    real, everywhere = 50 + 50 * generator.random((6, 8, 8)), np.ones((6, 8, 8), bool)
+    synthetic = 50 + 50 * generator.random(real.shape)
+    first = replace(TSF, high=p, stretch=stretch)  # at least 2 x 50 and so above every voxel
+    one, two = (score_case(real, synthetic, everywhere, None, c) for c in (first, TSF))
+    expected = 20 * math.log10(TSF.peak(real, everywhere) / first.peak(real, everywhere))
+    shift = value(two, "psnr_volume") - value(one, "psnr_volume")
+    assert shift == pytest.approx(expected, abs=1e-6)
+
+
+def test_clipping_hides_errors_above_the_peak():
+    real, synthetic, brain, tumour = head()
+    brighter = np.where(real >= np.percentile(real, 99.5), 1e4, synthetic)
+    same = score_case(real, synthetic, brain, None, "paper-agi")
+    wrong = score_case(real, brighter, brain, None, "paper-agi")
+    assert value(wrong, "psnr_volume") >= value(same, "psnr_volume")
+    ours = [score_case(real, v, brain, None, "ours") for v in (synthetic, brighter)]
+    assert value(ours[1], "psnr_brain") < value(ours[0], "psnr_brain") - 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=20)
+@given(factor=st.floats(0.01, 1000))
+def test_a_common_factor_changes_nothing(name, factor):
+    real, synthetic, brain, tumour = head((9, 12, 11))
+    scores = score_case(real, synthetic, brain, tumour, name)
+    scaled = score_case(
+        real.astype(float) * factor, synthetic.astype(float) * factor, brain, tumour, name
+    )
+    assert scaled == pytest.approx(scores, rel=1e-4, abs=1e-5)
+
+
+def test_wrong_brightness_counts_except_where_each_volume_is_its_own_measure():
+    real, _, brain, tumour = head()
+    for name in NAMES:
+        scores = score_case(real, 0.6 * real, brain, tumour, name, blanked=False)
+        ssim = next(v for n, v in scores.items() if n.startswith("ssim"))
+        assert (ssim > 0.9999) == (name == "brasyn")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_volumes_are_perfect(name):
+    real, _, brain, tumour = head()
+    for full, found in score_case(real, real, brain, tumour, name, blanked=False).items():
+        perfect = {"psnr": math.inf, "ssim": 1.0, "mae": 0.0, "nmse": 0.0}[full.split("_")[0]]
+        assert found == perfect
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_the_range_real_and_synthetic_may_be_swapped(name):
+    real, synthetic, brain, tumour = head()
+    ends = CONVENTIONS[name].ends(real, brain)
+    x, y = (CONVENTIONS[name].apply(volume, ends, brain) for volume in (real, synthetic))
+    there = score_mapped(x, y, brain, tumour, name)
+    back = score_mapped(y, x, brain, tumour, name)
+    for full in there:
+        if not full.startswith("nmse"):
+            assert there[full] == pytest.approx(back[full], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_more_noise_scores_worse(name):
+    real, synthetic, brain, tumour = head()
+    worse = np.where(brain, np.maximum(real + 2.0 * (synthetic - real), 0), 0)
+    good = score_case(real, synthetic, brain, tumour, name, blanked=False)
+    bad = score_case(real, worse, brain, tumour, name, blanked=False)
+    for full in good:
+        sign = 1 if full.startswith(("psnr", "ssim")) else -1
+        assert sign * good[full] > sign * bad[full]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_control_is_the_score_of_a_blanked_tumour(name):
+    real, synthetic, brain, tumour = head()
+    scores = score_case(real, synthetic, brain, tumour, name)
+    blank = np.where(tumour, 0, synthetic)
+    again = score_case(real, blank, brain, tumour, name, blanked=False)
+    for full, found in again.items():
+        if not full.startswith("ssim_rest"):
+            control = scores[full.replace("@", "_blanked@")]
+            assert control == pytest.approx(found, abs=1e-9)
+    assert set(again) <= set(scores)
+    assert len(scores) == 2 * len(again) - (name == "brasyn")
+
+
+def test_a_blanked_tumour_is_seen_inside_it_and_not_by_the_official_score():
+    real, _, brain, tumour = head((40, 44, 42))
+    perfect_but = np.where(tumour, 0, real)
+    official = score_case(real, perfect_but, brain, tumour, "brasyn", blanked=False)
+    assert value(official, "ssim_tumour") > 0.9
+    assert value(official, "ssim_tumour_inside") < 0.1
+    ours = score_case(real, perfect_but, brain, tumour, "ours", blanked=False)
+    assert value(ours, "ssim_tumour") < 0.1
+
+
+def test_without_a_tumour_there_is_nothing_to_blank():
+    real, synthetic, brain, tumour = head()
+    for name in NAMES:
+        none = score_case(real, synthetic, brain, None, name)
+        assert not any("tumour" in full or "blanked" in full for full in none)
+        empty = score_case(real, synthetic, brain, np.zeros_like(tumour), name)
+        for full, found in empty.items():
+            assert math.isnan(found) == ("tumour" in full or "blanked" in full)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 24, 20), (3, 4, 5)])
+def test_volumes_smaller_than_the_window_have_scores(name, shape):
+    generator = np.random.default_rng(0)
+    real = 100 + 50 * generator.random(shape)
+    synthetic = 100 + 50 * generator.random(shape)
+    everywhere = np.ones(shape, bool)
+    for full, found in score_case(real, synthetic, everywhere, everywhere, name).items():
+        assert math.isfinite(found) or full.startswith("ssim_rest")  # there is no rest
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_synthetic_volume_is_scored_and_scores_badly(name):
+    real, synthetic, brain, tumour = head()
+    good = score_case(real, synthetic, brain, tumour, name, blanked=False)
+    bad = score_case(real, 0 * synthetic, brain, tumour, name, blanked=False)
+    for full in good:
+        assert math.isfinite(bad[full])
+        sign = 1 if full.startswith(("psnr", "ssim")) else -1
+        assert sign * good[full] > sign * bad[full]
+
+
+@pytest.mark.parametrize("name", ["ours", "paper-agi"])
+def test_an_empty_brain_has_no_scores(name):
+    nothing = np.zeros((8, 9, 10), bool)
+    scores = score_case(np.zeros(nothing.shape), np.zeros(nothing.shape), nothing, nothing, name)
+    assert all(math.isnan(found) for found in scores.values())
+
+
+def test_slices_without_brain_are_left_out():
+    real, synthetic, brain, _ = head((31, 40, 36))
+    brain = brain.copy()
+    brain[:12] = False
+    real, synthetic = np.where(brain, real, 0), np.where(brain, synthetic, 0)
+    assert math.isfinite(value(score_case(real, synthetic, brain, None, AGI), "psnr_volume"))
+
+
+def test_one_voxel_has_no_contrast_to_score_but_does_no_harm():
+    voxel, everywhere = np.full((1, 1, 1), 7.0), np.ones((1, 1, 1), bool)
+    for name in NAMES:
+        scores = score_case(voxel, 0.5 * voxel, everywhere, everywhere, name)
+        assert all(math.isfinite(v) for full, v in scores.items() if full.startswith("psnr"))
+        assert all(math.isnan(v) for full, v in scores.items() if "brasyn" in full)
+
+
+def test_a_tiny_head_does_not_divide_by_a_percentile_of_zero():
+    real = np.zeros((20, 20, 20))
+    real[9:11, 9:11, 9:11] = 100  # 0.1 % of the volume: p99.5 is 0
+    for name in ("paper-agi", "paper-tsf", "brasyn"):
+        scores = score_case(real, 0.5 * real, real > 0, real > 0, name)
+        assert all(math.isfinite(v) for full, v in scores.items() if "_rest" not in full)
+
+
+def test_refuses_what_cannot_be_scored():
+    real, synthetic, brain, tumour = head((6, 7, 8))
+    with pytest.raises(ValueError, match="'theirs' is no convention; known are ours, paper-agi"):
+        score_case(real, synthetic, brain, tumour, "theirs")
+    with pytest.raises(ValueError, match=r"synthetic is \(5, 7, 8\) and the real volume"):
+        score_case(real, synthetic[1:], brain, tumour, "ours")
+    with pytest.raises(ValueError, match="tumour mask must be bool, got float32"):
+        score_case(real, synthetic, brain, tumour.astype(np.float32), "ours")
+    with pytest.raises(ValueError, match=r"expected \(D, H, W\)"):
+        score_case(real[0], synthetic[0], brain[0], None, "ours")
+    broken = synthetic.copy()
+    broken[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="synthetic volume has 1 NaN or infinite voxels"):
+        score_case(real, broken, brain, tumour, "ours")
+
+
+class Spy:
+    """A distance that counts slices: the mean absolute difference of each."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, real, synthetic):
+        self.seen.append((real, synthetic))
+        return np.abs(real - synthetic).mean(axis=(1, 2))
+
+
+def test_lpips_is_the_sum_of_slices_in_one_paper_and_their_mean_in_ours():
+    real, synthetic, brain, _ = head((12, 10, 10))
+    held = int(brain.any(axis=(1, 2)).sum())
+    assert 0 < held < 12
+    for name, slices in (("paper-tsf", 12), ("ours", held)):
+        spy = Spy()
+        scores = score_case(real, synthetic, brain, None, name, perceptual=spy)
+        ((x, y),) = spy.seen
+        assert len(x) == slices
+        assert x.dtype == np.float32
+        distances = np.abs(x - y).mean(axis=(1, 2))
+        expected = distances.sum() if name == "paper-tsf" else distances.mean()
+        region = "volume" if name == "paper-tsf" else "brain"
+        assert scores[f"lpips_{region}@{name}"] == pytest.approx(expected, rel=1e-6)
+        assert x.min() >= -1.5
+        assert x.min() < -0.9
+
+
+def test_lpips_is_left_out_where_the_source_has_none():
+    spy = Spy()
+    scores = score_case(*head((6, 8, 8)), "paper-agi", perceptual=spy)
+    assert not spy.seen
+    assert not any(full.startswith("lpips") for full in scores)
+
+
+def test_lpips_has_its_control():
+    scores = score_case(*head((6, 8, 8)), "ours", perceptual=Spy())
+    assert scores["lpips_brain_blanked@ours"] > scores["lpips_brain@ours"]

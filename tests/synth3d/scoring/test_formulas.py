@@ -1,0 +1,131 @@
+"""Claims about PSNR, SSIM and MAE inside a mask."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+
+from synth3d.scoring.formulas import image_scores, mae_brain, psnr_brain, ssim_brain, ssim_tumour
+
+SCORES = [psnr_brain, ssim_brain, mae_brain]
+
+
+def pair(shape, seed=0):
+    generator = np.random.default_rng(seed)
+    real = generator.random(shape, dtype=np.float32)
+    return real, (real + 0.1 * generator.standard_normal(shape)).astype(np.float32)
+
+
+def ball(shape, radius=0.8):
+    axes = np.meshgrid(*[np.linspace(-1, 1, side) for side in shape], indexing="ij")
+    return sum(axis**2 for axis in axes) < radius**2
+
+
+def test_worked_example():
+    real = np.zeros((2, 2, 2), np.float32)
+    synthetic = np.zeros_like(real)
+    synthetic[0, 0, 0], synthetic[1, 1, 1] = 0.1, 5
+    mask = np.zeros(real.shape, bool)
+    mask[0] = True  # the error of 5 is outside
+    assert mae_brain(real, synthetic, mask) == pytest.approx(0.1 / 4)
+    assert psnr_brain(real, synthetic, mask) == pytest.approx(10 * math.log10(4 / 0.01))
+
+
+def test_agrees_with_scikit_image_over_a_full_mask():
+    real, synthetic = pair((9, 10, 11))
+    everywhere = np.ones(real.shape, bool)
+    assert psnr_brain(real, synthetic, everywhere) == pytest.approx(
+        peak_signal_noise_ratio(real, synthetic, data_range=1), rel=1e-6
+    )
+    assert 10 ** (-psnr_brain(real, synthetic, everywhere) / 10) == pytest.approx(
+        mean_squared_error(real, synthetic), rel=1e-6
+    )
+    _, similarity = structural_similarity(real, synthetic, data_range=1, full=True)
+    assert ssim_brain(real, synthetic, everywhere) == pytest.approx(similarity.mean(), abs=1e-5)
+
+
+def test_ssim_inside_a_mask_is_the_mean_of_the_whole_map():
+    real, synthetic = pair((20, 15, 23))
+    mask = ball(real.shape, 0.5)
+    _, similarity = structural_similarity(
+        real.astype(float), synthetic.astype(float), data_range=1, full=True
+    )
+    assert ssim_brain(real, synthetic, mask) == pytest.approx(similarity[mask].mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (3, 20, 9), (1, 1, 1), (5, 5, 5)])
+@pytest.mark.parametrize(("score", "perfect"), zip(SCORES, [math.inf, 1.0, 0.0], strict=True))
+def test_equal_volumes_are_perfect(score, perfect, shape):
+    real, _ = pair(shape)
+    assert score(real, real, np.ones(shape, bool)) == pytest.approx(perfect)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@given(seed=st.integers(0, 99))
+def test_real_and_synthetic_may_be_swapped(score, seed):
+    real, synthetic = pair((7, 4, 9), seed)
+    mask = real > 0.3
+    assert score(real, synthetic, mask) == pytest.approx(score(synthetic, real, mask), rel=1e-12)
+
+
+@given(noise=st.floats(0.01, 0.5))
+def test_more_noise_scores_worse(noise):
+    real, _ = pair((8, 8, 8))
+    error = np.random.default_rng(1).standard_normal(real.shape).astype(np.float32)
+    mask = np.ones(real.shape, bool)
+    a, b = real + noise * error, real + 1.5 * noise * error
+    assert psnr_brain(real, a, mask) > psnr_brain(real, b, mask)
+    assert mae_brain(real, a, mask) < mae_brain(real, b, mask)
+    assert ssim_brain(real, a, mask) > ssim_brain(real, b, mask)
+
+
+def test_what_lies_outside_the_mask_counts_for_neither_psnr_nor_mae():
+    real, synthetic = pair((6, 7, 8))
+    mask = ball(real.shape)
+    spoilt = np.where(mask, synthetic, 99).astype(np.float32)
+    assert psnr_brain(real, spoilt, mask) == psnr_brain(real, synthetic, mask)
+    assert mae_brain(real, spoilt, mask) == mae_brain(real, synthetic, mask)
+
+
+def test_a_blanked_tumour_scores_near_zero():
+    brain, tumour = ball((24, 24, 24)), ball((24, 24, 24), 0.3)
+    texture = np.random.default_rng(0).random(brain.shape)
+    real = np.where(brain, 0.3 + 0.4 * texture, 0) + 0.5 * tumour
+    blanked = np.where(tumour, 0, real)
+    assert ssim_tumour(real, blanked, tumour) < 0.1
+    assert ssim_brain(real, blanked, brain) > 0.5
+
+
+def test_clamping_hides_what_is_brighter_than_the_scale():
+    real = np.full((7, 7, 7), 1.4, np.float32)
+    synthetic = np.full_like(real, 1.1)
+    mask = np.ones(real.shape, bool)
+    assert mae_brain(real, synthetic, mask, clamp=True) == 0
+    assert mae_brain(real, synthetic, mask) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_an_empty_mask_gives_nan(score):
+    real, synthetic = pair((8, 8, 8))
+    assert math.isnan(score(real, synthetic, np.zeros(real.shape, bool)))
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_refuses_volumes_that_do_not_match(score):
+    real, synthetic = pair((4, 4, 4))
+    with pytest.raises(ValueError, match="must agree"):
+        score(real, synthetic[1:], np.ones(real.shape, bool))
+    with pytest.raises(ValueError, match="must be bool"):
+        score(real, synthetic, np.ones(real.shape))
+
+
+def test_a_case_has_tumour_scores_only_with_a_tumour_mask():
+    real, synthetic = pair((8, 9, 10))
+    brain = np.ones(real.shape, bool)
+    assert set(image_scores(real, synthetic, brain)) == {"psnr_brain", "ssim_brain", "mae_brain"}
+    scores = image_scores(real, synthetic, brain, ball(real.shape))
+    assert scores["ssim_tumour"] == ssim_brain(real, synthetic, ball(real.shape))
+    assert len(scores) == 6

@@ -1,0 +1,107 @@
+"""Claims about LPIPS: never from the network, and what the package itself computes."""
+
+import socket
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from synth3d.errors import InputError
+from synth3d.scoring import lpips as perceptual_score
+from synth3d.scoring.lpips import FILE_NAME, PerceptualDistance
+
+WHY = "needs the package lpips: pip install 'synth3d[score]'"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """An AlexNet with random weights, saved as torchvision saves its own."""
+    import torchvision
+
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = torchvision.models.alexnet(weights=None).state_dict()
+    kept = {name: value for name, value in state.items() if name.startswith("features")}
+    path = tmp_path_factory.mktemp("hub") / "checkpoints" / FILE_NAME
+    path.parent.mkdir()
+    torch.save(kept, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def distance(weights):
+    pytest.importorskip("lpips", reason=WHY)
+    return PerceptualDistance(weights, batch=2)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("something reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+
+
+def slices(n=3, side=64, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (n, side, side)).astype(np.float32)
+
+
+def test_says_what_to_install_when_the_package_is_missing(monkeypatch, no_network):
+    monkeypatch.setattr(perceptual_score.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"LPIPS needs the package lpips: pip install 'synth3d"):
+        PerceptualDistance()
+
+
+def test_says_where_the_weights_belong_when_they_are_missing(monkeypatch, tmp_path, no_network):
+    monkeypatch.setattr(perceptual_score.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=f"there is no {tmp_path}.*{FILE_NAME}: fetch"):
+        PerceptualDistance()
+
+
+def test_refuses_a_file_that_is_no_alexnet(monkeypatch, tmp_path, no_network):
+    pytest.importorskip("lpips", reason=WHY)
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"no weights")
+    with pytest.raises(InputError, match="does not hold torchvision's AlexNet"):
+        PerceptualDistance(path)
+    torch.save({"features.0.weight": torch.zeros(3)}, path)
+    with pytest.raises(InputError, match="does not hold torchvision's AlexNet"):
+        PerceptualDistance(path)
+
+
+def test_finds_the_weights_where_torchvision_keeps_them(monkeypatch, weights):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(weights.parents[1]))
+    assert perceptual_score.weights_on_disk() == weights
+
+
+def test_is_what_the_package_computes_with_these_weights(
+    weights, distance, monkeypatch, no_network
+):
+    lpips = pytest.importorskip("lpips", reason=WHY)
+    import torchvision
+
+    full = torchvision.models.alexnet(weights=None)
+    full.load_state_dict(torch.load(weights, weights_only=True), strict=False)
+    monkeypatch.setattr(torchvision.models, "alexnet", lambda **kwargs: full)
+    package = lpips.LPIPS(net="alex", verbose=False)
+    real, synthetic = slices(5), slices(5, seed=1)
+    with torch.inference_mode():
+        pair = [torch.from_numpy(v)[:, None] for v in (real, synthetic)]
+        expected = package(*pair).flatten().numpy()
+    assert distance(real, synthetic) == pytest.approx(expected, rel=1e-5)
+    assert expected.min() > 0
+    assert not distance.published
+    assert (distance(real, real) == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 64, 64), (2, 1, 1), (2, 31, 40)])
+def test_takes_slices_of_any_size(distance, shape):
+    found = distance(np.zeros(shape, np.float32), np.ones(shape, np.float32))
+    assert found.shape == shape[:1]
+    assert np.isfinite(found).all()
+    with pytest.raises(ValueError, match=r"expected two \(N, H, W\)"):
+        distance(np.zeros(shape), np.zeros((9, 9)))

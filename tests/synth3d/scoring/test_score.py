@@ -1,0 +1,301 @@
+"""Claims about ``synth3d score``, from two folders to tables."""
+
+import csv
+import gzip
+import json
+import math
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from synth3d.cli import main
+from synth3d.cohort.cases import find_cases
+from synth3d.errors import InputError
+from synth3d.images.intensity import Scale, foreground
+from synth3d.images.volumes import read, read_label, write_like, write_new
+from synth3d.scoring.cohort import Settings, on_scale_of, score_folders
+from synth3d.scoring.command import NAMES
+from synth3d.scoring.conventions import CONVENTIONS
+from synth3d.scoring.report import summarise
+
+
+@pytest.fixture
+def copied(phantom_cohort, tmp_path):
+    """The cohort's T2 under the name of FLAIR, flat, and what to change in it."""
+    folder = tmp_path / "synthetic"
+    folder.mkdir()
+
+    def make(change=lambda case, volume: volume):
+        for case in find_cases(phantom_cohort):
+            real, source = case.images["t2f"], read(case.images["t2w"]).data
+            write_like(real, change(case, source), folder / real.name)
+        return folder
+
+    return make
+
+
+def put(path, data, affine):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_new(path, data, affine, np.float32)
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_command_knows_every_convention():
+    assert tuple(CONVENTIONS) == NAMES
+
+
+def test_a_cohort_becomes_tables_and_a_picture(phantom_cohort, copied, tmp_path, capsys):
+    out = tmp_path / "new" / "scores.csv"
+    arguments = ["score", str(phantom_cohort), str(copied()), "--convention", "all"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "| ours       | SSIM tumour " in printed
+    assert "fewer than 15 patients: the intervals are too narrow" in printed
+    assert printed.startswith(out.with_suffix(".md").read_text())
+    rows = rows_of(out)
+    assert [row["case"] for row in rows] == [case.name for case in find_cases(phantom_cohort)]
+    assert {row["modality"] for row in rows} == {"t2f"}
+    scores = [name for name in rows[0] if "@" in name]
+    assert {name.split("@")[1] for name in scores} == set(CONVENTIONS)
+    value = json.loads(out.with_suffix(".json").read_text())
+    assert value["settings"]["conventions"] == list(CONVENTIONS)
+    assert value["versions"].keys() >= {"synth3d", "numpy", "python"}
+    for summary in value["summary"]:
+        mean = np.mean([float(row[summary["score"]]) for row in rows])
+        assert summary["mean"] == pytest.approx(mean)
+        assert summary["low"] <= summary["mean"] <= summary["high"]
+        assert summary["cases"] == summary["patients"] == 6
+    assert image.imread(out.with_suffix(".png")).std() > 0.01
+
+
+def test_json_is_printed_and_nothing_is_written(phantom_cohort, copied, tmp_path, capsys):
+    folder = copied()
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["score", str(phantom_cohort), str(folder), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert len(value["cases"]) == 6
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_says_what_would_be_done(phantom_cohort, copied, capsys):
+    folder = copied()
+    flags = ["--dry-run", "--modality", "FLAIR", "--rescale", "match"]
+    assert main(["score", str(phantom_cohort), str(folder), *flags]) == 0
+    printed = capsys.readouterr().out
+    assert '"modality": "t2f"' in printed
+    assert '"rescale": "match"' in printed
+    for case in find_cases(phantom_cohort):
+        assert f"{case.name}: {case.images['t2f']} against {folder}" in printed
+    assert "PSNR" not in printed
+
+
+def test_a_part_of_the_splits_is_scored(phantom_cohort, copied, tmp_path, capsys):
+    names = [case.name for case in find_cases(phantom_cohort)]
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps({"train": names[:3], "val": [], "test": names[3:5]}))
+    arguments = ["score", str(phantom_cohort), str(copied()), "--json", "--splits", str(splits)]
+    assert main(arguments) == 0
+    assert [row["case"] for row in json.loads(capsys.readouterr().out)["cases"]] == names[3:5]
+    assert main([*arguments, "--part", "val"]) == 2
+    assert "lists no case under val" in capsys.readouterr().err
+    assert main([*arguments, "--cases", names[0]]) == 2
+    assert "give --splits or --cases, not both" in capsys.readouterr().err
+
+
+def test_the_real_folder_against_itself_is_perfect(phantom_cohort, capsys):
+    folder = str(phantom_cohort)
+    flags = ["--modality", "flair", "--convention", "ours,brasyn", "--json"]
+    assert main(["score", folder, folder, *flags]) == 0
+    value = json.loads(capsys.readouterr().out)
+    summary = {line["score"]: line for line in value["summary"]}
+    assert summary["psnr_brain@ours"]["mean"] == "inf"
+    assert summary["psnr_brain@ours"]["infinite"] == 6
+    assert summary["psnr_brain@ours"]["low"] is None
+    assert summary["ssim_tumour@brasyn"]["mean"] == 1
+    assert any("is the real one itself" in warning for warning in value["warnings"])
+    assert any("equals the real one" in warning for warning in value["warnings"])
+
+
+def test_perfect_scores_and_missing_labels_can_be_drawn(phantom_cohort, tmp_path):
+    case, out = find_cases(phantom_cohort)[0], tmp_path / "scores.csv"
+    folder = tmp_path / "real"
+    folder.mkdir()
+    (folder / case.images["t2f"].name).symlink_to(case.images["t2f"])
+    assert main(["score", str(folder), str(folder), "--out", str(out)]) == 0
+    (row,) = rows_of(out)
+    assert row["psnr_brain@ours"] == "inf"
+    assert not any("tumour" in name for name in row)
+    assert image.imread(out.with_suffix(".png")).std() > 0.01
+
+
+def test_a_missing_file_is_an_error_and_not_a_smaller_table(phantom_cohort, copied, capsys):
+    folder = copied()
+    gone = sorted(folder.iterdir())[:2]
+    for path in gone:
+        path.unlink()
+    assert main(["score", str(phantom_cohort), str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert all(path.name.removesuffix("-t2f.nii.gz") in error for path in gone)
+
+
+def test_other_grids_are_named_before_anything_is_scored(phantom_cohort, copied, capsys):
+    folder = copied()
+    first, second = sorted(folder.iterdir())[:2]
+    volume = read(first)
+    put(first, volume.data[1:], volume.affine)
+    moved = volume.affine.copy()
+    moved[0, 3] += 10
+    put(second, read(second).data, moved)
+    assert main(["score", str(phantom_cohort), str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert first.name in error
+    assert second.name in error
+    assert "scoring" not in error
+
+
+def test_nan_voxels_are_named_and_nothing_is_written(phantom_cohort, copied, tmp_path, capsys):
+    folder = copied()
+    spoilt = sorted(folder.iterdir())[1:3]
+    for path in spoilt:
+        volume = read(path)
+        put(path, volume.data, volume.affine)
+        content = gzip.decompress(path.read_bytes())[:-4] + np.float32(np.nan).tobytes()
+        path.write_bytes(gzip.compress(content))
+    out = tmp_path / "scores.csv"
+    assert main(["score", str(phantom_cohort), str(folder), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    for path in spoilt:
+        assert f"case {path.name.removesuffix('-t2f.nii.gz')}: {path} has 1 NaN" in error
+    assert not out.exists()
+
+
+def test_out_must_be_csv_and_conventions_must_be_known(phantom_cohort, copied, capsys):
+    arguments = ["score", str(phantom_cohort), str(copied())]
+    assert main([*arguments, "--out", "scores.txt"]) == 2
+    assert "--out must end in .csv" in capsys.readouterr().err
+    assert main([*arguments, "--convention", "ours,paper"]) == 2
+    assert "no convention is called paper; there are ours, paper-agi" in capsys.readouterr().err
+    assert main([*arguments, "--modality", "ct"]) == 2
+    assert "is not a modality" in capsys.readouterr().err
+
+
+def test_foreign_units_are_noticed_and_matched(phantom_cohort, copied):
+    folder = copied()
+    plain = score_folders(Settings(phantom_cohort, folder, rescale="match"))
+    for path in folder.iterdir():
+        volume = read(path)
+        put(path, volume.data / 1000, volume.affine)
+    foreign = score_folders(Settings(phantom_cohort, folder))
+    assert any("as in other units" in warning for warning in foreign.warnings)
+    matched = score_folders(Settings(phantom_cohort, folder, rescale="match"))
+    assert not any("as in other units" in warning for warning in matched.warnings)
+    for before, after in zip(plain.rows, matched.rows, strict=True):
+        for name, value in before.items():
+            if "@" in name:
+                assert after[name] == pytest.approx(value, rel=1e-3, abs=1e-3)
+    assert matched.rows[0]["psnr_brain@ours"] > foreign.rows[0]["psnr_brain@ours"]
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(0.002, 0.0), (3.0, 0.0), (0.004, -1.0)])
+def test_a_volume_in_other_units_comes_back(phantom_cohort, factor, shift):
+    real = read(find_cases(phantom_cohort)[0].images["t2f"]).data
+    brain = foreground(real)
+    found = on_scale_of((factor * real + shift).astype(np.float32), real, brain)
+    assert np.abs(found - real)[brain].max() < 1e-3 * real.max()
+    assert (found[~brain] == 0).all()
+    assert Scale.fit(found, brain).width == pytest.approx(Scale.fit(real, brain).width, rel=1e-3)
+
+
+def test_an_empty_synthesis_is_scored_and_noticed(phantom_cohort, copied):
+    names = [case.name for case in find_cases(phantom_cohort)]
+    folder = copied(lambda case, volume: volume * (case.name != names[2]))
+    for rescale in ("none", "match"):
+        scored = score_folders(
+            Settings(phantom_cohort, folder, rescale=rescale, conventions=tuple(CONVENTIONS))
+        )
+        assert f"the synthetic volume is zero everywhere: {names[2]}" in scored.warnings
+        empty = scored.rows[2]
+        assert all(math.isfinite(value) for name, value in empty.items() if "@" in name)
+        worst = max(scored.rows, key=lambda row: row["mae_tumour@paper-agi"])
+        assert worst["case"] == names[2]
+
+
+def test_a_resection_cavity_is_no_tumour(phantom_cohort, copied, tmp_path):
+    case = find_cases(phantom_cohort)[0]
+    label = read_label(case.label)
+    assert {1, 2, 3} <= set(np.unique(label.data))
+    labels = tmp_path / "labels"
+    cavity = np.where(label.data == 1, 4, label.data)
+    folder = copied()
+    settings = Settings(phantom_cohort, folder, cases=(case.name,), labels=labels)
+    put(labels / f"{case.name}.nii.gz", cavity, label.affine)
+    with_cavity = score_folders(settings)
+    assert any("resection cavity" in warning for warning in with_cavity.warnings)
+    put(labels / f"{case.name}.nii.gz", np.where(cavity == 4, 0, cavity), label.affine)
+    assert score_folders(settings).rows == with_cavity.rows
+
+
+def test_slices_are_axial_however_the_file_is_stored(phantom_cohort, copied, tmp_path):
+    """The same head stored with its axes in another order has the same slice-wise scores."""
+    case, folder = find_cases(phantom_cohort)[0], copied()
+    settings = {"conventions": ("paper-agi",), "cases": (case.name,)}
+    upright = score_folders(Settings(phantom_cohort, folder, **settings))
+    turned = {}
+    order = [2, 0, 1, 3]  # the file's x is now what was z
+    for name, path in {
+        "real": case.images["t2f"],
+        "synthetic": folder / case.images["t2f"].name,
+        "labels": case.label,
+    }.items():
+        volume = read_label(path) if name == "labels" else read(path)
+        turned[name] = tmp_path / "turned" / name
+        data = np.transpose(volume.data.transpose(2, 1, 0), order[:3]).transpose(2, 1, 0)
+        ending = "" if name == "labels" else "-t2f"
+        target = turned[name] / f"{case.name}{ending}.nii.gz"
+        put(target, data, volume.affine[:, order])
+    found = score_folders(Settings(**turned, **settings))
+    for name, value in upright.rows[0].items():
+        if "@" in name:
+            assert found.rows[0][name] == pytest.approx(value, rel=1e-4, abs=1e-4)
+
+
+def test_lpips_is_missed_in_one_sentence(phantom_cohort, copied, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = copied()
+    scored = score_folders(Settings(phantom_cohort, folder))
+    assert sum(warning.startswith("no LPIPS: ") for warning in scored.warnings) == 1
+    without = score_folders(Settings(phantom_cohort, folder, conventions=("brasyn",)))
+    assert not any("LPIPS" in warning for warning in without.warnings)
+    flags = ["--lpips-weights", str(tmp_path / "none.pth")]
+    assert main(["score", str(phantom_cohort), str(folder), *flags]) == 2
+    assert "LPIPS needs" in capsys.readouterr().err
+
+
+def test_undefined_scores_are_left_out_and_counted():
+    rows = [
+        {"case": "a", "patient": "p", "modality": "", "x_brain@ours": 1.0},
+        {"case": "b", "patient": "q", "modality": "", "x_brain@ours": math.nan},
+        {"case": "c", "patient": "q", "modality": "", "x_brain@ours": 3.0},
+        {"case": "d", "patient": "r", "modality": "", "y_brain@ours": math.nan},
+    ]
+    x, y = summarise(rows)
+    assert (x.cases, x.patients, x.mean) == (2, 2, 2.0)
+    assert x.sd == pytest.approx(math.sqrt(2))
+    assert (x.low, x.high) == (1.0, 3.0)
+    assert (y.cases, y.sd, y.low) == (0, None, None)
+    assert math.isnan(y.mean)
+
+
+def test_a_real_volume_that_is_empty_cannot_be_scored(phantom_cohort, copied, tmp_path):
+    folder = copied()
+    real = tmp_path / "real"
+    for path in folder.iterdir():
+        volume = read(path)
+        put(real / path.name, 0 * volume.data, volume.affine)
+    with pytest.raises(InputError, match="is zero everywhere"):
+        score_folders(Settings(real, folder))

@@ -1,0 +1,289 @@
+"""Runs on slices, from the command line to a completed folder; and IXI, PD included."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from synth3d.cli import main
+from synth3d.cohort.audit import audit
+from synth3d.cohort.cases import find_cases
+from synth3d.cohort.splits import make_splits
+from synth3d.completion.makers import storable_scale
+from synth3d.config.run import DataConfig
+from synth3d.data.prepared import prepare
+from synth3d.images.intensity import Scale, foreground
+from synth3d.images.planes import Turn
+from synth3d.images.volumes import read, write_new
+from synth3d.training.run_folder import load_run, read_log
+from synth3d.training.trainer import slice_scores
+
+TINY = [
+    "--widths", "4,8", "--groups", "2", "--patch", "32,32", "--steps", "6", "--batch", "4",
+    "--threads", "1", "--device", "cpu", "--set", "model.blocks=1", "--set", "model.stages=2",
+    "--set", "train.checkpoint_every=3", "--set", "train.validate_every=3",
+    "--set", "train.framework=l1", "--set", "data.validation_cases=1", "--set", "data.queue=16",
+    "--set", "data.patches_per_case=8", "--set", "data.workers=0",
+]  # fmt: skip
+
+
+def run(*args: object) -> int:
+    return main([str(arg) for arg in args])
+
+
+def train(cohort, work, name, *flags):
+    assert run("train", "--data", cohort, "--work", work, "--name", name, *TINY, *flags) == 0
+    return work / "runs" / name
+
+
+@pytest.fixture(scope="module")
+def coronal(phantom_cohort, tmp_path_factory):
+    work = tmp_path_factory.mktemp("work")
+    return train(phantom_cohort, work, "coronal", "--dim", "2d", "--plane", "coronal")
+
+
+def without_flair(cohort, folder, keep=1):
+    """Some cases of ``cohort`` whose FLAIR was never acquired."""
+    for case in find_cases(cohort)[:keep]:
+        shutil.copytree(case.folder, folder / case.name)
+        (folder / case.name / case.images["t2f"].name).unlink()
+    return folder
+
+
+def test_the_run_says_what_it_learnt_from(coronal):
+    config = load_run(coronal).config
+    assert (config.dim, config.data.plane, config.data.patch) == (2, "coronal", (32, 32))
+    done = json.loads((coronal / "done.json").read_text())
+    assert set(done["validation"]) == {"psnr", "ssim", "mae", "psnr_slices", "ssim_slices"}
+    assert done["spacings_mm"] == [[6.0, 6.0]]
+    assert (coronal / "contact.png").stat().st_size > 10_000
+
+
+def test_a_cohort_is_completed_on_its_own_grid_and_marked(coronal, phantom_cohort, tmp_path):
+    data = without_flair(phantom_cohort, tmp_path / "in", keep=2)
+    command = ("complete", "--run", coronal, "--data", data, "--out", tmp_path / "out")
+    assert run(*command, "--device", "cpu") == 0
+    for case in find_cases(tmp_path / "out"):
+        made = nib.load(case.images["t2f"])
+        real = nib.load(case.images["t2w"])
+        np.testing.assert_array_equal(made.affine, real.affine)
+        assert made.shape == real.shape
+        assert b"synthetic t2f by synth3d" in made.header["descrip"].item()
+        brain = np.any([read(case.images[name]).data != 0 for name in ("t1n", "t1c", "t2w")], 0)
+        volume = read(case.images["t2f"]).data
+        assert not volume[~brain].any()
+        assert volume[brain].std() > 1
+        receipt = json.loads(next(case.folder.glob("*.receipt.json")).read_text())
+        assert receipt["synthetic"] is True
+        assert receipt["identity"]["how"]["plane"] == "coronal"
+        assert "coronal slices in tiles (32, 32)" in receipt["maker"]
+        assert "clipped" not in receipt["targets"]["t2f"]
+    assert run(*command, "--device", "cpu") == 0  # and is recognised as done
+
+
+def test_a_case_stored_otherwise_gets_the_same_picture(coronal, phantom_cohort, tmp_path, capsys):
+    """The very same head, its file's axes permuted and reversed: no warning and no difference."""
+    plain = without_flair(phantom_cohort, tmp_path / "plain")
+    turned, turn = tmp_path / "turned", Turn((2, 0, 1), (True, False, False))
+    for path in plain.rglob("*.nii.gz"):
+        volume = read(path) if "seg" not in path.name else None
+        if volume is not None:
+            affine = turn.affine(volume.affine, volume.data.shape)
+            target = turned / path.relative_to(plain)
+            write_new(target, turn.apply(volume.data), affine, np.int16)
+    for name in ("plain", "turned"):
+        out = tmp_path / f"{name}-out"
+        data = ("--data", tmp_path / name, "--out", out, "--device", "cpu")
+        assert run("complete", "--run", coronal, *data) == 0
+    made = [read(next((tmp_path / f"{n}-out").rglob("*t2f.nii.gz"))) for n in ("plain", "turned")]
+    np.testing.assert_array_equal(turn.apply(made[0].data), made[1].data)
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("plane", ["axial", "sagittal"])
+@pytest.mark.parametrize("intensity", ["median", "paper"])
+def test_plumbing_through_slices(phantom_cohort, tmp_path, plane, intensity):
+    """Our scale gives the real picture back; the paper's loses what is above its percentile."""
+    flags = ("--plane", plane, "--set", f"data.intensity={intensity}", "--dim", "2d", "--steps", 1)
+    folder = train(phantom_cohort, tmp_path, "run", *flags)
+    name = find_cases(phantom_cohort)[0].name
+    command = ("complete", "--run", folder, "--data", phantom_cohort, "--out", tmp_path / "out")
+    assert run(*command, "--missing", "flair", "--plumbing", "--cases", name) == 0
+    real = read(phantom_cohort / name / f"{name}-t2f.nii.gz").data
+    made = read(tmp_path / "out" / name / f"{name}-t2f.nii.gz").data
+    receipt = json.loads((tmp_path / "out" / name / f"{name}.receipt.json").read_text())
+    target = receipt["targets"]["t2f"]
+    if intensity == "median":
+        np.testing.assert_allclose(made, real, atol=0.51)
+        assert "clipped" not in target
+    else:
+        ceiling = np.percentile(real, 99.5)
+        np.testing.assert_allclose(made, np.minimum(real, ceiling), atol=0.51)
+        assert target["scale"] == {"low": 0, "high": pytest.approx(ceiling), "clips": True}
+        assert "brighter than that is not brighter" in target["clipped"]
+
+
+def test_a_run_on_resampled_slices_comes_back_to_the_own_grid(phantom_cohort, tmp_path, capsys):
+    flags = ("--dim", "2d", "--set", "data.slice_size=[24, 40]", "--patch", "24,40")
+    folder = train(phantom_cohort, tmp_path, "run", *flags)
+    assert json.loads((folder / "done.json").read_text())["spacings_mm"] == [[8.0, 4.8]]
+    data = without_flair(phantom_cohort, tmp_path / "in")
+    assert run("complete", "--run", folder, "--data", data, "--out", tmp_path / "out") == 0
+    assert "warning" not in capsys.readouterr().out
+    made = nib.load(next((tmp_path / "out").rglob("*t2f.nii.gz")))
+    assert made.shape == (32, 32, 32)
+
+
+def test_other_voxels_within_the_slice_are_told_other_distances_between_slices_are_not(
+    coronal, phantom_cohort, tmp_path, capsys
+):
+    plain = without_flair(phantom_cohort, tmp_path / "plain")
+    for name, edges in (("thick", (1, 3, 1, 1)), ("coarse", (1, 1, 2, 1))):
+        for path in plain.rglob("*-t*.nii.gz"):  # the phantom's y runs from front to back
+            volume = read(path)
+            target = tmp_path / name / path.relative_to(plain)
+            write_new(target, volume.data, volume.affine @ np.diag(edges), np.int16)
+        data = ("--data", tmp_path / name, "--out", tmp_path / f"{name}-out", "--device", "cpu")
+        assert run("complete", "--run", coronal, *data) == 0
+        said = capsys.readouterr().out
+        assert ("voxels of 12×6 mm (row, column)" in said) == (name == "coarse"), said
+
+
+def test_the_loss_falls(phantom_cohort, tmp_path):
+    flags = ("--dim", "2d", "--steps", "70", "--model", "resunet", "--set",
+             "train.learning_rate=5e-3", "--set", "train.checkpoint_every=70",
+             "--set", "train.validate_every=70")  # fmt: skip
+    folder = train(phantom_cohort, tmp_path, "run", *flags)
+    losses = [line["loss"]["l1"] for line in read_log(folder / "log.jsonl") if "loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_without_data_the_phantoms_are_sliced(tmp_path, monkeypatch, capsys):
+    import synth3d.training.request as start
+
+    monkeypatch.setattr(start, "PHANTOM_CASES", 6)
+    monkeypatch.setattr(start, "PHANTOM_SIZE", 24)
+    assert run("train", "--dim", "2d", "--work", tmp_path, *TINY) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("No --data given: using the built-in phantom cohort")
+    assert "recipe: phantom-2d" in said
+    assert "training agi-net on axial slices" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dim", "2d", "--recipe", "cpu"], "data.patch must be 2 numbers, as dim is 2"),
+        (["--dim", "3d", "--recipe", "cpu-2d"], "data.patch must be 3 numbers, as dim is 3"),
+        (["--dim", "2d", "--patch", "32,30"], "data.patch[x] must be a multiple of 4"),
+        (["--dim", "2d", "--patch", "8,8"], "too small for a critic"),
+        (["--set", "misalign.source=t2f"], "misalign.source must be one of the sources"),
+    ],
+)
+def test_mistakes_are_one_sentence(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("train", *flags, "--dry-run") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_slice_scores_are_those_of_the_slices(phantom_cohort):
+    from skimage.metrics import structural_similarity
+
+    case = find_cases(phantom_cohort)[0]
+    ready = prepare(case, ("t1n", "t2w"), ("t2f",))
+    real, made = ready.volumes["t2f"], 0.9 * ready.volumes["t2f"] + 0.02
+    found = slice_scores(real, made, ready.brain, Turn((0, 1, 2), (False, False, False)))
+    psnr, ssim = [], []
+    for a, b, inside in zip(real, made, ready.brain, strict=True):
+        if inside.any():
+            psnr.append(-10 * np.log10(np.mean((a[inside] - b[inside]) ** 2)))
+            full = structural_similarity(a, b, win_size=7, data_range=1.0, full=True)[1]
+            ssim.append(full[inside].mean())
+    nothing = slice_scores(real, made, ~(real < 9), Turn((0, 1, 2), (False, False, False)))
+    assert np.isnan(list(nothing.values())).all()
+    assert found["psnr_slices"] == pytest.approx(np.mean(psnr), rel=1e-5)
+    assert found["ssim_slices"] == pytest.approx(np.mean(ssim), rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def ixi(phantom_cohort, tmp_path_factory):
+    """A folder like IXI's: T1 sagittal on a grid of its own, PD and T2 axial; not stripped."""
+    root, noise = tmp_path_factory.mktemp("ixi"), np.random.default_rng(0)
+    turn = Turn((2, 0, 1), (False, True, False))
+    for number, case in enumerate(find_cases(phantom_cohort), start=2):
+        t1, t2 = (read(case.images[name]) for name in ("t1n", "t2w"))
+        pd = np.sqrt(np.maximum(t1.data, 0) * t2.data.clip(0))
+        stem = root / f"IXI{number:03d}-Guys-{800 + number:04d}"
+        for name, data in (("T2", t2.data), ("PD", pd)):
+            data = data + np.abs(noise.normal(0, 2, data.shape)) + 1
+            write_new(root / f"{stem.name}-{name}.nii.gz", data, t2.affine, np.int16)
+        sagittal = turn.apply(t1.data + np.abs(noise.normal(0, 2, t1.data.shape)) + 1)[:, 1:]
+        affine = turn.affine(t1.affine, t1.data.shape)
+        affine[:3, 3] += affine[:3, 1]  # the row that is left out
+        write_new(root / f"{stem.name}-T1.nii.gz", sagittal, affine, np.int16)
+    return root
+
+
+IXI = ["--recipe", "ixi-2d", "--set", "data.slice_size=[32, 32]", "--set",
+       "data.slices_per_case=9"]  # fmt: skip
+
+
+def test_ixi_from_audit_to_a_completed_pd(ixi, tmp_path, capsys):
+    found = audit(ixi)
+    assert found.naming == "ixi"
+    assert not found.errors
+    assert any("data.common_grid" in problem.message for problem in found.problems)
+    folder = train(ixi, tmp_path, "pd", *IXI)
+    scales = json.loads((folder / "scales.json").read_text())
+    assert all(set(case) == {"t1n", "t2w", "pd"} for case in scales)
+    assert all(case["pd"]["clips"] and case["pd"]["low"] == 0 for case in scales)
+    name = make_splits(find_cases(ixi)).test[0]
+    command = ("complete", "--run", folder, "--data", ixi, "--out", tmp_path / "out")
+    assert run(*command, "--missing", "pd", "--cases", name, "--device", "cpu") == 0
+    made = nib.load(tmp_path / "out" / name / f"{name}-PD.nii.gz")
+    t2 = nib.load(ixi / f"{name}-T2.nii.gz")
+    np.testing.assert_array_equal(made.affine, t2.affine)
+    assert made.shape == t2.shape
+    receipt = json.loads((tmp_path / "out" / name / f"{name}.receipt.json").read_text())
+    assert receipt["identity"]["how"]["common_grid"] == "t2w"
+    assert "clipped" in receipt["targets"]["pd"]
+    volume = read(tmp_path / "out" / name / f"{name}-PD.nii.gz").data
+    assert volume[foreground(read(ixi / f"{name}-T2.nii.gz").data)].std() > 1
+
+
+def test_without_a_common_grid_ixi_is_told_what_to_do(ixi, tmp_path, capsys):
+    command = ("train", "--data", ixi, "--work", tmp_path, *TINY, "--dim", "2d", "--target", "pd")
+    assert run(*command, "--sources", "t1,t2") == 2
+    error = capsys.readouterr().err
+    assert "to one grid, or name one to bring the others to (data.common_grid)" in error
+
+
+def test_ixis_other_directions_need_one_flag(ixi, tmp_path, capsys):
+    cohort = ("train", "--data", ixi, "--work", tmp_path, *IXI, "--dry-run")
+    for target, sources in (("t1", ["t2w", "pd"]), ("t2", ["t1n", "pd"])):
+        flags = ["--set", "data.common_grid=pd"] if target == "t2" else []
+        assert run(*cohort, "--target", target, *flags) == 0
+        text = capsys.readouterr().out
+        config = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        assert config["sources"] == sources
+
+
+def test_t1_on_a_grid_of_its_own_is_brought_to_t2s(ixi):
+    case = find_cases(ixi)[0]
+    ready = prepare(case, ("t1n", "t2w"), ("pd",), DataConfig(common_grid="t2w"))
+    assert ready.brain.shape == (32, 32, 32)
+    np.testing.assert_array_equal(ready.affine, read(case.images["t2w"]).affine)
+    turn = Turn((2, 0, 1), (False, True, False))
+    own = read(case.images["t1n"]).data
+    expected = turn.undo(np.pad(own, [(0, 0), (1, 0), (0, 0)]))
+    scale: Scale = ready.scales["t1n"]
+    seen = scale.invert(ready.volumes["t1n"], ready.brain)
+    np.testing.assert_allclose(seen[ready.brain], expected[ready.brain], rtol=1e-4, atol=0.01)
+
+
+def test_a_clipping_scale_stays_one_whatever_the_file_can_hold():
+    siblings = [Scale(0, 400, True), Scale(0, 900, True)]
+    for scale in (Scale(0, 1, True), Scale(0, 800, True)):
+        assert storable_scale(scale, siblings, (-32768.0, 32767.0))[0].clips
