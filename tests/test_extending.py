@@ -89,7 +89,7 @@ def extend(folder: Path, cohort: Path) -> None:
     """A copy of synth3d in ``folder`` with all that the page says, and cohorts beside it."""
     shutil.copytree(ROOT / "synth3d", folder / "synth3d", ignore=shutil.ignore_patterns("__py*"))
     (folder / "tests" / "synth3d").mkdir(parents=True)
-    for name in ("pyproject.toml", "tests/conftest.py", "tests/synth3d/test_cells.py"):
+    for name in ("pyproject.toml", "tests/conftest.py", "tests/synth3d/frameworks/test_cells.py"):
         shutil.copy(ROOT / name, folder / name)
     for name, text in named_blocks("python", "toml"):
         assert not (folder / name).exists()

@@ -4,7 +4,16 @@ from seg_eval.arms.baselines import share_one_grid
 from seg_eval.arms.build import ArmBuilder
 from seg_eval.arms.completed import Completed, parse_completed
 from seg_eval.arms.cross_fit import check_out_of_fold, out_of_fold
-from seg_eval.arms.kinds import PLUMBING, RETRAINED_KINDS, SYNTHETIC, Arm, name_arms, parse_kinds
+from seg_eval.arms.kinds import (
+    ARM_KINDS,
+    PLUMBING,
+    RETRAINED_KINDS,
+    SYNTHETIC,
+    Arm,
+    ArmKind,
+    name_arms,
+    parse_kinds,
+)
 from seg_eval.arms.synthesisers import (
     Program,
     StageFailedError,
@@ -15,6 +24,8 @@ from seg_eval.arms.synthesisers import (
 )
 
 __all__ = [
+    "ARM_KINDS",
+    "ArmKind",
     "Arm",
     "ArmBuilder",
     "Completed",

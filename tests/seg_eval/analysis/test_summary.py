@@ -12,7 +12,7 @@ from seg_eval.analysis.tables import ABOUT_KINDS, tabulate
 from seg_eval.arms import kinds as real_arms
 from seg_eval.scoring.scores import METRICS, Score
 
-SCHEMA = Path(__file__).parents[2] / "docs" / "summary-schema.md"
+SCHEMA = Path(__file__).parents[3] / "docs" / "summary-schema.md"
 
 
 @dataclass(frozen=True)

@@ -178,9 +178,9 @@ def their_model(tmp_path, monkeypatch) -> Path:
         channels = ("t1n", "t1c", "t2w", "t2f")
 
     monkeypatch.setattr(
-        "seg_eval.segmenter.model_folder.read_model_folder", lambda folder: Described()
+        "seg_eval.segmenter.read_model_folder", lambda folder: Described()
     )
-    monkeypatch.setattr("seg_eval.segmenter.model_folder.refuse_untrusted", lambda *given: False)
+    monkeypatch.setattr("seg_eval.segmenter.refuse_untrusted", lambda *given: False)
     model = tmp_path / "model"
     (model / "fold_0").mkdir(parents=True)
     (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"weights")

@@ -13,7 +13,7 @@ import pytest
 
 from synth3d.cli import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = [
     "--threads", "1", "--device", "cpu", "--recipe", "phantom",
     "--set", "model.widths=[4,8]", "--set", "model.groups=2", "--set", "model.blocks=1",

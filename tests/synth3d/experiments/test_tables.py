@@ -14,7 +14,7 @@ from synth3d.frameworks.build import build
 from synth3d.settings import read_recipe
 
 MOVE = Choices("t2w")
-EXPERIMENTS = Path(__file__).parents[2] / "docs" / "experiments"
+EXPERIMENTS = Path(__file__).parents[3] / "docs" / "experiments"
 BASES = {2: "phantom-2d", 3: "phantom"}
 
 

@@ -25,7 +25,7 @@ from synth3d.training.loop import _prepare_all, leg_seed, train
 from synth3d.training.run_folder import load_run, load_state, read_log, save_state
 from synth3d.training.trainer import Trainer, rate_factor
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FAST = Pix2PixOptions(critic_width=4, critic_layers=2, adversarial_start=5)
 TINY = RunConfig(
     model=ModelConfig(widths=(4, 8), groups=2, blocks=1, stages=2),
