@@ -12,7 +12,7 @@ from torch import Tensor
 
 from synth3d.frameworks.base import Framework
 from synth3d.frameworks.iterative import Iterative
-from synth3d.infer import sliding_window
+from synth3d.infer import sliding_window, tiles_per_call
 
 OnTile = Callable[[int, int], None]
 
@@ -45,7 +45,7 @@ def synthesize_volume(
         wanted: (T,) bool; what is not wanted is free.
         patch: Tile size as in training: (z, y, x), or (y, x) of a 2-D framework.
         overlap: Voxels that neighbouring tiles share at the least, as many numbers.
-        batch: Tiles per call of the generator.
+        batch: Tiles per call of the generator; on a CPU at least two.
         active: (D, H, W) bool, where a result is wanted; 0 elsewhere. None is everywhere. A
             diffusion should be given all of the brain: what is not active stays blank at all
             its steps.
@@ -65,7 +65,7 @@ def synthesize_volume(
             f"{tuple(present.shape)} and {tuple(wanted.shape)}"
         )
     window = _Window(framework, tuple(patch), tuple(overlap), batch, active, on_tile)
-    masks = [mask.to(window.device).expand(batch, -1) for mask in (present, wanted)]
+    masks = [mask.to(window.device).expand(window.batch, -1) for mask in (present, wanted)]
     if not isinstance(framework, Iterative):
         return window.over(
             lambda tiles: framework.synthesize(tiles, *masks, seed), sources, len(wanted)
@@ -98,10 +98,11 @@ class _Window:
         active: Tensor | None,
         on_tile: OnTile | None,
     ) -> None:
-        self.patch, self.overlap, self.batch = patch, overlap, batch
+        self.patch, self.overlap = patch, overlap
         self.active, self.on_tile = active, on_tile
         weights = next(framework.generator.parameters(), torch.zeros(()))
         self.device, self.layout = weights.device, _memory_format(framework, len(patch))
+        self.batch = tiles_per_call(batch, self.device)
         self.passes = (0, 1)
 
     def over(
