@@ -19,7 +19,7 @@ help:
 	@echo "make demo       phantom cohort -> AGI-Net -> nnU-Net -> Dice-recovery table (12 min, 2 cores)"
 	@echo "make test       lint and the default tests (under 15 min, 2 cores)"
 	@echo "make test-full  the long checks too"
-	@echo "make bench      what rolling costs on this CPU, as tables (hours; ARGS=--quick; bench-layers, bench-networks)"
+	@echo "make bench      what rolling costs on this CPU, as tables (20 min; ARGS=--quick: 2; bench-layers, bench-networks)"
 	@echo "make gpu-check  its tests and its table on an NVIDIA GPU (10 min; PYTHON_GPU=python3: no $(VENV))"
 	@echo "make clean      remove what demo and test made, except $(VENV)"
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cuda_ops import RollingConv
 from synth3d.models import GENERATORS, options_of
 from synth3d.models.agi_net import ModalityHead
-from synth3d.models.blocks import ChannelNorm, GlobalMean, LoneConv3d
+from synth3d.models.blocks import ChannelNorm, GlobalMean
 from synth3d.models.cagr import GatedRollingConv
 from synth3d.models.dynamic_conv import DeformableConv, DisplacementMap
 from synth3d.models.grouped import GroupedConv2d, GroupedConv3d
@@ -74,7 +74,6 @@ def _per_element(count: int) -> Rule:
 RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _conv,
     nn.Conv3d: _conv,
-    LoneConv3d: _conv,
     GroupedConv2d: _conv,
     GroupedConv3d: _conv,
     RollingConv: _conv,
@@ -229,7 +228,7 @@ def memory_line(network: Any, shape: Sequence[int]) -> tuple[float, float]:
             f"expected sides of at least {2 * factor} to count memory, got {shape[2:]}"
         )
     timed = network.time is not None
-    high = saved_bytes(network, shape, timed=timed, compiled=False)
-    low = saved_bytes(network, (*shape[:2], *half), timed=timed, compiled=False)
+    high = saved_bytes(network, shape, timed=timed)
+    low = saved_bytes(network, (*shape[:2], *half), timed=timed)
     slope = (high - low) / (large - small)
     return slope, high - slope * large

@@ -22,7 +22,7 @@ VOCABULARY = {
     "synth3d.settings", "synth3d.splits", "synth3d.volumes",
 }  # fmt: skip
 DOORS = {
-    "cupy": {"cuda_ops/kernels.py"},
+    "cupy": {"cuda_ops/cuda.py"},
     "torchio": {"synth3d/data.py"},
     "nibabel": {"synth3d/volumes.py"},
     "SimpleITK": {"synth3d/volumes.py", "synth3d/registration.py"},
@@ -78,7 +78,7 @@ def test_seg_eval_takes_only_vocabulary_from_synth3d(path):
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_files_and_functions_stay_small(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 350
+    assert len(text.splitlines()) <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]

@@ -17,7 +17,7 @@ from synth3d.models.blocks import check_option, choose_stages, conv
 from synth3d.models.cagr import CagrConv
 from synth3d.models.memory import needs_recomputing
 from synth3d.models.resunet import WIDTHS, ResUNet, check_sizes
-from synth3d.models.routing import CagrOptions, OffsetHead, Routing, ScaleHead
+from synth3d.models.routing import CagrOptions, Routing
 
 HEADS = ("plain", "grouped")
 
@@ -146,15 +146,6 @@ class AGINet(ResUNet):
         for module in self.modules():
             if isinstance(module, Routing):
                 module.recompute = recompute
-
-    def reset_heads(self) -> None:
-        """Set offsets to 0 and scales to sigmoid(1) again, after an initialiser touched them.
-
-        Initialisers that go by layer class do not; one that draws every parameter does.
-        """
-        for module in self.modules():
-            if isinstance(module, OffsetHead | ScaleHead):
-                module.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all weights anew, and the heads as they start."""

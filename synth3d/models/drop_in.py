@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from synth3d.models.blocks import LoneConv3d
 from synth3d.models.cagr import CagrConv
 from synth3d.models.routing import CagrOptions
 
-DIMS: dict[type[nn.Module], int] = {nn.Conv2d: 2, nn.Conv3d: 3, LoneConv3d: 3}
+DIMS: dict[type[nn.Module], int] = {nn.Conv2d: 2, nn.Conv3d: 3}
 
 
 @dataclass
