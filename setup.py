@@ -1,4 +1,4 @@
-"""Metadata, dependencies and console scripts; compiles nothing (cuda_ops compiles at run time)."""
+"""Metadata, dependencies and console scripts; compiles nothing."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ setup(
         exclude=["*.__pycache__*"],
     ),
     package_data={
-        "cuda_ops": ["*.cu", "*.cpp", "*.h", "py.typed"],
+        "cuda_ops": ["*.cu", "py.typed"],
         "synth3d": ["training/recipes/*.toml", "py.typed"],
         "nnunet_plans": ["plans/*.json", "py.typed"],
         "seg_eval": ["report/page_parts/*", "py.typed"],

@@ -1,12 +1,11 @@
 """``roll_kernel``: per-sample, group-wise rolled convolution kernels on any device.
 
 The meaning is :func:`cuda_ops.reference.roll_kernel_reference`'s. Two forms compute it: the
-differentiable matrix product of :mod:`cuda_ops.mixing`, and for CUDA tensors the fused kernel of
-:mod:`cuda_ops.kernels`, as the custom operator ``torch.ops.cuda_ops.roll_kernel`` with its own
+differentiable matrix product of :mod:`cuda_ops.products`, and for CUDA tensors the fused kernel of
+:mod:`cuda_ops.cuda`, as the custom operator ``torch.ops.cuda_ops.roll_kernel`` with its own
 backward ``torch.ops.cuda_ops.roll_kernel_backward``.
 """
 
-import math
 import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -15,10 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cuda_ops.eager import MOST_TAPS, eager_roll
-from cuda_ops.layout import empty_kernels, laid_as
-from cuda_ops.mixing import mixing_backward, mixing_forward
-from cuda_ops.plain import is_plain
+from cuda_ops.products import empty_kernels, laid_as, roll_backward, roll_forward
 
 BACKENDS = ("torch", "cupy", "auto")
 
@@ -47,8 +43,6 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
         Non-finite offsets give NaN in their own group of their own sample.
 
     Raises:
-        cuda_ops.cpu_library.NoLibraryError: ``CUDA_OPS_CPU`` has an unknown value, or insists on a
-            compiled library that there is not.
         RuntimeError: For CUDA tensors, CuPy is missing or unfit and ``CUDA_OPS_BACKEND`` does not
             say ``torch`` or ``auto``.
         TypeError: An argument is not floating point.
@@ -66,9 +60,7 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
         offsets, scale = offsets.to(compute), scale.to(compute)
         if device == "cuda" and _uses_cupy():
             return roll_kernel_op(weight, offsets, scale, result)
-        if math.prod(weight.shape[2:]) <= MOST_TAPS and is_plain(weight, offsets, scale):
-            return eager_roll(weight, offsets, scale, result)
-        return mixing_forward(weight, offsets, scale, result)
+        return roll_forward(weight, offsets, scale, result)
 
 
 def full_precision(device: str) -> AbstractContextManager[Any]:
@@ -81,7 +73,7 @@ def full_precision(device: str) -> AbstractContextManager[Any]:
 @torch.library.custom_op("cuda_ops::roll_kernel", mutates_args=(), device_types="cpu")
 def roll_kernel_op(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Roll, giving ``dtype``; offsets and scale are float32, or float64 for a float64 weight."""
-    return laid_as(weight, mixing_forward(weight.to(offsets.dtype), offsets, scale).to(dtype))
+    return laid_as(weight, roll_forward(weight.to(offsets.dtype), offsets, scale).to(dtype))
 
 
 @torch.library.custom_op("cuda_ops::roll_kernel_backward", mutates_args=(), device_types="cpu")
@@ -95,18 +87,18 @@ def roll_kernel_backward_op(
 
 @roll_kernel_op.register_kernel("cuda")
 def _(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    from cuda_ops import kernels  # the one importer of cupy, reached only with CUDA tensors
+    from cuda_ops import cuda  # the one importer of cupy, reached only with CUDA tensors
 
-    return kernels.roll_forward(weight, offsets, scale, dtype)
+    return cuda.roll_forward(weight, offsets, scale, dtype)
 
 
 @roll_kernel_backward_op.register_kernel("cuda")
 def _(
     grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from cuda_ops import kernels
+    from cuda_ops import cuda
 
-    return kernels.roll_backward(grad, weight, offsets, scale)
+    return cuda.roll_backward(grad, weight, offsets, scale)
 
 
 @roll_kernel_op.register_fake
@@ -135,7 +127,7 @@ def _differentiable_backward(
     grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     compute = offsets.dtype
-    first, second, third = mixing_backward(grad.to(compute), weight.to(compute), offsets, scale)
+    first, second, third = roll_backward(grad.to(compute), weight.to(compute), offsets, scale)
     return first.to(weight.dtype), second, third
 
 
@@ -179,10 +171,10 @@ def _uses_cupy() -> bool:
         raise ValueError(f"CUDA_OPS_BACKEND must be one of {BACKENDS}, got {backend!r}")
     if backend != "auto":
         return backend == "cupy"
-    from cuda_ops import kernels
+    from cuda_ops import cuda
 
     try:
-        kernels.load_cupy()
+        cuda.load_cupy()
     except RuntimeError as error:
         warnings.warn(f"{error}; rolling in plain torch", RuntimeWarning, stacklevel=3)
         return False

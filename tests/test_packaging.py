@@ -38,12 +38,16 @@ def test_the_wheel_holds_code_recipes_plans_and_kernel_and_nothing_else(wheel):
         on_disk = {p.relative_to(ROOT).as_posix() for p in (ROOT / package).rglob("*.py")}
         assert on_disk <= names
         assert f"{package}/py.typed" in names
-    recipes = {p.relative_to(ROOT).as_posix() for p in (ROOT / "synth3d/training/recipes").glob("*.toml")}
+    recipes = {
+        p.relative_to(ROOT).as_posix() for p in (ROOT / "synth3d/training/recipes").glob("*.toml")
+    }
     plans = {p.relative_to(ROOT).as_posix() for p in (ROOT / "nnunet_plans/plans").glob("*.json")}
     assert len(recipes) >= 3
     assert recipes | plans <= names
     assert "cuda_ops/roll_kernel.cu" in names
-    assert {f"seg_eval/report/page_parts/{name}" for name in ("report.html.j2", "page.css")} <= names
+    assert {
+        f"seg_eval/report/page_parts/{name}" for name in ("report.html.j2", "page.css")
+    } <= names
 
 
 def test_the_installed_wheel_runs_both_command_lines(wheel, tmp_path):

@@ -138,7 +138,7 @@ class RunMaker:
             overlap: Share of the patch that tiles share, in [0, 1); None is as in training.
             precision: ``fp32`` or ``bf16`` (autocast); None is as in training, but fp32 where
                 ``device`` would emulate bf16.
-            batch: Tiles per call; 1 is slow on a CPU in fp32.
+            batch: Tiles per call; on a CPU at least two.
             device: Where the generator runs.
         """
         config = run.config

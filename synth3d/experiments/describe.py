@@ -26,7 +26,6 @@ from synth3d.models import (
     GlobalMean,
     GroupedConv2d,
     GroupedConv3d,
-    LoneConv3d,
     ModalityHead,
     OffsetHead,
     RotatingConv,
@@ -82,7 +81,6 @@ def _per_element(count: int) -> Rule:
 RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _conv,
     nn.Conv3d: _conv,
-    LoneConv3d: _conv,
     GroupedConv2d: _conv,
     GroupedConv3d: _conv,
     RollingConv: _conv,
@@ -237,7 +235,7 @@ def memory_line(network: Any, shape: Sequence[int]) -> tuple[float, float]:
             f"expected sides of at least {2 * factor} to count memory, got {shape[2:]}"
         )
     timed = network.time is not None
-    high = saved_bytes(network, shape, timed=timed, compiled=False)
-    low = saved_bytes(network, (*shape[:2], *half), timed=timed, compiled=False)
+    high = saved_bytes(network, shape, timed=timed)
+    low = saved_bytes(network, (*shape[:2], *half), timed=timed)
     slope = (high - low) / (large - small)
     return slope, high - slope * large

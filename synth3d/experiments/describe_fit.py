@@ -142,9 +142,7 @@ class _Step:
         self._recompute(recompute)
         shape = (batch, self.inputs, *[side] * self.dim)
         with self._autocast():
-            return saved_bytes(
-                self.network, shape, timed=self.network.time is not None, compiled=False
-            )
+            return saved_bytes(self.network, shape, timed=self.network.time is not None)
 
     def _memory_line(self) -> tuple[float, float]:
         self._recompute(self.lean)

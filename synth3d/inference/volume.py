@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from synth3d.frameworks import Framework, Iterative
-from synth3d.inference.tiles import OnTile, sliding_window
+from synth3d.inference.tiles import sliding_window, tiles_per_call
+
+OnTile = Callable[[int, int], None]
 
 
 @torch.no_grad()
@@ -42,7 +44,7 @@ def synthesize_volume(
         wanted: (T,) bool; what is not wanted is free.
         patch: Tile size as in training: (z, y, x), or (y, x) of a 2-D framework.
         overlap: Voxels that neighbouring tiles share at the least, as many numbers.
-        batch: Tiles per call of the generator.
+        batch: Tiles per call of the generator; on a CPU at least two.
         active: (D, H, W) bool, where a result is wanted; 0 elsewhere. None is everywhere. A
             diffusion should be given all of the brain: what is not active stays blank at all
             its steps.
@@ -62,7 +64,7 @@ def synthesize_volume(
             f"{tuple(present.shape)} and {tuple(wanted.shape)}"
         )
     window = _Window(framework, tuple(patch), tuple(overlap), batch, active, on_tile)
-    masks = [mask.to(window.device).expand(batch, -1) for mask in (present, wanted)]
+    masks = [mask.to(window.device).expand(window.batch, -1) for mask in (present, wanted)]
     if not isinstance(framework, Iterative):
         return window.over(
             lambda tiles: framework.synthesize(tiles, *masks, seed), sources, len(wanted)
@@ -95,10 +97,11 @@ class _Window:
         active: Tensor | None,
         on_tile: OnTile | None,
     ) -> None:
-        self.patch, self.overlap, self.batch = patch, overlap, batch
+        self.patch, self.overlap = patch, overlap
         self.active, self.on_tile = active, on_tile
         weights = next(framework.generator.parameters(), torch.zeros(()))
         self.device, self.layout = weights.device, _memory_format(framework, len(patch))
+        self.batch = tiles_per_call(batch, self.device)
         self.passes = (0, 1)
 
     def over(

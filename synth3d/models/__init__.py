@@ -11,7 +11,7 @@ from synth3d.models.agi_net import (
     OffsetHead,
     ScaleHead,
 )
-from synth3d.models.blocks import ChannelNorm, GlobalMean, LoneConv3d, ResBlock, choose_stages, conv
+from synth3d.models.blocks import ChannelNorm, GlobalMean, ResBlock, choose_stages, conv
 from synth3d.models.centred import Centred
 from synth3d.models.critics import PatchCritic, ScalarCritic
 from synth3d.models.drop_in import replace_convolutions
@@ -54,7 +54,6 @@ __all__ = [
     "GlobalMean",
     "GroupedConv2d",
     "GroupedConv3d",
-    "LoneConv3d",
     "ModalityHead",
     "OffsetHead",
     "PatchCritic",

@@ -8,10 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ops.cpu_norm import is_for, norm_gelu_compiled
-from cuda_ops.geometry import Geometry
-from cuda_ops.paths import conv_dtype, convolve, leaves_onednn
-from cuda_ops.plain import seen, watched
+from cuda_ops import watched
 from synth3d.models.time_embedding import TimeModulation
 
 Conv = type[nn.Conv2d] | type[nn.Conv3d]
@@ -22,25 +19,10 @@ TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTrans
 MakeConv = Callable[[int, str], nn.Module]
 
 
-class LoneConv3d(nn.Conv3d):
-    """``nn.Conv3d`` without bias that is no slower where a small sample is alone.
-
-    On the CPU torch has another routine for that, several times slower; this one goes past it, see
-    :func:`cuda_ops.paths.convolve`.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, D, H, W) -> (B, C_out, D', H', W')."""
-        if x.shape[0] == 1 and leaves_onednn(x, self.weight.shape, conv_dtype(x)):
-            return convolve(x, self.weight, Geometry(self.stride, self.padding, self.dilation))
-        return super().forward(x)
-
-
 def conv(dim: int, inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Module:
     """A bias-free convolution; size-preserving for an odd side, or side = stride for halving."""
     padding = (side - 1) // 2 if stride == 1 else 0
-    make = LoneConv3d if dim == 3 else CONV[dim]
-    return make(inputs, outputs, side, stride=stride, padding=padding, bias=False)
+    return CONV[dim](inputs, outputs, side, stride=stride, padding=padding, bias=False)
 
 
 def halve(dim: int, inputs: int, outputs: int) -> nn.Module:
@@ -124,8 +106,6 @@ def norm_gelu(x: Tensor, norm: ChannelNorm) -> Tensor:
         x: (B, C, \\*S).
         norm: Of C channels.
     """
-    if is_for(x, norm.weight, norm.bias):
-        return norm_gelu_compiled(x, norm.weight, norm.bias, norm.eps)
     plain = watched() or not torch.amp.is_autocast_available(x.device.type)
     if plain or not torch.is_grad_enabled():
         return F.gelu(norm(x))
@@ -147,7 +127,12 @@ class _NormGelu(torch.autograd.Function):
         cast = torch.autocast(grad.device.type, ctx.cast, enabled=ctx.casts)
         with torch.enable_grad(), cast:
             pairs = zip(ctx.saved_tensors, wanted, strict=True)
-            leaves = [seen(leaf, again, needed) for leaf, needed in pairs]
+            # A view where it is differentiated again: by the leaf itself, what else was made from
+            # it would count as well.
+            leaves = [
+                leaf.view_as(leaf) if again else leaf.detach().requires_grad_(needed)
+                for leaf, needed in pairs
+            ]
             normalised = _normalised(*leaves, ctx.eps)
         to_normalised = torch.ops.aten.gelu_backward(grad, normalised)
         inputs = [leaf for leaf, needed in zip(leaves, wanted, strict=True) if needed]
@@ -187,8 +172,6 @@ class GlobalMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, \\*S) -> (B, C)."""
-        if not torch.is_grad_enabled() and not watched():  # 0.1 ms a call
-            return _MeanOverPositions.forward(x)
         return _MeanOverPositions.apply(x)
 
 

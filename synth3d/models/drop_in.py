@@ -12,9 +12,8 @@ from torch import nn
 
 from synth3d.models.agi_net.cagr import CagrConv
 from synth3d.models.agi_net.routing import CagrOptions
-from synth3d.models.blocks import LoneConv3d
 
-DIMS: dict[type[nn.Module], int] = {nn.Conv2d: 2, nn.Conv3d: 3, LoneConv3d: 3}
+DIMS: dict[type[nn.Module], int] = {nn.Conv2d: 2, nn.Conv3d: 3}
 
 
 @dataclass

@@ -9,19 +9,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
-from cuda_ops import cpu_library
-
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 SHARE = 0.5
 """Of the free memory, what the kept activations may take; gradients and buffers need the rest."""
 
 
 def saved_bytes(
-    network: nn.Module,
-    shape: Sequence[int],
-    device: str = "cpu",
-    timed: bool = False,
-    compiled: bool = True,
+    network: nn.Module, shape: Sequence[int], device: str = "cpu", timed: bool = False
 ) -> int:
     """Bytes of activations that one training step keeps for the backward.
 
@@ -33,12 +27,7 @@ def saved_bytes(
         shape: Of the input, (B, C, \\*S); taken as channels-last.
         device: Where the step would run.
         timed: Whether the network is told a time.
-        compiled: Count what the compiled routines keep, where they would run; they keep less than
-            torch's operations on whatever device.
     """
-    if not compiled:
-        with cpu_library.left_out():
-            return saved_bytes(network, shape, device, timed)
     kept: dict[int, torch.UntypedStorage] = {}
     own: set[int] = set()
 

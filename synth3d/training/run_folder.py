@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from cuda_ops import cpu_library
 from synth3d.config import RunConfig
 from synth3d.errors import InputError
 from synth3d.files import atomic_path, read_json, sha256, write_json
@@ -46,7 +45,6 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "cpu_convolutions": None if torch.cuda.is_available() else cpu_library.describe(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "libraries": libraries,
         "command": sys.argv,

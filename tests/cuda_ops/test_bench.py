@@ -1,178 +1,168 @@
-"""The benchmark's command line: choice of rows, table, JSON, exit codes."""
+"""The benchmark runs, its ratios are what they say, and its table has the rows."""
 
 import json
-import os
-from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cuda_ops import bench
-from cuda_ops.bench_clock import CpuClock, Taken
-from cuda_ops.bench_report import as_document, as_table, write_atomically
-from cuda_ops.bench_rows import Result, Row, Setting, run, timed
+from cuda_ops import bench, cuda, roll_kernel
+from cuda_ops.bench import gpu, memory
+from cuda_ops.bench.__main__ import main, rows
+from cuda_ops.bench.clock import CpuClock, Taken, compare, interleave
+from cuda_ops.bench.rows import Row, Setting, Shape, leaves, naive_roll, run, timed
+
+CPU = torch.device("cpu")
 
 
 class FakeClock:
-    """A call takes as many seconds as it returns."""
+    """A call takes as many seconds as it returns, times what the weather adds in its round."""
 
     name = "fake seconds"
 
+    def __init__(self, weather=lambda turn: 1.0) -> None:
+        self.weather, self.turns = weather, 0
+
     def time(self, call, repeats: int) -> Taken:
-        return Taken(call(), 2 * call())
+        seconds = call() * self.weather(self.turns)
+        self.turns += 1
+        return Taken(seconds, seconds)
 
 
-def setting() -> Setting:
-    return Setting(torch.device("cpu"), FakeClock(), 3)
+def served(monkeypatch, *words: str, times=(2.0, 1.0)) -> int:
+    """The exit code of a benchmark with two rows, one of which has a bar of 1.5."""
+    monkeypatch.setattr("cuda_ops.bench.command.CpuClock", FakeClock)
+    calls = {"rolling": lambda: times[0], "plain": lambda: times[1]}
+    made = [
+        Row(name, "shape", lambda row, how: timed(row, how, calls), bar=bar, quick=bar is None)
+        for name, bar in (("a/one", 1.5), ("b/two", None))
+    ]
+    return bench.serve(list(words), "bench", "what", "how", lambda device: made)
 
 
-def fake_row(name: str, **rest: object) -> Row:
-    calls = {"rolling": lambda: 2.0, "plain": lambda: 1.0}
-    return Row(name, "shape", lambda row, how: [timed(row, how, calls)], **rest)
+@given(st.lists(st.floats(0.1, 100), min_size=3, max_size=7))
+def test_weather_that_lasts_a_round_leaves_ratios_alone(weather):
+    def outside(turn: int) -> float:
+        return 1.0 if turn < 2 else weather[(turn - 2) // 2]
+
+    calls = {"a": lambda: 6.0, "b": lambda: 4.0}
+    taken = interleave(calls, FakeClock(outside), len(weather), least=0.0)
+    assert [len(turns) for turns in taken.values()] == [len(weather)] * 2
+    ratio = compare(taken["a"], taken["b"])
+    assert ratio.median == pytest.approx(1.5)
+    assert ratio.lowest == pytest.approx(1.5)
 
 
-def small_suite(device: torch.device) -> list[Row]:
-    return [fake_row("a/one", bar=3.0, quick=True), fake_row("a/two", bar=1.5), fake_row("b/three")]
+def test_the_cpu_clock_counts_work_and_not_sleep():
+    taken = CpuClock().time(lambda: __import__("time").sleep(0.02), 2)
+    assert taken.wall >= 0.02
+    assert taken.clock < taken.wall / 2
 
 
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "rows", small_suite)
-    monkeypatch.setattr(bench, "CpuClock", FakeClock)
-    monkeypatch.setattr(bench, "keep_memory", lambda: True)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+def test_a_missed_bar_is_told_and_is_the_exit_code_if_asked(monkeypatch, capsys):
+    assert served(monkeypatch) == 0
+    out = capsys.readouterr()
+    assert "0 of 1 bars met; missed: a/one." in out.out
+    assert "[1/2] a/one: 2 ×, bar 1.5, MISSED" in out.err
+    assert served(monkeypatch, "--check") == 1
+    assert served(monkeypatch, "--check", "--quick") == 0
+    assert served(monkeypatch, "--check", times=(1.5, 1.0)) == 0
 
 
-def test_list_prints_names_and_measures_nothing(fakes, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "measure", None)
-    assert bench.main(["--list"]) == 0
-    assert capsys.readouterr().out.split("\n") == ["a/one  (quick)", "a/two", "b/three", ""]
-    assert bench.main(["--list", "--only", "*two", "--only", "a/t", "--only", "*ee"]) == 0
+def test_a_row_that_fails_is_a_line_and_ends_nothing():
+    def fail(row: Row, how: Setting) -> list:
+        raise MemoryError("too large")
+
+    (result,) = run(Row("a", "", fail), Setting(CPU, FakeClock(), 1))
+    assert (result.met, result.note) == (False, "failed: MemoryError: too large")
+
+
+def test_rows_are_listed_and_chosen_by_name_and_json_has_them(monkeypatch, tmp_path, capsys):
+    assert served(monkeypatch, "--list") == 0
+    assert capsys.readouterr().out == "a/one\nb/two  (quick)\n"
+    target = tmp_path / "bench.json"
+    assert served(monkeypatch, "--only", "b/*", "--rounds", "2", "--json", str(target)) == 0
+    document = json.loads(target.read_text())
+    assert [(row["name"], row["value"]) for row in document["rows"]] == [("b/two", 2.0)]
+    assert document["environment"]["rounds"] == 2
+    table = [line for line in capsys.readouterr().out.split("\n") if line.startswith("|")]
+    assert len(table) == 3
+    assert len({line.count("|") for line in table}) == 1
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    "words",
     [
-        (["--only", "nothing"], "--only nothing: no row has such a name"),
-        (["--only", "two", "--quick"], "no row of --quick has"),
-        (["--rounds", "0"], "whole number from 1, got '0'"),
-        (["--threads", "many"], "whole number from 1, got 'many'"),
-        (["--device", "tpu"], "cpu, cuda or cuda:N, got 'tpu'"),
-        (["--device", "meta"], "cpu, cuda or cuda:N, got 'meta'"),
-        (["--json", "/nowhere/at/all.json"], "a file cannot be written there"),
-        (["--unknown"], "unrecognized arguments: --unknown"),
+        ["--only", "nothing"],
+        ["--only", "one", "--quick"],
+        ["--rounds", "0"],
+        ["--device", "tpu"],
+        ["--json", "/nowhere/at/all.json"],
+        pytest.param(
+            ["--device", "cuda"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
-def test_bad_arguments_are_told_in_one_sentence(words, told, fakes, capsys):
+def test_bad_arguments_are_told_in_one_line(words, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
-        bench.main(words)
+        served(monkeypatch, *words)
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert told in said
-    assert said.count("\n") == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_told_in_one_sentence(capsys):
-    with pytest.raises(SystemExit) as end:
-        bench.main(["--device", "cuda", "--list"])
-    assert end.value.code == 2
-    assert "torch finds no CUDA device" in capsys.readouterr().err
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_naive_form_is_the_roll(dim):
+    inputs = leaves(Shape(8, 4, dim=dim, groups=4), CPU)
+    found, wanted = naive_roll(*inputs), roll_kernel(*inputs)
+    assert torch.allclose(found, wanted, atol=1e-6)
+    grads = [torch.autograd.grad((y**3).sum(), inputs) for y in (found, wanted)]
+    for one, other in zip(*grads, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_check_turns_a_missed_bar_into_exit_code_1(fakes, capsys):
-    assert bench.main([]) == 0
-    out = capsys.readouterr()
-    assert "1 of 2 bars met; missed: a/two." in out.out
-    assert "[2/3] a/two: 2 ×, bar 1.5, MISSED" in out.err
-    assert bench.main(["--check"]) == 1
-    assert bench.main(["--check", "--quick"]) == 0
-    assert bench.main(["--check", "--only", "b/"]) == 0
+def test_every_row_has_its_own_name_and_the_bars_stand_in_them():
+    for device in (CPU, torch.device("cuda", 0)):
+        names = [row.name for row in rows(device)]
+        assert len(names) == len(set(names))
+        assert any(row.quick for row in rows(device))
+    bars = {row.name: row.bar for row in rows(CPU)}
+    assert bars["generate/3d-2x256/forward/contiguous"] == 0.09
+    assert bars["generate/3d-4x512/both/channels_last"] == 0.12
+    assert bars["layer/64@16^3-b2/fp32/channels_last"] == 1.15
+    assert bars["layer/128@8^3-b2/fp32/channels_last"] is None
 
 
-def test_check_also_minds_rows_that_fail(fakes, monkeypatch, capsys):
-    def fail(row: Row, how: Setting) -> list[Result]:
-        raise RuntimeError("broken | in two")
-
-    monkeypatch.setattr(bench, "rows", lambda device: [Row("a", "shape", fail)])
-    assert bench.main(["--check"]) == 1
-    assert "failed: RuntimeError: broken \\| in two" in capsys.readouterr().out
-
-
-def test_json_holds_everything_and_is_all_of_the_output(fakes, capsys):
-    assert bench.main(["--json", "--rounds", "4", "--seed", "7"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["schema"] == 1
-    assert document["missed"] == ["a/two"]
-    assert document["environment"]["complete"]
-    facts = document["environment"]
-    assert {"date", "commit", "hardware", "torch", "threads", "allocator", "clock", "load"} <= set(
-        facts
-    )
-    assert (facts["rounds"], facts["seed"], facts["device"]) == (4, 7, "cpu")
-    assert facts["command"] == "python -m cuda_ops.bench --json --rounds 4 --seed 7"
-    row = document["rows"][1]
-    assert (row["name"], row["value"], row["bar"], row["met"]) == ("a/two", 2.0, 1.5, False)
-    assert row["seconds"]["plain"]["wall"] == 2.0
-    assert {"dtype", "memory_format", "candidate", "baseline", "lowest", "rounds"} <= set(row)
+def test_a_real_run_has_a_real_table(monkeypatch, capsys):
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    monkeypatch.setattr("cuda_ops.bench.command.keep_memory", lambda: False)
+    assert main(["--only", "generate/3d-2x64", "--rounds", "1"]) == 0
+    table = capsys.readouterr().out
+    assert "| generate/3d-2x64/forward/contiguous |" in table
+    assert "not finished" not in table
 
 
-def test_a_json_file_is_written_whole_beside_the_table(fakes, tmp_path, capsys, monkeypatch):
-    path = tmp_path / "bench.json"
-    assert bench.main(["--json", str(path)]) == 0
-    assert "| a/two |" in capsys.readouterr().out
-    before = path.read_text()
-    assert len(json.loads(before)["rows"]) == 3
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, {})
-    assert path.read_text() == before
-    assert list(tmp_path.iterdir()) == [path]
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="needs /proc")
+def test_a_layers_memory_is_at_least_its_tensors():
+    row = Row("memory/x", "", lambda *_: [])
+    (result,) = memory.measure_memory(row, Setting(CPU, CpuClock(), 1), Shape(16, 48))
+    least = 4 * 2 * 16 * 48**3 * 4 / 2**20  # x, the result and the gradients of both
+    peaks = [float(part.split()[1]) for part in result.note.split(", ")]
+    assert all(least < peak < 4 * least for peak in peaks)
 
 
-def test_an_interrupted_run_keeps_what_it_had(fakes, tmp_path, capsys, monkeypatch):
-    def stop(row: Row, how: Setting) -> list[Result]:
-        assert json.loads(path.read_text())["rows"][0]["name"] == "a/one"  # a kill loses nothing
-        raise KeyboardInterrupt
-
-    path = tmp_path / "a.json"
-    monkeypatch.setattr(
-        bench, "rows", lambda device: [*small_suite(device)[:1], Row("z", "", stop)]
-    )
-    assert bench.main(["--json", str(path), "--check"]) == 130
-    document = json.loads(path.read_text())
-    assert [row["name"] for row in document["rows"]] == ["a/one"]
-    assert not document["environment"]["complete"]
-    out = capsys.readouterr()
-    assert "not finished" in out.out
-    assert "interrupted" in out.err
-
-
-def test_the_table_is_markdown_with_a_line_per_result():
-    results = [*run(fake_row("a", bar=3.0), setting()), *run(fake_row("c", bar=1.0), setting())]
-    facts = bench.environment(setting(), "default", "cuda_ops.bench", ["--quick"])
-    lines = as_table(facts, results).split("\n")
-    rows = [line for line in lines if line.startswith("|")]
-    assert len(rows) == 4
-    assert len({line.count("|") for line in rows}) == 1
-    assert "**no**" in rows[3]
-    assert as_document(facts, results)["missed"] == ["c"]
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def test_a_real_run_measures_real_things(threads, capsys):
-    """Two rows of the suite, one round: the whole path without a stand-in."""
-    words = ["--only", "generate/3d-2x64/forward", "--only", "dispatch/2d/forward"]
-    assert bench.main([*words, "--rounds", "1", "--allocator", "default", "--json"]) == 0
-    generate, dispatch = json.loads(capsys.readouterr().out)["rows"]
-    assert 0 < generate["value"] < 1
-    assert generate["seconds"]["naive"]["clock"] > generate["seconds"]["rolled"]["clock"] > 0
-    assert generate["clock"] == CpuClock.name
-    assert dispatch["unit"] == "operations"
-    assert 0 < dispatch["value"] <= 70
+def test_rows_for_a_gpu_run_dry_on_the_cpu(monkeypatch):
+    """Shapes in small, a clock that needs no device, and CuPy said to be there."""
+    monkeypatch.setattr(cuda, "load_cupy", lambda: None)
+    monkeypatch.setattr(gpu, "CudaClock", lambda device, queued: CpuClock())
+    monkeypatch.setattr(gpu, "device_activities", lambda call: [call(), "b"][1:])
+    how = Setting(CPU, CpuClock(), 1, least=0.0)
+    for row in gpu.cuda_rows():
+        shape = row.measure.keywords["shape"]
+        if row.dtype == "bf16" and "layer/" in row.name or row.name.startswith("memory/"):
+            continue
+        tiny = replace(shape, channels=8, side=3, batch=2)
+        for result in row.measure.func(row, how, shape=tiny):
+            assert result.value > 0, row.name

@@ -3,12 +3,21 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cuda_ops import RollingConv, conv, roll_kernel, rolling_conv
-from cuda_ops.paths import WAYS
+from cuda_ops import RollingConv, conv, conv_per_sample, roll_kernel, rolling_conv
+from cuda_ops.conv import WAYS, Geometry, choose_way, rolling_conv_by
 
 CONV = {2: F.conv2d, 3: F.conv3d}
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+def by(way, x, weight, offsets, scale, stride=1, padding=0, dilation=1):
+    """The rolling convolution in one way."""
+    geometry = Geometry.of(stride, padding, dilation, x.ndim - 2)
+    return rolling_conv_by(way, x, weight, offsets, scale, geometry)
 
 
 def case(dim: int, batch: int = 3, dtype: torch.dtype = torch.float64):
@@ -38,7 +47,7 @@ def test_each_sample_is_convolved_with_its_own_kernel(way, dim, stride, padding,
     if last:
         x = x.to(memory_format=LAST[dim])
     expected = one_by_one(x, *rest, stride, padding, dilation)
-    result = rolling_conv(x, *rest, stride, padding, dilation, way)
+    result = by(way, x, *rest, stride, padding, dilation)
     assert torch.allclose(result, expected, atol=1e-10)
     layout = LAST[dim] if last else torch.contiguous_format
     assert result.is_contiguous(memory_format=layout)
@@ -50,7 +59,7 @@ def test_geometry_may_differ_per_axis(dim):
     stride, padding, dilation = (2, 1, 1)[:dim], (0, 1, 2)[:dim], (1, 1, 2)[:dim]
     expected = one_by_one(*inputs, stride, padding, dilation)
     for way in WAYS:
-        result = rolling_conv(*inputs, stride, padding, dilation, way)
+        result = by(way, *inputs, stride, padding, dilation)
         assert torch.allclose(result, expected, atol=1e-10)
 
 
@@ -61,7 +70,7 @@ def test_gradients_of_all_four_arguments_are_right(way):
     leaves = [torch.rand(s, generator=g, dtype=torch.float64) for s in shapes]
     leaves[2] = 0.1 + 0.8 * leaves[2]  # away from whole offsets, where there is a kink
     leaves = [leaf.requires_grad_() for leaf in leaves]
-    assert torch.autograd.gradcheck(lambda *a: rolling_conv(*a, 1, 1, 1, way), leaves)
+    assert torch.autograd.gradcheck(lambda *a: by(way, *a, 1, 1), leaves)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -69,7 +78,7 @@ def test_gradients_of_all_four_arguments_are_right(way):
 def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(way, dim):
     x, *rest = case(dim, 0)
     leaves = [t.requires_grad_() for t in (x, *rest)]
-    result = rolling_conv(*leaves, padding=1, way=way)
+    result = by(way, *leaves, 1, 1)
     assert result.shape == (0, 6, *x.shape[2:])
     result.sum().backward()
     assert torch.equal(leaves[1].grad, torch.zeros_like(leaves[1]))
@@ -80,16 +89,16 @@ def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(way, dim):
 def test_a_batch_of_one_is_a_plain_convolution_with_its_kernel(way):
     inputs = case(3, 1, torch.float32)
     expected = one_by_one(*inputs, 1, 1)
-    assert torch.allclose(rolling_conv(*inputs, padding=1, way=way), expected, atol=1e-5)
+    assert torch.allclose(by(way, *inputs, 1, 1), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_an_offset_that_is_no_number_spoils_its_own_sample_alone(way, value):
     x, weight, offsets, scale = case(3)
-    clean = rolling_conv(x, weight, offsets, scale, 1, 1, 1, way)
+    clean = by(way, x, weight, offsets, scale, 1, 1)
     offsets[1, 0, 2] = value
-    result = rolling_conv(x, weight, offsets, scale, 1, 1, 1, way)
+    result = by(way, x, weight, offsets, scale, 1, 1)
     assert result[1].isnan().all()
     assert torch.equal(result[[0, 2]], clean[[0, 2]])
 
@@ -127,7 +136,7 @@ def test_a_shared_kernel_is_rolled_once_and_gives_the_same(monkeypatch, how, dim
 def test_a_way_that_was_asked_for_is_taken_for_a_shared_kernel_too(way):
     x, weight, offsets, scale = case(3)
     expected = rolling_conv(x, weight, offsets[:1], scale[:1], 1, 1)
-    result = rolling_conv(x, weight, offsets[:1], scale[:1], 1, 1, 1, way)
+    result = by(way, x, weight, offsets[:1], scale[:1], 1, 1)
     assert torch.allclose(result, expected, atol=1e-10)
 
 
@@ -175,7 +184,7 @@ def test_under_autocast_offsets_keep_their_fraction_and_the_result_has_its_type(
     offsets = 100.3 + 0 * offsets  # bfloat16 has no number between 100 and 100.5
     expected = rolling_conv(x, weight, offsets, scale, padding=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = rolling_conv(x.to(kind), weight, offsets, scale, 1, 1, 1, way)
+        result = by(way, x.to(kind), weight, offsets, scale, 1, 1)
     assert result.dtype == torch.bfloat16
     assert (result - expected).norm() < 0.01 * expected.norm()
 
@@ -195,7 +204,7 @@ def test_it_compiles_whole_in_each_way(way, backend):
     torch.compiler.reset()
 
     def run(*args):
-        return rolling_conv(*args, 1, 1, 1, way)
+        return by(way, *args, 1, 1)
 
     leaves = [t.requires_grad_() for t in case(3, 2, torch.float32)]
     expected = run(*leaves)
@@ -229,15 +238,15 @@ def test_disagreeing_shapes_are_refused():
         rolling_conv(x[:, :3], weight, offsets, scale)
     for way in WAYS:
         with pytest.raises(ValueError, match="scale must be"):
-            rolling_conv(x, weight, offsets, scale[:2], way=way)
+            by(way, x, weight, offsets, scale[:2], 1, 0)
         with pytest.raises(ValueError, match="offsets"):
-            rolling_conv(x, weight, offsets[:, 0], scale, way=way)
+            by(way, x, weight, offsets[:, 0], scale, 1, 0)
         with pytest.raises(TypeError, match="floating"):
-            rolling_conv(x, weight, offsets.long(), scale, way=way)
+            by(way, x, weight, offsets.long(), scale, 1, 0)
     with pytest.raises(ValueError, match="larger than x"):
         rolling_conv(x, weight, offsets, scale, dilation=4)
     with pytest.raises(ValueError, match="way among"):
-        rolling_conv(x, weight, offsets, scale, way="quickly")
+        by("quickly", x, weight, offsets, scale, 1, 1)
     with pytest.raises(ValueError, match="do not split into 3"):
         RollingConv(4, 4, groups=3)
     with pytest.raises(ValueError, match="dim 2 or 3"):
@@ -246,3 +255,200 @@ def test_disagreeing_shapes_are_refused():
         RollingConv(4, 4, (3, 3), dim=3, groups=2)
     with pytest.raises(ValueError, match="5 axes"):
         RollingConv(4, 4, groups=2)(x[0])
+
+
+@st.composite
+def problems(draw):
+    """Anything a convolution takes, the kernel no larger than the padded input."""
+    dim = draw(st.sampled_from([2, 3]))
+    axes = []
+    for _ in range(dim):
+        kernel, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+        padding, stride = draw(st.integers(0, 2)), draw(st.integers(1, 3))
+        least = max(1, dilation * (kernel - 1) + 1 - 2 * padding)
+        axes.append((draw(st.integers(least, least + 5)), kernel, stride, padding, dilation))
+    sizes, kernel, *geometry = zip(*axes, strict=True)
+    groups, width = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    g = torch.Generator().manual_seed(draw(st.integers(0, 1 << 20)))
+
+    def normal(*shape):
+        return torch.randn(shape, generator=g, dtype=torch.float64)
+
+    batch = draw(st.integers(1, 3))
+    x = normal(batch, groups * width, *sizes)
+    weight = normal(draw(st.integers(1, 3)), groups * width, *kernel)
+    if draw(st.booleans()):
+        x = x.to(memory_format=LAST[dim])
+    if draw(st.booleans()):
+        weight = weight.to(memory_format=LAST[dim])
+    leaves = x, weight, normal(batch, groups, dim), normal(batch, groups)
+    return [leaf.requires_grad_() for leaf in leaves], geometry
+
+
+def with_gradients(result, leaves):
+    return [result, *torch.autograd.grad((result * result.detach().cos()).sum(), leaves)]
+
+
+@given(problems())
+@settings(max_examples=60)
+def test_all_ways_give_the_same_numbers_and_gradients(problem):
+    leaves, geometry = problem
+    x, weight, offsets, scale = leaves
+    kernels = roll_kernel(weight, offsets, scale)
+    pairs = zip(x.split(1), kernels, strict=True)
+    meant = torch.cat([CONV[x.ndim - 2](s, k, None, *geometry) for s, k in pairs])
+    expected = with_gradients(meant, leaves)
+    for way in WAYS:
+        got = with_gradients(by(way, *leaves, *geometry), leaves)
+        assert all(torch.allclose(a, b, atol=1e-8) for a, b in zip(got, expected, strict=True))
+
+
+@given(problems())
+def test_the_sizes_of_the_result_are_known_beforehand(problem):
+    (x, weight, *_), geometry = problem
+    y = CONV[x.ndim - 2](x, weight, None, *geometry)
+    assert Geometry(*geometry).outputs(x.shape[2:], weight.shape[2:]) == list(y.shape[2:])
+
+
+def routine(x, weight, stride, padding, dilation, groups) -> str:
+    """The name of what ATen picks for a convolution."""
+    dim = x.ndim - 2
+    args = (x, weight, None, stride, padding, dilation, False, [0] * dim, groups)
+    return str(torch._C._select_conv_backend(*args)).split(".")[-1]
+
+
+class Routines(TorchDispatchMode):
+    """Notes what ATen picks for each convolution, forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        if func is aten.convolution.default:
+            x, weight, _, *sides, _, _, groups = args
+            self.seen.add(routine(x, weight, *sides, groups))
+        elif func is aten.convolution_backward.default:
+            _, x, weight, _, *sides, _, _, groups, _ = args
+            self.seen.add(routine(x, weight, *sides, groups))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("channels", "sizes"),
+    [(8, (10, 9, 8)), (32, (5, 4, 3)), (64, (2, 2, 2)), (16, (40, 32, 5)), (16, (41, 33, 5))],
+)
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_two_samples_and_more_never_meet_the_slow_3d_convolution(
+    channels, sizes, batch, last, stride
+):
+    """On both sides of the limit below which ATen keeps a lone sample from oneDNN."""
+    x = torch.randn(batch, channels, *sizes)
+    x = x.to(memory_format=torch.channels_last_3d) if last else x
+    layer = RollingConv(channels, channels, groups=2, stride=stride)
+    rolls = torch.randn(batch, 2, 3), torch.ones(batch, 2)
+    for given_rolls in (rolls, (), (rolls[0][:1],)):
+        with Routines() as routines:
+            layer(x.requires_grad_(), *given_rolls).sum().backward()
+        assert routines.seen <= {"Mkldnn"}
+
+
+CHOICES = [
+    # channels, side, float32, bfloat16
+    (16, 64, "looped", "looped"),
+    (128, 32, "looped", "looped"),
+    (16, 32, "grouped", "looped"),  # ATen would keep one float32 sample from oneDNN
+    (128, 8, "grouped", "looped"),
+    (512, 4, "mixed-input", "mixed-input"),
+    (256, 4, "mixed-input", "mixed-input"),
+    (64, 4, "grouped", "looped"),
+]
+
+
+@pytest.mark.parametrize(("channels", "side", "full", "half"), CHOICES)
+def test_the_rule_chooses_by_shape_and_type(channels, side, full, half):
+    shape, geometry = (channels, channels, 3, 3, 3), Geometry.of(1, 1, 1, 3)
+    for dtype, way in ((torch.float32, full), (torch.bfloat16, half)):
+        x = torch.empty(2, channels, side, side, side, dtype=dtype)
+        assert choose_way(x, shape, geometry, 2) == way
+        if way == "mixed-input":  # not for kernels that are there, nor for one kernel of many
+            assert choose_way(x, shape, geometry) != way
+            assert choose_way(x.repeat(32, 1, 1, 1, 1), shape, geometry, 1) != way
+
+
+def test_elsewhere_than_on_the_cpu_the_number_of_samples_decides():
+    geometry = Geometry.of(1, 1, 1, 2)
+    ways = [
+        choose_way(torch.empty(b, 512, 2, 2, device="meta"), (512, 512, 3, 3), geometry, b)
+        for b in (1, 4, 5, 64)
+    ]
+    assert ways == ["looped", "looped", "grouped", "grouped"]
+
+
+def test_finished_kernels_are_convolved_in_the_two_ways_that_take_them():
+    g = torch.Generator().manual_seed(0)
+    x, kernels = torch.randn(2, 3, 5, 5, generator=g), torch.randn(2, 4, 3, 3, 3, generator=g)
+    meant = torch.cat([F.conv2d(x[b : b + 1], kernels[b], None, 2, 1) for b in range(2)])
+    for way in ("auto", "looped", "grouped"):
+        assert torch.allclose(conv_per_sample(x, kernels, 2, 1, way=way), meant, atol=1e-5)
+    with pytest.raises(ValueError, match="'mixed-input'"):
+        conv_per_sample(x, kernels, way="mixed-input")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_looped_convolution_is_differentiated_twice_and_by_functorch():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 4, 3, 5, generator=g, dtype=torch.float64, requires_grad=True)
+    kernels = torch.randn(2, 2, 3, 3, 1, 3, generator=g, dtype=torch.float64, requires_grad=True)
+
+    def looped(x, kernels):
+        return conv_per_sample(x, kernels, (1, 2, 1), 1, (1, 1, 2), "looped")
+
+    assert torch.autograd.gradcheck(looped, (x, kernels))
+    assert torch.autograd.gradgradcheck(looped, (x, kernels))
+    for leaf in ((x,), (kernels,), (x, kernels)):  # each alone wants what it wants together
+        got = torch.autograd.grad(looped(x, kernels).pow(2).sum(), leaf)
+        meant = [F.conv3d(x[b : b + 1], kernels[b], None, (1, 2, 1), 1, (1, 1, 2)) for b in (0, 1)]
+        meant = torch.autograd.grad(torch.cat(meant).pow(2).sum(), leaf)
+        assert all(torch.allclose(a, b) for a, b in zip(got, meant, strict=True))
+    got = torch.func.jacrev(lambda k: looped(x, k).sum((0, 2, 3, 4)))(kernels)
+    meant = torch.autograd.functional.jacobian(lambda k: looped(x, k).sum((0, 2, 3, 4)), kernels)
+    assert torch.allclose(got, meant)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x.detach(), torch.ones_like(x))
+        tangent = torch.autograd.forward_ad.unpack_dual(looped(dual, kernels)).tangent
+    assert torch.allclose(tangent, looped(torch.ones_like(x), kernels))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_looped_convolution_holds_no_second_result(last):
+    class Sizes(TorchDispatchMode):
+        most = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            made = func(*args, **(kwargs or {}))
+            if func in (torch.ops.aten.cat.default, torch.ops.aten.clone.default):
+                self.most = max(self.most, made.numel())
+            return made
+
+    x = torch.randn(4, 8, 20, 200, 5, requires_grad=True)
+    x = x.contiguous(memory_format=torch.channels_last_3d) if last else x
+    kernels = torch.randn(4, 8, 8, 3, 3, 3, requires_grad=True)
+    with Sizes() as sizes:
+        conv_per_sample(x, kernels, 1, 1, 1, "looped").sum().backward()
+    assert sizes.most <= x.numel() // 4
+
+
+@pytest.mark.parametrize("way", ["looped", "grouped"])
+def test_float32_kernels_under_autocast_have_float32_gradients(way):
+    x = torch.randn(2, 16, 8, 8, 8).to(memory_format=LAST[3]).requires_grad_()
+    kernels = torch.randn(2, 16, 16, 3, 3, 3, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv_per_sample(x, kernels, 1, 1, 1, way)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert x.grad.dtype == kernels.grad.dtype == torch.float32
+    assert x.grad.abs().max() > 0

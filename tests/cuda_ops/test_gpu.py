@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from cuda_ops import RollingConv, roll_kernel, rolling_conv
-from cuda_ops.bench_gpu import device_activities
-from cuda_ops.mixing import mixing_forward
+from cuda_ops.bench.gpu import device_activities
+from cuda_ops.conv import WAYS, Geometry, rolling_conv_by
 from cuda_ops.op import roll_kernel_backward_op, roll_kernel_op
-from cuda_ops.paths import WAYS
+from cuda_ops.products import roll_forward
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -294,11 +294,11 @@ def test_the_convolution_is_the_cpus(dim, last, batch, way, place):
     for device in (None, place.device):
         leaves = [one.detach().to(device or "cpu").requires_grad_() for one in inputs]
         if device is None:
-            pairs = zip(leaves[0], mixing_forward(*leaves[1:]), strict=True)
+            pairs = zip(leaves[0], roll_forward(*leaves[1:]), strict=True)
             parts = [convolve(x[None], kernel, None, 1, 1) for x, kernel in pairs]
             y = torch.cat(parts) if parts else leaves[0].new_zeros(0, 6, *inputs[0].shape[2:])
         else:
-            y = rolling_conv(*leaves, 1, 1, way=way)
+            y = rolling_conv_by(way, *leaves, Geometry.of(1, 1, 1, dim))
         if batch:
             results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
         else:

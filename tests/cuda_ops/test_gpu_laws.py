@@ -19,7 +19,6 @@ from cuda_ops import roll_kernel
 LAWS_ELSEWHERE = {  # they speak of the CPU's autocast, of two devices, or count operations
     "test_autocast_rolls_in_full_precision_and_returns_the_compute_dtype",
     "test_whole_numbers_and_mixed_devices_are_refused",
-    "test_dispatched_operations_do_not_grow_with_batch_and_groups",
 }
 
 

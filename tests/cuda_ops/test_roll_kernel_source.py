@@ -1,6 +1,6 @@
 """The CUDA source itself, run without a GPU: compiled for the host, thread by thread.
 
-Everything but CuPy is real: :mod:`cuda_ops.kernels` names the instances, lays out the memory, sets
+Everything but CuPy is real: :mod:`cuda_ops.cuda` names the instances, lays out the memory, sets
 the grids and passes the arguments; only its ``_launch`` calls the host's library instead.
 """
 
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cuda_ops
-from cuda_ops import kernels, roll_kernel_reference
+from cuda_ops import cuda, roll_kernel_reference
 
 HERE = Path(__file__).parent
 SIDES = {
@@ -61,15 +61,15 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 @pytest.fixture(autouse=True)
 def host_launches(library, monkeypatch):
-    """The launcher of ``kernels`` runs the host's library; proofs are a test of their own here."""
+    """The launcher of ``cuda`` runs the host's library; proofs are a test of their own here."""
 
     def launch(name, grid, threads, tensors, numbers):
         pointers = (ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
         counts = (ctypes.c_int * len(numbers))(*numbers)
         assert library.launch(name.encode(), *grid, threads, pointers, counts) == 0, name
 
-    monkeypatch.setattr(kernels, "_launch", launch)
-    monkeypatch.setattr(kernels, "_prove_first", lambda *_: None)
+    monkeypatch.setattr(cuda, "_launch", launch)
+    monkeypatch.setattr(cuda, "_prove_first", lambda *_: None)
 
 
 def case(name: str, seed: int, batch: int = 2, outputs: int = 3, groups: int = 2, width: int = 2):
@@ -92,8 +92,8 @@ def laid(weight, last):
 def host_forward(name, weight, offsets, scale, dtype, last=False):
     """The rolled kernels; with ``last`` from a channels-last weight, and so themselves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "THREADS", THREADS.get(name, 32))
-        out = kernels.roll_forward(laid(weight, last), offsets, scale, dtype)
+        patch.setattr(cuda, "THREADS", THREADS.get(name, 32))
+        out = cuda.roll_forward(laid(weight, last), offsets, scale, dtype)
     assert (out.movedim(2, -1) if last else out).is_contiguous()
     return out
 
@@ -101,8 +101,8 @@ def host_forward(name, weight, offsets, scale, dtype, last=False):
 def host_backward(name, grad, weight, offsets, scale, last=False):
     """The gradients of weight, offsets and scale."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "THREADS", THREADS.get(name, 32))
-        return kernels.roll_backward(grad, laid(weight, last), offsets, scale)
+        patch.setattr(cuda, "THREADS", THREADS.get(name, 32))
+        return cuda.roll_backward(grad, laid(weight, last), offsets, scale)
 
 
 def reference(weight, offsets, scale, grad):
@@ -208,30 +208,30 @@ def test_an_offset_just_below_zero_stays_inside_the_kernel():
 def instance(name, last):
     kind, other, _ = REDUCED.get(name, (torch.float64, torch.float64, 0))
     sides, threads = SIDES[name.split("_")[1]], THREADS.get(name, 32)
-    return kernels.expression("roll_forward", kind, other, sides, last, threads)
+    return cuda.expression("roll_forward", kind, other, sides, last, threads)
 
 
 @pytest.mark.parametrize("name", [*DOUBLE, *REDUCED])
 @pytest.mark.parametrize("last", [False, True])
 def test_every_instance_passes_the_proof_before_its_first_use(name, last, monkeypatch):
     kind, other, _ = REDUCED.get(name, (torch.float64, torch.float64, 0))
-    monkeypatch.setattr(kernels, "THREADS", THREADS.get(name, 32))
+    monkeypatch.setattr(cuda, "THREADS", THREADS.get(name, 32))
     sides = SIDES[name.split("_")[1]]
-    kernels.prove.__wrapped__(torch.device("cpu"), kind, other, sides, last)
+    cuda.prove.__wrapped__(torch.device("cpu"), kind, other, sides, last)
 
 
 @pytest.mark.parametrize("broken", ["roll_forward<", "roll_backward<", "roll_finish<"])
 def test_a_kernel_that_gives_other_numbers_is_not_used(broken, monkeypatch):
-    right = kernels._launch
+    right = cuda._launch
 
     def wrong(name, grid, threads, tensors, numbers):
         right(name, grid, threads, tensors, numbers)
         if name.startswith(broken):
             tensors[-1].view(-1)[-1] += 0.01
 
-    monkeypatch.setattr(kernels, "_launch", wrong)
+    monkeypatch.setattr(cuda, "_launch", wrong)
     with pytest.raises(RuntimeError, match="wrong .* CUDA_OPS_BACKEND=torch"):
-        kernels.prove.__wrapped__(torch.device("cpu"), *[torch.float32] * 2, (3, 3, 3), False)
+        cuda.prove.__wrapped__(torch.device("cpu"), *[torch.float32] * 2, (3, 3, 3), False)
 
 
 @pytest.mark.slow

@@ -11,9 +11,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cuda_ops import RollingConv, full_precision, roll_kernel
-from cuda_ops.geometry import Sides
-from cuda_ops.paths import conv_dtype, conv_per_sample
+from cuda_ops import (
+    RollingConv,
+    Sides,
+    conv_dtype,
+    conv_per_sample,
+    full_precision,
+    roll_kernel,
+)
 from synth3d.models.agi_net.routing import CagrOptions, Routing
 from synth3d.models.blocks import CONV, GlobalMean
 

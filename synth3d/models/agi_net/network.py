@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synth3d.models.agi_net.cagr import CagrConv
-from synth3d.models.agi_net.routing import CagrOptions, OffsetHead, Routing, ScaleHead
+from synth3d.models.agi_net.routing import CagrOptions, Routing
 from synth3d.models.blocks import check_option, choose_stages, conv
 from synth3d.models.memory import needs_recomputing
 from synth3d.models.resunet import WIDTHS, ResUNet, check_sizes
@@ -147,15 +147,6 @@ class AGINet(ResUNet):
         for module in self.modules():
             if isinstance(module, Routing):
                 module.recompute = recompute
-
-    def reset_heads(self) -> None:
-        """Set offsets to 0 and scales to sigmoid(1) again, after an initialiser touched them.
-
-        Initialisers that go by layer class do not; one that draws every parameter does.
-        """
-        for module in self.modules():
-            if isinstance(module, OffsetHead | ScaleHead):
-                module.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all weights anew, and the heads as they start."""

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
 from cuda_ops import full_precision
-from cuda_ops.cpu_norm import is_for
 from synth3d.models.agi_net.grouped import GROUPED
 from synth3d.models.blocks import ChannelNorm, GlobalMean, check_option, norm_gelu
 
@@ -144,9 +142,7 @@ class RoutingUnit(nn.Sequential):
         dim: 2 or 3.
         stride: Of the convolution.
         lean: Keep the convolution's result for the backward alone and normalise it again there;
-            hooks of the normalisation and the GELU are not called then. Where the compiled routine
-            does both in one pass (:mod:`cuda_ops.cpu_norm`) this is so anyhow, unless they have
-            hooks.
+            hooks of the normalisation and the GELU are not called then.
     """
 
     def __init__(
@@ -163,21 +159,7 @@ class RoutingUnit(nn.Sequential):
         """(B, C, \\*S), gates (B, C, 1, ...) or None -> (B, C, \\*S')."""
         y = self[0](x, gates)
         norm, act = self[1], self[2]
-        if self.lean or _is_one_pass(y, norm, act):
-            return norm_gelu(y, norm)
-        return act(norm(y))
-
-
-def _is_one_pass(y: Tensor, norm: nn.Module, act: nn.Module) -> bool:
-    """Whether the compiled routine may stand for both modules: they are what they were made as, and
-    nobody hears when they are called.
-    """
-    made = type(norm) is ChannelNorm and type(act) is nn.GELU and act.approximate == "none"
-    if not made or _has_any_global_hook():
-        return False
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    heard = any(getattr(module, kind) for module in (norm, act) for kind in kinds)
-    return not heard and is_for(y, norm.weight, norm.bias)
+        return norm_gelu(y, norm) if self.lean else act(norm(y))
 
 
 class Routing(nn.Module):

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ops import full_precision
-from cuda_ops.paths import conv_per_sample
+from cuda_ops import conv_per_sample, full_precision
 from synth3d.models.blocks import ChannelNorm, GlobalMean, choose_stages, conv
 from synth3d.models.resunet import WIDTHS, ResUNet
 

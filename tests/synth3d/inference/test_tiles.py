@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synth3d.inference.tiles import hann_window, sliding_window, tile_starts
+from synth3d.inference.tiles import hann_window, sliding_window, tile_starts, tiles_per_call
 
 SIDES = st.tuples(*[st.integers(1, 19)] * 3)
 
@@ -111,6 +111,11 @@ def test_batching_does_not_change_the_result_and_every_call_is_full(batch):
         one = sliding_window(lambda x: convolution(x.double()), volume, (8, 8, 8), (4, 4, 4), 1)
     torch.testing.assert_close(result, one, rtol=1e-6, atol=1e-6)
     assert set(seen) == {batch}
+
+
+def test_a_cpu_gets_no_lone_tile():
+    assert [tiles_per_call(batch, torch.device("cpu")) for batch in (1, 2, 5)] == [2, 2, 5]
+    assert [tiles_per_call(batch, torch.device("cuda")) for batch in (1, 2, 5)] == [1, 2, 5]
 
 
 def test_tiles_without_active_voxels_are_never_computed():

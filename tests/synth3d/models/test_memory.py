@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from cuda_ops import cpu_library
 from synth3d.models import AGINet, ResUNet, memory
 from synth3d.models.agi_net.routing import Routing, RoutingUnit
 from synth3d.models.memory import free_bytes, needs_recomputing, saved_bytes
@@ -37,11 +36,9 @@ def test_a_hand_count():
     assert saved_bytes(net, (1, 2, 4, 5)) == 4 * (40 + 60)
 
 
-@pytest.mark.parametrize("choice", ["auto", "torch"])
 @pytest.mark.parametrize(("recompute", "stride"), [(False, 1), (True, 1), (False, 2), (True, 2)])
 @pytest.mark.parametrize("dim", [2, 3])
-def test_the_count_is_what_a_real_step_keeps(monkeypatch, dim, recompute, stride, choice):
-    monkeypatch.setenv("CUDA_OPS_CPU", choice)
+def test_the_count_is_what_a_real_step_keeps(dim, recompute, stride):
     net = AGINet(2, 1, dim=dim, checkpoint_routing=recompute, routing_stride=stride, **SMALL)
     layout = memory.LAST[dim + 2]
     net = net.to(memory_format=layout)
@@ -54,17 +51,6 @@ def test_the_count_is_what_a_real_step_keeps(monkeypatch, dim, recompute, stride
     assert counted <= kept + 3 * matrices
 
 
-def test_the_count_for_any_device_is_what_torch_keeps(monkeypatch):
-    net = AGINet(2, 1, dim=3, checkpoint_routing=False, **SMALL)
-    monkeypatch.setenv("CUDA_OPS_CPU", "torch")
-    by_torch = saved_bytes(net, (1, 2, 16, 16, 16))
-    monkeypatch.setenv("CUDA_OPS_CPU", "auto")
-    assert saved_bytes(net, (1, 2, 16, 16, 16), compiled=False) == by_torch
-    assert (saved_bytes(net, (1, 2, 16, 16, 16)) < 0.9 * by_torch) == (
-        cpu_library.library() is not None
-    )
-
-
 def test_the_count_is_the_same_for_a_network_without_values():
     with torch.device("meta"):
         ghost = ResUNet(1, 1, widths=(8, 16))
@@ -73,9 +59,8 @@ def test_the_count_is_the_same_for_a_network_without_values():
     )
 
 
-def test_the_cheap_routing_keeps_a_result_of_each_unit_and_not_three(monkeypatch):
+def test_the_cheap_routing_keeps_a_result_of_each_unit_and_not_three():
     """Two units each: neither the normalised features nor the mean and deviation of a voxel."""
-    monkeypatch.setenv("CUDA_OPS_CPU", "torch")  # compiled, either keeps one
     x = torch.randn(1, 2, 16, 16, 16).to(memory_format=torch.channels_last_3d)
     net = AGINet(2, 1, dim=3, routing_stride=2, **SMALL).to(memory_format=torch.channels_last_3d)
     lean = really_saved(net, x)
@@ -155,7 +140,7 @@ def test_the_bound_that_saves_the_count_is_above_it():
     ("options", "limit"),
     [
         ({"checkpoint_routing": True}, 1.10),
-        ({"routing_stride": 2, "checkpoint_routing": False}, 1.2),
+        ({"routing_stride": 2, "checkpoint_routing": False}, 1.3),
     ],
 )
 def test_bytes_per_voxel_over_the_plain_network(options, limit):

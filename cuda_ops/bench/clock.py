@@ -4,7 +4,9 @@ A machine that is shared slows down and speeds up; candidates that are timed wit
 second feel the same weather, so their ratio is steadier than any of their times.
 """
 
+import ctypes
 import math
+import platform
 import random
 import statistics
 import time
@@ -18,6 +20,7 @@ QUEUE_CYCLES = 20_000_000
 """For how many clock cycles the device sleeps, at first, while the host fills its queue (10 ms)."""
 QUEUE_LENGTH = 50
 """Most calls in the queue; the driver's own holds about a thousand launches."""
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4  # glibc's malloc.h
 
 
 class Taken(NamedTuple):
@@ -158,3 +161,28 @@ def summary(taken: Mapping[str, Sequence[Taken]]) -> dict[str, dict[str, Any]]:
         }
         for name, turns in taken.items()
     }
+
+
+def keep_memory() -> bool:
+    """Let freed memory stay with the process, so that page faults are no part of a time.
+
+    Returns:
+        Whether the C library could be told; only glibc can.
+    """
+    return _told((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 256 << 20))
+
+
+def give_back_memory() -> bool:
+    """Let every freed block from 64 KiB leave the process, so that a peak is of what is in use.
+
+    Returns:
+        As :func:`keep_memory`.
+    """
+    return _told((M_MMAP_THRESHOLD, 64 << 10))
+
+
+def _told(*wishes: tuple[int, int]) -> bool:
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(key, value) for key, value in wishes])

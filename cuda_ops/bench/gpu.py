@@ -13,14 +13,25 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from cuda_ops import roll_kernel
-from cuda_ops.bench_cases import DTYPES, Shape, generation_calls, layer_calls, leaves
-from cuda_ops.bench_clock import Call, CudaClock, summary
-from cuda_ops.bench_memory import measure_memory
-from cuda_ops.bench_rows import Result, Row, Setting, SkipRow, rated, take, timed
-from cuda_ops.op import roll_kernel_op
+from cuda_ops.bench.clock import Call, CudaClock, summary
+from cuda_ops.bench.memory import MEMORY_BAR, measure_memory
+from cuda_ops.bench.rows import (
+    DTYPES,
+    LAYOUTS,
+    Result,
+    Row,
+    Setting,
+    Shape,
+    SkipRow,
+    generation_calls,
+    layer_calls,
+    leaves,
+    rated,
+    take,
+    timed,
+)
+from cuda_ops.op import roll_kernel, roll_kernel_op
 
-LAYOUTS = ("contiguous", "channels_last")
 FUSED = (  # kernels of AGI-Net's stages; bar of the fused form over the matrix product
     (Shape(64, 16), 0.2),
     (Shape(256, 16), None),
@@ -49,7 +60,7 @@ def cuda_rows() -> Iterator[Row]:
     parts = launch_rows, fused_rows, bandwidth_rows, layer_rows, memory_rows
     for part in parts:
         for row in part():
-            yield replace(row, cost=0.5, quick=any(key in row.name for key in QUICK))
+            yield replace(row, quick=any(key in row.name for key in QUICK))
 
 
 def launch_rows() -> Iterator[Row]:
@@ -58,7 +69,7 @@ def launch_rows() -> Iterator[Row]:
     for dtype in DTYPES:
         for direction, bar in (("forward", 1), ("backward", 3)):
             yield Row(
-                f"gpu/launches/{direction}/{dtype}", f"{_kernels(shape)}, {direction}",
+                f"gpu/launches/{direction}/{dtype}", f"{shape.kernels}, {direction}",
                 partial(_launches, shape=shape), dtype=dtype, candidate="fused", baseline="–",
                 bar=bar,
             )  # fmt: skip
@@ -109,7 +120,7 @@ def fused_rows() -> Iterator[Row]:
     for shape, bar in FUSED:
         for direction in ("forward", "both"):
             yield Row(
-                f"gpu/fused/{_short(shape)}/{direction}", f"{_kernels(shape)}, {direction}",
+                f"gpu/fused/{shape.short}/{direction}", f"{shape.kernels}, {direction}",
                 partial(_fused, shape=shape), candidate="cupy", baseline="torch", bar=bar,
             )  # fmt: skip
 
@@ -119,7 +130,7 @@ def _fused(row: Row, setting: Setting, shape: Shape) -> list[Result]:
     forms = {backend: rolled_by(backend) for backend in ("cupy", "torch")}
     backward = row.name.endswith("both")
     calls = generation_calls(shape, forms, setting.device, "contiguous", backward)
-    return [timed(row, setting, calls)]
+    return timed(row, setting, calls)
 
 
 def rolled_by(backend: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -153,8 +164,8 @@ def bandwidth_rows() -> Iterator[Row]:
             for dtype in DTYPES:
                 for layout in LAYOUTS:
                     yield Row(
-                        f"gpu/bandwidth/{_short(shape)}/{direction}/{dtype}/{layout}",
-                        f"{_kernels(shape)}, {direction}", partial(_bandwidth, shape=shape),
+                        f"gpu/bandwidth/{shape.short}/{direction}/{dtype}/{layout}",
+                        f"{shape.kernels}, {direction}", partial(_bandwidth, shape=shape),
                         dtype=dtype, memory_format=layout, candidate="fused",
                         baseline="copy of as many bytes", bar=aim, at_least=True,
                     )  # fmt: skip
@@ -212,7 +223,11 @@ def layer_rows() -> Iterator[Row]:
 
 def _ways(row: Row, setting: Setting, shape: Shape) -> list[Result]:
     """What the layer chooses, which has the bar, and each way for comparison."""
-    ways = ["looped", "grouped", *(["mixed-input"] if shape.voxels <= MIXED_VOXELS else [])]
+    ways = [
+        "looped",
+        "grouped",
+        *(["mixed-input"] if shape.side**shape.dim <= MIXED_VOXELS else []),
+    ]
     calls = layer_calls(shape, setting.device, row.dtype, row.memory_format, ways)
     taken = take(setting, calls)
     chosen = rated(row, setting, taken, row.candidate, row.baseline)
@@ -228,22 +243,14 @@ def memory_rows() -> Iterator[Row]:
                 yield Row(
                     f"memory/{shape.name}/{dtype}/{layout}", str(shape),
                     partial(measure_memory, shape=shape), dtype=dtype, memory_format=layout,
-                    bar=1.15,
+                    bar=MEMORY_BAR,
                 )  # fmt: skip
 
 
 def _need_cupy() -> None:
-    from cuda_ops import kernels
+    from cuda_ops import cuda
 
     try:
-        kernels.load_cupy()
+        cuda.load_cupy()
     except RuntimeError as error:
         raise SkipRow(str(error)) from error
-
-
-def _short(shape: Shape) -> str:
-    return f"{shape.dim}d-{shape.batch}x{shape.channels}"
-
-
-def _kernels(shape: Shape) -> str:
-    return f"B {shape.batch}, {shape.channels}→{shape.channels}, 3^{shape.dim}, n {shape.groups}"

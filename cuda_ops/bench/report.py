@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,28 +15,25 @@ from typing import Any
 
 import torch
 
-from cuda_ops import cpu_library
-from cuda_ops.bench_rows import Result, Setting
+from cuda_ops.bench.rows import Result, Setting
 
 SCHEMA = 1
 COLUMNS = (
-    "row",
-    "shape",
-    "against",
-    "ratio",
-    "lowest",
-    "of minima",
-    "rounds",
-    "bar",
-    "met",
-    "time",
-)
+    "row", "shape", "against", "ratio", "lowest", "of minima", "rounds", "bar", "met", "time",
+)  # fmt: skip
 
 
 def environment(
-    setting: Setting, allocator: str, program: str, arguments: Sequence[str] | None
+    setting: Setting, kept: bool, program: str, arguments: Sequence[str] | None
 ) -> dict[str, Any]:
-    """What the figures depend on besides the code: machine, versions, command."""
+    """What the figures depend on besides the code: machine, versions, command.
+
+    Args:
+        setting: How it is measured.
+        kept: Whether freed memory stays with the process.
+        program: How it was called.
+        arguments: Its own; None for the process's.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     facts: dict[str, Any] = {
         "command": " ".join([program, *words]),
@@ -50,8 +46,7 @@ def environment(
         "clock": setting.clock.name,
         "threads": setting.threads,
         "rounds": setting.rounds,
-        "seed": setting.seed,
-        "allocator": allocator,
+        "memory": "kept" if kept else "the system's way",
         "load": [round(load, 2) for load in os.getloadavg()],
         "seconds": 0.0,
         "complete": False,
@@ -65,7 +60,6 @@ def environment(
         }
     else:
         facts["instructions"] = torch.backends.cpu.get_cpu_capability()
-        facts["convolutions"] = cpu_library.describe()
     return facts
 
 
@@ -117,13 +111,11 @@ def as_table(facts: dict[str, Any], results: Sequence[Result]) -> str:
 
 
 def _sentence(facts: dict[str, Any]) -> str:
-    last = f"CUDA_OPS_BACKEND {facts.get('backend')}"
-    if "instructions" in facts:
-        last = f"{facts['instructions']}; convolutions: {facts.get('convolutions', 'torch')}"
+    last = facts.get("instructions", f"CUDA_OPS_BACKEND {facts.get('backend')}")
     return (
         f"`{facts['command']}`, {facts['date']}, commit {facts['commit']}: {facts['hardware']} "
         f"({last}), torch {facts['torch']}, {facts['threads']} thread(s), {facts['clock']}, "
-        f"allocator {facts['allocator']}, load {facts['load'][0]}; "
+        f"freed memory {facts['memory']}, load {facts['load'][0]}; "
         f"{facts['seconds'] / 60:.1f} min"
         f"{'.' if facts['complete'] else ', not finished.'}"
     )
@@ -165,34 +157,6 @@ def _times(result: Result) -> str:
         return result.note if result.value is not None else "–"
     both = " : ".join(f"{1e3 * time['clock']:.3g}" for time in times if time)
     return f"{both} ms" + (f", {result.note}" if result.note else "")
-
-
-def check_writable(path: Path) -> Path:
-    """``path``, if a file can be made there.
-
-    Raises:
-        ValueError: Its folder does not exist or cannot be written to.
-    """
-    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise ValueError(f"--json {path}: a file cannot be written there")
-    return path
-
-
-def write_atomically(path: Path, document: dict[str, Any]) -> None:
-    """Write JSON so that whoever reads the file sees the old one or the new one, whole."""
-    text = to_json(document) + "\n"
-    handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def to_json(document: dict[str, Any]) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cuda_ops.layout import empty_kernels, is_channels_last, laid_as
-from cuda_ops.mixing import mixing_backward, mixing_forward
+from cuda_ops import products
+from cuda_ops.products import empty_kernels, is_channels_last, laid_as
 
 SOURCE = Path(__file__).with_name("roll_kernel.cu")
 OPTIONS = ("-std=c++17",)
@@ -141,7 +141,7 @@ def prove(
     grad = torch.randn(2, *weight.shape, generator=draw).to(device, other)
     found = (_forward(weight, offsets, scale, other), *_backward(grad, weight, offsets, scale))
     exact = [tensor.double() for tensor in (weight, offsets, scale)]
-    wanted = (mixing_forward(*exact), *mixing_backward(grad.double(), *exact))
+    wanted = (products.roll_forward(*exact), *products.roll_backward(grad.double(), *exact))
     for name, got, expected in zip(
         ("kernels", "gradient of weight", "of offsets", "of scale"), found, wanted, strict=True
     ):

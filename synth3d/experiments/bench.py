@@ -1,0 +1,228 @@
+"""``python -m synth3d.experiments.bench``: what AGI-Net costs beside the plain network.
+
+Every figure is a ratio of two networks measured in the same rounds of one process, see
+:mod:`cuda_ops.bench`; torch alone. Bars are for the networks as the recipes have them, with the
+routing at half resolution.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cuda_ops import bench
+from synth3d.models import GENERATORS, options_of
+
+DESCRIPTION = """Measure training steps, forward passes and memory of AGI-Net against the plain
+ResUNet: seconds of CPU time of the process with one thread, medians of the ratios of interleaved
+rounds. Exit code: 0; 1 if --check is given and a bar was missed or a row failed; 2 if an argument
+cannot be used; 130 if interrupted."""
+EXAMPLES = """examples:
+  python -m synth3d.experiments.bench                   the whole table (ten minutes)
+  python -m synth3d.experiments.bench --quick           about a minute
+  python -m synth3d.experiments.bench --only train/cpu  rows by name; --list shows the names
+  python -m synth3d.experiments.bench --json bench.json the table, and JSON in a file"""
+
+MODULE = "synth3d.experiments.bench"
+FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
+DTYPES = ("fp32", "bf16")
+AGI = {"stages": 5, "checkpoint_routing": False}
+NETWORKS: dict[str, tuple[str, dict[str, object]]] = {
+    "plain": ("resunet", {}),
+    "agi": ("agi-net", AGI),
+    "agi-stride2": ("agi-net", AGI | {"routing_stride": 2}),
+}
+BARRED = "agi-stride2"
+BARS = {  # of BARRED over plain, at the size of the recipe `cpu`
+    ("train", "fp32"): 1.20,
+    ("train", "bf16"): 1.30,
+    ("infer", "fp32"): 1.20,
+    ("infer", "bf16"): 1.30,
+    ("memory", "fp32"): 1.25,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A size at which networks are compared: three sources, one target, cubic patches."""
+
+    name: str
+    widths: tuple[int, ...]
+    groups: int
+    side: int
+    dim: int = 3
+    batch: int = 2
+
+    def __str__(self) -> str:
+        widths = "-".join(map(str, self.widths))
+        return f"{self.dim}-D {widths}, n={self.groups}, {self.side}^{self.dim}, B={self.batch}"
+
+    def network(self, name: str) -> nn.Module:
+        """The one of ``NETWORKS`` at this size, channels-last; its weights repeat."""
+        torch.manual_seed(0)
+        model, options = NETWORKS[name]
+        size = {"dim": self.dim, "widths": self.widths, "groups": self.groups} | options
+        taken = {key: size[key] for key in size.keys() & options_of(model)}
+        return GENERATORS[model](3, 1, **taken).to(memory_format=FORMATS[self.dim])
+
+    def image(self) -> Tensor:
+        """(B, 3, \\*S), channels-last, always the same."""
+        g = torch.Generator().manual_seed(1)
+        image = torch.randn(self.batch, 3, *[self.side] * self.dim, generator=g)
+        return image.contiguous(memory_format=FORMATS[self.dim])
+
+
+RECIPE = Case("cpu", (16, 32, 64, 128), 4, 48)
+CASES = (
+    RECIPE,
+    Case("middle", (32, 64, 128, 256), 8, 48),
+    Case("paper", (64, 128, 256, 512), 8, 32),
+    Case("paper-2d", (64, 128, 256, 512), 8, 64, dim=2, batch=4),
+)
+
+
+def rows(device: torch.device) -> list[bench.Row]:
+    """All rows, in the order of the table; a GPU has no row of memory."""
+    timed = [
+        row for group in ("train", "infer") for case in CASES for row in _timed_rows(group, case)
+    ]
+    return timed if device.type != "cpu" else [*timed, *memory_rows()]
+
+
+def _timed_rows(group: str, case: Case) -> Iterator[bench.Row]:
+    """A training step (forward, L1, backward, Adam), or a forward pass without gradients."""
+    for dtype in DTYPES:
+        yield bench.Row(
+            f"{group}/{case.name}/{dtype}", str(case), partial(_compare, group=group, case=case),
+            dtype, "channels_last", quick=case is RECIPE,
+        )  # fmt: skip
+
+
+def memory_rows() -> Iterator[bench.Row]:
+    """How far a process climbs in two training steps without an optimiser."""
+    yield bench.Row(
+        f"memory/{RECIPE.name}/fp32", str(RECIPE), partial(_memory, case=RECIPE), "fp32",
+        "channels_last", quick=True,
+    )  # fmt: skip
+
+
+def _bar(group: str, case: Case, name: str, dtype: str) -> float | None:
+    return BARS.get((group, dtype)) if case is RECIPE and name == BARRED else None
+
+
+def _compare(row: bench.Row, setting: bench.Setting, group: str, case: Case) -> list[bench.Result]:
+    calls = {name: _call(group, case, name, row.dtype, setting.device) for name in NETWORKS}
+    taken = bench.take(setting, calls)
+    found = []
+    for name in [name for name in NETWORKS if name != "plain"]:
+        ratio = bench.compare(taken[name], taken["plain"])
+        found.append(
+            row.result(
+                candidate=name,
+                value=ratio.median,
+                lowest=ratio.lowest,
+                of_minima=ratio.of_minima,
+                rounds=setting.rounds,
+                bar=_bar(group, case, name, row.dtype),
+                seconds=bench.summary({key: taken[key] for key in ("plain", name)}),
+            )  # fmt: skip
+        )
+    return found
+
+
+def _call(
+    group: str, case: Case, name: str, dtype: str, device: torch.device
+) -> Callable[[], object]:
+    """One training step or one forward pass of a network, ready to be repeated."""
+    network, x = case.network(name).to(device), case.image().to(device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16")
+    if group == "train":
+        return training_step(network, x, autocast)
+    network.eval()
+
+    def infer() -> Tensor:
+        with torch.inference_mode(), autocast:
+            return network(x)
+
+    return infer
+
+
+def training_step(
+    network: nn.Module, x: Tensor, autocast: AbstractContextManager[object]
+) -> Callable[[], None]:
+    """Forward, L1, backward and Adam, as a run's, ready to be repeated.
+
+    Args:
+        network: (B, 3, \\*S) -> (B, 1, \\*S), on the device of ``x``.
+        x: (B, 3, \\*S).
+        autocast: For the forward.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), 1e-4, fused=True)
+    target = torch.zeros_like(x[:, :1])
+
+    def step() -> None:
+        with autocast:
+            y = network(x)
+        F.l1_loss(y.float(), target).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _memory(row: bench.Row, setting: bench.Setting, case: Case) -> list[bench.Result]:
+    task = {"case": case.name, "threads": setting.threads}
+    peaks = {
+        name: bench.ask_a_process("synth3d.experiments.bench", task | {"network": name})
+        for name in NETWORKS
+    }
+    return [
+        row.result(
+            candidate=name,
+            value=peaks[name] / peaks["plain"],
+            rounds=1,
+            bar=_bar("memory", case, name, row.dtype),
+            note=f"{peaks[name] / 2**20:.0f} : {peaks['plain'] / 2**20:.0f} MiB",
+        )  # fmt: skip
+        for name in NETWORKS
+        if name != "plain"
+    ]
+
+
+def child(task: str) -> int:
+    """Bytes of resident memory that two training steps add, the optimiser's not included.
+
+    Args:
+        task: JSON with case, network (their names) and threads.
+    """
+    what = json.loads(task)
+    bench.give_back_memory()
+    torch.set_num_threads(what["threads"])
+    case = next(case for case in CASES if case.name == what["case"])
+    network, x = case.network(what["network"]), case.image()
+    small = Case("small", case.widths, case.groups, 16, case.dim).image()
+    network(small).sum().backward()  # libraries load and settle
+
+    def two_steps() -> None:
+        for _ in range(2):
+            network(x).abs().mean().backward()
+            network.zero_grad()
+
+    return bench.climb(two_steps)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    return bench.serve(
+        arguments, "python -m synth3d.experiments.bench", DESCRIPTION, EXAMPLES, rows
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
