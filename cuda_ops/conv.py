@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ops.op import check_roll, full_precision, roll_kernel
+from cuda_ops.op import check_roll, full_precision, roll_kernel, watched
 from cuda_ops.products import format_of, mixing_matrices
 
 Sides = int | Sequence[int]
@@ -134,18 +134,6 @@ def conv_per_sample(
     # split and unbind, not x[b] and kernels[b]: the backward of an index writes B zero tensors.
     pairs = zip(x.split(1), kernels.unbind(0), strict=True)
     return _laid_as(x, torch.cat([CONV[x.ndim](*pair, None, *geometry) for pair in pairs]))
-
-
-def watched() -> bool:
-    """Whether a compiler, a tracer, a transform of torch.func or forward-mode differentiation looks
-    on: none of them sees through a hand-written gradient.
-    """
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
 
 
 def _conv_grouped(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:

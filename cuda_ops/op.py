@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cuda_ops.products import empty_kernels, laid_as, roll_backward, roll_forward
+from cuda_ops.products import empty_kernels, laid_as, roll_backward, roll_forward, roll_in_parts
 
 BACKENDS = ("torch", "cupy", "auto")
 
@@ -60,7 +60,34 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
         offsets, scale = offsets.to(compute), scale.to(compute)
         if device == "cuda" and _uses_cupy():
             return roll_kernel_op(weight, offsets, scale, result)
+        if device == "cpu" and not watched():
+            return _InParts.apply(weight, offsets, scale, result)
         return roll_forward(weight, offsets, scale, result)
+
+
+def watched() -> bool:
+    """Whether a compiler, a tracer, a transform of torch.func or forward-mode differentiation looks
+    on: none of them sees through a hand-written gradient.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+class _InParts(torch.autograd.Function):
+    """The matrix product a part of the kernels at a time, on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        ctx.save_for_backward(*inputs[:3])
+        return roll_in_parts(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        return (*_differentiable_backward(grad, *ctx.saved_tensors), None)
 
 
 def full_precision(device: str) -> AbstractContextManager[Any]:
@@ -73,7 +100,7 @@ def full_precision(device: str) -> AbstractContextManager[Any]:
 @torch.library.custom_op("cuda_ops::roll_kernel", mutates_args=(), device_types="cpu")
 def roll_kernel_op(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Roll, giving ``dtype``; offsets and scale are float32, or float64 for a float64 weight."""
-    return laid_as(weight, roll_forward(weight.to(offsets.dtype), offsets, scale).to(dtype))
+    return roll_in_parts(weight, offsets, scale, dtype)
 
 
 @torch.library.custom_op("cuda_ops::roll_kernel_backward", mutates_args=(), device_types="cpu")

@@ -17,6 +17,9 @@ from torch import Tensor
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 """Channels-last by the number of axes, batch and channels included."""
 
+# Kernels are rolled in parts of so many elements of the weight, and in no more parts than that.
+PART_ELEMENTS, MOST_PARTS = 1 << 16, 8
+
 
 def is_channels_last(weight: Tensor) -> bool:
     """Whether a weight (C_out, C_in, \\*k) lies in memory as (C_out, \\*k, C_in).
@@ -82,8 +85,26 @@ def roll_forward(
         (B, C_out, C_in, \\*k), each sample in the layout of ``weight``; empty for B = 0.
     """
     mixing = mixing_matrices(offsets, scale, weight.shape[2:])
-    dtype = weight.dtype if dtype is None else dtype
-    (batch, groups), (outputs, inputs, *sizes) = scale.shape, weight.shape
+    return _mixed(weight, mixing, weight.dtype if dtype is None else dtype)
+
+
+def roll_in_parts(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """:func:`roll_forward` a few output channels at a time, not differentiable.
+
+    A part is laid into its place while it is still in the cache: on a CPU large kernels take half
+    of the time so.
+    """
+    mixing = mixing_matrices(offsets, scale, weight.shape[2:])
+    kernels = empty_kernels(len(mixing), weight, dtype)
+    for place, part in zip(_parts(kernels, weight, 1), _parts(weight, weight, 0), strict=True):
+        place.copy_(_mixed(part, mixing, dtype))
+    return kernels
+
+
+def _mixed(weight: Tensor, mixing: Tensor, dtype: torch.dtype) -> Tensor:
+    """The rolled kernels of a weight, given M (B, n, N, N)."""
+    batch, groups = mixing.shape[:2]
+    outputs, inputs, *sizes = weight.shape
     parts = _by_groups(weight.to(mixing.dtype), groups, sizes)
     # is_channels_last in terms that hold under vmap as well. M is named first where its axes are
     # the outer ones of the result: the other order takes 1.6 times as long.
@@ -113,9 +134,13 @@ def roll_backward(
     circulants = _per_axis(torch.lerp(near, far, share), sizes)
     slopes = _per_axis(far - near, sizes)
     mixing = _kronecker(scale, circulants)
-    parts, change = (_by_groups(one, scale.shape[1], sizes) for one in (weight, grad))
-    grad_weight = torch.einsum("bogcs,bgst->ogct", change, mixing).reshape(weight.shape)
-    grad_mixing = torch.einsum("bogcs,ogct->bgst", change, parts)
+    groups, grad_weights, grad_mixing = scale.shape[1], [], torch.zeros_like(mixing)
+    for one, change in zip(_parts(weight, weight, 0), _parts(grad, weight, 1), strict=True):
+        part, change = _by_groups(one, groups, sizes), _by_groups(change, groups, sizes)
+        back = torch.einsum("bogcs,bgst->ogct", change, mixing)
+        grad_weights.append(back.reshape(one.shape))
+        grad_mixing = grad_mixing + torch.einsum("bogcs,ogct->bgst", change, part)
+    grad_weight = torch.cat(grad_weights)
     ones = torch.ones_like(scale)
     grad_scale = (grad_mixing * _kronecker(ones, circulants)).sum((2, 3))
     grad_offsets = []
@@ -123,6 +148,12 @@ def roll_backward(
         turned = [*circulants[:axis], slope, *circulants[axis + 1 :]]
         grad_offsets.append((grad_mixing * _kronecker(scale, turned)).sum((2, 3)))
     return grad_weight, torch.stack(grad_offsets, dim=-1), grad_scale
+
+
+def _parts(kernels: Tensor, weight: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """``kernels`` in parts along the axis ``dim`` of the output channels; one part off the CPU."""
+    many = weight.numel() // PART_ELEMENTS if weight.device.type == "cpu" else 1
+    return kernels.split(max(1, -(-weight.shape[0] // max(1, min(many, MOST_PARTS)))), dim)
 
 
 def _by_groups(kernels: Tensor, groups: int, sizes: Sequence[int]) -> Tensor:
