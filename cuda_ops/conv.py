@@ -322,11 +322,11 @@ class RollingConv(nn.Module):
         kernel_size: Side of the kernel, one number or one per axis (z, y, x).
         dim: 2 or 3.
         groups: n, groups of contiguous input channels that are rolled separately.
-        stride: Of the convolution.
-        padding: Zeros on both sides; ``None`` keeps the size at stride 1 (odd kernels).
-        dilation: Of the convolution.
+        sides: ``stride`` and ``dilation`` (1) and ``padding`` of the convolution, one number or one
+            per axis; without ``padding`` the size is kept at stride 1 (odd kernels).
 
     Raises:
+        TypeError: ``sides`` has another name.
         ValueError: ``groups`` does not divide ``in_channels``, or ``dim`` is not 2 or 3.
     """
 
@@ -338,11 +338,11 @@ class RollingConv(nn.Module):
         *,
         dim: int = 3,
         groups: int = 8,
-        stride: Sides = 1,
-        padding: Sides | None = None,
-        dilation: Sides = 1,
+        **sides: Sides,
     ) -> None:
         super().__init__()
+        if unknown := sorted(sides.keys() - set(Geometry._fields)):
+            raise TypeError(f"expected stride, padding or dilation, got {', '.join(unknown)}")
         if dim not in (2, 3):
             raise ValueError(f"expected dim 2 or 3, got {dim}")
         if groups < 1 or in_channels % groups:
@@ -352,9 +352,10 @@ class RollingConv(nn.Module):
             )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = _per_axis(kernel_size, dim)
-        self.stride, self.dilation = _per_axis(stride, dim), _per_axis(dilation, dim)
+        self.stride = _per_axis(sides.get("stride", 1), dim)
+        self.dilation = _per_axis(sides.get("dilation", 1), dim)
         same = tuple(a * (k - 1) // 2 for a, k in zip(self.dilation, self.kernel_size, strict=True))
-        self.padding = same if padding is None else _per_axis(padding, dim)
+        self.padding = _per_axis(sides.get("padding", same), dim)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
         self.reset_parameters()
 

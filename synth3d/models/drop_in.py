@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from synth3d.models.agi_net.cagr import CagrConv
+from synth3d.models.agi_net.cagr import CagrConv, GatedRollingConv
 from synth3d.models.agi_net.routing import CagrOptions
 
 DIMS: dict[type[nn.Module], int] = {nn.Conv2d: 2, nn.Conv3d: 3}
@@ -154,17 +154,13 @@ def _rolling(
             f"it gets {fitting}",
             stacklevel=3,
         )
-    new = CagrConv(
-        layer.in_channels,
-        fitting,
-        DIMS[type(layer)],
-        replace(options),
-        outputs=layer.out_channels,
-        kernel_size=layer.kernel_size,
-        padding=_padding(layer),
-        dilation=layer.dilation,
-        bias=layer.bias is not None,
-    ).to(layer.weight.device, layer.weight.dtype)
+    dim, bias = DIMS[type(layer)], layer.bias is not None
+    conv = GatedRollingConv(
+        layer.in_channels, layer.out_channels, layer.kernel_size, dim=dim, groups=fitting,
+        padding=_padding(layer), dilation=layer.dilation,
+    )  # fmt: skip
+    new = CagrConv(layer.in_channels, fitting, dim, replace(options), conv=conv, bias=bias)
+    new = new.to(layer.weight.device, layer.weight.dtype)
     with torch.no_grad():
         new.conv.weight.copy_(layer.weight / (start_factor(options) if keep_function else 1.0))
         if new.bias is not None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from cuda_ops import (
     RollingConv,
-    Sides,
     conv_dtype,
     conv_per_sample,
     full_precision,
@@ -105,11 +104,9 @@ class CagrConv(nn.Module):
         groups: n.
         dim: 2 or 3.
         options: See :class:`CagrOptions`; its ``module`` is not ``"conv"``.
-        outputs: C_out; None for C_in.
-        kernel_size: Side of the kernel, one number or one per axis (z, y, x); what has one tap
-            along an axis is not rolled there. The routing's own kernels have three.
-        padding: Of the convolution; None keeps the size.
-        dilation: Of the convolution.
+        conv: The convolution whose kernel is rolled, of C inputs in n groups; None for 3 taps along
+            each axis, as many outputs and the size kept. What has one tap along an axis is not
+            rolled there. The routing's own kernels have three.
         bias: Add one number per output channel, zero at the start; the paper's has none.
 
     Raises:
@@ -123,20 +120,13 @@ class CagrConv(nn.Module):
         dim: int,
         options: CagrOptions | None = None,
         *,
-        outputs: int | None = None,
-        kernel_size: Sides = 3,
-        padding: Sides | None = None,
-        dilation: Sides = 1,
+        conv: GatedRollingConv | None = None,
         bias: bool = False,
     ) -> None:
         super().__init__()
         options = options or CagrOptions()
-        outputs = channels if outputs is None else outputs
-        self.conv = GatedRollingConv(
-            channels, outputs, kernel_size, dim=dim, groups=groups, padding=padding,
-            dilation=dilation,
-        )  # fmt: skip
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.conv = conv or GatedRollingConv(channels, channels, dim=dim, groups=groups)
+        self.bias = nn.Parameter(torch.zeros(self.conv.out_channels)) if bias else None
         self.attention = self.routing = None
         if options.module in ("ca", "cagr"):
             self.attention = CrossGroupAttention(

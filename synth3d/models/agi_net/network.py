@@ -7,7 +7,7 @@ replaces the first convolution of the ResBlocks in the chosen stages.
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -67,6 +67,28 @@ class ModalityHead(nn.Module):
         return self.convolve(x, self.weight * self.mask, padding=1)
 
 
+@dataclass(frozen=True)
+class AgiOptions(CagrOptions):
+    """What makes a ResUNet an AGI-Net; the defaults are the paper's.
+
+    Args:
+        groups: n; must divide the widths of the chosen stages.
+        stages: How many of down1, ..., body, up1, ... get the module, counted from the first, or
+            their names. The paper's is 5 of 7.
+        time_embedding: See :class:`ResUNet`.
+        head: ``"plain"``, or ``"grouped"``: groups tied to modalities, :class:`ModalityHead`.
+    """
+
+    groups: int = 8
+    stages: int | Sequence[str] = 5
+    time_embedding: bool = False
+    head: str = "plain"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_option("head", self.head, HEADS)
+
+
 class AGINet(ResUNet):
     """ResUNet with group-wise rolling and cross-group attention in its first stages.
 
@@ -79,19 +101,13 @@ class AGINet(ResUNet):
         dim: 2 or 3.
         widths: Channels from full resolution to the body.
         blocks: ResBlocks per stage.
-        groups: n; must divide the widths of the chosen stages.
-        stages: How many of down1, ..., body, up1, ... get the module, counted from the first, or
-            their names. The paper's is 5 of 7.
-        time_embedding: See :class:`ResUNet`.
-        head: ``"plain"``, or ``"grouped"``: groups tied to modalities, :class:`ModalityHead`.
-        options: The keywords of :class:`synth3d.models.agi_net.routing.CagrOptions`: ``module``,
-            ``routing``, ``checkpoint_routing`` ...
+        options: The keywords of :class:`AgiOptions`: ``groups``, ``stages``, ``module`` ...
 
     Raises:
         ValueError: Groups that do not divide a width, or an option that does not exist.
     """
 
-    keywords: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(CagrOptions))
+    keywords: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(AgiOptions))
 
     def __init__(
         self,
@@ -100,27 +116,22 @@ class AGINet(ResUNet):
         dim: int = 3,
         widths: Sequence[int] = WIDTHS,
         blocks: int = 2,
-        groups: int = 8,
-        stages: int | Sequence[str] = 5,
-        time_embedding: bool = False,
-        head: str = "plain",
         **options: Any,
     ) -> None:
         nn.Module.__init__(self)
-        check_option("head", head, HEADS)
-        chosen_options = CagrOptions(**options)
+        made = AgiOptions(**options)
         check_sizes(in_channels, out_channels, dim, widths, blocks)
-        chosen = choose_stages(stages, len(widths) - 1)
+        chosen = choose_stages(made.stages, len(widths) - 1)
 
         def first(channels: int, stage: str) -> nn.Module:
-            if chosen_options.module == "conv" or stage not in chosen:
+            if made.module == "conv" or stage not in chosen:
                 return conv(dim, channels, channels, 3)
-            return CagrConv(channels, groups, dim, chosen_options)
+            return CagrConv(channels, made.groups, dim, made)
 
-        self._build(in_channels, out_channels, dim, widths, blocks, time_embedding, first)
-        if head == "grouped":
-            self.head = ModalityHead(in_channels, widths[0], groups, dim)
-        self._undecided = chosen_options.checkpoint_routing == "auto"
+        self._build(in_channels, out_channels, dim, widths, blocks, made.time_embedding, first)
+        if made.head == "grouped":
+            self.head = ModalityHead(in_channels, widths[0], made.groups, dim)
+        self._undecided = made.checkpoint_routing == "auto"
 
     def forward(
         self,

@@ -6,6 +6,8 @@ masks m. Offsets start at 0 and masks at 1: as the plain convolution.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -145,6 +147,22 @@ def _torchvision_operator() -> Callable[..., Tensor]:
     return deform_conv2d
 
 
+@dataclass(frozen=True)
+class DeformOptions:
+    """What makes a ResUNet deformable.
+
+    Args:
+        stages: How many of down1, ..., body, up1, ... deform, counted from the first, or their
+            names; as in :class:`synth3d.models.AGINet`.
+        deform: See :class:`DeformableConv`.
+        time_embedding: See :class:`ResUNet`.
+    """
+
+    stages: int | Sequence[str] = 5
+    deform: str = "auto"
+    time_embedding: bool = False
+
+
 class DeformResUNet(ResUNet):
     """ResUNet with deformable convolutions where AGI-Net has its rolling ones.
 
@@ -154,14 +172,13 @@ class DeformResUNet(ResUNet):
         dim: 2 or 3.
         widths: Channels from full resolution to the body.
         blocks: ResBlocks per stage.
-        stages: How many of down1, ..., body, up1, ... deform, counted from the first, or their
-            names; as in :class:`synth3d.models.AGINet`.
-        deform: See :class:`DeformableConv`.
-        time_embedding: See :class:`ResUNet`.
+        options: The keywords of :class:`DeformOptions`.
 
     Raises:
         ValueError: A size or option that does not exist or fit.
     """
+
+    keywords: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(DeformOptions))
 
     def __init__(
         self,
@@ -170,16 +187,15 @@ class DeformResUNet(ResUNet):
         dim: int = 3,
         widths: Sequence[int] = WIDTHS,
         blocks: int = 2,
-        stages: int | Sequence[str] = 5,
-        deform: str = "auto",
-        time_embedding: bool = False,
+        **options: Any,
     ) -> None:
         nn.Module.__init__(self)
-        chosen = choose_stages(stages, len(widths) - 1)
+        made = DeformOptions(**options)
+        chosen = choose_stages(made.stages, len(widths) - 1)
 
         def first(channels: int, stage: str) -> nn.Module:
             if stage in chosen:
-                return DeformableConv(channels, dim, deform)
+                return DeformableConv(channels, dim, made.deform)
             return conv(dim, channels, channels, 3)
 
-        self._build(in_channels, out_channels, dim, widths, blocks, time_embedding, first)
+        self._build(in_channels, out_channels, dim, widths, blocks, made.time_embedding, first)

@@ -6,7 +6,8 @@ with weights that it reads as well (section 3.2 there): one kernel per sample.
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +116,26 @@ class RotatingConv(nn.Module):
         return mixed.unflatten(3, (3, 3))
 
 
+@dataclass(frozen=True)
+class ArcOptions:
+    """What makes a ResUNet turn its kernels.
+
+    Args:
+        stages: How many of down1, ..., body, up1, ... rotate, counted from the first, or their
+            names; as in :class:`synth3d.models.AGINet`.
+        rotated_kernels: K, how many kernels each of them mixes.
+        time_embedding: See :class:`ResUNet`.
+    """
+
+    stages: int | Sequence[str] = 5
+    rotated_kernels: int = 4
+    time_embedding: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rotated_kernels < 1:
+            raise ValueError(f"rotated_kernels must be positive, got {self.rotated_kernels}")
+
+
 class ArcResUNet(ResUNet):
     """ResUNet with rotating convolutions where AGI-Net has its rolling ones; 2-D only.
 
@@ -124,10 +145,7 @@ class ArcResUNet(ResUNet):
         dim: 2.
         widths: Channels from full resolution to the body.
         blocks: ResBlocks per stage.
-        stages: How many of down1, ..., body, up1, ... rotate, counted from the first, or their
-            names; as in :class:`synth3d.models.AGINet`.
-        rotated_kernels: K, how many kernels each of them mixes.
-        time_embedding: See :class:`ResUNet`.
+        options: The keywords of :class:`ArcOptions`.
 
     Raises:
         ValueError: ``dim`` is 3: a rotation of a 3-D kernel has three angles and is not
@@ -135,6 +153,7 @@ class ArcResUNet(ResUNet):
     """
 
     dims: ClassVar[frozenset[int]] = frozenset({2})
+    keywords: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(ArcOptions))
 
     def __init__(
         self,
@@ -143,23 +162,20 @@ class ArcResUNet(ResUNet):
         dim: int = 2,
         widths: Sequence[int] = WIDTHS,
         blocks: int = 2,
-        stages: int | Sequence[str] = 5,
-        rotated_kernels: int = 4,
-        time_embedding: bool = False,
+        **options: Any,
     ) -> None:
         nn.Module.__init__(self)
+        made = ArcOptions(**options)
         if dim != 2:
             raise ValueError(
                 f"arc-resunet turns kernels in the plane and exists in 2-D only, got dim {dim}; "
                 "use dim 2, or another model"
             )
-        if rotated_kernels < 1:
-            raise ValueError(f"rotated_kernels must be positive, got {rotated_kernels}")
-        chosen = choose_stages(stages, len(widths) - 1)
+        chosen = choose_stages(made.stages, len(widths) - 1)
 
         def first(channels: int, stage: str) -> nn.Module:
             if stage in chosen:
-                return RotatingConv(channels, rotated_kernels)
+                return RotatingConv(channels, made.rotated_kernels)
             return conv(dim, channels, channels, 3)
 
-        self._build(in_channels, out_channels, dim, widths, blocks, time_embedding, first)
+        self._build(in_channels, out_channels, dim, widths, blocks, made.time_embedding, first)
