@@ -1,16 +1,23 @@
 """The command ``seg_eval``: run · report · paths.
 
 Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be used,
-130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant.
+130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant; below
+this file there are requests and no flags.
 """
 
 import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from seg_eval.arms import help_on_arms
 from synth3d.errors import run_guarded
+
+if TYPE_CHECKING:
+    from seg_eval.experiment import RunRequest
 
 EXAMPLES = """examples:
   seg_eval run --missing flair                     on the built-in phantom cohort
@@ -100,8 +107,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         "--arms",
         action="append",
         metavar="ARM,ARM",
-        help="of copy, template, ridge, boosted, synthetic, plumbing (together: default) and "
-        "specialist, dropout, retrained (together: rivals), or all; full and zero are always there",
+        help=help_on_arms(),
     )
     parser.add_argument(
         "--preset", help="segmenter: cpu-mini (phantoms), cpu-small (default), standard, resenc-m"
@@ -176,27 +182,46 @@ def _add_paths(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(command=_paths)
 
 
+def request_of(args: argparse.Namespace) -> "RunRequest":
+    """What the flags of `seg_eval run` ask for.
+
+    Raises:
+        InputError: A flag has no sense.
+    """
+    from seg_eval.experiment import RunRequest
+
+    given = {field.name: getattr(args, field.name) for field in fields(RunRequest)}
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return RunRequest(**settings)
+
+
 def _run(args: argparse.Namespace) -> int:
+    from seg_eval import evaluation
     from seg_eval.arms import StageFailedError
-    from seg_eval.run import run_command
 
     try:
-        return run_command(args)
+        return evaluation.evaluate(request_of(args), words=args.command_line).code
     except StageFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
 
 
 def _report(args: argparse.Namespace) -> int:
-    from seg_eval.run import report_command
+    from seg_eval.evaluation import report
 
-    return report_command(args)
+    report(args.experiment)
+    return 0
 
 
 def _paths(args: argparse.Namespace) -> int:
-    from seg_eval.segmenter import paths_command
+    from seg_eval.segmenter import export_lines, paths
 
-    return paths_command(args)
+    print(export_lines(paths(args.segmenter)))
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import FakeMachines
+from seg_eval.run import run_command
 
 from seg_eval.cli import build_parser
-from seg_eval.run import run_command
 
 
 def main(cohort: str, splits: str, work: str) -> int:

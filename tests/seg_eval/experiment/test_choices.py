@@ -1,8 +1,8 @@
 import argparse
 
 import pytest
-
 from seg_eval.experiment.choices import choose_sources, parse_missing, parse_seeds
+
 from synth3d.cohort.cases import MODALITIES
 from synth3d.errors import InputError
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from seg_eval.records import read_config, read_image_scores, read_scores, read_times
-from seg_eval.run import run_command
 from synth3d.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
@@ -41,8 +40,8 @@ def damages(value: Any) -> Iterator[Any]:
                     yield [value[0] | {name: other}, *value[1:]]
 
 
-def test_no_damage_of_a_record_is_a_traceback(toy_arguments, machines, folder):
-    args = toy_arguments("--arms", "copy,synthetic")
+def test_no_damage_of_a_record_is_a_traceback(run_toy, machines, folder):
+    args = run_toy("--arms", "copy,synthetic")
     run_command(args, machines.engines())
     before = (folder / "results.csv").read_bytes()
     files = [path for path in sorted(folder.rglob("*.json")) if path.name in RECORDS]
@@ -63,8 +62,8 @@ def rows_of(folder: Path, name: str) -> tuple[Path, list[dict[str, Any]]]:
     return path, json.loads(path.read_text())
 
 
-def test_scores_of_other_cases_seeds_or_arms_are_refused(toy_arguments, machines, folder):
-    run_command(toy_arguments("--arms", "copy"), machines.engines())
+def test_scores_of_other_cases_seeds_or_arms_are_refused(run_toy, machines, folder):
+    run_toy("--arms", "copy")
     path, rows = rows_of(folder, "seed0.json")
     cases = {row["case"]: row["patient"] for row in rows}
     fewer = dict(list(cases.items())[1:])
@@ -86,9 +85,9 @@ def test_scores_of_other_cases_seeds_or_arms_are_refused(toy_arguments, machines
 
 
 def test_image_scores_of_other_cases_or_without_a_score_are_refused(
-    toy_arguments, machines, folder
+    run_toy, machines, folder
 ):
-    run_command(toy_arguments("--arms", "copy"), machines.engines())
+    run_toy("--arms", "copy")
     path, rows = rows_of(folder, "images.json")
     cases = {row["case"]: row["patient"] for row in rows}
     assert read_image_scores(path, "copy", cases, ["t2f"]) == rows
@@ -103,17 +102,17 @@ def test_image_scores_of_other_cases_or_without_a_score_are_refused(
 
 
 @pytest.mark.parametrize("name", ["config.json", "case_files.json", "segmenters.json"])
-def test_nobody_is_told_to_remove_what_guards_the_folder(toy_arguments, machines, folder, name):
+def test_nobody_is_told_to_remove_what_guards_the_folder(run_toy, machines, folder, name):
     """Without them, an experiment would go on with other files, segmenters or settings."""
-    args = toy_arguments("--arms", "copy")
+    args = run_toy("--arms", "copy")
     run_command(args, machines.engines())
     (folder / name).write_text("[]")
     with pytest.raises(InputError, match=f"{name} is damaged.*restore it, or give another --name$"):
         run_command(args, machines.engines())
 
 
-def test_seconds_that_were_lost_are_not_missed(toy_arguments, machines, folder):
-    args = toy_arguments("--arms", "copy")
+def test_seconds_that_were_lost_are_not_missed(run_toy, machines, folder):
+    args = run_toy("--arms", "copy")
     run_command(args, machines.engines())
     (folder / "times.json").unlink()
     run_command(args, machines.engines())

@@ -8,7 +8,6 @@ import pytest
 from seg_eval.arms.synthesisers import StageFailedError
 from seg_eval.cli import build_parser
 from seg_eval.experiment.score import Experiment
-from seg_eval.run import run_command
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, read_label
 
@@ -19,15 +18,15 @@ QUICK = ("--arms", "copy,ridge,synthetic,plumbing")
 
 
 @pytest.fixture
-def arguments(toy_arguments):
+def arguments(run_toy):
     """The flags of a run; without --arms, the arms that are quickly made."""
-    return lambda *more: toy_arguments(*(more if "--arms" in more else (*QUICK, *more)))
+    return lambda *more: run_toy(*(more if "--arms" in more else (*QUICK, *more)))
 
 
 def test_written_arms_are_marked_masked_and_on_the_grid_of_the_case(
     arguments, machines, folder, toy_cohort
 ):
-    run_command(arguments("--arms", "copy,ridge"), machines.engines())
+    run_toy("--arms", "copy,ridge")
     case = "Brats18_TOY_F_1"
     real = read(toy_cohort / case / f"{case}_t2.nii.gz")
     for arm in ("copy", "ridge"):
@@ -64,25 +63,26 @@ def test_the_zero_arm_is_exact_zeros_and_nothing_else_changes(arguments, machine
 
 
 def test_predictions_are_painted_in_the_labels_of_the_cohort(arguments, machines, folder):
-    run_command(arguments("--arms", "full"), machines.engines())
+    run_toy("--arms", "full")
     values = np.unique(read_label(folder / "predictions/full/seed0/Brats18_TOY_F_1.nii.gz").data)
     assert 4 in values
     assert 3 not in values
 
 
 def test_a_second_call_does_no_heavy_work_again(arguments, machines, folder):
-    run_command(arguments(), machines.engines())
+    run_toy()
     before = (folder / "results.csv").read_bytes()
     machines.log.clear()
-    run_command(arguments(), machines.engines())
+    run_toy()
     assert machines.log == ["train segmenter frozen 0"]  # which itself finds its work done
     assert (folder / "results.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("stage", ["build", "_predict", "_score_arm", "write_outputs"])
 def test_a_killed_experiment_goes_on_where_it_was(arguments, machines, folder, monkeypatch, stage):
-    import seg_eval.arms.build
     import seg_eval.run
+
+    import seg_eval.arms.build
 
     class Killed(BaseException):
         pass
@@ -102,11 +102,11 @@ def test_a_killed_experiment_goes_on_where_it_was(arguments, machines, folder, m
     with monkeypatch.context() as patch:
         patch.setattr(owner, stage, dies_the_second_time)
         with pytest.raises(Killed):
-            run_command(arguments(), machines.engines())
+            run_toy()
     done = sorted(path for path in folder.rglob("*.nii.gz"))
     times = {path: path.stat().st_mtime_ns for path in done}
     machines.log.clear()
-    assert run_command(arguments(), machines.engines()) == 0
+    assert run_toy() == 0
     assert {path: path.stat().st_mtime_ns for path in done} == times
     if stage in ("_score_arm", "write_outputs"):
         assert "predict" not in machines.log
@@ -114,30 +114,30 @@ def test_a_killed_experiment_goes_on_where_it_was(arguments, machines, folder, m
 
 
 def test_a_kill_between_predictions_keeps_those_that_are_there(arguments, machines, folder):
-    run_command(arguments(), machines.engines())
+    run_toy()
     (folder / "predictions/ridge/seed0/Brats18_TOY_F_1.nii.gz").unlink()
     (folder / "scores/ridge/seed0.json").unlink()
     machines.log.clear()
-    run_command(arguments(), machines.engines())
+    run_toy()
     assert machines.log.count("predict") == 1
 
 
 def test_a_missing_prediction_is_an_error_with_its_name(arguments, machines, folder, monkeypatch):
     monkeypatch.setattr(Experiment, "missing_predictions", lambda self: {})
     with pytest.raises(InputError, match="arm full has no prediction for Brats18_TOY_F_1"):
-        run_command(arguments(), machines.engines())
+        run_toy()
     assert not (folder / "summary.json").exists()
 
 
 def test_a_synthesiser_that_leaves_a_case_out_is_an_error(arguments, machines):
     machines.forget = "Brats18_TOY_G_1"
     with pytest.raises(InputError, match="arm agi has no t2f for Brats18_TOY_G_1"):
-        run_command(arguments(), machines.engines())
+        run_toy()
 
 
 def test_broken_plumbing_fails_the_run_after_the_report(arguments, machines, capsys, folder):
     machines.spoil_plumbing = True
-    assert run_command(arguments(), machines.engines()) == 1
+    assert run_toy() == 1
     printed = capsys.readouterr()
     assert "the plumbing check failed" in printed.err
     assert "Plumbing check FAILED" in printed.out
@@ -150,7 +150,7 @@ def test_a_test_case_that_the_synthesiser_saw_is_refused(
     split = {"train": ["Brats18_TOY_F_2"], "val": [], "test": []}
     run = write_run(tmp_path / "leaky", toy_cohort, split=split)
     with pytest.raises(InputError, match=r"test case Brats18_TOY_F_1 \(as Brats18_TOY_F_2\) is"):
-        run_command(arguments("--run", str(run)), machines.engines())
+        run_toy("--run", str(run))
     assert machines.log == []
 
 
@@ -159,53 +159,53 @@ def test_a_patient_in_training_and_test_is_refused(arguments, machines, toy_spli
     split["train"].append("Brats18_TOY_H_1")
     toy_splits.write_text(json.dumps(split))
     with pytest.raises(InputError, match="Brats18_TOY_H_1"):
-        run_command(arguments(), machines.engines())
+        run_toy()
 
 
 def test_another_experiment_in_the_folder_is_refused_by_what_differs(arguments, machines):
-    run_command(arguments("--arms", "full"), machines.engines())
+    run_toy("--arms", "full")
     with pytest.raises(InputError, match=r"toy holds another experiment \(seed is 1, was 0\)"):
-        run_command(arguments("--arms", "full", "--seed", "1"), machines.engines())
+        run_toy("--arms", "full", "--seed", "1")
 
 
 def test_a_retrained_run_of_the_same_name_is_another_experiment(arguments, machines, tmp_path):
-    run_command(arguments(), machines.engines())
+    run_toy()
     done = tmp_path / "work/runs/agi/done.json"
     done.write_text(done.read_text().replace("0" * 64, "2" * 64))
     with pytest.raises(InputError, match="arm agi comes from other weights"):
-        run_command(arguments(), machines.engines())
+        run_toy()
 
 
 def test_a_retrained_run_is_noticed_also_after_a_call_without_it(arguments, machines, tmp_path):
-    run_command(arguments(), machines.engines())
-    run_command(arguments("--arms", "copy"), machines.engines())
+    run_toy()
+    run_toy("--arms", "copy")
     done = tmp_path / "work/runs/agi/done.json"
     done.write_text(done.read_text().replace("0" * 64, "2" * 64))
     with pytest.raises(InputError, match="arm agi comes from other weights"):
-        run_command(arguments(), machines.engines())
+        run_toy()
 
 
 def test_a_test_case_whose_voxels_changed_is_not_scored_from_old_files(
     arguments, machines, toy_cohort
 ):
-    run_command(arguments("--arms", "full"), machines.engines())
+    run_toy("--arms", "full")
     path = next(toy_cohort.glob("Brats18_TOY_F_1/*_flair.nii.gz"))
     before = path.read_bytes()
     try:
         path.unlink()
         path.write_bytes(gzip.compress(gzip.decompress(before)[:-2] + b"\1\0"))
         with pytest.raises(InputError, match="files of Brats18_TOY_F_1 changed since"):
-            run_command(arguments("--arms", "full"), machines.engines())
+            run_toy("--arms", "full")
     finally:
         path.write_bytes(before)
 
 
 def test_a_segmenter_that_was_trained_anew_is_not_mixed_with_the_old(arguments, machines, tmp_path):
-    run_command(arguments("--arms", "full"), machines.engines())
+    run_toy("--arms", "full")
     (model,) = (tmp_path / "work" / "segmenters").glob("*/model-*")
     (model / "model.json").write_text("{}")
     with pytest.raises(InputError, match="was trained anew since"):
-        run_command(arguments("--arms", "copy"), machines.engines())
+        run_toy("--arms", "copy")
 
 
 def test_without_a_name_another_experiment_gets_another_folder(arguments, machines, tmp_path):
@@ -220,9 +220,9 @@ def test_without_a_name_another_experiment_gets_another_folder(arguments, machin
 
 
 def test_an_arm_can_be_added_without_redoing_the_others(arguments, machines, folder):
-    run_command(arguments("--arms", "copy"), machines.engines())
+    run_toy("--arms", "copy")
     machines.log.clear()
-    run_command(arguments("--arms", "copy,ridge"), machines.engines())
+    run_toy("--arms", "copy,ridge")
     assert machines.log.count("predict") == 3
     assert "ridge" in json.loads((folder / "summary.json").read_text())["images"]
 
@@ -231,7 +231,7 @@ def test_several_runs_give_several_arms(
     arguments, machines, write_run, toy_cohort, tmp_path, folder
 ):
     run = write_run(tmp_path / "work" / "runs" / "resunet", toy_cohort)
-    run_command(arguments("--run", str(run), "--arms", "synthetic"), machines.engines())
+    run_toy("--run", str(run), "--arms", "synthetic")
     summary = json.loads((folder / "summary.json").read_text())
     assert {"agi", "resunet"} <= set(summary["images"])
     assert len(summary["verdict"]) == 2
@@ -268,7 +268,7 @@ def test_the_newest_run_for_the_sequence_and_cohort_is_used(
 
 def test_a_dry_run_touches_nothing(arguments, machines, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
-    assert run_command(arguments("--dry-run"), machines.engines()) == 0
+    assert run_toy("--dry-run") == 0
     assert sorted(tmp_path.rglob("*")) == before
     assert machines.log == []
     assert "arm ridge: to do" in capsys.readouterr().out

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from seg_eval.cli import build_parser
-from seg_eval.run import run_command
 from synth3d.cli import main as synth3d
 from synth3d.cohort.cases import Case, find_cases
 from synth3d.images.volumes import read, write_new
@@ -110,6 +109,6 @@ def test_a_sequence_in_finer_units_than_its_neighbours_is_not_rounded_away(
     for case in find_cases(data):
         image = read(case.images["t2f"])
         write_new(image.path, image.data / image.data.max(), image.affine, np.float32)
-    run_command(arguments(data, work, "--missing", "flair", "--arms", "ridge"), machines.engines())
+    run_toy(data, work, "--missing", "flair", "--arms", "ridge")
     made = read(next((work / "eval" / "toy" / "arms" / "ridge").rglob("*TOY_F_1_flair.nii.gz")))
     assert len(np.unique(made.data)) > 100

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-
 from seg_eval.segmenter.splits import write_nnunet_splits
+
 from synth3d.cohort.cases import Case
 from synth3d.errors import InputError
 
