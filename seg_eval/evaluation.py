@@ -23,7 +23,7 @@ from seg_eval.experiment import (
     make_plan,
     real_engines,
     remembered,
-    score,
+    scores_of,
     train_synthesiser,
 )
 from seg_eval.report import OUTPUTS, render, render_overview, write_index, write_outputs
@@ -160,7 +160,7 @@ def _carry_out(experiment: Experiment, words: str) -> int:
         write_json(folder / "config.json", remembered(folder, plan.describe()))
         if words:
             experiment.note_command(words)
-        scores, images = score(experiment)
+        scores, images = scores_of(experiment)
         summary = write_outputs(experiment, scores, images)
     print()
     _print_report(folder, summary)

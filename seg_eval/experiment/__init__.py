@@ -5,7 +5,7 @@ from seg_eval.experiment.engines import Engines, real_engines
 from seg_eval.experiment.folder import Experiment
 from seg_eval.experiment.plan import Plan, choose_folder, make_plan, remembered
 from seg_eval.experiment.request import RunRequest
-from seg_eval.experiment.score import score
+from seg_eval.experiment.score import scores_of
 
 __all__ = [
     "Choice",
@@ -18,6 +18,6 @@ __all__ = [
     "make_plan",
     "real_engines",
     "remembered",
-    "score",
+    "scores_of",
     "train_synthesiser",
 ]

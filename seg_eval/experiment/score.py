@@ -16,7 +16,7 @@ from synth3d.images import read, read_label
 Rows = list[dict[str, Any]]
 
 
-def score(experiment: Experiment) -> tuple[list[Score], Rows]:
+def scores_of(experiment: Experiment) -> tuple[list[Score], Rows]:
     """Do whatever is not yet done; the score rows and the image-score rows of all arms.
 
     Raises:

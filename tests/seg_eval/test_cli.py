@@ -140,19 +140,19 @@ def test_a_damaged_summary_is_refused(capsys, tmp_path):
 
 
 def test_an_interrupt_ends_with_130(monkeypatch, capsys):
-    def interrupted(args):
+    def interrupted(*given, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seg_eval.run.run_command", interrupted)
+    monkeypatch.setattr("seg_eval.evaluation.evaluate", interrupted)
     assert main(["run", "--missing", "flair"]) == 130
     assert "goes on where it stopped" in capsys.readouterr().err
 
 
 def test_a_failed_program_gives_its_exit_code(monkeypatch, capsys):
-    def failed(args):
+    def failed(*given, **named):
         raise StageFailedError("`synth3d train` ended with exit code 2", 2)
 
-    monkeypatch.setattr("seg_eval.run.run_command", failed)
+    monkeypatch.setattr("seg_eval.evaluation.evaluate", failed)
     assert main(["run", "--missing", "flair"]) == 2
     assert capsys.readouterr().err == "error: `synth3d train` ended with exit code 2\n"
 
@@ -164,8 +164,8 @@ def test_synth3d_is_run_as_a_program_and_its_refusal_is_passed_on(tmp_path):
 
 
 def test_too_little_memory_is_one_sentence(monkeypatch, capsys):
-    def starved(args):
+    def starved(*given, **named):
         raise MemoryError("Unable to allocate 9 GiB")
 
-    monkeypatch.setattr("seg_eval.run.run_command", starved)
+    monkeypatch.setattr("seg_eval.evaluation.evaluate", starved)
     assert "too little free memory: Unable to allocate" in refused(capsys, "run", "--missing", "t1")

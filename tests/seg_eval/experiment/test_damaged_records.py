@@ -40,9 +40,9 @@ def damages(value: Any) -> Iterator[Any]:
                     yield [value[0] | {name: other}, *value[1:]]
 
 
-def test_no_damage_of_a_record_is_a_traceback(run_toy, machines, folder):
-    args = run_toy("--arms", "copy,synthetic")
-    run_command(args, machines.engines())
+def test_no_damage_of_a_record_is_a_traceback(run_toy, folder):
+    flags = ("--arms", "copy,synthetic")
+    run_toy(*flags)
     before = (folder / "results.csv").read_bytes()
     files = [path for path in sorted(folder.rglob("*.json")) if path.name in RECORDS]
     assert {path.name for path in files} == set(RECORDS)
@@ -51,10 +51,10 @@ def test_no_damage_of_a_record_is_a_traceback(run_toy, machines, folder):
         for damaged in damages(json.loads(sound)):
             path.write_text(json.dumps(damaged))
             with contextlib.suppress(InputError):
-                run_command(args, machines.engines())
+                run_toy(*flags)
                 assert (folder / "results.csv").read_bytes() == before, path
             path.write_bytes(sound)
-        run_command(args, machines.engines())
+        run_toy(*flags)
 
 
 def rows_of(folder: Path, name: str) -> tuple[Path, list[dict[str, Any]]]:
@@ -62,7 +62,7 @@ def rows_of(folder: Path, name: str) -> tuple[Path, list[dict[str, Any]]]:
     return path, json.loads(path.read_text())
 
 
-def test_scores_of_other_cases_seeds_or_arms_are_refused(run_toy, machines, folder):
+def test_scores_of_other_cases_seeds_or_arms_are_refused(run_toy, folder):
     run_toy("--arms", "copy")
     path, rows = rows_of(folder, "seed0.json")
     cases = {row["case"]: row["patient"] for row in rows}
@@ -84,9 +84,7 @@ def test_scores_of_other_cases_seeds_or_arms_are_refused(run_toy, machines, fold
             read_scores(path, "copy", 0, cases)
 
 
-def test_image_scores_of_other_cases_or_without_a_score_are_refused(
-    run_toy, machines, folder
-):
+def test_image_scores_of_other_cases_or_without_a_score_are_refused(run_toy, folder):
     run_toy("--arms", "copy")
     path, rows = rows_of(folder, "images.json")
     cases = {row["case"]: row["patient"] for row in rows}
@@ -102,20 +100,20 @@ def test_image_scores_of_other_cases_or_without_a_score_are_refused(
 
 
 @pytest.mark.parametrize("name", ["config.json", "case_files.json", "segmenters.json"])
-def test_nobody_is_told_to_remove_what_guards_the_folder(run_toy, machines, folder, name):
+def test_nobody_is_told_to_remove_what_guards_the_folder(run_toy, folder, name):
     """Without them, an experiment would go on with other files, segmenters or settings."""
-    args = run_toy("--arms", "copy")
-    run_command(args, machines.engines())
+    flags = ("--arms", "copy")
+    run_toy(*flags)
     (folder / name).write_text("[]")
     with pytest.raises(InputError, match=f"{name} is damaged.*restore it, or give another --name$"):
-        run_command(args, machines.engines())
+        run_toy(*flags)
 
 
-def test_seconds_that_were_lost_are_not_missed(run_toy, machines, folder):
-    args = run_toy("--arms", "copy")
-    run_command(args, machines.engines())
+def test_seconds_that_were_lost_are_not_missed(run_toy, folder):
+    flags = ("--arms", "copy")
+    run_toy(*flags)
     (folder / "times.json").unlink()
-    run_command(args, machines.engines())
+    run_toy(*flags)
     assert read_times(folder).seconds.keys() <= {"segmenter frozen"}
 
 

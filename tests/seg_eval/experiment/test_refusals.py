@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from seg_eval.experiment import plan
 from synth3d.cohort.cases import find_cases
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, write_like
@@ -19,13 +20,11 @@ def test_a_name_that_leads_elsewhere_is_refused(run_toy, machines, name):
 
 
 @pytest.mark.parametrize("inside", ["", "work"])
-def test_a_work_folder_in_the_cohort_is_refused(
-    run_toy, machines, toy_cohort, tmp_path, inside
-):
+def test_a_work_folder_in_the_cohort_is_refused(run_toy, machines, toy_cohort, tmp_path, inside):
     data = shutil.copytree(toy_cohort, tmp_path / "cohort")
-    args = run_toy("--data", str(data), "--work", str(data / inside), "--arms", "copy")
+    flags = ("--data", str(data), "--work", str(data / inside), "--arms", "copy")
     with pytest.raises(InputError, match="lies in the cohort folder"):
-        run_command(args, machines.engines())
+        run_toy(*flags)
     assert machines.log == []
 
 
@@ -42,10 +41,9 @@ def test_lacking_out_of_fold_files_are_told_before_any_work(
     for case in find_cases(toy_cohort)[5:]:
         real = case.images["t2f"]
         write_like(real, read(real).data * 2, tmp_path / "theirs" / real.name)
-    args = run_toy("--arms", "retrained", "--completed", str(tmp_path / "theirs"))
-    args.run = None
+    flags = ("--arms", "retrained", "--completed", str(tmp_path / "theirs"))
     with pytest.raises(InputError, match="lacks Brats18_TOY_A_1 t2f"):
-        run_command(args, machines.engines())
+        run_toy(*flags, run=())
     assert machines.log == []
 
 
@@ -55,21 +53,18 @@ def test_a_segmenter_of_missing_sequences_alone_is_refused(
     class Described:
         channels = ("t2f",)
 
-    monkeypatch.setattr(
-        "seg_eval.segmenter.read_model_folder", lambda folder: Described()
-    )
-    monkeypatch.setattr("seg_eval.segmenter.refuse_untrusted", lambda *given: True)
+    monkeypatch.setattr(plan, "read_model_folder", lambda folder: Described())
+    monkeypatch.setattr(plan, "refuse_untrusted", lambda *given: True)
     with pytest.raises(InputError, match="it would have nothing to look at"):
         run_toy("--segmenter", str(tmp_path))
     assert machines.log == []
 
 
 def test_a_prediction_that_fails_has_its_name(run_toy, machines, monkeypatch):
-    def refuses(self, channels, spacing_mm):
+    def refuses(channels, spacing_mm):
         raise InputError("t2f has no zero background")
 
-    segmenter = type("Refusing", (), {"predict": refuses})()
-    monkeypatch.setattr(machines, "load_segmenter", lambda *given: segmenter)
+    monkeypatch.setattr(machines, "load_segmenter", lambda *given: refuses)
     with pytest.raises(InputError, match="arm full, case Brats18_TOY_F_1: t2f has no zero"):
         run_toy("--arms", "full")
 
@@ -79,9 +74,7 @@ def test_skipping_empty_regions_must_leave_something(run_toy, machines, toy_coho
     for case in find_cases(data)[5:]:
         label = read(case.label)
         write_like(case.label, np.zeros_like(label.data), case.label)
-    args = run_toy("--data", str(data), "--arms", "full", "--empty", "skip")
+    flags = ("--data", str(data), "--arms", "full", "--empty", "skip")
     with pytest.raises(InputError, match="--empty skip leaves nothing to judge"):
-        run_command(args, machines.engines())
-    assert (
-        run_toy("--data", str(data), "--arms", "full") == 0
-    )
+        run_toy(*flags)
+    assert run_toy("--data", str(data), "--arms", "full") == 0

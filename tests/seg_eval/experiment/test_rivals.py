@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seg_eval.experiment import plan
 from synth3d.cohort.cases import find_cases
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, write_new
@@ -17,9 +18,13 @@ def summary_of(folder: Path) -> dict:
     return json.loads((folder / "summary.json").read_text())
 
 
+def kind_of(task) -> str:
+    return task.kind.name if task.kind else "frozen"
+
+
 def test_every_seed_has_a_segmenter_that_sees_every_arm(run_toy, machines, folder):
     run_toy("--arms", "copy", "--seeds", "0,5")
-    assert [(task.kind, task.seed) for task in machines.tasks] == [("frozen", 0), ("frozen", 5)]
+    assert [(kind_of(task), task.seed) for task in machines.tasks] == [("frozen", 0), ("frozen", 5)]
     rows = (folder / "results.csv").read_text().splitlines()
     seeds = [row.split(",")[3] for row in rows[1:]]
     assert seeds.count("0") == seeds.count("5") == len(seeds) // 2 == 3 * 3 * 3
@@ -36,12 +41,11 @@ def test_a_seed_can_be_added_without_redoing_the_others(run_toy, machines, folde
 def test_each_honest_rival_has_its_own_training_and_input(run_toy, machines, folder):
     flags = ("--arms", "synthetic,rivals", "--seeds", "0,1", "--folds", "2")
     run_toy(*flags)
-    tasks = {(task.kind, task.seed): task for task in machines.tasks}
+    tasks = {(kind_of(task), task.seed): task for task in machines.tasks}
     kinds = ("frozen", "retrained", "specialist", "dropout")
     assert set(tasks) == {(kind, seed) for kind in kinds for seed in (0, 1)}
     assert tasks["specialist", 0].channels == ("t1n", "t1c", "t2w")
-    assert tasks["specialist", 0].missing == ("t2f",)
-    assert not tasks["dropout", 1].missing
+    assert tasks["dropout", 1].channels == tasks["frozen", 1].channels
     replaced = tasks["retrained", 0].replace
     assert set(replaced) == {case.name for case in tasks["frozen", 0].cohort.train}
     assert all(set(images) == {"t2f"} for images in replaced.values())
@@ -138,9 +142,8 @@ def test_two_sequences_may_be_missing_at_once(
     run = write_run(tmp_path / "work" / "runs" / "pair", toy_cohort)
     done = json.loads((run / "done.json").read_text()) | {"targets": ["t1c", "t2f"]}
     (run / "done.json").write_text(json.dumps(done))
-    args = run_toy("--missing", "flair,t1ce", "--arms", "default,specialist")
-    args.run = [run]
-    run_command(args, machines.engines())
+    flags = ("--missing", "flair,t1ce", "--arms", "default,specialist")
+    run_toy(*flags, run=(run,))
     assert machines.tasks[-1].channels == ("t1n", "t2w")
     for arm in ("copy", "ridge", "pair", "plumbing"):
         names = {path.name[16:] for path in (folder / "arms" / arm).rglob("*TOY_F_1_*.nii.gz")}
@@ -157,9 +160,8 @@ def test_two_sequences_may_be_missing_at_once(
 def test_all_four_in_turn_share_their_segmenter_and_get_an_overview(
     run_toy, machines, tmp_path, capsys
 ):
-    args = run_toy("--missing", "all", "--arms", "copy,ridge")
-    args.run = None
-    run_command(args, machines.engines())
+    flags = ("--missing", "all", "--arms", "copy,ridge")
+    run_toy(*flags, run=())
     assert len({task.own_folder for task in machines.tasks}) == 1
     parts = {path.name for path in (tmp_path / "work" / "eval").iterdir()}
     assert parts == {"toy", "toy-t1n", "toy-t1c", "toy-t2w", "toy-t2f"}
@@ -176,10 +178,8 @@ def their_model(tmp_path, monkeypatch) -> Path:
     class Described:
         channels = ("t1n", "t1c", "t2w", "t2f")
 
-    monkeypatch.setattr(
-        "seg_eval.segmenter.read_model_folder", lambda folder: Described()
-    )
-    monkeypatch.setattr("seg_eval.segmenter.refuse_untrusted", lambda *given: False)
+    monkeypatch.setattr(plan, "read_model_folder", lambda folder: Described())
+    monkeypatch.setattr(plan, "refuse_untrusted", lambda *given: False)
     model = tmp_path / "model"
     (model / "fold_0").mkdir(parents=True)
     (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"weights")
@@ -189,9 +189,9 @@ def their_model(tmp_path, monkeypatch) -> Path:
 def test_a_segmenter_from_elsewhere_takes_the_place_of_the_frozen_one(
     run_toy, machines, folder, their_model
 ):
-    args = run_toy("--arms", "copy,specialist", "--segmenter", str(their_model), "--trust")
-    run_command(args, machines.engines())
-    assert [task.kind for task in machines.tasks] == ["specialist"]
+    flags = ("--arms", "copy,specialist", "--segmenter", str(their_model), "--trust")
+    run_toy(*flags)
+    assert [kind_of(task) for task in machines.tasks] == ["specialist"]
     assert machines.log.count("open foreign") == 1
     found = summary_of(folder)
     assert found["config"]["segmenter"] == str(their_model)
@@ -200,7 +200,7 @@ def test_a_segmenter_from_elsewhere_takes_the_place_of_the_frozen_one(
     assert "they differ in more than their input" in warnings
     (their_model / "fold_0" / "checkpoint_final.pth").write_bytes(b"other weights")
     with pytest.raises(InputError, match="was trained anew since"):
-        run_command(args, machines.engines())
+        run_toy(*flags)
 
 
 def test_seeds_are_not_for_a_segmenter_from_elsewhere(run_toy, machines, their_model):
@@ -216,9 +216,9 @@ def test_whatever_changed_in_a_segmenter_from_elsewhere_is_noticed(
     run_toy, machines, their_model, file
 ):
     """Its labels and plans decide what a prediction means as much as its weights do."""
-    args = run_toy("--arms", "full", "--segmenter", str(their_model), "--trust")
+    flags = ("--arms", "full", "--segmenter", str(their_model), "--trust")
     (their_model / file).write_text("{}")
-    run_command(args, machines.engines())
+    run_toy(*flags)
     (their_model / file).write_text('{"labels": "others"}')
     with pytest.raises(InputError, match="was trained anew since"):
-        run_command(args, machines.engines())
+        run_toy(*flags)

@@ -64,16 +64,18 @@ def test_training_cases_whose_voxels_changed_are_not_mixed_with_the_old(
     own_cohort, run_toy, machines
 ):
     """The ridge arm learned from them, and nobody else would notice with a segmenter at hand."""
-    args = run_toy("--arms", "ridge", "--data", str(own_cohort))
-    run_command(args, machines.engines())
+    flags = ("--arms", "ridge", "--data", str(own_cohort))
+    run_toy(*flags)
     path = own_cohort / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_flair.nii.gz"
     write_like(path, read(path).data * 2, path)
     with pytest.raises(InputError, match="files of Brats18_TOY_A_1 changed since"):
-        run_command(args, machines.engines())
+        run_toy(*flags)
 
 
 def retrained_of(machines) -> list[Path]:
-    folders = [task.own_folder for task in machines.tasks if task.kind == "retrained"]
+    folders = [
+        task.own_folder for task in machines.tasks if task.kind and task.kind.learns_from_synthesis
+    ]
     machines.tasks.clear()
     return folders
 
@@ -82,9 +84,8 @@ def test_out_of_fold_files_of_another_tool_that_changed_are_not_the_old_ones(
     run_toy, machines, their_files, folder
 ):
     def call(name):
-        args = run_toy("--arms", "retrained", "--completed", f"c={their_files}")
-        args.run, args.name = None, name
-        run_command(args, machines.engines())
+        flags = ("--arms", "retrained", "--completed", f"c={their_files}")
+        run_toy(*flags, run=(), name=name)
         return retrained_of(machines)
 
     first = call("one")
@@ -104,9 +105,8 @@ def test_out_of_fold_synthesis_is_of_the_cases_as_they_are(
 ):
     def call(name):
         machines.log.clear()
-        args = run_toy("--arms", "retrained", "--data", str(own_cohort), "--folds", "2")
-        args.name = name
-        run_command(args, machines.engines())
+        flags = ("--arms", "retrained", "--data", str(own_cohort), "--folds", "2")
+        run_toy(*flags, name=name)
         return machines.log.count("train")
 
     assert call("one") == 2

@@ -4,8 +4,6 @@ import json
 
 from seg_eval.evaluation import report
 
-from seg_eval.cli import build_parser
-
 ARMS = ("full", "zero", "copy", "template", "ridge", "boosted", "agi", "plumbing")
 
 
@@ -35,5 +33,5 @@ def test_a_whole_experiment_leaves_its_tables_and_pictures(run_toy, machines, fo
     assert all(shown["case"] in page for shown in summary["cases"])
     assert {shown["role"] for shown in summary["cases"]} == {"worst", "median", "best"}
     assert not list(folder.rglob(".partial*"))
-    assert report_command(build_parser().parse_args(["report", "--experiment", str(folder)])) == 0
+    report(folder)
     assert capsys.readouterr().out in printed
