@@ -266,6 +266,9 @@ def test_a_dry_run_touches_nothing(quick, machines, tmp_path, capsys):
     assert sorted(tmp_path.rglob("*")) == before
     assert machines.log == []
     assert "arm ridge: to do" in capsys.readouterr().out
+    assert quick("--dry-run", "--missing", "t1ce", run=()) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "to be trained: synth3d train --dim 3d --target t1c" in capsys.readouterr().out
 
 
 def test_a_failing_program_stops_with_its_command(quick, machines):
