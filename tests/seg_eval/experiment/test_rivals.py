@@ -31,11 +31,12 @@ def test_every_seed_has_a_segmenter_that_sees_every_arm(run_toy, machines, folde
     assert summary_of(folder)["config"]["seeds"] == [0, 5]
 
 
-def test_a_seed_can_be_added_without_redoing_the_others(run_toy, machines, folder):
+@pytest.mark.parametrize("more", [("copy", "0,1"), ("copy,ridge", "0")], ids=["seed", "arm"])
+def test_a_seed_or_an_arm_can_be_added_without_redoing_the_others(run_toy, machines, folder, more):
     run_toy("--arms", "copy", "--seeds", "0")
     machines.log.clear()
-    run_toy("--arms", "copy", "--seeds", "0,1")
-    assert machines.log.count("predict") == 3 * 3
+    run_toy("--arms", more[0], "--seeds", more[1])
+    assert machines.log.count("predict") == (3 * 3 if more[1] == "0,1" else 3)
 
 
 def test_each_honest_rival_has_its_own_training_and_input(run_toy, machines, folder):
@@ -53,14 +54,9 @@ def test_each_honest_rival_has_its_own_training_and_input(run_toy, machines, fol
     assert folders["frozen"] == folders["dropout"]
     assert len({folders["frozen"], folders["specialist"], folders["retrained"]}) == 3
     found = summary_of(folder)
-    assert {arm["name"]: arm["segmenter"] for arm in found["arms"]} == {
-        "full": "frozen",
-        "zero": "frozen",
-        "agi": "frozen",
-        "specialist": "specialist",
-        "dropout": "dropout",
-        "retrained": "retrained",
-    }
+    frozen = dict.fromkeys(("full", "zero", "agi"), "frozen")
+    own = {kind: kind for kind in ("specialist", "dropout", "retrained")}
+    assert {arm["name"]: arm["segmenter"] for arm in found["arms"]} == frozen | own
     # The fake specialist sees tumour in T2, the frozen one is blind without FLAIR.
     dice = {name: arm["dice"] for name, arm in found["regions"]["WT"]["arms"].items()}
     assert dice["specialist"] > dice["zero"]
@@ -106,10 +102,14 @@ def their_files(toy_cohort, tmp_path) -> Path:
     return out
 
 
-def test_the_files_of_any_other_tool_are_an_arm(run_toy, machines, folder, their_files):
-    flags = ("--arms", "synthetic", "--completed", f"cwdm={their_files}")
-    run_toy(*flags)
+def test_each_run_and_the_files_of_any_other_tool_are_an_arm(
+    run_toy, folder, their_files, write_run, toy_cohort, tmp_path
+):
+    run = write_run(tmp_path / "work" / "runs" / "resunet", toy_cohort)
+    run_toy("--arms", "synthetic", "--completed", f"cwdm={their_files}", "--run", str(run))
     found = summary_of(folder)
+    assert {"agi", "resunet", "cwdm"} <= set(found["images"])
+    assert len(found["verdict"]) == 3
     assert found["config"]["arms"]["cwdm"]["completed"] == str(their_files)
     cells = found["regions"]["WT"]["arms"]
     # A positive scale means nothing to the segmenter, and the background was mended.

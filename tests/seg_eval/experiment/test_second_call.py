@@ -29,16 +29,6 @@ def their_files(toy_cohort, tmp_path) -> Path:
     return out
 
 
-def test_predictions_that_were_deleted_are_made_again(run_toy, machines, folder):
-    run_toy("--arms", "copy")
-    before = (folder / "results.csv").read_bytes()
-    shutil.rmtree(folder / "predictions" / "copy")
-    machines.log.clear()
-    run_toy("--arms", "copy")
-    assert machines.log.count("predict") == 3
-    assert (folder / "results.csv").read_bytes() == before
-
-
 def test_files_of_an_arm_that_were_deleted_are_made_again(run_toy, machines, folder):
     run_toy("--arms", "copy,synthetic")
     gone = [*folder.glob("arms/*/Brats18_TOY_G_1/*.nii.gz")]
@@ -48,16 +38,6 @@ def test_files_of_an_arm_that_were_deleted_are_made_again(run_toy, machines, fol
         path.unlink()
     run_toy("--arms", "copy,synthetic")
     assert {path: path.read_bytes() for path in gone} == before
-
-
-def test_a_score_file_of_another_version_is_one_sentence(run_toy, machines, folder):
-    run_toy("--arms", "full")
-    path = folder / "scores" / "zero" / "seed0.json"
-    rows = json.loads(path.read_text())
-    for content in ([{**rows[0], "jaccard": 1}], [{"case": "x"}], 3):
-        path.write_text(json.dumps(content))
-        with pytest.raises(InputError, match=r"zero/seed0.json is damaged or of another version"):
-            run_toy("--arms", "full")
 
 
 def test_training_cases_whose_voxels_changed_are_not_mixed_with_the_old(

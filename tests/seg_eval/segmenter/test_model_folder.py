@@ -10,28 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("nnunetv2")
-pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
-
-from nnunet_plans.presets import PRESETS, Network  # noqa: E402
-from seg_eval.segmenter.model_folder import read_model_folder, trained_here  # noqa: E402
-from seg_eval.segmenter.nnunet import (  # noqa: E402
+from seg_eval.segmenter.model_folder import read_model_folder, trained_here
+from seg_eval.segmenter.nnunet import (
     Segmenter,
     open_model_folder,
     train_segmenter,
 )
-from seg_eval.segmenter.preprocessing import prepare  # noqa: E402
-from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset  # noqa: E402
-from synth3d.cohort.cases import MODALITIES, find_cases  # noqa: E402
-from synth3d.errors import InputError  # noqa: E402
-from synth3d.images.volumes import read  # noqa: E402
+from seg_eval.segmenter.preprocessing import prepare
+from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
+from synth3d.cohort.cases import MODALITIES, find_cases
+from synth3d.errors import InputError
 
-TOY = replace(
-    PRESETS["cpu-mini"],
-    name="toy",
-    network=Network((16, 16, 16), 2, (4, 8, 8), (1, 1)),
-    schedule={"epochs": 3, "iterations": 4, "validation_iterations": 1, "save_every": 1},
-)
+pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
+
 PLAIN = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
 SPACING = (1, 1, 1)
 
@@ -47,9 +38,9 @@ def work(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(cases, work):
+def prepared(cases, work, toy):
     raw = write_raw_dataset(RawRequest(work / "raw", cases[:3], 501, "Cohort"))
-    return prepare(raw, work, TOY, cases[:3])
+    return prepare(raw, work, toy, cases[:3])
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +49,8 @@ def ours(prepared) -> Path:
 
 
 @pytest.fixture(scope="module")
-def volumes(cases) -> dict[str, np.ndarray]:
-    return {name: read(cases[4].images[name]).data for name in MODALITIES}
+def volumes(cases, volumes_of) -> dict[str, np.ndarray]:
+    return volumes_of(cases[4])
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +127,14 @@ def test_swapped_regions_come_back_as_ours(foreign, volumes, expected):
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_a_model_of_plain_labels_is_understood(cases, tmp_path, volumes, swapped):
+def test_a_model_of_plain_labels_is_understood(cases, tmp_path, volumes, swapped, toy):
     raw = write_raw_dataset(RawRequest(tmp_path / "raw", cases[:3], 502, "Plain"))
     description = json.loads((raw.folder / "dataset.json").read_text())
     del description["regions_class_order"]
     # The same voxels; only the names of 1 and 2 differ, so the answer must too.
     description["labels"] = PLAIN | ({"NCR": 2, "ED": 1} if swapped else {})
     (raw.folder / "dataset.json").write_text(json.dumps(description))
-    model = train_segmenter(prepare(raw, tmp_path, TOY, cases[:3]))
+    model = train_segmenter(prepare(raw, tmp_path, toy, cases[:3]))
     stack = np.stack([volumes[name] for name in MODALITIES]).astype(np.float32)
     painted = oracle(model, stack)
     assert painted.any()
@@ -333,3 +324,47 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(foreign, ours, tmp_path)
         shutil.copy(ours / name, tmp_path / "bare")
     with pytest.raises(InputError, match="does not tell which|no fold_0"):
         read_model_folder(tmp_path / "bare")
+
+
+CONFIGURATION = {"normalization_schemes": ["ZScoreNormalization"] * 4}
+PLANS = {"image_reader_writer": "SimpleITKIO", "configurations": {"3d_fullres": CONFIGURATION}}
+DATASET = {
+    "channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"},
+    "labels": {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]},
+    "regions_class_order": [2, 1, 3],
+}
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(dataset=None, plans=None):
+        folder = tmp_path / "Trainer__Plans__3d_fullres"
+        (folder / "fold_0").mkdir(parents=True)
+        (folder / "fold_0" / "checkpoint_final.pth").touch()
+        (folder / "dataset.json").write_text(json.dumps(DATASET | (dataset or {})))
+        (folder / "plans.json").write_text(json.dumps(PLANS | (plans or {})))
+        return folder
+
+    return write
+
+
+def test_a_tissue_may_be_a_list_of_one_integer(written):
+    labels = {"background": 0, "NCR": [1], "ED": [2], "ET": [3]}
+    model = read_model_folder(written({"labels": labels, "regions_class_order": None}))
+    assert model.table == {0: 0, 1: 1, 2: 2, 3: 3}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "plans"),
+    [
+        ({"regions_class_order": [None, 1, 3]}, {}),
+        ({"labels": {"background": "none", "NCR": 1, "ED": 2, "ET": 3}}, {}),
+        ({}, {"configurations": {"3d_fullres": None}}),
+        ({}, {"configurations": {"3d_fullres": {"normalization_schemes": None}}}),
+        ({}, {"configurations": {"3d_fullres": CONFIGURATION | {"inherits_from": []}}}),
+    ],
+)
+def test_nonsense_is_one_sentence(written, dataset, plans):
+    folder = written(dataset, plans)
+    with pytest.raises(InputError, match="is damaged, or not nnU-Net v2's"):
+        read_model_folder(folder)

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nnunetv2")
-pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
+from seg_eval.segmenter.nnunet import open_model_folder
+from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
+from seg_eval.segmenter.stock import paths
+from synth3d.cohort.cases import MODALITIES, find_cases
+from synth3d.files import link_or_copy
+from synth3d.images.volumes import read, read_label
 
-from seg_eval.segmenter.nnunet import open_model_folder  # noqa: E402
-from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset  # noqa: E402
-from seg_eval.segmenter.stock import paths  # noqa: E402
-from synth3d.cohort.cases import MODALITIES, find_cases  # noqa: E402
-from synth3d.files import link_or_copy  # noqa: E402
-from synth3d.images.volumes import read, read_label  # noqa: E402
+pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
 
 SCHEDULE = {"epochs": 2, "iterations": 2, "validation_iterations": 1, "channel_dropout": 0.3}
 TRAINED = ("501", "3d_fullres", "0", "-tr", "ScheduledTrainer", "-p", "tiny", "-device", "cpu")
