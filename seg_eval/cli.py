@@ -76,6 +76,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         description=ABOUT,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # defaults are those of a request
     )
     parser.add_argument(
         "--missing",
@@ -101,14 +102,9 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         "repeated",
     )
     parser.add_argument("--recipe", help="for a synthesiser that has to be trained first")
-    parser.add_argument("--work", type=Path, default=Path("work"), help="where all is kept")
+    parser.add_argument("--work", type=Path, help="where all is kept")
     parser.add_argument("--name", help="folder under WORK/eval; default: MISSING-COHORT")
-    parser.add_argument(
-        "--arms",
-        action="append",
-        metavar="ARM,ARM",
-        help=help_on_arms(),
-    )
+    parser.add_argument("--arms", action="append", metavar="ARM,ARM", help=help_on_arms())
     parser.add_argument(
         "--preset", help="segmenter: cpu-mini (phantoms), cpu-small (default), standard, resenc-m"
     )
@@ -125,7 +121,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     )
     _add_statistics(parser)
     parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     parser.set_defaults(command=_run)
 
@@ -134,14 +130,12 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--empty",
         choices=("brats", "skip"),
-        default="brats",
         help="a region that a case does not have: brats scores 1 if the prediction is empty too "
         "and 0 if not; skip leaves the case out in every arm",
     )
     parser.add_argument(
         "--seed",
         type=int,
-        default=0,
         help="of voxel draws and bootstrap, and of the segmenter without --seeds; not of synthesis",
     )
     parser.add_argument(
@@ -152,13 +146,11 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--margin",
         type=float,
-        default=0.02,
         help="mean Dice below full that still counts as no worse",
     )
     parser.add_argument(
         "--folds",
         type=int,
-        default=3,
         help="of the out-of-fold synthesis that the arm retrained learns from",
     )
 
@@ -190,11 +182,11 @@ def request_of(args: argparse.Namespace) -> "RunRequest":
     """
     from seg_eval.experiment import RunRequest
 
-    given = {field.name: getattr(args, field.name) for field in fields(RunRequest)}
+    known = {field.name for field in fields(RunRequest)}
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in given.items()
-        if value is not None
+        for name, value in vars(args).items()
+        if name in known
     }
     return RunRequest(**settings)
 

@@ -30,17 +30,6 @@ class LabelledCase(Case):
 
     label: Path
 
-    @classmethod
-    def of(cls, case: Case) -> "LabelledCase":
-        """``case``, as one that has a label.
-
-        Raises:
-            InputError: It has none.
-        """
-        if case.label is None:
-            raise InputError(f"case {case.name} has no label")
-        return cls(**vars(case))
-
 
 @dataclass(frozen=True)
 class Cohort:
@@ -96,7 +85,7 @@ def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = 
     by_name = {case.name: case for case in cases}
     used = [by_name[name] for name in (*splits.train, *splits.test)]
     require(used, MODALITIES, label=True)
-    labelled = tuple(map(LabelledCase.of, used))
+    labelled = tuple(LabelledCase(**vars(case)) for case in used)
     train, test = labelled[: len(splits.train)], labelled[len(splits.train) :]
     values: set[int] = set()
     for case in progress(labelled, desc="checking cases", unit="case"):

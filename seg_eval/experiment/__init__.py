@@ -8,16 +8,6 @@ from seg_eval.experiment.request import RunRequest
 from seg_eval.experiment.score import scores_of
 
 __all__ = [
-    "Choice",
-    "Engines",
-    "Experiment",
-    "Plan",
-    "RunRequest",
-    "choose",
-    "choose_folder",
-    "make_plan",
-    "real_engines",
-    "remembered",
-    "scores_of",
-    "train_synthesiser",
-]
+    "Choice", "Engines", "Experiment", "Plan", "RunRequest", "choose", "choose_folder",
+    "make_plan", "real_engines", "remembered", "scores_of", "train_synthesiser",
+]  # fmt: skip

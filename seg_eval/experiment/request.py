@@ -67,7 +67,9 @@ class RunRequest:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        several = len((self.wanted, self.segmenter_seeds, self.kinds)[1]) > 1
+        parse_missing(self.missing)
+        several = len(self.segmenter_seeds) > 1
+        parse_kinds(self.arms)
         if self.segmenter_preset not in PRESETS:
             known = ", ".join(PRESETS)
             raise InputError(f"unknown preset {self.segmenter_preset!r}; known: {known}")

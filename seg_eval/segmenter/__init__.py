@@ -23,25 +23,8 @@ from seg_eval.segmenter.stock import export_lines, paths
 from seg_eval.segmenter.training import Training, segmenters_folder, train
 
 __all__ = [
-    "BEST",
-    "FINAL",
-    "RawPlan",
-    "RawRequest",
-    "Segmenter",
-    "Training",
-    "consecutive_codes",
-    "dataset_folder",
-    "label_codes",
-    "make_room",
-    "open_model_folder",
-    "export_lines",
-    "paths",
-    "plan_raw_dataset",
-    "read_model_folder",
-    "refuse_unfit",
-    "refuse_untrusted",
-    "segmenters_folder",
-    "train",
-    "write_description",
-    "write_planned",
-]
+    "BEST", "FINAL", "RawPlan", "RawRequest", "Segmenter", "Training", "consecutive_codes",
+    "dataset_folder", "export_lines", "label_codes", "make_room", "open_model_folder", "paths",
+    "plan_raw_dataset", "read_model_folder", "refuse_unfit", "refuse_untrusted",
+    "segmenters_folder", "train", "write_description", "write_planned",
+]  # fmt: skip
