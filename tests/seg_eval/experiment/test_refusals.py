@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("plain_pictures")
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "../../up"])
-def test_a_name_that_leads_elsewhere_is_refused(run_toy, machines, name):
+def test_a_name_that_leads_elsewhere_is_refused(run_toy, name):
     with pytest.raises(InputError, match="--name wants a plain folder name"):
         run_toy("--name", name)
 
@@ -69,7 +69,7 @@ def test_a_prediction_that_fails_has_its_name(run_toy, machines, monkeypatch):
         run_toy("--arms", "full")
 
 
-def test_skipping_empty_regions_must_leave_something(run_toy, machines, toy_cohort, tmp_path):
+def test_skipping_empty_regions_must_leave_something(run_toy, toy_cohort, tmp_path):
     data = shutil.copytree(toy_cohort, tmp_path / "cohort")
     for case in find_cases(data)[5:]:
         label = read(case.label)

@@ -32,7 +32,7 @@ def test_every_seed_has_a_segmenter_that_sees_every_arm(run_toy, machines, folde
 
 
 @pytest.mark.parametrize("more", [("copy", "0,1"), ("copy,ridge", "0")], ids=["seed", "arm"])
-def test_a_seed_or_an_arm_can_be_added_without_redoing_the_others(run_toy, machines, folder, more):
+def test_a_seed_or_an_arm_can_be_added_without_redoing_the_others(run_toy, machines, more):
     run_toy("--arms", "copy", "--seeds", "0")
     machines.log.clear()
     run_toy("--arms", more[0], "--seeds", more[1])
@@ -64,7 +64,7 @@ def test_each_honest_rival_has_its_own_training_and_input(run_toy, machines, fol
     assert dice["retrained"] == dice["agi"]
 
 
-def test_folds_matter_to_the_retrained_arm_alone(run_toy, machines):
+def test_folds_matter_to_the_retrained_arm_alone(run_toy):
     run_toy("--arms", "copy")
     flags = ("--arms", "synthetic,retrained", "--folds")
     run_toy(*flags, "2")
@@ -73,7 +73,7 @@ def test_folds_matter_to_the_retrained_arm_alone(run_toy, machines):
         run_toy(*flags, "3")
 
 
-def test_the_channel_of_a_retrained_arm_is_the_synthetic_one(run_toy, machines, folder):
+def test_the_channel_of_a_retrained_arm_is_the_synthetic_one(run_toy, folder):
     run_toy("--arms", "retrained,synthetic")
     assert not (folder / "arms" / "retrained").exists()
     assert (folder / "arms" / "agi" / "arm.json").is_file()
@@ -82,7 +82,7 @@ def test_the_channel_of_a_retrained_arm_is_the_synthetic_one(run_toy, machines, 
     assert ",retrained," not in text
 
 
-def test_which_rivals_were_not_run_is_said(run_toy, machines, folder):
+def test_which_rivals_were_not_run_is_said(run_toy, folder):
     run_toy("--arms", "copy,specialist")
     (sentence,) = [text for text in summary_of(folder)["warnings"] if "not run" in text]
     assert sentence.startswith("not run: dropout, retrained;")
@@ -117,9 +117,7 @@ def test_each_run_and_the_files_of_any_other_tool_are_an_arm(
     assert any("what cwdm learned from is not known" in text for text in found["warnings"])
 
 
-def test_other_files_under_the_same_name_are_another_experiment(
-    run_toy, machines, folder, their_files
-):
+def test_other_files_under_the_same_name_are_another_experiment(run_toy, their_files):
     flags = ("--arms", "synthetic", "--completed", f"cwdm={their_files}")
     run_toy(*flags)
     path = next(their_files.glob("*.nii.gz"))
@@ -203,7 +201,7 @@ def test_a_segmenter_from_elsewhere_takes_the_place_of_the_frozen_one(
         run_toy(*flags)
 
 
-def test_seeds_are_not_for_a_segmenter_from_elsewhere(run_toy, machines, their_model):
+def test_seeds_are_not_for_a_segmenter_from_elsewhere(run_toy, their_model):
     flags = ("--segmenter", str(their_model), "--seeds", "0,1")
     with pytest.raises(InputError, match="--segmenter is one model"):
         run_toy(*flags)
@@ -212,9 +210,7 @@ def test_seeds_are_not_for_a_segmenter_from_elsewhere(run_toy, machines, their_m
 
 
 @pytest.mark.parametrize("file", ["dataset.json", "plans.json", "fold_0/checkpoint_best.pth"])
-def test_whatever_changed_in_a_segmenter_from_elsewhere_is_noticed(
-    run_toy, machines, their_model, file
-):
+def test_whatever_changed_in_a_segmenter_from_elsewhere_is_noticed(run_toy, their_model, file):
     """Its labels and plans decide what a prediction means as much as its weights do."""
     flags = ("--arms", "full", "--segmenter", str(their_model), "--trust")
     (their_model / file).write_text("{}")

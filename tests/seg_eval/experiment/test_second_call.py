@@ -29,7 +29,7 @@ def their_files(toy_cohort, tmp_path) -> Path:
     return out
 
 
-def test_files_of_an_arm_that_were_deleted_are_made_again(run_toy, machines, folder):
+def test_files_of_an_arm_that_were_deleted_are_made_again(run_toy, folder):
     run_toy("--arms", "copy,synthetic")
     gone = [*folder.glob("arms/*/Brats18_TOY_G_1/*.nii.gz")]
     before = {path: path.read_bytes() for path in gone}
@@ -40,22 +40,21 @@ def test_files_of_an_arm_that_were_deleted_are_made_again(run_toy, machines, fol
     assert {path: path.read_bytes() for path in gone} == before
 
 
-def test_training_cases_whose_voxels_changed_are_not_mixed_with_the_old(
-    own_cohort, run_toy, machines
-):
-    """The ridge arm learned from them, and nobody else would notice with a segmenter at hand."""
-    flags = ("--arms", "ridge", "--data", str(own_cohort))
+@pytest.mark.parametrize(
+    ("arm", "name"), [("full", "Brats18_TOY_F_1"), ("ridge", "Brats18_TOY_A_1")]
+)
+def test_cases_whose_voxels_changed_are_not_mixed_with_the_old(own_cohort, run_toy, arm, name):
+    """A test case, and a training case that an arm learned from, which nothing else would notice."""
+    flags = ("--arms", arm, "--data", str(own_cohort))
     run_toy(*flags)
-    path = own_cohort / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_flair.nii.gz"
+    path = own_cohort / name / f"{name}_flair.nii.gz"
     write_like(path, read(path).data * 2, path)
-    with pytest.raises(InputError, match="files of Brats18_TOY_A_1 changed since"):
+    with pytest.raises(InputError, match=f"files of {name} changed since"):
         run_toy(*flags)
 
 
 def retrained_of(machines) -> list[Path]:
-    folders = [
-        task.own_folder for task in machines.tasks if task.kind and task.kind.learns_from_synthesis
-    ]
+    folders = [task.own_folder for task in machines.tasks if task.replace]
     machines.tasks.clear()
     return folders
 
@@ -96,9 +95,7 @@ def test_out_of_fold_synthesis_is_of_the_cases_as_they_are(
     assert call("three") == 2
 
 
-def test_only_the_segmenters_of_this_call_are_listed_with_their_hashes(
-    run_toy, machines, folder, tmp_path
-):
+def test_only_the_segmenters_of_this_call_are_listed_with_their_hashes(run_toy, folder, tmp_path):
     def call(seeds):
         run_toy("--arms", "full", "--seeds", seeds)
         hashes = json.loads((folder / "summary.json").read_text())["hashes"]

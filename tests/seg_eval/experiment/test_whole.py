@@ -7,7 +7,7 @@ from seg_eval.evaluation import report
 ARMS = ("full", "zero", "copy", "template", "ridge", "boosted", "agi", "plumbing")
 
 
-def test_a_whole_experiment_leaves_its_tables_and_pictures(run_toy, machines, folder, capsys):
+def test_a_whole_experiment_leaves_its_tables_and_pictures(run_toy, folder, capsys):
     assert run_toy() == 0
     with (folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
