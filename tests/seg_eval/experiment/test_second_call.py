@@ -44,7 +44,7 @@ def test_files_of_an_arm_that_were_deleted_are_made_again(run_toy, folder):
     ("arm", "name"), [("full", "Brats18_TOY_F_1"), ("ridge", "Brats18_TOY_A_1")]
 )
 def test_cases_whose_voxels_changed_are_not_mixed_with_the_old(own_cohort, run_toy, arm, name):
-    """A test case, and a training case that an arm learned from, which nothing else would notice."""
+    """A test case, and a training case of which only an arm that learned from it could tell."""
     flags = ("--arms", arm, "--data", str(own_cohort))
     run_toy(*flags)
     path = own_cohort / name / f"{name}_flair.nii.gz"
