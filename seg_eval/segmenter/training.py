@@ -5,8 +5,6 @@ normalisation, schedule), so they differ in their input alone. The frozen one do
 what is missing and is shared by all experiments of a cohort.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,6 +90,6 @@ def train(task: Training, device: str) -> Path:
 
 def segmenters_folder(work: Path, cohort: Cohort) -> Path:
     """Where a cohort's segmenters are; its name says what they learned from."""
-    identity = json.dumps([str(cohort.folder.resolve()), [case.name for case in cohort.train]])
-    name = f"{cohort.folder.resolve().name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
-    return work / "segmenters" / name
+    folder = cohort.folder.resolve()
+    identity = digest(str(folder), [case.name for case in cohort.train])
+    return work / "segmenters" / f"{folder.name}-{identity[:8]}"
