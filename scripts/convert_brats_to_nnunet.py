@@ -162,7 +162,13 @@ def convert(args: argparse.Namespace) -> int:
     Raises:
         InputError: Something the user gave cannot be used.
     """
-    from seg_eval.segmenter import consecutive_codes, make_room, plan_raw_dataset, write_planned
+    from seg_eval.segmenter import (
+        RawRequest,
+        consecutive_codes,
+        make_room,
+        plan_raw_dataset,
+        write_planned,
+    )
     from synth3d.cohort import find_cases, label_scheme
     from synth3d.errors import InputError
 
@@ -177,10 +183,11 @@ def convert(args: argparse.Namespace) -> int:
         lent = lent_channels(args.completed, args.take, lacking)
     labels = not args.no_labels
     layout = args.layout or ("reference" if labels else "link")
-    plan = plan_raw_dataset(
+    request = RawRequest(
         args.out, cases, args.id, args.name,
         replace=lent, layout=layout, labels=labels, scheme=label_scheme({1, 2, 3}),
     )  # fmt: skip
+    plan = plan_raw_dataset(request)
     check_grids(plan)
     if labels:  # the slow part, last: reads every label
         scheme = scheme_of([*plan.labels.values()], cases[0].naming, args.labels)

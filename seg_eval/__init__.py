@@ -1,0 +1,27 @@
+"""How much of the tumour Dice that a missing sequence costs does synthesis win back?
+
+From Python as from the command line ``seg_eval``::
+
+    folder = seg_eval.run(missing="flair", data=Path("BraTS"))
+    summary = seg_eval.read_summary(folder)
+
+``run`` takes the attributes of :class:`seg_eval.experiment.RunRequest`, which are the flags of
+`seg_eval run`, and returns the experiment's folder. It raises ``synth3d.errors.InputError`` where
+the command line would end with exit code 2; whether the check of the export path passed stands in
+the summary, under ``plumbing``. Nothing heavy is loaded before one of the two is used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seg_eval.evaluation import read_summary, run
+
+__all__ = ["read_summary", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from seg_eval import evaluation
+
+        return getattr(evaluation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,16 +1,23 @@
 """The command ``seg_eval``: run · report · paths.
 
 Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be used,
-130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant.
+130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant; below
+this file there are requests and no flags.
 """
 
 import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from seg_eval.arms import help_on_arms
 from synth3d.errors import run_guarded
+
+if TYPE_CHECKING:
+    from seg_eval.experiment import RunRequest
 
 EXAMPLES = """examples:
   seg_eval run --missing flair                     on the built-in phantom cohort
@@ -69,6 +76,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         description=ABOUT,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # defaults are those of a request
     )
     parser.add_argument(
         "--missing",
@@ -94,15 +102,9 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
         "repeated",
     )
     parser.add_argument("--recipe", help="for a synthesiser that has to be trained first")
-    parser.add_argument("--work", type=Path, default=Path("work"), help="where all is kept")
+    parser.add_argument("--work", type=Path, help="where all is kept")
     parser.add_argument("--name", help="folder under WORK/eval; default: MISSING-COHORT")
-    parser.add_argument(
-        "--arms",
-        action="append",
-        metavar="ARM,ARM",
-        help="of copy, template, ridge, boosted, synthetic, plumbing (together: default) and "
-        "specialist, dropout, retrained (together: rivals), or all; full and zero are always there",
-    )
+    parser.add_argument("--arms", action="append", metavar="ARM,ARM", help=help_on_arms())
     parser.add_argument(
         "--preset", help="segmenter: cpu-mini (phantoms), cpu-small (default), standard, resenc-m"
     )
@@ -119,7 +121,7 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     )
     _add_statistics(parser)
     parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     parser.set_defaults(command=_run)
 
@@ -128,14 +130,12 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--empty",
         choices=("brats", "skip"),
-        default="brats",
         help="a region that a case does not have: brats scores 1 if the prediction is empty too "
         "and 0 if not; skip leaves the case out in every arm",
     )
     parser.add_argument(
         "--seed",
         type=int,
-        default=0,
         help="of voxel draws and bootstrap, and of the segmenter without --seeds; not of synthesis",
     )
     parser.add_argument(
@@ -146,13 +146,11 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--margin",
         type=float,
-        default=0.02,
         help="mean Dice below full that still counts as no worse",
     )
     parser.add_argument(
         "--folds",
         type=int,
-        default=3,
         help="of the out-of-fold synthesis that the arm retrained learns from",
     )
 
@@ -176,27 +174,46 @@ def _add_paths(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(command=_paths)
 
 
+def request_of(args: argparse.Namespace) -> "RunRequest":
+    """What the flags of `seg_eval run` ask for.
+
+    Raises:
+        InputError: A flag has no sense.
+    """
+    from seg_eval.experiment import RunRequest
+
+    known = {field.name for field in fields(RunRequest)}
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(args).items()
+        if name in known
+    }
+    return RunRequest(**settings)
+
+
 def _run(args: argparse.Namespace) -> int:
+    from seg_eval import evaluation
     from seg_eval.arms import StageFailedError
-    from seg_eval.run import run_command
 
     try:
-        return run_command(args)
+        return evaluation.evaluate(request_of(args), words=args.command_line).code
     except StageFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
 
 
 def _report(args: argparse.Namespace) -> int:
-    from seg_eval.run import report_command
+    from seg_eval.evaluation import report
 
-    return report_command(args)
+    report(args.experiment)
+    return 0
 
 
 def _paths(args: argparse.Namespace) -> int:
-    from seg_eval.segmenter import paths_command
+    from seg_eval.segmenter import export_lines, paths
 
-    return paths_command(args)
+    print(export_lines(paths(args.segmenter)))
+    return 0
 
 
 if __name__ == "__main__":

@@ -25,6 +25,13 @@ from synth3d.images import check_same_grid, read_label
 
 
 @dataclass(frozen=True)
+class LabelledCase(Case):
+    """A case with a tumour segmentation."""
+
+    label: Path
+
+
+@dataclass(frozen=True)
 class Cohort:
     """A cohort that passed its checks.
 
@@ -36,8 +43,8 @@ class Cohort:
     """
 
     folder: Path
-    train: tuple[Case, ...]
-    test: tuple[Case, ...]
+    train: tuple[LabelledCase, ...]
+    test: tuple[LabelledCase, ...]
     scheme: LabelScheme
 
 
@@ -76,11 +83,12 @@ def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = 
     cases = find_cases(folder)
     splits = choose_splits(cases, splits_file, of_run)
     by_name = {case.name: case for case in cases}
-    train = tuple(by_name[name] for name in splits.train)
-    test = tuple(by_name[name] for name in splits.test)
-    require([*train, *test], MODALITIES, label=True)
+    used = [by_name[name] for name in (*splits.train, *splits.test)]
+    require(used, MODALITIES, label=True)
+    labelled = tuple(LabelledCase(**vars(case)) for case in used)
+    train, test = labelled[: len(splits.train)], labelled[len(splits.train) :]
     values: set[int] = set()
-    for case in progress([*train, *test], desc="checking cases", unit="case"):
+    for case in progress(labelled, desc="checking cases", unit="case"):
         values |= _checked_labels(case)
     if values <= {0}:
         raise InputError(f"no case of {folder} has a labelled voxel; there is nothing to segment")
@@ -89,8 +97,7 @@ def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = 
     return cohort
 
 
-def _checked_labels(case: Case) -> set[int]:
-    assert case.label is not None  # require() has seen to it
+def _checked_labels(case: LabelledCase) -> set[int]:
     check_same_grid([*(case.images[name] for name in MODALITIES), case.label])
     values = {int(value) for value in np.unique(read_label(case.label).data)}
     try:

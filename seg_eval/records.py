@@ -2,28 +2,30 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import resource
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from seg_eval.scoring import IMAGE_SCORES, REGIONS, Score
 from synth3d.errors import InputError
-from synth3d.files import sha256
+from synth3d.files import sha256, write_json
 from synth3d.settings import parse, read_as
 
-Mark = Sequence[Any]
-"""Size in bytes, modification time in ns, SHA-256."""
+CaseMarks = dict[str, tuple[int, int, str]]
+"""Size in bytes, modification time in ns and SHA-256 of files, by path."""
 
 
-def marks(paths: Iterable[Path], known: Mapping[str, Mark]) -> dict[str, list]:
+def marks(paths: Iterable[Path], known: CaseMarks) -> CaseMarks:
     """The mark of each file; one whose size and time are as in ``known`` is not read again."""
-    found = {}
+    found: CaseMarks = {}
     for path in paths:
-        stat = path.stat()
-        old = list(known.get(str(path), ()))
-        fresh = [stat.st_size, stat.st_mtime_ns]
-        found[str(path)] = old if old[:2] == fresh else [*fresh, sha256(path)]
+        stat, old = path.stat(), known.get(str(path))
+        fresh = (stat.st_size, stat.st_mtime_ns)
+        found[str(path)] = old if old and old[:2] == fresh else (*fresh, sha256(path))
     return found
 
 
@@ -34,9 +36,6 @@ def digest(*parts: Any) -> str:
 
 GUARD = "restore it, or give another --name"
 """What to do about a damaged file that keeps two experiments from being mixed in one folder."""
-
-CaseMarks = dict[str, tuple[int, int, str]]
-"""Schema of ``case_files.json``: size, modification time and SHA-256 by path."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,26 @@ def read_times(folder: Path) -> Times:
     """
     path = folder / "times.json"
     return read_as(Times, path) if path.is_file() else Times()
+
+
+@contextmanager
+def timed(folder: Path, stage: str) -> Iterator[None]:
+    """Note the seconds that a stage took, in ``times.json``, and the most memory so far.
+
+    Raises:
+        InputError: That file is damaged; told before the stage, not after hours.
+    """
+    read_times(folder)
+    started = time.monotonic()
+    yield
+    times = read_times(folder)
+    before = times.seconds.get(stage, 0)
+    seconds = times.seconds | {stage: round(before + time.monotonic() - started, 2)}
+    peak = max(
+        resource.getrusage(who).ru_maxrss // 1024
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    write_json(folder / "times.json", asdict(Times(seconds, max(peak, times.peak_memory_mb))))
 
 
 def _other_rows(path: Path) -> InputError:

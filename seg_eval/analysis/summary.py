@@ -16,8 +16,9 @@ from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopel
 from seg_eval.analysis.names import spoken
 from seg_eval.analysis.recovery import SMALLEST_HD95_GAP_MM, Recovery, recovery
 from seg_eval.analysis.significance import MARGIN, by_patient
-from seg_eval.analysis.tables import ABOUT_KINDS, ArmLike, ScoreTable, known_mean, tabulate
+from seg_eval.analysis.tables import ArmLike, ScoreTable, known_mean, tabulate
 from seg_eval.analysis.verdict import Facts, RegionFacts, Rival, compare_with_cheap, headline
+from seg_eval.arms import ARM_KINDS
 from seg_eval.scoring import (
     EMPTY_RULES,
     METRICS,
@@ -116,9 +117,9 @@ def _bootstrap(table: ScoreTable, resamples: int, seed: int) -> PairedBootstrap:
 
 
 def _describe_arm(arm: ArmLike, missing: Sequence[str]) -> dict[str, str]:
-    if arm.kind not in ABOUT_KINDS:
-        raise ValueError(f"expected an arm of {', '.join(ABOUT_KINDS)}, got {arm.kind!r}")
-    group, what = ABOUT_KINDS[arm.kind]
+    if arm.kind not in ARM_KINDS:
+        raise ValueError(f"expected an arm of {', '.join(ARM_KINDS)}, got {arm.kind!r}")
+    group, what = ARM_KINDS[arm.kind].group, ARM_KINDS[arm.kind].what
     what = what.format(missing=spoken(missing))
     return {
         "name": arm.name,

@@ -1,47 +1,55 @@
-"""What stands in the missing channel."""
+"""What stands in the missing channel; the table of kinds is loaded at once, the rest when used."""
 
-from seg_eval.arms.baselines import share_one_grid
-from seg_eval.arms.build import ArmBuilder
-from seg_eval.arms.completed import Completed, parse_completed
-from seg_eval.arms.cross_fit import check_out_of_fold, out_of_fold
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from seg_eval.arms.kinds import (
     ARM_KINDS,
-    PLUMBING,
-    RETRAINED_KINDS,
-    SYNTHETIC,
     Arm,
     ArmKind,
+    help_on_arms,
+    kinds_with,
     name_arms,
     parse_kinds,
-)
-from seg_eval.arms.synthesisers import (
-    Program,
-    StageFailedError,
-    SynthesisRun,
-    finished_runs,
-    read_run,
-    run_synth3d,
+    split_words,
 )
 
+if TYPE_CHECKING:
+    from seg_eval.arms.baselines import FILLINGS, share_one_grid
+    from seg_eval.arms.build import ArmBuilder
+    from seg_eval.arms.completed import Completed, parse_completed
+    from seg_eval.arms.cross_fit import CrossFit, check_out_of_fold, out_of_fold
+    from seg_eval.arms.synthesisers import (
+        Program,
+        StageFailedError,
+        SynthesisRun,
+        finished_runs,
+        read_run,
+        run_synth3d,
+    )
+
 __all__ = [
-    "ARM_KINDS",
-    "ArmKind",
-    "Arm",
-    "ArmBuilder",
-    "Completed",
-    "PLUMBING",
-    "Program",
-    "RETRAINED_KINDS",
-    "SYNTHETIC",
-    "StageFailedError",
-    "SynthesisRun",
-    "check_out_of_fold",
-    "finished_runs",
-    "name_arms",
-    "out_of_fold",
-    "parse_completed",
-    "parse_kinds",
-    "read_run",
-    "run_synth3d",
-    "share_one_grid",
-]
+    "ARM_KINDS", "FILLINGS", "Arm", "ArmBuilder", "ArmKind", "Completed", "CrossFit", "Program",
+    "StageFailedError", "SynthesisRun", "check_out_of_fold", "finished_runs", "help_on_arms",
+    "kinds_with", "name_arms", "out_of_fold", "parse_completed", "parse_kinds", "read_run",
+    "run_synth3d", "share_one_grid", "split_words",
+]  # fmt: skip
+
+_FILES = {
+    "baselines": ("FILLINGS", "share_one_grid"),
+    "build": ("ArmBuilder",),
+    "completed": ("Completed", "parse_completed"),
+    "cross_fit": ("CrossFit", "check_out_of_fold", "out_of_fold"),
+    "synthesisers": (
+        *("Program", "StageFailedError", "SynthesisRun", "finished_runs", "read_run"),
+        "run_synth3d",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What is loaded when it is used, so that ``seg_eval --help`` is instant."""
+    for file, names in _FILES.items():
+        if name in names:
+            return getattr(import_module(f"seg_eval.arms.{file}"), name)
+    raise AttributeError(name)

@@ -1,11 +1,12 @@
-"""The cheap rivals: what voxel-wise regression makes of the other sequences.
+"""The cheap rivals: what simple rules make of the other sequences, without any network.
 
-Each brain voxel of the missing sequence is predicted from the same voxel of the available
-ones, in the normalised intensity scale, by a model fitted on the training cases. No context,
-no network: a synthesiser that does not beat these has not earned its keep.
+``ridge`` and ``boosted`` predict each brain voxel of the missing sequence from the same voxel of
+the available ones, in the normalised intensity scale; ``copy`` takes the most similar sequence,
+``template`` the mean of the training cases. A synthesiser that does not beat these has not
+earned its keep. :data:`FILLINGS` names them by kind of arm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,14 +15,18 @@ import numpy as np
 from synth3d.cohort import Case, Modality
 from synth3d.errors import InputError
 from synth3d.files import progress
-from synth3d.images import Grid, Scale, ScalePrior, check_same_grid, foreground, grid, read
+from synth3d.images import Scale, ScalePrior, check_same_grid, foreground, grid, read
 
 VOXELS_PER_CASE = 20_000
 """Voxels drawn from each training case; 21 cases give 420 000 rows of three numbers."""
 
 
 class Regressor(Protocol):
-    """A fitted scikit-learn regressor."""
+    """A scikit-learn regressor."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Regressor":
+        """Learn from (rows, sources) and (rows,)."""
+        ...
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """(rows, sources) to (rows,)."""
@@ -47,6 +52,10 @@ class Channels:
         scale = self.scales.get(modality) or Scale.fit(self.volumes[modality], self.brain)
         return scale.apply(self.volumes[modality], self.brain)
 
+    def columns(self, modalities: Sequence[Modality]) -> np.ndarray:
+        """(voxels of the brain, modalities) of normalised intensities."""
+        return np.stack([self.normalised(name)[self.brain] for name in modalities], axis=1)
+
 
 def read_channels(
     case: Case, sources: Sequence[Modality], target: Modality | None = None
@@ -68,12 +77,20 @@ class TrainingSample:
     """What the training cases teach about one missing sequence.
 
     Attributes:
+        cases: The training cases.
+        sources: The available sequences, in the order of the columns of ``inputs``.
+        target: The missing sequence.
+        seed: Of whatever is drawn at random.
         inputs: (voxels, sources) normalised intensities.
         output: (voxels,) the target's normalised intensity.
         prior: Intensity scales of the training cases, to give a prediction scanner units.
         correlations: Mean absolute in-brain Pearson r of each source with the target.
     """
 
+    cases: Sequence[Case]
+    sources: Sequence[Modality]
+    target: Modality
+    seed: int
     inputs: np.ndarray
     output: np.ndarray
     prior: ScalePrior
@@ -83,6 +100,16 @@ class TrainingSample:
     def most_alike(self) -> Modality:
         """The source with the largest mean absolute correlation; the first one of equals."""
         return max(self.correlations, key=lambda name: self.correlations[name])
+
+    @property
+    def note(self) -> str:
+        """The correlations in words."""
+        told = ", ".join(f"{name} {r:.2f}" for name, r in self.correlations.items())
+        return f"mean |r| with {self.target}: {told}"
+
+    def in_scanner_units(self, normalised: np.ndarray, channels: Channels) -> np.ndarray:
+        """(D, H, W) normalised intensities of the target as a scanner might give them."""
+        return self.prior.estimate(self.target, channels.scales).invert(normalised, channels.brain)
 
 
 def sample_training(
@@ -105,7 +132,7 @@ def sample_training(
         channels = read_channels(case, sources, target)
         brain = channels.brain
         own = Scale.fit(channels.volumes[target], brain)
-        columns = np.stack([channels.normalised(name)[brain] for name in sources], axis=1)
+        columns = channels.columns(sources)
         output = own.apply(channels.volumes[target], brain)[brain]
         correlations.append([pearson(column, output) for column in columns.T])
         generator = np.random.default_rng([seed, number])
@@ -115,6 +142,10 @@ def sample_training(
         scales.append({**channels.scales, target: own})
     means = np.abs(correlations).mean(axis=0).tolist()
     return TrainingSample(
+        cases,
+        sources,
+        target,
+        seed,
         np.concatenate(inputs),
         np.concatenate(outputs),
         ScalePrior(scales),
@@ -131,99 +162,91 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
     return float((x * y).sum()) / power**0.5 if power > 0 else 0.0
 
 
-def fit(name: str, sample: TrainingSample, seed: int = 0) -> Regressor:
-    """A voxel-wise model of ``sample``: "ridge" (linear) or "boosted" (gradient-boosted trees).
+Fill = Callable[[Case, Channels], np.ndarray]
+"""A case and its available channels to the missing one, (D, H, W) in scanner units; whatever it
+says outside the brain is set to 0 afterwards."""
 
-    Raises:
-        ValueError: Unknown name.
-    """
-    if name == "ridge":
-        from sklearn.linear_model import Ridge
-
-        return Ridge(alpha=1.0).fit(sample.inputs, sample.output)
-    if name == "boosted":
-        from sklearn.ensemble import HistGradientBoostingRegressor
-
-        model = HistGradientBoostingRegressor(max_iter=200, early_stopping=False, random_state=seed)
-        return model.fit(sample.inputs, sample.output)
-    raise ValueError(f"expected 'ridge' or 'boosted', got {name!r}")
+Filling = Callable[[TrainingSample], tuple[Fill, str]]
+"""What a kind of arm learns from the training cases, and a note on it for the report."""
 
 
-def regress(
-    model: Regressor,
-    channels: Channels,
-    sources: Sequence[Modality],
-    target: Modality,
-    prior: ScalePrior,
-) -> np.ndarray:
-    """The target as ``model`` sees it: (D, H, W) float32 in scanner units, 0 outside the brain.
-
-    ``sources`` must be in the order of the training sample. An empty brain gives zeros.
-    """
-    scale = prior.estimate(target, channels.scales)
-    brain = channels.brain
-    predicted = np.zeros(brain.shape, np.float32)
-    if brain.any():
-        rows = np.stack([channels.normalised(name)[brain] for name in sources], axis=1)
-        predicted[brain] = model.predict(rows)
-    return scale.invert(predicted, brain)
+def copy(sample: TrainingSample) -> tuple[Fill, str]:
+    """The sequence most like the missing one, as it is."""
+    like = sample.most_alike
+    return lambda case, channels: channels.volumes[like], f"copies {like} ({sample.note})"
 
 
-@dataclass(frozen=True)
-class Template:
+def template(sample: TrainingSample) -> tuple[Fill, str]:
     """The mean of the missing sequence over the training cases, voxel by voxel.
 
-    Sensible where the cases lie in one space, as BraTS cases do (SRI24); it has no tumour.
+    Sensible where the cases lie in one space, as BraTS cases do (SRI24); it has no tumour. The
+    mean is over the training brains that cover a voxel, of normalised intensities; where none
+    does, it is the template's median. One training case is in memory at a time.
 
-    Attributes:
-        target: The missing sequence.
-        mean: (D, H, W) float32 mean of the normalised intensity, over the training brains that
-            cover the voxel; NaN where none does.
-        space: The grid that the training cases share.
+    Raises:
+        InputError: The training cases do not share one grid, or a file cannot be read; from the
+            filling, that a case lies on another grid than they.
     """
+    target, cases = sample.target, sample.cases
+    space = check_same_grid([case.images[target] for case in cases])
+    total = np.zeros(space.shape_zyx, np.float64)
+    count = np.zeros(space.shape_zyx, np.int32)
+    for case in progress(cases, desc=f"averaging {target}", unit="case"):
+        seen = read_channels(case, sample.sources, target)
+        total += np.where(seen.brain, seen.normalised(target), 0)
+        count += seen.brain
+    mean = np.divide(total, count, out=np.zeros_like(total), where=count > 0).astype(np.float32)
+    median = np.median(mean[count > 0]) if count.any() else 0
+    everywhere = np.where(count > 0, mean, median).astype(np.float32)
 
-    target: Modality
-    mean: np.ndarray
-    space: Grid
-
-    @classmethod
-    def of(cls, cases: Sequence[Case], sources: Sequence[Modality], target: Modality) -> "Template":
-        """Average the training ``cases``; one case is in memory at a time.
-
-        Raises:
-            InputError: The cases do not share one grid, or a file cannot be read.
-            ValueError: No cases.
-        """
-        if not cases:
-            raise ValueError("expected at least one training case, got none")
-        space = check_same_grid([case.images[target] for case in cases])
-        total = np.zeros(space.shape_zyx, np.float64)
-        count = np.zeros(space.shape_zyx, np.int32)
-        for case in progress(cases, desc=f"averaging {target}", unit="case"):
-            channels = read_channels(case, sources, target)
-            total += np.where(channels.brain, channels.normalised(target), 0)
-            count += channels.brain
-        mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-        return cls(target, mean.astype(np.float32), space)
-
-    def volume(self, case: Case, channels: Channels, prior: ScalePrior) -> np.ndarray:
-        """The template inside the brain of ``case``: (D, H, W) float32 in scanner units.
-
-        Where no training brain reaches, the template's median is taken.
-
-        Raises:
-            InputError: The case lies on another grid than the training cases.
-        """
-        brain = channels.brain
-        if other := self.space.difference(grid(next(iter(case.images.values())))):
+    def fill(case: Case, channels: Channels) -> np.ndarray:
+        if other := space.difference(grid(next(iter(case.images.values())))):
             raise InputError(
                 f"arm template: case {case.name} lies on another grid than the training cases "
                 f"({other}); leave the arm out with --arms, or resample the cohort to one space"
             )
-        known = np.isfinite(self.mean)
-        median = np.median(self.mean[known]) if known.any() else 0
-        seen = np.where(brain, np.where(known, self.mean, median), 0).astype(np.float32)
-        return prior.estimate(self.target, channels.scales).invert(seen, brain)
+        return sample.in_scanner_units(np.where(channels.brain, everywhere, 0), channels)
+
+    return fill, f"mean {target} of {len(cases)} training cases, in their space"
+
+
+def ridge(sample: TrainingSample) -> tuple[Fill, str]:
+    """Linear regression, voxel by voxel."""
+    from sklearn.linear_model import Ridge
+
+    return regression(Ridge(alpha=1.0), sample)
+
+
+def boosted(sample: TrainingSample) -> tuple[Fill, str]:
+    """Gradient-boosted trees, voxel by voxel."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    model = HistGradientBoostingRegressor(
+        max_iter=200, early_stopping=False, random_state=sample.seed
+    )
+    return regression(model, sample)
+
+
+def regression(model: Regressor, sample: TrainingSample) -> tuple[Fill, str]:
+    """The target as ``model`` sees it once it is fitted; an empty brain gives zeros."""
+    model.fit(sample.inputs, sample.output)
+
+    def fill(case: Case, channels: Channels) -> np.ndarray:
+        predicted = np.zeros(channels.brain.shape, np.float32)
+        if channels.brain.any():
+            predicted[channels.brain] = model.predict(channels.columns(sample.sources))
+        return sample.in_scanner_units(predicted, channels)
+
+    return fill, sample.note
+
+
+FILLINGS: dict[str, Filling] = {
+    "copy": copy,
+    "template": template,
+    "ridge": ridge,
+    "boosted": boosted,
+}
+"""Kind of arm to what makes its channels, for kinds that are made from the training cases."""
 
 
 def share_one_grid(cases: Sequence[Case], modality: Modality) -> bool:

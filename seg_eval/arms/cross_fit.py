@@ -7,18 +7,24 @@ each fold is completed by the network that has not seen it.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from seg_eval.arms.completed import Completed
 from seg_eval.arms.kinds import Arm
-from seg_eval.arms.synthesisers import Program, SynthesisRun, completed_file, completion
+from seg_eval.arms.synthesisers import Program, completed_file, completion
 from seg_eval.cohort import Cohort
 from synth3d.cohort import Case, Modality, Splits, find_cases, patient_of, write_splits
 from synth3d.errors import InputError
 from synth3d.files import progress, read_object
 
+Files = Mapping[str, Mapping[Modality, Path]]
+"""Synthetic files by case name and modality."""
 
-def folds_of(cases: tuple[Case, ...], folds: int) -> tuple[tuple[Case, ...], ...]:
+
+def folds_of(cases: Sequence[Case], folds: int) -> tuple[tuple[Case, ...], ...]:
     """``cases`` in ``folds`` parts of about equal size, a patient in one part only.
 
     Patients are dealt out in the order of their names, those with the most cases first.
@@ -46,18 +52,24 @@ def check_out_of_fold(
     """Make sure, before anything is trained, that :func:`out_of_fold` can be done.
 
     Returns:
-        Of a run, the split of each fold's training; its test cases are those held out.
+        Of a run, the split of each fold's training; its test cases are those held out. Of
+        another tool's files, nothing.
 
     Raises:
         InputError: Another tool's folder lacks training cases, or there are too few patients.
+        ValueError: The arm has no synthesiser.
     """
-    if isinstance(arm.source, Completed):
-        _require_training(arm.source, cohort, missing)
+    source = arm.synthesiser
+    if isinstance(source, Completed):
+        if absent := source.absent(cohort.train, missing):
+            raise InputError(
+                f"the arm {arm.name} learns from synthetic training cases, and {source.folder} "
+                f"lacks {', '.join(absent)}; put their out-of-fold files there, or leave the arm "
+                "out"
+            )
         return ()
-    if arm.source is None:
-        raise ValueError(f"arm {arm.name} has no synthesiser to learn from")
     there = {case.name for case in find_cases(cohort.folder)}
-    watched = [name for name in arm.source.splits.val if name in there]
+    watched = [name for name in source.splits.val if name in there]
     return tuple(_fold_split(part, cohort, watched) for part in folds_of(cohort.train, folds))
 
 
@@ -79,91 +91,88 @@ def _fold_split(held_out: Sequence[Case], cohort: Cohort, watched: Sequence[str]
     return Splits(tuple(train), tuple(val), tuple(case.name for case in held_out))
 
 
-def out_of_fold(
-    arm: Arm,
-    cohort: Cohort,
-    missing: tuple[Modality, ...],
-    folder: Path,
-    synth3d: Program,
-    threads: int,
-    folds: int,
-) -> Mapping[str, Mapping[Modality, Path]]:
+@dataclass(frozen=True)
+class CrossFit:
+    """Synthesis of a cohort's training cases for an arm that learns from it.
+
+    Attributes:
+        arm: Whose synthesiser's training is repeated without each fold.
+        cohort: Whose training cases are completed.
+        missing: What is synthesised.
+        folds: How many networks are trained.
+        folder: Where the runs and files of the folds are kept.
+        synth3d: The program.
+        threads: For it.
+    """
+
+    arm: Arm
+    cohort: Cohort
+    missing: tuple[Modality, ...]
+    folds: int
+    folder: Path
+    synth3d: Program
+    threads: int
+
+    def places(self, out: Path, cases: Sequence[Case]) -> Files:
+        """Where the files of ``cases`` are when ``out`` is completed."""
+        missing = self.missing
+        return {
+            case.name: {name: completed_file(out, case, missing, name) for name in missing}
+            for case in cases
+        }
+
+
+def out_of_fold(fit: CrossFit, executor: Executor | None = None) -> Files:
     """Synthetic files of all training cases, made now if they are not there.
 
     Args:
-        arm: A retrained arm.
-        cohort: Whose training cases are completed.
-        missing: What is synthesised.
-        folder: Where fold runs and files are kept.
-        synth3d: The program.
-        threads: For it.
-        folds: How many networks are trained.
-
-    Returns:
-        By case name and modality.
+        fit: What is wanted.
+        executor: Does the folds, each on its own; without one they are done in order, here.
 
     Raises:
         InputError: Another tool's folder lacks training cases, or there are too few patients.
         StageFailedError: The program failed.
     """
-    splits = check_out_of_fold(arm, cohort, missing, folds)
-    if isinstance(arm.source, Completed):
-        return _take_over(arm.source, cohort, missing, folder / "completed")
-    assert arm.source is not None  # the check has seen to it
-    cases = {case.name: case for case in cohort.train}
-    files: dict[str, dict[Modality, Path]] = {}
-    for number, split in enumerate(splits, start=1):
-        out = folder / f"completed-{number}"
-        held_out = {name: _places(out, cases[name], missing) for name in split.test}
-        if not all(path.is_file() for paths in held_out.values() for path in paths.values()):
-            fold_run = _train_fold(arm.source, split, cohort, folder, number, synth3d, threads)
-            synth3d(completion(fold_run, cohort.folder, out, missing, split.test, threads))
-        files |= held_out
+    splits = check_out_of_fold(fit.arm, fit.cohort, fit.missing, fit.folds)
+    if isinstance(fit.arm.source, Completed):
+        return _take_over(fit, fit.arm.source)
+    fold = partial(_complete_fold, fit)
+    made = (executor.map if executor else map)(fold, range(1, len(splits) + 1), splits)
+    return {case: paths for files in made for case, paths in files.items()}
+
+
+def _complete_fold(fit: CrossFit, number: int, split: Splits) -> Files:
+    """Files of the cases held out, by a training that has not seen them."""
+    out = fit.folder / f"completed-{number}"
+    files = fit.places(out, [case for case in fit.cohort.train if case.name in split.test])
+    if not all(path.is_file() for paths in files.values() for path in paths.values()):
+        fold_run = _train_fold(fit, number, split)
+        data = fit.cohort.folder
+        fit.synth3d(completion(fold_run, data, out, fit.missing, split.test, fit.threads))
     return files
 
 
-def _places(out: Path, case: Case, missing: tuple[Modality, ...]) -> dict[Modality, Path]:
-    return {name: completed_file(out, case, missing, name) for name in missing}
-
-
-def _train_fold(
-    run: SynthesisRun,
-    split: Splits,
-    cohort: Cohort,
-    folder: Path,
-    number: int,
-    synth3d: Program,
-    threads: int,
-) -> Path:
+def _train_fold(fit: CrossFit, number: int, split: Splits) -> Path:
     """The run's training again, with its own settings, without the held-out cases."""
-    name = f"fold-{number}"
-    begun = folder / "runs" / name / "config.json"
+    name, threads = f"fold-{number}", fit.threads
+    begun = fit.folder / "runs" / name / "config.json"
     if begun.is_file():  # a killed training goes on with the threads that it had
         train = read_object(begun, "train")["train"]
         threads = train.get("threads", threads) if isinstance(train, dict) else threads
-    path = folder / f"splits-{number}.json"
+    path = fit.folder / f"splits-{number}.json"
     write_splits(path, split)
-    command = ["train", "--recipe", str(run.folder / "config.json"), "--data", str(cohort.folder)]
-    command += ["--splits", str(path), "--work", str(folder), "--name", name]
-    synth3d([*command, "--threads", str(threads)])
-    return folder / "runs" / name
+    recipe = fit.arm.synthesiser.folder / "config.json"
+    command = ["train", "--recipe", str(recipe), "--data", str(fit.cohort.folder)]
+    command += ["--splits", str(path), "--work", str(fit.folder), "--name", name]
+    fit.synth3d([*command, "--threads", str(threads)])
+    return fit.folder / "runs" / name
 
 
-def _take_over(
-    source: Completed, cohort: Cohort, missing: tuple[Modality, ...], out: Path
-) -> Mapping[str, Mapping[Modality, Path]]:
-    """Another tool's files of the training cases, fit for a segmenter."""
-    files = {case.name: _places(out, case, missing) for case in cohort.train}
-    for case in progress(cohort.train, desc="taking over training cases", unit="case"):
+def _take_over(fit: CrossFit, source: Completed) -> Files:
+    """Another tool's files of the training cases, made fit for a segmenter."""
+    files = fit.places(fit.folder / "completed", fit.cohort.train)
+    for case in progress(fit.cohort.train, desc="taking over training cases", unit="case"):
         for name, path in files[case.name].items():
             if not path.is_file():
-                source.write(case, name, missing, path)
+                source.write(case, name, fit.missing, path)
     return files
-
-
-def _require_training(source: Completed, cohort: Cohort, missing: Sequence[Modality]) -> None:
-    if absent := source.absent(cohort.train, missing):
-        raise InputError(
-            f"the arm retrained learns from synthetic training cases, and {source.folder} lacks "
-            f"{', '.join(absent)}; put their out-of-fold files there, or leave the arm out"
-        )

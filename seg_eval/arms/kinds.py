@@ -6,15 +6,20 @@ from the files of any other tool; ``plumbing`` sends the real file through the e
 these are seen by the same frozen segmenter. The honest rivals have a training of their own:
 ``specialist`` never sees the sequence, ``dropout`` has learned to do without any one, and
 ``retrained`` has learned from out-of-fold synthetic channels.
+
+The standard library and :mod:`synth3d.errors` suffice here, so that a command line can list the
+arms at once.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from seg_eval.arms.completed import Completed
-from seg_eval.arms.synthesisers import SynthesisRun
 from synth3d.errors import InputError
+
+if TYPE_CHECKING:
+    from seg_eval.arms.completed import Completed
+    from seg_eval.arms.synthesisers import SynthesisRun
 
 Group = Literal["reference", "naive", "voxel-wise", "synthesis", "rival", "check"]
 Alternative = Literal["greater", "two-sided"]
@@ -24,17 +29,26 @@ Alternative = Literal["greater", "two-sided"]
 class ArmKind:
     """All that is known of one kind of arm; a new kind is one record in :data:`ARM_KINDS`.
 
+    A kind whose channels are made from the training cases has its function in
+    :data:`seg_eval.arms.baselines.FILLINGS`.
+
     Attributes:
         name: As ``--arms`` and ``summary.json`` have it.
-        group: What sort of thing it is.
+        group: What sort of thing it is; a ``reference`` is in every experiment.
         what: One plain sentence; ``{missing}`` stands for the missing sequences.
         words: How a sentence calls it; ``{missing}``, ``{channels}`` ("FLAIR channel") and
             ``{name}`` (of the arm) may stand in it.
         plural: Whether ``words`` take a plural verb.
         by_default: Whether ``--arms default`` has it.
         has_files: Whether its channels are read from files made for it.
+        is_real: Whether its channels are the case's own files; otherwise they are exact zeros
+            where there are no files.
         own_segmenter: Whether it needs a segmenter trained for it alone.
-        needs_synthesis: Whether its channels come from a synthesiser.
+        without_missing: That segmenter has no channel for what is missing.
+        channel_dropout: Probability that a patch of that training loses one random channel.
+        needs_synthesis: Whether its channels come from a synthesiser; with a segmenter of its
+            own, that one learns from out-of-fold synthetic channels.
+        needs_one_grid: Whether it means something only where all cases lie on one grid.
         compared: Whether it stands among the arms that are held against ``full`` and against
             synthesis; references and checks do not.
         tested: How each synthetic arm is tested against it; None where it is not.
@@ -47,68 +61,101 @@ class ArmKind:
     plural: bool = False
     by_default: bool = True
     has_files: bool = True
+    is_real: bool = False
     own_segmenter: bool = False
+    without_missing: bool = False
+    channel_dropout: float = 0.0
     needs_synthesis: bool = False
+    needs_one_grid: bool = False
     compared: bool = True
     tested: Alternative | None = None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is always there, since nothing can be said without it."""
+        return self.group == "reference"
 
     @property
     def is_cheap(self) -> bool:
         """Whether it is a rival that costs next to nothing: no network is trained for it."""
         return self.group in ("naive", "voxel-wise")
 
+    @property
+    def is_check(self) -> bool:
+        """Whether it is the real file sent through the export path."""
+        return self.group == "check"
 
-def _table(*kinds: ArmKind) -> dict[str, ArmKind]:
-    return {kind.name: kind for kind in kinds}
+    @property
+    def is_synthesis(self) -> bool:
+        """Whether there is one arm for each synthesiser, under the synthesiser's name."""
+        return self.needs_synthesis and not self.own_segmenter
+
+    @property
+    def learns_from_synthesis(self) -> bool:
+        """Whether its segmenter is trained on out-of-fold synthetic channels."""
+        return self.needs_synthesis and self.own_segmenter
 
 
-ARM_KINDS: dict[str, ArmKind] = _table(
-    ArmKind("full", "reference", "every sequence real: the ceiling", "the real {missing}",
-            has_files=False, compared=False, tested="two-sided"),
-    ArmKind("zero", "reference", "{missing} blanked with zeros: the floor",
-            "leaving the {channels} blank", has_files=False, compared=False, tested="greater"),
-    ArmKind("copy", "naive", "a copy of the sequence most like {missing} in its place",
-            "a copy of the most similar sequence", tested="greater"),
-    ArmKind("template", "naive", "the training cases' mean {missing} in its place",
-            "the mean training image"),
-    ArmKind("ridge", "voxel-wise", "{missing} by ridge regression, voxel by voxel",
-            "ridge regression"),
-    ArmKind("boosted", "voxel-wise", "{missing} by boosted trees, voxel by voxel",
-            "boosted trees", plural=True),
-    ArmKind("synthetic", "synthesis", "{missing} made by this synthesiser", "synthesis ({name})",
-            needs_synthesis=True),
-    ArmKind("plumbing", "check", "the real {missing} sent through the export path: must equal full",
-            "the real {missing} through the export path", compared=False),
-    ArmKind("specialist", "rival",
-            "a segmenter of its own, trained without {missing}: no synthesis",
-            "a specialist trained without {missing}", by_default=False, has_files=False,
-            own_segmenter=True, tested="two-sided"),
-    ArmKind("dropout", "rival",
-            "{missing} blanked, for a segmenter of its own trained to do without channels",
-            "a segmenter trained with channel dropout", by_default=False, has_files=False,
-            own_segmenter=True, tested="two-sided"),
-    ArmKind("retrained", "rival",
-            "synthetic {missing}, for a segmenter of its own retrained on synthetic images",
-            "a segmenter retrained on synthetic images", by_default=False, own_segmenter=True,
-            needs_synthesis=True, tested="two-sided"),
-)  # fmt: skip
+ARM_KINDS: dict[str, ArmKind] = {
+    kind.name: kind
+    for kind in (
+        ArmKind("full", "reference", "every sequence real: the ceiling", "the real {missing}",
+                has_files=False, is_real=True, compared=False, tested="two-sided"),
+        ArmKind("zero", "reference", "{missing} blanked with zeros: the floor",
+                "leaving the {channels} blank", has_files=False, compared=False,
+                tested="greater"),
+        ArmKind("copy", "naive", "a copy of the sequence most like {missing} in its place",
+                "a copy of the most similar sequence", tested="greater"),
+        ArmKind("template", "naive", "the training cases' mean {missing} in its place",
+                "the mean training image", needs_one_grid=True),
+        ArmKind("ridge", "voxel-wise", "{missing} by ridge regression, voxel by voxel",
+                "ridge regression"),
+        ArmKind("boosted", "voxel-wise", "{missing} by boosted trees, voxel by voxel",
+                "boosted trees", plural=True),
+        ArmKind("synthetic", "synthesis", "{missing} made by this synthesiser",
+                "synthesis ({name})", needs_synthesis=True),
+        ArmKind("plumbing", "check",
+                "the real {missing} sent through the export path: must equal full",
+                "the real {missing} through the export path", compared=False),
+        ArmKind("specialist", "rival",
+                "a segmenter of its own, trained without {missing}: no synthesis",
+                "a specialist trained without {missing}", by_default=False, has_files=False,
+                own_segmenter=True, without_missing=True, tested="two-sided"),
+        ArmKind("dropout", "rival",
+                "{missing} blanked, for a segmenter of its own trained to do without channels",
+                "a segmenter trained with channel dropout", by_default=False, has_files=False,
+                own_segmenter=True, channel_dropout=0.5, tested="two-sided"),
+        ArmKind("retrained", "rival",
+                "synthetic {missing}, for a segmenter of its own retrained on synthetic images",
+                "a segmenter retrained on synthetic images", by_default=False,
+                own_segmenter=True, needs_synthesis=True, tested="two-sided"),
+    )
+}  # fmt: skip
 """Every kind of arm, in the order in which arms are listed."""
 
-FIXED = ("full", "zero")
-"""Always there, since nothing can be said without them."""
-RIVALS = tuple(kind.name for kind in ARM_KINDS.values() if kind.is_cheap)
-"""Cheap arms for the frozen segmenter."""
-SYNTHETIC = "synthetic"
-PLUMBING = "plumbing"
-RETRAINED_KINDS = tuple(kind.name for kind in ARM_KINDS.values() if kind.own_segmenter)
-"""Honest rivals: each needs a segmenter of its own."""
-KINDS = tuple(ARM_KINDS)
-GROUPS = {
-    "default": tuple(k.name for k in ARM_KINDS.values() if k.by_default and k.name not in FIXED),
-    "rivals": RETRAINED_KINDS,
-    "all": KINDS,
-}
-"""Words of ``--arms`` that stand for several arms; ``default`` trains one segmenter alone."""
+
+def kinds_with(quality: str) -> tuple[str, ...]:
+    """Names of the kinds that have a quality, as ``"own_segmenter"`` or ``"is_cheap"``."""
+    return tuple(kind.name for kind in ARM_KINDS.values() if getattr(kind, quality))
+
+
+def groups() -> dict[str, tuple[str, ...]]:
+    """Words of ``--arms`` that stand for several kinds; ``default`` trains one segmenter alone."""
+    optional = [kind for kind in ARM_KINDS.values() if not kind.is_reference]
+    return {
+        "default": tuple(kind.name for kind in optional if kind.by_default),
+        "rivals": tuple(kind.name for kind in optional if kind.own_segmenter),
+        "all": tuple(ARM_KINDS),
+    }
+
+
+def help_on_arms() -> str:
+    """What ``--arms`` takes, for the command line's help."""
+    default, rivals = (", ".join(groups()[name]) for name in ("default", "rivals"))
+    return (
+        f"of {default} (together: default) and {rivals} (together: rivals), or all; "
+        f"{' and '.join(kinds_with('is_reference'))} are always there"
+    )
 
 
 @dataclass(frozen=True)
@@ -117,20 +164,41 @@ class Arm:
 
     Attributes:
         name: Unique in the experiment; a synthetic arm has the name of its run or folder.
-        kind: One of :data:`KINDS`.
+        kind: A name in :data:`ARM_KINDS`.
         source: Of a synthetic or retrained arm: where its channels come from.
         of: Of a retrained arm, the synthetic arm whose channels it is fed.
     """
 
     name: str
     kind: str
-    source: SynthesisRun | Completed | None = None
+    source: "SynthesisRun | Completed | None" = None
     of: str = ""
+
+    @property
+    def about(self) -> ArmKind:
+        """The record of its kind."""
+        return ARM_KINDS[self.kind]
+
+    @property
+    def synthesiser(self) -> "SynthesisRun | Completed":
+        """Where its channels come from.
+
+        Raises:
+            ValueError: From no synthesiser.
+        """
+        if self.source is None:
+            raise ValueError(f"the arm {self.name} has no synthesiser")
+        return self.source
 
     @property
     def has_files(self) -> bool:
         """Whether the channels are read from files made for the arm ``content``."""
-        return ARM_KINDS[self.kind].has_files
+        return self.about.has_files
+
+    @property
+    def has_own_files(self) -> bool:
+        """Whether those files are of no other arm, so that they are scored as images."""
+        return self.has_files and not self.of
 
     @property
     def content(self) -> str:
@@ -140,11 +208,11 @@ class Arm:
     @property
     def segmenter(self) -> str:
         """``frozen`` or, for an honest rival, its own kind."""
-        return self.kind if ARM_KINDS[self.kind].own_segmenter else "frozen"
+        return self.kind if self.about.own_segmenter else "frozen"
 
 
 def parse_kinds(words: Iterable[str]) -> tuple[str, ...]:
-    """Kinds of arm, in the order of :data:`KINDS`, from words of ``--arms``.
+    """Kinds of arm, in the order of :data:`ARM_KINDS`, from words of ``--arms``.
 
     Args:
         words: Each a kind, a group, or several of them with commas between.
@@ -152,38 +220,41 @@ def parse_kinds(words: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InputError: A word is neither.
     """
-    names = [name.strip() for word in words for name in word.split(",") if name.strip()]
-    if unknown := sorted(set(names) - set(KINDS) - set(GROUPS)):
-        known = ", ".join((*KINDS, *GROUPS))
+    names = split_words(words)
+    if unknown := sorted(set(names) - set(ARM_KINDS) - set(groups())):
+        known = ", ".join((*ARM_KINDS, *groups()))
         raise InputError(f"unknown arm(s) {', '.join(unknown)}; known: {known}")
-    wanted = {*FIXED}.union(*(GROUPS.get(name, (name,)) for name in names))
-    return tuple(kind for kind in KINDS if kind in wanted)
+    wanted = {*kinds_with("is_reference")}.union(*(groups().get(name, (name,)) for name in names))
+    return tuple(kind for kind in ARM_KINDS if kind in wanted)
 
 
-def name_arms(kinds: Sequence[str], sources: Sequence[SynthesisRun | Completed]) -> list[Arm]:
+def split_words(words: Iterable[str]) -> list[str]:
+    """``["a", "b", "c"]`` for ``["a,b", "c"]``."""
+    return [name.strip() for word in words for name in word.split(",") if name.strip()]
+
+
+def name_arms(kinds: Sequence[str], sources: "Sequence[SynthesisRun | Completed]") -> list[Arm]:
     """The arms of an experiment, in a fixed order: one for each source instead of ``synthetic``.
 
-    ``full`` and ``zero`` are always there, since nothing can be said without them; with
-    ``retrained`` the synthetic arms are, and without any source it is left out.
+    References are always there; a kind that learns from synthesis brings the synthetic arms with
+    it, since it is fed the first one's channels, and without any source it is left out.
 
     Raises:
         InputError: Two sources of one name, or a source named as another arm.
     """
-    wanted = {*kinds, *FIXED}
-    arms = [Arm(kind, kind) for kind in (*FIXED, *RIVALS) if kind in wanted]
-    if wanted & {SYNTHETIC, "retrained"}:  # what it learned from and is fed is an arm too
-        arms += [Arm(source.name, SYNTHETIC, source) for source in sources]
-    arms += [Arm(PLUMBING, PLUMBING)] if PLUMBING in wanted else []
-    for kind in RETRAINED_KINDS:
-        if kind not in wanted:
-            continue
-        if kind != "retrained":
-            arms.append(Arm(kind, kind))
-        elif sources:
-            arms.append(Arm(kind, kind, sources[0], sources[0].name))
+    wanted = {*kinds, *kinds_with("is_reference")}
+    synthesises = bool(wanted & {*kinds_with("needs_synthesis")})
+    arms: list[Arm] = []
+    for name, kind in ARM_KINDS.items():
+        if kind.is_synthesis:
+            arms += [Arm(source.name, name, source) for source in sources if synthesises]
+        elif name in wanted and not kind.needs_synthesis:
+            arms.append(Arm(name, name))
+        elif name in wanted and sources:
+            arms.append(Arm(name, name, sources[0], sources[0].name))
     names = [arm.name for arm in arms]
     taken = {name for name in names if names.count(name) > 1}
-    taken |= {source.name for source in sources} & set(KINDS)
+    taken |= {source.name for source in sources} & set(ARM_KINDS)
     if taken:
         raise InputError(
             f"two arms would be named {', '.join(sorted(taken))}; rename the run folder, or give "

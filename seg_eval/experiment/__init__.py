@@ -1,18 +1,13 @@
-"""One experiment in its folder."""
+"""One experiment in its folder, from what a user asks to its scores."""
 
-from seg_eval.experiment.choices import Source, choose_sources, parse_missing, parse_seeds
-from seg_eval.experiment.plan import Plan, choose_folder, remembered
-from seg_eval.experiment.score import Engines, Experiment, Segmenter
+from seg_eval.experiment.choice import Choice, choose, train_synthesiser
+from seg_eval.experiment.engines import Engines, real_engines
+from seg_eval.experiment.folder import Experiment
+from seg_eval.experiment.plan import Plan, choose_folder, make_plan, remembered
+from seg_eval.experiment.request import RunRequest
+from seg_eval.experiment.score import scores_of
 
 __all__ = [
-    "Engines",
-    "Experiment",
-    "Plan",
-    "Segmenter",
-    "Source",
-    "choose_folder",
-    "choose_sources",
-    "parse_missing",
-    "parse_seeds",
-    "remembered",
-]
+    "Choice", "Engines", "Experiment", "Plan", "RunRequest", "choose", "choose_folder",
+    "make_plan", "real_engines", "remembered", "scores_of", "train_synthesiser",
+]  # fmt: skip

@@ -1,12 +1,23 @@
-"""What an experiment is, and which folder may hold it."""
+"""What an experiment is, worked out from a request, and which folder may hold it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seg_eval.arms import Arm, Completed, SynthesisRun
-from seg_eval.cohort import Cohort
+from seg_eval.arms import (
+    ARM_KINDS,
+    Arm,
+    Completed,
+    SynthesisRun,
+    check_out_of_fold,
+    name_arms,
+    share_one_grid,
+)
+from seg_eval.cohort import Cohort, load_cohort, refuse_leak
+from seg_eval.experiment.request import RunRequest
 from seg_eval.records import read_config
+from seg_eval.segmenter import read_model_folder, refuse_unfit, refuse_untrusted
 from synth3d.cohort import Modality
 from synth3d.errors import InputError
 
@@ -51,6 +62,10 @@ class Plan:
         """The patient of each test case."""
         return {case.name: case.patient for case in self.cohort.test}
 
+    def is_foreign(self, segmenter: str) -> bool:
+        """Whether that kind of segmenter is one that the user brought."""
+        return segmenter == "frozen" and self.foreign is not None
+
     def describe(self) -> dict[str, Any]:
         """Plain values for ``config.json``; equal values mean the same experiment."""
         return {
@@ -70,17 +85,72 @@ class Plan:
 
     def _origin(self, arm: Arm) -> dict[str, Any]:
         found: dict[str, Any] = {"kind": arm.kind}
-        if arm.segmenter == "retrained" and isinstance(arm.source, SynthesisRun):
+        learns = arm.about.learns_from_synthesis
+        if learns and isinstance(arm.source, SynthesisRun):
             found["folds"] = self.folds
         if isinstance(arm.source, SynthesisRun):
             found["run"] = str(arm.source.folder)
             found["weights_sha256"] = arm.source.weights_sha256
         if isinstance(arm.source, Completed):
             found["completed"] = str(arm.source.folder)
-            learned = self.cohort.train if arm.segmenter == "retrained" else ()
-            cases = (*self.cohort.test, *learned)
+            cases = (*self.cohort.test, *(self.cohort.train if learns else ()))
             found["files_sha256"] = arm.source.identity(cases, self.missing)
         return found
+
+
+def make_plan(
+    request: RunRequest, missing: tuple[Modality, ...], sources: Sequence[SynthesisRun | Completed]
+) -> Plan:
+    """One experiment of ``request``, with everything checked that can be before any work.
+
+    Args:
+        request: What the user wants.
+        missing: The sequences that are taken away.
+        sources: What synthesises; none where that has still to be trained.
+
+    Raises:
+        InputError: The cohort, a synthesiser or the segmenter does not serve.
+    """
+    runs = [source for source in sources if isinstance(source, SynthesisRun)]
+    cohort = load_cohort(request.cohort, request.splits, runs[0].splits if runs else None)
+    for source in sources:
+        if isinstance(source, SynthesisRun):
+            where = f"the cases that the run {source.name} was trained on"
+            refuse_leak(cohort, source.seen_cases, where)
+        else:
+            source.require(cohort.test, missing)
+    foreign = request.segmenter and request.segmenter.resolve()
+    if foreign is not None:
+        model = read_model_folder(foreign)
+        refuse_untrusted(model, request.trust, request.work)
+        refuse_unfit(foreign, model.channels, missing)
+    vain = set(_vain_kinds(request, cohort, missing))
+    arms = tuple(name_arms([kind for kind in request.kinds if kind not in vain], sources))
+    for arm in arms:
+        if arm.about.learns_from_synthesis:
+            check_out_of_fold(arm, cohort, missing, request.folds)
+    return Plan(
+        missing=missing,
+        cohort=cohort,
+        arms=arms,
+        preset=request.segmenter_preset,
+        seeds=request.segmenter_seeds,
+        seed=request.seed,
+        threads=request.thread_count,
+        empty=request.empty,
+        margin=request.margin,
+        folds=request.folds,
+        foreign=foreign,
+    )
+
+
+def _vain_kinds(request: RunRequest, cohort: Cohort, missing: Sequence[Modality]) -> list[str]:
+    """Kinds of arm that nobody asked for by name and that would mean nothing in this cohort."""
+    unnamed = [kind for kind in request.kinds if kind not in request.named_kinds]
+    vain = [kind for kind in unnamed if ARM_KINDS[kind].needs_one_grid]
+    if not vain or share_one_grid([*cohort.train, *cohort.test], missing[0]):
+        return []
+    return vain
 
 
 PINNED = ("missing", "data", "train", "test", "preset", "segmenter", "seed")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from seg_eval.analysis import spoken, summarise
-from seg_eval.arms import PLUMBING, RETRAINED_KINDS, SYNTHETIC, Arm, Completed, SynthesisRun
+from seg_eval.arms import Arm, Completed, SynthesisRun, kinds_with
 from seg_eval.experiment import Experiment, Plan
 from seg_eval.records import GUARD, Pin, read_times
 from seg_eval.report.markdown import render, write_image_scores, write_scores
@@ -96,7 +96,7 @@ def chosen_cases(
     without one, what it loses when the sequence is blanked (most lost is worst). With fewer
     than three cases, some roles are left out.
     """
-    synthetic = [arm.name for arm in arms if arm.kind == SYNTHETIC]
+    synthetic = [arm.name for arm in arms if arm.about.is_synthesis]
 
     def mean(arm: str, case: Case) -> float:
         found = [row.dice for row in scores if row.arm == arm and row.case == case.name]
@@ -161,13 +161,13 @@ def _draw(
     panels = [
         Panel(name, np.zeros_like(view.real) if seen.channel is None else seen.channel, seen.masks)
         for name, seen in view.arms.items()
-        if kinds[name] != PLUMBING
+        if kinds[name] not in kinds_with("is_check")
     ]
     title = f"{view.case} without {missing} (the median case)"
     path = folder / "slices.png"
     draw_panel(view.real, view.truth, panels, view.affine, title, path)
     filled = [arm.name for arm in plan.arms if arm.has_files and not arm.of]
-    made = [name for name in filled if kinds[name] not in ("full", PLUMBING)]
+    made = [name for name in filled if kinds[name] not in kinds_with("is_check")]
     defined = [row for row in used if summary["regions"][row.region]["gap_defined"]]
     points = error_and_loss(defined, images, made)
     if points:
@@ -180,7 +180,7 @@ def _warnings(plan: Plan) -> list[str]:
     """What a reader has to know that the figures do not say."""
     found = [plan.cohort.scheme.warning] if plan.cohort.scheme.warning else []
     kinds = {arm.kind for arm in plan.arms}
-    if absent := [kind for kind in RETRAINED_KINDS if kind not in kinds]:
+    if absent := [kind for kind in kinds_with("own_segmenter") if kind not in kinds]:
         found.append(
             f"not run: {', '.join(absent)}; whether training a segmenter for the missing sequence "
             "would do better than filling it in is open (--arms all)"
@@ -190,12 +190,12 @@ def _warnings(plan: Plan) -> list[str]:
             f"whether the segmenter {plan.foreign.name} was trained on test cases cannot be told "
             "from its files; if it was, every figure here is too good"
         )
-        if kinds & set(RETRAINED_KINDS):
+        if kinds & set(kinds_with("own_segmenter")):
             found.append(
                 f"the honest rivals were trained here with the preset {plan.preset}, the frozen "
                 "segmenter elsewhere: they differ in more than their input"
             )
-    other = [arm for arm in plan.arms if arm.kind == SYNTHETIC]
+    other = [arm for arm in plan.arms if arm.about.is_synthesis]
     if unknown := [arm.name for arm in other if not isinstance(arm.source, SynthesisRun)]:
         found.append(
             f"what {', '.join(unknown)} learned from is not known here; if test cases were among "

@@ -1,10 +1,17 @@
 """nnU-Net, trained here or brought."""
 
 from seg_eval.segmenter.label_names import label_codes
-from seg_eval.segmenter.model_folder import BEST, FINAL, read_model_folder, refuse_untrusted
+from seg_eval.segmenter.model_folder import (
+    BEST,
+    FINAL,
+    read_model_folder,
+    refuse_unfit,
+    refuse_untrusted,
+)
 from seg_eval.segmenter.nnunet import Segmenter, open_model_folder
 from seg_eval.segmenter.raw_dataset import (
     RawPlan,
+    RawRequest,
     consecutive_codes,
     dataset_folder,
     make_room,
@@ -12,26 +19,12 @@ from seg_eval.segmenter.raw_dataset import (
     write_description,
     write_planned,
 )
-from seg_eval.segmenter.stock import paths_command
+from seg_eval.segmenter.stock import export_lines, paths
 from seg_eval.segmenter.training import Training, segmenters_folder, train
 
 __all__ = [
-    "BEST",
-    "FINAL",
-    "RawPlan",
-    "Segmenter",
-    "Training",
-    "consecutive_codes",
-    "dataset_folder",
-    "label_codes",
-    "make_room",
-    "open_model_folder",
-    "paths_command",
-    "plan_raw_dataset",
-    "read_model_folder",
-    "refuse_untrusted",
-    "segmenters_folder",
-    "train",
-    "write_description",
-    "write_planned",
-]
+    "BEST", "FINAL", "RawPlan", "RawRequest", "Segmenter", "Training", "consecutive_codes",
+    "dataset_folder", "export_lines", "label_codes", "make_room", "open_model_folder", "paths",
+    "plan_raw_dataset", "read_model_folder", "refuse_unfit", "refuse_untrusted",
+    "segmenters_folder", "train", "write_description", "write_planned",
+]  # fmt: skip

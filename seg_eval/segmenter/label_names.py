@@ -1,6 +1,6 @@
 """What the integers of an nnU-Net segmentation stand for, told by the names in its dataset.json.
 
-Needs the standard library and :mod:`synth3d.files` alone; the conversion scripts use it too.
+Needs the standard library and :mod:`synth3d.errors` alone; the conversion scripts use it too.
 """
 
 import re

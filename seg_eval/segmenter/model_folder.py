@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seg_eval.segmenter.label_names import LabelCodes, label_codes
-from synth3d.cohort import Modality, parse_modality
+from synth3d.cohort import MODALITIES, Modality, parse_modality
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
 
@@ -57,25 +57,6 @@ class ModelFolder:
         """The checkpoint of each fold."""
         return {fold: self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds}
 
-    def describe(self) -> dict[str, Any]:
-        """Plain values for a report, the SHA-256 of every checkpoint among them."""
-        configuration = _configuration(self.plans, self.configuration)
-        return {
-            "folder": str(self.folder),
-            "dataset": self.plans.get("dataset_name"),
-            "trainer": self.folder.name.split("__")[0] if "__" in self.folder.name else None,
-            "plans": self.plans.get("plans_name"),
-            "configuration": self.configuration,
-            "patch_size": list(configuration.get("patch_size", ())),
-            "spacing_mm": list(configuration.get("spacing", ())),
-            "channels": list(self.channels),
-            "labels": self.codes.tissues | {"cavity": self.codes.cavity},
-            "regions": self.codes.regions,
-            "folds": list(self.folds),
-            "checkpoint": self.checkpoint,
-            "checkpoint_sha256": {fold: sha256(path) for fold, path in self.checkpoints.items()},
-        }
-
 
 def refuse_untrusted(model: ModelFolder, trust: bool, own: Path | None) -> bool:
     """Whether we trained the model ourselves; stop if not and nobody vouches for it.
@@ -91,6 +72,29 @@ def refuse_untrusted(model: ModelFolder, trust: bool, own: Path | None) -> bool:
             "comes from"
         )
     return ours
+
+
+def refuse_unfit(folder: Path, channels: Sequence[Modality], missing: Sequence[Modality]) -> None:
+    """Stop at a segmenter that cannot be asked what the missing sequences are worth to it.
+
+    Raises:
+        InputError: It does not take them, takes nothing else, or takes what a cohort has not.
+    """
+    if lacking := [name for name in missing if name not in channels]:
+        raise InputError(
+            f"the segmenter {folder} takes {', '.join(channels)}; it does not miss "
+            f"{', '.join(lacking)}"
+        )
+    if set(channels) <= set(missing):
+        raise InputError(
+            f"the segmenter {folder} takes {', '.join(channels)} alone; without "
+            f"{', '.join(missing)} it would have nothing to look at"
+        )
+    if strange := [name for name in channels if name not in MODALITIES]:
+        raise InputError(
+            f"the segmenter {folder} wants {', '.join(strange)}, which is not among "
+            f"{', '.join(MODALITIES)}"
+        )
 
 
 def trained_here(model: ModelFolder, own: Path | None) -> bool:
@@ -113,14 +117,14 @@ def trained_here(model: ModelFolder, own: Path | None) -> bool:
     return remembered is None or {sha256(path) for path in files.values()} == {remembered}
 
 
-def read_model_folder(folder: Path, folds: Sequence[int | str] | None = None) -> ModelFolder:
+def read_model_folder(folder: Path) -> ModelFolder:
     """What ``folder`` says of itself; opens JSON files alone.
 
     Raises:
         InputError: As :func:`seg_eval.segmenter.nnunet.open_model_folder`, but for trust.
     """
     try:
-        return _read(Path(folder), folds)
+        return _read(folder)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -129,7 +133,7 @@ def read_model_folder(folder: Path, folds: Sequence[int | str] | None = None) ->
         ) from error
 
 
-def _read(folder: Path, folds: Sequence[int | str] | None) -> ModelFolder:
+def _read(folder: Path) -> ModelFolder:
     for name in ("dataset.json", "plans.json"):
         if not (folder / name).is_file():
             raise InputError(
@@ -143,7 +147,7 @@ def _read(folder: Path, folds: Sequence[int | str] | None) -> ModelFolder:
     channels = _channels(dataset, folder / "dataset.json")
     name = _configuration_name(folder, plans)
     _refuse_what_we_cannot_feed(folder, plans, name, channels)
-    chosen = _folds(folder, folds)
+    chosen = _folds(folder)
     checkpoint = _checkpoint(folder, chosen)
     table = _table(dataset["labels"], codes)
     return ModelFolder(folder, channels, codes, table, name, chosen, checkpoint, plans)
@@ -245,21 +249,14 @@ def _refuse_what_we_cannot_feed(
         )
 
 
-def _folds(folder: Path, wanted: Sequence[int | str] | None) -> tuple[str, ...]:
+def _folds(folder: Path) -> tuple[str, ...]:
+    """All numbered folds, else ``all``."""
     there = [path.name.removeprefix("fold_") for path in folder.glob("fold_*") if path.is_dir()]
     numbered = sorted((fold for fold in there if fold.isdecimal()), key=int)
-    usual = tuple(numbered or [fold for fold in there if fold == "all"])
-    if not usual:
+    folds = tuple(numbered or [fold for fold in there if fold == "all"])
+    if not folds:
         raise InputError(f"{folder} holds no finished nnU-Net model (no fold_0 or other fold)")
-    if wanted is None:
-        return usual
-    chosen = tuple(dict.fromkeys(str(fold).removeprefix("fold_") for fold in wanted))
-    if not chosen or {*chosen} - {*numbered, "all"} or not {*chosen} <= {*there}:
-        raise InputError(
-            f"{folder} has the folds {', '.join(sorted(there))}; asked for "
-            f"{', '.join(chosen) or 'none'}"
-        )
-    return chosen
+    return folds
 
 
 def _checkpoint(folder: Path, folds: Sequence[str]) -> str:
@@ -268,9 +265,9 @@ def _checkpoint(folder: Path, folds: Sequence[str]) -> str:
         fold: {name for name in (FINAL, BEST, LATEST) if (folder / f"fold_{fold}" / name).is_file()}
         for fold in folds
     }
-    if has and all(FINAL in files for files in has.values()):
+    if all(FINAL in files for files in has.values()):
         return FINAL
-    if has and all(files == {BEST} for files in has.values()):
+    if all(files == {BEST} for files in has.values()):
         return BEST
     undone = [f"fold_{fold}" for fold, files in has.items() if FINAL not in files]
     raise InputError(

@@ -10,58 +10,38 @@ import numpy as np
 
 from synth3d.errors import InputError
 
-Arrays = Mapping[str, np.ndarray] | Sequence[np.ndarray] | np.ndarray
 
-
-def network_input(
-    channels: Arrays, names: Sequence[str], brain: np.ndarray | None = None
-) -> np.ndarray:
-    """The channels stacked in the order of ``names``, zero outside the brain.
+def network_input(channels: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """The channels stacked in the order of ``names``.
 
     Args:
         channels: (D, H, W) arrays by modality, in any order, of which those in ``names`` are
-            taken, or an array in the order of ``names``; an absent modality is exact zeros.
+            taken; exactly 0 outside the brain, and everywhere for an absent modality.
         names: Modality of channel 0, 1, ...
-        brain: Bool (D, H, W); what lies outside is set to exactly 0. Without it the channels
-            must have such a background already.
 
     Returns:
         (C, D, H, W) float32, a copy.
 
     Raises:
-        InputError: A channel is missing, an array has too many, shapes differ, a voxel is NaN or
-            infinite, all channels are zero, the background is not zero, or a channel is constant
-            but not zero inside the brain.
+        InputError: A channel is missing, shapes differ, a voxel is NaN or infinite, all channels
+            are zero, the background is not zero, or a channel is constant but not zero inside the
+            brain.
     """
-    stack = np.stack(_ordered(channels, names)).astype(np.float32)
+    if absent := [name for name in names if name not in channels]:
+        raise InputError(
+            f"the segmenter takes {', '.join(names)}; it was not given {', '.join(absent)}"
+        )
+    arrays = [channels[name] for name in names]
+    if len({array.shape for array in arrays}) > 1 or arrays[0].ndim != 3:
+        found = ", ".join(f"{n} {a.shape}" for n, a in zip(names, arrays, strict=True))
+        raise InputError(f"channels must be 3-D with one shape, got {found}")
+    stack = np.stack(arrays).astype(np.float32)
     bad = {name: int((~np.isfinite(x)).sum()) for name, x in zip(names, stack, strict=True)}
     for name, count in bad.items():
         if count:
             raise InputError(f"{name} has {count} voxels that are NaN or infinite")
-    if brain is not None:
-        if brain.shape != stack.shape[1:]:
-            raise InputError(f"brain mask {brain.shape} and channels {stack.shape[1:]} differ")
-        stack[:, ~brain.astype(bool)] = 0
     _refuse_traps(stack, names)
     return stack
-
-
-def _ordered(channels: Arrays, names: Sequence[str]) -> list[np.ndarray]:
-    if isinstance(channels, Mapping):
-        if absent := [name for name in names if name not in channels]:
-            raise InputError(
-                f"the segmenter takes {', '.join(names)}; it was not given {', '.join(absent)}"
-            )
-        arrays = [channels[name] for name in names]
-    else:
-        arrays = list(channels)
-    if len(arrays) != len(names):
-        raise InputError(f"the segmenter takes {len(names)} channels, got {len(arrays)}")
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1 or len(arrays[0].shape) != 3:
-        found = ", ".join(f"{n} {a.shape}" for n, a in zip(names, arrays, strict=True))
-        raise InputError(f"channels must be 3-D with one shape, got {found}")
-    return arrays
 
 
 def _refuse_traps(stack: np.ndarray, names: Sequence[str]) -> None:

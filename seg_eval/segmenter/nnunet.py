@@ -1,6 +1,7 @@
 """nnU-Net v2, driven in process: train a segmenter on a prepared dataset, and predict.
 
-The only file here that imports ``nnunetv2``, and only inside functions. No worker pools are
+In this folder no other file imports ``nnunetv2``, and this one does only inside functions; beside
+it ``nnunet_plans`` does, in the planners and trainers that nnU-Net loads. No worker pools are
 opened, so it runs in scripts without a main guard and inside pytest. A training is done once:
 its receipt holds a digest of its inputs, a killed one goes on where it was, changed inputs start
 it anew. Under ``work/<preset>/`` lie ``preprocessed``, ``results`` and ``nnunet.log``.
@@ -8,7 +9,7 @@ it anew. Under ``work/<preset>/`` lie ``preprocessed``, ``results`` and ``nnunet
 
 import pickle
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_plans.presets import PRESETS, Preset
 from seg_eval.records import digest
 from seg_eval.segmenter.environment import (
     fill_batch,
@@ -26,26 +26,10 @@ from seg_eval.segmenter.environment import (
     told_plainly,
 )
 from seg_eval.segmenter.model_folder import FINAL, ModelFolder, read_model_folder, refuse_untrusted
-from seg_eval.segmenter.network_input import Arrays, network_input
-from seg_eval.segmenter.preprocessing import (
-    CONFIGURATION,
-    Prepared,
-    finished,
-    network_digest,
-    prepare,
-)
+from seg_eval.segmenter.network_input import network_input
+from seg_eval.segmenter.preprocessing import CONFIGURATION, Prepared, finished, network_digest
 from synth3d.errors import InputError
 from synth3d.files import lock, read_object, sha256, sweep, write_json
-
-__all__ = [
-    "PRESETS",
-    "Prepared",
-    "Preset",
-    "Segmenter",
-    "open_model_folder",
-    "prepare",
-    "train_segmenter",
-]
 
 LESS_MEMORY = "choose another GPU with cuda:N, or a smaller preset"
 
@@ -56,13 +40,12 @@ def train_segmenter(
     threads: int = 1,
     device: str = "auto",
     channel_dropout: float = 0.0,
-    workers: int | None = None,
 ) -> Path:
     """Train one segmenter, go on with a killed training, or find it done.
 
     On a CPU the same seed, data and thread count give the same weights, bit for bit, also after
-    a kill. On a GPU, or with augmentation processes, the same seed starts from the same weights
-    and ends near by. Several seeds may be trained at once, one process and one GPU each.
+    a kill. On a GPU, with nnU-Net's 12 augmentation processes, the same seed starts from the same
+    weights and ends near by. Several seeds may be trained at once, one process and one GPU each.
 
     Args:
         prepared: The dataset.
@@ -70,7 +53,6 @@ def train_segmenter(
         threads: Threads of torch; more than the free cores is much slower than one.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto`` for CUDA where there is one.
         channel_dropout: Probability that a training patch loses one random channel.
-        workers: Augmentation processes; by default none on a CPU and nnU-Net's 12 on a GPU.
 
     Returns:
         The model folder, as nnU-Net lays it out, with our ``model.json``.
@@ -106,10 +88,8 @@ def train_segmenter(
         write_json(prepared.folder / f"{plans}.json", named)
         state |= {"plans_sha256": sha256(prepared.plans), "network_sha256": network_digest(planned)}
         chosen = pick_device(device)
-        if workers is None:
-            workers = 0 if chosen == "cpu" else 12
+        workers, compiled = (0, False) if chosen == "cpu" else (12, True)
         log = prepared.root / "nnunet.log"
-        compiled = chosen != "cpu"
         with (
             told_plainly(f"training nnU-Net ({plans})", log, LESS_MEMORY),
             nnunet_environment(threads, log, prepared.folders, workers, compiled, seed),
@@ -155,7 +135,6 @@ class Segmenter:
     Attributes:
         model: What its folder says.
         channels: Modalities in the order of the network's channels.
-        trainer: Name of the class that trained it.
     """
 
     def __init__(self, model: Path | ModelFolder, threads: int = 1, device: str = "auto") -> None:
@@ -172,7 +151,6 @@ class Segmenter:
         chosen = pick_device(device)
         with told_plainly("loading the segmenter", hint=LESS_MEMORY), nnunet_environment(threads):
             self._predictor = _load(found, chosen)
-        self.trainer = str(self._predictor.trainer_name)
         plan = self._predictor.configuration_manager
         features = plan.network_arch_init_kwargs.get("features_per_stage", ())
         if chosen == "cpu" and features and len(plan.patch_size) == 3:
@@ -181,24 +159,15 @@ class Segmenter:
         for painted, code in found.table.items():
             self._codes[painted] = code
 
-    def describe(self) -> dict[str, Any]:
-        """Plain values for a report, the SHA-256 of every checkpoint among them."""
-        return self.model.describe() | {"trainer": self.trainer}
-
     def predict(
-        self,
-        channels: Arrays,
-        spacing_mm: Sequence[float],
-        brain: np.ndarray | None = None,
+        self, channels: Mapping[str, np.ndarray], spacing_mm: Sequence[float]
     ) -> np.ndarray:
         """Label a case.
 
         Args:
-            channels: (D, H, W) arrays by modality, of which the network takes its own, or an
-                array in the order of :attr:`channels`; an absent modality is exact zeros.
-                Intensities may have any positive scale.
+            channels: (D, H, W) arrays by modality, of which the network takes its own; an absent
+                modality is exact zeros. Intensities may have any positive scale.
             spacing_mm: Voxel sides (z, y, x).
-            brain: Bool (D, H, W); outside, every channel is set to exactly 0.
 
         Returns:
             uint8 (D, H, W): 0 background, 1 necrosis, 2 oedema, 3 enhancing tumour, whatever
@@ -208,11 +177,10 @@ class Segmenter:
             InputError: As :func:`seg_eval.segmenter.network_input.network_input`, or memory gives
             out.
         """
-        stack = network_input(channels, self.channels, brain)
+        stack = network_input(channels, self.channels)
         predictor = self._predictor
         plans, configuration = predictor.plans_manager, predictor.configuration_manager
-        hint = LESS_MEMORY
-        with told_plainly("segmenting", hint=hint), nnunet_environment(self._threads):
+        with told_plainly("segmenting", hint=LESS_MEMORY), nnunet_environment(self._threads):
             import torch
             from nnunetv2.inference import export_prediction
 
@@ -283,7 +251,6 @@ def open_model_folder(
     trust: bool,
     threads: int = 1,
     device: str = "auto",
-    folds: Sequence[int | str] | None = None,
     own: Path | None = None,
 ) -> Segmenter:
     """A segmenter from any nnU-Net v2 model folder.
@@ -293,7 +260,6 @@ def open_model_folder(
         trust: The user vouches for the folder. nnU-Net's checkpoints are pickles.
         threads: Threads of torch.
         device: As :func:`seg_eval.segmenter.environment.pick_device`.
-        folds: Those to average; by default all numbered ones, else ``all``.
         own: The user's own work folder: a model that we trained there needs no ``trust``. A
             model.json proves nothing by itself, since whoever made a folder can write one;
             that the folder lies where only the user's own runs are is what counts.
@@ -302,7 +268,7 @@ def open_model_folder(
         InputError: The folder is none, is not finished, is not trusted, or has channels, labels,
             normalisation or a configuration that we cannot serve. Nothing was unpickled then.
     """
-    model = read_model_folder(folder, folds)
+    model = read_model_folder(folder)
     if not refuse_untrusted(model, trust, own):
         print(
             f"note: the nnU-Net checkpoints in {folder} are Python pickles, which run any code "

@@ -16,7 +16,6 @@ from nnunet_plans.presets import Preset
 from seg_eval.records import CaseMarks, digest, marks
 from seg_eval.segmenter.environment import nnunet_environment, shown, told_plainly
 from seg_eval.segmenter.raw_dataset import RawDataset
-from seg_eval.segmenter.splits import write_nnunet_splits
 from synth3d.cohort import Case
 from synth3d.errors import InputError
 from synth3d.files import lock, read_object, sha256, write_json
@@ -66,43 +65,43 @@ def prepare(
     raw: RawDataset,
     work: Path,
     preset: Preset,
-    train_cases: Sequence[Case],
-    val_cases: Sequence[Case] = (),
+    cases: Sequence[Case],
     threads: int = 1,
     plans_of: Prepared | None = None,
 ) -> Prepared:
-    """Fingerprint, plan and preprocess the training and validation cases.
+    """Fingerprint, plan and preprocess the training cases.
 
-    Other cases of ``raw`` are not looked at. Without validation cases the curve in nnU-Net's log
-    is drawn on the training cases; the final weights do not depend on it. A work folder holds
-    one dataset per preset: give each segmenter with other data or channels a folder of its own.
+    Other cases of ``raw`` are not looked at. nnU-Net cannot train without validation cases,
+    although it learns nothing from them, so the curve in its log is drawn on the training cases.
+    A work folder holds one dataset per preset: give each segmenter with other data or channels a
+    folder of its own.
 
     Args:
         raw: The dataset.
         work: Everything goes to ``work/<preset>``.
         preset: The network and its schedule.
-        train_cases: Cases of ``raw`` to train on.
-        val_cases: Cases of ``raw`` to watch.
+        cases: Cases of ``raw`` to train on.
         threads: Threads of torch.
         plans_of: A dataset with at least the channels of this one, whose plans are taken
             instead of planning anew: patch, network, spacing and normalisation are then the
             same, and only the number of input channels differs.
 
     Raises:
-        InputError: A case is not in ``raw`` or cannot be read by nnU-Net, a patient is on both
-            sides, another process works in the folder, ``plans_of`` is of another preset or
-            lacks a channel, or memory or disk give out.
+        InputError: There is no case, one is not in ``raw`` or cannot be read by nnU-Net, another
+            process works in the folder, ``plans_of`` is of another preset or lacks a channel, or
+            memory or disk give out.
     """
-    cases = [case.name for case in (*train_cases, *val_cases)]
-    unknown = sorted(set(cases) - set(raw.cases))
-    if unknown:
+    names = [case.name for case in cases]
+    if not names:
+        raise InputError("no training case for the segmenter")
+    if unknown := sorted(set(names) - set(raw.files)):
         raise InputError(f"not in the raw dataset {raw.folder.name}: {', '.join(unknown)}")
     if plans_of is not None:
         _refuse_other_network(raw, preset, plans_of)
     root = work / preset.name
     receipt = root / "prepared.json"
     before = read_object(receipt) if receipt.is_file() else {}
-    files = {case: raw.files[case] for case in cases}
+    files = {name: raw.files[name] for name in names}
     found = marks((path for paths in files.values() for path in paths), _seen(before))
     planned = [preset.planner] if preset.planner != "ExperimentPlanner" else []
     planned += [sha256(plans_of.plans)] if plans_of else []
@@ -110,7 +109,7 @@ def prepare(
         {case: [found[str(path)][2] for path in paths] for case, paths in files.items()},
         raw.channels,
         asdict(preset.network) if preset.network else None,
-        [[case.name for case in side] for side in (train_cases, val_cases)],
+        [names, []],
         version("nnunetv2"),
         *planned,
     )
@@ -122,15 +121,15 @@ def prepare(
         if before.get("digest") != inputs:
             shutil.rmtree(prepared.folder, ignore_errors=True)
         write_json(receipt, state | {"finished": False})
-        write_nnunet_splits(prepared.folder / "splits_final.json", train_cases, val_cases)
+        write_json(prepared.folder / "splits_final.json", [{"train": names, "val": names}])
         log = root / "nnunet.log"
         with (
             told_plainly("preparing the data for nnU-Net", log),
             nnunet_environment(threads, log, prepared.folders),
         ):
-            _fingerprint(prepared, cases)
+            _fingerprint(prepared, names)
             _plan(prepared, plans_of)
-            _preprocess(prepared, cases)
+            _preprocess(prepared, names)
         state["plans_sha256"] = sha256(prepared.plans)
         state["plans_of"] = sha256(plans_of.plans) if plans_of else None
         write_json(receipt, state)

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,31 +29,55 @@ alone is oedema (2), what is TC alone is necrosis (1), ET is enhancing tumour (3
 
 
 @dataclass(frozen=True)
+class RawRequest:
+    """What nnU-Net's raw dataset ``DatasetXXX_Name`` is to hold.
+
+    Attributes:
+        folder: nnU-Net's ``nnUNet_raw``, created if need be.
+        cases: The cases, each with all ``channels``.
+        dataset_id: The XXX, 1 to 999, unique in ``folder``.
+        name: Letters, digits, ``_`` and ``-``.
+        channels: Order of the channels; files are matched to them by modality.
+        replace: Files to use instead of a case's own, by case name and modality; a case need
+            not have what is replaced.
+        layout: ``reference`` lists the files where they are in dataset.json; ``link`` and
+            ``copy`` fill imagesTr and labelsTr under nnU-Net's names.
+        labels: False for a cohort without labels: images go to imagesTs, nothing can be trained.
+        scheme: What the label integers mean; None finds out from all labels together.
+    """
+
+    folder: Path
+    cases: Sequence[Case]
+    dataset_id: int
+    name: str
+    channels: Sequence[Modality] = MODALITIES
+    replace: Mapping[str, Mapping[Modality, Path]] = field(default_factory=dict)
+    layout: Layout = "reference"
+    labels: bool = True
+    scheme: LabelScheme | None = None
+
+
+@dataclass(frozen=True)
 class RawDataset:
     """An nnU-Net raw dataset on disk.
 
     Attributes:
         folder: ``.../DatasetXXX_Name``.
-        dataset_id: The XXX.
         channels: Modality of channel 0, 1, ...
-        cases: Names of the cases, with files and label.
         files: Per case its image files in channel order and then its label file.
     """
 
     folder: Path
-    dataset_id: int
     channels: tuple[Modality, ...]
-    cases: tuple[str, ...]
     files: Mapping[str, tuple[Path, ...]]
 
 
 @dataclass(frozen=True)
 class RawPlan:
-    """A raw dataset that is checked and not yet written; see :func:`write_raw_dataset`.
+    """A raw dataset that is checked and not yet written.
 
     Attributes:
         folder: ``.../DatasetXXX_Name``.
-        dataset_id: The XXX.
         channels: Modality of channel 0, 1, ...
         images: Per case its image files in channel order, absolute.
         labels: Per case its label file as it is now, absolute; empty without labels.
@@ -63,7 +87,6 @@ class RawPlan:
     """
 
     folder: Path
-    dataset_id: int
     channels: tuple[Modality, ...]
     images: Mapping[str, tuple[Path, ...]]
     labels: Mapping[str, Path]
@@ -77,66 +100,30 @@ class RawPlan:
         return other or ending_of(self.labels[case].name) != self.ending
 
 
-def write_raw_dataset(
-    folder: Path,
-    cases: Sequence[Case],
-    dataset_id: int,
-    name: str,
-    channels: Sequence[Modality] = MODALITIES,
-    replace: Mapping[str, Mapping[Modality, Path]] | None = None,
-    layout: Layout = "reference",
-    labels: bool = True,
-    scheme: LabelScheme | None = None,
-) -> RawDataset:
-    """Write ``DatasetXXX_Name`` in ``folder`` (nnU-Net's ``nnUNet_raw``) and describe it.
+def write_raw_dataset(request: RawRequest) -> RawDataset:
+    """Write and describe it; once more changes no byte of a file that is already right.
 
-    Running it again changes no byte of a file that is already right.
+    Raises:
+        InputError: As :func:`plan_raw_dataset` and :func:`write_planned`.
+    """
+    return write_planned(plan_raw_dataset(request))
 
-    Args:
-        folder: Created if need be.
-        cases: The cases, each with all ``channels``.
-        dataset_id: 1 to 999, unique in ``folder``.
-        name: Letters, digits, ``_`` and ``-``.
-        channels: Order of the channels; files are matched to them by modality.
-        replace: Files to use instead of a case's own, by case name and modality; a case need
-            not have what is replaced.
-        layout: ``reference`` lists the files where they are in dataset.json; ``link`` and
-            ``copy`` fill imagesTr and labelsTr under nnU-Net's names.
-        labels: False for a cohort without labels: images go to imagesTs, nothing can be trained.
-        scheme: What the label integers mean; by default found out from all labels together.
+
+def plan_raw_dataset(request: RawRequest) -> RawPlan:
+    """Check what is wanted; writes nothing.
 
     Raises:
         InputError: Missing files, labels of no scheme or no tumour at all, a name or id that
-            nnU-Net refuses, files with different endings, a folder that cannot be written.
+            nnU-Net refuses, files with different endings; the integers of single label files
+            wait for the writing when there is a ``scheme``.
     """
-    return write_planned(
-        plan_raw_dataset(folder, cases, dataset_id, name, channels, replace, layout, labels, scheme)
-    )
-
-
-def plan_raw_dataset(
-    folder: Path,
-    cases: Sequence[Case],
-    dataset_id: int,
-    name: str,
-    channels: Sequence[Modality] = MODALITIES,
-    replace: Mapping[str, Mapping[Modality, Path]] | None = None,
-    layout: Layout = "reference",
-    labels: bool = True,
-    scheme: LabelScheme | None = None,
-) -> RawPlan:
-    """What :func:`write_raw_dataset` would write, with the same arguments; writes nothing.
-
-    Raises:
-        InputError: As :func:`write_raw_dataset`; only the integers of single label files wait
-            for the writing when ``scheme`` is given.
-    """
-    dataset = dataset_folder(folder, dataset_id, name)
-    images = _images(cases, channels, replace or {}, labels)
+    cases, layout = request.cases, request.layout
+    dataset = dataset_folder(request.folder, request.dataset_id, request.name)
+    images = _images(request)
     targets, codes = {}, {}
-    if labels:
+    if request.labels:
         targets = {case.name: Path(str(case.label)).absolute() for case in cases}
-        codes = consecutive_codes(scheme or _scheme_of(targets, cases[0].naming))
+        codes = consecutive_codes(request.scheme or _scheme_of(targets, cases[0].naming))
     elif layout == "reference":
         raise InputError("a dataset without labels cannot be written by reference; link it")
     listed = [path for files in images.values() for path in files]
@@ -145,7 +132,7 @@ def plan_raw_dataset(
         for path in (*listed, *targets.values()):
             if os.path.expandvars(path) != str(path):
                 raise InputError(f"nnU-Net would read the $ in {path} as a variable; link or copy")
-    return RawPlan(dataset, dataset_id, tuple(channels), images, targets, codes, layout, ending)
+    return RawPlan(dataset, tuple(request.channels), images, targets, codes, layout, ending)
 
 
 def write_planned(plan: RawPlan) -> RawDataset:
@@ -174,7 +161,7 @@ def write_planned(plan: RawPlan) -> RawDataset:
         }
     write_description(plan.folder, description)
     files = {case: (*paths, labels[case]) for case, paths in images.items() if case in labels}
-    return RawDataset(plan.folder, plan.dataset_id, plan.channels, tuple(files), files)
+    return RawDataset(plan.folder, plan.channels, files)
 
 
 def make_room(folder: Path, sources: Iterable[Path], overwrite: bool) -> bool:
@@ -224,23 +211,19 @@ def dataset_folder(folder: Path, dataset_id: int, name: str) -> Path:
     return folder / full
 
 
-def _images(
-    cases: Sequence[Case],
-    channels: Sequence[Modality],
-    replace: Mapping[str, Mapping[Modality, Path]],
-    labels: bool,
-) -> dict[str, tuple[Path, ...]]:
+def _images(request: RawRequest) -> dict[str, tuple[Path, ...]]:
     """Absolute image files of each case in channel order; every missing one is named at once."""
+    cases, channels = request.cases, request.channels
     if not cases:
         raise InputError("no cases for the nnU-Net dataset")
-    available = {case.name: {**case.images, **replace.get(case.name, {})} for case in cases}
+    available = {case.name: {**case.images, **request.replace.get(case.name, {})} for case in cases}
     missing = [
         f"{case} lacks {channel}"
         for case, files in available.items()
         for channel in channels
         if channel not in files or not files[channel].exists()
     ]
-    if labels:
+    if request.labels:
         missing += [f"{case.name} lacks the label" for case in cases if case.label is None]
     if missing:
         raise InputError(f"the nnU-Net dataset needs {', '.join(channels)}: {'; '.join(missing)}")
@@ -304,28 +287,24 @@ def _place(
     put = link_or_copy if plan.layout == "link" else _copy
     side = plan.folder / ("imagesTr" if labels else "imagesTs")
     placed_images = {
-        case: tuple(
-            _put(put, path, side / f"{case}_{channel:04d}{plan.ending}")
-            for channel, path in enumerate(paths)
-        )
+        case: tuple(side / f"{case}_{n:04d}{plan.ending}" for n, _ in enumerate(paths))
         for case, paths in plan.images.items()
     }
     placed_labels = {
-        case: path
-        if plan.recoded(case)
-        else _put(put, path, plan.folder / "labelsTr" / f"{case}{plan.ending}")
+        case: path if plan.recoded(case) else plan.folder / "labelsTr" / f"{case}{plan.ending}"
         for case, path in labels.items()
     }
+    for case, targets in placed_images.items():
+        for source, target in zip(plan.images[case], targets, strict=True):
+            put(source, target)
+    for case, target in placed_labels.items():
+        if target != labels[case]:
+            put(labels[case], target)
     ours = {path for paths in placed_images.values() for path in paths} | {*placed_labels.values()}
     there = {path for folder in (side, plan.folder / "labelsTr") for path in folder.glob("*")}
     if strangers := sorted(path.name for path in there - ours if not path.name.startswith(".")):
         raise InputError(f"{plan.folder} has files of another dataset: {', '.join(strangers)}")
     return placed_images, placed_labels
-
-
-def _put(put: Any, source: Path, target: Path) -> Path:
-    put(source, target)
-    return target
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -10,7 +10,6 @@ file to another name, with that name as its ``plans_name``; its key ``schedule``
 channel dropout and whatever else :data:`nnunet_plans.trainers.ATTRIBUTES` knows.
 """
 
-import argparse
 import shlex
 from pathlib import Path
 
@@ -55,13 +54,3 @@ def _root(folder: Path) -> Path:
 def export_lines(variables: dict[str, str]) -> str:
     """``export NAME=value`` lines for a POSIX shell, values quoted where need be."""
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
-
-
-def paths_command(args: argparse.Namespace) -> int:
-    """`seg_eval paths`: print the lines; ``args.segmenter`` is a folder or None.
-
-    Raises:
-        InputError: As :func:`paths`.
-    """
-    print(export_lines(paths(args.segmenter)))
-    return 0

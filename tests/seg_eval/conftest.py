@@ -1,15 +1,18 @@
 """A toy cohort and stand-ins for the heavy machines, so that a whole experiment takes seconds."""
 
-import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from seg_eval.cli import build_parser
-from seg_eval.experiment.score import Engines
+from seg_eval.cli import build_parser, request_of
+from seg_eval.evaluation import evaluate
+from seg_eval.experiment.engines import Engines, Predict
+from seg_eval.experiment.request import RunRequest
 from seg_eval.segmenter.training import Training
 from synth3d.images.volumes import read, write_like, write_new
 
@@ -80,19 +83,30 @@ def write_run() -> Callable[..., Path]:
     return write
 
 
+def request(*flags: str, **changes: Any) -> RunRequest:
+    """What ``seg_eval run FLAGS`` asks for, and then some attributes set otherwise."""
+    return replace(request_of(build_parser().parse_args(["run", *flags])), **changes)
+
+
 @pytest.fixture
-def toy_arguments(
+def toy_request(
     toy_cohort: Path, toy_splits: Path, write_run: Callable[..., Path], tmp_path: Path
-) -> Callable[..., argparse.Namespace]:
+) -> Callable[..., RunRequest]:
     """`seg_eval run` on the toy cohort with a finished run; further flags may be added."""
     run = write_run(tmp_path / "work" / "runs" / "agi", toy_cohort)
+    fixed = ["--missing", "flair", "--data", str(toy_cohort), "--splits", str(toy_splits)]
+    fixed += ["--run", str(run), "--work", str(tmp_path / "work"), "--threads", "1"]
+    return lambda *more, **changes: request(*fixed, "--name", "toy", *more, **changes)
 
-    def parse(*more: str) -> argparse.Namespace:
-        flags = ["--data", str(toy_cohort), "--splits", str(toy_splits), "--run", str(run)]
-        flags += ["--work", str(tmp_path / "work"), "--threads", "1", "--name", "toy", *more]
-        return build_parser().parse_args(["run", "--missing", "flair", *flags])
 
-    return parse
+@pytest.fixture
+def run_toy(toy_request: Callable[..., RunRequest], machines: "FakeMachines") -> Callable[..., int]:
+    """Does what ``toy_request`` asks for, with stand-ins for the heavy work; the exit code."""
+
+    def run(*more: str, engines: Engines | None = None, **changes: Any) -> int:
+        return evaluate(toy_request(*more, **changes), engines or machines.engines()).code
+
+    return run
 
 
 @pytest.fixture
@@ -142,21 +156,22 @@ class FakeMachines:
         """As the experiment takes them."""
         return Engines(self.synth3d, self.train_segmenter, self.load_segmenter, self.open_segmenter)
 
-    def load_segmenter(self, model: Path, threads: int) -> ThresholdSegmenter:
+    def load_segmenter(self, model: Path, threads: int) -> Predict:
         """One that sees what it was trained on."""
         takes = (model / "channels").read_text().split()
-        return ThresholdSegmenter(self.log, takes)
+        return ThresholdSegmenter(self.log, takes).predict
 
-    def open_segmenter(self, model: Path, threads: int) -> ThresholdSegmenter:
+    def open_segmenter(self, model: Path, threads: int) -> Predict:
         """One that the user brought."""
         self.log.append("open foreign")
-        return ThresholdSegmenter(self.log)
+        return ThresholdSegmenter(self.log).predict
 
     def train_segmenter(self, task: Training) -> Path:
         """Leaves a model folder that holds the names of the channels."""
-        self.log.append(f"train segmenter {task.kind} {task.seed}")
+        kind = task.kind.name if task.kind else "frozen"
+        self.log.append(f"train segmenter {kind} {task.seed}")
         self.tasks.append(task)
-        model = task.own_folder / f"model-{task.kind}-{task.seed}"
+        model = task.own_folder / f"model-{kind}-{task.seed}"
         model.mkdir(parents=True, exist_ok=True)
         (model / "channels").write_text(" ".join(task.channels))
         return model

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from seg_eval.arms.kinds import help_on_arms
 from seg_eval.arms.synthesisers import StageFailedError, run_synth3d
 from seg_eval.cli import main
 
@@ -18,16 +19,25 @@ def refused(capsys, *arguments):
     return error
 
 
-def test_help_is_instant_and_has_examples():
+def run_of(capsys, tmp_path, cohort, *flags):
+    """The refusal of an experiment on ``cohort``."""
+    work = ["--work", str(tmp_path / "w"), "--arms", "copy"]
+    return refused(capsys, "run", "--missing", "flair", "--data", str(cohort), *work, *flags)
+
+
+def test_help_is_instant_and_has_examples_and_the_arms_of_the_table():
     started = time.monotonic()
     command = [sys.executable, "-m", "seg_eval", "run", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert time.monotonic() - started < 1.5
     assert "seg_eval run --missing flair --data BraTS" in done.stdout
+    assert help_on_arms() in " ".join(done.stdout.split())
 
 
-def test_importing_the_command_line_loads_nothing_heavy():
-    code = "import sys, seg_eval.cli; print({'numpy', 'torch', 'nnunetv2'} & set(sys.modules))"
+@pytest.mark.parametrize("module", ["seg_eval", "seg_eval.cli"])
+def test_importing_loads_nothing_heavy(module):
+    heavy = "{'numpy', 'torch', 'nnunetv2', 'argparse' * (MODULE == 'seg_eval')} & {*sys.modules}"
+    code = f"MODULE = {module!r}; import sys, {module}; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -37,22 +47,25 @@ def test_without_a_command_it_says_what_there_is(capsys):
     assert "run" in capsys.readouterr().out
 
 
-def test_an_unknown_sequence_is_refused(capsys, tmp_path):
-    assert "'dwi'" in refused(capsys, "run", "--missing", "dwi", "--work", str(tmp_path))
-    assert "cannot miss pd" in refused(capsys, "run", "--missing", "PD", "--work", str(tmp_path))
-
-
 def test_a_folder_that_is_not_there_is_refused(capsys, tmp_path):
-    flags = ("--data", str(tmp_path / "nowhere"), "--arms", "copy", "--work", str(tmp_path / "w"))
-    assert "nowhere" in refused(capsys, "run", "--missing", "flair", *flags)
+    assert "nowhere" in run_of(capsys, tmp_path, tmp_path / "nowhere")
     assert not (tmp_path / "w").exists()
 
 
-def test_an_unknown_arm_and_an_unknown_preset_are_refused(capsys, toy_cohort, tmp_path):
-    flags = ["run", "--missing", "flair", "--data", str(toy_cohort), "--work", str(tmp_path)]
-    assert "unknown arm(s) magic; known: full, zero" in refused(capsys, *flags, "--arms", "magic")
-    assert "known: cpu-mini" in refused(capsys, *flags, "--preset", "huge")
-    assert "--threads must be" in refused(capsys, *flags, "--threads", "0")
+@pytest.mark.parametrize(
+    ("flag", "value", "named"),
+    [
+        ("--missing", "dwi", "'dwi'"),
+        ("--missing", "PD", "cannot miss pd"),
+        ("--arms", "magic", "unknown arm(s) magic; known: full, zero"),
+        ("--preset", "huge", "known: cpu-mini"),
+        ("--threads", "0", "--threads must be"),
+        ("--margin", "1", "--margin"),
+        ("--seed", "-1", "--seed must be"),
+    ],
+)
+def test_what_a_flag_cannot_be_is_refused(capsys, toy_cohort, tmp_path, flag, value, named):
+    assert named in run_of(capsys, tmp_path, toy_cohort, flag, value)
 
 
 def test_a_folder_that_is_no_run_or_an_unfinished_one_is_refused(capsys, toy_cohort, tmp_path):
@@ -78,8 +91,7 @@ def test_cases_without_a_sequence_or_a_label_are_named(capsys, toy_cohort, toy_s
     shutil.copytree(toy_cohort, data)
     (data / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_t1.nii.gz").unlink()
     (data / "Brats18_TOY_H_1" / "Brats18_TOY_H_1_seg.nii.gz").unlink()
-    flags = ["--data", str(data), "--splits", str(toy_splits), "--arms", "copy"]
-    error = refused(capsys, "run", "--missing", "flair", *flags, "--work", str(tmp_path / "w"))
+    error = run_of(capsys, tmp_path, data, "--splits", str(toy_splits))
     assert "Brats18_TOY_A_1 lacks t1n" in error
     assert "Brats18_TOY_H_1 lacks the label" in error
 
@@ -87,15 +99,13 @@ def test_cases_without_a_sequence_or_a_label_are_named(capsys, toy_cohort, toy_s
 def test_a_split_without_test_cases_is_refused(capsys, toy_cohort, tmp_path):
     split = tmp_path / "s.json"
     split.write_text('{"train": ["Brats18_TOY_A_1"], "test": []}')
-    flags = ["--data", str(toy_cohort), "--splits", str(split), "--arms", "copy"]
-    error = refused(capsys, "run", "--missing", "flair", *flags, "--work", str(tmp_path / "w"))
-    assert "has no test cases" in error
+    assert "has no test cases" in run_of(capsys, tmp_path, toy_cohort, "--splits", str(split))
 
 
 def test_a_work_folder_that_cannot_be_written_is_refused(capsys, toy_cohort, tmp_path):
     (tmp_path / "work").write_text("a file, not a folder")
-    flags = ["--data", str(toy_cohort), "--arms", "copy", "--work", str(tmp_path / "work")]
-    assert "work" in refused(capsys, "run", "--missing", "flair", *flags)
+    flags = ("--work", str(tmp_path / "work"))
+    assert "work" in run_of(capsys, tmp_path, toy_cohort, *flags)
 
 
 def test_a_truncated_label_is_refused_with_its_name(capsys, toy_cohort, toy_splits, tmp_path):
@@ -103,56 +113,33 @@ def test_a_truncated_label_is_refused_with_its_name(capsys, toy_cohort, toy_spli
     shutil.copytree(toy_cohort, data)
     label = data / "Brats18_TOY_C_1" / "Brats18_TOY_C_1_seg.nii.gz"
     label.write_bytes(label.read_bytes()[:-20])
-    flags = ["--data", str(data), "--splits", str(toy_splits), "--arms", "copy"]
-    error = refused(capsys, "run", "--missing", "flair", *flags, "--work", str(tmp_path / "w"))
+    error = run_of(capsys, tmp_path, data, "--splits", str(toy_splits))
     assert label.name in error
     assert not (tmp_path / "w").exists()
 
 
-def test_two_experiments_in_one_folder_at_once_are_refused(
-    capsys, toy_cohort, toy_splits, tmp_path
-):
-    from synth3d.files import lock
-
-    flags = ["--data", str(toy_cohort), "--splits", str(toy_splits), "--arms", "copy"]
-    with lock(tmp_path / "w" / "eval" / "toy"):
-        error = refused(
-            capsys,
-            "run",
-            "--missing",
-            "flair",
-            *flags,
-            "--work",
-            str(tmp_path / "w"),
-            "--name",
-            "toy",
-        )
-    assert "another process" in error
-
-
-def test_a_folder_that_is_no_experiment_cannot_be_reported(capsys, tmp_path):
-    assert "not a finished experiment" in refused(capsys, "report", "--experiment", str(tmp_path))
-
-
-def test_a_damaged_summary_is_refused(capsys, tmp_path):
-    (tmp_path / "summary.json").write_text("{}")
-    assert "damaged" in refused(capsys, "report", "--experiment", str(tmp_path))
+def test_a_folder_that_is_no_sound_experiment_cannot_be_reported(capsys, tmp_path):
+    ask = ("report", "--experiment", str(tmp_path))
+    assert "not a finished experiment" in refused(capsys, *ask)
+    for content in ("{}", "[]", '{"schema": 1}', '{"schema": 2}', "{"):
+        (tmp_path / "summary.json").write_text(content)
+        assert str(tmp_path) in refused(capsys, *ask)
 
 
 def test_an_interrupt_ends_with_130(monkeypatch, capsys):
-    def interrupted(args):
+    def interrupted(*given, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seg_eval.run.run_command", interrupted)
+    monkeypatch.setattr("seg_eval.evaluation.evaluate", interrupted)
     assert main(["run", "--missing", "flair"]) == 130
     assert "goes on where it stopped" in capsys.readouterr().err
 
 
 def test_a_failed_program_gives_its_exit_code(monkeypatch, capsys):
-    def failed(args):
+    def failed(*given, **named):
         raise StageFailedError("`synth3d train` ended with exit code 2", 2)
 
-    monkeypatch.setattr("seg_eval.run.run_command", failed)
+    monkeypatch.setattr("seg_eval.evaluation.evaluate", failed)
     assert main(["run", "--missing", "flair"]) == 2
     assert capsys.readouterr().err == "error: `synth3d train` ended with exit code 2\n"
 
@@ -164,8 +151,8 @@ def test_synth3d_is_run_as_a_program_and_its_refusal_is_passed_on(tmp_path):
 
 
 def test_too_little_memory_is_one_sentence(monkeypatch, capsys):
-    def starved(args):
+    def starved(*given, **named):
         raise MemoryError("Unable to allocate 9 GiB")
 
-    monkeypatch.setattr("seg_eval.run.run_command", starved)
+    monkeypatch.setattr("seg_eval.evaluation.evaluate", starved)
     assert "too little free memory: Unable to allocate" in refused(capsys, "run", "--missing", "t1")

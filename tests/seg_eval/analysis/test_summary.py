@@ -303,7 +303,7 @@ def test_nothing_to_summarise_is_an_error():
 
 
 def test_every_kind_of_arm_is_known():
-    assert set(ABOUT_KINDS) == set(real_arms.KINDS)
+    assert set(ABOUT_KINDS) == set(real_arms.ARM_KINDS)
 
 
 def test_columns_of_a_table_are_means_over_seeds():

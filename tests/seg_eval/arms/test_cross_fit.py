@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seg_eval.arms.completed import Completed
-from seg_eval.arms.cross_fit import check_out_of_fold, folds_of, out_of_fold
+from seg_eval.arms.cross_fit import CrossFit, check_out_of_fold, folds_of, out_of_fold
 from seg_eval.arms.kinds import Arm
 from seg_eval.arms.synthesisers import read_run
 from seg_eval.cohort import load_cohort
@@ -45,15 +46,28 @@ def cohort(toy_cohort, toy_splits):
     return load_cohort(toy_cohort, toy_splits)
 
 
-def make(arm, cohort, folder, machines):
-    return out_of_fold(arm, cohort, ("t2f",), folder, machines.synth3d, 1, 2)
+def make(arm, cohort, folder, machines, executor=None):
+    fit = CrossFit(arm, cohort, ("t2f",), 2, folder, machines.synth3d, threads=1)
+    return out_of_fold(fit, executor)
 
 
+@pytest.fixture
+def retrained(write_run, toy_cohort, tmp_path):
+    """An arm that learns from a run; ``split`` is the run's own."""
+
+    def arm(**split):
+        run = read_run(write_run(tmp_path / "agi", toy_cohort, **split))
+        return Arm("retrained", "retrained", run, "agi")
+
+    return arm
+
+
+@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor(2)], ids=["in order", "pool"])
 def test_no_network_completes_a_case_that_it_learned_from(
-    cohort, machines, write_run, toy_cohort, tmp_path
+    cohort, machines, retrained, tmp_path, executor
 ):
-    run = read_run(write_run(tmp_path / "agi", toy_cohort))
-    files = make(Arm("retrained", "retrained", run, "agi"), cohort, tmp_path / "oof", machines)
+    arm = retrained()
+    files = make(arm, cohort, tmp_path / "oof", machines, executor)
     assert set(files) == {case.name for case in cohort.train}
     assert all(images["t2f"].is_file() for images in files.values())
     learned = {}
@@ -62,7 +76,7 @@ def test_no_network_completes_a_case_that_it_learned_from(
         if command[0] == "train":
             split = json.loads(Path(options["--splits"]).read_text())
             learned[options["--name"]] = {*split["train"], *split["val"]}
-            assert options["--recipe"] == str(run.folder / "config.json")
+            assert options["--recipe"] == str(arm.source.folder / "config.json")
             assert not learned[options["--name"]] & {case.name for case in cohort.test}
         else:
             completed = command[command.index("--cases") + 1 :]
@@ -72,9 +86,9 @@ def test_no_network_completes_a_case_that_it_learned_from(
 
 
 def test_a_second_call_makes_nothing_again_and_a_killed_one_goes_on(
-    cohort, machines, write_run, toy_cohort, tmp_path
+    cohort, machines, retrained, tmp_path
 ):
-    arm = Arm("retrained", "retrained", read_run(write_run(tmp_path / "agi", toy_cohort)), "agi")
+    arm = retrained()
     files = make(arm, cohort, tmp_path / "oof", machines)
     machines.log.clear()
     assert make(arm, cohort, tmp_path / "oof", machines) == files
@@ -104,12 +118,11 @@ def splits_of(machines) -> list[dict]:
 
 
 def test_a_run_validated_on_training_cases_of_the_segmenter_has_folds_that_validate(
-    cohort, machines, write_run, toy_cohort, tmp_path
+    cohort, machines, retrained, tmp_path
 ):
     names = [case.name for case in cohort.train]
     split = {"train": names[:3], "val": names[3:], "test": []}
-    run = read_run(write_run(tmp_path / "agi", toy_cohort, split=split))
-    make(Arm("retrained", "retrained", run, "agi"), cohort, tmp_path / "oof", machines)
+    make(retrained(split=split), cohort, tmp_path / "oof", machines)
     for made in splits_of(machines):
         assert made["train"]
         assert made["val"]
@@ -118,44 +131,37 @@ def test_a_run_validated_on_training_cases_of_the_segmenter_has_folds_that_valid
 
 
 def test_what_a_run_of_another_cohort_was_validated_on_is_not_asked_for(
-    cohort, machines, write_run, toy_cohort, tmp_path
+    cohort, machines, retrained, tmp_path
 ):
     split = {"train": ["Elsewhere_1"], "val": ["Elsewhere_2"], "test": []}
-    run = read_run(write_run(tmp_path / "agi", toy_cohort, split=split))
-    make(Arm("retrained", "retrained", run, "agi"), cohort, tmp_path / "oof", machines)
+    make(retrained(split=split), cohort, tmp_path / "oof", machines)
     assert not any("Elsewhere" in name for split in splits_of(machines) for name in split["val"])
     assert all(split["val"] for split in splits_of(machines))
 
 
-def test_two_visits_of_a_patient_are_never_on_two_sides(cohort, write_run, tmp_path, toy_cohort):
+def test_two_visits_of_a_patient_are_never_on_two_sides(cohort, retrained):
     """The run was validated on a second visit of a patient whom the segmenter learns from."""
     twin = replace(cohort.train[0], name="Brats18_TOY_A_2")
     both = replace(cohort, train=(*cohort.train, twin))
     split = {"train": [case.name for case in cohort.train[1:]], "val": [twin.name], "test": []}
-    run = read_run(write_run(tmp_path / "agi", toy_cohort, split=split))
-    for made in check_out_of_fold(Arm("retrained", "retrained", run, "agi"), both, ("t2f",), 2):
+    for made in check_out_of_fold(retrained(split=split), both, ("t2f",), 2):
         sides = [{patient_of(name) for name in side} for side in (made.train, made.val, made.test)]
         assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
 
 
-def test_with_nobody_left_to_validate_on_it_is_refused(cohort, write_run, toy_cohort, tmp_path):
-    run = read_run(
-        write_run(tmp_path / "agi", toy_cohort, split={"train": [], "val": [], "test": []})
-    )
+def test_with_nobody_left_to_validate_on_it_is_refused(cohort, retrained):
+    arm = retrained(split={"train": [], "val": [], "test": []})
     pair = replace(cohort, train=cohort.train[:2])
     with pytest.raises(InputError, match="at least one patient to train and one to validate on"):
-        check_out_of_fold(Arm("retrained", "retrained", run, "agi"), pair, ("t2f",), 2)
+        check_out_of_fold(arm, pair, ("t2f",), 2)
 
 
-def test_a_killed_fold_goes_on_with_the_threads_that_it_had(
-    cohort, machines, write_run, toy_cohort, tmp_path
-):
+def test_a_killed_fold_goes_on_with_the_threads_that_it_had(cohort, machines, retrained, tmp_path):
     """`synth3d train` refuses another number, since the weights would not be the same."""
-    run = read_run(write_run(tmp_path / "agi", toy_cohort))
     begun = tmp_path / "oof" / "runs" / "fold-2" / "config.json"
     begun.parent.mkdir(parents=True)
     begun.write_text('{"train": {"threads": 7}}')
     with pytest.raises(FileExistsError):  # the toy training goes on with nothing
-        make(Arm("retrained", "retrained", run, "agi"), cohort, tmp_path / "oof", machines)
+        make(retrained(), cohort, tmp_path / "oof", machines)
     trained = [command[-1] for command in machines.commands if command[0] == "train"]
     assert trained == ["1", "7"]

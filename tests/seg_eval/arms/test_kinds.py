@@ -1,17 +1,31 @@
+from dataclasses import replace
+
 import pytest
 
-from seg_eval.analysis.verdict import CHEAP
+from seg_eval.arms.baselines import FILLINGS
 from seg_eval.arms.completed import Completed
-from seg_eval.arms.kinds import GROUPS, KINDS, RETRAINED_KINDS, RIVALS, Arm, name_arms, parse_kinds
+from seg_eval.arms.kinds import (
+    ARM_KINDS,
+    Arm,
+    ArmKind,
+    groups,
+    help_on_arms,
+    kinds_with,
+    name_arms,
+    parse_kinds,
+)
+from seg_eval.evaluation import read_summary
 from synth3d.errors import InputError
+
+KINDS = tuple(ARM_KINDS)
 
 
 def test_words_and_groups_become_kinds_in_one_order():
     assert parse_kinds(["ridge,copy"]) == ("full", "zero", "copy", "ridge")
     assert parse_kinds(["copy", "ridge"]) == parse_kinds(["ridge, copy,"])
     assert parse_kinds(["all"]) == KINDS
-    assert set(parse_kinds(["default"])) == {"full", "zero", *GROUPS["default"]}
-    assert parse_kinds(["rivals"])[2:] == RETRAINED_KINDS
+    assert set(parse_kinds(["default"])) == {"full", "zero", *groups()["default"]}
+    assert parse_kinds(["rivals"])[2:] == kinds_with("own_segmenter")
     assert parse_kinds(["default,specialist"])[-1] == "specialist"
     assert parse_kinds([]) == ("full", "zero")
 
@@ -22,18 +36,19 @@ def test_an_unknown_word_is_refused_with_what_is_known():
 
 
 def test_each_source_is_an_arm_and_the_first_is_what_is_retrained_on(tmp_path):
+    """With ``retrained`` alone too, so that the channels that it is fed are made."""
     sources = [Completed("theirs", tmp_path), Completed("ours", tmp_path)]
-    arms = name_arms(parse_kinds(["synthetic", "retrained"]), sources)
+    arms = name_arms(parse_kinds(["retrained"]), sources)
     assert [arm.name for arm in arms] == ["full", "zero", "theirs", "ours", "retrained"]
     assert arms[-1] == Arm("retrained", "retrained", sources[0], "theirs")
-    assert arms[-1].content == "theirs"
-    assert arms[2].content == "theirs"
+    assert arms[-1].content == arms[2].content == "theirs"
+    assert [arm.name for arm in name_arms(KINDS, [])][-2:] == ["specialist", "dropout"]
 
 
 def test_which_segmenter_looks_and_whether_there_are_files(tmp_path):
     arms = name_arms(KINDS, [Completed("net", tmp_path)])
     assert {arm.name: arm.segmenter for arm in arms if arm.segmenter != "frozen"} == {
-        kind: kind for kind in RETRAINED_KINDS
+        kind: kind for kind in kinds_with("own_segmenter")
     }
     without = {arm.name for arm in arms if not arm.has_files}
     assert without == {"full", "zero", "specialist", "dropout"}
@@ -48,14 +63,39 @@ def test_two_arms_of_one_name_are_refused(tmp_path):
             name_arms(["synthetic"], [Completed(taken, tmp_path)])
 
 
-def test_without_a_source_there_is_nothing_to_retrain_on():
-    assert [arm.name for arm in name_arms(KINDS, [])][-2:] == ["specialist", "dropout"]
+def test_every_kind_is_either_filled_in_or_made_by_a_synthesiser_or_has_no_files():
+    assert {*FILLINGS} == {*kinds_with("is_cheap")}
+    others = [kind for kind in ARM_KINDS.values() if kind.name not in FILLINGS]
+    assert all(kind.needs_synthesis or kind.is_check or not kind.has_files for kind in others)
 
 
-def test_what_is_retrained_on_is_an_arm_too_so_that_its_channels_are_made(tmp_path):
-    arms = name_arms(parse_kinds(["retrained"]), [Completed("net", tmp_path)])
-    assert [arm.name for arm in arms] == ["full", "zero", "net", "retrained"]
+@pytest.mark.usefixtures("plain_pictures")
+def test_a_new_arm_is_one_record_and_its_function(run_toy, folder, monkeypatch, machines):
+    """From ``--arms`` to the summary, with nothing else told of it."""
+    doubled = ArmKind(
+        "doubled", "naive", "T2 twice as bright in place of {missing}", "a doubled T2"
+    )
+    rival = replace(
+        ARM_KINDS["dropout"], name="sieve", channel_dropout=0.9, words="a sieve of a segmenter"
+    )
 
+    def double(sample):
+        return lambda case, channels: 2 * channels.volumes["t2w"], f"in place of {sample.target}"
 
-def test_the_report_and_the_arms_agree_on_what_is_cheap():
-    assert CHEAP == RIVALS
+    monkeypatch.setitem(ARM_KINDS, "doubled", doubled)
+    monkeypatch.setitem(ARM_KINDS, "sieve", rival)
+    with pytest.raises(ValueError, match="no function for the arm doubled"):
+        run_toy("--arms", "doubled")
+    monkeypatch.setitem(FILLINGS, "doubled", double)
+    assert "plumbing, doubled (together: default)" in help_on_arms()
+    assert run_toy("--arms", "doubled,sieve") == 0
+    summary = read_summary(folder)
+    assert {arm["name"]: arm["group"] for arm in summary["arms"]} == {
+        "full": "reference", "zero": "reference", "doubled": "naive", "sieve": "rival",
+    }  # fmt: skip
+    assert summary["notes"]["doubled"] == "in place of t2f"
+    assert set(summary["images"]) == {"doubled"}
+    assert [task.kind for task in machines.tasks[-2:]] == [None, rival]
+    assert {row.split(",")[2] for row in (folder / "results.csv").read_text().splitlines()[1:]} == {
+        "full", "zero", "doubled", "sieve",
+    }  # fmt: skip

@@ -11,8 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import FakeMachines
 
-from seg_eval.cli import build_parser
-from seg_eval.run import run_command
+from seg_eval.evaluation import evaluate
+from seg_eval.experiment.request import RunRequest
 
 
 def main(cohort: str, splits: str, work: str) -> int:
@@ -20,20 +20,25 @@ def main(cohort: str, splits: str, work: str) -> int:
     engines = FakeMachines().engines()
 
     def load(model, threads):
-        segmenter = engines.load_segmenter(model, threads)
-        predict = segmenter.predict
+        predict = engines.load_segmenter(model, threads)
 
         def slowly(channels, spacing):
             time.sleep(0.02)
             return predict(channels, spacing)
 
-        segmenter.predict = slowly
-        return segmenter
+        return slowly
 
-    flags = ["run", "--missing", "flair", "--data", cohort, "--splits", splits, "--work", work]
-    flags += ["--arms", "copy,ridge,plumbing,specialist", "--seeds", "0,1", "--name", "toy"]
-    args = build_parser().parse_args([*flags, "--threads", "1"])
-    return run_command(args, replace(engines, load_segmenter=load))
+    asked = RunRequest(
+        "flair",
+        Path(cohort),
+        Path(splits),
+        work=Path(work),
+        name="toy",
+        arms=("copy,ridge,plumbing,specialist",),
+        seeds="0,1",
+        threads=1,
+    )
+    return evaluate(asked, replace(engines, load_segmenter=load)).code
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-import argparse
-
 import pytest
 
-from seg_eval.experiment.choices import choose_sources, parse_missing, parse_seeds
+from seg_eval.experiment.choice import Choice, choose, train_synthesiser
+from seg_eval.experiment.request import RunRequest, parse_missing, parse_seeds
 from synth3d.cohort.cases import MODALITIES
 from synth3d.errors import InputError
 
@@ -41,46 +40,49 @@ def test_seeds_that_no_generator_takes_are_refused(text, seed):
         parse_seeds(text, seed)
 
 
-def namespace(**values) -> argparse.Namespace:
-    given = {"run": None, "completed": None, "splits": None, "dry_run": False, "recipe": None}
-    return argparse.Namespace(**given | {"kinds": ("synthetic",), "missing": "all"} | values)
+@pytest.fixture
+def asked(tmp_path, toy_cohort, write_run):
+    """A request on the toy cohort with named runs: folder by missing sequence."""
+
+    def ask(missing, runs=(), **settings):
+        folders = tuple(write_run(tmp_path / name, toy_cohort, name) for name in runs)
+        return RunRequest(missing, toy_cohort, run=folders, work=tmp_path / "work", **settings)
+
+    return ask
 
 
-def nothing(arguments):
-    raise AssertionError(arguments)
+def test_with_all_four_missing_each_gets_the_runs_that_make_it(asked):
+    request = asked("all", ["t2f", "t1c"])
+    chosen = [choose(request, (name,)).sources for name in ("t1c", "t2f")]
+    assert [[run.name for run in runs] for runs in chosen] == [["t1c"], ["t2f"]]
 
 
-def test_with_all_four_missing_each_gets_the_runs_that_make_it(write_run, toy_cohort, tmp_path):
-    flair = write_run(tmp_path / "a", toy_cohort)
-    t1ce = write_run(tmp_path / "b", toy_cohort, "t1c")
-    args = namespace(run=[flair, t1ce], work=tmp_path)
-    chosen = [choose_sources(args, (name,), toy_cohort, nothing) for name in ("t1c", "t2f")]
-    assert [[run.name for run in runs] for runs in chosen] == [["b"], ["a"]]
+@pytest.mark.parametrize("missing", ["flair", "flair,t1ce"])
+def test_a_run_that_fits_nowhere_is_refused(asked, missing):
+    request = asked(missing, ["t1c"])
+    names = " and ".join(request.wanted[0])
+    with pytest.raises(InputError, match=f"makes t1c, not {names}$"):
+        choose(request, request.wanted[0])
 
 
-def test_a_run_that_fits_nowhere_is_refused(write_run, toy_cohort, tmp_path):
-    run = write_run(tmp_path / "a", toy_cohort, "t1c")
-    args = namespace(run=[run], work=tmp_path, missing="flair")
-    with pytest.raises(InputError, match=r"makes t1c, not t2f"):
-        choose_sources(args, ("t2f",), toy_cohort, nothing)
-    pair = namespace(run=[run], work=tmp_path, missing="flair,t1ce")
-    with pytest.raises(InputError, match=r"makes t1c, not t1c and t2f"):
-        choose_sources(pair, ("t1c", "t2f"), toy_cohort, nothing)
-
-
-def test_a_folder_of_another_tool_stands_beside_runs(write_run, toy_cohort, tmp_path):
-    run = write_run(tmp_path / "a", toy_cohort)
+def test_a_folder_of_another_tool_stands_beside_runs(asked, tmp_path):
     (tmp_path / "theirs").mkdir()
-    args = namespace(run=[run], completed=[f"cwdm={tmp_path / 'theirs'}"], work=tmp_path)
-    found = choose_sources(args, ("t2f",), toy_cohort, nothing)
-    assert [source.name for source in found] == ["a", "cwdm"]
+    request = asked("flair", ["t2f"], completed=(f"cwdm={tmp_path / 'theirs'}",))
+    assert [source.name for source in choose(request, ("t2f",)).sources] == ["t2f", "cwdm"]
 
 
-def test_two_sequences_are_synthesised_by_one_network(toy_cohort, toy_splits, tmp_path, machines):
-    args = namespace(
-        data=toy_cohort, splits=toy_splits, work=tmp_path, missing="t1ce,flair", threads=1
-    )
+def test_two_sequences_are_synthesised_by_one_network_that_is_trained_when_it_is_time(
+    asked, machines
+):
+    request = asked("t1ce,flair", threads=1)
+    choice = choose(request, ("t1c", "t2f"))
+    assert choice.sources == ()
+    assert choice.training[choice.training.index("--target") + 1] == "t1c,t2f"
     with pytest.raises(InputError, match="training left no finished run for t1c and t2f"):
-        choose_sources(args, ("t1c", "t2f"), toy_cohort, machines.synth3d)
-    (command,) = machines.commands
-    assert command[command.index("--target") + 1] == "t1c,t2f"
+        train_synthesiser(request, ("t1c", "t2f"), choice.training, machines.synth3d)
+    assert machines.commands == [[*choice.training]]
+
+
+def test_without_a_synthetic_arm_nothing_has_to_be_trained(asked):
+    assert choose(asked("flair", arms=("copy,rivals",)), ("t2f",)).training
+    assert choose(asked("flair", arms=("copy,specialist",)), ("t2f",)) == Choice()

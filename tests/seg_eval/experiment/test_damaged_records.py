@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from seg_eval.records import read_config, read_image_scores, read_scores, read_times
-from seg_eval.run import run_command
 from synth3d.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
@@ -41,9 +40,9 @@ def damages(value: Any) -> Iterator[Any]:
                     yield [value[0] | {name: other}, *value[1:]]
 
 
-def test_no_damage_of_a_record_is_a_traceback(toy_arguments, machines, folder):
-    args = toy_arguments("--arms", "copy,synthetic")
-    run_command(args, machines.engines())
+def test_no_damage_of_a_record_is_a_traceback(run_toy, folder):
+    flags = ("--arms", "copy,synthetic")
+    run_toy(*flags)
     before = (folder / "results.csv").read_bytes()
     files = [path for path in sorted(folder.rglob("*.json")) if path.name in RECORDS]
     assert {path.name for path in files} == set(RECORDS)
@@ -52,10 +51,10 @@ def test_no_damage_of_a_record_is_a_traceback(toy_arguments, machines, folder):
         for damaged in damages(json.loads(sound)):
             path.write_text(json.dumps(damaged))
             with contextlib.suppress(InputError):
-                run_command(args, machines.engines())
+                run_toy(*flags)
                 assert (folder / "results.csv").read_bytes() == before, path
             path.write_bytes(sound)
-        run_command(args, machines.engines())
+        run_toy(*flags)
 
 
 def rows_of(folder: Path, name: str) -> tuple[Path, list[dict[str, Any]]]:
@@ -63,8 +62,8 @@ def rows_of(folder: Path, name: str) -> tuple[Path, list[dict[str, Any]]]:
     return path, json.loads(path.read_text())
 
 
-def test_scores_of_other_cases_seeds_or_arms_are_refused(toy_arguments, machines, folder):
-    run_command(toy_arguments("--arms", "copy"), machines.engines())
+def test_scores_of_other_cases_seeds_or_arms_are_refused(run_toy, folder):
+    run_toy("--arms", "copy")
     path, rows = rows_of(folder, "seed0.json")
     cases = {row["case"]: row["patient"] for row in rows}
     fewer = dict(list(cases.items())[1:])
@@ -85,10 +84,8 @@ def test_scores_of_other_cases_seeds_or_arms_are_refused(toy_arguments, machines
             read_scores(path, "copy", 0, cases)
 
 
-def test_image_scores_of_other_cases_or_without_a_score_are_refused(
-    toy_arguments, machines, folder
-):
-    run_command(toy_arguments("--arms", "copy"), machines.engines())
+def test_image_scores_of_other_cases_or_without_a_score_are_refused(run_toy, folder):
+    run_toy("--arms", "copy")
     path, rows = rows_of(folder, "images.json")
     cases = {row["case"]: row["patient"] for row in rows}
     assert read_image_scores(path, "copy", cases, ["t2f"]) == rows
@@ -103,20 +100,20 @@ def test_image_scores_of_other_cases_or_without_a_score_are_refused(
 
 
 @pytest.mark.parametrize("name", ["config.json", "case_files.json", "segmenters.json"])
-def test_nobody_is_told_to_remove_what_guards_the_folder(toy_arguments, machines, folder, name):
+def test_nobody_is_told_to_remove_what_guards_the_folder(run_toy, folder, name):
     """Without them, an experiment would go on with other files, segmenters or settings."""
-    args = toy_arguments("--arms", "copy")
-    run_command(args, machines.engines())
+    flags = ("--arms", "copy")
+    run_toy(*flags)
     (folder / name).write_text("[]")
     with pytest.raises(InputError, match=f"{name} is damaged.*restore it, or give another --name$"):
-        run_command(args, machines.engines())
+        run_toy(*flags)
 
 
-def test_seconds_that_were_lost_are_not_missed(toy_arguments, machines, folder):
-    args = toy_arguments("--arms", "copy")
-    run_command(args, machines.engines())
+def test_seconds_that_were_lost_are_not_missed(run_toy, folder):
+    flags = ("--arms", "copy")
+    run_toy(*flags)
     (folder / "times.json").unlink()
-    run_command(args, machines.engines())
+    run_toy(*flags)
     assert read_times(folder).seconds.keys() <= {"segmenter frozen"}
 
 

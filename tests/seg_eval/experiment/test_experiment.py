@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import seg_eval.experiment.score as scoring
+from seg_eval import evaluation
+from seg_eval.arms.build import ArmBuilder
 from seg_eval.arms.synthesisers import StageFailedError
-from seg_eval.cli import build_parser
-from seg_eval.experiment.score import Experiment
-from seg_eval.run import run_command
+from seg_eval.evaluation import evaluate
+from seg_eval.experiment.request import RunRequest
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, read_label
 
@@ -19,15 +21,17 @@ QUICK = ("--arms", "copy,ridge,synthetic,plumbing")
 
 
 @pytest.fixture
-def arguments(toy_arguments):
-    """The flags of a run; without --arms, the arms that are quickly made."""
-    return lambda *more: toy_arguments(*(more if "--arms" in more else (*QUICK, *more)))
+def quick(run_toy):
+    """A run; without --arms, with the arms that are quickly made."""
+
+    def run(*more, **changes):
+        return run_toy(*(more if "--arms" in more else (*QUICK, *more)), **changes)
+
+    return run
 
 
-def test_written_arms_are_marked_masked_and_on_the_grid_of_the_case(
-    arguments, machines, folder, toy_cohort
-):
-    run_command(arguments("--arms", "copy,ridge"), machines.engines())
+def test_written_arms_are_marked_masked_and_on_the_grid_of_the_case(quick, folder, toy_cohort):
+    quick("--arms", "copy,ridge")
     case = "Brats18_TOY_F_1"
     real = read(toy_cohort / case / f"{case}_t2.nii.gz")
     for arm in ("copy", "ridge"):
@@ -40,22 +44,20 @@ def test_written_arms_are_marked_masked_and_on_the_grid_of_the_case(
             assert f"SYNTHETIC t2f: {arm} by seg_eval".encode() in file.read(348)
 
 
-def test_the_zero_arm_is_exact_zeros_and_nothing_else_changes(arguments, machines):
+def test_the_zero_arm_is_exact_zeros_and_nothing_else_changes(quick, machines):
     seen = []
     engines = machines.engines()
 
     def load(model, threads):
-        segmenter = engines.load_segmenter(model, threads)
-        predict = segmenter.predict
+        predict = engines.load_segmenter(model, threads)
 
         def noting(channels, spacing):
             seen.append(dict(channels))
             return predict(channels, spacing)
 
-        segmenter.predict = noting
-        return segmenter
+        return noting
 
-    run_command(arguments("--arms", "full"), replace(engines, load_segmenter=load))
+    quick("--arms", "full", engines=replace(engines, load_segmenter=load))
     full, zero = seen[:2]
     assert not zero["t2f"].any()
     assert full["t2f"].any()
@@ -63,81 +65,78 @@ def test_the_zero_arm_is_exact_zeros_and_nothing_else_changes(arguments, machine
         np.testing.assert_array_equal(full[name], zero[name])
 
 
-def test_predictions_are_painted_in_the_labels_of_the_cohort(arguments, machines, folder):
-    run_command(arguments("--arms", "full"), machines.engines())
+def test_predictions_are_painted_in_the_labels_of_the_cohort(quick, folder):
+    quick("--arms", "full")
     values = np.unique(read_label(folder / "predictions/full/seed0/Brats18_TOY_F_1.nii.gz").data)
     assert 4 in values
     assert 3 not in values
 
 
-def test_a_second_call_does_no_heavy_work_again(arguments, machines, folder):
-    run_command(arguments(), machines.engines())
+def test_a_second_call_does_no_heavy_work_again(quick, machines, folder):
+    quick()
     before = (folder / "results.csv").read_bytes()
     machines.log.clear()
-    run_command(arguments(), machines.engines())
+    quick()
     assert machines.log == ["train segmenter frozen 0"]  # which itself finds its work done
     assert (folder / "results.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("stage", ["build", "_predict", "_score_arm", "write_outputs"])
-def test_a_killed_experiment_goes_on_where_it_was(arguments, machines, folder, monkeypatch, stage):
-    import seg_eval.arms.build
-    import seg_eval.run
-
+@pytest.mark.parametrize("stage", ["build", "predict", "score_arm", "write_outputs"])
+def test_a_killed_experiment_goes_on_where_it_was(quick, machines, folder, monkeypatch, stage):
     class Killed(BaseException):
         pass
 
-    owner = {"build": seg_eval.arms.build.ArmBuilder, "write_outputs": seg_eval.run}.get(
-        stage, Experiment
-    )
+    owner = {"build": ArmBuilder, "write_outputs": evaluation}.get(stage, scoring)
     original = getattr(owner, stage)
     calls = []
 
     def dies_the_second_time(*given, **named):
         calls.append(1)
-        if len(calls) == (1 if stage in ("_predict", "write_outputs") else 3):
+        if len(calls) == (1 if stage in ("predict", "write_outputs") else 3):
             raise Killed
         return original(*given, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, stage, dies_the_second_time)
         with pytest.raises(Killed):
-            run_command(arguments(), machines.engines())
+            quick()
     done = sorted(path for path in folder.rglob("*.nii.gz"))
     times = {path: path.stat().st_mtime_ns for path in done}
     machines.log.clear()
-    assert run_command(arguments(), machines.engines()) == 0
+    assert quick() == 0
     assert {path: path.stat().st_mtime_ns for path in done} == times
-    if stage in ("_score_arm", "write_outputs"):
+    if stage in ("score_arm", "write_outputs"):
         assert "predict" not in machines.log
     assert (folder / "summary.json").is_file()
 
 
-def test_a_kill_between_predictions_keeps_those_that_are_there(arguments, machines, folder):
-    run_command(arguments(), machines.engines())
+def test_a_kill_between_predictions_keeps_those_that_are_there(quick, machines, folder):
+    quick()
+    before = (folder / "results.csv").read_bytes()
     (folder / "predictions/ridge/seed0/Brats18_TOY_F_1.nii.gz").unlink()
     (folder / "scores/ridge/seed0.json").unlink()
     machines.log.clear()
-    run_command(arguments(), machines.engines())
+    quick()
     assert machines.log.count("predict") == 1
+    assert (folder / "results.csv").read_bytes() == before
 
 
-def test_a_missing_prediction_is_an_error_with_its_name(arguments, machines, folder, monkeypatch):
-    monkeypatch.setattr(Experiment, "missing_predictions", lambda self: {})
+def test_a_missing_prediction_is_an_error_with_its_name(quick, folder, monkeypatch):
+    monkeypatch.setattr(scoring, "missing_predictions", lambda experiment: {})
     with pytest.raises(InputError, match="arm full has no prediction for Brats18_TOY_F_1"):
-        run_command(arguments(), machines.engines())
+        quick()
     assert not (folder / "summary.json").exists()
 
 
-def test_a_synthesiser_that_leaves_a_case_out_is_an_error(arguments, machines):
+def test_a_synthesiser_that_leaves_a_case_out_is_an_error(quick, machines):
     machines.forget = "Brats18_TOY_G_1"
     with pytest.raises(InputError, match="arm agi has no t2f for Brats18_TOY_G_1"):
-        run_command(arguments(), machines.engines())
+        quick()
 
 
-def test_broken_plumbing_fails_the_run_after_the_report(arguments, machines, capsys, folder):
+def test_broken_plumbing_fails_the_run_after_the_report(quick, machines, capsys, folder):
     machines.spoil_plumbing = True
-    assert run_command(arguments(), machines.engines()) == 1
+    assert quick() == 1
     printed = capsys.readouterr()
     assert "the plumbing check failed" in printed.err
     assert "Plumbing check FAILED" in printed.out
@@ -145,140 +144,99 @@ def test_broken_plumbing_fails_the_run_after_the_report(arguments, machines, cap
 
 
 def test_a_test_case_that_the_synthesiser_saw_is_refused(
-    arguments, machines, write_run, toy_cohort, tmp_path
+    quick, machines, write_run, toy_cohort, tmp_path
 ):
     split = {"train": ["Brats18_TOY_F_2"], "val": [], "test": []}
     run = write_run(tmp_path / "leaky", toy_cohort, split=split)
     with pytest.raises(InputError, match=r"test case Brats18_TOY_F_1 \(as Brats18_TOY_F_2\) is"):
-        run_command(arguments("--run", str(run)), machines.engines())
+        quick("--run", str(run))
     assert machines.log == []
 
 
-def test_a_patient_in_training_and_test_is_refused(arguments, machines, toy_splits):
+def test_a_patient_in_training_and_test_is_refused(quick, toy_splits):
     split = json.loads(toy_splits.read_text())
     split["train"].append("Brats18_TOY_H_1")
     toy_splits.write_text(json.dumps(split))
     with pytest.raises(InputError, match="Brats18_TOY_H_1"):
-        run_command(arguments(), machines.engines())
+        quick()
 
 
-def test_another_experiment_in_the_folder_is_refused_by_what_differs(arguments, machines):
-    run_command(arguments("--arms", "full"), machines.engines())
+def test_another_experiment_in_the_folder_is_refused_by_what_differs(quick):
+    quick("--arms", "full")
     with pytest.raises(InputError, match=r"toy holds another experiment \(seed is 1, was 0\)"):
-        run_command(arguments("--arms", "full", "--seed", "1"), machines.engines())
+        quick("--arms", "full", "--seed", "1")
 
 
-def test_a_retrained_run_of_the_same_name_is_another_experiment(arguments, machines, tmp_path):
-    run_command(arguments(), machines.engines())
+def test_a_retrained_run_is_noticed_also_after_a_call_without_it(quick, tmp_path):
+    quick()
+    quick("--arms", "copy")
     done = tmp_path / "work/runs/agi/done.json"
     done.write_text(done.read_text().replace("0" * 64, "2" * 64))
     with pytest.raises(InputError, match="arm agi comes from other weights"):
-        run_command(arguments(), machines.engines())
+        quick()
 
 
-def test_a_retrained_run_is_noticed_also_after_a_call_without_it(arguments, machines, tmp_path):
-    run_command(arguments(), machines.engines())
-    run_command(arguments("--arms", "copy"), machines.engines())
-    done = tmp_path / "work/runs/agi/done.json"
-    done.write_text(done.read_text().replace("0" * 64, "2" * 64))
-    with pytest.raises(InputError, match="arm agi comes from other weights"):
-        run_command(arguments(), machines.engines())
-
-
-def test_a_test_case_whose_voxels_changed_is_not_scored_from_old_files(
-    arguments, machines, toy_cohort
-):
-    run_command(arguments("--arms", "full"), machines.engines())
-    path = next(toy_cohort.glob("Brats18_TOY_F_1/*_flair.nii.gz"))
-    before = path.read_bytes()
-    try:
-        path.unlink()
-        path.write_bytes(gzip.compress(gzip.decompress(before)[:-2] + b"\1\0"))
-        with pytest.raises(InputError, match="files of Brats18_TOY_F_1 changed since"):
-            run_command(arguments("--arms", "full"), machines.engines())
-    finally:
-        path.write_bytes(before)
-
-
-def test_a_segmenter_that_was_trained_anew_is_not_mixed_with_the_old(arguments, machines, tmp_path):
-    run_command(arguments("--arms", "full"), machines.engines())
+def test_a_segmenter_that_was_trained_anew_is_not_mixed_with_the_old(quick, tmp_path):
+    quick("--arms", "full")
     (model,) = (tmp_path / "work" / "segmenters").glob("*/model-*")
     (model / "model.json").write_text("{}")
     with pytest.raises(InputError, match="was trained anew since"):
-        run_command(arguments("--arms", "copy"), machines.engines())
+        quick("--arms", "copy")
 
 
-def test_without_a_name_another_experiment_gets_another_folder(arguments, machines, tmp_path):
+def test_without_a_name_another_experiment_gets_another_folder(quick, tmp_path):
     for seed in ("0", "1", "0"):
-        args = arguments("--arms", "full", "--seed", seed)
-        args.name = None
-        run_command(args, machines.engines())
+        flags = ("--arms", "full", "--seed", seed)
+        quick(*flags, name=None)
     assert sorted(p.name for p in (tmp_path / "work/eval").iterdir()) == [
         "t2f-cohort",
         "t2f-cohort-2",
     ]
 
 
-def test_an_arm_can_be_added_without_redoing_the_others(arguments, machines, folder):
-    run_command(arguments("--arms", "copy"), machines.engines())
-    machines.log.clear()
-    run_command(arguments("--arms", "copy,ridge"), machines.engines())
-    assert machines.log.count("predict") == 3
-    assert "ridge" in json.loads((folder / "summary.json").read_text())["images"]
-
-
-def test_several_runs_give_several_arms(
-    arguments, machines, write_run, toy_cohort, tmp_path, folder
-):
-    run = write_run(tmp_path / "work" / "runs" / "resunet", toy_cohort)
-    run_command(arguments("--run", str(run), "--arms", "synthetic"), machines.engines())
-    summary = json.loads((folder / "summary.json").read_text())
-    assert {"agi", "resunet"} <= set(summary["images"])
-    assert len(summary["verdict"]) == 2
-
-
 def test_without_data_the_phantoms_are_made_and_a_synthesiser_trained(machines, tmp_path, capsys):
-    flags = ["run", "--missing", "t2f", "--work", str(tmp_path / "work"), "--threads", "1", *QUICK]
-    assert run_command(build_parser().parse_args(flags), machines.engines()) == 0
+    asked = RunRequest("t2f", work=tmp_path / "work", threads=1, arms=(QUICK[1],))
+    done = evaluate(asked, machines.engines())
+    assert (done.folder.name, done.code) == ("t2f-phantom", 0)
     assert machines.log[:2] == ["phantom", "train"]
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].startswith("No --data given: using the built-in phantom cohort")
     assert "fresh" in printed
     machines.log.clear()
-    run_command(build_parser().parse_args(flags), machines.engines())
+    evaluate(asked, machines.engines())
     assert "train" not in machines.log
     config = json.loads((tmp_path / "work/eval/t2f-phantom/config.json").read_text())
     assert config["preset"] == "cpu-mini"
     assert config["test"] == ["Brats18_TOY_F_1", "Brats18_TOY_G_1", "Brats18_TOY_H_1"]
 
 
-def test_the_newest_run_for_the_sequence_and_cohort_is_used(
-    arguments, machines, write_run, toy_cohort, tmp_path
-):
+def test_the_newest_run_for_the_sequence_and_cohort_is_used(quick, write_run, toy_cohort, tmp_path):
     runs = tmp_path / "work" / "runs"
     for name, target in {"b-flair": "t2f", "c-t1c": "t1c"}.items():
         write_run(runs / name, toy_cohort, target)
     write_run(runs / "d-other", tmp_path)
-    args = arguments("--arms", "synthetic")
-    args.run = None
-    run_command(args, machines.engines())
+    flags = ("--arms", "synthetic")
+    quick(*flags, run=())
     config = json.loads((tmp_path / "work/eval/toy/config.json").read_text())
     assert set(config["arms"]) == {"full", "zero", "b-flair"}
 
 
-def test_a_dry_run_touches_nothing(arguments, machines, tmp_path, capsys):
+def test_a_dry_run_touches_nothing(quick, machines, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
-    assert run_command(arguments("--dry-run"), machines.engines()) == 0
+    assert quick("--dry-run") == 0
     assert sorted(tmp_path.rglob("*")) == before
     assert machines.log == []
     assert "arm ridge: to do" in capsys.readouterr().out
+    assert quick("--dry-run", "--missing", "t1ce", run=()) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "to be trained: synth3d train --dim 3d --target t1c" in capsys.readouterr().out
 
 
-def test_a_failing_program_stops_with_its_command(arguments, machines):
+def test_a_failing_program_stops_with_its_command(quick, machines):
     def fails(arguments):
         raise StageFailedError("`synth3d complete` ended with exit code 2", 2)
 
     engines = machines.engines()
     engines = replace(engines, synth3d=fails)
     with pytest.raises(StageFailedError, match="ended with exit code 2"):
-        run_command(arguments(), engines)
+        quick(engines=engines)

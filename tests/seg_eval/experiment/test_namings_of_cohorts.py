@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seg_eval.cli import build_parser
-from seg_eval.run import run_command
+from seg_eval.evaluation import evaluate
+from seg_eval.experiment.request import RunRequest
 from synth3d.cli import main as synth3d
 from synth3d.cohort.cases import Case, find_cases
 from synth3d.images.volumes import read, write_new
@@ -60,13 +60,14 @@ def as_flat_unzipped(case: Case, number: int, out: Path) -> None:
         (out / path.name.removesuffix(".gz")).write_bytes(gzip.decompress(path.read_bytes()))
 
 
-def arguments(data: Path, work: Path, *more: str):
+def asked(data: Path, work: Path, missing: str, arms: str) -> RunRequest:
     names = [case.name for case in find_cases(data)]
     split = work / "splits.json"
     work.mkdir(exist_ok=True)
     split.write_text(json.dumps({"train": names[:4], "val": names[4:5], "test": names[5:]}))
-    flags = ["--data", str(data), "--work", str(work), "--splits", str(split), "--threads", "1"]
-    return build_parser().parse_args(["run", "--name", "toy", *flags, *more])
+    return RunRequest(
+        missing, data, split, work=work, threads=1, name="toy", arms=(arms,), device="cpu"
+    )
 
 
 def as_brats_with_gadolinium(case: Case, number: int, out: Path) -> None:
@@ -87,13 +88,12 @@ def test_arms_of_a_cohort_in_any_naming(rename, toy_cohort, machines, tmp_path):
     data, work = tmp_path / "data", tmp_path / "work"
     for number, case in enumerate(find_cases(toy_cohort)):
         rename(case, number, data)
-    args = arguments(data, work, "--missing", "flair,t1ce", "--arms", "copy,plumbing")
     codes = []
     engines = machines.engines()
     engines = replace(
         engines, synth3d=lambda words: codes.append(synth3d([*words, "--device", "cpu"]))
     )
-    assert run_command(args, engines) == 0
+    assert evaluate(asked(data, work, "flair,t1ce", "copy,plumbing"), engines).code == 0
     assert codes == [0]
     summary = json.loads((work / "eval" / "toy" / "summary.json").read_text())
     assert summary["plumbing"]["passed"]
@@ -110,6 +110,6 @@ def test_a_sequence_in_finer_units_than_its_neighbours_is_not_rounded_away(
     for case in find_cases(data):
         image = read(case.images["t2f"])
         write_new(image.path, image.data / image.data.max(), image.affine, np.float32)
-    run_command(arguments(data, work, "--missing", "flair", "--arms", "ridge"), machines.engines())
+    evaluate(asked(data, work, "flair", "ridge"), machines.engines())
     made = read(next((work / "eval" / "toy" / "arms" / "ridge").rglob("*TOY_F_1_flair.nii.gz")))
     assert len(np.unique(made.data)) > 100

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from seg_eval.run import run_command
 from synth3d.cohort.cases import find_cases
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, write_like
@@ -30,62 +29,42 @@ def their_files(toy_cohort, tmp_path) -> Path:
     return out
 
 
-def test_predictions_that_were_deleted_are_made_again(toy_arguments, machines, folder):
-    run_command(toy_arguments("--arms", "copy"), machines.engines())
-    before = (folder / "results.csv").read_bytes()
-    shutil.rmtree(folder / "predictions" / "copy")
-    machines.log.clear()
-    run_command(toy_arguments("--arms", "copy"), machines.engines())
-    assert machines.log.count("predict") == 3
-    assert (folder / "results.csv").read_bytes() == before
-
-
-def test_files_of_an_arm_that_were_deleted_are_made_again(toy_arguments, machines, folder):
-    run_command(toy_arguments("--arms", "copy,synthetic"), machines.engines())
+def test_files_of_an_arm_that_were_deleted_are_made_again(run_toy, folder):
+    run_toy("--arms", "copy,synthetic")
     gone = [*folder.glob("arms/*/Brats18_TOY_G_1/*.nii.gz")]
     before = {path: path.read_bytes() for path in gone}
     assert len(before) == 2
     for path in gone:
         path.unlink()
-    run_command(toy_arguments("--arms", "copy,synthetic"), machines.engines())
+    run_toy("--arms", "copy,synthetic")
     assert {path: path.read_bytes() for path in gone} == before
 
 
-def test_a_score_file_of_another_version_is_one_sentence(toy_arguments, machines, folder):
-    run_command(toy_arguments("--arms", "full"), machines.engines())
-    path = folder / "scores" / "zero" / "seed0.json"
-    rows = json.loads(path.read_text())
-    for content in ([{**rows[0], "jaccard": 1}], [{"case": "x"}], 3):
-        path.write_text(json.dumps(content))
-        with pytest.raises(InputError, match=r"zero/seed0.json is damaged or of another version"):
-            run_command(toy_arguments("--arms", "full"), machines.engines())
-
-
-def test_training_cases_whose_voxels_changed_are_not_mixed_with_the_old(
-    own_cohort, toy_arguments, machines
-):
-    """The ridge arm learned from them, and nobody else would notice with a segmenter at hand."""
-    args = toy_arguments("--arms", "ridge", "--data", str(own_cohort))
-    run_command(args, machines.engines())
-    path = own_cohort / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_flair.nii.gz"
+@pytest.mark.parametrize(
+    ("arm", "name"), [("full", "Brats18_TOY_F_1"), ("ridge", "Brats18_TOY_A_1")]
+)
+def test_cases_whose_voxels_changed_are_not_mixed_with_the_old(own_cohort, run_toy, arm, name):
+    """A test case, and a training case of which only an arm that learned from it could tell."""
+    flags = ("--arms", arm, "--data", str(own_cohort))
+    run_toy(*flags)
+    path = own_cohort / name / f"{name}_flair.nii.gz"
     write_like(path, read(path).data * 2, path)
-    with pytest.raises(InputError, match="files of Brats18_TOY_A_1 changed since"):
-        run_command(args, machines.engines())
+    with pytest.raises(InputError, match=f"files of {name} changed since"):
+        run_toy(*flags)
 
 
 def retrained_of(machines) -> list[Path]:
-    folders = [task.own_folder for task in machines.tasks if task.kind == "retrained"]
+    folders = [task.own_folder for task in machines.tasks if task.replace]
     machines.tasks.clear()
     return folders
 
 
 def test_out_of_fold_files_of_another_tool_that_changed_are_not_the_old_ones(
-    toy_arguments, machines, their_files, folder
+    run_toy, machines, their_files, folder
 ):
     def call(name):
-        args = toy_arguments("--arms", "retrained", "--completed", f"c={their_files}")
-        args.run, args.name = None, name
-        run_command(args, machines.engines())
+        flags = ("--arms", "retrained", "--completed", f"c={their_files}")
+        run_toy(*flags, run=(), name=name)
         return retrained_of(machines)
 
     first = call("one")
@@ -101,13 +80,12 @@ def test_out_of_fold_files_of_another_tool_that_changed_are_not_the_old_ones(
 
 
 def test_out_of_fold_synthesis_is_of_the_cases_as_they_are(
-    own_cohort, toy_arguments, machines, write_run, tmp_path
+    own_cohort, run_toy, machines, write_run, tmp_path
 ):
     def call(name):
         machines.log.clear()
-        args = toy_arguments("--arms", "retrained", "--data", str(own_cohort), "--folds", "2")
-        args.name = name
-        run_command(args, machines.engines())
+        flags = ("--arms", "retrained", "--data", str(own_cohort), "--folds", "2")
+        run_toy(*flags, name=name)
         return machines.log.count("train")
 
     assert call("one") == 2
@@ -117,11 +95,9 @@ def test_out_of_fold_synthesis_is_of_the_cases_as_they_are(
     assert call("three") == 2
 
 
-def test_only_the_segmenters_of_this_call_are_listed_with_their_hashes(
-    toy_arguments, machines, folder, tmp_path
-):
+def test_only_the_segmenters_of_this_call_are_listed_with_their_hashes(run_toy, folder, tmp_path):
     def call(seeds):
-        run_command(toy_arguments("--arms", "full", "--seeds", seeds), machines.engines())
+        run_toy("--arms", "full", "--seeds", seeds)
         hashes = json.loads((folder / "summary.json").read_text())["hashes"]
         return {name for name in hashes if name.startswith("segmenter")}
 

@@ -2,14 +2,13 @@ import csv
 import html
 import json
 
-from seg_eval.cli import build_parser
-from seg_eval.run import report_command, run_command
+from seg_eval.evaluation import report
 
 ARMS = ("full", "zero", "copy", "template", "ridge", "boosted", "agi", "plumbing")
 
 
-def test_a_whole_experiment_leaves_its_tables_and_pictures(toy_arguments, machines, folder, capsys):
-    assert run_command(toy_arguments(), machines.engines()) == 0
+def test_a_whole_experiment_leaves_its_tables_and_pictures(run_toy, folder, capsys):
+    assert run_toy() == 0
     with (folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * len(ARMS) * 3
@@ -34,5 +33,5 @@ def test_a_whole_experiment_leaves_its_tables_and_pictures(toy_arguments, machin
     assert all(shown["case"] in page for shown in summary["cases"])
     assert {shown["role"] for shown in summary["cases"]} == {"worst", "median", "best"}
     assert not list(folder.rglob(".partial*"))
-    assert report_command(build_parser().parse_args(["report", "--experiment", str(folder)])) == 0
+    report(folder)
     assert capsys.readouterr().out in printed

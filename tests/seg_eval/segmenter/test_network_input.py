@@ -35,29 +35,14 @@ def test_channels_are_ordered_by_name(channels):
         np.testing.assert_allclose(stack[index], channels[name], rtol=1e-6)
 
 
-def test_arrays_without_names_are_in_order(channels):
-    arrays = [channels[name] for name in NAMES]
-    np.testing.assert_array_equal(network_input(arrays, NAMES), network_input(channels, NAMES))
-    np.testing.assert_array_equal(
-        network_input(np.stack(arrays), NAMES), network_input(channels, NAMES)
-    )
-
-
 def test_an_absent_channel_is_zeros(channels):
     channels["t2f"] = np.zeros(SHAPE)
     assert not network_input(channels, NAMES)[3].any()
 
 
-def test_the_brain_mask_makes_the_background_zero(channels, brain):
-    dirty = channels | {"t2f": np.where(brain, channels["t2f"], -1)}
-    np.testing.assert_array_equal(
-        network_input(dirty, NAMES, brain), network_input(channels, NAMES)
-    )
-
-
 def test_the_callers_arrays_are_left_alone(channels):
     before = {name: x.copy() for name, x in channels.items()}
-    network_input(channels, NAMES, np.zeros(SHAPE, bool) | (channels["t1n"] > 0))
+    network_input(channels, NAMES)[:] = 0
     for name in NAMES:
         np.testing.assert_array_equal(channels[name], before[name])
 
@@ -70,7 +55,7 @@ def test_a_background_that_is_not_zero_is_refused(channels, brain):
 
 def test_images_with_air_noise_everywhere_are_taken():
     noisy = np.random.default_rng(0).uniform(1, 2, (4, *SHAPE))
-    network_input(noisy, NAMES)
+    network_input(dict(zip(NAMES, noisy, strict=True)), NAMES)
 
 
 @pytest.mark.parametrize("value", [0.1, 1, 100, -3])
@@ -97,11 +82,7 @@ def test_wrong_channels_shapes_and_empty_cases_are_refused(channels):
         InputError, match="takes t1n, t1c, t2w, t2f; it was not given t1c, t2w, t2f"
     ):
         network_input({"t1n": channels["t1n"]}, NAMES)
-    with pytest.raises(InputError, match="takes 4 channels, got 3"):
-        network_input(list(channels.values())[:3], NAMES)
     with pytest.raises(InputError, match=r"t2f \(6, 7, 9\)"):
         network_input(channels | {"t2f": np.ones((6, 7, 9))}, NAMES)
     with pytest.raises(InputError, match="zero everywhere"):
-        network_input(np.zeros((4, *SHAPE)), NAMES)
-    with pytest.raises(InputError, match="brain mask"):
-        network_input(channels, NAMES, np.ones((2, 2, 2), bool))
+        network_input(dict.fromkeys(NAMES, np.zeros(SHAPE)), NAMES)

@@ -12,25 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("nnunetv2")
+from nnunet_plans.presets import Network
+from seg_eval.segmenter import nnunet
+from seg_eval.segmenter import preprocessing as preparation
+from seg_eval.segmenter.nnunet import Segmenter, train_segmenter
+from seg_eval.segmenter.preprocessing import prepare
+from seg_eval.segmenter.raw_dataset import RawDataset, RawRequest, write_raw_dataset
+from synth3d.cohort.cases import MODALITIES, Case, find_cases
+from synth3d.errors import InputError
+from synth3d.images.volumes import read, read_label, write_new
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
 
-from nnunet_plans.presets import Network  # noqa: E402
-from seg_eval.segmenter import nnunet  # noqa: E402
-from seg_eval.segmenter import preprocessing as preparation  # noqa: E402
-from seg_eval.segmenter.nnunet import PRESETS, Segmenter, prepare, train_segmenter  # noqa: E402
-from seg_eval.segmenter.raw_dataset import RawDataset, write_raw_dataset  # noqa: E402
-from synth3d.cohort.cases import MODALITIES, Case, find_cases  # noqa: E402
-from synth3d.errors import InputError  # noqa: E402
-from synth3d.images.volumes import read, read_label, write_new  # noqa: E402
-
 SIZE = 24
-TOY = replace(
-    PRESETS["cpu-mini"],
-    name="toy",
-    network=Network((16, 16, 16), 2, (4, 8, 8), (1, 1)),
-    schedule={"epochs": 2, "iterations": 2, "validation_iterations": 1, "save_every": 1},
-)
 CONTRAST = {  # brain, necrosis, oedema, enhancing tumour
     "t1n": (100, 60, 80, 70),
     "t1c": (100, 60, 90, 200),
@@ -63,15 +57,15 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
 
 @pytest.fixture(scope="module")
 def raw(cases, tmp_path_factory: pytest.TempPathFactory) -> RawDataset:
-    return write_raw_dataset(tmp_path_factory.mktemp("raw"), cases, 601, "Toy")
+    return write_raw_dataset(RawRequest(tmp_path_factory.mktemp("raw"), cases, 601, "Toy"))
 
 
 @pytest.fixture(scope="module")
-def build(raw, cases) -> Callable[..., Path]:
+def build(raw, cases, toy) -> Callable[..., Path]:
     """Prepare and train in a folder; everything of the toy preset unless told otherwise."""
 
     def run(work: Path, seed: int = 0, **options) -> Path:
-        return train_segmenter(prepare(raw, work, TOY, cases[:3], cases[3:]), seed, **options)
+        return train_segmenter(prepare(raw, work, toy, cases[:3]), seed, **options)
 
     return run
 
@@ -86,33 +80,22 @@ def model(build, work) -> Path:
     return build(work)
 
 
-def weights(model: Path) -> dict[str, torch.Tensor]:
-    checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
-    return checkpoint["network_weights"]
-
-
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def volumes(case: Case) -> dict[str, np.ndarray]:
-    return {name: read(case.images[name]).data for name in MODALITIES}
-
-
-def test_a_trained_model_labels_a_case_on_its_own_grid(model, cases):
-    labels = Segmenter(model).predict(volumes(cases[3]), (1, 1, 1))
+def test_a_trained_model_labels_a_case_on_its_own_grid(model, cases, volumes_of):
+    labels = Segmenter(model).predict(volumes_of(cases[3]), (1, 1, 1))
     assert labels.shape == (SIZE, SIZE, SIZE)
     assert labels.dtype == np.uint8
     assert set(np.unique(labels)) <= {0, 1, 2, 3}
 
 
-def test_prediction_ignores_the_scale_of_a_channel_and_the_order_of_names(model, cases):
-    segmenter, channels = Segmenter(model), volumes(cases[3])
+def test_prediction_ignores_the_scale_of_a_channel_and_the_order_of_names(model, cases, volumes_of):
+    segmenter, channels = Segmenter(model), volumes_of(cases[3])
     expected = segmenter.predict(channels, (1, 1, 1))
     scaled = {name: channels[name] * 0.5 for name in reversed(MODALITIES)}
     np.testing.assert_array_equal(segmenter.predict(scaled, (1, 1, 1)), expected)
-    stack = np.stack([channels[name] for name in segmenter.channels])
-    np.testing.assert_array_equal(segmenter.predict(stack, (1, 1, 1)), expected)
 
 
 def test_regions_are_painted_in_brats_2023_integers(model):
@@ -140,16 +123,18 @@ def test_a_second_run_does_nothing(model, build, work, monkeypatch):
     assert state() == before
 
 
-def test_one_seed_gives_one_model_and_another_seed_another(model, build, work, tmp_path):
-    assert same(weights(build(tmp_path)), weights(model))
-    assert all(torch.isfinite(values).all() for values in weights(model).values())
+def test_one_seed_gives_one_model_and_another_seed_another(
+    model, build, work, tmp_path, weights_of
+):
+    assert same(weights_of(build(tmp_path)), weights_of(model))
+    assert all(torch.isfinite(values).all() for values in weights_of(model).values())
     other = build(work, seed=1)
     assert other != model
-    assert not same(weights(other), weights(model))
+    assert not same(weights_of(other), weights_of(model))
 
 
 def test_a_training_that_was_stopped_ends_with_the_same_weights(
-    model, build, tmp_path, monkeypatch
+    model, build, tmp_path, monkeypatch, weights_of
 ):
     def stop_after_an_epoch(trainer):
         tame(trainer)
@@ -169,29 +154,29 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
     assert (fold / "checkpoint_latest.pth").is_file()
     assert not (fold / "checkpoint_final.pth").is_file()
     monkeypatch.setattr(nnunet, "tame", tame)
-    assert same(weights(build(tmp_path)), weights(model))
+    assert same(weights_of(build(tmp_path)), weights_of(model))
 
 
-def test_preprocessing_goes_on_with_the_next_case(raw, cases, tmp_path, monkeypatch):
-    prepared = prepare(raw, tmp_path, TOY, cases[:3], cases[3:])
+def test_preprocessing_goes_on_with_the_next_case(raw, cases, tmp_path, monkeypatch, toy):
+    prepared = prepare(raw, tmp_path, toy, cases[:3])
     folder = prepared.folder / "toy_3d_fullres"
     first = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pkl")}
     receipt = tmp_path / "toy" / "prepared.json"
     receipt.write_text(receipt.read_text().replace('"finished": true', '"finished": false'))
     (folder / f"{cases[1].name}.pkl").unlink()
-    assert prepare(raw, tmp_path, TOY, cases[:3], cases[3:]).digest == prepared.digest
+    assert prepare(raw, tmp_path, toy, cases[:3]).digest == prepared.digest
     redone = [name for name, then in first.items() if (folder / name).stat().st_mtime_ns != then]
     assert redone == [f"{cases[1].name}.pkl"]
 
 
-def test_other_data_makes_another_model(cases, tmp_path):
+def test_other_data_makes_another_model(cases, tmp_path, toy):
     for number in range(2):
         write_toy(tmp_path / "in", number)
     found = find_cases(tmp_path / "in")
 
     def digest() -> str:
-        raw = write_raw_dataset(tmp_path / "raw", found, 601, "Toy")
-        return prepare(raw, tmp_path / "work", TOY, found).digest
+        raw = write_raw_dataset(RawRequest(tmp_path / "raw", found, 601, "Toy"))
+        return prepare(raw, tmp_path / "work", toy, found).digest
 
     first = digest()
     assert digest() == first
@@ -219,27 +204,27 @@ def test_nnunets_variables_and_the_callers_randomness_are_put_back(
     assert "Epoch 1" in (tmp_path / "toy" / "nnunet.log").read_text()
 
 
-def test_dropout_training_has_a_folder_of_its_own(model, build, work):
+def test_dropout_training_has_a_folder_of_its_own(model, build, work, weights_of):
     robust = build(work, channel_dropout=0.5)
     assert robust.name == "ScheduledTrainer__toy-seed0-dropout0.5__3d_fullres"
-    assert not same(weights(robust), weights(model))
+    assert not same(weights_of(robust), weights_of(model))
 
 
-def test_what_cannot_work_is_said_in_a_sentence(model, raw, cases, tmp_path):
+def test_what_cannot_work_is_said_in_a_sentence(model, raw, cases, tmp_path, toy, volumes_of):
     stranger = replace(cases[0], name="Toy-00099-000")
     with pytest.raises(InputError, match="not in the raw dataset Dataset601_Toy: Toy-00099-000"):
-        prepare(raw, tmp_path, TOY, [stranger])
-    with pytest.raises(InputError, match="share patients"):
-        prepare(raw, tmp_path, TOY, cases[:2], cases[1:2])
+        prepare(raw, tmp_path, toy, [stranger])
+    with pytest.raises(InputError, match="no training case"):
+        prepare(raw, tmp_path, toy, [])
     with pytest.raises(InputError, match="no finished nnU-Net model"):
         Segmenter(tmp_path)
-    channels = volumes(cases[0])
+    channels = volumes_of(cases[0])
     channels["t2f"] = np.where(channels["t2f"] == 0, -1, channels["t2f"])
     with pytest.raises(InputError, match="t2f has no zero background"):
         Segmenter(model).predict(channels, (1, 1, 1))
 
 
-def test_nan_voxels_are_not_read_as_zeros(tmp_path):
+def test_nan_voxels_are_not_read_as_zeros(tmp_path, toy):
     for number in range(2):
         write_toy(tmp_path / "in", number)
     found = find_cases(tmp_path / "in")
@@ -250,17 +235,17 @@ def test_nan_voxels_are_not_read_as_zeros(tmp_path):
     data = broken.get_fdata()
     data[SIZE // 2] = np.nan
     nibabel.save(nibabel.Nifti1Image(data.astype(np.float32), broken.affine), path)
-    raw = write_raw_dataset(tmp_path / "raw", found, 601, "Toy")
+    raw = write_raw_dataset(RawRequest(tmp_path / "raw", found, 601, "Toy"))
     with pytest.raises(InputError, match="t1c.nii.gz has 576 NaN or infinite"):
-        prepare(raw, tmp_path / "work", TOY, found)
+        prepare(raw, tmp_path / "work", toy, found)
 
 
 @pytest.mark.slow
-def test_a_proper_training_finds_all_regions_of_a_new_case(raw, cases, tmp_path):
-    preset = replace(TOY, network=Network((16, 16, 16), 2, (8, 16, 16), (1, 1)))
-    preset = replace(preset, schedule=TOY.schedule | {"epochs": 20, "iterations": 20})
-    model = train_segmenter(prepare(raw, tmp_path, preset, cases[:3], cases[3:]))
-    found = Segmenter(model).predict(volumes(cases[3]), (1, 1, 1))
+def test_a_proper_training_finds_all_regions_of_a_new_case(raw, cases, tmp_path, toy, volumes_of):
+    preset = replace(toy, network=Network((16, 16, 16), 2, (8, 16, 16), (1, 1)))
+    preset = replace(preset, schedule=toy.schedule | {"epochs": 20, "iterations": 20})
+    model = train_segmenter(prepare(raw, tmp_path, preset, cases[:3]))
+    found = Segmenter(model).predict(volumes_of(cases[3]), (1, 1, 1))
     truth = read_label(cases[3].label).data
     for labels in ((1, 2, 3), (1, 3), (3,)):
         a, b = np.isin(found, labels), np.isin(truth, labels)
@@ -271,13 +256,14 @@ RUN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from nnunet_plans.presets import Network
-from seg_eval.nnunet import PRESETS, prepare, train_segmenter
-from seg_eval.raw_dataset import write_raw_dataset
-from synth3d.cases import find_cases
+from nnunet_plans.presets import PRESETS, Network
+from seg_eval.segmenter.nnunet import train_segmenter
+from seg_eval.segmenter.preprocessing import prepare
+from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
+from synth3d.cohort import find_cases
 data, work = map(Path, sys.argv[1:])
 cases = find_cases(data)
-raw = write_raw_dataset(work / "raw", cases, 601, "Toy")
+raw = write_raw_dataset(RawRequest(work / "raw", cases, 601, "Toy"))
 network = Network((16, 16, 16), 2, (4, 8, 8), (1, 1))
 schedule = {"epochs": 12, "iterations": 2, "validation_iterations": 1, "save_every": 1}
 preset = replace(PRESETS["cpu-mini"], name="toy", network=network, schedule=schedule)
@@ -286,7 +272,7 @@ print(train_segmenter(prepare(raw, work, preset, cases)))
 
 
 @pytest.mark.slow
-def test_kill_9_and_the_same_command_again_end_with_the_same_weights(cases, tmp_path):
+def test_kill_9_and_the_same_command_again_end_with_the_same_weights(cases, tmp_path, weights_of):
     def start(work: Path) -> subprocess.Popen:
         command = [sys.executable, "-c", RUN, str(cases[0].folder.parent), str(work)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -299,5 +285,5 @@ def test_kill_9_and_the_same_command_again_end_with_the_same_weights(cases, tmp_
     killed.wait()
     assert not found[0].with_name("checkpoint_final.pth").exists()
     ends = [start(tmp_path / name).communicate()[0].strip() for name in ("killed", "calm")]
-    first, second = (weights(Path(end)) for end in ends)
+    first, second = (weights_of(Path(end)) for end in ends)
     assert same(first, second)

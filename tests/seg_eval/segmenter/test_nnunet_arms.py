@@ -10,27 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("nnunetv2")
+from nnunet_plans.presets import PRESETS
+from seg_eval.records import digest
+from seg_eval.segmenter import nnunet
+from seg_eval.segmenter.environment import nnunet_environment
+from seg_eval.segmenter.nnunet import Segmenter, train_segmenter
+from seg_eval.segmenter.preprocessing import Prepared, network_digest, prepare
+from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
+from synth3d.cohort.cases import MODALITIES, Case, find_cases
+from synth3d.errors import InputError
+from synth3d.files import lock, read_json, sha256
+from synth3d.images.volumes import read, write_like
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
 
-from nnunet_plans.presets import Network  # noqa: E402
-from seg_eval.records import digest  # noqa: E402
-from seg_eval.segmenter import nnunet  # noqa: E402
-from seg_eval.segmenter.environment import nnunet_environment  # noqa: E402
-from seg_eval.segmenter.nnunet import PRESETS, Prepared, Segmenter, prepare, train_segmenter  # noqa: E402
-from seg_eval.segmenter.preprocessing import network_digest  # noqa: E402
-from seg_eval.segmenter.raw_dataset import write_raw_dataset  # noqa: E402
-from synth3d.cohort.cases import MODALITIES, Case, find_cases  # noqa: E402
-from synth3d.errors import InputError  # noqa: E402
-from synth3d.files import lock, read_json, sha256  # noqa: E402
-from synth3d.images.volumes import read, write_like  # noqa: E402
-
-TOY = replace(
-    PRESETS["cpu-mini"],
-    name="toy",
-    network=Network((16, 16, 16), 2, (4, 8, 8), (1, 1)),
-    schedule={"epochs": 1, "iterations": 2, "validation_iterations": 1, "save_every": 1},
-)
 THREE = tuple(name for name in MODALITIES if name != "t2f")
 
 
@@ -45,13 +38,13 @@ def work(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def dataset(cases, work) -> Callable[..., Prepared]:
+def dataset(cases, work, toy) -> Callable[..., Prepared]:
     """Prepare three cases in a folder of their own."""
 
-    def make(name: str, plans_of: Prepared | None = None, preset=TOY, **options) -> Prepared:
+    def make(name: str, plans_of: Prepared | None = None, preset=None, **options) -> Prepared:
         folder = work / name
-        raw = write_raw_dataset(folder / "raw", cases[:3], 501, "Cohort", **options)
-        return prepare(raw, folder, preset, cases[:3], plans_of=plans_of)
+        raw = write_raw_dataset(RawRequest(folder / "raw", cases[:3], 501, "Cohort", **options))
+        return prepare(raw, folder, preset or toy, cases[:3], plans_of=plans_of)
 
     return make
 
@@ -61,27 +54,21 @@ def frozen(dataset) -> Prepared:
     return dataset("frozen")
 
 
-def volumes(case: Case) -> dict[str, np.ndarray]:
-    return {name: read(case.images[name]).data for name in MODALITIES}
-
-
-def test_a_specialist_takes_its_three_of_four_channels(dataset, frozen, cases):
+def test_a_specialist_takes_its_three_of_four_channels(dataset, frozen, cases, volumes_of):
     special = dataset("specialist", frozen, channels=THREE)
     model = train_segmenter(special)
     segmenter = Segmenter(model)
     assert segmenter.channels == THREE
-    channels = volumes(cases[4])
+    channels = volumes_of(cases[4])
     labels = segmenter.predict(channels, (1, 1, 1))
     assert labels.shape == channels["t1n"].shape
     other = channels | {"t2f": np.zeros_like(channels["t2f"])}
     np.testing.assert_array_equal(segmenter.predict(other, (1, 1, 1)), labels)
-    stack = np.stack([channels[name] for name in THREE])
-    np.testing.assert_array_equal(segmenter.predict(stack, (1, 1, 1)), labels)
     with pytest.raises(InputError, match="takes t1n, t1c, t2w; it was not given t1c"):
         segmenter.predict({k: v for k, v in channels.items() if k != "t1c"}, (1, 1, 1))
 
 
-def test_all_arms_share_one_network_and_only_the_channels_differ(dataset, frozen):
+def test_all_arms_share_one_network_and_only_the_channels_differ(dataset, frozen, weights_of):
     special = dataset("specialist", frozen, channels=THREE)
     mine, theirs = read_json(frozen.plans), read_json(special.plans)
     assert network_digest(mine) == network_digest(theirs)
@@ -99,10 +86,7 @@ def test_all_arms_share_one_network_and_only_the_channels_differ(dataset, frozen
     models = [train_segmenter(frozen), train_segmenter(special)]
     told = [read_json(model / "model.json") for model in models]
     assert told[0]["network_sha256"] == told[1]["network_sha256"]
-    weights = [
-        torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
-        for model in models
-    ]
+    weights = [weights_of(model) for model in models]
     assert weights[0].keys() == weights[1].keys()
     shapes = {
         (weights[0][name].shape[1], weights[1][name].shape[1])
@@ -124,7 +108,7 @@ def test_frozen_plans_hold_even_where_other_data_would_be_planned_otherwise(data
     assert special.digest != dataset("specialist", frozen, channels=THREE).digest
 
 
-def test_the_digest_without_frozen_plans_is_what_it_always_was(frozen, cases):
+def test_the_digest_without_frozen_plans_is_what_it_always_was(frozen, cases, toy):
     """Finished trainings of earlier versions stay finished."""
     from dataclasses import asdict
     from importlib.metadata import version
@@ -133,7 +117,7 @@ def test_the_digest_without_frozen_plans_is_what_it_always_was(frozen, cases):
     assert frozen.digest == digest(
         {case: [sha256(path) for path in paths] for case, paths in files.items()},
         MODALITIES,
-        asdict(TOY.network),
+        asdict(toy.network),
         [[case.name for case in cases[:3]], []],
         version("nnunetv2"),
     )
@@ -164,7 +148,7 @@ def test_plans_that_do_not_fit_are_refused(dataset, frozen):
         dataset("wrong", nowhere)
 
 
-def test_two_seeds_may_be_trained_at_once_but_not_one_twice(frozen, cases):
+def test_two_seeds_may_be_trained_at_once_but_not_one_twice(frozen, cases, toy):
     """As with one process per GPU; the data are not prepared anew meanwhile."""
     name = "ScheduledTrainer__toy-seed7__3d_fullres"
     with (
@@ -174,8 +158,8 @@ def test_two_seeds_may_be_trained_at_once_but_not_one_twice(frozen, cases):
         with pytest.raises(InputError, match=f"another process works in .*{name}"):
             train_segmenter(frozen, seed=7)
         with pytest.raises(InputError, match="another process works in"):
-            prepare(frozen.raw, frozen.root.parent, TOY, cases[:2])
-        assert prepare(frozen.raw, frozen.root.parent, TOY, cases[:3]) == frozen
+            prepare(frozen.raw, frozen.root.parent, toy, cases[:2])
+        assert prepare(frozen.raw, frozen.root.parent, toy, cases[:3]) == frozen
         assert read_json(train_segmenter(frozen, seed=8) / "model.json")["finished"]
     assert read_json(train_segmenter(frozen, seed=7) / "model.json")["finished"]
 
@@ -220,11 +204,11 @@ def test_stock_networks_are_planned_for_real(dataset, name, cases):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["standard", "resenc-m"])
-def test_stock_networks_are_trained_with_our_seeds_and_dropout(dataset, name, cases):
+def test_stock_networks_are_trained_with_our_seeds_and_dropout(dataset, name, cases, volumes_of):
     short = {"epochs": 1, "iterations": 1, "validation_iterations": 1}
     preset = replace(PRESETS[name], schedule=dict(PRESETS[name].schedule) | short)
     prepared = dataset(name, preset=preset)
     first = train_segmenter(prepared, channel_dropout=0.5, device="cpu")
     assert read_json(first / "model.json")["parameters"] > 1e6
-    labels = Segmenter(first, device="cpu").predict(volumes(cases[4]), (1, 1, 1))
-    assert labels.shape == volumes(cases[4])["t1n"].shape
+    labels = Segmenter(first, device="cpu").predict(volumes_of(cases[4]), (1, 1, 1))
+    assert labels.shape == volumes_of(cases[4])["t1n"].shape

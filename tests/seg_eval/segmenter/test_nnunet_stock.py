@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nnunetv2")
-pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
+from seg_eval.segmenter.nnunet import open_model_folder
+from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
+from seg_eval.segmenter.stock import paths
+from synth3d.cohort.cases import MODALITIES, find_cases
+from synth3d.files import link_or_copy
+from synth3d.images.volumes import read, read_label
 
-from seg_eval.segmenter.nnunet import open_model_folder  # noqa: E402
-from seg_eval.segmenter.raw_dataset import write_raw_dataset  # noqa: E402
-from seg_eval.segmenter.stock import paths  # noqa: E402
-from synth3d.cohort.cases import MODALITIES, find_cases  # noqa: E402
-from synth3d.files import link_or_copy  # noqa: E402
-from synth3d.images.volumes import read, read_label  # noqa: E402
+pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
 
 SCHEDULE = {"epochs": 2, "iterations": 2, "validation_iterations": 1, "channel_dropout": 0.3}
 TRAINED = ("501", "3d_fullres", "0", "-tr", "ScheduledTrainer", "-p", "tiny", "-device", "cpu")
@@ -51,7 +50,7 @@ def command(tmp_path):
 @pytest.mark.slow
 def test_stock_commands_plan_train_and_predict_with_our_trainer(command, phantom_cohort, tmp_path):
     cases = find_cases(phantom_cohort)
-    write_raw_dataset(tmp_path / "raw", cases[:5], 501, "Cohort")
+    write_raw_dataset(RawRequest(tmp_path / "raw", cases[:5], 501, "Cohort"))
     command("nnUNetv2_plan_and_preprocess", "-d", "501", "-c", "3d_fullres", "-npfp", "1",
             "-np", "1", "--verify_dataset_integrity")  # fmt: skip
     folder = tmp_path / "stock" / "preprocessed" / "Dataset501_Cohort"

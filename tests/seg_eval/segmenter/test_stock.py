@@ -1,13 +1,13 @@
 """`seg_eval paths` prints what a shell can take over."""
 
-import argparse
 import os
 import subprocess
 
 import pytest
 
 import nnunet_plans
-from seg_eval.segmenter.stock import export_lines, paths, paths_command
+from seg_eval.cli import main
+from seg_eval.segmenter.stock import export_lines, paths
 from synth3d.errors import InputError
 
 OURS = os.path.dirname(nnunet_plans.__file__)  # noqa: PTH120
@@ -25,7 +25,7 @@ def evaluated(text: str, name: str) -> str:
 
 def test_the_trainers_are_always_there(capsys):
     assert paths() == {"nnUNet_extTrainer": OURS}
-    assert paths_command(argparse.Namespace(segmenter=None)) == 0
+    assert main(["paths"]) == 0
     assert evaluated(capsys.readouterr().out, "nnUNet_extTrainer") == OURS
 
 

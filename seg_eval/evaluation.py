@@ -1,0 +1,216 @@
+"""From a request to experiments and their reports: plan everything, carry it out, write it down."""
+
+import functools
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec
+
+from seg_eval.analysis import SCHEMA
+from seg_eval.arms import ARM_KINDS
+from seg_eval.experiment import (
+    Choice,
+    Engines,
+    Experiment,
+    Plan,
+    RunRequest,
+    choose,
+    choose_folder,
+    make_plan,
+    real_engines,
+    remembered,
+    scores_of,
+    train_synthesiser,
+)
+from seg_eval.report import OUTPUTS, render, render_overview, write_index, write_outputs
+from seg_eval.segmenter import segmenters_folder
+from synth3d.errors import InputError
+from synth3d.files import lock, read_json, sweep, write_json, write_text
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request.
+
+    Attributes:
+        folder: Of the experiment, or of the overview over several.
+        code: 1 if the check of the export path failed in one of them, else 0.
+    """
+
+    folder: Path
+    code: int
+
+
+def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "") -> Outcome:
+    """Do what is asked; whatever was done before is not done again.
+
+    Args:
+        request: What is asked.
+        engines: What does the heavy work; by default the real ones.
+        words: The command line, for the record.
+
+    Raises:
+        InputError: Something the user gave cannot be used.
+        StageFailedError: A program that was called failed.
+    """
+    engines = engines or real_engines(request.device, request.trust, request.work)
+    parent = request.work / "eval"
+    if request.data is None:
+        print(
+            f"No --data given: using the built-in phantom cohort in {request.cohort} "
+            "(simulated brains, no real patients)"
+        )
+        if not request.dry_run:
+            engines.synth3d(["phantom", str(request.cohort)])
+    if request.dry_run and not request.cohort.is_dir():
+        print("would make the phantom cohort and train on it; nothing was done")
+        return Outcome(parent, 0)
+    choices = {missing: choose(request, missing) for missing in request.wanted}
+    plans = {missing: make_plan(request, missing, choices[missing].sources) for missing in choices}
+    for missing, choice in choices.items():
+        if choice.training and not request.dry_run:
+            run = train_synthesiser(request, missing, choice.training, engines.synth3d)
+            plans[missing] = make_plan(request, missing, [run])
+    experiments = [_place(request, plan, engines) for plan in plans.values()]
+    if request.dry_run:
+        for experiment in experiments:
+            _print_plan(experiment, choices[experiment.plan.missing])
+        return Outcome(experiments[0].folder, 0)
+    code = max([_carry_out(experiment, words) for experiment in experiments])
+    if len(experiments) == 1:
+        return Outcome(experiments[0].folder, code)
+    name = request.name or f"all-{request.cohort.resolve().name}"
+    _write_overview(parent / name, experiments)
+    return Outcome(parent / name, code)
+
+
+def call(request: Callable[P, RunRequest]) -> Callable[P, Path]:
+    """``seg_eval.run``: a function of the settings of a request, for use from Python."""
+
+    @functools.wraps(request)
+    def run(*args: P.args, **settings: P.kwargs) -> Path:
+        return evaluate(request(*args, **settings)).folder
+
+    return run
+
+
+run = call(RunRequest)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The content of a finished experiment's ``summary.json``, see docs/summary-schema.md.
+
+    Raises:
+        InputError: Not a finished experiment, a damaged one, or one of another version.
+    """
+    path = Path(folder) / "summary.json"
+    if not path.is_file():
+        raise InputError(f"{folder} is not a finished experiment: it has no summary.json")
+    summary = read_json(path)
+    found = summary.get("schema") if isinstance(summary, dict) else None
+    if found != SCHEMA:
+        raise InputError(
+            f"{path} is damaged or of another version (schema {found!r}, not {SCHEMA}); run the "
+            "experiment again"
+        )
+    return summary
+
+
+def report(folder: Path) -> None:
+    """Print a finished experiment again.
+
+    Raises:
+        InputError: Not a finished experiment.
+    """
+    summary = read_summary(folder)
+    try:
+        _print_report(folder, summary)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        path = folder / "summary.json"
+        raise InputError(f"{path} is damaged: {error!r}; run the experiment again") from error
+
+
+def _place(request: RunRequest, plan: Plan, engines: Engines) -> Experiment:
+    """The experiment in the folder that holds it already, or in a free one."""
+    there = {arm.kind for arm in plan.arms}
+    for kind in request.kinds:
+        if ARM_KINDS[kind].needs_one_grid and kind not in there:
+            print(f"note: the cases do not share one grid, so the arm {kind} is left out")
+    several = request.name and len(request.wanted) > 1
+    name = f"{request.name}-{plan.stem}" if several else request.name
+    folder = choose_folder(request.work / "eval", name, plan)
+    return Experiment(plan, folder, segmenters_folder(request.work, plan.cohort), engines)
+
+
+def _carry_out(experiment: Experiment, words: str) -> int:
+    """Score and report one experiment; 1 if its check of the export path failed, else 0."""
+    plan, folder = experiment.plan, experiment.folder
+    print(
+        f"{len(plan.cohort.train)} training and {len(plan.cohort.test)} test cases, "
+        f"arms {', '.join(arm.name for arm in plan.arms)}; experiment in {folder}"
+    )
+    with lock(folder):
+        sweep(folder)
+        write_json(folder / "config.json", remembered(folder, plan.describe()))
+        if words:
+            experiment.note_command(words)
+        scores, images = scores_of(experiment)
+        summary = write_outputs(experiment, scores, images)
+    print()
+    _print_report(folder, summary)
+    plumbing = summary["plumbing"]
+    if not plumbing or plumbing["passed"]:
+        return 0
+    worst = max(plumbing["dice_change"].items(), key=lambda item: abs(item[1]))
+    print(
+        f"error: the plumbing check failed: the real {plan.stem} sent through the export "
+        f"path changes {worst[0]} Dice by {worst[1]:+.4f}, more than {plumbing['tolerance']}; "
+        "do not trust the synthetic arms",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _write_overview(folder: Path, experiments: Sequence[Experiment]) -> None:
+    """One page and one table over the experiments of ``--missing all``."""
+    summaries = {each.plan.stem: read_json(each.folder / "summary.json") for each in experiments}
+    text = render_overview(list(summaries.values()))
+    write_text(folder / "overview.md", text)
+    links = {
+        each.plan.stem: (
+            os.path.relpath(each.folder / "report.html", folder),
+            summaries[each.plan.stem],
+        )
+        for each in experiments
+    }
+    page = write_index(folder, links)
+    print(text)
+    print(f"{folder / 'overview.md'}\n{page}")
+
+
+def _print_report(folder: Path, summary: dict[str, Any]) -> None:
+    """The report and where its files are, on standard output."""
+    print(render(summary))
+    print("\n".join(str(folder / name) for name in OUTPUTS if (folder / name).is_file()))
+
+
+def _print_plan(experiment: Experiment, choice: Choice) -> None:
+    plan = experiment.plan
+    print(json.dumps(plan.describe(), indent=2))
+    print(f"experiment folder: {experiment.folder}")
+    if plan.foreign:
+        print(f"segmenter: {plan.foreign}")
+    else:
+        print(f"segmenter ({plan.preset}) in {experiment.models}")
+    if choice.training:
+        print(f"synthesiser: to be trained: {shlex.join(['synth3d', *choice.training])}")
+    for arm in plan.arms:
+        done = all(experiment.score_file(arm, seed).is_file() for seed in plan.seeds)
+        own = " (trains a segmenter of its own)" if arm.about.own_segmenter else ""
+        print(f"arm {arm.name}: {'scored' if done else 'to do'}{own}")

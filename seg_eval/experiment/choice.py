@@ -1,0 +1,105 @@
+"""Which synthesisers an experiment judges: those named, the newest that fits, or a new one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from seg_eval.arms import (
+    ARM_KINDS,
+    Completed,
+    Program,
+    SynthesisRun,
+    finished_runs,
+    parse_completed,
+    read_run,
+)
+from seg_eval.experiment.request import RunRequest
+from synth3d.cohort import Modality, parse_splits, patient_of
+from synth3d.errors import InputError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The synthesisers of an experiment.
+
+    Attributes:
+        sources: Those that are there.
+        training: Arguments of ``synth3d`` that train one first; empty where none has to be.
+    """
+
+    sources: tuple[SynthesisRun | Completed, ...] = ()
+    training: tuple[str, ...] = ()
+
+
+def choose(request: RunRequest, missing: tuple[Modality, ...]) -> Choice:
+    """What synthesises ``missing``; nothing is trained.
+
+    Raises:
+        InputError: A named run or folder does not fit.
+    """
+    if not any(ARM_KINDS[kind].needs_synthesis for kind in request.kinds):
+        if request.run or request.completed:
+            print("note: --run and --completed are not used, since --arms leaves out synthetic")
+        return Choice()
+    named = _named_runs(request, missing)
+    folders = [parse_completed(text) for text in request.completed]
+    if named or folders:
+        return Choice((*named, *folders))
+    found = _newest_run(request, missing)
+    return Choice((found,)) if found else Choice(training=_training(request, missing))
+
+
+def train_synthesiser(
+    request: RunRequest, missing: tuple[Modality, ...], training: Sequence[str], synth3d: Program
+) -> SynthesisRun:
+    """The run that ``training`` leaves, or one that has been finished meanwhile.
+
+    Raises:
+        InputError: It left none.
+        StageFailedError: It failed.
+    """
+    found = _newest_run(request, missing)
+    if found is None:
+        print(f"no finished run makes {' and '.join(missing)} on this cohort: training one")
+        synth3d(training)
+        found = _newest_run(request, missing)
+    if found is None:
+        names = " and ".join(missing)
+        raise InputError(f"training left no finished run for {names} in {request.work / 'runs'}")
+    return found
+
+
+def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[SynthesisRun]:
+    """The runs of ``--run`` that fit; with several experiments a run need fit one of them."""
+    runs = [read_run(folder) for folder in request.run]
+    for run in runs:
+        if not any(run.can_make(each) for each in request.wanted):
+            needs = f" from {', '.join(run.sources)}" if run.sources else ""
+            raise InputError(
+                f"the run {run.folder} makes {', '.join(run.targets)}{needs}, not "
+                f"{' and '.join(missing)}"
+            )
+    fitting = [run for run in runs if run.can_make(missing)]
+    for run in fitting:
+        if run.data_folder is None or run.data_folder.resolve() != request.cohort.resolve():
+            print(f"note: the run {run.name} was trained on another folder, {run.data_folder}")
+    return fitting
+
+
+def _newest_run(request: RunRequest, missing: tuple[Modality, ...]) -> SynthesisRun | None:
+    """The newest finished run for the cohort; with --splits, one that has not seen its test set."""
+    runs = finished_runs(request.work, missing, request.cohort)
+    if request.splits is not None:
+        test = {patient_of(case) for case in parse_splits(request.splits).test}
+        runs = [run for run in runs if not test & {patient_of(case) for case in run.seen_cases}]
+    if not runs:
+        return None
+    print(f"synthesiser: {runs[0].folder}")
+    return runs[0]
+
+
+def _training(request: RunRequest, missing: tuple[Modality, ...]) -> tuple[str, ...]:
+    command = ["train", "--dim", "3d", "--target", ",".join(missing), "--work", str(request.work)]
+    command += ["--data", str(request.data)] if request.data else []
+    command += ["--splits", str(request.splits)] if request.splits else []
+    command += ["--recipe", request.recipe] if request.recipe else []
+    return (*command, "--threads", str(request.thread_count))

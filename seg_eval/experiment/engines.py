@@ -1,0 +1,51 @@
+"""The heavy machines of an experiment, in one place so that tests can replace them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from seg_eval.arms import Program, run_synth3d
+from seg_eval.segmenter import Segmenter, Training, open_model_folder, train
+
+Predict = Callable[[Mapping[str, np.ndarray], tuple[float, float, float]], np.ndarray]
+"""A frozen segmenter: (D, H, W) float32 by modality, more than it takes if need be, and voxel
+sides (z, y, x) in mm to (D, H, W) labels in BraTS 2023 coding."""
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What does the heavy work.
+
+    Attributes:
+        synth3d: Runs the ``synth3d`` program.
+        train_segmenter: Gives the model folder of a training; goes on with what is there, and
+            returns at once when it is finished.
+        load_segmenter: (model folder, threads) to a segmenter that was trained here.
+        open_segmenter: (model folder, threads) to a segmenter that the user brought.
+    """
+
+    synth3d: Program
+    train_segmenter: Callable[[Training], Path]
+    load_segmenter: Callable[[Path, int], Predict]
+    open_segmenter: Callable[[Path, int], Predict]
+
+
+def real_engines(device: str, trust: bool, own: Path) -> Engines:
+    """The `synth3d` program and nnU-Net.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        trust: A segmenter from elsewhere may be unpickled.
+        own: The user's work folder; what was trained there is trusted.
+    """
+    return Engines(
+        synth3d=partial(run_synth3d, device=device),
+        train_segmenter=partial(train, device=device),
+        load_segmenter=lambda model, threads: Segmenter(model, threads, device).predict,
+        open_segmenter=lambda model, threads: (
+            open_model_folder(model, trust, threads, device, own).predict
+        ),
+    )

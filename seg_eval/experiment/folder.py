@@ -1,0 +1,75 @@
+"""An experiment's folder: where everything of it lies.
+
+The stages run in order and leave files; what is there is not made again, so a killed experiment
+goes on where it was. The folder remembers what it is about (``config.json``) and refuses to
+become another experiment.
+"""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from seg_eval.arms import Arm, ArmBuilder
+from seg_eval.experiment.engines import Engines
+from seg_eval.experiment.plan import Plan
+from synth3d.cohort import Case
+from synth3d.files import write_json
+from synth3d.settings import read_as
+
+Key = tuple[str, int]
+"""Kind of segmenter and seed."""
+
+
+class Experiment:
+    """A plan in its folder."""
+
+    def __init__(self, plan: Plan, folder: Path, models: Path, engines: Engines) -> None:
+        """Set up without touching the disk.
+
+        Args:
+            plan: What to do.
+            folder: Where it is written.
+            models: Where the cohort's segmenters are, or will be.
+            engines: What does the heavy work.
+        """
+        self.plan, self.folder, self.models, self.engines = plan, folder, models, engines
+        self.builder = ArmBuilder(
+            folder / "arms", plan.cohort, plan.missing, self.synth3d, plan.seed, plan.threads
+        )
+
+    def note_command(self, words: str) -> None:
+        """Remember a command that the experiment was made with, in ``commands.json``."""
+        known = self.commands()
+        if words not in known:
+            write_json(self.folder / "commands.json", [*known, words])
+
+    def commands(self) -> list[str]:
+        """All that were remembered, the first one first."""
+        path = self.folder / "commands.json"
+        return list(read_as(tuple[str, ...], path)) if path.is_file() else []
+
+    def synth3d(self, arguments: Sequence[str]) -> None:
+        """Run ``synth3d`` and remember with which arguments.
+
+        Raises:
+            StageFailedError: It failed.
+        """
+        self.note_command(shlex.join(["synth3d", *arguments]))
+        self.engines.synth3d(arguments)
+
+    def segmenters(self) -> list[Key]:
+        """Kind and seed of each segmenter that looks at an arm."""
+        kinds = dict.fromkeys(arm.segmenter for arm in self.plan.arms)
+        return [(kind, seed) for kind in kinds for seed in self.plan.seeds]
+
+    def prediction(self, arm: Arm, case: Case, seed: int) -> Path:
+        """The predicted labels of ``case`` for ``arm``, in the cohort's own scheme."""
+        return self.folder / "predictions" / arm.name / f"seed{seed}" / f"{case.name}.nii.gz"
+
+    def score_file(self, arm: Arm, seed: int) -> Path:
+        """All scores of ``arm`` under the segmenter of one seed."""
+        return self.folder / "scores" / arm.name / f"seed{seed}.json"
+
+    def image_file(self, arm: Arm) -> Path:
+        """The image scores of ``arm``."""
+        return self.folder / "scores" / arm.name / "images.json"

@@ -1,0 +1,80 @@
+"""What an experiment's finished files came from is remembered, and refused when it changed."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from seg_eval.experiment.folder import Experiment, Key
+from seg_eval.records import GUARD, CaseMarks, Pin, digest, marks
+from synth3d.cohort import MODALITIES
+from synth3d.errors import InputError
+from synth3d.files import sha256, write_json
+from synth3d.settings import read_as
+
+
+def pin_case_files(experiment: Experiment) -> CaseMarks:
+    """Remember the cases' files in ``case_files.json``; finished arms saw them as they are.
+
+    Returns:
+        Size, modification time and SHA-256 by absolute path.
+
+    Raises:
+        InputError: A file changed since the experiment was begun.
+    """
+    pin, cohort = experiment.folder / "case_files.json", experiment.plan.cohort
+    before = read_as(CaseMarks, pin, GUARD) if pin.is_file() else {}
+    owners = {
+        path.absolute(): case.name
+        for case in (*cohort.train, *cohort.test)
+        for path in (*(case.images[name] for name in MODALITIES), case.label)
+    }
+    now = marks(owners, before)
+    changed = {
+        name
+        for path, name in owners.items()
+        if str(path) in before and before[str(path)][2] != now[str(path)][2]
+    }
+    if changed:
+        raise InputError(
+            f"files of {', '.join(sorted(changed))} changed since {experiment.folder} was begun; "
+            "give another --name or remove that folder"
+        )
+    if now != before:
+        write_json(pin, now)
+    return now
+
+
+def pin_segmenters(experiment: Experiment, models: Mapping[Key, Path]) -> None:
+    """Remember which segmenters these are in ``segmenters.json``; predictions are theirs.
+
+    Args:
+        experiment: Whose segmenters they are.
+        models: The model folder of each.
+
+    Raises:
+        InputError: One was trained anew since the experiment was begun.
+    """
+    pin = experiment.folder / "segmenters.json"
+    before = read_as(dict[str, Pin], pin, GUARD) if pin.is_file() else {}
+    now = {
+        f"{kind}-seed{seed}": Pin(str(model), _mark(model, experiment.plan.is_foreign(kind)))
+        for (kind, seed), model in models.items()
+    }
+    for name in now.keys() & before.keys():
+        if before[name].receipt != now[name].receipt:
+            raise InputError(
+                f"the segmenter {now[name].model} was trained anew since {experiment.folder} was "
+                "begun; give another --name or remove that folder"
+            )
+    if before | now != before:
+        write_json(pin, {name: asdict(entry) for name, entry in (before | now).items()})
+
+
+def _mark(model: Path, foreign: bool) -> str | None:
+    """A hash of the receipt of a training, or of all that decides what a foreign model says."""
+    if foreign:
+        said = [model / "dataset.json", model / "plans.json"]
+        files = [*sorted(model.glob("fold_*/*.pth")), *filter(Path.is_file, said)]
+        return digest({str(path.relative_to(model)): sha256(path) for path in files})
+    receipt = model / "model.json"
+    return sha256(receipt) if receipt.is_file() else None

@@ -1,0 +1,124 @@
+"""The segmenters of an experiment, and what they see in each arm of each test case."""
+
+from pathlib import Path
+
+import numpy as np
+
+from seg_eval.arms import ARM_KINDS, Arm, CrossFit, out_of_fold
+from seg_eval.cohort import LabelledCase
+from seg_eval.experiment.folder import Experiment, Key
+from seg_eval.records import CaseMarks, digest, timed
+from seg_eval.scoring import from_brats_2023
+from seg_eval.segmenter import Training
+from synth3d.cohort import MODALITIES
+from synth3d.errors import InputError
+from synth3d.files import progress
+from synth3d.images import read, write_like
+
+Todo = list[tuple[LabelledCase, list[Arm]]]
+"""Test cases with the arms that a segmenter has not seen yet."""
+
+
+def train_segmenters(experiment: Experiment, files: CaseMarks) -> dict[Key, Path]:
+    """The model folder of each segmenter, trained now if it is not there.
+
+    Args:
+        experiment: Whose segmenters they are.
+        files: The marks of the cases' files.
+
+    Raises:
+        InputError: The data cannot be used.
+        StageFailedError: The out-of-fold synthesis failed.
+    """
+    return {key: _model(experiment, key, files) for key in experiment.segmenters()}
+
+
+def _model(experiment: Experiment, key: Key, files: CaseMarks) -> Path:
+    (name, seed), plan = key, experiment.plan
+    if plan.foreign is not None and plan.is_foreign(name):
+        return plan.foreign
+    kind = ARM_KINDS.get(name)
+    replace = {}
+    if kind is not None and kind.learns_from_synthesis:
+        with timed(experiment.folder, "out-of-fold synthesis"):
+            replace = dict(out_of_fold(_cross_fit(experiment, name, files)))
+    training = Training(
+        cohort=plan.cohort,
+        folder=experiment.models,
+        preset=plan.preset,
+        seed=seed,
+        threads=plan.threads,
+        kind=kind,
+        missing=plan.missing,
+        replace=replace,
+    )
+    with timed(experiment.folder, f"segmenter {name}"):
+        return experiment.engines.train_segmenter(training)
+
+
+def _cross_fit(experiment: Experiment, segmenter: str, files: CaseMarks) -> CrossFit:
+    """Of the arm that ``segmenter`` looks at, in a folder named by all that it depends on."""
+    plan = experiment.plan
+    arm = next(arm for arm in plan.arms if arm.segmenter == segmenter)
+    origin = plan.describe()["arms"][arm.name]
+    contents = [
+        files[str(case.images[name].absolute())][2]
+        for case in plan.cohort.train
+        for name in MODALITIES
+    ]
+    folder = experiment.models / "out-of-fold" / digest(origin, plan.missing, contents)[:12]
+    return CrossFit(
+        arm, plan.cohort, plan.missing, plan.folds, folder, experiment.synth3d, plan.threads
+    )
+
+
+def missing_predictions(experiment: Experiment) -> dict[Key, Todo]:
+    """Per segmenter and test case, the arms that it has not seen yet."""
+    todo: dict[Key, Todo] = {}
+    for kind, seed in experiment.segmenters():
+        for case in experiment.plan.cohort.test:
+            arms = [
+                arm
+                for arm in experiment.plan.arms
+                if arm.segmenter == kind and not experiment.prediction(arm, case, seed).is_file()
+            ]
+            if arms:
+                todo.setdefault((kind, seed), []).append((case, arms))
+    return todo
+
+
+def predict(experiment: Experiment, key: Key, model: Path, todo: Todo) -> None:
+    """Write the predictions of one segmenter, in the labels of the cohort.
+
+    Args:
+        experiment: Whose predictions they are.
+        key: Kind and seed of the segmenter.
+        model: Its folder.
+        todo: What it is to look at.
+
+    Raises:
+        InputError: A file cannot be read or written, or is no input for the segmenter.
+    """
+    (kind, seed), plan, engines = key, experiment.plan, experiment.engines
+    load = engines.open_segmenter if plan.is_foreign(kind) else engines.load_segmenter
+    segment = load(model, plan.threads)
+    steps = sum(len(arms) for _, arms in todo)
+    bar = progress(range(steps), desc=f"segmenting ({kind}, seed {seed})", unit="volume")
+    for case, arms in todo:
+        spacing = read(case.images[MODALITIES[0]]).spacing_mm
+        real = {name: read(case.images[name]).data for name in MODALITIES}
+        for arm in arms:
+            next(bar)
+            channels = {
+                name: np.zeros_like(real[name]) if volume is None else volume
+                for name, volume in (real | experiment.builder.read(arm, case)).items()
+            }
+            try:
+                labels = segment(channels, spacing)
+            except InputError as error:
+                raise InputError(f"arm {arm.name}, case {case.name}: {error}") from error
+            labels = from_brats_2023(labels, plan.cohort.scheme)
+            mark = f"PREDICTION arm {arm.name} by seg_eval"
+            path = experiment.prediction(arm, case, seed)
+            write_like(case.label, labels, path, description=mark)
+    list(bar)

@@ -1,0 +1,167 @@
+"""What a user asks of `seg_eval run`: missing sequences, cohort, arms, segmenters, statistics."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_plans.presets import PRESETS
+from seg_eval.arms import parse_kinds, split_words
+from seg_eval.scoring import EMPTY_RULES
+from synth3d.cohort import MODALITIES, Modality, parse_modality
+from synth3d.errors import InputError
+
+PHANTOM_PRESET, REAL_PRESET = "cpu-mini", "cpu-small"
+SEEDS = 2**32
+"""NumPy's generators, which nnU-Net and scikit-learn draw from, know no more seeds."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """The flags of `seg_eval run`, one attribute each; what makes no sense cannot be one.
+
+    Attributes:
+        missing: ``flair``; ``flair,t1ce`` for both at once; ``all`` for each of the four in turn.
+        data: Cohort folder; None takes phantoms in ``work``.
+        splits: JSON with train, val and test; None takes the run's own.
+        run: Finished runs of ``synth3d``; without any, the newest that fits, or a new one.
+        completed: ``FOLDER`` or ``NAME=FOLDER`` of files that any other tool made.
+        recipe: For a synthesiser that has to be trained first.
+        work: Where everything is kept.
+        name: Folder under ``work/eval``; None takes the missing sequences and the cohort.
+        arms: Kinds of arm or groups of them, see :data:`seg_eval.arms.ARM_KINDS`.
+        preset: Of the segmenters; None takes one by the data.
+        segmenter: An nnU-Net v2 model folder as the frozen segmenter; None trains one.
+        trust: Its checkpoints may be unpickled.
+        empty: Rule for regions that a case does not have, ``brats`` or ``skip``.
+        seed: Of voxel draws and bootstrap, and of the segmenter without ``seeds``.
+        seeds: ``0,1,2``: segmenters of each kind are trained with these; None takes ``seed``.
+        margin: Mean Dice below full that still counts as no worse.
+        folds: Of the out-of-fold synthesis that a retrained segmenter learns from.
+        threads: CPU threads; None takes all cores.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        dry_run: Say what would be done, and do nothing.
+
+    Raises:
+        InputError: One of them has no sense.
+    """
+
+    missing: str
+    data: Path | None = None
+    splits: Path | None = None
+    run: tuple[Path, ...] = ()
+    completed: tuple[str, ...] = ()
+    recipe: str | None = None
+    work: Path = Path("work")
+    name: str | None = None
+    arms: tuple[str, ...] = ("default",)
+    preset: str | None = None
+    segmenter: Path | None = None
+    trust: bool = False
+    empty: str = "brats"
+    seed: int = 0
+    seeds: str | None = None
+    margin: float = 0.02
+    folds: int = 3
+    threads: int | None = None
+    device: str = "auto"
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        parse_missing(self.missing)
+        several = len(self.segmenter_seeds) > 1
+        parse_kinds(self.arms)
+        if self.segmenter_preset not in PRESETS:
+            known = ", ".join(PRESETS)
+            raise InputError(f"unknown preset {self.segmenter_preset!r}; known: {known}")
+        if self.thread_count < 1:
+            raise InputError(f"--threads must be at least 1, got {self.threads}")
+        if not 0 <= self.margin < 1:
+            raise InputError(f"--margin is a Dice difference in [0, 1), got {self.margin}")
+        if self.empty not in EMPTY_RULES:
+            raise InputError(f"--empty is {' or '.join(EMPTY_RULES)}, got {self.empty!r}")
+        if self.name is not None and (Path(self.name).name != self.name or self.name[:1] in ".-"):
+            raise InputError(f"--name wants a plain folder name, got {self.name!r}")
+        if self.data is not None and self.work.resolve().is_relative_to(self.data.resolve()):
+            raise InputError(
+                f"--work {self.work} lies in the cohort folder {self.data}, where its files would "
+                "be taken for cases; choose a folder outside"
+            )
+        if self.segmenter is not None and several:
+            raise InputError("--segmenter is one model; --seeds are for segmenters trained here")
+        if self.segmenter is not None and not self.segmenter.is_dir():
+            raise InputError(f"--segmenter: no folder {self.segmenter}")
+
+    @property
+    def wanted(self) -> list[tuple[Modality, ...]]:
+        """The missing sequences of each experiment."""
+        return parse_missing(self.missing)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of arm in their fixed order."""
+        return parse_kinds(self.arms)
+
+    @property
+    def named_kinds(self) -> set[str]:
+        """The kinds that were asked for by name and not with a group of them."""
+        return {*split_words(self.arms)} & {*self.kinds}
+
+    @property
+    def cohort(self) -> Path:
+        """The cohort's folder, where phantoms may have to be made first."""
+        return self.data or self.work / "phantom"
+
+    @property
+    def segmenter_preset(self) -> str:
+        """A name in :data:`nnunet_plans.presets.PRESETS`."""
+        return self.preset or (PHANTOM_PRESET if self.data is None else REAL_PRESET)
+
+    @property
+    def segmenter_seeds(self) -> tuple[int, ...]:
+        """One segmenter of each kind is trained for each of them."""
+        return parse_seeds(self.seeds, self.seed)
+
+    @property
+    def thread_count(self) -> int:
+        """For everything that computes."""
+        return os.cpu_count() or 1 if self.threads is None else self.threads
+
+
+def parse_missing(text: str) -> list[tuple[Modality, ...]]:
+    """What ``--missing`` asks for: one set of sequences per experiment.
+
+    ``flair`` is one, ``flair,t1ce`` one that misses both at once, ``all`` each of the four in
+    turn. Sequences of a set are in the order of :data:`MODALITIES`.
+
+    Raises:
+        InputError: An unknown sequence, one that the segmenter does not see, or all at once.
+    """
+    if text.strip().lower() == "all":
+        return [(name,) for name in MODALITIES]
+    named = {parse_modality(word) for word in split_words([text])}
+    if foreign := sorted(named - set(MODALITIES)):
+        raise InputError(
+            f"the segmenter sees {', '.join(MODALITIES)}; it cannot miss {', '.join(foreign)}"
+        )
+    if not named or named == set(MODALITIES):
+        raise InputError(f"--missing {text}: expected one to three sequences, or all in turn")
+    return [tuple(name for name in MODALITIES if name in named)]
+
+
+def parse_seeds(text: str | None, seed: int) -> tuple[int, ...]:
+    """Seeds of the segmenters from ``--seeds 0,1,2``; without it the one ``seed``.
+
+    Raises:
+        InputError: Not whole numbers from 0 up that fit into 32 bits, or one of them twice.
+    """
+    if not 0 <= seed < SEEDS:
+        raise InputError(f"--seed must be a whole number from 0 to {SEEDS - 1}, got {seed}")
+    if text is None:
+        return (seed,)
+    try:
+        seeds = tuple(map(int, split_words([text])))
+    except ValueError:
+        seeds = ()
+    if not seeds or min(seeds) < 0 or max(seeds) >= SEEDS or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds wants different whole numbers as in 0,1,2, got {text!r}")
+    return seeds
