@@ -9,11 +9,11 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synth3d.experiments.describe_fit import fit, parse_size
 
 from synth3d.cli import main
 from synth3d.errors import InputError
 from synth3d.experiments import describe_fit
-from synth3d.experiments.describe_fit import fit, parse_size
 
 WIDTHS = (8, 16, 32)
 SMALL = {"dim": 3, "widths": WIDTHS, "groups": 2, "stages": 5}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from synth3d.experiments.statistics import difference, level
 
 from synth3d.experiments.report import render, write_report
 from synth3d.experiments.results import curves, summarise, verdict
-from synth3d.experiments.statistics import difference, level
 from synth3d.experiments.tables import IXI, Cell, Printed
 
 PATIENTS = ["p1", "p2", "p3"]
