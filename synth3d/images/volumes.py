@@ -147,6 +147,22 @@ def check_same_grid(paths: Iterable[Path]) -> Grid:
     return grids[reference]
 
 
+def check_same_grids(groups: Iterable[Iterable[Path]]) -> None:
+    """Make sure that the files of each group lie on one grid; voxels are not read.
+
+    Raises:
+        InputError: They do not; the files of all groups are named at once.
+    """
+    sentences = []
+    for paths in groups:
+        try:
+            check_same_grid(paths)
+        except InputError as error:
+            sentences.append(str(error))
+    if sentences:
+        raise InputError("; ".join(sentences))
+
+
 def resample(volume: Volume, target: Grid) -> Volume:
     """``volume`` on the grid ``target``: linear, 0 outside its own field of view.
 
