@@ -24,7 +24,7 @@ from seg_eval.segmenter import (
     plan_raw_dataset,
     write_planned,
 )
-from synth3d.cohort import LabelScheme, find_cases, label_scheme, parse_modality
+from synth3d.cohort import LabelScheme, Modality, find_cases, label_scheme, parse_modality
 from synth3d.errors import InputError, run_guarded
 from synth3d.files import progress
 from synth3d.images import check_same_grids, read_label
@@ -77,8 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def lent_channels(
-    completed: Path, take: Sequence[str], wanted: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, Path]]:
+    completed: Path, take: Sequence[str], wanted: Mapping[str, Sequence[Modality]]
+) -> dict[str, dict[Modality, Path]]:
     """Per case the files of ``completed`` for the modalities that it lacks or that are taken.
 
     Raises:

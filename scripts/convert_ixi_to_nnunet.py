@@ -229,7 +229,8 @@ def convert(args: argparse.Namespace) -> int:
     Raises:
         InputError: Something the user gave cannot be used.
     """
-    channels, grid_of = [parse_modality(c) for c in args.channels], parse_modality(args.grid)
+    channels: list[Modality] = [parse_modality(name) for name in args.channels]
+    grid_of = parse_modality(args.grid)
     if grid_of not in channels or len(set(channels)) < len(channels):
         raise InputError(f"--channels {channels} must differ and hold --grid {grid_of}")
     if args.label_names and args.labels is None:

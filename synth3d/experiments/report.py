@@ -150,7 +150,9 @@ def _flat(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             row |= {"patients": score.get("patients", 0), "difference": gap.get("mean")}
             row |= {"low": gap.get("low"), "high": gap.get("high")}
             row |= {"seeds_above_0": gap.get("positive"), "seeds_compared": gap.get("seeds")}
-            rows.append(row | {key: cell[key] for key in ("parameters", "steps", "seconds_per_step")})
+            rows.append(
+                row | {key: cell[key] for key in ("parameters", "steps", "seconds_per_step")}
+            )
     return rows
 
 

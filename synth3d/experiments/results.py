@@ -113,9 +113,12 @@ def _score(name: str, mine: Scored, theirs: Scored) -> dict[str, Any]:
     other = {seed: _column(theirs[seed], name) for seed in both}
     keys = _shared([*(own[seed] for seed in both), *other.values()]) if both else []
     if keys:
-        pair = [np.array([[c[seed][key] for key in keys] for seed in both]) for c in (own, other)]
+        ours, base = (
+            np.array([[columns[seed][key] for key in keys] for seed in both])
+            for columns in (own, other)
+        )
         patients = [patient for _, _, patient in keys]
-        found["difference"] = difference(*pair, patients) | {"rows": len(keys)}
+        found["difference"] = difference(ours, base, patients) | {"rows": len(keys)}
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synth3d.cohort import Case, find_cases
+from synth3d.cohort import Case, Modality, find_cases
 from synth3d.data import Prepared, misalign, prepare, read_on_one_grid
 from synth3d.errors import InputError, run_guarded
 from synth3d.experiments.describe import count_parameters
@@ -103,10 +103,14 @@ class _Judge:
     ) -> None:
         self.case, self.prepared, self.conventions = case, prepared, conventions
         common: Any = config.data.common_grid
-        grid_of = next(name for name in (common, *config.sources) if name in case.images)
-        raw = read_on_one_grid(case, [grid_of, *config.targets], config.data.common_grid)
+        ordered: list[Modality] = [common, *config.sources]
+        grid_of = next(name for name in ordered if name in case.images)
+        names: list[Modality] = [grid_of, *config.targets]
+        raw = read_on_one_grid(case, names, common)
         self.turn = turn_to("axial", prepared.affine)
-        self.real = [(target, self.turn.apply(raw[target].data)) for target in config.targets]
+        self.real: list[tuple[Modality, np.ndarray]] = [
+            (target, self.turn.apply(raw[target].data)) for target in config.targets
+        ]
 
     def row(self, index: int, channel: np.ndarray) -> dict[str, Any]:
         """The scores of the target ``index``, of which ``channel`` (D, H, W) was made."""

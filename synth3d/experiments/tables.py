@@ -310,19 +310,19 @@ def find_table(name: str) -> tuple[str, Table]:
         )
     value = read_recipe(name)
     wrong = sorted(value.keys() - {"title", "baseline", "cells", "notes"})
-    cells, baseline = value.get("cells"), value.get("baseline")
+    cells, baseline = value.get("cells"), str(value.get("baseline"))
     tables = isinstance(cells, dict) and all(isinstance(each, dict) for each in cells.values())
-    if wrong or not tables or baseline not in cells:
+    if wrong or not isinstance(cells, dict) or not tables or baseline not in cells:
         raise InputError(
             f"{path}: expected title, baseline and [cells.NAME] tables of which baseline is one, "
             f"got {wrong or sorted(value)}"
         )
+    settings = {baseline: cells[baseline]} | cells
 
     def made(base: RunConfig, choices: Choices) -> list[Cell]:
-        first = {baseline: cells[baseline]}
         return [
-            Cell(each, flatten(settings), {}, "" if each == baseline else baseline)
-            for each, settings in (first | cells).items()
+            Cell(each, flatten(changes), {}, "" if each == baseline else baseline)
+            for each, changes in settings.items()
         ]
 
     notes = tuple(str(note) for note in value.get("notes", ()))
