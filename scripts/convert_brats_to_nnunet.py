@@ -91,8 +91,8 @@ def lent_channels(
     for case, lacking in wanted.items():
         images = there.get(case, {})
         absent += [f"case {case} has no {name}" for name in taken if name not in images]
-        names = {*taken, *lacking} & images.keys()
-        lent[case] = {name: images[name] for name in sorted(names)}
+        names = {*taken, *lacking}
+        lent[case] = {name: path for name, path in sorted(images.items()) if name in names}
     if absent:
         raise InputError(f"in {completed} {'; '.join(absent)}")
     return lent
@@ -119,7 +119,7 @@ def scheme_of(paths: Sequence[Path], naming: str, release: str | None) -> LabelS
     return label_scheme(known)
 
 
-def tell(plan: RawPlan, lent: Mapping[str, Mapping[str, Path]]) -> None:
+def tell(plan: RawPlan, lent: Mapping[str, Mapping[Modality, Path]]) -> None:
     """Print what a run would do."""
     print(f"would write {plan.folder}, files by {plan.layout}")
     print("channels " + ", ".join(f"{i} {name}" for i, name in enumerate(plan.channels)))

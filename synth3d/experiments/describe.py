@@ -101,14 +101,13 @@ def describe(request: DescribeRequest) -> dict[str, Any]:
         rules of this module; and what a training step keeps for the backward in float32, per
         sample: ``saved_bytes_per_voxel`` voxels + ``saved_bytes_constant``, from
         ``flops_input`` and half its side. For AGI-Net also the two with the routing recomputed.
-        With ``fit``, what :func:`fit` proposes.
+        With ``fit``, the proposed ``patch`` and ``batch`` and what a step with them needs.
 
     Raises:
         InputError: A model, option or size that does not exist or fit.
     """
     try:
-        options = _model_options(request)
-        network = _make_ghost(request, options)
+        network, options = _ghost(request)
         memory = _Memory(network, request, options.get("checkpoint_routing", "auto"))
         side = request.side if request.side is not None else SIDES[network.dim]
         shape = (1, request.in_channels, *[side] * network.dim)
@@ -132,9 +131,12 @@ def describe(request: DescribeRequest) -> dict[str, Any]:
     return found
 
 
-def _model_options(request: DescribeRequest) -> dict[str, Any]:
-    """The keywords of the model that the request gives."""
-    known = options_of(request.model) if request.model in GENERATORS else frozenset({"stages"})
+def _ghost(request: DescribeRequest) -> tuple[Any, dict[str, Any]]:
+    """The generator without memory, on the meta device, and the keywords that made it."""
+    model = request.model
+    if model not in GENERATORS:
+        raise InputError(f"unknown model {model!r}; there are {', '.join(GENERATORS)}")
+    known = options_of(model)
     given = dict(parse_assignment(text) for text in request.assign)
     if flags := sorted(given.keys() & {"dim", "widths", "groups", "stages"}):
         raise InputError(f"--set {flags[0]}: give it as --{flags[0]}")
@@ -145,19 +147,11 @@ def _model_options(request: DescribeRequest) -> dict[str, Any]:
         options["stages"] = min(5, 2 * len(request.widths) - 1)
     if request.groups is not None or "groups" in known:
         options["groups"] = request.groups if request.groups is not None else 8
-    return options
-
-
-def _make_ghost(request: DescribeRequest, options: dict[str, Any]) -> Any:
-    """The generator without memory, on the meta device."""
-    if request.model not in GENERATORS:
-        raise InputError(f"unknown model {request.model!r}; there are {', '.join(GENERATORS)}")
-    known = options_of(request.model)
-    if unknown := sorted(options.keys() - known):
-        has = ", ".join(sorted(known))
-        raise InputError(f"{request.model} has no option {', '.join(unknown)}; it has {has}")
+    if unknown := ", ".join(sorted(options.keys() - known)):
+        raise InputError(f"{model} has no option {unknown}; it has {', '.join(sorted(known))}")
     with torch.device("meta"):
-        return GENERATORS[request.model](request.in_channels, request.out_channels, **options)
+        network = GENERATORS[model](request.in_channels, request.out_channels, **options)
+    return network, options
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -170,7 +164,8 @@ def as_text(found: dict[str, Any]) -> str:
 
     lines = [f"{name:>26}  {figure(value)}" for name, value in found.items() if name != "fit"]
     if fit := found.get("fit"):
-        again = ", with the routing computed again in the backward" * fit["recompute_routing"]
+        recomputed = fit["recompute_routing"]
+        again = ", with the routing computed again in the backward" if recomputed else ""
         lines += [
             "",
             f"{fit['budget'] / 1e9:.2f} GB allow --patch {','.join(map(str, fit['patch']))} "
@@ -196,18 +191,16 @@ def count_flops(model: nn.Module, shape: Sequence[int]) -> int:
     Raises:
         ValueError: A layer with parameters for which there is no rule.
     """
-    total = 0
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        nonlocal total
-        rule = _rule_of(layer)
-        assert rule is not None
-        total += rule(layer, inputs[0], output)
-
+    counts: list[int] = []
     handles = []
     for layer in model.modules():
-        if _rule_of(layer):
-            handles.append(layer.register_forward_hook(count))
+        rule = next((RULES[kind] for kind in type(layer).__mro__ if kind in RULES), None)
+        if rule:
+            handles.append(
+                layer.register_forward_hook(
+                    lambda layer, x, y, rule=rule: counts.append(rule(layer, x[0], y))
+                )
+            )
         elif any(True for _ in layer.parameters(recurse=False)):
             raise ValueError(f"no counting rule for {type(layer).__name__}; add one to RULES")
     device = next(model.parameters()).device
@@ -218,7 +211,7 @@ def count_flops(model: nn.Module, shape: Sequence[int]) -> int:
     finally:
         for handle in handles:
             handle.remove()
-    return total
+    return sum(counts)
 
 
 Rule = Callable[[Any, Tensor, Any], int]
@@ -260,10 +253,6 @@ RULES: dict[type[nn.Module], Rule] = {
     ),
 }
 """Kind of layer → its rule, which holds for derived kinds too."""
-
-
-def _rule_of(layer: nn.Module) -> Rule | None:
-    return next((RULES[kind] for kind in type(layer).__mro__ if kind in RULES), None)
 
 
 def parse_size(text: str) -> int:

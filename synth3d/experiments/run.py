@@ -141,13 +141,13 @@ class _Ablation:
 
     def _work(self, items: Sequence[Item], executor: Executor | None) -> dict[str, str]:
         """All runs, with a termination taken as an interruption: their programs end, too."""
-        if threading.current_thread() is not threading.main_thread():
-            return work(items, self.shared, executor, self.request.jobs, lambda: self.report({}))
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        alone = threading.current_thread() is threading.main_thread()  # others set no handler
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler) if alone else None
         try:
             return work(items, self.shared, executor, self.request.jobs, lambda: self.report({}))
         finally:
-            signal.signal(signal.SIGTERM, before)
+            if alone:
+                signal.signal(signal.SIGTERM, before)
 
     def _set_budget(self) -> None:
         steps, seconds = self.budget
@@ -232,12 +232,8 @@ def base_values(
 ) -> tuple[dict[str, Any], list[str]]:
     """The base as plain settings, and the keys that the user gave with ``--set``.
 
-    Where bfloat16 is asked for by the recipe and this CPU has none, the base is in float32.
-
-    Args:
-        request: Its recipe is named.
-        table: Its defaults lie under the user's own settings.
-        device: Where the runs are trained.
+    The table's defaults lie under the user's own settings, of which the recipe is named. Where the
+    recipe asks for bfloat16 and this CPU has none, the base is in float32.
 
     Raises:
         InputError: The recipe or a flag cannot be used.
@@ -250,10 +246,10 @@ def base_values(
     )  # fmt: skip
     values = normalised(to_plain(resolve(asked, device)))
     assigned = [parse_assignment(text)[0] for text in request.assign]
-    train = values["train"]
-    wanted = suited(train["precision"], device) if device == "cpu" else train["precision"]
-    if "train.precision" not in assigned and wanted != train["precision"]:
-        train["precision"] = wanted
+    wanted = values["train"]["precision"]
+    emulated = device == "cpu" and suited(wanted, device) != wanted
+    if emulated and "train.precision" not in assigned:
+        values["train"]["precision"] = "fp32"
         print("this CPU has no bfloat16: all runs in fp32 (--set train.precision=bf16 insists)")
     given = {*flatten(read_recipe(request.recipe)), *assigned}
     for key, value in table.defaults.items():

@@ -104,8 +104,9 @@ class _Judge:
         self.case, self.prepared, self.conventions = case, prepared, conventions
         common: Any = config.data.common_grid
         ordered: list[Modality] = [common, *config.sources]
-        grid_of = next(name for name in ordered if name in case.images)
-        names: list[Modality] = [grid_of, *config.targets]
+        grid_of: Modality = next(name for name in ordered if name in case.images)
+        names: list[Modality] = [grid_of]
+        names += config.targets
         raw = read_on_one_grid(case, names, common)
         self.turn = turn_to("axial", prepared.affine)
         self.real: list[tuple[Modality, np.ndarray]] = [
