@@ -64,7 +64,8 @@ def work(
             units = {pool.submit(do, item, shared): item for item in waiting}
             waiting = []
             while units:
-                for unit in wait(units, PAUSE, FIRST_COMPLETED).done:
+                ended = wait(units, PAUSE, FIRST_COMPLETED).done
+                for unit in [unit for unit in units if unit in ended]:
                     item, failure = units.pop(unit), _failure(unit)
                     if not failure:
                         on_done()
