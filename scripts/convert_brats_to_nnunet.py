@@ -14,11 +14,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from seg_eval.segmenter import RawPlan
-    from synth3d.cohort import LabelScheme
+import numpy as np
+
+from seg_eval.segmenter import (
+    RawPlan,
+    RawRequest,
+    consecutive_codes,
+    make_room,
+    plan_raw_dataset,
+    write_planned,
+)
+from synth3d.cohort import LabelScheme, Modality, find_cases, label_scheme, parse_modality
+from synth3d.errors import InputError, run_guarded
+from synth3d.files import progress
+from synth3d.images import check_same_grids, read_label
 
 EXAMPLES = """examples:
   convert_brats_to_nnunet.py BraTS nnUNet_raw --id 137 --name BraTS --dry-run
@@ -41,17 +51,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path, help="cohort folder; only read")
-    parser.add_argument("out", type=Path, help="nnU-Net's nnUNet_raw folder")
-    parser.add_argument("--id", type=int, default=501, help="dataset number, 1 to 999")
-    parser.add_argument("--name", default="BraTS", help="dataset name")
-    parser.add_argument(
-        "--completed", type=Path, help="cohort that lends channels, matched by case"
-    )
-    parser.add_argument(
-        "--take", action="append", default=[], metavar="MODALITY",
-        help="with --completed: take this channel from there even where the case has it",
-    )  # fmt: skip
+    add = parser.add_argument
+    # fmt: off
+    add("data", type=Path, help="cohort folder; only read")
+    add("out", type=Path, help="nnU-Net's nnUNet_raw folder")
+    add("--id", type=int, default=501, help="dataset number, 1 to 999")
+    add("--name", default="BraTS", help="dataset name")
+    add("--completed", type=Path, help="cohort that lends channels, matched by case")
+    add("--take", action="append", default=[], metavar="MODALITY",
+        help="with --completed: take this channel from there even where the case has it")
     layout = parser.add_mutually_exclusive_group()
     for name, text in (
         ("reference", "dataset.json names the files where they are (default)"),
@@ -59,56 +67,45 @@ def build_parser() -> argparse.ArgumentParser:
         ("copy", "copies under nnU-Net's names"),
     ):
         layout.add_argument(f"--{name}", dest="layout", action="store_const", const=name, help=text)
-    parser.add_argument("--no-labels", action="store_true", help="images only, to imagesTs")
-    parser.add_argument(
-        "--labels", choices=sorted(RELEASES),
-        help="what the cohort's label integers mean; found out from all of them by default",
-    )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
-    parser.add_argument("--dry-run", action="store_true", help="check and tell, write nothing")
+    add("--no-labels", action="store_true", help="images only, to imagesTs")
+    add("--labels", choices=sorted(RELEASES),
+        help="what the cohort's label integers mean; found out from all of them by default")
+    add("--overwrite", action="store_true", help="replace the dataset if it exists")
+    add("--dry-run", action="store_true", help="check and tell, write nothing")
+    # fmt: on
     parser.set_defaults(layout=None)
     return parser
 
 
 def lent_channels(
-    completed: Path, take: Sequence[str], wanted: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, Path]]:
+    completed: Path, take: Sequence[str], wanted: Mapping[str, Sequence[Modality]]
+) -> dict[str, dict[Modality, Path]]:
     """Per case the files of ``completed`` for the modalities that it lacks or that are taken.
 
     Raises:
         InputError: ``completed`` is no cohort, a modality is unknown, or taken files are absent;
             all of those are named at once.
     """
-    from synth3d.cohort import find_cases, parse_modality
-    from synth3d.errors import InputError
-
     taken = [parse_modality(name) for name in take]
     there = {case.name: case.images for case in find_cases(completed)}
     lent, absent = {}, []
     for case, lacking in wanted.items():
         images = there.get(case, {})
         absent += [f"case {case} has no {name}" for name in taken if name not in images]
-        names = {*taken, *lacking} & images.keys()
-        lent[case] = {name: images[name] for name in sorted(names)}
+        names = {*taken, *lacking}
+        lent[case] = {name: path for name, path in sorted(images.items()) if name in names}
     if absent:
         raise InputError(f"in {completed} {'; '.join(absent)}")
     return lent
 
 
-def scheme_of(paths: Sequence[Path], naming: str, release: str | None) -> "LabelScheme":
+def scheme_of(paths: Sequence[Path], naming: str, release: str | None) -> LabelScheme:
     """What the labels in ``paths`` mean, found out from all of them together or as told.
 
     Raises:
         InputError: Labels cannot be read, none has any tumour, or some have
             integers that the release does not know; all such files are named.
     """
-    import numpy as np
-
-    from synth3d.cohort import label_scheme
-    from synth3d.errors import InputError
-    from synth3d.files import progress
-    from synth3d.images import read_label
-
     found = {
         path: set(np.unique(read_label(path).data).tolist()) for path in progress(paths, "labels")
     }
@@ -123,26 +120,7 @@ def scheme_of(paths: Sequence[Path], naming: str, release: str | None) -> "Label
     return label_scheme(known)
 
 
-def check_grids(plan: "RawPlan") -> None:
-    """Make sure that the files of each case lie on one grid; only headers are read.
-
-    Raises:
-        InputError: They do not; all cases and files are named at once.
-    """
-    from synth3d.errors import InputError
-    from synth3d.images import check_same_grid
-
-    sentences = []
-    for case, images in plan.images.items():
-        try:
-            check_same_grid([*images, *([plan.labels[case]] if plan.labels else [])])
-        except InputError as error:
-            sentences.append(str(error))
-    if sentences:
-        raise InputError("; ".join(sentences))
-
-
-def tell(plan: "RawPlan", lent: Mapping[str, Mapping[str, Path]]) -> None:
+def tell(plan: RawPlan, lent: Mapping[str, Mapping[Modality, Path]]) -> None:
     """Print what a run would do."""
     print(f"would write {plan.folder}, files by {plan.layout}")
     print("channels " + ", ".join(f"{i} {name}" for i, name in enumerate(plan.channels)))
@@ -162,16 +140,6 @@ def convert(args: argparse.Namespace) -> int:
     Raises:
         InputError: Something the user gave cannot be used.
     """
-    from seg_eval.segmenter import (
-        RawRequest,
-        consecutive_codes,
-        make_room,
-        plan_raw_dataset,
-        write_planned,
-    )
-    from synth3d.cohort import find_cases, label_scheme
-    from synth3d.errors import InputError
-
     if args.take and args.completed is None:
         raise InputError("--take needs --completed, the folder to take from")
     if args.labels and args.no_labels:
@@ -188,7 +156,9 @@ def convert(args: argparse.Namespace) -> int:
         replace=lent, layout=layout, labels=labels, scheme=label_scheme({1, 2, 3}),
     )  # fmt: skip
     plan = plan_raw_dataset(request)
-    check_grids(plan)
+    check_same_grids(
+        [*images, *([plan.labels[case]] if labels else [])] for case, images in plan.images.items()
+    )
     if labels:  # the slow part, last: reads every label
         scheme = scheme_of([*plan.labels.values()], cases[0].naming, args.labels)
         plan = replace(plan, codes=consecutive_codes(scheme))
@@ -207,8 +177,6 @@ def convert(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert; 0 done, 2 the input cannot be used."""
-    from synth3d.errors import run_guarded
-
     return run_guarded(convert, build_parser().parse_args(argv))
 
 

@@ -13,13 +13,39 @@ A killed run goes on where it stopped; dataset.json is written last.
 """
 
 import argparse
+import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from synth3d.cohort import Case, Modality
+import numpy as np
+
+from seg_eval.segmenter import dataset_folder, make_room, write_description
+from synth3d.cohort import Case, Modality, ending_of, find_cases, parse_modality
+from synth3d.errors import InputError, run_guarded
+from synth3d.files import (
+    atomic_path,
+    link_or_copy,
+    lock,
+    progress,
+    read_json,
+    sha256,
+    write_json,
+)
+from synth3d.images import (
+    Search,
+    check_same_grid,
+    grid,
+    read,
+    read_label,
+    register_rigid,
+    resample_rigid,
+    value_limits,
+    write_new,
+    write_transform,
+)
 
 EXAMPLES = """examples:
   convert_ixi_to_nnunet.py IXI nnUNet_raw --id 600 --dry-run
@@ -53,26 +79,27 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path, help="folder with IXI002-Guys-0828-T1.nii.gz, ...")
-    parser.add_argument("out", type=Path, help="nnU-Net's nnUNet_raw folder")
-    parser.add_argument("--id", type=int, default=600, help="dataset number, 1 to 999")
-    parser.add_argument("--name", default="IXI", help="dataset name")
-    parser.add_argument("--channels", nargs="+", default=["t1", "t2", "pd"], help="in this order")
-    parser.add_argument("--grid", default="t2", help="the channel whose grid all get")
-    parser.add_argument("--labels", type=Path, help="folder with <case>.nii.gz")
-    parser.add_argument("--label-names", nargs="+", help="of the integers 1, 2, ...")
-    parser.add_argument("--copy", action="store_true", help="copies instead of hard links")
-    parser.add_argument("--skip-incomplete", action="store_true", help="leave such cases out")
-    parser.add_argument("--threads", type=int, default=1, help="for the registration")
-    parser.add_argument("--overwrite", action="store_true", help="replace the dataset if it exists")
-    parser.add_argument("--dry-run", action="store_true", help="check and tell, write nothing")
+    add = parser.add_argument
+    add("data", type=Path, help="folder with IXI002-Guys-0828-T1.nii.gz, ...")
+    add("out", type=Path, help="nnU-Net's nnUNet_raw folder")
+    add("--id", type=int, default=600, help="dataset number, 1 to 999")
+    add("--name", default="IXI", help="dataset name")
+    add("--channels", nargs="+", default=["t1", "t2", "pd"], help="in this order")
+    add("--grid", default="t2", help="the channel whose grid all get")
+    add("--labels", type=Path, help="folder with <case>.nii.gz")
+    add("--label-names", nargs="+", help="of the integers 1, 2, ...")
+    add("--copy", action="store_true", help="copies instead of hard links")
+    add("--skip-incomplete", action="store_true", help="leave such cases out")
+    add("--threads", type=int, default=1, help="for the registration")
+    add("--overwrite", action="store_true", help="replace the dataset if it exists")
+    add("--dry-run", action="store_true", help="check and tell, write nothing")
     return parser
 
 
 def plan_jobs(
-    cases: "Sequence[Case]",
-    channels: "Sequence[Modality]",
-    grid_of: "Modality",
+    cases: Sequence[Case],
+    channels: Sequence[Modality],
+    grid_of: Modality,
     labels: Path | None,
     skip: bool,
 ) -> list[Job]:
@@ -82,8 +109,6 @@ def plan_jobs(
         InputError: Files are missing and ``skip`` is not set, a label does not lie on the grid,
             or nothing is left; everything missing is named at once.
     """
-    from synth3d.errors import InputError
-
     jobs, lacking = [], []
     for case in cases:
         absent: list[str] = list(case.missing(channels))
@@ -104,10 +129,7 @@ def plan_jobs(
     return jobs
 
 
-def _job(
-    case: "Case", channels: "Sequence[Modality]", grid_of: "Modality", label: Path | None
-) -> Job:
-    from synth3d.images import check_same_grid, grid
+def _job(case: Case, channels: Sequence[Modality], grid_of: Modality, label: Path | None) -> Job:
 
     images = tuple(case.images[channel] for channel in channels)
     fixed = case.images[grid_of]
@@ -134,11 +156,6 @@ def label_names(jobs: Sequence[Job], given: Sequence[str] | None) -> dict[str, i
         InputError: A label has negative integers, no case has any, the names are not as many as
             the integers, or some integer between occurs nowhere.
     """
-    import numpy as np
-
-    from synth3d.errors import InputError
-    from synth3d.images import read_label
-
     paths = [job.label for job in jobs if job.label is not None]
     if not paths:
         return {"background": 0}
@@ -154,8 +171,6 @@ def label_names(jobs: Sequence[Job], given: Sequence[str] | None) -> dict[str, i
 
 def convert_case(job: Job, folder: Path, side: str, copy: bool, threads: int) -> None:
     """Write all files of one case; what an earlier run finished from the same files stays."""
-    from synth3d.files import link_or_copy
-
     put = copy_file if copy else link_or_copy
     moved = {index for group in job.moved for index in group}
     for index, path in enumerate(job.images):
@@ -169,26 +184,12 @@ def convert_case(job: Job, folder: Path, side: str, copy: bool, threads: int) ->
 
 def copy_file(source: Path, target: Path) -> None:
     """Put a copy of ``source`` at ``target`` in one piece."""
-    import shutil
-
-    from synth3d.files import atomic_path
-
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)
 
 
 def _move(job: Job, group: tuple[int, ...], folder: Path, side: str, threads: int) -> None:
     """Register the first of ``group``, resample all, and note what was done."""
-    from synth3d.files import read_json, sha256, write_json
-    from synth3d.images import (
-        grid,
-        read,
-        register_rigid,
-        resample_rigid,
-        write_new,
-        write_transform,
-    )
-
     stem = folder / "transforms" / f"{job.case}_{group[0]:04d}"
     record, transform = stem.with_suffix(".json"), stem.with_suffix(".tfm")
     outputs = [folder / side / f"{job.case}_{index:04d}.nii.gz" for index in group]
@@ -197,59 +198,29 @@ def _move(job: Job, group: tuple[int, ...], folder: Path, side: str, threads: in
     if done and read_json(record).get("inputs") == inputs:
         return
     fixed, first = read(job.fixed), read(job.images[group[0]])
-    rigid = register_rigid(fixed, first, _search(threads))
+    rigid = register_rigid(fixed, first, Search(threads=threads))
     write_transform(rigid, transform)
     for index, path in zip(group, outputs, strict=True):
         source = job.images[index]
         data = resample_rigid(read(source), fixed.grid, rigid)
         write_new(path, data, grid(job.fixed).affine, stored_type(source))
-    write_json(
-        record,
-        {
-            "inputs": inputs,
-            "shift_mm_ras": [round(float(mm), 4) for mm in rigid.shift_mm(fixed.grid)],
-            "angle_degrees": round(rigid.angle_degrees, 4),
-            "mutual_information_before": _number(rigid.information_before),
-            "mutual_information_after": _number(rigid.information),
-        },
-    )
-
-
-def _number(value: float) -> float | None:
-    """``value`` for JSON; None for no overlap."""
-    return round(value, 6) if value == value else None
-
-
-def _search(threads: int) -> Any:
-    from synth3d.images import Search
-
-    return Search(threads=threads)
+    before = rigid.information_before
+    found = {
+        "inputs": inputs,
+        "shift_mm_ras": [round(float(mm), 4) for mm in rigid.shift_mm(fixed.grid)],
+        "angle_degrees": round(rigid.angle_degrees, 4),
+        "mutual_information_before": None if math.isnan(before) else round(before, 6),
+        "mutual_information_after": round(rigid.information, 6),
+    }
+    write_json(record, found)
 
 
 def stored_type(path: Path) -> Any:
     """The integer type of ``path``, or float32 where it has another or is scaled."""
-    import numpy as np
-
-    from synth3d.images import value_limits
-
     limits = value_limits(path)
     kinds = (np.uint8, np.int16, np.uint16, np.int32)
     found = [k for k in kinds if (float(np.iinfo(k).min), float(np.iinfo(k).max)) == limits]
     return found[0] if found else np.float32
-
-
-def check_endings(jobs: Sequence[Job]) -> None:
-    """Make sure that the images are compressed, as IXI's are and the dataset's will be.
-
-    Raises:
-        InputError: Some are not; all are named.
-    """
-    from synth3d.cohort import ending_of
-    from synth3d.errors import InputError
-
-    plain = [str(p) for job in jobs for p in job.images if ending_of(p.name) != ".nii.gz"]
-    if plain:
-        raise InputError(f"the images must end with .nii.gz, gzip {', '.join(plain)}")
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -258,12 +229,8 @@ def convert(args: argparse.Namespace) -> int:
     Raises:
         InputError: Something the user gave cannot be used.
     """
-    from seg_eval.segmenter import dataset_folder, make_room, write_description
-    from synth3d.cohort import find_cases, parse_modality
-    from synth3d.errors import InputError
-    from synth3d.files import lock, progress
-
-    channels, grid_of = [parse_modality(c) for c in args.channels], parse_modality(args.grid)
+    channels: list[Modality] = [parse_modality(name) for name in args.channels]
+    grid_of = parse_modality(args.grid)
     if grid_of not in channels or len(set(channels)) < len(channels):
         raise InputError(f"--channels {channels} must differ and hold --grid {grid_of}")
     if args.label_names and args.labels is None:
@@ -273,7 +240,9 @@ def convert(args: argparse.Namespace) -> int:
     folder = dataset_folder(args.out, args.id, args.name)
     cases = find_cases(args.data)
     jobs = plan_jobs(cases, channels, grid_of, args.labels, args.skip_incomplete)
-    check_endings(jobs)
+    plain = [str(p) for job in jobs for p in job.images if ending_of(p.name) != ".nii.gz"]
+    if plain:
+        raise InputError(f"the images must end with .nii.gz, gzip {', '.join(plain)}")
     description = {
         "channel_names": {str(index): channel for index, channel in enumerate(channels)},
         "labels": label_names(jobs, args.label_names),
@@ -290,26 +259,16 @@ def convert(args: argparse.Namespace) -> int:
     with lock(folder):
         for job in progress(jobs, "cases"):
             convert_case(job, folder, side, args.copy, args.threads)
-        check_strangers(jobs, folder)
+        cases_of = {job.case for job in jobs}
+        there = [p for side in ("imagesTr", "imagesTs") for p in (folder / side).glob("[!.]*")]
+        if strange := sorted(p.name for p in there if p.name.rpartition("_")[0] not in cases_of):
+            # left by an earlier, unfinished run with other cases
+            raise InputError(f"{folder} has files of another conversion: {', '.join(strange)}")
         write_description(folder, description)
     print(f"{len(jobs)} of {len(cases)} cases in {folder / side}, channels {', '.join(channels)}")
     if not args.labels:
         print("no labels: nnU-Net can predict on these images but neither plan nor train")
     return 0
-
-
-def check_strangers(jobs: Sequence[Job], folder: Path) -> None:
-    """Make sure that the folder holds the images of ``jobs`` alone.
-
-    Raises:
-        InputError: An earlier, unfinished run with other cases left files; all are named.
-    """
-    from synth3d.errors import InputError
-
-    ours = {job.case for job in jobs}
-    there = [p for side in ("imagesTr", "imagesTs") for p in (folder / side).glob("[!.]*")]
-    if strange := sorted(p.name for p in there if p.name.rpartition("_")[0] not in ours):
-        raise InputError(f"{folder} has files of another conversion: {', '.join(strange)}")
 
 
 def tell(jobs: Sequence[Job], folder: Path, description: Mapping[str, Any], cases: int) -> None:
@@ -324,8 +283,6 @@ def tell(jobs: Sequence[Job], folder: Path, description: Mapping[str, Any], case
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert; 0 done, 2 the input cannot be used."""
-    from synth3d.errors import run_guarded
-
     return run_guarded(convert, build_parser().parse_args(argv))
 
 

@@ -12,12 +12,22 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
-    from synth3d.cohort import Case
+from seg_eval.segmenter import label_codes
+from synth3d.cohort import MODALITIES, Case, ending_of, find_cases
+from synth3d.errors import InputError, run_guarded
+from synth3d.files import progress, read_json
+from synth3d.images import (
+    check_same_grids,
+    grid,
+    read_label,
+    value_limits,
+    write_like,
+    write_new,
+)
 
 EXAMPLES = """examples:
   convert_nnunet_to_brats.py predictions BraTS out
@@ -41,18 +51,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("predictions", type=Path, help="folder with <case>.nii.gz; only read")
-    parser.add_argument("data", type=Path, help="cohort that the cases come from; only read")
-    parser.add_argument("out", type=Path, help="folder to write to")
+    add = parser.add_argument
+    add("predictions", type=Path, help="folder with <case>.nii.gz; only read")
+    add("data", type=Path, help="cohort that the cases come from; only read")
+    add("out", type=Path, help="folder to write to")
     meaning = parser.add_mutually_exclusive_group()
     meaning.add_argument("--dataset-json", type=Path, help="another one than predictions' own")
     meaning.add_argument("--codes", metavar="N,O,E", help="predicted necrosis, oedema, enhancing")
-    parser.add_argument(
-        "--labels", choices=sorted(ENHANCING), help="write the integers of this release"
-    )
-    parser.add_argument("--flat", action="store_true", help="OUT/<case>.nii.gz, for uploads")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    parser.add_argument("--dry-run", action="store_true", help="check and tell, write nothing")
+    add("--labels", choices=sorted(ENHANCING), help="write the integers of this release")
+    add("--flat", action="store_true", help="OUT/<case>.nii.gz, for uploads")
+    add("--overwrite", action="store_true", help="replace files that are there")
+    add("--dry-run", action="store_true", help="check and tell, write nothing")
     return parser
 
 
@@ -66,47 +75,34 @@ def meaning(dataset: Any, path: Path) -> dict[str, int]:
     Raises:
         InputError: It names neither the three regions nor the three tissues, or says nonsense.
     """
-    from seg_eval.segmenter import label_codes
-    from synth3d.errors import InputError
-
     try:
         return label_codes(dataset, path).tissues
     except InputError as error:
         raise InputError(f"{error}; say it with --codes") from error
 
 
-def meaning_of(args: argparse.Namespace) -> dict[str, int]:
-    """The meaning that the command line or the dataset.json gives.
+def meaning_of(codes: str | None, path: Path) -> dict[str, int]:
+    """The meaning that ``--codes`` or the dataset.json in ``path`` gives.
 
     Raises:
         InputError: There is none.
     """
-    from synth3d.errors import InputError
-    from synth3d.files import read_json
-
-    if args.codes:
-        numbers = [part.strip() for part in args.codes.split(",")]
-        ok = all(part.isdecimal() and int(part) > 0 for part in numbers)
-        if not ok or len(numbers) != len(TISSUES) or len({*map(int, numbers)}) != len(TISSUES):
-            raise InputError(f"--codes wants three different integers above 0, got {args.codes}")
-        return dict(zip(TISSUES, map(int, numbers), strict=True))
-    path = args.dataset_json or args.predictions / "dataset.json"
+    if codes:
+        numbers = [int(part) if part.strip().isdecimal() else 0 for part in codes.split(",")]
+        if min(numbers) < 1 or len(numbers) != len(TISSUES) or len({*numbers}) != len(TISSUES):
+            raise InputError(f"--codes wants three different integers above 0, got {codes}")
+        return dict(zip(TISSUES, numbers, strict=True))
     if not path.is_file():
         raise InputError(f"no {path} to tell what the predicted integers mean; give --codes")
     return meaning(read_json(path), path)
 
 
-def release_of(cases: "Sequence[Case]") -> str:
+def release_of(cases: Sequence[Case]) -> str:
     """The release whose integers the cohort uses: by its labels, else by its names.
 
     Raises:
         InputError: Neither decides.
     """
-    import numpy as np
-
-    from synth3d.errors import InputError
-    from synth3d.images import read_label
-
     naming, name = cases[0].naming, cases[0].name
     by_name = naming if naming in ENHANCING else None
     for pattern, release in RELEASE_OF_NAME:
@@ -130,62 +126,44 @@ def release_of(cases: "Sequence[Case]") -> str:
     return by_name or "brats2018"
 
 
-def matched(args: argparse.Namespace, cases: "Sequence[Case]") -> "list[tuple[Case, Path]]":
-    """Each prediction with its case, in the order of names.
+def matched(folder: Path, cases: Sequence[Case], data: Path) -> list[tuple[Case, Path]]:
+    """Each prediction in ``folder`` with its case of ``data``, in the order of names.
 
     Raises:
         InputError: There is no prediction, or some belong to no case or lie on another grid than
             theirs; all of them are named.
     """
-    from synth3d.cohort import ending_of
-    from synth3d.errors import InputError
-    from synth3d.images import check_same_grid
-
-    if not args.predictions.is_dir():
-        raise InputError(f"no folder {args.predictions}")
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}")
     by_name = {case.name: case for case in cases}
-    files = {p.name.removesuffix(ending_of(p.name)): p for p in sorted(args.predictions.iterdir())
+    files = {p.name.removesuffix(ending_of(p.name)): p for p in sorted(folder.iterdir())
              if ending_of(p.name) and not p.name.startswith(".")}  # fmt: skip
     if not files:
-        raise InputError(f"no predictions (.nii.gz or .nii) in {args.predictions}")
+        raise InputError(f"no predictions (.nii.gz or .nii) in {folder}")
     if strange := [path.name for name, path in files.items() if name not in by_name]:
-        raise InputError(f"{args.data} has no case for {', '.join(strange)}")
-    sentences = []
-    for name, path in files.items():
-        try:
-            check_same_grid([*by_name[name].images.values(), path])
-        except InputError as error:
-            sentences.append(str(error))
-    if sentences:
-        raise InputError("; ".join(sentences))
+        raise InputError(f"{data} has no case for {', '.join(strange)}")
+    check_same_grids([*by_name[name].images.values(), path] for name, path in files.items())
     return [(by_name[name], path) for name, path in files.items()]
 
 
-def target(args: argparse.Namespace, case: "Case", release: str) -> Path:
+def target(case: Case, release: str, out: Path, flat: bool) -> Path:
     """Where the case's segmentation goes."""
-    from synth3d.cohort import MODALITIES, ending_of
-
-    ending = next((ending_of(case.images[m].name) for m in MODALITIES if m in case.images), "")
-    ending = ending or ".nii.gz"
-    if args.flat:
-        return args.out / f"{case.name}{ending}"
-    kept = case.label is not None and case.naming in SEPARATOR
-    own = SEPARATOR[case.naming if case.naming in SEPARATOR else release]
-    name = case.label.name if kept and case.label else f"{case.name}{own}seg{ending}"
-    return args.out / case.name / name
+    endings = (ending_of(case.images[m].name) for m in MODALITIES if m in case.images)
+    ending = next(endings, "") or ".nii.gz"
+    if flat:
+        return out / f"{case.name}{ending}"
+    own = SEPARATOR.get(case.naming)
+    if case.label and own:
+        return out / case.name / case.label.name
+    return out / case.name / f"{case.name}{own or SEPARATOR[release]}seg{ending}"
 
 
-def recoded(path: Path, codes: Mapping[int, int]) -> "np.ndarray":
+def recoded(path: Path, codes: Mapping[int, int]) -> np.ndarray:
     """The labels of ``path`` (D, H, W) in new integers.
 
     Raises:
         InputError: It has an integer that ``codes`` does not know.
     """
-    import numpy as np
-
-    from synth3d.errors import InputError
-    from synth3d.images import read_label
-
     old = read_label(path).data
     if unknown := sorted(set(np.unique(old).tolist()) - codes.keys()):
         raise InputError(f"{path} has the labels {unknown}, of which dataset.json says nothing")
@@ -195,15 +173,11 @@ def recoded(path: Path, codes: Mapping[int, int]) -> "np.ndarray":
     return new
 
 
-def write_segmentation(case: "Case", labels: "np.ndarray", path: Path) -> None:
+def write_segmentation(case: Case, labels: np.ndarray, path: Path) -> None:
     """Write ``labels`` with the header of the case's own label or an image of plain integers.
 
     Where the case has floating or scaled images only, a fresh header with their affine serves.
     """
-    import numpy as np
-
-    from synth3d.images import grid, value_limits, write_like, write_new
-
     own = [path for path in (case.label, *case.images.values()) if path is not None]
     plain = next((file for file in own if np.isfinite(value_limits(file)).all()), None)
     if plain is not None:
@@ -218,15 +192,12 @@ def convert(args: argparse.Namespace) -> int:
     Raises:
         InputError: Something the user gave cannot be used.
     """
-    from synth3d.cohort import find_cases
-    from synth3d.errors import InputError
-    from synth3d.files import progress
-
-    tissues = meaning_of(args)
+    path = args.dataset_json or args.predictions / "dataset.json"
+    tissues = meaning_of(args.codes, path)
     cases = find_cases(args.data)
-    pairs = matched(args, cases)
+    pairs = matched(args.predictions, cases, args.data)
     release = args.labels or release_of(cases)
-    targets = {case.name: target(args, case, release) for case, _ in pairs}
+    targets = {case.name: target(case, release, args.out, args.flat) for case, _ in pairs}
     inputs = {file.resolve() for case in cases for file in (case.label, *case.images.values())
               if file} | {path.resolve() for _, path in pairs}  # fmt: skip
     there = [path for path in targets.values() if path.exists()]
@@ -252,8 +223,6 @@ def convert(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert; 0 done, 2 the input cannot be used."""
-    from synth3d.errors import run_guarded
-
     return run_guarded(convert, build_parser().parse_args(argv))
 
 

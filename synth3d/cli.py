@@ -290,9 +290,10 @@ def _add_ablate(commands: argparse._SubParsersAction) -> None:
 
 
 def _ablate(args: argparse.Namespace) -> int:
-    from synth3d.experiments import ablate_command
+    from synth3d.experiments import AblateRequest, ablate
 
-    return ablate_command(args)
+    given = {key: value for key, value in vars(args).items() if key != "run_command"}
+    return ablate(AblateRequest(**given))
 
 
 def _add_describe(commands: argparse._SubParsersAction) -> None:
@@ -328,9 +329,10 @@ def _add_describe(commands: argparse._SubParsersAction) -> None:
 
 
 def _describe(args: argparse.Namespace) -> int:
-    from synth3d.experiments import describe_command
+    from synth3d.experiments import DescribeRequest, describe_model
 
-    return describe_command(args)
+    given = {key: value for key, value in vars(args).items() if key != "run_command"}
+    return describe_model(DescribeRequest(**given))
 
 
 if __name__ == "__main__":

@@ -11,21 +11,25 @@ from synth3d.files import atomic_path
 INK, BLUE, ORANGE, GREEN = "#222222", "#0072B2", "#D55E00", "#009E73"
 
 
-def _save(figure: Any, path: Path, dpi: int = 110) -> None:
-    import matplotlib.pyplot as plt
-
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, bbox_inches="tight")
-    plt.close(figure)
-
-
-def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Losses against steps on the left, validation PSNR and SSIM on the right."""
+def _pyplot() -> Any:
+    """matplotlib's pyplot, drawing to files; imported only where something is drawn."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
+    return plt
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, bbox_inches="tight")
+    _pyplot().close(figure)
+
+
+def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Losses against steps on the left, validation PSNR and SSIM on the right."""
+    plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), constrained_layout=True)
     losses = [line for line in log if "loss" in line]
     names = sorted({name for line in losses for name in line["loss"]})
@@ -71,13 +75,9 @@ def draw_contact_sheet(
         title: Above the sheet.
         path: The PNG to write.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     outlined = tumour if tumour is not None and tumour.any() else None
-    box = tuple(slice(*span) for span in _spans(brain))
+    box = _box(brain)
     turn = tuple(_turns(affine))
     mask = (outlined if outlined is not None else brain)[box][turn]
     centre = [int(round(float(c.mean()))) for c in np.nonzero(mask)] if mask.any() else [0, 0, 0]
@@ -110,11 +110,7 @@ def draw_scores(panels: Mapping[str, Sequence[tuple[str, Any, Any, Any]]], path:
             where there is none), and a summary with ``mean``, ``low`` and ``high``.
         path: The PNG to write.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     widths = [1.2 + 0.55 * len(columns) for columns in panels.values()]
     figure, axes = plt.subplots(
         1, len(panels), figsize=(sum(widths) + 0.6, 4.4), squeeze=False, constrained_layout=True,
@@ -155,11 +151,7 @@ def draw_levels(
         title: Above both.
         path: The PNG to write.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
     figure.suptitle(title, fontsize=11)
     styles = zip((INK, BLUE, ORANGE, GREEN), "osD^", strict=True)
@@ -191,13 +183,12 @@ def _drawn(values: Sequence[float]) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _spans(brain: np.ndarray, margin: int = 2) -> list[tuple[int, int]]:
-    """First and last + 1 along (z, y, x) of what is to be shown."""
+def _box(brain: np.ndarray, margin: int = 2) -> tuple[slice, ...]:
+    """What is to be shown along (z, y, x): the brain with a margin, or all where there is none."""
     if not brain.any():
-        return [(0, n) for n in brain.shape]
+        return (slice(None),) * 3
     where = np.nonzero(brain)
-    ends = zip(where, brain.shape, strict=True)
-    return [(max(0, int(w.min()) - margin), min(n, int(w.max()) + 1 + margin)) for w, n in ends]
+    return tuple(slice(max(0, int(w.min()) - margin), int(w.max()) + 1 + margin) for w in where)
 
 
 def _turns(affine: np.ndarray) -> list[slice]:

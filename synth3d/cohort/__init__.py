@@ -7,13 +7,12 @@ from synth3d.cohort.cases import (
     Case,
     Modality,
     find_cases,
-    parse_modality,
     patient_of,
     require,
     survey_folder,
 )
 from synth3d.cohort.labels import LabelScheme, label_scheme
-from synth3d.cohort.namings import claims, ending_of, nnunet_dataset
+from synth3d.cohort.namings import claims, ending_of, nnunet_dataset, parse_modality
 from synth3d.cohort.splits import (
     Splits,
     make_splits,

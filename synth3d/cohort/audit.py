@@ -18,11 +18,10 @@ import numpy as np
 from synth3d.cohort.cases import (
     ALL_MODALITIES,
     Case,
-    LabelScheme,
     Modality,
-    label_scheme,
     survey_folder,
 )
+from synth3d.cohort.labels import LabelScheme, label_scheme
 from synth3d.cohort.splits import Splits, parse_splits, sides_of_cases, split_problems
 from synth3d.errors import InputError
 from synth3d.files import progress

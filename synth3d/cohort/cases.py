@@ -1,8 +1,7 @@
 """Cases on disk: which modality is which file, what is missing, who the patient is.
 
 How files are named is :mod:`synth3d.cohort.namings`, what label integers mean
-:mod:`synth3d.cohort.labels`; both
-vocabularies can be had from here. What could mean two things is refused. Opens no image.
+:mod:`synth3d.cohort.labels`. What could mean two things is refused. Opens no image.
 """
 
 import os
@@ -10,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synth3d.cohort.labels import LabelScheme, label_scheme
 from synth3d.cohort.namings import (
     ALL_MODALITIES,
     MODALITIES,
@@ -22,26 +20,9 @@ from synth3d.cohort.namings import (
     nnunet_channels,
     nnunet_claims,
     nnunet_dataset,
-    parse_modality,
     patient_of,
 )
 from synth3d.errors import InputError
-
-__all__ = [
-    "ALL_MODALITIES",
-    "MODALITIES",
-    "Case",
-    "LabelScheme",
-    "Modality",
-    "Survey",
-    "ending_of",
-    "find_cases",
-    "label_scheme",
-    "parse_modality",
-    "patient_of",
-    "require",
-    "survey_folder",
-]
 
 
 @dataclass(frozen=True)

@@ -52,14 +52,9 @@ TOKENS: dict[str, dict[Modality, str]] = {
     "brats2018": {"t1n": "_t1", "t1c": "_t1ce", "t2w": "_t2", "t2f": "_flair", "pd": "_pd"},
     "brats2023": {"t1n": "-t1n", "t1c": "-t1c", "t2w": "-t2w", "t2f": "-t2f", "pd": "-pd"},
     "ixi": {"t1n": "-T1", "t1c": "-T1C", "t2w": "-T2", "t2f": "-FLAIR", "pd": "-PD"},
-    "bids": {
-        "t1n": "_T1w",
-        "t1c": "_ce-gadolinium_T1w",
-        "t2w": "_T2w",
-        "t2f": "_FLAIR",
-        "pd": "_PDw",
-    },
-}
+    "bids": {"t1n": "_T1w", "t1c": "_ce-gadolinium_T1w", "t2w": "_T2w", "t2f": "_FLAIR",
+             "pd": "_PDw"},
+}  # fmt: skip
 """What follows the case's name in the file of a modality, per naming; IXI itself has only
 T1, T2 and PD."""
 
@@ -104,13 +99,8 @@ class Claim:
 
 
 _BIDS_ROLES: dict[str, Role] = {
-    "T1w": "t1n",
-    "T2w": "t2w",
-    "PDw": "pd",
-    "FLAIR": "t2f",
-    "dseg": "label",
-    "seg": "label",
-}
+    "T1w": "t1n", "T2w": "t2w", "PDw": "pd", "FLAIR": "t2f", "dseg": "label", "seg": "label",
+}  # fmt: skip
 _NAMINGS = (
     ("brats2023", re.compile(r"(?P<case>.+)-(?P<role>t1n|t1c|t2w|t2f|pd|seg)")),
     ("brats2018", re.compile(r"(?P<case>.+)_(?P<role>t1|t1ce|t1c|t1gd|t2|flair|pd|seg)")),

@@ -9,12 +9,8 @@ from synth3d.cohort.cases import Case
 from synth3d.errors import InputError
 from synth3d.files import read_json, write_json
 
-_KEYS = {
-    "train": "train",
-    "val": "val",
-    "test": "test",
-    "excluded_from_metrics": "excluded",
-}
+_KEYS = {"train": "train", "val": "val", "test": "test", "excluded_from_metrics": "excluded"}
+"""Key in the file → field of :class:`Splits`."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The paper's tables rerun, and what networks cost."""
 
-from synth3d.experiments.describe_command import describe_command
-from synth3d.experiments.run import ablate_command
+from synth3d.experiments.describe import DescribeRequest, describe_model
+from synth3d.experiments.run import AblateRequest, ablate
 
-__all__ = ["ablate_command", "describe_command"]
+__all__ = ["AblateRequest", "DescribeRequest", "ablate", "describe_model"]

@@ -1,8 +1,10 @@
-"""Train and score the runs of a table, each in programs of its own, some of them side by side.
+"""Train and score the runs of a table: each run is one unit of work for an executor.
 
-A run that is finished is kept, one that was killed goes on, one that fails stops nobody. Several
-``synth3d ablate`` may work in one folder: a run belongs to whoever holds the lock of its scores
-folder, and to a program left behind by a killed one as long as that holds the run's own.
+A unit is picklable and idempotent: a run that is finished is kept, one that was killed goes on, one
+that fails stops nobody. Training and scoring are programs of their own, so that a killed one takes
+nothing with it. Several ``synth3d ablate`` may work in one folder: a run belongs to whoever holds
+the lock of its scores folder, and to a program left behind by a killed one as long as that holds
+the run's own.
 """
 
 import contextlib
@@ -11,173 +13,154 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import synth3d
 from synth3d.errors import InputError
-from synth3d.experiments.plan import Cohort, Item
+from synth3d.experiments.plan import Item, Shared
 from synth3d.files import lock, write_json
 from synth3d.settings import to_plain
 from synth3d.training import read_config, read_log
 
 PAUSE = 0.5
-"""Seconds between two looks at the programs."""
+"""Seconds between two looks at how far the runs are, or at a run that another process has."""
+BUSY = "another process works on it"
 
-
-@dataclass(frozen=True)
-class How:
-    """What all runs of a table share.
-
-    Attributes:
-        cohort: Data, splits and tested cases.
-        root: Folder with ``runs`` and ``scores``.
-        conventions: Of the scores.
-        device: ``cpu``, ``cuda`` or ``cuda:1``.
-        jobs: How many runs side by side.
-        threads: CPU threads of each.
-    """
-
-    cohort: Cohort
-    root: Path
-    conventions: tuple[str, ...]
-    device: str
-    jobs: int
-    threads: int
+_programs: set[subprocess.Popen[bytes]] = set()
+"""What this process's workers have begun and not seen the end of."""
 
 
 def work(
-    items: Sequence[Item], how: How, on_done: Callable[[Item], None] = lambda item: None
+    items: Sequence[Item],
+    shared: Shared,
+    executor: Executor | None = None,
+    jobs: int = 1,
+    on_done: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
     """Do everything that is not done yet.
 
     Args:
         items: The runs, in the order in which they are begun.
-        how: What they share.
-        on_done: Told whenever a run has its scores.
+        shared: What they share.
+        executor: Does the runs; None for ``jobs`` of them side by side on this machine.
+        jobs: Without an executor.
+        on_done: Called whenever a run has its scores.
 
     Returns:
         Name of each run that failed → why, and where its log is.
+
+    Raises:
+        InputError: A folder or file cannot be written.
     """
     waiting = [item for item in items if item.todo]
     progress = Progress(waiting, len(items))
-    running: list[_Task] = []
     failures: dict[str, str] = {}
-    told = False
+    units: dict[Future[str], Item] = {}
+    pool = executor or ThreadPoolExecutor(jobs)
     try:
-        while waiting or running:
-            for task in [task for task in running if task.over()]:
-                running.remove(task)
-                if task.failure:
-                    failures[task.item.name] = task.failure
-                    _say(f"{task.item.name} failed: {task.failure}")
-                else:
-                    on_done(task.item)
-            while len(running) < how.jobs and (task := _take(waiting, how)) is not None:
-                running.append(task)
-            if waiting and not running and not told:
-                told = True
-                names = ", ".join(item.name for item in waiting)
-                _say(f"waiting for another process that works on {names}")
-            left = len(waiting) + len(running)
-            progress.tell([task.item for task in running], left, len(failures))
-            if waiting or running:
+        while waiting:
+            units = {pool.submit(do, item, shared): item for item in waiting}
+            waiting = []
+            while units:
+                ended = wait(units, PAUSE, FIRST_COMPLETED).done
+                for unit in [unit for unit in units if unit in ended]:
+                    item, failure = units.pop(unit), _failure(unit)
+                    if not failure:
+                        on_done()
+                    elif failure == BUSY:
+                        waiting.append(item)
+                    else:
+                        failures[item.name] = failure
+                        _say(f"{item.name} failed: {failure}")
+                running = [item for unit, item in units.items() if unit.running()]
+                progress.tell(running, len(units) + len(waiting), len(failures))
+            if waiting:
+                progress.tell_waiting(waiting)
                 time.sleep(PAUSE)
     finally:
-        for task in running:
-            task.stop()
+        for unit in units:
+            unit.cancel()
+        if executor is None:
+            _end_programs(units)
+            pool.shutdown()
     return failures
 
 
-def _take(waiting: list[Item], how: How) -> "_Task | None":
-    """Begin the first run that nobody else works on; those that others finished leave the list."""
-    for item in list(waiting):
-        if not item.todo:
-            waiting.remove(item)
-            continue
-        locks = contextlib.ExitStack()
+def _end_programs(units: Iterable[Future[str]]) -> None:
+    """End the programs of this process's ``units``; what they have checkpointed is kept."""
+    while wait(units, PAUSE / 5).not_done:
+        for program in list(_programs):
+            program.terminate()
+
+
+def _failure(unit: Future[str]) -> str:
+    try:
+        return unit.result()
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # a worker that was killed, or an executor that lost it
+        return f"{type(error).__name__}: {error}"
+
+
+def do(item: Item, shared: Shared) -> str:
+    """Train and score one run: the unit of work.
+
+    Returns:
+        Nothing when its scores are there; else why it failed, or ``BUSY``.
+
+    Raises:
+        InputError: A folder or file cannot be written.
+    """
+    with contextlib.ExitStack() as locks:
         try:
             locks.enter_context(lock(item.folder))
-            for other in (item.run, item.folder / "order"):
-                with lock(other):
+            for left_behind in (item.run, item.folder / "order"):
+                with lock(left_behind):
                     pass
         except InputError as error:
-            locks.close()
             if isinstance(error.__cause__, BlockingIOError):
-                continue
+                return BUSY
             raise
-        waiting.remove(item)
-        return _Task(item, how, locks)
-    return None
+        log = item.folder / "train.log"
+        if not item.trained and (failure := _run(train_command(item, shared), log, shared.threads)):
+            return failure
+        log = item.folder / "score.log"
+        if item.todo and (failure := _run(score_command(item, shared), log, shared.threads)):
+            return failure
+        return f"it ended without its scores (log: {log})" if item.todo else ""
 
 
-class _Task:
-    """One run under way: training, then scoring, each a program whose output goes to a file."""
-
-    def __init__(self, item: Item, how: How, locks: contextlib.ExitStack) -> None:
-        self.item, self.how, self.locks = item, how, locks
-        self.failure = ""
-        self.process: subprocess.Popen[bytes] | None = None
-        self.log = item.folder / "train.log"
-        self.stages = self._stages()
-        self._next()
-
-    def over(self) -> bool:
-        """Whether nothing is left to do; begins the next program when one has ended well."""
-        if self.process is not None:
-            code = self.process.poll()
-            if code is None:
-                return False
-            self.process = None
-            if code:
-                self.failure = f"{_last_words(self.log, code)} (log: {self.log})"
-                self.locks.close()
-                return True
-            self._next()
-        if self.process is not None:
-            return False
-        self.locks.close()
-        if self.item.todo:
-            self.failure = f"it ended without its scores (log: {self.log})"
-        return True
-
-    def stop(self) -> None:
-        """End the program; what it has checkpointed is kept."""
-        if self.process is not None:
-            self.process.terminate()
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self.locks.close()
-
-    def _next(self) -> None:
-        command, self.log = next(self.stages, (None, self.log))
-        if command is None:
-            return
-        source = str(Path(synth3d.__file__).parents[1])
-        paths = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
-        threads = str(self.how.threads)
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": threads}
-        with self.log.open("ab") as file:
-            file.write(f"$ {' '.join(command)}\n".encode())
-            file.flush()
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                env=environment,
-            )  # fmt: skip
-
-    def _stages(self) -> Iterator[tuple[list[str], Path]]:
-        item, how = self.item, self.how
-        if not item.trained:
-            yield train_command(item, how), item.folder / "train.log"
-        if item.todo:
-            yield score_command(item, how), item.folder / "score.log"
+def _run(command: Sequence[str], log: Path, threads: int) -> str:
+    """Run a program whose output goes to ``log``; nothing if it ends well, else its last words."""
+    source = str(Path(synth3d.__file__).parents[1])
+    paths = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)}
+    with log.open("ab") as file:
+        file.write(f"$ {' '.join(command)}\n".encode())
+        file.flush()
+        program = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+            env=environment,
+        )  # fmt: skip
+    _programs.add(program)
+    try:
+        code = program.wait()
+    finally:
+        _programs.discard(program)
+        if program.poll() is None:
+            program.terminate()
+            program.wait()
+    if not code:
+        return ""
+    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    last = (errors or lines)[-1].removeprefix("error: ")
+    return f"{last} [exit code {code}] (log: {log})"
 
 
-def train_command(item: Item, how: How) -> list[str]:
+def train_command(item: Item, shared: Shared) -> list[str]:
     """The ``synth3d train`` of ``item``; its settings are written beside its log.
 
     A run that was begun goes on with as many threads as it had: it then ends with the same weights.
@@ -188,42 +171,32 @@ def train_command(item: Item, how: How) -> list[str]:
         train = dataclasses.replace(config.train, threads=threads)
         config = dataclasses.replace(config, train=train)
     write_json(recipe, to_plain(config))
-    splits = ["--splits", str(how.cohort.file)] if how.cohort.file else []
+    splits = ["--splits", str(shared.splits_file)] if shared.splits_file else []
     return [
-        sys.executable, "-m", "synth3d", "train", "--data", str(how.cohort.folder), *splits,
-        "--recipe", str(recipe), "--device", how.device, "--work", str(how.root),
+        sys.executable, "-m", "synth3d", "train", "--data", str(shared.data), *splits,
+        "--recipe", str(recipe), "--device", shared.device, "--work", str(shared.root),
         "--name", item.run.name,
     ]  # fmt: skip
 
 
-def score_command(item: Item, how: How) -> list[str]:
+def score_command(item: Item, shared: Shared) -> list[str]:
     """The program that scores ``item``; its order is written first."""
     order = item.folder / "order" / "order.json"
     tests = [
         {"config": to_plain(test.config), "path": str(test.path), "identity": test.identity}
         for test in item.todo
     ]
-    cases = [case.name for case in how.cohort.cases]
-    about = {"run": item.run, "data": how.cohort.folder, "cases": cases, "tests": tests}
-    rest = {"conventions": how.conventions, "device": how.device, "threads": how.threads}
+    cases = [case.name for case in shared.cases]
+    about = {"run": item.run, "data": shared.data, "cases": cases, "tests": tests}
+    rest = {"conventions": shared.conventions, "device": shared.device, "threads": shared.threads}
     write_json(order, about | rest)
     return [sys.executable, "-m", "synth3d.experiments.scores", str(order)]
 
 
-def _last_words(log: Path, code: int) -> str:
-    """Why a program ended, from the end of its log."""
-    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    last = (errors or lines)[-1].removeprefix("error: ")
-    return f"{last} [exit code {code}]"
-
-
 class Progress:
-    """Tells on standard error how far a table is and how long it will take.
+    """Tells on standard error how far a table of ``total`` runs is, and when it will be done.
 
-    Args:
-        waiting: Runs that are not done.
-        total: Runs of the table.
+    ``waiting`` are the runs that are not done at the start.
     """
 
     def __init__(self, waiting: Sequence[Item], total: int) -> None:
@@ -231,7 +204,7 @@ class Progress:
         self.began = time.monotonic()
         self.start = sum(map(_steps_done, self.items))
         self.every = 10.0 if sys.stderr.isatty() else 60.0
-        self.told, self.left = -self.every, -1
+        self.told, self.left, self.waited = -self.every, -1, False
 
     def tell(self, running: Sequence[Item], left: int, failed: int) -> None:
         """Say how it stands, if it is time or a run has ended."""
@@ -239,34 +212,35 @@ class Progress:
         if now - self.told < self.every and left == self.left:
             return
         self.told, self.left = now, left
-        at = ", ".join(map(_whereabouts, running))
-        under_way = f" ({at})" if at else ""
+        places = []
+        for item in running:
+            steps, done = item.config.train.steps, _steps_done(item)
+            at = "scoring" if done == steps else f"step {done} of {steps}"
+            places.append(f"{item.name} {at}")
+        under_way = f" ({', '.join(places)})" if places else ""
         under_way += f", {failed} failed" if failed else ""
-        done = self.total - left - failed
-        _say(f"{done} of {self.total} runs done{under_way}{self._rest(now)}")
-
-    def _rest(self, now: float) -> str:
-        """The time left, from the steps made so far."""
         whole = sum(item.config.train.steps for item in self.items)
         done = sum(map(_steps_done, self.items))
-        if done <= self.start or done >= whole:
-            return ""
-        return f", about {duration((now - self.began) * (whole - done) / (done - self.start))} left"
+        if self.start < done < whole:
+            seconds = (now - self.began) * (whole - done) / (done - self.start)
+            under_way += f", about {duration(seconds)} left"
+        _say(f"{self.total - left - failed} of {self.total} runs done{under_way}")
 
-
-def _whereabouts(item: Item) -> str:
-    steps, done = item.config.train.steps, _steps_done(item)
-    return f"{item.name} scoring" if done == steps else f"{item.name} step {done} of {steps}"
+    def tell_waiting(self, items: Sequence[Item]) -> None:
+        """Say once that only runs are left which other processes have."""
+        if not self.waited:
+            names = ", ".join(item.name for item in items)
+            _say(f"waiting for another process that works on {names}")
+        self.waited = True
 
 
 def _steps_done(item: Item) -> int:
     if (item.run / "done.json").is_file():
         return item.config.train.steps
     try:
-        steps = [line["step"] for line in read_log(item.run / "log.jsonl")]
+        return max((line["step"] for line in read_log(item.run / "log.jsonl")), default=0)
     except (InputError, KeyError):
         return 0
-    return max(steps, default=0)
 
 
 def duration(seconds: float) -> str:

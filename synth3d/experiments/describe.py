@@ -1,6 +1,7 @@
-"""The size of a model: parameters, operations and memory, counted without computing anything.
+"""The size of a generator: parameters, operations and memory, and what a memory budget allows.
 
-The rules for operations (they reproduce the tables of the AGI-Net paper):
+Counted on PyTorch's meta device, without computing anything. The rules for operations (they
+reproduce the tables of the AGI-Net paper):
 
 - convolution, transposed convolution, linear: 2 per multiply-accumulate, 1 per output for a bias;
 - ReLU, leaky ReLU, GELU, pooling: 1 per input element; normalisation: 5 per element;
@@ -9,23 +10,26 @@ The rules for operations (they reproduce the tables of the AGI-Net paper):
   kernels: not counted.
 """
 
+import bisect
+import functools
+import json
 import math
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cuda_ops import RollingConv
+from synth3d.errors import InputError
 from synth3d.models import (
     GENERATORS,
     ChannelNorm,
     DeformableConv,
     DisplacementMap,
-    GatedRollingConv,
     GlobalMean,
-    GroupedConv2d,
-    GroupedConv3d,
     ModalityHead,
     OffsetHead,
     RotatingConv,
@@ -34,75 +38,142 @@ from synth3d.models import (
     options_of,
     saved_bytes,
 )
+from synth3d.settings import parse_assignment
 
 SIDES = {2: 256, 3: 64}
-
-Rule = Callable[[Any, Tensor, Tensor], int]
-
-
-def _conv(layer: Any, x: Tensor, y: Tensor) -> int:
-    macs = y.numel() * math.prod(layer.weight.shape[1:])
-    return 2 * macs + (y.numel() if getattr(layer, "bias", None) is not None else 0)
-
-
-def _transposed(layer: Any, x: Tensor, y: Tensor) -> int:
-    macs = x.numel() * math.prod(layer.weight.shape[1:])
-    return 2 * macs + (y.numel() if layer.bias is not None else 0)
-
-
-def _displacements(layer: Any, x: Tensor, y: Any) -> int:
-    outputs = sum(part.numel() for part in y)
-    return outputs * (2 * math.prod(layer.weight.shape[1:]) + 1)
-
-
-def _deformable(layer: Any, x: Tensor, y: Tensor) -> int:
-    reads = x.numel() * layer.displacements.taps
-    # A warped input goes through the convolution as a layer, which counts itself.
-    convolution = 0 if layer.mode == "warp" else _conv(layer.conv, x, y)
-    return reads * 2 * 2**layer.dim + convolution
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+LARGEST, SMALLEST = {2: 256, 3: 128}, 32
+"""Voxels along a side of the patches that are tried for a budget."""
+MOST = 16
+"""Samples of a batch at most."""
+STATE = 20
+"""Bytes per parameter: weight, gradient, two moments of Adam, averaged weight, in float32."""
+WORKING = 4
+"""Full-resolution tensors that a backward has in hand beside what was kept."""
+PROCESS = 2**30
+"""Bytes of the process itself: libraries, the queue of patches, the C library's rests."""
+ASSUMPTIONS = (
+    f"{STATE} bytes per parameter (weights, gradients, Adam, averaged weights), the activations "
+    f"kept for the backward, {WORKING} full-resolution tensors in hand and {PROCESS >> 30} GiB for "
+    "the process; no critic"
+)
 
 
-def _rotating(layer: Any, x: Tensor, y: Tensor) -> int:
-    return 2 * y.numel() * math.prod(layer.weight.shape[1:])
+@dataclass(frozen=True)
+class DescribeRequest:
+    """A generator to be described; the fields are the flags of ``synth3d describe``.
+
+    ``widths`` are channels from full resolution to the body, ``assign`` further options of the
+    model as in ``module=gr``, ``side`` voxels along each axis of the input that is counted (None:
+    256 in 2-D, 64 in 3-D), ``fit`` a memory budget (``8GB``) to propose patch and batch for.
+    """
+
+    model: str = "agi-net"
+    dim: str = "3d"
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    groups: int | None = None
+    stages: int | tuple[str, ...] | None = None
+    assign: Sequence[str] = ()
+    in_channels: int = 3
+    out_channels: int = 1
+    side: int | None = None
+    fit: str | None = None
+    precision: str = "fp32"
+    json: bool = False
 
 
-def _head(layer: Any, x: Tensor, y: Tensor) -> int:
-    return 2 * y.numel() * math.prod(layer.weight.shape[2:])
+def describe_model(request: DescribeRequest) -> int:
+    """``synth3d describe``: print the figures of :func:`describe`; 0.
+
+    Raises:
+        InputError: A model, option or size that does not exist or fit.
+    """
+    found = describe(request)
+    print(json.dumps(found) if request.json else as_text(found))
+    return 0
 
 
-def _modulation(layer: Any, x: Tensor, y: Tensor) -> int:
-    return len(x) * len(layer.weight) * (2 * layer.weight.shape[1] + 1)
+def describe(request: DescribeRequest) -> dict[str, Any]:
+    """Describe one generator by numbers.
+
+    Returns:
+        The arguments, and ``parameters``; ``flops`` of one sample of ``flops_input``, by the
+        rules of this module; and what a training step keeps for the backward in float32, per
+        sample: ``saved_bytes_per_voxel`` voxels + ``saved_bytes_constant``, from
+        ``flops_input`` and half its side. For AGI-Net also the two with the routing recomputed.
+        With ``fit``, the proposed ``patch`` and ``batch`` and what a step with them needs.
+
+    Raises:
+        InputError: A model, option or size that does not exist or fit.
+    """
+    try:
+        network, options = _ghost(request)
+        memory = _Memory(network, request, options.get("checkpoint_routing", "auto"))
+        side = request.side if request.side is not None else SIDES[network.dim]
+        shape = (1, request.in_channels, *[side] * network.dim)
+        found = {
+            "model": request.model,
+            "in_channels": request.in_channels,
+            "out_channels": request.out_channels,
+            **{key: list(v) if isinstance(v, tuple) else v for key, v in options.items()},
+            "parameters": count_parameters(network),
+            "flops": count_flops(network, shape),
+            "flops_input": list(shape),
+        }
+        for word, recompute in (("saved", False), ("recomputed", True)):
+            if not recompute or (memory.lean and memory.wish == "auto"):
+                slope, constant = memory.line(shape, recompute)
+                found |= {f"{word}_bytes_per_voxel": slope, f"{word}_bytes_constant": constant}
+        if request.fit is not None:
+            found["fit"] = _fit(parse_size(request.fit), memory)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise InputError(str(error)) from error
+    return found
 
 
-def _per_element(count: int) -> Rule:
-    return lambda layer, x, y: count * x.numel()
+def _ghost(request: DescribeRequest) -> tuple[Any, dict[str, Any]]:
+    """The generator without memory, on the meta device, and the keywords that made it."""
+    model = request.model
+    if model not in GENERATORS:
+        raise InputError(f"unknown model {model!r}; there are {', '.join(GENERATORS)}")
+    known = options_of(model)
+    given = dict(parse_assignment(text) for text in request.assign)
+    if flags := sorted(given.keys() & {"dim", "widths", "groups", "stages"}):
+        raise InputError(f"--set {flags[0]}: give it as --{flags[0]}")
+    options = {"dim": int(request.dim[0]), "widths": tuple(request.widths), **given}
+    if request.stages is not None:
+        options["stages"] = request.stages
+    elif "stages" in known:
+        options["stages"] = min(5, 2 * len(request.widths) - 1)
+    if request.groups is not None or "groups" in known:
+        options["groups"] = request.groups if request.groups is not None else 8
+    if unknown := ", ".join(sorted(options.keys() - known)):
+        raise InputError(f"{model} has no option {unknown}; it has {', '.join(sorted(known))}")
+    with torch.device("meta"):
+        network = GENERATORS[model](request.in_channels, request.out_channels, **options)
+    return network, options
 
 
-RULES: dict[type[nn.Module], Rule] = {
-    nn.Conv2d: _conv,
-    nn.Conv3d: _conv,
-    GroupedConv2d: _conv,
-    GroupedConv3d: _conv,
-    RollingConv: _conv,
-    GatedRollingConv: _conv,
-    nn.ConvTranspose2d: _transposed,
-    nn.ConvTranspose3d: _transposed,
-    nn.Linear: _conv,
-    OffsetHead: _conv,
-    ScaleHead: _conv,
-    nn.ReLU: _per_element(1),
-    nn.LeakyReLU: _per_element(1),
-    nn.GELU: _per_element(1),
-    GlobalMean: _per_element(1),
-    ChannelNorm: _per_element(5),
-    nn.InstanceNorm2d: _per_element(5),
-    nn.InstanceNorm3d: _per_element(5),
-    DisplacementMap: _displacements,
-    DeformableConv: _deformable,
-    RotatingConv: _rotating,
-    ModalityHead: _head,
-    TimeModulation: _modulation,
-}
+def as_text(found: dict[str, Any]) -> str:
+    """What :func:`describe` found, one figure a line, and a sentence about the proposal."""
+
+    def figure(value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return str(value)
+        return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1e5 else f"{value:,.1f}"
+
+    lines = [f"{name:>26}  {figure(value)}" for name, value in found.items() if name != "fit"]
+    if fit := found.get("fit"):
+        recomputed = fit["recompute_routing"]
+        again = ", with the routing computed again in the backward" if recomputed else ""
+        lines += [
+            "",
+            f"{fit['budget'] / 1e9:.2f} GB allow --patch {','.join(map(str, fit['patch']))} "
+            f"--batch {fit['batch']} in {fit['precision']}: about {fit['bytes'] / 1e9:.2f} "
+            f"GB{again}.",
+            f"Reckoned with: {fit['assumptions']}.",
+        ]
+    return "\n".join(lines)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -120,16 +191,16 @@ def count_flops(model: nn.Module, shape: Sequence[int]) -> int:
     Raises:
         ValueError: A layer with parameters for which there is no rule.
     """
-    total = 0
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        nonlocal total
-        total += RULES[type(layer)](layer, inputs[0], output)
-
+    counts: list[int] = []
     handles = []
     for layer in model.modules():
-        if type(layer) in RULES:
-            handles.append(layer.register_forward_hook(count))
+        rule = next((RULES[kind] for kind in type(layer).__mro__ if kind in RULES), None)
+        if rule:
+            handles.append(
+                layer.register_forward_hook(
+                    lambda layer, x, y, rule=rule: counts.append(rule(layer, x[0], y))
+                )
+            )
         elif any(True for _ in layer.parameters(recurse=False)):
             raise ValueError(f"no counting rule for {type(layer).__name__}; add one to RULES")
     device = next(model.parameters()).device
@@ -140,102 +211,155 @@ def count_flops(model: nn.Module, shape: Sequence[int]) -> int:
     finally:
         for handle in handles:
             handle.remove()
-    return total
+    return sum(counts)
 
 
-def make_ghost(
-    model: str, in_channels: int, out_channels: int, options: dict[str, Any]
-) -> nn.Module:
-    """The generator ``model`` without memory, on the meta device.
+Rule = Callable[[Any, Tensor, Any], int]
+"""(layer, its input, its output) → operations."""
+
+
+def _dense(layer: Any, x: Tensor, y: Any) -> int:
+    """Every output is a sum over its row of the weights: convolutions and linear layers."""
+    outputs = sum(part.numel() for part in y) if isinstance(y, tuple) else y.numel()
+    bias = getattr(layer, "bias", None) is not None
+    return outputs * (2 * math.prod(layer.weight.shape[1:]) + bias)
+
+
+def _transposed(layer: Any, x: Tensor, y: Tensor) -> int:
+    bias = layer.bias is not None
+    return 2 * x.numel() * math.prod(layer.weight.shape[1:]) + bias * y.numel()
+
+
+def _deformable(layer: Any, x: Tensor, y: Tensor) -> int:
+    reads = x.numel() * layer.displacements.taps
+    # A warped input goes through the convolution as a layer, which counts itself.
+    return reads * 2 * 2**layer.dim + (0 if layer.mode == "warp" else _dense(layer.conv, x, y))
+
+
+def _per_element(count: int) -> Rule:
+    return lambda layer, x, y: count * x.numel()
+
+
+RULES: dict[type[nn.Module], Rule] = {
+    **dict.fromkeys((nn.Conv2d, nn.Conv3d, nn.Linear, RollingConv, RotatingConv), _dense),
+    **dict.fromkeys((OffsetHead, ScaleHead, DisplacementMap), _dense),
+    **dict.fromkeys((nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed),
+    **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.GELU, GlobalMean), _per_element(1)),
+    **dict.fromkeys((ChannelNorm, nn.InstanceNorm2d, nn.InstanceNorm3d), _per_element(5)),
+    DeformableConv: _deformable,
+    ModalityHead: lambda layer, x, y: 2 * y.numel() * math.prod(layer.weight.shape[2:]),
+    TimeModulation: lambda layer, x, y: (
+        len(x) * len(layer.weight) * (2 * layer.weight.shape[1] + 1)
+    ),
+}
+"""Kind of layer → its rule, which holds for derived kinds too."""
+
+
+def parse_size(text: str) -> int:
+    """``"8GB"`` to bytes; GB is 10^9, GiB is 2^30, and a bare number is bytes.
 
     Raises:
-        ValueError: A model, option or size that does not exist or fit.
+        InputError: It is no size.
     """
-    if model not in GENERATORS:
-        raise ValueError(f"unknown model {model!r}; there are {', '.join(GENERATORS)}")
-    known = options_of(model)
-    if unknown := sorted(options.keys() - known):
-        has = ", ".join(sorted(known))
-        raise ValueError(f"{model} has no option {', '.join(unknown)}; it has {has}")
-    with torch.device("meta"):
-        return GENERATORS[model](in_channels, out_channels, **options)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text.lower())
+    if not match:
+        raise InputError(f"expected a size as in 8GB or 512MiB, got {text!r}")
+    return int(float(match[1]) * UNITS[match[2] or ""])
 
 
-def describe(
-    model: str = "agi-net",
-    dim: int = 3,
-    widths: Sequence[int] = (64, 128, 256, 512),
-    groups: int | None = None,
-    in_channels: int = 2,
-    out_channels: int = 1,
-    *,
-    side: int | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Describe one generator by numbers.
+def _fit(budget: int, memory: "_Memory") -> dict[str, Any]:
+    """The largest training patch that ``budget`` bytes allow, and the batch.
+
+    The largest cube (square in 2-D) of sides the network can halve, at most 128 (256), that fits
+    twice; where not even 32 does, once. Where the largest fits twice, as many samples as fit, at
+    most 16. AGI-Net's routing is computed again in the backward only if the patch needs it.
+
+    Raises:
+        InputError: Not even one smallest patch fits.
+    """
+    choices = [(batch, memory.largest(budget, batch)) for batch in (2, 1)]
+    batch, side = next(((b, s) for b, s in choices if s), (0, 0))
+    if not side:
+        least = memory.step(memory.sides[0], 1, memory.lean)
+        raise InputError(
+            f"a batch of one {memory.sides[0]}-voxel patch needs {least / 1e9:.2f} GB and the "
+            f"budget is {budget / 1e9:.2f} GB; give more, or take smaller widths"
+        )
+    if side == memory.sides[-1]:
+        while batch < MOST and memory.step(side, batch + 1, memory.lean) <= budget:
+            batch += 1
+    recompute = memory.lean and memory.step(side, batch, False) > budget
+    return {
+        "patch": [side] * memory.network.dim,
+        "batch": batch,
+        "bytes": memory.step(side, batch, recompute),
+        "budget": budget,
+        "precision": memory.precision,
+        "recompute_routing": recompute,
+        "assumptions": ASSUMPTIONS,
+    }
+
+
+class _Memory:
+    """What training steps of a network keep and need, with its routing recomputed or not.
 
     Args:
-        model: A name in ``GENERATORS``.
-        dim: 2 or 3.
-        widths: Channels from full resolution to the body.
-        groups: Groups of channels that AGI-Net rolls separately; None for its own default.
-        in_channels: Input channels.
-        out_channels: Output channels.
-        side: Voxels along each axis of the input that is counted; 256 in 2-D, 64 in 3-D.
-        options: Further keywords of the model: ``blocks``, ``stages``, ``module``, ``routing`` ...
-
-    Returns:
-        The arguments, and ``parameters``; ``flops`` of one sample of ``flops_input``, by the
-        rules of this module; and what a training step keeps for the backward in float32, per
-        sample: ``saved_bytes_per_voxel`` voxels + ``saved_bytes_constant``, from
-        ``flops_input`` and half its side. For AGI-Net also the two with the routing recomputed.
-
-    Raises:
-        ValueError: A model, option or size that does not exist or fit.
+        network: Without memory itself.
+        request: Says the input channels and the precision.
+        wish: AGI-Net's option ``checkpoint_routing``: true, false or ``auto``.
     """
-    given = {"dim": dim, "widths": tuple(widths), **options}
-    if groups is not None or "groups" in options_of(model if model in GENERATORS else "agi-net"):
-        given["groups"] = groups if groups is not None else 8
-    network = make_ghost(model, in_channels, out_channels, given)
-    side = side if side is not None else SIDES[dim]
-    shape = (1, in_channels, *[side] * dim)
-    found = {
-        "model": model,
-        "in_channels": in_channels,
-        "out_channels": out_channels,
-        **{key: list(v) if isinstance(v, tuple) else v for key, v in given.items()},
-        "parameters": count_parameters(network),
-        "flops": count_flops(network, shape),
-        "flops_input": list(shape),
-    }
-    per_voxel, constant = memory_line(network, shape)
-    found |= {"saved_bytes_per_voxel": per_voxel, "saved_bytes_constant": constant}
-    recompute = getattr(network, "recompute_routing", None)
-    if recompute is not None and options.get("checkpoint_routing", "auto") == "auto":
-        recompute(True)
-        per_voxel, constant = memory_line(network, shape)
-        found |= {"recomputed_bytes_per_voxel": per_voxel, "recomputed_bytes_constant": constant}
-    return found
 
+    def __init__(self, network: Any, request: DescribeRequest, wish: bool | str) -> None:
+        self.network, self.wish = network, wish
+        self.inputs, self.precision = request.in_channels, request.precision
+        self.lean = hasattr(network, "recompute_routing") and wish in (True, "auto")
+        factor = 2**network.levels
+        most = max(factor, LARGEST[network.dim] // factor * factor)
+        least = min(most, math.ceil(SMALLEST / factor) * factor)
+        self.sides = range(least, most + 1, factor)
+        self.kept = functools.cache(self._kept)
 
-def memory_line(network: Any, shape: Sequence[int]) -> tuple[float, float]:
-    """Bytes per voxel, and bytes besides, of what a step keeps for each sample, on any machine.
-
-    The line through the counts at ``shape`` (1, C, \\*S) and at half its sides (rounded to what
-    the network takes).
-
-    Raises:
-        ValueError: The sides are so small that both are the same.
-    """
-    factor = 2**network.levels
-    half = [max(factor, s // 2 // factor * factor) for s in shape[2:]]
-    large, small = math.prod(shape[2:]), math.prod(half)
-    if small == large:
-        raise ValueError(
-            f"expected sides of at least {2 * factor} to count memory, got {shape[2:]}"
+    def largest(self, budget: int, batch: int) -> int:
+        """The largest side that fits, recomputing where that may be; 0 if none."""
+        fitting = bisect.bisect_right(
+            self.sides, budget, key=lambda side: self.step(side, batch, self.lean)
         )
-    timed = network.time is not None
-    high = saved_bytes(network, shape, timed=timed)
-    low = saved_bytes(network, (*shape[:2], *half), timed=timed)
-    slope = (high - low) / (large - small)
-    return slope, high - slope * large
+        return self.sides[fitting - 1] if fitting else 0
+
+    def step(self, side: int, batch: int, recompute: bool) -> int:
+        """Bytes of a step; every sample after the second keeps as much as the second."""
+        if batch > 2:
+            one, two = (self.step(side, b, recompute) for b in (1, 2))
+            return two + (batch - 2) * (two - one)
+        half, shape = self.precision == "bf16", (batch, self.inputs, *[side] * self.network.dim)
+        working = WORKING * batch * self.network.widths[0] * math.prod(shape[2:]) * (4 - 2 * half)
+        parameters = STATE * count_parameters(self.network)
+        return PROCESS + parameters + working + self.kept(shape, recompute, half)
+
+    def line(self, shape: Sequence[int], recompute: bool) -> tuple[float, float]:
+        """Bytes per voxel, and bytes besides, of what a step in float32 keeps for each sample.
+
+        The line through the counts at ``shape`` (1, C, \\*S) and at half its sides (rounded to
+        what the network takes).
+
+        Raises:
+            ValueError: The sides are so small that both are the same.
+        """
+        factor = 2**self.network.levels
+        half = [max(factor, s // 2 // factor * factor) for s in shape[2:]]
+        large, small = math.prod(shape[2:]), math.prod(half)
+        if small == large:
+            raise ValueError(
+                f"expected sides of at least {2 * factor} to count memory, got {shape[2:]}"
+            )
+        high = self.kept(tuple(shape), recompute, False)
+        low = self.kept((*shape[:2], *half), recompute, False)
+        slope = (high - low) / (large - small)
+        return slope, high - slope * large
+
+    def _kept(self, shape: tuple[int, ...], recompute: bool, half: bool) -> int:
+        if hasattr(self.network, "recompute_routing"):
+            self.network.recompute_routing(recompute if self.wish == "auto" else self.wish)
+        timed = self.network.time is not None
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return saved_bytes(self.network, shape, timed=timed)

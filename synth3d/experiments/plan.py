@@ -1,4 +1,4 @@
-"""From a table and a base configuration to runs: what is trained, what is tested, in which folder.
+"""From a table to runs: what is trained, what is tested, in which folder.
 
 Cells of different tables that mean the same run share it: a run's folder is named after what
 decides its weights and nothing else. All runs of a table take the same number of steps.
@@ -14,39 +14,47 @@ from pathlib import Path
 from typing import Any
 
 from synth3d.cohort import Case, Splits
-from synth3d.config import FRAMEWORK_OPTIONS, SHARED_KEYS, RunConfig
+from synth3d.config import SHARED_KEYS
 from synth3d.errors import InputError
 from synth3d.experiments.tables import Cell, Choices, Overrides, Table
 from synth3d.settings import flatten, override, parse, to_plain
-from synth3d.training import read_config, read_done
+from synth3d.training import RunConfig, read_config, read_done
 
 SCALED = ("warmup", "adversarial_start")
 """Settings of ``train`` and of its frameworks that are counted in steps of the whole run."""
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """Where the cases are and who is tested.
+class Shared:
+    """What all runs of a table share.
 
     Attributes:
-        folder: Of the cases.
-        splits: Of the cases.
-        part: ``val`` or ``test``.
-        cases: Of that part, sorted by name.
-        file: The splits file; None for the split that follows from the names.
+        data: The cohort folder.
+        splits: Of its cases.
+        splits_file: Where they stand; None for those that follow from the names.
+        part: The side that is scored, ``val`` or ``test``.
+        cases: Of that side, sorted by name.
+        root: Folder with ``runs`` and ``scores``.
+        conventions: Of the scores; the first leads.
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+        threads: CPU threads of each run.
     """
 
-    folder: Path
+    data: Path
     splits: Splits
+    splits_file: Path | None
     part: str
     cases: tuple[Case, ...]
-    file: Path | None = None
+    root: Path
+    conventions: tuple[str, ...]
+    device: str
+    threads: int
 
     @property
-    def sides(self) -> dict[str, Any]:
-        """What identifies it."""
+    def cohort(self) -> dict[str, Any]:
+        """What identifies the cohort."""
         sides = {side: list(getattr(self.splits, side)) for side in ("train", "val", "test")}
-        return {"data_folder": str(self.folder.resolve()), **sides}
+        return {"data_folder": str(self.data.resolve()), **sides}
 
 
 @dataclass(frozen=True)
@@ -102,20 +110,19 @@ class Item:
 
     @property
     def todo(self) -> list[Test]:
-        """The tests that have no valid scores yet."""
+        """The tests that have no valid scores of the run's weights yet; damaged ones are none."""
         if not self.trained:
             return list(self.tests)
         digest = read_done(self.run)["weights_sha256"]
-        return [test for test in self.tests if not is_scored(test, digest)]
 
+        def is_scored(test: Test) -> bool:
+            try:
+                known = json.loads(test.path.read_text("utf-8"))["identity"]
+            except (OSError, ValueError, KeyError, TypeError):
+                return False
+            return known == {**test.identity, "weights_sha256": digest}
 
-def is_scored(test: Test, weights_sha256: str) -> bool:
-    """Whether the file of ``test`` holds scores of these weights; a damaged one does not."""
-    try:
-        known = json.loads(test.path.read_text("utf-8"))["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return known == {**test.identity, "weights_sha256": weights_sha256}
+        return [test for test in self.tests if not is_scored(test)]
 
 
 def normalised(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,8 +148,8 @@ def with_budget(values: dict[str, Any], steps: int, assigned: Sequence[str]) -> 
     values = copy.deepcopy(values)
     train = values["train"]
     share = steps / train["steps"]
-    tables = {"train": train, **{f"train.{name}": train[name] for name in FRAMEWORK_OPTIONS}}
-    for prefix, table in tables.items():
+    frameworks = {f"train.{name}": t for name, t in train.items() if isinstance(t, dict)}
+    for prefix, table in {"train": train, **frameworks}.items():
         for key in SCALED:
             if table.get(key) and not {f"{prefix}.{key}", f"train.{key}"} & set(assigned):
                 table[key] = round(table[key] * share)
@@ -172,13 +179,17 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 
     Tables of other frameworks have none; how many threads work decides rounding only.
     """
-    default, own = flatten(to_plain(RunConfig())), flatten(to_plain(config))
-    others = tuple(f"train.{n}." for n in FRAMEWORK_OPTIONS if n != config.train.framework)
-    silent = ("train.threads", "train.validate_every", "data.validation_cases")
+    silent = {"train.threads", "train.validate_every", "data.validation_cases"}
+    default, own = flatten(to_plain(RunConfig())), to_plain(config)
+    own["train"] = {
+        key: value
+        for key, value in own["train"].items()
+        if not isinstance(value, dict) or key == config.train.framework
+    }
     return {
         key: value
-        for key, value in own.items()
-        if value != default.get(key) and key not in silent and not key.startswith(others)
+        for key, value in flatten(own).items()
+        if value != default.get(key) and key not in silent
     }
 
 
@@ -192,12 +203,8 @@ def choose_cells(
 ) -> tuple[list[Cell], list[str]]:
     """The cells that exist for ``base``, and the names of those that are to be run.
 
-    Args:
-        table: The table.
-        base: The base configuration.
-        choices: About misalignment.
-        only: Patterns with ``*`` and ``?``, comma-separated; None is all. The baselines of
-            what matches are run too.
+    ``only`` has patterns with ``*`` and ``?``, comma-separated; None is all. The baselines of what
+    matches are run too.
 
     Raises:
         InputError: Nothing matches, or only what does not exist in this dimension.
@@ -212,22 +219,17 @@ def choose_cells(
         known = ", ".join(cell.name for cell in everything)
         raise InputError(f"--only {only}: no such cell; the table has {known}")
     if foreign := [cell for cell in named if base.dim not in cell.dims]:
-        names = ", ".join(cell.name for cell in foreign)
+        names, dim = ", ".join(cell.name for cell in foreign), foreign[0].dims[0]
         raise InputError(
-            f"--only {only}: {names} is published in {foreign[0].dims[0]}-D only; use --dim "
-            f"{foreign[0].dims[0]}d, or leave it out"
+            f"--only {only}: {names} is published in {dim}-D only; use --dim {dim}d, or leave it "
+            "out"
         )
     wanted = {cell.name for cell in named} | {cell.against for cell in named}
     return cells, [cell.name for cell in cells if cell.name in wanted]
 
 
 def make_items(
-    cells: Sequence[Cell],
-    values: Mapping[str, Any],
-    seeds: int,
-    cohort: Cohort,
-    conventions: Sequence[str],
-    root: Path,
+    cells: Sequence[Cell], values: Mapping[str, Any], seeds: int, shared: Shared
 ) -> list[Item]:
     """The runs of ``cells``, all cells of the first seed before those of the next.
 
@@ -235,40 +237,37 @@ def make_items(
         cells: What to run.
         values: Base settings, normalised.
         seeds: How many; the base's own and the numbers after it.
-        cohort: Data, splits and the tested part.
-        conventions: Of the scores.
-        root: Folder with ``runs`` and ``scores``.
+        shared: What all runs share.
 
     Raises:
         InputError: A cell's settings do not fit.
     """
-    found: dict[Path, Item] = {}
+    items: dict[Path, Item] = {}
     first = int(values["train"]["seed"])
     for seed in range(first, first + seeds):
         for cell in cells:
             config = configure(values, cell.overrides, {"train.seed": seed})
-            run = root / "runs" / _run_name(config, cohort)
-            folder = root / "scores" / run.name
+            run = shared.root / "runs" / _run_name(config, shared)
+            folder = shared.root / "scores" / run.name
             tested = configure(to_plain(config), cell.testing)
             identity = {
                 "tested_with": identity_of(tested),
-                "conventions": list(conventions),
-                "part": cohort.part,
-                "cases": [case.name for case in cohort.cases],
-                "data_folder": str(cohort.folder.resolve()),
+                "conventions": list(shared.conventions),
+                "part": shared.part,
+                "cases": [case.name for case in shared.cases],
+                "data_folder": str(shared.data.resolve()),
             }
-            path = folder / f"{cohort.part}-{digest_of(identity)}.json"
+            path = folder / f"{shared.part}-{digest_of(identity)}.json"
+            known = items.get(run, Item(run, config, (), folder))
             test = Test(cell, seed, tested, path, identity)
-            known = found.get(run)
-            tests = (*known.tests, test) if known else (test,)
-            found[run] = replace(known, tests=tests) if known else Item(run, config, tests, folder)
-    return list(found.values())
+            items[run] = replace(known, tests=(*known.tests, test))
+    return list(items.values())
 
 
-def _run_name(config: RunConfig, cohort: Cohort) -> str:
+def _run_name(config: RunConfig, shared: Shared) -> str:
     """As readable as may be; the digest says the rest."""
     model = config.model
     parts = [*config.targets, config.train.framework, model.name]
     parts += [model.module] if model.name == "agi-net" else []
-    digest = digest_of([identity_of(config), cohort.sides])
+    digest = digest_of([identity_of(config), shared.cohort])
     return "-".join([*parts, f"seed{config.train.seed}", digest])

@@ -8,6 +8,7 @@ from typing import Any
 
 from synth3d.experiments.results import curves
 from synth3d.files import write_json, write_text
+from synth3d.pictures import draw_levels
 from synth3d.scoring import CONVENTIONS, Convention
 
 NOTE = """\
@@ -27,8 +28,7 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> str:
     Args:
         folder: Of the table.
         summary: From :func:`synth3d.experiments.results.summarise`, with ``title``, ``axis``,
-        ``about``,
-            ``notes``, ``conventions`` and ``case_scores`` beside it.
+            ``about``, ``notes``, ``conventions`` and ``case_scores`` beside it.
 
     Returns:
         The Markdown.
@@ -40,9 +40,7 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> str:
     write_json(folder / "table.json", {k: v for k, v in summary.items() if k != "case_scores"})
     lines = curves(summary)
     if summary["axis"] and lines:
-        from synth3d.pictures import draw_levels
-
-        label = f"{_heading(summary['primary'])}, {_convention(summary['primary']).name}"
+        label = f"{_heading(summary['primary'])}, {summary['conventions'][0]}"
         draw_levels(lines, summary["axis"], label, summary["title"], folder / "curve.png")
     return text
 
@@ -67,16 +65,19 @@ def render(summary: Mapping[str, Any]) -> str:
 def _table(cells: Sequence[Mapping[str, Any]], rule: Convention, costs: bool) -> str:
     """One convention's scores: levels and differences; with costs, or the paper's numbers."""
     known = cells[0]["scores"]
-    names = [f"{s}_{region}@{rule.name}" for region in rule.regions for s in rule.scores]
-    names = [n for n in names if n in known and "nmse" not in n and _shown(n, rule)]
+    names = [
+        name
+        for region in rule.regions
+        for kind in rule.scores
+        if (name := f"{kind}_{region}@{rule.name}") in known
+        and "nmse" not in name
+        and (region != "tumour" or kind == rule.scores[0])  # there PSNR, or what there is, alone
+    ]
     tasks = list(dict.fromkeys(task for cell in cells for task in cell["printed"]))
     tasks = tasks if rule.name == PAPERS else []
-    head = ["cell"]
-    for name in names:
-        head += [_heading(name), "Δ"]
+    head = ["cell", *(text for name in names for text in (_heading(name), "Δ"))]
     head += ["parameters", "s / step", "seeds"] if costs else []
-    for task in tasks:
-        head += [f"paper: {task}", "paper: Δ PSNR"]
+    head += [text for task in tasks for text in (f"paper: {task}", "paper: Δ PSNR")]
     rows = [head]
     for cell in cells:
         row = [cell["name"]]
@@ -97,20 +98,10 @@ def _table(cells: Sequence[Mapping[str, Any]], rule: Convention, costs: bool) ->
     return "\n".join(lines)
 
 
-def _shown(name: str, rule: Convention) -> bool:
-    """All scores of the convention's own region, and PSNR (or what there is) in the tumour."""
-    kind, region = name.split("@")[0].split("_", 1)
-    return region != "tumour" or kind == rule.scores[0]
-
-
-def _convention(score: str) -> Convention:
-    return CONVENTIONS[score.split("@")[1]]
-
-
 def _scale(name: str) -> tuple[float, int]:
     """The factor and the decimals with which a score is shown."""
     kind = name.split("_")[0]
-    factor = _convention(name).printed.get(kind, 1.0)
+    factor = CONVENTIONS[name.split("@")[1]].printed.get(kind, 1.0)
     return factor, 2 if kind == "psnr" or factor > 1 else 4
 
 
@@ -142,37 +133,25 @@ def _printed(printed: Mapping[str, Any] | None) -> list[str]:
     """PSNR / SSIM / MAE and the gain, as the paper prints them."""
     if printed is None:
         return ["–", "–"]
-    keys, digits = ("psnr", "ssim", "mae"), 2
-    known = [f"{printed[key]:.{digits}f}" for key in keys if printed[key] is not None]
-    gain = printed["gain"]
+    known = [f"{printed[k]:.2f}" for k in ("psnr", "ssim", "mae") if printed[k] is not None]
     level = f"{printed['mark']}{' / '.join(known)}" if known else "–"
-    return [level, "–" if gain is None else f"{gain:+.2f}"]
+    return [level, "–" if printed["gain"] is None else f"{printed['gain']:+.2f}"]
 
 
 def _flat(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One plain row per cell and score."""
     rows = []
     for cell in summary["cells"]:
-        about = {key: cell[key] for key in ("name", "against", "series", "level")}
-        costs = {key: cell[key] for key in ("parameters", "steps", "seconds_per_step")}
         for name, score in cell["scores"].items():
             gap = score["difference"] or {}
+            row = {key: cell[key] for key in ("name", "against", "series", "level")}
+            row |= {"score": name, "mean": score["mean"], "sd_over_seeds": score["sd"]}
+            row |= {"seeds": len(cell["seeds"]), "rows": score["rows"]}
+            row |= {"patients": score.get("patients", 0), "difference": gap.get("mean")}
+            row |= {"low": gap.get("low"), "high": gap.get("high")}
+            row |= {"seeds_above_0": gap.get("positive"), "seeds_compared": gap.get("seeds")}
             rows.append(
-                {
-                    **about,
-                    "score": name,
-                    "mean": score["mean"],
-                    "sd_over_seeds": score["sd"],
-                    "seeds": len(cell["seeds"]),
-                    "rows": score["rows"],
-                    "patients": score.get("patients", 0),
-                    "difference": gap.get("mean"),
-                    "low": gap.get("low"),
-                    "high": gap.get("high"),
-                    "seeds_above_0": gap.get("positive"),
-                    "seeds_compared": gap.get("seeds"),
-                    **costs,
-                }
+                row | {key: cell[key] for key in ("parameters", "steps", "seconds_per_step")}
             )
     return rows
 

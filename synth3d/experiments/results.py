@@ -1,5 +1,6 @@
 """What the scored runs of a table say: one plain value, from which every output is rendered."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -7,41 +8,37 @@ from typing import Any
 import numpy as np
 
 from synth3d.errors import InputError
-from synth3d.experiments.plan import Item, Test
-from synth3d.experiments.statistics import difference, level
+from synth3d.experiments.plan import Item
 from synth3d.experiments.tables import Cell
 from synth3d.files import read_object
-from synth3d.scoring import CONVENTIONS, FEW_CASES
+from synth3d.scoring import CONVENTIONS, FEW_CASES, RESAMPLES, PairedBootstrap
 
 FEW_SEEDS = 5
 """Below this many seeds their spread is hardly known."""
 
 Scored = Mapping[int, Mapping[str, Any]]
-"""Seed → what ``ablate_scores`` wrote."""
+"""Seed → what ``scores.py`` wrote."""
 
 
 def collect(items: Sequence[Item]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Cell → seed → scores, of all that are there and valid."""
+    """Cell → seed → scores, of all that are there and valid.
+
+    Raises:
+        InputError: A file of scores lacks some.
+    """
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for item in items:
         missing = {id(test) for test in item.todo}
         for test in item.tests:
-            if id(test) not in missing:
-                found.setdefault(test.cell.name, {})[test.seed] = _read(test)
+            if id(test) in missing:
+                continue
+            value = read_object(test.path, "rows")
+            if not value["rows"] or not all(row["scores"] for row in value["rows"]):
+                raise InputError(
+                    f"{test.path} lacks scores; remove it and run the same command again"
+                )
+            found.setdefault(test.cell.name, {})[test.seed] = value
     return {cell: dict(sorted(seeds.items())) for cell, seeds in found.items()}
-
-
-def _read(test: Test) -> dict[str, Any]:
-    value = read_object(test.path, "rows")
-    if [row["case"] for row in value["rows"] if not row["scores"]] or not value["rows"]:
-        raise InputError(f"{test.path} lacks scores; remove it and run the same command again")
-    return value
-
-
-def primary(conventions: Sequence[str]) -> str:
-    """The score by which a table is read: PSNR under the first convention."""
-    convention = CONVENTIONS[conventions[0]]
-    return f"psnr_{convention.region}@{convention.name}"
 
 
 def summarise(
@@ -57,26 +54,26 @@ def summarise(
     Args:
         cells: All of the table.
         results: From :func:`collect`; cells without results are listed as not run.
-        conventions: Of the scores, the first leads.
+        conventions: Of the scores; a table is read by the PSNR under the first.
         seeds: That were asked for.
 
     Returns:
-        ``cells``, each with ``scores``; ``warnings``; ``verdict``; ``primary``; ``missing``.
+        ``primary``, the score by which the table is read; ``cells``, each with ``scores``;
+        ``missing``; ``warnings``; ``verdict``.
     """
     rows = [_summary(cell, results, seeds) for cell in cells if results.get(cell.name)]
-    missing = [
-        f"{cell.name}-seed{seed}"
+    lack = {
+        cell.name: [seed for seed in seeds if seed not in results.get(cell.name, {})]
         for cell in cells
-        for seed in seeds
-        if seed not in results.get(cell.name, {})
-    ]
-    score = primary(conventions)
+    }
+    convention = CONVENTIONS[conventions[0]]
+    primary = f"psnr_{convention.region}@{convention.name}"
     return {
-        "primary": score,
+        "primary": primary,
         "cells": rows,
-        "missing": missing,
-        "warnings": _warnings(rows, score, _lacking(cells, results, seeds)),
-        "verdict": verdict(rows, score),
+        "missing": [f"{name}-seed{seed}" for name, lacking in lack.items() for seed in lacking],
+        "warnings": _warnings(rows, primary, lack, len(seeds)),
+        "verdict": verdict(rows, primary),
     }
 
 
@@ -110,25 +107,26 @@ def _score(name: str, mine: Scored, theirs: Scored) -> dict[str, Any]:
     found: dict[str, Any] = {"mean": None, "sd": None, "rows": len(keys), "difference": None}
     if not keys:
         return found
-    found |= asdict(level(np.array([[column[key] for key in keys] for column in own.values()])))
+    found |= level(np.array([[column[key] for key in keys] for column in own.values()]))
     found["patients"] = len({patient for _, _, patient in keys})
     both = [seed for seed in mine if seed in theirs]
-    if not both:
-        return found
     other = {seed: _column(theirs[seed], name) for seed in both}
-    keys = _shared([*(own[seed] for seed in both), *other.values()])
+    keys = _shared([*(own[seed] for seed in both), *other.values()]) if both else []
     if keys:
-        pair = [np.array([[c[seed][key] for key in keys] for seed in both]) for c in (own, other)]
+        ours, base = (
+            np.array([[columns[seed][key] for key in keys] for seed in both])
+            for columns in (own, other)
+        )
         patients = [patient for _, _, patient in keys]
-        found["difference"] = asdict(difference(*pair, patients)) | {"rows": len(keys)}
+        found["difference"] = difference(ours, base, patients) | {"rows": len(keys)}
     return found
 
 
 Key = tuple[str, str, str]
+"""(case, sequence, patient)."""
 
 
 def _column(value: Mapping[str, Any], name: str) -> dict[Key, float]:
-    """(case, sequence, patient) → score."""
     return {
         (row["case"], row["modality"], row["patient"]): row["scores"][name]
         for row in value["rows"]
@@ -140,37 +138,75 @@ def _shared(columns: Sequence[Mapping[Key, float]]) -> list[Key]:
     return [key for key in columns[0] if all(key in column for column in columns)]
 
 
-def _lacking(
-    cells: Sequence[Cell], results: Mapping[str, Scored], seeds: Sequence[int]
+def level(scores: np.ndarray) -> dict[str, float | None]:
+    """``mean`` over seeds of the mean over cases, and ``sd`` (n − 1) of those means over seeds.
+
+    ``scores`` is (seeds, cases), not empty; one seed has no ``sd``.
+    """
+    means = scores.mean(1)
+    return {
+        "mean": float(means.mean()),
+        "sd": float(means.std(ddof=1)) if len(means) > 1 else None,
+    }
+
+
+def difference(
+    scores: np.ndarray, baseline: np.ndarray, patients: Sequence[str], resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """Cell minus baseline, paired by seed and case, with a bootstrap over patients and seeds.
+
+    As :class:`synth3d.scoring.PairedBootstrap` draws them, each seed of the cell with the same seed
+    of the baseline: what a seed does to the weights it does to all patients at once. With one seed
+    only patients are drawn, and the interval speaks of that pair of runs alone. It is NaN where a
+    difference is not finite.
+
+    Args:
+        scores: (seeds, cases).
+        baseline: (seeds, cases), the same seeds and cases in the same order.
+        patients: Of each case.
+        resamples: How many draws.
+
+    Returns:
+        ``mean`` of all differences, ``low`` and ``high`` of its 95 % interval, and in how many
+        ``seeds`` the mean difference is above 0, ``positive``.
+
+    Raises:
+        ValueError: Shapes differ, or there is nothing.
+    """
+    if scores.shape != baseline.shape or scores.ndim != 2 or not scores.size:
+        raise ValueError(f"expected equal (seeds, cases), got {scores.shape} and {baseline.shape}")
+    gaps = scores - baseline
+    found: dict[str, Any] = {"mean": float(gaps.mean()), "low": math.nan, "high": math.nan}
+    if np.isfinite(gaps).all():
+        estimate = PairedBootstrap(patients, len(gaps), resamples).mean(gaps.T)
+        found = {"mean": estimate.value, "low": estimate.low, "high": estimate.high}
+    return found | {"positive": int((gaps.mean(1) > 0).sum()), "seeds": len(gaps)}
+
+
+def _warnings(
+    rows: Sequence[Mapping[str, Any]], score: str, lack: Mapping[str, Sequence[int]], wanted: int
 ) -> list[str]:
-    """Cells that lack seeds, and which."""
-    found = []
-    for cell in cells:
-        lack = [str(seed) for seed in seeds if seed not in results.get(cell.name, {})]
-        if len(lack) == len(seeds):
-            found.append(cell.name)
-        elif lack:
-            found.append(f"{cell.name} (seed {', '.join(lack)})")
-    return found
-
-
-def _warnings(rows: Sequence[Mapping[str, Any]], score: str, lacking: Sequence[str]) -> list[str]:
     found = []
     patients = [row["scores"][score]["patients"] for row in rows if row["scores"][score]["rows"]]
     if patients and min(patients) < FEW_CASES:
         found.append(
             f"{min(patients)} patients are few (under {FEW_CASES}): the intervals are too narrow"
         )
-    seeds = [len(row["seeds"]) for row in rows]
-    if seeds and min(seeds) == 1:
+    seeds = min((len(row["seeds"]) for row in rows), default=FEW_SEEDS)
+    if seeds == 1:
         found.append("with one seed an interval knows nothing of the spread between trainings")
-    elif seeds and min(seeds) < FEW_SEEDS:
+    elif seeds < FEW_SEEDS:
         found.append(
-            f"{min(seeds)} seeds are few (under {FEW_SEEDS}): their spread is hardly known, and "
+            f"{seeds} seeds are few (under {FEW_SEEDS}): their spread is hardly known, and "
             "the intervals are too narrow"
         )
-    if lacking:
-        found.append(f"not run, or failed: {', '.join(lacking)}")
+    cells = [
+        name if len(seeds) == wanted else f"{name} (seed {', '.join(map(str, seeds))})"
+        for name, seeds in lack.items()
+        if seeds
+    ]
+    if cells:
+        found.append(f"not run, or failed: {', '.join(cells)}")
     return found
 
 

@@ -1,153 +1,177 @@
-"""The command ``synth3d ablate``: a table of the paper, rerun on any cohort.
+"""``synth3d ablate``: a table of the paper, rerun on any cohort.
 
 Cells × seeds are runs that differ in what the cell says and nothing else: data, split, steps and
-recipe are the same. What was done before is kept; the same command goes on.
+recipe are the same. What was done before is kept; the same request goes on.
 """
 
-import argparse
 import os
 import signal
+import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from synth3d.cohort import Case, Splits, parse_modality
 from synth3d.errors import InputError
-from synth3d.experiments.tables import TABLES, Cell, find_table
-from synth3d.files import lock, read_object, write_json
+from synth3d.experiments.cells import work
+from synth3d.experiments.cost import estimate, parse_budget, steps_in
+from synth3d.experiments.plan import (
+    Item,
+    Shared,
+    choose_cells,
+    configure,
+    digest_of,
+    identity_of,
+    make_items,
+    normalised,
+    with_budget,
+)
+from synth3d.experiments.report import write_report
+from synth3d.experiments.results import collect, summarise
+from synth3d.experiments.tables import TABLES, Cell, Choices, Table, find_table
+from synth3d.files import read_object, write_json
+from synth3d.machine import pick_device, suited
+from synth3d.scoring import CONVENTIONS
+from synth3d.settings import flatten, override, parse_assignment, read_recipe, to_plain
+from synth3d.training import RunConfig, TrainRequest, default_recipe, find_cohort, resolve
 
-if TYPE_CHECKING:
-    from synth3d.config import RunConfig
-    from synth3d.experiments.plan import Item
 
-    # fmt: on
+@dataclass(frozen=True)
+class AblateRequest:
+    """A table to be rerun; the fields are the flags of ``synth3d ablate``, explained by its help.
+
+    Modalities, cells and conventions are names with commas between. ``None`` means what the flag's
+    absence means: the recipe's dimension, sequences and steps, all cells, phantoms for ``data``,
+    T2 or the last source to ``move``, all cores / ``jobs`` for ``threads`` of each run.
+    """
+
+    table: str | None = None
+    list: bool = False
+    data: Path | None = None
+    splits: Path | None = None
+    part: str = "test"
+    seeds: int = 3
+    budget: str | None = None
+    only: str | None = None
+    recipe: str | None = None
+    assign: Sequence[str] = ()
+    dim: str | None = None
+    plane: str | None = None
+    target: str | None = None
+    sources: str | None = None
+    move: str | None = None
+    draw: str = "fixed"
+    mode: str = "test-only"
+    convention: str | None = None
+    jobs: int = 1
+    threads: int | None = None
+    device: str = "auto"
+    work: Path = Path("work")
+    name: str | None = None
+    report: bool = False
+    dry_run: bool = False
 
 
-def ablate_command(args: argparse.Namespace) -> int:
-    """``synth3d ablate``; 0 when every run has its scores, 1 when one failed.
+def ablate(request: AblateRequest, executor: Executor | None = None) -> int:
+    """Rerun a table and write its report; 0 when every run has its scores, 1 when one failed.
+
+    Args:
+        request: What to run.
+        executor: Does the runs, each of which is a picklable, idempotent unit of work on folders
+            that all workers see; None for ``request.jobs`` programs side by side on this machine.
 
     Raises:
         InputError: A flag, the recipe or the cohort cannot be used.
     """
-    if args.list:
+    if request.list:
         print("\n".join(f"{name:13} {table.title}" for name, table in TABLES.items()))
         return 0
-    if args.table is None:
+    if request.table is None:
         raise InputError("say which TABLE to run, or --list to see them")
-    if args.seeds < 1 or args.jobs < 1:
+    if request.seeds < 1 or request.jobs < 1:
         raise InputError("--seeds and --jobs must be at least 1")
-    return _Ablation(args).run()
+    return _Ablation(request).run(executor)
 
 
 class _Ablation:
     """One call of the command, resolved."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        from synth3d.experiments.base import base_values, choose, conventions_of, find_scored
-        from synth3d.experiments.cells import How
-        from synth3d.experiments.cost import parse_budget
-        from synth3d.experiments.plan import configure
-        from synth3d.machine import pick_device
-
-        self.args = args
-        self.budget = parse_budget(args.budget) if args.budget else (0, 0.0)
-        self.name, self.table = find_table(args.table)
-        device = pick_device(args.device)
-        args.threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
-        self.values, self.assigned = base_values(args, self.table, device)
-        base = configure(self.values)
-        self.choices = choose(args, base)
-        self.cells, self.chosen = self._choose(base)
-        self.conventions = conventions_of(args.convention, base)
-        self.cohort = find_scored(args)
-        self.root = args.work / "ablate"
-        suffix = f"-{args.mode}" if self.table.axis and self.choices.retrain else ""
-        self.folder = self.root / (args.name or self.name + suffix)
-        self.how: How = How(
-            self.cohort, self.root, self.conventions, device, args.jobs, args.threads
+    def __init__(self, request: AblateRequest) -> None:
+        self.budget = parse_budget(request.budget) if request.budget else (0, 0.0)
+        self.name, self.table = find_table(request.table or "")
+        device = pick_device(request.device)
+        self.request = request = replace(
+            request,
+            recipe=request.recipe or default_recipe(request.data, device, request.dim),
+            threads=request.threads or max(1, (os.cpu_count() or 1) // request.jobs),
         )
+        self.values, self.assigned = base_values(request, self.table, device)
+        base = configure(self.values)
+        self.choices = choose(request, base)
+        self.cells, self.chosen = choose_cells(self.table, base, self.choices, request.only)
+        conventions = conventions_of(request.convention, base)
+        root = request.work / "ablate"
+        suffix = f"-{request.mode}" if self.table.axis and self.choices.retrain else ""
+        self.folder = root / (request.name or self.name + suffix)
+        self.shared = Shared(*find_scored(request), root, conventions, device, request.threads or 1)
 
-    def _choose(self, base: "RunConfig") -> tuple[list[Cell], list[str]]:
-        from synth3d.experiments.plan import choose_cells
-
-        return choose_cells(self.table, base, self.choices, self.args.only)
-
-    def items(self, cells: Sequence[Cell]) -> list["Item"]:
+    def items(self, cells: Sequence[Cell]) -> list[Item]:
         """Runs of ``cells`` with the settings as they stand."""
-        from synth3d.experiments.plan import make_items
+        return make_items(cells, self.values, self.request.seeds, self.shared)
 
-        seeds = self.args.seeds
-        return make_items(cells, self.values, seeds, self.cohort, self.conventions, self.root)
-
-    def run(self) -> int:
+    def run(self, executor: Executor | None) -> int:
         """Everything; the exit code."""
-        from synth3d.experiments.cells import work
-
         self._set_budget()
         wanted = [cell for cell in self.cells if cell.name in self.chosen]
         items = self.items(wanted)
         done = sum(item.trained for item in items)
         print(f"{self.table.title}: {self.about(wanted)}; {len(items)} runs, {done} trained before")
-        if self.args.dry_run:
-            print(self._estimate(items))
+        if self.request.dry_run:
+            print(estimate(items, self.shared.device, self.request.jobs))
             return 0
         self._keep_settings()
         failures: dict[str, str] = {}
-        if not self.args.report:
-            before = signal.signal(signal.SIGTERM, _interrupt)
-            try:
-                failures = work(items, self.how, lambda item: self.report({}))
-            finally:
-                signal.signal(signal.SIGTERM, before)
+        if not self.request.report:
+            failures = self._work(items, executor)
         print(self.report(failures), end="")
         print(f"\nwritten: {self.folder / 'table.md'}, and .csv, .json, scores.csv beside it")
         return 1 if failures else 0
 
-    def _set_budget(self) -> None:
-        from synth3d.experiments.cost import steps_in
-        from synth3d.experiments.plan import configure, with_budget
+    def _work(self, items: Sequence[Item], executor: Executor | None) -> dict[str, str]:
+        """All runs, with a termination taken as an interruption: their programs end, too."""
+        alone = threading.current_thread() is threading.main_thread()  # others set no handler
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler) if alone else None
+        try:
+            return work(items, self.shared, executor, self.request.jobs, lambda: self.report({}))
+        finally:
+            if alone:
+                signal.signal(signal.SIGTERM, before)
 
+    def _set_budget(self) -> None:
         steps, seconds = self.budget
-        if self.args.budget and "train.steps" in self.assigned:
+        if self.request.budget and "train.steps" in self.assigned:
             raise InputError("give --budget or --set train.steps, not both")
         if seconds:
             first = next(cell for cell in self.cells if cell.name in self.chosen)
-            steps = steps_in(seconds, self.items([first])[0], self.how, self.values)
+            steps = steps_in(seconds, self.items([first])[0], self.shared, self.values)
         steps = steps or self.values["train"]["steps"]
         self.values = with_budget(self.values, steps, self.assigned)
-        self.cells, self.chosen = self._choose(configure(self.values))
+        self.cells, self.chosen = choose_cells(
+            self.table, configure(self.values), self.choices, self.request.only
+        )
 
     def about(self, cells: Sequence[Cell]) -> str:
         """What is run on what, in a few words."""
-        values, cohort = self.values, self.cohort
-        curve = f", {self.args.mode}" if self.table.axis else ""
+        values, shared = self.values, self.shared
+        curve = f", {self.request.mode}" if self.table.axis else ""
         return (
-            f"{len(cells)} of {len(self.cells)} cells × {self.args.seeds} seeds{curve}, "
+            f"{len(cells)} of {len(self.cells)} cells × {self.request.seeds} seeds{curve}, "
             f"{values['train']['steps']} steps each; {'+'.join(values['sources'])} → "
-            f"{'+'.join(values['targets'])}, {values['dim']}-D, recipe {self.args.recipe}; "
-            f"{len(cohort.splits.train)} training and {len(cohort.cases)} {cohort.part} cases of "
-            f"{cohort.folder}"
-        )
-
-    def _estimate(self, items: list["Item"]) -> str:
-        from synth3d.experiments.cells import duration
-        from synth3d.experiments.cost import estimate
-
-        costs = estimate(items, self.how.device)
-        lines = []
-        for item in items:
-            cost = costs[item.name]
-            text = f"cannot be trained here: {cost}" if isinstance(cost, str) else duration(cost)
-            cells = ", ".join(sorted({test.cell.name for test in item.tests}))
-            done = "" if item.todo else ", scored"
-            text = f"trained{done}" if item.trained else text
-            lines.append(f"{item.name:28} {text}  [{cells}]")
-        whole = sum(cost for cost in costs.values() if not isinstance(cost, str))
-        return "\n".join(
-            [
-                *lines,
-                f"about {duration(whole / self.args.jobs)} of training with --jobs "
-                f"{self.args.jobs} (two timed steps of each kind, without reading data; scoring "
-                "comes on top)",
-            ]
+            f"{'+'.join(values['targets'])}, {values['dim']}-D, recipe {self.request.recipe}; "
+            f"{len(shared.splits.train)} training and {len(shared.cases)} {shared.part} cases of "
+            f"{shared.data}"
         )
 
     def _keep_settings(self) -> None:
@@ -156,46 +180,39 @@ class _Ablation:
         Raises:
             InputError: The folder holds a table of other settings.
         """
-        from synth3d.experiments.plan import configure, digest_of, identity_of
-        from synth3d.settings import flatten
-
         settings = flatten(
             {
                 "base": identity_of(configure(self.values)),
                 "cells": {cell.name: digest_of([dict(cell.overrides), dict(cell.testing)])
                           for cell in self.cells},
-                "cohort": self.cohort.sides,
-                "part": self.cohort.part,
-                "conventions": list(self.conventions),
+                "cohort": self.shared.cohort,
+                "part": self.shared.part,
+                "conventions": list(self.shared.conventions),
             }
         )  # fmt: skip
-        with lock(self.folder):
-            path = self.folder / "settings.json"
-            before = read_object(path) if path.is_file() else settings
-            differ = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
-            if differ:
-                raise InputError(
-                    f"{self.folder} holds a table of other settings ({', '.join(sorted(differ))}); "
-                    "give another --name (finished runs are found again all the same)"
-                )
+        path = self.folder / "settings.json"
+        if not path.is_file():
             write_json(path, settings)
+        before = read_object(path)
+        differ = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
+        if differ:
+            raise InputError(
+                f"{self.folder} holds a table of other settings ({', '.join(sorted(differ))}); "
+                "give another --name (finished runs are found again all the same)"
+            )
 
     def report(self, failures: Mapping[str, str]) -> str:
         """Write the report of all cells of the table that have scores; its Markdown."""
-        from synth3d.experiments.report import write_report
-        from synth3d.experiments.results import collect, summarise
-
-        items = self.items(self.cells)
-        results = collect(items)
-        first = int(self.values["train"]["seed"])
-        seeds = list(range(first, first + self.args.seeds))
-        summary = summarise(self.cells, results, self.conventions, seeds)
+        results = collect(self.items(self.cells))
+        first, conventions = int(self.values["train"]["seed"]), self.shared.conventions
+        seeds = list(range(first, first + self.request.seeds))
+        summary = summarise(self.cells, results, conventions, seeds)
         summary |= {
             "title": self.table.title,
             "axis": self.table.axis,
             "about": self.about([cell for cell in self.cells if cell.name in results]),
             "notes": list(self.table.notes),
-            "conventions": list(self.conventions),
+            "conventions": list(conventions),
             "failures": dict(failures),
             "settings": self.values,
             "choices": vars(self.choices),
@@ -210,5 +227,80 @@ class _Ablation:
         return write_report(self.folder, summary)
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def base_values(
+    request: AblateRequest, table: Table, device: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The base as plain settings, and the keys that the user gave with ``--set``.
+
+    The table's defaults lie under the user's own settings, of which the recipe is named. Where the
+    recipe asks for bfloat16 and this CPU has none, the base is in float32.
+
+    Raises:
+        InputError: The recipe or a flag cannot be used.
+    """
+    assert request.recipe is not None
+    asked = TrainRequest(
+        data=request.data, dim=request.dim, plane=request.plane, target=request.target,
+        sources=request.sources, recipe=request.recipe, assign=tuple(request.assign),
+        threads=request.threads,
+    )  # fmt: skip
+    values = normalised(to_plain(resolve(asked, device)))
+    assigned = [parse_assignment(text)[0] for text in request.assign]
+    wanted = values["train"]["precision"]
+    emulated = device == "cpu" and suited(wanted, device) != wanted
+    if emulated and "train.precision" not in assigned:
+        values["train"]["precision"] = "fp32"
+        print("this CPU has no bfloat16: all runs in fp32 (--set train.precision=bf16 insists)")
+    given = {*flatten(read_recipe(request.recipe)), *assigned}
+    for key, value in table.defaults.items():
+        if key not in given:
+            override(values, key, value)
+    return values, assigned
+
+
+def choose(request: AblateRequest, base: RunConfig) -> Choices:
+    """What is moved, and how; T2 if it is a source, as in the paper.
+
+    Raises:
+        InputError: ``--move`` is no source.
+    """
+    move = parse_modality(request.move) if request.move else None
+    if move is not None and move not in base.sources:
+        raise InputError(f"--move {request.move}: the sources are {', '.join(base.sources)}")
+    if move is None:
+        move = "t2w" if "t2w" in base.sources else base.sources[-1]
+    draw = {"fixed": "fixed_magnitude", "box": "uniform_box"}[request.draw]
+    return Choices(move, draw, request.mode == "train-and-test")
+
+
+def conventions_of(text: str | None, base: RunConfig) -> tuple[str, ...]:
+    """Names of the conventions of the scores; the first leads and has a PSNR.
+
+    Raises:
+        InputError: Unknown, or without a PSNR.
+    """
+    default = ("ours", "paper-agi") if base.data.intensity == "median" else ("paper-agi", "ours")
+    names = tuple(dict.fromkeys(text.split(","))) if text else default
+    if unknown := [name for name in names if name not in CONVENTIONS]:
+        raise InputError(
+            f"no convention is called {unknown[0]}; there are {', '.join(CONVENTIONS)}"
+        )
+    if "psnr" not in CONVENTIONS[names[0]].scores:
+        raise InputError(f"the first convention must have a PSNR, which {names[0]} has not")
+    return names
+
+
+def find_scored(
+    request: AblateRequest,
+) -> tuple[Path, Splits, Path | None, str, tuple[Case, ...]]:
+    """The cohort folder (phantoms without ``--data``), splits, their file, ``--part``, its cases.
+
+    Raises:
+        InputError: Folder or split cannot be used, or the part is empty.
+    """
+    folder, cases, splits = find_cohort(request.data, request.splits, request.work)
+    names = set(getattr(splits, request.part))
+    scored = tuple(sorted((c for c in cases if c.name in names), key=lambda case: case.name))
+    if not scored:
+        raise InputError(f"the split has no {request.part} cases")
+    return folder, splits, request.splits, request.part, scored

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from synth3d.cohort import Modality
-from synth3d.config import FRAMEWORK_OPTIONS, RunConfig
 from synth3d.errors import InputError
-from synth3d.settings import flatten, read_recipe
+from synth3d.settings import flatten, read_recipe, to_plain
+from synth3d.training import RunConfig
 
 Overrides = Mapping[str, Any]
 
@@ -105,17 +105,20 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
+PLAIN, BEST = Printed(34.38, 96.34, 1.01), Printed(34.96, 96.62, 0.97, 0.58)
+"""The paper's main result on IXI: pix2pix's own generator, and AGI-Net in its place."""
+
+
 def _components(base: RunConfig, choices: Choices) -> list[Cell]:
     def part(module: str) -> Overrides:
         return {"model.name": "agi-net", "model.module": module}
 
-    text = Printed(34.85, gain=0.47, mark="≈")
-    best = Printed(34.96, 96.62, 0.97, 0.58)
+    text = {IXI: Printed(34.85, gain=0.47, mark="≈")}
     return [
-        Cell("conv", RESUNET, printed={IXI: Printed(34.38, 96.34, 1.01)}),
-        Cell("gr", part("gr"), against="conv", printed={IXI: text}),
+        Cell("conv", RESUNET, printed={IXI: PLAIN}),
+        Cell("gr", part("gr"), against="conv", printed=text),
         Cell("ca", part("ca"), against="conv"),
-        Cell("cagr", AGI, against="conv", printed={IXI: best}),
+        Cell("cagr", AGI, against="conv", printed={IXI: BEST}),
     ]
 
 
@@ -153,8 +156,8 @@ def _convolutions(base: RunConfig, choices: Choices) -> list[Cell]:
     cells = []
     for suffix, place in (("aligned", ALIGNED), ("shifted", moved)):
         std = f"std-{suffix}"
-        plain = {IXI: Printed(34.38, 96.34, 1.01)} if suffix == "aligned" else {}
-        ours = Printed(34.96, 96.62, 0.97, 0.58) if suffix == "aligned" else Printed(gain=1.49)
+        plain = {IXI: PLAIN} if suffix == "aligned" else {}
+        ours = BEST if suffix == "aligned" else Printed(gain=1.49)
         cells += [
             Cell(std, {**RESUNET, **place}, printed=plain),
             Cell(f"deform-{suffix}", {"model.name": "deform-resunet", **place}, {}, std),
@@ -176,25 +179,22 @@ METHODS = {
 
 
 def _frameworks(base: RunConfig, choices: Choices) -> list[Cell]:
+    train = to_plain(base)["train"]
+    tables = {name: table for name, table in train.items() if isinstance(table, dict)}
+    critic = tables[train["framework"]]
     cells = []
-    old = base.train.options
-    for name, options in FRAMEWORK_OPTIONS.items():
-        kept = [key for key in SCHEDULE if hasattr(old, key) and hasattr(options, key)]
+    for name, table in tables.items():
         swap: dict[str, Any] = {"train.framework": name}
-        swap |= {f"train.{name}.{key}": getattr(old, key) for key in kept}
+        for key in SCHEDULE:
+            if key in critic and key in table:
+                swap[f"train.{name}.{key}"] = getattr(base.train.options, key)
         printed: dict[str, Printed] = {}
         if name in METHODS:
             ixi, brats, mark = METHODS[name]
             printed = {IXI: Printed(*ixi, mark=mark), BRATS: Printed(*brats, mark=mark)}
-        baseline = f"{name}-resunet"
-        cells.append(Cell(baseline, {**RESUNET, **swap}, printed=printed))
-        better: dict[str, Printed] = {}
-        if name == "pix2pix":
-            better = {
-                IXI: Printed(34.96, 96.62, 0.97, 0.58),
-                BRATS: Printed(24.54, 89.80, 2.22, 0.48),
-            }
-        cells.append(Cell(f"{name}-agi-net", {**AGI, **swap}, {}, baseline, printed=better))
+        ours = {IXI: BEST, BRATS: Printed(24.54, 89.80, 2.22, 0.48)} if name == "pix2pix" else {}
+        cells.append(Cell(f"{name}-resunet", {**RESUNET, **swap}, printed=printed))
+        cells.append(Cell(f"{name}-agi-net", {**AGI, **swap}, {}, f"{name}-resunet", printed=ours))
     return cells
 
 
@@ -310,19 +310,19 @@ def find_table(name: str) -> tuple[str, Table]:
         )
     value = read_recipe(name)
     wrong = sorted(value.keys() - {"title", "baseline", "cells", "notes"})
-    cells, baseline = value.get("cells"), value.get("baseline")
+    cells, baseline = value.get("cells"), str(value.get("baseline"))
     tables = isinstance(cells, dict) and all(isinstance(each, dict) for each in cells.values())
-    if wrong or not tables or baseline not in cells:
+    if wrong or not isinstance(cells, dict) or not tables or baseline not in cells:
         raise InputError(
             f"{path}: expected title, baseline and [cells.NAME] tables of which baseline is one, "
             f"got {wrong or sorted(value)}"
         )
+    settings = {baseline: cells[baseline]} | cells
 
     def made(base: RunConfig, choices: Choices) -> list[Cell]:
-        first = {baseline: cells[baseline]}
         return [
-            Cell(each, flatten(settings), {}, "" if each == baseline else baseline)
-            for each, settings in (first | cells).items()
+            Cell(each, flatten(changes), {}, "" if each == baseline else baseline)
+            for each, changes in settings.items()
         ]
 
     notes = tuple(str(note) for note in value.get("notes", ()))

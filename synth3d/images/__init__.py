@@ -8,6 +8,7 @@ from synth3d.images.volumes import (
     Volume,
     check_content,
     check_same_grid,
+    check_same_grids,
     grid,
     read,
     read_label,
@@ -20,7 +21,6 @@ from synth3d.images.volumes import (
 )
 
 __all__ = [
-    "check_content",
     "FOREIGN",
     "Grid",
     "MOST_HEAD",
@@ -30,7 +30,9 @@ __all__ = [
     "Search",
     "Turn",
     "Volume",
+    "check_content",
     "check_same_grid",
+    "check_same_grids",
     "foreground",
     "grid",
     "grid_misfits",

@@ -27,7 +27,6 @@ SHOULDER = 0.25
 CEILING = 2.0
 """Network values above this are treated as this when inverted; 1 + ln(…) rarely exceeds 1.6."""
 
-
 FOREIGN = float(np.log(4))
 """A case four times beyond the training cases' levels is in other units."""
 
@@ -121,7 +120,7 @@ class Scale:
     def apply(self, volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Scanner units to the network's scale; float32, exactly 0 outside ``mask``."""
         inside = np.broadcast_to(mask, volume.shape)
-        x = (volume[inside].astype(np.float64) - self.low) / (self.high - self.low)
+        x = (volume[inside].astype(np.float64) - self.low) / self.width
         if self.clips:
             x = x.clip(0, 1)
         bright = x > 1
@@ -141,7 +140,7 @@ class Scale:
             x = x.clip(0, 1)
         bright = x > 1
         x[bright] = 1 + SHOULDER * np.expm1((x[bright] - 1) / SHOULDER)
-        return _placed(self.low + x * (self.high - self.low), inside)
+        return _placed(self.low + x * self.width, inside)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``clips`` only where it does."""

@@ -16,7 +16,7 @@ import numpy as np
 from synth3d.errors import InputError
 from synth3d.files import atomic_path
 from synth3d.images.grids import Grid
-from synth3d.images.volumes import Volume
+from synth3d.images.volumes import Volume, sample_on
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """RAS+ to LPS+ world coordinates and back."""
@@ -129,16 +129,8 @@ def _register(fixed: Volume, moving: Volume, search: Search) -> Rigid:
 
 
 def resample_rigid(moving: Volume, fixed: Grid, rigid: Rigid) -> np.ndarray:
-    """``moving`` on the grid ``fixed``, (D, H, W) float32: linear, 0 outside its field of view.
-
-    A voxel between the outermost samples and the edge of the field of view counts as outside.
-    """
-    from scipy import ndimage
-
-    to_own = np.linalg.inv(moving.affine) @ rigid.matrix @ fixed.affine
-    matrix, offset = to_own[:3, :3][::-1, ::-1], to_own[:3, 3][::-1]
-    out = ndimage.affine_transform(moving.data, matrix, offset, fixed.shape_zyx, order=1)
-    return out.astype(np.float32, copy=False)
+    """``moving`` on the grid ``fixed``, (D, H, W) float32: linear, 0 outside its field of view."""
+    return sample_on(moving, fixed, rigid.matrix)
 
 
 def write_transform(rigid: Rigid, path: Path) -> None:
@@ -155,23 +147,6 @@ def write_transform(rigid: Rigid, path: Path) -> None:
     transform.SetTranslation(matrix[:3, 3].tolist())
     with atomic_path(path) as temporary:
         sitk.WriteTransform(transform, str(temporary))
-
-
-def read_transform(path: Path) -> np.ndarray:
-    """The (4, 4) matrix, RAS+ mm, fixed to moving places, of a linear ITK transform file.
-
-    Raises:
-        InputError: It is not one.
-    """
-    import SimpleITK as sitk  # noqa: N813
-
-    try:
-        transform = sitk.ReadTransform(str(path)).Downcast()
-    except RuntimeError as error:
-        raise InputError(f"{path} is not an ITK transform file") from error
-    if not transform.IsLinear():
-        raise InputError(f"{path} is not a linear transform")
-    return _matrix(transform)
 
 
 @contextlib.contextmanager

@@ -147,6 +147,22 @@ def check_same_grid(paths: Iterable[Path]) -> Grid:
     return grids[reference]
 
 
+def check_same_grids(groups: Iterable[Iterable[Path]]) -> None:
+    """Make sure that the files of each group lie on one grid; voxels are not read.
+
+    Raises:
+        InputError: They do not; the files of all groups are named at once.
+    """
+    sentences = []
+    for paths in groups:
+        try:
+            check_same_grid(paths)
+        except InputError as error:
+            sentences.append(str(error))
+    if sentences:
+        raise InputError("; ".join(sentences))
+
+
 def resample(volume: Volume, target: Grid) -> Volume:
     """``volume`` on the grid ``target``: linear, 0 outside its own field of view.
 
@@ -158,15 +174,29 @@ def resample(volume: Volume, target: Grid) -> Volume:
     """
     if target.difference(volume.grid) is None:
         return volume
-    from scipy import ndimage
-
-    to_own = np.linalg.inv(volume.affine) @ target.affine
-    matrix, offset = to_own[:3, :3][::-1, ::-1], to_own[:3, 3][::-1]
-    data = ndimage.affine_transform(volume.data, matrix, offset, target.shape_zyx, order=1)
-    moved = Volume(data.astype(np.float32), target.affine, volume.path)
+    moved = Volume(sample_on(volume, target, np.eye(4)), target.affine, volume.path)
     if not moved.data.any():
         raise InputError(f"{volume.path} does not overlap the grid it is to be brought to")
     return moved
+
+
+def sample_on(volume: Volume, target: Grid, motion: np.ndarray) -> np.ndarray:
+    """``volume`` at the voxels of ``target``, (D, H, W) float32: linear, 0 outside.
+
+    A voxel between the outermost samples and the edge of the field of view counts as outside.
+
+    Args:
+        volume: To be sampled.
+        target: Where.
+        motion: (4, 4), a place of the target to the same anatomy in the volume, RAS+ mm.
+    """
+    from scipy import ndimage
+
+    to_own = np.linalg.inv(volume.affine) @ motion @ target.affine
+    matrix: Any = to_own[:3, :3][::-1, ::-1]
+    offset: Any = to_own[:3, 3][::-1]
+    sampled = ndimage.affine_transform(volume.data, matrix, offset, target.shape_zyx, order=1)
+    return sampled.astype(np.float32, copy=False)
 
 
 def value_limits(path: Path) -> tuple[float, float]:

@@ -52,7 +52,6 @@ class Anatomy:
         depth_mm: Distance to the brain's surface.
         ventricle_mm: Distance to the ventricles.
         mni_mm: (3, z, y, x), MNI position (x, y, z) that each voxel shows.
-        spacing_mm: Voxel edge.
     """
 
     white: np.ndarray
@@ -62,7 +61,6 @@ class Anatomy:
     depth_mm: np.ndarray
     ventricle_mm: np.ndarray
     mni_mm: np.ndarray
-    spacing_mm: float
 
 
 @lru_cache(maxsize=1)
@@ -224,7 +222,6 @@ def make_anatomy(rng: np.random.Generator, mni_mm: np.ndarray) -> Anatomy:
         depth_mm=at_mm(template.depth_mm, mni_mm, COARSE_MM),
         ventricle_mm=at_mm(template.ventricle_mm, mni_mm, COARSE_MM),
         mni_mm=mni_mm,
-        spacing_mm=FIELD_OF_VIEW_MM / n,
     )
 
 

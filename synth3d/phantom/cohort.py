@@ -83,22 +83,17 @@ def make_case(index: int, size: int, seed: int) -> dict[str, np.ndarray]:
     fractions = mix_tissues(body, anatomy, tumour, low_grade)
     texture = phantom_anatomy.smooth_field(body, fine, 5.0)
     brain = phantom_anatomy.resample(anatomy.brain, size) > 0.5
-    patient = phantom_scanner.make_patient(room)
-    protocol = phantom_scanner.make_protocol(room, patient["csf"].t1_ms)
+    tissues = phantom_scanner.make_patient(room)
+    protocol = phantom_scanner.make_protocol(room, tissues["csf"].t1_ms)
+    head = phantom_scanner.Head(fractions, tissues, texture, brain)
     moved = room.choice(len(MODALITIES), size=room.integers(0, 3), replace=False)
     images = {
         modality: phantom_scanner.scan(
-            np.random.default_rng([seed, index, 3 + place]),
-            modality,
-            fractions,
-            patient,
-            protocol,
-            texture,
-            brain,
+            np.random.default_rng([seed, index, 3 + place]), modality, head, protocol,
             moved=place in moved,
         )
         for place, modality in enumerate(MODALITIES)
-    }
+    }  # fmt: skip
     return {**images, "seg": _labels(tumour, size) * brain}
 
 

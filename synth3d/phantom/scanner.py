@@ -146,32 +146,39 @@ def signal(tissue: Tissue, modality: str, protocol: Protocol) -> float:
     return gradient_echo(tissue, protocol.t1_tr, protocol.t1_flip)
 
 
+@dataclass(frozen=True)
+class Head:
+    """What lies in the scanner.
+
+    Attributes:
+        fractions: Tissue name to its share of each voxel, (z, y, x), on the fine grid.
+        tissues: Tissue name to what makes its signal in this patient.
+        texture: Patchy tissue water on the fine grid, mean 0, deviation 1.
+        brain: Bool, on the grid of the scans.
+    """
+
+    fractions: Mapping[str, np.ndarray]
+    tissues: Mapping[str, Tissue]
+    texture: np.ndarray
+    brain: np.ndarray
+
+
 def scan(
-    rng: np.random.Generator,
-    modality: str,
-    fractions: Mapping[str, np.ndarray],
-    patient: Mapping[str, Tissue],
-    protocol: Protocol,
-    texture: np.ndarray,
-    brain: np.ndarray,
-    moved: bool,
+    rng: np.random.Generator, modality: str, head: Head, protocol: Protocol, moved: bool
 ) -> np.ndarray:
-    """One scan of a head: int16 on the grid of ``brain``, 0 outside, at least 1 inside.
+    """One scan: int16 on the grid of the head's brain, 0 outside, at least 1 inside.
 
     Args:
         rng: For what differs from scan to scan.
         modality: One of the four.
-        fractions: Tissue name to its share of each voxel, (z, y, x), on the fine grid.
-        patient: Tissue name to relaxation times.
+        head: The patient's.
         protocol: The settings.
-        texture: Patchy tissue water on the fine grid, mean 0, deviation 1.
-        brain: bool, on the grid of the result.
         moved: The patient moved by up to a voxel before this scan.
     """
-    n = brain.shape[0]
-    ideal = sum(share * np.float32(signal(patient[name], modality, protocol))
-                for name, share in fractions.items())  # fmt: skip
-    ideal = ideal * (1 + np.float32(TEXTURE[modality]) * texture)
+    brain, n = head.brain, head.brain.shape[0]
+    ideal = sum(share * np.float32(signal(head.tissues[name], modality, protocol))
+                for name, share in head.fractions.items())  # fmt: skip
+    ideal = ideal * (1 + np.float32(TEXTURE[modality]) * head.texture)
     shift = rng.uniform(-0.6, 0.6, 3) if moved else rng.normal(0, 0.05, 3)
     thickness = np.array([rng.choice([1.0, 1.0, 1.6]), 1.0, 1.0])
     image = resample(ideal.astype(np.float32), n, shift, thickness)

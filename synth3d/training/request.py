@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,34 @@ from synth3d.settings import flatten, override, parse, parse_assignment, read_re
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
 """The embedded cohort; ``synth3d phantom`` has the same defaults."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """A run to be trained; the fields are the flags of ``synth3d train``."""
+
+    data: Path | None = None
+    splits: Path | None = None
+    dim: str | None = None
+    plane: str | None = None
+    target: str | None = None
+    sources: str | None = None
+    recipe: str | None = None
+    model: str | None = None
+    framework: str | None = None
+    widths: tuple[int, ...] | None = None
+    groups: int | None = None
+    patch: tuple[int, ...] | None = None
+    batch: int | None = None
+    steps: int | None = None
+    seed: int | None = None
+    threads: int | None = None
+    precision: str | None = None
+    assign: Sequence[str] = ()
+    device: str = "auto"
+    work: Path = Path("work")
+    name: str | None = None
+    dry_run: bool = False
 
 
 def find_cohort(
@@ -54,7 +83,7 @@ def find_cohort(
     return folder, cases, read_splits(splits, cases) if splits else make_splits(cases)
 
 
-def resolve(args: argparse.Namespace, device: str) -> RunConfig:
+def resolve(args: TrainRequest | argparse.Namespace, device: str) -> RunConfig:
     """Defaults ← recipe ← flags ← ``--set``.
 
     A recipe's bfloat16 becomes float32 where ``device`` would emulate it. Who asks for it by a

@@ -40,12 +40,14 @@ def test_a_network_states_its_architecture_per_stage():
     }
 
 
-@pytest.mark.parametrize("patch", [(30, 32, 32), (32, 32, 4)])
-def test_a_patch_that_cannot_be_halved_often_enough_is_refused(patch):
-    with pytest.raises(ValueError, match="multiple of 4 and at least 8"):
-        Network(patch, 2, (8, 16, 32))
-
-
-def test_two_stages_are_refused_because_their_loss_would_be_nan():
-    with pytest.raises(ValueError, match="at least 3 stages"):
-        Network((16, 16, 16), 2, (8, 16))
+@pytest.mark.parametrize(
+    ("patch", "features", "claim"),
+    [
+        ((30, 32, 32), (8, 16, 32), "multiple of 4 and at least 8"),
+        ((32, 32, 4), (8, 16, 32), "multiple of 4 and at least 8"),
+        ((16, 16, 16), (8, 16), "at least 3 stages"),  # the loss of two would be NaN
+    ],
+)
+def test_networks_that_cannot_work_are_refused(patch, features, claim):
+    with pytest.raises(ValueError, match=claim):
+        Network(patch, 2, features)

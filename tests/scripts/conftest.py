@@ -42,11 +42,8 @@ def plan_and_preprocess(tmp_path):
                    "nnUNet_results": tmp_path / "results"}  # fmt: skip
         environment = os.environ | {name: str(path) for name, path in folders.items()}
         environment |= {"nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
-        command = [
-            Path(sys.executable).with_name("nnUNetv2_plan_and_preprocess"),
-            "-d",
-            str(number),
-        ]
+        program = Path(sys.executable).with_name("nnUNetv2_plan_and_preprocess")
+        command = [program, "-d", str(number)]
         command += ["--verify_dataset_integrity", "-npfp", "1", "-np", "1", *flags]
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=600, check=False

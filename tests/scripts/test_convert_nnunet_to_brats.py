@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -91,40 +89,33 @@ def test_there_and_back_again_is_no_change(script, load_script, tmp_path, releas
 
 
 @pytest.mark.parametrize(
-    "labels",
+    "described",
     [
-        {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3},
-        {"background": 0, "edema": 1, "necrosis": 2, "enhancing": 3},
-        {"background": 0, "ED": 1, "NCR": 2, "ET": 3},
+        {"labels": {"whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": 3}},
+        {"labels": {"edema": 1, "necrosis": 2, "enhancing": 3}},
+        {"labels": {"ED": 1, "NCR": 2, "ET": 3}},
+        # Regions tell the training what to learn, regions_class_order what is painted for them.
+        {"labels": OURS["labels"], "regions_class_order": [1, 2, 3]},
     ],
+    ids=["regions", "names", "short names", "order of painting"],
 )
-def test_swapped_integers_are_recognised(script, tmp_path, labels):
+def test_swapped_integers_are_recognised(script, tmp_path, described):
+    described = {**described, "labels": {"background": 0, **described["labels"]}}
     name, _ = write_cohort(tmp_path / "in", "2018")
-    folder = predict(tmp_path / "p", name, np.resize([0, 1, 2, 3], SHAPE), {"labels": labels})
+    folder = predict(tmp_path / "p", name, np.resize([0, 1, 2, 3], SHAPE), described)
     assert script.main([str(folder), str(tmp_path / "in"), str(tmp_path / "out"), "--flat"]) == 0
     found = read_label(tmp_path / "out" / f"{name}.nii.gz").data
     np.testing.assert_array_equal(found, np.resize([0, 2, 1, 4], SHAPE))
 
 
-def test_the_order_of_painting_wins_over_the_sets_of_regions(script, tmp_path):
-    """Regions tell the training what to learn, regions_class_order what is painted for them."""
-    name, _ = write_cohort(tmp_path / "in", "2023")
-    described = {"labels": OURS["labels"], "regions_class_order": [1, 2, 3]}
-    folder = predict(tmp_path / "p", name, np.resize([0, 1, 2, 3], SHAPE), described)
-    assert script.main([str(folder), str(tmp_path / "in"), str(tmp_path / "out"), "--flat"]) == 0
-    found = read_label(tmp_path / "out" / f"{name}.nii.gz").data
-    np.testing.assert_array_equal(found, np.resize([0, 2, 1, 3], SHAPE))
-
-
 @given(order=st.permutations([1, 2, 3]))
-def test_regions_and_tissues_mean_the_same(load_script, order):
-    meaning = load_script("convert_nnunet_to_brats").meaning
+def test_regions_and_tissues_mean_the_same(script, order):
     n, o, e = order
     regions = {"background": 0, "WT": [1, 2, 3], "TC": [n, e], "ET": [e]}
     tissues = {"background": 0, "NCR": n, "ED": o, "ET": e}
     expected = {"necrosis": n, "oedema": o, "enhancing": e}
     for labels in (regions, tissues):
-        assert meaning({"labels": labels}, Path("d")) == expected
+        assert script.meaning({"labels": labels}, Path("d")) == expected
 
 
 @pytest.mark.parametrize(
@@ -226,10 +217,3 @@ def test_four_alone_in_new_names_is_not_guessed(script, tmp_path, capsys):
     assert "cavity" in capsys.readouterr().err
     assert script.main([*call, "--labels", "brats2023"]) == 0
     assert np.unique(read_label(tmp_path / "out" / name / seg.name).data).tolist() == [0, 3]
-
-
-def test_it_runs_as_a_program():
-    script = Path(__file__).parents[2] / "scripts" / "convert_nnunet_to_brats.py"
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "examples:" in done.stdout

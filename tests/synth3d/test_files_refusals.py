@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from synth3d.cohort.cases import find_cases, label_scheme, require
+from synth3d.cohort import find_cases, label_scheme, require
 from synth3d.errors import InputError
 from synth3d.images.volumes import check_same_grid, grid, read, read_label, write_like, write_new
 

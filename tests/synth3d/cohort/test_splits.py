@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth3d.cohort.cases import Case, patient_of
-from synth3d.cohort.splits import Splits, make_splits, read_splits, write_splits
+from synth3d.cohort import Case, Splits, make_splits, patient_of, read_splits, write_splits
 from synth3d.errors import InputError
 
 
@@ -28,9 +27,7 @@ def test_what_is_written_is_read(tmp_path):
     write_splits(tmp_path / "splits.json", splits)
     assert json.loads((tmp_path / "splits.json").read_text())["excluded_from_metrics"] == [B1]
     assert read_splits(tmp_path / "splits.json", COHORT) == splits
-
-
-def test_only_train_is_needed(tmp_path):
+    # Only train is needed.
     assert read_splits(save(tmp_path / "s.json", train=[A1, A0]), COHORT) == Splits((A0, A1))
 
 
@@ -38,6 +35,8 @@ def test_patients_are_dealt_whole_and_the_same_way_each_time():
     splits = make_splits(COHORT, seed=3)
     assert splits == make_splits(COHORT[::-1], seed=3)
     assert splits != make_splits(COHORT, seed=4)
+    with pytest.raises(InputError, match="at least 3 patients .* got 2"):
+        make_splits(COHORT[:4])
     assert [len(side) for side in (splits.train, splits.val, splits.test)] == [10, 2, 4]
 
 
@@ -51,11 +50,6 @@ def test_sides_are_never_empty_and_never_share_a_patient(n, seed, val, test):
     assert all(sides)
     assert sum(map(len, sides)) == len(set().union(*sides)) == n
     assert sorted(splits.train + splits.val + splits.test) == [case.name for case in cohort]
-
-
-def test_two_patients_cannot_be_split():
-    with pytest.raises(InputError, match="at least 3 patients .* got 2"):
-        make_splits(COHORT[:4])
 
 
 @pytest.mark.parametrize(
@@ -72,14 +66,11 @@ def test_two_patients_cannot_be_split():
 def test_unsound_splits_are_refused(tmp_path, sides, match):
     with pytest.raises(InputError, match=match):
         read_splits(save(tmp_path / "s.json", **sides), COHORT)
+    (tmp_path / "s.json").write_text("{")
+    with pytest.raises(InputError, match=r"s\.json is not valid JSON"):
+        read_splits(tmp_path / "s.json", COHORT)
 
 
 def test_an_excluded_case_may_belong_to_a_patient_of_a_side(tmp_path):
     path = save(tmp_path / "s.json", train=[A0], excluded_from_metrics=[A1])
     assert read_splits(path, COHORT).excluded == (A1,)
-
-
-def test_a_broken_splits_file_is_named(tmp_path):
-    (tmp_path / "s.json").write_text("{")
-    with pytest.raises(InputError, match=r"s\.json is not valid JSON"):
-        read_splits(tmp_path / "s.json", COHORT)

@@ -1,19 +1,23 @@
-"""Runs as programs: kept when finished, resumed when killed, reported when they fail."""
+"""Runs as units of work: kept when finished, resumed when killed, reported when they fail."""
 
 import json
+import pickle
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import Executor, Future
+from dataclasses import replace
 
 import pytest
 
-import synth3d.experiments.cells as cells_module
-from synth3d.cohort.cases import find_cases
-from synth3d.cohort.splits import make_splits
+from synth3d.cohort import find_cases, make_splits
 from synth3d.errors import InputError
-from synth3d.experiments.cells import How, Progress, duration, train_command, work
+from synth3d.experiments import cells as cells_module
+from synth3d.experiments.cells import BUSY, Progress, do, duration, train_command, work
 from synth3d.experiments.cost import parse_budget
-from synth3d.experiments.plan import Cohort, Item, make_items, normalised
+from synth3d.experiments.plan import Item, Shared, make_items, normalised
 from synth3d.experiments.tables import Cell
 from synth3d.files import lock, write_json
 from synth3d.settings import override, read_recipe
@@ -44,34 +48,35 @@ for test in order["tests"]:
     identity = {**test["identity"], "weights_sha256": "abc"}
     pathlib.Path(test["path"]).write_text(json.dumps({"identity": identity}))
 """
+PYTHON = [sys.executable, "-S", "-c"]
 
 
 @pytest.fixture
-def how(phantom_cohort, tmp_path) -> How:
+def shared(phantom_cohort, tmp_path) -> Shared:
     cases = find_cases(phantom_cohort)
     splits = make_splits(cases)
     tested = tuple(case for case in cases if case.name in splits.test)
-    cohort = Cohort(phantom_cohort, splits, "test", tested)
-    return How(cohort, tmp_path / "ablate", ("ours",), "cpu", 2, 1)
+    root = tmp_path / "ablate"
+    return Shared(phantom_cohort, splits, None, "test", tested, root, ("ours",), "cpu", 1)
 
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """Programs that only leave the files behind that real ones would."""
+    """Programs that only leave the files behind that real ones would; what was begun."""
     begun: list[str] = []
     order_for = cells_module.score_command
     monkeypatch.setattr(cells_module, "PAUSE", 0.02)
 
     def use(failing: str = "") -> list[str]:
-        def train(item: Item, how: How) -> list[str]:
+        def train(item: Item, shared: Shared) -> list[str]:
             begun.append(item.name)
-            train_command(item, how)
+            train_command(item, shared)
             arguments = [str(item.run), str(item.folder / "recipe.json"), failing]
-            return [sys.executable, "-S", "-c", PRETEND_TO_TRAIN, *arguments]
+            return [*PYTHON, PRETEND_TO_TRAIN, *arguments]
 
-        def score(item: Item, how: How) -> list[str]:
+        def score(item: Item, shared: Shared) -> list[str]:
             begun.append(f"score {item.name}")
-            return [sys.executable, "-S", "-c", PRETEND_TO_SCORE, order_for(item, how)[-1]]
+            return [*PYTHON, PRETEND_TO_SCORE, order_for(item, shared)[-1]]
 
         monkeypatch.setattr(cells_module, "train_command", train)
         monkeypatch.setattr(cells_module, "score_command", score)
@@ -80,157 +85,184 @@ def pretend(monkeypatch):
     return use
 
 
-def items(how: How, seeds: int = 2) -> list[Item]:
+def items(shared: Shared, seeds: int = 2) -> list[Item]:
     values = normalised(read_recipe("phantom"))
     override(values, "train.steps", 4)
-    return make_items(CELLS, values, seeds, how.cohort, how.conventions, how.root)
+    return make_items(CELLS, values, seeds, shared)
 
 
-def test_cells_that_differ_in_testing_alone_share_a_run(how):
-    made = items(how)
-    assert [item.name for item in made] == [
-        "conv-seed0", "cagr-seed0", "conv-seed1", "cagr-seed1",
-    ]  # fmt: skip
+ALL = ["cagr-seed0", "cagr-seed1", "conv-seed0", "conv-seed1"]
+EVERYTHING = [*ALL, *(f"score {name}" for name in ALL)]
+
+
+class Backwards(Executor):
+    """Does units in a thread of its own, the last one first, as if they came from elsewhere."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[Future, bytes]] = []
+
+    def submit(self, fn, /, *args, **keywords):
+        self.stack.append((Future(), pickle.dumps((fn, args))))
+        threading.Timer(0.3, self.do_last).start()
+        return self.stack[-1][0]
+
+    def do_last(self) -> None:
+        future, unit = self.stack.pop()
+        future.set_running_or_notify_cancel()
+        fn, args = pickle.loads(unit)
+        future.set_result(fn(*args))
+
+
+class Losing(Executor):
+    """Loses every unit, as a cluster may."""
+
+    def submit(self, fn, /, *args, **keywords):
+        future: Future = Future()
+        future.set_exception(RuntimeError("the worker was killed"))
+        return future
+
+
+def test_cells_that_differ_in_testing_alone_share_a_run(shared):
+    made = items(shared)
+    assert [item.name for item in made] == ["conv-seed0", "cagr-seed0", "conv-seed1", "cagr-seed1"]
     assert [test.cell.name for test in made[0].tests] == ["conv", "far"]
     assert len({test.path for item in made for test in item.tests}) == 6
-    assert not made[0].tests[0].config.misalign.active
-    assert made[0].tests[1].config.misalign.shift == 3
+    assert [test.config.misalign.shift for test in made[0].tests] == [0, 3]
     assert not made[0].config.misalign.active
 
 
-def test_all_is_done_once(how, pretend):
+@pytest.mark.parametrize("executor", [None, Backwards], ids=["here", "elsewhere"])
+def test_all_is_done_once(shared, pretend, executor):
     begun = pretend()
-    assert work(items(how), how) == {}
-    assert sorted(begun) == sorted(
-        [name for item in items(how) for name in (item.name, f"score {item.name}")]
-    )
-    assert not any(item.todo for item in items(how))
+    assert work(items(shared), shared, executor and executor(), jobs=2) == {}
+    assert sorted(begun) == EVERYTHING
+    if executor:
+        assert begun.index("cagr-seed1") < begun.index("conv-seed0")
+    assert not any(item.todo for item in items(shared))
     begun.clear()
-    assert work(items(how), how) == {}
+    assert work(items(shared), shared) == {}
     assert begun == []
 
 
-def test_new_seeds_leave_finished_runs_alone(how, pretend):
+def test_two_that_work_at_once_share_the_runs(shared, pretend):
+    begun, failures = pretend(), []
+    others = [
+        threading.Thread(target=lambda: failures.append(work(items(shared), shared, jobs=2)))
+        for _ in range(2)
+    ]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert failures == [{}, {}]
+    assert sorted(begun) == EVERYTHING
+
+
+def test_new_seeds_leave_finished_runs_alone(shared, pretend):
     begun = pretend()
-    work(items(how, 1), how)
+    work(items(shared, 1), shared)
     begun.clear()
-    work(items(how, 2), how)
+    work(items(shared, 2), shared)
     assert sorted(begun) == ["cagr-seed1", "conv-seed1", "score cagr-seed1", "score conv-seed1"]
 
 
-def test_lost_scores_are_made_again_without_training(how, pretend):
+def test_scores_that_are_lost_or_of_other_weights_are_made_again(shared, pretend):
     begun = pretend()
-    work(items(how, 1), how)
+    work(items(shared, 1), shared)
     begun.clear()
-    first = items(how, 1)[0]
-    first.tests[1].path.write_text('{"identity": ')  # cut off
-    work(items(how, 1), how)
+    items(shared, 1)[0].tests[1].path.write_text('{"identity": ')  # cut off
+    done = items(shared, 1)[1].run / "done.json"
+    assert work(items(shared, 1), shared) == {}
     assert begun == ["score conv-seed0"]
-
-
-def test_other_weights_void_the_scores(how, pretend):
-    begun = pretend()
-    work(items(how, 1), how)
-    begun.clear()
-    done = items(how, 1)[1].run / "done.json"
     write_json(done, {**json.loads(done.read_text()), "weights_sha256": "other"})
-    assert [test.cell.name for test in items(how, 1)[1].todo] == ["cagr"]
+    assert [test.cell.name for test in items(shared, 1)[1].todo] == ["cagr"]
 
 
-def test_a_failing_cell_stops_nobody_and_is_told_with_its_log(how, pretend):
+def test_a_failing_cell_stops_nobody_and_is_told_with_its_log(shared, pretend):
     pretend(failing="agi-net")
     told = []
-    failures = work(items(how), how, lambda item: told.append(item.name))
+    failures = work(items(shared), shared, on_done=lambda: told.append(1))
     assert sorted(failures) == ["cagr-seed0", "cagr-seed1"]
-    assert sorted(told) == ["conv-seed0", "conv-seed1"]
-    item = items(how)[1]
-    log = item.folder / "train.log"
+    assert len(told) == 2
+    log = items(shared)[1].folder / "train.log"
     assert failures["cagr-seed0"] == f"the loss is not finite [exit code 2] (log: {log})"
     assert "step 1" in log.read_text()
     pretend()
-    assert work(items(how), how) == {}  # the same command tries again
+    assert work(items(shared), shared) == {}  # the same command tries again
 
 
-def test_a_program_that_leaves_no_scores_has_failed(how, pretend, monkeypatch):
+def test_a_program_that_leaves_no_scores_has_failed(shared, pretend, monkeypatch):
     pretend()
-    nothing = [sys.executable, "-S", "-c", "pass"]
-    monkeypatch.setattr(cells_module, "score_command", lambda item, how: nothing)
-    failures = work(items(how, 1)[:1], how)
-    assert "ended without its scores" in failures["conv-seed0"]
+    monkeypatch.setattr(cells_module, "score_command", lambda item, shared: [*PYTHON, "pass"])
+    failures = work(items(shared, 1)[:1], shared)
+    assert "without its scores" in failures["conv-seed0"]
 
 
-def test_a_run_that_another_process_owns_is_left_to_it(how, pretend):
+def test_a_unit_that_an_executor_loses_has_failed(shared):
+    failures = work(items(shared, 1), shared, Losing())
+    assert list(failures) == ["conv-seed0", "cagr-seed0"]
+    assert "the worker was killed" in failures["conv-seed0"]
+
+
+def test_a_run_that_another_process_owns_is_left_to_it(shared, pretend, capsys):
     begun = pretend()
-    (first, second) = items(how, 1)
+    first, second = items(shared, 1)
     with lock(first.run):  # a training left behind by a killed ablate
-        script = "import sys, time; time.sleep(0.5)"
-        with subprocess.Popen([sys.executable, "-c", script]):
-            work([second], how)
-            assert cells_module._take([first], how) is None
-    assert begun == ["cagr-seed0", "score cagr-seed0"]
-    assert work([first, second], how) == {}
-    assert begun[2:] == ["conv-seed0", "score conv-seed0"]
+        assert do(first, shared) == BUSY
+        assert begun == []
+        other = threading.Thread(target=lambda: begun.append(str(work([first, second], shared))))
+        other.start()
+        while items(shared, 1)[1].todo:
+            time.sleep(0.05)
+        time.sleep(0.2)  # in which the owned run is looked at again
+        assert begun == ["cagr-seed0", "score cagr-seed0"]
+    other.join()
+    assert begun[2:] == ["conv-seed0", "score conv-seed0", "{}"]
+    assert capsys.readouterr().err.count("waiting for another process") == 1
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(how, pretend):
+def test_a_folder_that_cannot_be_written_is_an_error(shared, pretend):
     pretend()
-    how.root.parent.mkdir(exist_ok=True)
-    how.root.write_text("a file where a folder should be")
+    shared.root.write_text("a file where a folder should be")
     with pytest.raises(InputError, match="cannot create the folder"):
-        work(items(how), how)
+        work(items(shared), shared)
 
 
-def test_an_interruption_ends_the_programs(how, pretend, monkeypatch):
+def test_an_interruption_ends_the_programs_and_begins_no_more(shared, pretend, monkeypatch):
     pretend()
-    # A shell starts background jobs with the signal ignored, and a test run may be one.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        _interrupt(how, monkeypatch)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _interrupt(how, monkeypatch):
-    sleep = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
-    monkeypatch.setattr(cells_module, "train_command", lambda item, how: sleep)
     started: list[subprocess.Popen] = []
     popen = subprocess.Popen
 
-    def watch(*args, **kwargs):
-        started.append(popen(*args, **kwargs))
+    def watch(*args, **keywords):
+        started.append(popen(*args, **keywords))
         if len(started) == 2:
             signal.raise_signal(signal.SIGINT)
         return started[-1]
 
+    sleep = [*PYTHON, "import time; time.sleep(60)"]
+    monkeypatch.setattr(cells_module, "train_command", lambda item, shared: sleep)
     monkeypatch.setattr(cells_module.subprocess, "Popen", watch)
-    with pytest.raises(KeyboardInterrupt):
-        work(items(how), how)
-    assert started[0].poll() == -signal.SIGTERM
-    for one in started:  # the one that was being started when the signal came
-        one.terminate()
-        one.wait()
+    # A shell starts background jobs with the signal ignored, and a test run may be one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work(items(shared), shared, jobs=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [one.poll() for one in started] == [-signal.SIGTERM] * 2
 
 
-def test_a_run_goes_on_with_the_threads_it_had(how):
-    item = items(how, 1)[0]
-    begun = {"threads": 5}
-    config = read_config_of(item, **begun)
-    write_config(item.run, config)
-    train_command(item, how)
+def test_a_run_goes_on_with_the_threads_it_had(shared):
+    item = items(shared, 1)[0]
+    write_config(item.run, replace(item.config, train=replace(item.config.train, threads=5)))
+    train_command(item, shared)
     recipe = json.loads((item.folder / "recipe.json").read_text())
-    assert recipe["train"]["threads"] == 5
+    assert recipe["train"]["threads"] == read_config(item.run).train.threads == 5
     assert item.config.train.threads != 5
-    assert read_config(item.run).train.threads == 5
 
 
-def read_config_of(item: Item, **train):
-    import dataclasses
-
-    return dataclasses.replace(item.config, train=dataclasses.replace(item.config.train, **train))
-
-
-def test_progress_counts_steps(how, capsys):
-    made = items(how, 1)
+def test_progress_counts_steps(shared, capsys):
+    made = items(shared, 1)
     progress = Progress(made, 3)
     progress.began -= 10
     made[0].run.mkdir(parents=True)
@@ -261,5 +293,5 @@ def test_budgets(text, expected):
 
 @pytest.mark.parametrize("text", ["", "0", "-5", "1.5", "10 days", "0min", "min"])
 def test_bad_budgets_are_refused(text):
-    with pytest.raises(InputError, match="--budget takes steps"):
+    with pytest.raises(InputError, match="--budget"):
         parse_budget(text)

@@ -1,43 +1,49 @@
-"""Counting parameters, operations and activations without running a model."""
+"""Parameters, operations and memory counted without running a model; a budget's proposal."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from synth3d.experiments.describe import count_flops, describe
-from synth3d.models import AGINet, ResUNet
-from synth3d.models.moving.deformable import DeformableConv
-from synth3d.models.moving.rotating import RotatingConv
+from synth3d.cli import main
+from synth3d.errors import InputError
+from synth3d.experiments import describe as describe_module
+from synth3d.experiments.describe import DescribeRequest, count_flops, describe, parse_size
+from synth3d.models import AGINet, DeformableConv, ResUNet, RotatingConv
 
 # AGI-Net, Table 5: GFLOP of one 256 x 256 slice, one channel in and out.
 GROUPS = {1: 238.84, 2: 190.52, 4: 166.36, 8: 154.28, 16: 148.24}
 STAGES = {1: 144.46, 2: 146.95, 3: 149.40, 4: 151.83, 5: 154.28, 6: 156.76, 7: 159.31}
 
 
-def gigaflops(model: str = "agi-net", **options) -> float:
-    network = (
-        AGINet(1, 1, dim=2, **options) if model == "agi-net" else ResUNet(1, 1, dim=2, **options)
-    )
-    return count_flops(network, (1, 1, 256, 256)) / 1e9
-
-
-@pytest.mark.parametrize(("groups", "printed"), GROUPS.items())
-def test_flops_by_groups_are_the_papers(groups, printed):
+def gigaflops(model=AGINet, **options) -> float:
     with torch.device("meta"):
-        assert gigaflops(groups=groups) == pytest.approx(printed, rel=1e-3)
+        return count_flops(model(1, 1, dim=2, **options), (1, 1, 256, 256)) / 1e9
 
 
-@pytest.mark.parametrize(("stages", "printed"), STAGES.items())
-def test_flops_by_stages_are_the_papers(stages, printed):
-    with torch.device("meta"):
-        assert gigaflops(stages=stages) == pytest.approx(printed, rel=1e-3)
+@pytest.mark.parametrize(
+    ("options", "printed"),
+    [
+        ({"model": ResUNet}, 141.91),
+        *(({"groups": groups}, printed) for groups, printed in GROUPS.items()),
+        *(({"stages": stages}, printed) for stages, printed in STAGES.items()),
+    ],
+)
+def test_flops_are_the_papers(options, printed):
+    assert gigaflops(**options) == pytest.approx(printed, rel=1e-3)
 
 
-def test_flops_of_the_backbone_are_the_papers():
-    with torch.device("meta"):
-        assert gigaflops("resunet") == pytest.approx(141.91, rel=1e-3)
+@pytest.mark.parametrize("groups", GROUPS)
+def test_both_wirings_cost_the_same(groups):
+    flops = [gigaflops(groups=groups, routing=r) for r in ("stacked", "parallel")]
+    assert flops[0] == pytest.approx(flops[1], abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -46,33 +52,26 @@ def test_flops_of_the_backbone_are_the_papers():
 )
 def test_flops_of_volumes_are_the_specifications(widths, plain, agi):
     for model, printed in (("resunet", plain), ("agi-net", agi)):
-        options = {"in_channels": 2, "side": 64}
-        found = describe(model, 3, widths, **options)["flops"] / 1e9
-        assert found == pytest.approx(printed, rel=1e-3)
-
-
-@pytest.mark.parametrize("groups", GROUPS)
-def test_both_wirings_cost_the_same(groups):
-    with torch.device("meta"):
-        flops = [gigaflops(groups=groups, routing=r) for r in ("stacked", "parallel")]
-    assert flops[0] == pytest.approx(flops[1], abs=0.02)
+        found = describe(DescribeRequest(model, widths=widths, in_channels=2, side=64))
+        assert found["flops"] / 1e9 == pytest.approx(printed, rel=1e-3)
 
 
 def test_the_dictionary():
-    result = describe("agi-net", 3, (64, 128, 256, 512), 8, 2, 1)
+    result = describe(DescribeRequest(in_channels=2))
     assert result["parameters"] == 55_535_376
     assert result["flops_input"] == [1, 2, 64, 64, 64]
-    assert result["flops"] == pytest.approx(921.3e9, rel=1e-3)
-    assert {"model", "dim", "widths", "groups", "in_channels", "out_channels"} <= result.keys()
+    assert (result["groups"], result["stages"]) == (8, 5)
+    assert {"model", "dim", "widths", "in_channels", "out_channels"} <= result.keys()
     assert json.loads(json.dumps(result)) == result
 
 
 def test_activations_are_a_line_in_the_voxels():
     """3.39 kB per voxel at 4 times the widths, and nothing besides, for the plain network."""
-    plain = describe("resunet", 3, (16, 32, 64, 128), side=32)
+    widths = (16, 32, 64, 128)
+    plain = describe(DescribeRequest("resunet", widths=widths, in_channels=2, side=32))
     assert plain["saved_bytes_per_voxel"] == pytest.approx(3388 / 4, rel=0.02)
     assert plain["saved_bytes_constant"] == 0
-    agi = describe("agi-net", 3, (16, 32, 64, 128), side=128)
+    agi = describe(DescribeRequest(widths=widths, in_channels=2, side=128))
     assert agi["saved_bytes_per_voxel"] > 1.8 * plain["saved_bytes_per_voxel"]
     assert agi["recomputed_bytes_per_voxel"] < 1.05 * plain["saved_bytes_per_voxel"]
 
@@ -88,8 +87,8 @@ def test_what_the_other_convolutions_cost():
     x = (1, c, 16, 16)
     maps = p * 27 * (2 * 9 * c + 1)
     conv = 2 * p * c * 9 * c
-    assert count_flops(DeformableConv(c, 2, "exact"), x) == maps + 9 * c * p * 8 + conv
-    assert count_flops(DeformableConv(c, 2, "dcn"), x) == maps + 9 * c * p * 8 + conv
+    for mode in ("exact", "dcn"):
+        assert count_flops(DeformableConv(c, 2, mode), x) == maps + 9 * c * p * 8 + conv
     warp = p * 3 * (2 * 9 * c + 1) + c * p * 8 + conv
     assert count_flops(DeformableConv(c, 2, "warp"), x) == warp
     routing = p * c * (2 * 9 + 5 + 1 + 1) + 2 * (2 * c * 3) + 3
@@ -98,11 +97,10 @@ def test_what_the_other_convolutions_cost():
 
 @pytest.mark.parametrize("model", ["deform-resunet", "arc-resunet", "agi-net", "resunet"])
 def test_every_model_and_the_time_can_be_described(model):
-    options = {"time_embedding": True}
-    options |= {"stages": 3} if model != "resunet" else {}
-    options |= {"groups": 2} if model == "agi-net" else {}
-    timed = describe(model, 2, (8, 16), side=16, **options)
-    assert min(timed["parameters"], timed["flops"], timed["saved_bytes_per_voxel"]) > 0
+    groups = 2 if model == "agi-net" else None
+    timed = DescribeRequest(model, "2d", (8, 16), groups, None, ["time_embedding=true"], side=16)
+    found = describe(timed)
+    assert min(found["parameters"], found["flops"], found["saved_bytes_per_voxel"]) > 0
 
 
 def test_a_layer_without_a_rule_is_refused():
@@ -110,16 +108,133 @@ def test_a_layer_without_a_rule_is_refused():
         count_flops(nn.Bilinear(1, 1, 1), (1, 1))
 
 
-def test_unknown_models_and_options_are_refused():
-    with pytest.raises(ValueError, match="unknown model 'unet'; there are agi-net, resunet"):
-        describe("unet")
-    with pytest.raises(ValueError, match="no option depth"):
-        describe("agi-net", depth=4)
-    with pytest.raises(ValueError, match="resunet has no option groups"):
-        describe("resunet", groups=4)
-    with pytest.raises(ValueError, match="do not split"):
-        describe("agi-net", groups=7)
-    with pytest.raises(ValueError, match="dim"):
-        describe("agi-net", dim=4)
-    with pytest.raises(ValueError, match="sides of at least 16"):
-        describe("resunet", side=8)
+@pytest.mark.parametrize(
+    ("arguments", "claim"),
+    [
+        ({"model": "unet"}, "unknown model 'unet'; there are agi-net, resunet"),
+        ({"assign": ["depth=4"]}, "agi-net has no option depth"),
+        ({"model": "resunet", "groups": 4}, "resunet has no option groups"),
+        ({"groups": 7}, "do not split"),
+        ({"dim": "4d"}, "dim"),
+        ({"model": "resunet", "side": 8}, "sides of at least 16"),
+        ({"fit": "8x"}, "expected a size"),
+        ({"assign": ["widths=3"]}, "give it as --widths"),
+        ({"assign": ["depth"]}, "--set takes key=value"),
+        ({"model": "arc-resunet"}, "exists in 2-D only"),
+        ({"stages": ("down9",)}, "unknown stage"),
+    ],
+)
+def test_what_is_refused(arguments, claim):
+    with pytest.raises(InputError, match=re.escape(claim)):
+        describe(DescribeRequest(**arguments))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8GB", 8 * 10**9), ("8g", 8 * 10**9), ("1.5 GiB", 3 * 2**29), ("512MiB", 2**29), ("7", 7),
+     ("2 kb", 2000)],
+)  # fmt: skip
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "8 TB", "-1GB", "8x", "8 GB of"])
+def test_what_is_no_size(text):
+    with pytest.raises(InputError, match="expected a size as in 8GB"):
+        parse_size(text)
+
+
+def fit(budget: int, model: str = "agi-net", *assign: str, **more) -> dict:
+    """The proposal for so many MB, of which the process itself takes none."""
+    groups, stages = (2, 5) if model == "agi-net" else (None, None)
+    request = DescribeRequest(
+        model, more.pop("dim", "3d"), (8, 16, 32), groups, stages, assign, 2, side=16,
+        fit=f"{budget}MB", **more,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(describe_module, "PROCESS", 0)
+        return describe(request)["fit"]
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(60, 3000))
+def test_a_proposal_fits_and_is_a_patch_the_network_takes(megabytes):
+    found = fit(megabytes, "resunet")
+    assert found["bytes"] <= megabytes * 10**6
+    assert found["patch"][0] % 4 == 0
+    assert 32 <= found["patch"][0] <= 128
+
+
+def test_more_memory_never_means_less():
+    found = [fit(budget) for budget in (60, 300, 2700)]
+    sizes = [f["patch"][0] ** 3 * f["batch"] for f in found]
+    assert sizes == sorted(sizes)
+    assert found[0]["batch"] <= 2
+    assert found[-1]["patch"] == [128] * 3
+    assert found[-1]["batch"] >= 2
+
+
+def test_the_routing_is_recomputed_only_where_the_patch_needs_it():
+    plenty, little = fit(10**5), fit(200)
+    assert (plenty["batch"], plenty["recompute_routing"]) == (16, False)
+    assert little["recompute_routing"]
+    kept = fit(200, "agi-net", "checkpoint_routing=false")
+    assert not kept["recompute_routing"]
+    assert kept["patch"][0] < little["patch"][0]
+    assert not fit(1000, "resunet")["recompute_routing"]
+
+
+def test_bfloat16_and_slices_allow_more():
+    assert fit(200, precision="bf16")["patch"][0] > fit(200)["patch"][0]
+    flat = fit(1000, dim="2d")
+    assert flat["patch"] == [256, 256]
+    assert flat["batch"] > 2
+
+
+def test_too_little_is_refused_with_what_is_needed():
+    with pytest.raises(InputError, match="needs 0.0[0-9] GB and the budget is 0.00 GB"):
+        fit(1, "resunet")
+
+
+def test_the_command_prints_figures_and_a_proposal(capsys):
+    arguments = ["describe", "--widths", "8,16", "--groups", "2", "--side", "16", "--fit", "2GB"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"2.00 GB allow --patch (\d+),\1,\1 --batch 2 in fp32", text)
+    assert main([*arguments, "--json", "--stages", "down1,body", "--set", "module=gr"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["stages"], found["module"]) == (["down1", "body"], "gr")
+    assert found["fit"]["batch"] == 2
+    assert main(["describe", "--model", "vit"]) == 2
+    assert "unknown model" in capsys.readouterr().err
+
+
+STEPS = """
+import json, sys, torch
+from synth3d.models import GENERATORS
+what = json.loads(sys.argv[1])
+torch.set_num_threads(1)
+net = GENERATORS["agi-net"](2, 1, **what["options"], checkpoint_routing=what["recompute_routing"])
+net = net.to(memory_format=torch.channels_last_3d)
+x = torch.randn(what["batch"], 2, *what["patch"]).to(memory_format=torch.channels_last_3d)
+optimizer = torch.optim.Adam(net.parameters())
+for _ in range(2):
+    net(x).abs().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+lines = open("/proc/self/status").read().splitlines()
+print(1024 * int(next(l for l in lines if l.startswith("VmHWM:")).split()[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_real_training_steps_stay_within_the_budget():
+    options, budget = {"dim": 3, "widths": (16, 32, 64, 128), "groups": 4}, 1_700_000_000
+    request = DescribeRequest(widths=options["widths"], groups=4, in_channels=2, fit=str(budget))
+    found = describe(request)["fit"]
+    run = subprocess.run(
+        [sys.executable, "-c", STEPS, json.dumps({**found, "options": options})],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found["bytes"] - 2**30 < int(run.stdout) <= budget

@@ -94,13 +94,25 @@ def files(folder: Path) -> dict[str, int]:
     return {str(p): p.stat().st_mtime_ns for name in names for p in folder.rglob(name)}
 
 
+def begin(*words: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "synth3d", "ablate", *map(str, words)]
+    return subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
 @pytest.mark.slow
-def test_two_cells_two_seeds_end_to_end(phantom_cohort, tmp_path, capsys):
+def test_two_processes_share_two_cells_and_two_seeds_end_to_end(phantom_cohort, tmp_path, capsys):
     command = ("components", "--data", phantom_cohort, "--work", tmp_path, "--only", "cagr",
-               "--seeds", 2, "--budget", 8, "--jobs", 2, *TINY)  # fmt: skip
-    assert run(*command) == 0
-    out = capsys.readouterr().out
-    assert "Parts of the CAGR module" in out
+               "--seeds", 2, "--budget", 8, *TINY)  # fmt: skip
+    with begin(*command) as other:
+        assert run(*command) == 0
+        assert other.wait(300) == 0
+    logs = list((tmp_path / "ablate" / "scores").glob("*/*.log"))
+    assert len(logs) == 8
+    assert all(log.read_text().count("$ ") == 1 for log in logs)  # each begun once
+    assert "Parts of the CAGR module" in capsys.readouterr().out
     folder = tmp_path / "ablate" / "components"
     value = json.loads((folder / "table.json").read_text())
     assert [cell["name"] for cell in value["cells"]] == ["conv", "cagr"]
@@ -115,7 +127,7 @@ def test_two_cells_two_seeds_end_to_end(phantom_cohort, tmp_path, capsys):
     assert gap["low"] <= gap["mean"] <= gap["high"]
     assert {"psnr_volume@paper-agi", "psnr_tumour@ours"} <= set(rows[0])
     before = files(tmp_path)
-    assert run(*command) == 0
+    assert run(*command, "--jobs", 2) == 0
     assert files(tmp_path) == before
 
 
@@ -155,12 +167,7 @@ def test_a_curve_tests_one_run_at_every_level(phantom_cohort, tmp_path):
 def test_kill_9_and_the_same_command_again(phantom_cohort, tmp_path):
     words = ("components", "--data", phantom_cohort, "--work", tmp_path, "--only", "cagr",
              "--seeds", 1, "--budget", 120, *TINY)  # fmt: skip
-    command = [sys.executable, "-m", "synth3d", "ablate", *map(str, words)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:  # fmt: skip
+    with begin(*words) as process:
         runs = tmp_path / "ablate" / "runs"
         deadline = time.monotonic() + 300
         while not (done := list(runs.glob("*/done.json"))) or not list(

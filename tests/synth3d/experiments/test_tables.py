@@ -6,21 +6,29 @@ from pathlib import Path
 import pytest
 import torch
 
-from synth3d.config.frameworks import FRAMEWORK_OPTIONS
 from synth3d.errors import InputError
 from synth3d.experiments.plan import choose_cells, configure, identity_of, normalised, with_budget
 from synth3d.experiments.tables import BRATS, IXI, TABLES, Cell, Choices, Table, find_table
-from synth3d.frameworks.build import build
-from synth3d.settings import read_recipe
+from synth3d.frameworks import build
+from synth3d.settings import read_recipe, to_plain
+from synth3d.training import RunConfig
 
 MOVE = Choices("t2w")
 EXPERIMENTS = Path(__file__).parents[3] / "docs" / "experiments"
 BASES = {2: "phantom-2d", 3: "phantom"}
 
 
-def base(dim: int, **overrides):
-    values = normalised(read_recipe(BASES[dim]))
-    return values, configure(values, overrides)
+FRAMEWORKS = {k: v for k, v in to_plain(RunConfig())["train"].items() if isinstance(v, dict)}
+"""Name → its own options."""
+
+
+def base(recipe: int | str):
+    values = normalised(read_recipe(BASES.get(recipe, recipe)))
+    return values, configure(values)
+
+
+def cells_of(name: str, recipe: int | str, choices: Choices = MOVE) -> dict[str, Cell]:
+    return {cell.name: cell for cell in TABLES[name].cells(base(recipe)[1], choices)}
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.toml")), ids=lambda path: path.stem)
@@ -67,37 +75,45 @@ def test_every_cell_builds_and_has_its_baseline(name, dim, retrain):
 
 @pytest.mark.parametrize("name", list(TABLES))
 def test_cells_of_a_table_are_different_experiments(name):
-    values, config = base(2)
-    cells = TABLES[name].cells(config, MOVE)
-    kinds = [
-        (identity_of(configure(values, c.overrides)).items(),
-         identity_of(configure(values, c.overrides, c.testing)).items())
+    values, _ = base(2)
+    cells = cells_of(name, 2).values()
+    kinds = {
+        repr([identity_of(configure(values, *layers)) for layers in ([c.overrides],
+              [c.overrides, c.testing])])
         for c in cells
-    ]  # fmt: skip
-    assert len({repr(kind) for kind in kinds}) == len(cells)
+    }  # fmt: skip
+    assert len(kinds) == len(cells)
 
 
 def test_the_issues_experiments_are_all_there():
-    _, config = base(2)
-    names = {t: {cell.name for cell in table.cells(config, MOVE)} for t, table in TABLES.items()}
-    assert names["components"] == {"conv", "gr", "ca", "cagr"}
-    assert names["convolutions"] == {
+    assert cells_of("components", 2).keys() == {"conv", "gr", "ca", "cagr"}
+    assert cells_of("convolutions", 2).keys() == {
         f"{kind}-{place}" for kind in ("std", "deform", "arc", "cagr")
         for place in ("aligned", "shifted")
     }  # fmt: skip
-    assert names["frameworks"] == {
-        f"{framework}-{generator}" for framework in FRAMEWORK_OPTIONS
+    assert cells_of("frameworks", 2).keys() == {
+        f"{framework}-{generator}" for framework in FRAMEWORKS
         for generator in ("resunet", "agi-net")
     }  # fmt: skip
-    levels = {cell.level for cell in TABLES["translation"].cells(config, MOVE)}
+    levels = {cell.level for cell in cells_of("translation", 2).values()}
     assert levels == {0, 0.5, 1, 1.5, 2, 2.5, 3}
-    wide = configure(normalised(read_recipe("paper-3d")))
-    groups = [cell.name for cell in TABLES["groups"].cells(wide, MOVE)]
-    assert groups == ["conv", "n1", "n2", "n4", "n8", "n16"]
-    stages = [cell.name for cell in TABLES["stages"].cells(wide, MOVE)]
-    assert stages == [
-        "0-none", "1-down1", "2-down2", "3-down3", "4-body", "5-up1", "6-up2", "7-up3",
-    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "recipe", "names", "printed"),
+    [
+        ("groups", "paper-3d", "conv n1 n2 n4 n8 n16", 6),
+        ("groups", 3, "conv n1 n2 n4 n8", 5),  # 16 do not divide a width
+        ("stages", "paper-3d", "0-none 1-down1 2-down2 3-down3 4-body 5-up1 6-up2 7-up3", 8),
+        ("stages", 3, "0-none 1-down1 2-down2 3-body 4-up1 5-up2", 1),  # not the paper's seven
+    ],
+)
+def test_cells_follow_from_the_widths_and_are_printed_where_they_are_the_papers(
+    table, recipe, names, printed
+):
+    cells = cells_of(table, recipe)
+    assert list(cells) == names.split()
+    assert sum(bool(cell.printed) for cell in cells.values()) == printed
 
 
 def test_arc_is_left_out_in_3d_and_refused_by_name():
@@ -106,103 +122,70 @@ def test_arc_is_left_out_in_3d_and_refused_by_name():
     assert not [cell for cell in cells if "arc" in cell.name]
     with pytest.raises(InputError, match=r"arc-aligned, arc-shifted is published in 2-D only"):
         choose_cells(TABLES["convolutions"], config, MOVE, "arc-*")
-    _, config = base(2)
-    _, chosen = choose_cells(TABLES["convolutions"], config, MOVE, "arc-*")
+    _, chosen = choose_cells(TABLES["convolutions"], base(2)[1], MOVE, "arc-*")
     assert chosen == ["std-aligned", "arc-aligned", "std-shifted", "arc-shifted"]
-
-
-def test_only_what_is_there_can_be_chosen():
-    _, config = base(3)
     with pytest.raises(InputError, match="no such cell; the table has conv, gr, ca, cagr"):
         choose_cells(TABLES["components"], config, MOVE, "nothing")
 
 
 def test_the_shifted_cells_move_one_source_by_three_voxels():
-    values, config = base(3)
-    cells = {cell.name: cell for cell in TABLES["convolutions"].cells(config, MOVE)}
+    values, _ = base(3)
+    cells = cells_of("convolutions", 3)
     moved = configure(values, cells["cagr-shifted"].overrides).misalign
     assert (moved.source, moved.shift, moved.draw) == ("t2w", 3.0, "fixed_magnitude")
     assert moved.active
     assert not configure(values, cells["cagr-aligned"].overrides).misalign.active
 
 
-def test_a_curve_is_tested_only_or_trained_too():
-    values, config = base(3)
-    for retrain in (False, True):
-        cells = TABLES["rotation"].cells(config, Choices("t1n", "uniform_box", retrain))
-        cell = next(cell for cell in cells if cell.name == "agi-net-7.5")
-        trained = configure(values, cell.overrides).misalign
-        tested = configure(values, cell.overrides, cell.testing).misalign
-        assert (tested.source, tested.rotate, tested.draw) == ("t1n", 7.5, "uniform_box")
-        assert trained.active == retrain
+@pytest.mark.parametrize("retrain", [False, True])
+def test_a_curve_is_tested_only_or_trained_too(retrain):
+    values, _ = base(3)
+    cell = cells_of("rotation", 3, Choices("t1n", "uniform_box", retrain))["agi-net-7.5"]
+    tested = configure(values, cell.overrides, cell.testing).misalign
+    assert (tested.source, tested.rotate, tested.draw) == ("t1n", 7.5, "uniform_box")
+    assert configure(values, cell.overrides).misalign.active == retrain
 
 
 def test_a_swapped_framework_keeps_its_own_losses_and_the_recipes_critic():
     values, config = base(2)
     assert config.train.options.adversarial_weight == 0.3
-    for cell in TABLES["frameworks"].cells(config, MOVE):
+    for cell in cells_of("frameworks", 2).values():
         swapped = configure(values, cell.overrides).train
-        own = FRAMEWORK_OPTIONS[swapped.framework]()
+        own = FRAMEWORKS[swapped.framework]
         if swapped.framework != "pix2pix":
-            assert getattr(swapped.options, "l1_weight", None) == getattr(own, "l1_weight", None)
-        if hasattr(own, "critic_width"):
+            assert getattr(swapped.options, "l1_weight", None) == own.get("l1_weight")
+        if "critic_width" in own:
             assert swapped.options.critic_width == config.train.options.critic_width == 16
 
 
 def test_printed_numbers_are_the_papers():
-    _, config = base(2)
-    wide = configure(normalised(read_recipe("paper-3d")))
     printed = {
-        (table, cell.name): cell.printed
-        for table in TABLES for cell in TABLES[table].cells(wide, MOVE)
+        (table, name): cell.printed
+        for table in TABLES for name, cell in cells_of(table, "paper-3d").items()
     }  # fmt: skip
     assert printed["components", "conv"][IXI].psnr == 34.38
     assert printed["components", "gr"][IXI].gain == 0.47
-    assert printed["components", "ca"] == {}
-    assert printed["components", "cagr"][IXI].psnr == 34.96
-    assert [printed["groups", f"n{n}"][IXI].psnr for n in (1, 2, 4, 8, 16)] == [
-        34.76, 34.85, 34.93, 34.96, 34.88,
-    ]  # fmt: skip
-    assert printed["stages", "5-up1"][IXI].psnr == 34.96
-    assert printed["convolutions", "cagr-shifted"][IXI].gain == 1.49
-    assert printed["convolutions", "cagr-shifted"][IXI].psnr is None
+    assert printed["components", "ca"] == printed["frameworks", "ddpm-agi-net"] == {}
+    assert printed["components", "cagr"][IXI].psnr == printed["stages", "5-up1"][IXI].psnr == 34.96
+    groups = [printed["groups", f"n{n}"][IXI].psnr for n in (1, 2, 4, 8, 16)]
+    assert groups == [34.76, 34.85, 34.93, 34.96, 34.88]
+    shifted = printed["convolutions", "cagr-shifted"][IXI]
+    assert (shifted.gain, shifted.psnr) == (1.49, None)
     assert printed["frameworks", "pix2pix-agi-net"][BRATS].psnr == 24.54
     assert printed["frameworks", "ddpm-resunet"][BRATS].psnr == 20.14
-    assert printed["frameworks", "ddpm-agi-net"] == {}
-    for cells in printed.values():
-        for numbers in cells.values():
-            if numbers.gain is not None and numbers.psnr is not None:
-                gap = {34.38, 24.06}
-                assert min(abs(numbers.psnr - start - numbers.gain) for start in gap) < 0.006
-
-
-def test_stages_have_printed_numbers_only_where_there_are_seven():
-    _, config = base(3)
-    cells = TABLES["stages"].cells(config, MOVE)
-    assert [cell.name for cell in cells] == [
-        "0-none", "1-down1", "2-down2", "3-body", "4-up1", "5-up2",
-    ]  # fmt: skip
-    assert [cell.name for cell in cells if cell.printed] == ["0-none"]
-
-
-def test_groups_that_do_not_divide_a_width_are_left_out():
-    _, config = base(3)
-    names = [cell.name for cell in TABLES["groups"].cells(config, MOVE)]
-    assert names == ["conv", "n1", "n2", "n4", "n8"]
+    for numbers in (numbers for cells in printed.values() for numbers in cells.values()):
+        if numbers.gain is not None and numbers.psnr is not None:
+            assert min(abs(numbers.psnr - start - numbers.gain) for start in (34.38, 24.06)) < 0.006
 
 
 def test_the_same_experiment_in_two_tables_is_one_run():
-    values, config = base(3)
-    tables = {
-        name: {c.name: configure(values, c.overrides) for c in TABLES[name].cells(config, MOVE)}
-        for name in TABLES
-    }
-    same = [
-        tables["components"]["cagr"], tables["groups"]["n4"], tables["stages"]["3-body"],
-        tables["convolutions"]["cagr-aligned"], tables["translation"]["agi-net-3"],
-        tables["frameworks"]["pix2pix-agi-net"],
-    ]  # fmt: skip
-    assert len({repr(sorted(identity_of(one).items())) for one in same}) == 1
+    values, _ = base(3)
+    same = {
+        "components": "cagr", "groups": "n4", "stages": "3-body", "convolutions": "cagr-aligned",
+        "translation": "agi-net-3", "frameworks": "pix2pix-agi-net",
+    }  # fmt: skip
+    runs = [configure(values, cells_of(table, 3)[name].overrides) for table, name in same.items()]
+    assert len({repr(sorted(identity_of(one).items())) for one in runs}) == 1
 
 
 def test_a_table_of_ones_own(tmp_path):
@@ -234,11 +217,8 @@ def test_a_bad_table_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         find_table(str(path))
-
-
-def test_an_unknown_table_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="unknown table 'compnents'; known: components, groups"):
-        find_table("compnents")
+    with pytest.raises(InputError, match="unknown table 'bad'; known: components, groups"):
+        find_table("bad")
 
 
 def test_a_budget_scales_what_is_counted_in_steps():

@@ -40,12 +40,6 @@ def test_worked_example_of_the_papers_convention():
     assert scale.apply(np.array([-5.0]), ALL[:1]) == 0
 
 
-def test_what_a_clipping_scale_makes_of_wild_predictions():
-    scale = Scale(0, 400, clips=True)
-    wild = np.array([-0.5, 0.25, 1.0, 1.7, 50])
-    np.testing.assert_allclose(scale.invert(wild, ALL), [0, 100, 400, 400, 400])
-
-
 @pytest.mark.parametrize("volume", [np.zeros(300), np.zeros(0), np.eye(20), -np.ones(9)])
 def test_the_papers_convention_on_next_to_nothing(volume):
     scale = Scale.papers(volume)
@@ -95,18 +89,18 @@ def test_the_way_back_is_exact_and_nothing_is_clipped(low, width, seed, reach):
 
 
 def test_a_wild_prediction_does_not_explode():
-    scale = Scale(0, 1000)
-    assert scale.invert(np.array([50.0]), ALL[:1]) == scale.invert(np.array([CEILING]), ALL[:1])
-    assert np.isfinite(scale.invert(np.array([50.0]), ALL[:1])).all()
+    for scale, held in ((Scale(0, 1000), CEILING), (Scale(0, 400, clips=True), 1.0)):
+        wild, most = scale.invert(np.array([50.0, held]), ALL[:2])
+        assert wild == most
+        assert np.isfinite(wild)
+    clipped = Scale(0, 400, clips=True).invert(np.array([-0.5, 0.25, 1.0, 1.7, 50]), ALL)
+    np.testing.assert_allclose(clipped, [0, 100, 400, 400, 400])
 
 
 @pytest.mark.parametrize("volume", [np.zeros((2, 2, 2)), np.full((2, 2, 2), 7.0)])
 def test_empty_and_constant_brains_divide_by_nothing(volume):
     scale = Scale.fit(volume, volume > 0)
     assert np.isfinite(scale.apply(volume, volume > 0)).all()
-
-
-def test_a_scale_needs_room():
     with pytest.raises(ValueError, match="low < high"):
         Scale(1, 1)
 
@@ -135,17 +129,19 @@ def test_prior_follows_the_scanner_when_sequences_scale_together():
     assert guess.low == pytest.approx(30)
 
 
-def test_prior_takes_the_median_when_they_do_not():
-    highs = [(100, 700), (5000, 720), (20, 680), (800, 700)]
+@pytest.mark.parametrize(
+    ("highs", "own", "expected", "error"),
+    [
+        # Sequences that do not scale together: the median.
+        ([(100, 700), (5000, 720), (20, 680), (800, 700)], 4000, 700, 1e-3),
+        # A case in other units gets a target in its own.
+        ([(600, 700), (800, 720)], 1, 1.03, 0.15),
+    ],
+)
+def test_prior_takes_the_median_but_in_the_units_of_the_case(highs, own, expected, error):
     cases = [{"t1n": Scale(0, a), "t2f": Scale(0, b)} for a, b in highs]
-    guess = ScalePrior(cases).estimate("t2f", {"t1n": Scale(0, 4000)})
-    assert guess.high == pytest.approx(700)
-
-
-def test_a_case_in_other_units_gets_a_target_in_its_own():
-    cases = [{"t1n": Scale(0, a), "t2f": Scale(0, b)} for a, b in [(600, 700), (800, 720)]]
-    guess = ScalePrior(cases).estimate("t2f", {"t1n": Scale(0, 1)})
-    assert guess.high == pytest.approx(1.03, abs=0.15)
+    guess = ScalePrior(cases).estimate("t2f", {"t1n": Scale(0, own)})
+    assert guess.high == pytest.approx(expected, abs=error)
 
 
 def test_negative_intensities_have_scales_too():

@@ -11,6 +11,7 @@ from synth3d.images.grids import Grid
 from synth3d.images.volumes import (
     Volume,
     check_same_grid,
+    check_same_grids,
     grid,
     read,
     read_label,
@@ -118,19 +119,16 @@ def test_a_new_file_lies_on_the_grid_of_its_sibling(tmp_path, affine, dtype, cod
     assert grid(reference).difference(grid(tmp_path / "t2.nii.gz")) is None
 
 
-def test_integers_are_rounded_and_clamped(tmp_path):
+def test_integers_are_rounded_and_clamped_unless_they_are_scaled(tmp_path):
     reference = sibling(tmp_path / "a.nii.gz", "uint8")
     data = np.zeros(SHAPE)
     data[0, 0, :4] = (-7, 0.6, 254.9, 999)
     write_like(reference, data, tmp_path / "b.nii.gz")
     assert read(tmp_path / "b.nii.gz").data[0, 0, :4].tolist() == [0, 1, 255, 255]
-
-
-def test_only_unscaled_integers_have_limits(tmp_path):
-    assert value_limits(sibling(tmp_path / "a.nii.gz", "int16")) == (-32768, 32767)
-    assert value_limits(sibling(tmp_path / "b.nii.gz", "float32")) == (-np.inf, np.inf)
-    scaled = sibling(tmp_path / "c.nii.gz", "int16", scaling=(0.5, 0))
-    assert value_limits(scaled) == (-np.inf, np.inf)
+    assert value_limits(reference) == (0, 255)
+    for dtype, scaling in (("float32", (1, 0)), ("int16", (0.5, 0))):
+        free = sibling(tmp_path / "c.nii.gz", dtype, scaling=scaling)
+        assert value_limits(free) == (-np.inf, np.inf)
 
 
 @pytest.mark.parametrize("scaling", [(0.01, 0), (0.01, 3.337), (0.5, -100), (-2, 1)])
@@ -153,29 +151,21 @@ def test_big_endian_and_nifti_2_siblings_work(tmp_path):
     np.testing.assert_array_equal(nib.load(tmp_path / "b.nii.gz").get_fdata().T, DATA * 2)
 
 
-def test_the_same_volume_gives_the_same_bytes(tmp_path):
+def test_the_same_volume_gives_the_same_bytes_and_a_long_description_is_cut(tmp_path):
     for name in ("a", "b"):
         write_new(tmp_path / f"{name}.nii.gz", DATA, LAS, "int16")
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
-
-
-def test_a_long_description_is_cut_to_the_header_field(tmp_path):
-    reference = sibling(tmp_path / "a.nii.gz")
-    write_like(reference, DATA, tmp_path / "b.nii.gz", "ü" * 200)
-    assert bytes(nib.load(tmp_path / "b.nii.gz").header["descrip"]).rstrip(b"\0") == b"?" * 79
+    write_like(tmp_path / "a.nii.gz", DATA, tmp_path / "c.nii.gz", "ü" * 200)
+    assert bytes(nib.load(tmp_path / "c.nii.gz").header["descrip"]).rstrip(b"\0") == b"?" * 79
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int32"])
-def test_labels_may_be_stored_as_any_number(tmp_path, dtype):
-    label = (DATA % 5).astype(np.uint8)
-    write_new(tmp_path / "seg.nii.gz", label, LAS, dtype)
-    assert read_label(tmp_path / "seg.nii.gz").data.dtype == np.int16
-    np.testing.assert_array_equal(read_label(tmp_path / "seg.nii.gz").data, label)
-
-
-def test_an_empty_label_is_a_label(tmp_path):
-    write_new(tmp_path / "seg.nii.gz", np.zeros(SHAPE), LAS, "uint8")
-    assert not read_label(tmp_path / "seg.nii.gz").data.any()
+def test_labels_may_be_stored_as_any_number_and_be_empty(tmp_path, dtype):
+    for label in ((DATA % 5).astype(np.uint8), np.zeros(SHAPE)):
+        write_new(tmp_path / "seg.nii.gz", label, LAS, dtype)
+        found = read_label(tmp_path / "seg.nii.gz").data
+        assert found.dtype == np.int16
+        np.testing.assert_array_equal(found, label)
 
 
 @given(arrays(float, 3, elements=st.floats(-1, 1)), st.permutations(range(3)), st.booleans())
@@ -212,6 +202,8 @@ def test_the_misfit_is_named_with_what_differs(tmp_path, shape, affine, match):
         write_new(path, np.ones(SHAPE), LAS, "int16")
     with pytest.raises(InputError, match=rf"odd\.nii\.gz differs from t1\.nii\.gz in {match}"):
         check_same_grid(paths)
+    with pytest.raises(InputError, match=r"odd\.nii\.gz .*; .*odd\.nii\.gz differs"):
+        check_same_grids([paths, paths[1:], paths])
 
 
 def test_rounding_of_an_affine_is_no_misfit(tmp_path):

@@ -14,23 +14,8 @@ from synth3d.models.agi_net.routing import CagrOptions, OffsetHead, Routing
 SMALL = {"widths": (16, 32), "stages": 3, "groups": 4}
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 def image(dim: int, channels: int = 2, batch: int = 2, side: int = 8) -> torch.Tensor:
     return torch.randn(batch, channels, *[side] * dim)
-
-
-def routes(net: nn.Module, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(offsets, scale) of every routing during one pass."""
-    seen = []
-    for module in net.modules():
-        if isinstance(module, Routing):
-            module.register_forward_hook(lambda m, i, o: seen.append(o))
-    net(x)
-    return seen
 
 
 # 1: the offset branch learns
@@ -49,7 +34,7 @@ def test_offset_heads_get_a_gradient_at_the_start(dim, routing):
 # 2: initialisers
 
 
-def test_offsets_start_at_zero_and_scales_at_sigmoid_one():
+def test_offsets_start_at_zero_and_scales_at_sigmoid_one(routes):
     for offsets, scale in routes(AGINet(2, 1, **SMALL), image(3)):
         assert (offsets == 0).all()
         assert torch.allclose(scale, torch.full_like(scale, 1 / (1 + math.exp(-1))))
@@ -68,12 +53,25 @@ def by_type(module: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("init", [by_class_name, by_type])
-def test_heads_survive_initialisers_that_go_by_layer(init):
+def test_heads_survive_initialisers_that_go_by_layer(init, routes):
     net = AGINet(2, 1, **SMALL).apply(init)
     assert all((offsets == 0).all() for offsets, _ in routes(net, image(3)))
 
 
-def test_reset_parameters_draws_every_weight_anew():
+def test_heads_are_reset_after_an_initialiser_that_spares_nothing(routes):
+    net = AGINet(2, 1, **SMALL)
+    before = net.stages["down1"][0].first.conv.weight
+    for p in net.parameters():
+        nn.init.normal_(p)
+    drawn = before.clone()
+    net.reset_heads()
+    for offsets, scale in routes(net, image(3)):
+        assert (offsets == 0).all()
+        assert torch.allclose(scale, torch.full_like(scale, 0.7310586))
+    assert torch.equal(net.stages["down1"][0].first.conv.weight, drawn)
+
+
+def test_reset_parameters_draws_every_weight_anew(routes):
     net = AGINet(2, 1, **SMALL)
     for p in net.parameters():
         nn.init.constant_(p, 7.0)
@@ -85,11 +83,13 @@ def test_reset_parameters_draws_every_weight_anew():
 # 3: attention
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize(("channels", "groups"), [(8, 4), (16, 4), (8, 8), (6, 2)])
-def test_attention_reads_its_own_and_the_shuffled_groups(channels, groups):
-    attention = CrossGroupAttention(channels, groups, dim=3)
+def test_attention_reads_its_own_and_the_shuffled_groups(channels, groups, shuffle):
+    attention = CrossGroupAttention(channels, groups, dim=3, shuffle=shuffle)
     size = channels // groups
-    shuffled = torch.arange(channels).reshape(groups, size).T.reshape(groups, size)
+    shuffled = torch.arange(channels).reshape(groups, size)
+    shuffled = shuffled.T.reshape(groups, size) if shuffle else shuffled
     x = image(3, channels, batch=1, side=4)
     before = attention(x).reshape(groups, size)
     for j in range(groups):
@@ -164,21 +164,15 @@ def test_a_stride_makes_the_routing_coarser_and_costs_no_parameter():
 # 5: scale at the start
 
 
-def test_at_the_start_a_cagr_convolution_is_scaled_by_gate_and_lambda():
+def test_a_cagr_convolution_is_the_plain_one_scaled_by_gate_and_lambda():
     layer = CagrConv(8, 4, 3, CagrOptions(attn_init="open"))
     x = image(3, 8)
     factor = torch.tensor(1.0).sigmoid() * torch.tensor(2.0).sigmoid()
     plain = F.conv3d(x, layer.conv.weight, padding=1)
     assert torch.allclose(layer(x), factor * plain, atol=1e-5)
-
-
-def test_with_open_gates_and_unit_scale_it_is_the_plain_convolution():
-    layer = CagrConv(8, 4, 3)
-    nn.init.zeros_(layer.attention.mix.weight)
-    nn.init.constant_(layer.attention.mix.bias, 100.0)
+    nn.init.constant_(layer.attention.mix.bias, 100.0)  # open gates and unit scale
     nn.init.constant_(layer.routing.scale.bias, 100.0)
-    x = image(3, 8)
-    assert torch.allclose(layer(x), F.conv3d(x, layer.conv.weight, padding=1), atol=1e-5)
+    assert torch.allclose(layer(x), plain, atol=1e-5)
 
 
 # 6: periods
@@ -244,45 +238,24 @@ def test_a_grouped_head_needs_a_group_for_every_modality():
         AGINet(3, 1, **SMALL, head="both")
 
 
-def test_without_shuffle_groups_see_only_themselves():
-    attention = CrossGroupAttention(8, 4, dim=3, shuffle=False)
-    x = image(3, 8, batch=1, side=4)
-    before = attention(x).reshape(4, 2)
-    for j in range(4):
-        moved = x.clone()
-        moved[:, 2 * j : 2 * j + 2] += 1
-        changed = (attention(moved).reshape(4, 2) != before).any(1)
-        assert changed.tolist() == [i == j for i in range(4)]
-
-
 @pytest.mark.parametrize(
-    ("options", "lost"),
+    ("options", "lost", "check"),
     [
-        ({"offsets": "frozen"}, 3 * 4 * 8),
-        ({"offsets": "shared"}, 3 * 3 * 8),
-        ({"scale": "fixed"}, 4 * 8 + 4),
+        ({"offsets": "frozen"}, 3 * 4 * 8, lambda o, s: not o.any()),
+        ({"offsets": "shared"}, 3 * 3 * 8, lambda o, s: (o == o[:, :1]).all() and o.any()),
+        ({"scale": "fixed"}, 4 * 8 + 4, lambda o, s: (s == 1).all()),
+        ({"scale_init": 3.0}, 0, lambda o, s: torch.allclose(s, torch.full((2, 4), 0.95257413))),
     ],
 )
-def test_switched_off_heads_have_no_parameters(options, lost):
-    full, less = (CagrConv(8, 4, 3, CagrOptions(**o)) for o in ({}, options))
+def test_switched_off_heads_have_no_parameters_and_do_what_they_say(options, lost, check):
+    full, less = (Routing(8, 4, 3, CagrOptions(**o)) for o in ({}, options))
     counts = [sum(p.numel() for p in layer.parameters()) for layer in (full, less)]
     assert counts[0] - counts[1] == lost
-
-
-def test_switched_off_heads_do_what_they_say():
-    x = image(3, 8)
-    for options, check in (
-        ({"offsets": "frozen"}, lambda o, s: not o.any()),
-        ({"offsets": "shared"}, lambda o, s: bool((o == o[:, :1]).all() and o.any())),
-        ({"scale": "fixed"}, lambda o, s: bool((s == 1).all())),
-        ({"scale_init": 3.0}, lambda o, s: torch.allclose(s, torch.full((2, 4), 0.95257413))),
-    ):
-        layer = Routing(8, 4, 3, CagrOptions(**options))
-        if layer.offsets is not None:
-            nn.init.normal_(layer.offsets.weight)
-        offsets, scale = layer(x)
-        assert (offsets.shape, scale.shape) == ((2, 4, 3), (2, 4))
-        assert check(offsets, scale)
+    if less.offsets is not None:
+        nn.init.normal_(less.offsets.weight)
+    offsets, scale = less(image(3, 8))
+    assert (offsets.shape, scale.shape) == ((2, 4, 3), (2, 4))
+    assert check(offsets, scale)
 
 
 # 7 stands in test_models_counts.py; 6 once more: the output depends on the patch

@@ -30,27 +30,17 @@ def test_groups_2d(groups, parameters, routing):
 
 @pytest.mark.parametrize(
     ("stages", "parameters"),
-    [
-        (0, 17_007_744),
-        (1, 17_032_208),
-        (2, 17_122_080),
-        (3, 17_465_648),
-        (4, 18_808_128),
-        (5, 19_151_696),
-        (6, 19_241_568),
-        (7, 19_266_032),
-    ],
-)
+    enumerate([17_007_744, 17_032_208, 17_122_080, 17_465_648, 18_808_128, 19_151_696, 19_241_568,
+               19_266_032]),
+)  # fmt: skip
 def test_stages_2d(stages, parameters):
     assert count(AGINet, 1, 1, dim=2, stages=stages) == parameters
 
 
-def test_resunet_2d():
+def test_one_and_two_sources_2d():
     assert count(ResUNet, 1, 1, dim=2) == 17_007_744
-
-
-def test_two_sources_2d():
     assert count(ResUNet, 2, 1, dim=2) == 17_008_320
+    assert count(AGINet, 1, 1, dim=2) == 19_151_696
     assert count(AGINet, 2, 1, dim=2) == 19_152_272
 
 

@@ -13,11 +13,6 @@ from synth3d.models.agi_net.cagr import CagrConv
 from synth3d.models.agi_net.routing import OffsetHead, Routing
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 class Block(nn.Module):
     """As nnU-Net builds them: the convolution is registered under two names."""
 

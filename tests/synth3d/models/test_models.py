@@ -7,16 +7,11 @@ from torch import nn
 
 from synth3d.models import GENERATORS, AGINet, PatchCritic, ResUNet, options_of
 from synth3d.models.agi_net.cagr import CagrConv
-from synth3d.models.agi_net.routing import OffsetHead, Routing, ScaleHead
+from synth3d.models.agi_net.routing import OffsetHead, ScaleHead
 from synth3d.models.blocks import ChannelNorm, GlobalMean, norm_gelu
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 SMALL = {"widths": (16, 32), "stages": 3, "groups": 4}
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
 
 
 def image(dim: int, channels: int = 2, batch: int = 2, side: int = 8) -> torch.Tensor:
@@ -29,38 +24,21 @@ def make(name: str, inputs: int, outputs: int, **options) -> nn.Module:
     return GENERATORS[name](inputs, outputs, **taken, **options)
 
 
-def routes(net: nn.Module, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(offsets, scale) of every routing during one pass."""
-    seen = []
-    for module in net.modules():
-        if isinstance(module, Routing):
-            module.register_forward_hook(lambda m, i, o: seen.append(o))
-    net(x)
-    return seen
-
-
 CELLS = [(name, dim) for name, made in GENERATORS.items() for dim in sorted(made.dims)]
 
 
 @pytest.mark.parametrize(("name", "dim"), CELLS)
-@pytest.mark.parametrize("last", [False, True])
-def test_sources_become_targets_of_the_same_size(name, dim, last):
-    net = make(name, 2, 3, dim=dim)
-    x = image(dim)
-    if last:
-        net, x = net.to(memory_format=LAST[dim]), x.to(memory_format=LAST[dim])
-    y = net(x)
-    assert y.shape == (2, 3, *x.shape[2:])
-    y.square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-
-
-@pytest.mark.parametrize("dim", [2, 3])
-def test_memory_format_does_not_change_the_result(dim):
-    net, x = AGINet(2, 1, dim=dim, **SMALL), image(dim)
-    expected = net(x)
-    net = net.to(memory_format=LAST[dim])
-    assert torch.allclose(net(x.to(memory_format=LAST[dim])), expected, atol=1e-5)
+def test_sources_become_targets_of_the_same_size_in_any_memory_format(name, dim):
+    net, x = make(name, 2, 3, dim=dim), image(dim)
+    results = []
+    for layout in (torch.contiguous_format, LAST[dim]):
+        net, x = net.to(memory_format=layout), x.to(memory_format=layout)
+        results.append(net.eval()(x))
+        assert results[-1].shape == (2, 3, *x.shape[2:])
+        net.train().zero_grad()
+        net(x).square().mean().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    assert torch.allclose(*results, atol=1e-5)
 
 
 @pytest.mark.parametrize("widths", [(8, 16), (8, 16, 24), (8, 8, 16, 16, 32)])
@@ -106,7 +84,7 @@ def test_recomputing_the_routing_changes_no_bit():
     assert all(torch.equal(a.grad, b.grad) for a, b in pairs)
 
 
-def test_autocast_keeps_routes_in_float32():
+def test_autocast_keeps_routes_in_float32(routes):
     net = AGINet(2, 1, **SMALL)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for offsets, scale in routes(net, image(3)):
@@ -144,22 +122,13 @@ def test_samples_do_not_see_each_other():
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_channel_norm_is_layer_norm_over_channels(dim):
-    x, norm = image(dim, 6), ChannelNorm(6)
-    expected = F.layer_norm(x.movedim(1, -1), (6,)).movedim(-1, 1)
-    assert torch.allclose(norm(x), expected, atol=1e-6)
-
-
-def doubles(dim: int) -> tuple[torch.Tensor, ChannelNorm]:
+def test_norm_and_gelu_in_one_are_layer_norm_over_channels_and_gelu(dim):
     norm = ChannelNorm(3).double()
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    return torch.randn(2, 3, *[2] * dim, dtype=torch.float64, requires_grad=True), norm
-
-
-@pytest.mark.parametrize("dim", [2, 3])
-def test_norm_and_gelu_in_one_are_the_two(dim):
-    x, norm = doubles(dim)
+    x = torch.randn(2, 3, *[2] * dim, dtype=torch.float64, requires_grad=True)
+    layer_norm = F.layer_norm(x.movedim(1, -1), (3,), norm.weight, norm.bias).movedim(-1, 1)
+    assert torch.allclose(norm(x), layer_norm, atol=1e-12)
     leaves = (x, norm.weight, norm.bias)
     y, plain = norm_gelu(x, norm), F.gelu(norm(x))
     assert torch.equal(y, plain)
@@ -169,11 +138,7 @@ def test_norm_and_gelu_in_one_are_the_two(dim):
         assert torch.allclose(a, b, atol=1e-12)
     assert torch.autograd.gradcheck(lambda x: norm_gelu(x, norm), (x,))
     assert torch.autograd.gradgradcheck(lambda x: norm_gelu(x, norm), (x,))
-
-
-def test_norm_and_gelu_in_one_do_without_what_is_not_wanted():
-    x, norm = doubles(3)
-    norm.requires_grad_(False)
+    norm.requires_grad_(False)  # what is not wanted is not computed
     (ours,) = torch.autograd.grad(norm_gelu(x, norm).sum(), x)
     (theirs,) = torch.autograd.grad(F.gelu(norm(x)).sum(), x)
     assert torch.allclose(ours, theirs, atol=1e-12)
@@ -187,11 +152,8 @@ def test_norm_and_gelu_in_one_under_autocast_are_the_two():
     with torch.autocast("cpu", torch.bfloat16):
         y, plain = norm_gelu(x, norm), F.gelu(norm(x))
     assert y.dtype == plain.dtype
-    for a, b in zip(
-        torch.autograd.grad(y.sum(), (x, norm.weight)),
-        torch.autograd.grad(plain.sum(), (x, norm.weight)),
-        strict=True,
-    ):
+    grads = (torch.autograd.grad(out.sum(), (x, norm.weight)) for out in (y, plain))
+    for a, b in zip(*grads, strict=True):
         assert a.dtype == b.dtype
         assert torch.equal(a, b)
 
