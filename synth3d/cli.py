@@ -6,11 +6,15 @@ instant.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from synth3d import __version__
 from synth3d.errors import run_guarded
+
+T = TypeVar("T")
 
 EXAMPLES = """examples:
   synth3d train --dim 3d                       train on the built-in phantom cohort
@@ -83,6 +87,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_ablate(commands)
     _add_describe(commands)
     return parser
+
+
+def _request(schema: type[T], args: argparse.Namespace) -> T:
+    """``schema``, the dataclass of a command, from the flags that its fields are named by."""
+    flags = {field.name for field in dataclasses.fields(schema)} & vars(args).keys()  # type: ignore[arg-type]
+    return schema(**{name: getattr(args, name) for name in flags})
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -204,15 +214,20 @@ def _add_complete(commands: argparse._SubParsersAction) -> None:
     add("--overlap", type=float, help="share of a tile that neighbours share; default: training's")
     add("--precision", choices=["fp32", "bf16"], help="default: training's, if this machine can")
     add("--batch", type=int, default=2, help="tiles per call of the network")
-    add("--threads", type=int, help="CPU threads; default: all cores")
+    add("--seed", type=int, default=0, help="of a framework that draws its pictures at random")
+    add("--jobs", type=int, default=1, metavar="N", help="cases side by side; default: 1")
+    add("--threads", type=int, help="CPU threads; default: all cores, shared among the jobs")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.set_defaults(run_command=_complete)
 
 
 def _complete(args: argparse.Namespace) -> int:
-    from synth3d.completion import complete_command
+    from synth3d.completion import CompleteRequest, complete_cohort
+    from synth3d.machine import keep_memory
 
-    return complete_command(args)
+    keep_memory()
+    complete_cohort(_request(CompleteRequest, args))
+    return 0
 
 
 def _add_score(commands: argparse._SubParsersAction) -> None:
