@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,29 @@ NAMED_CASES = 5
 """At most so many case names are listed beside a rare grid or set of sequences."""
 
 
-def run_audit(folder: Path, splits: Path | None = None, as_json: bool = False) -> int:
-    """Print an audit of ``folder``: 1 when something in it would break a run, else 0.
+@dataclass(frozen=True)
+class AuditRequest:
+    """What ``synth3d audit`` is asked for; the fields are its flags.
+
+    Attributes:
+        folder: The cohort.
+        splits: JSON file of splits that is looked at as well, or None.
+        json: Print JSON instead of text.
+    """
+
+    folder: Path
+    splits: Path | None = None
+    json: bool = False
+
+
+def run_audit(request: AuditRequest) -> int:
+    """Print an audit: 1 when something in the cohort would break a run, else 0.
 
     Raises:
         InputError: As :func:`audit`.
     """
-    result = audit(folder, splits)
-    print(audit_json(result) if as_json else format_audit(result))
+    result = audit(request.folder, request.splits)
+    print(audit_json(result) if request.json else format_audit(result))
     return 1 if result.errors else 0
 
 
