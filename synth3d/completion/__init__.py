@@ -1,5 +1,6 @@
-"""A cohort made whole."""
+"""A cohort made whole, and one case alone."""
 
+from synth3d.completion.api import Run, complete, load_run, train
 from synth3d.completion.executor import local_executor
 from synth3d.completion.receipts import Layout
 from synth3d.completion.run import Completed, CompleteRequest, complete_cohort
@@ -8,6 +9,10 @@ __all__ = [
     "CompleteRequest",
     "Completed",
     "Layout",
+    "Run",
+    "complete",
     "complete_cohort",
+    "load_run",
     "local_executor",
+    "train",
 ]

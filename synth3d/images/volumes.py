@@ -227,6 +227,24 @@ def write_like(
     _write(path, header, data, slope)
 
 
+def image_like(reference: Path, data: np.ndarray, description: str) -> nib.Nifti1Image:
+    """``data`` (D, H, W) as a float32 nibabel image on the grid of ``reference``.
+
+    Raises:
+        InputError: ``reference`` cannot be read.
+        ValueError: The shapes disagree.
+    """
+    header = _header_of(Path(reference))
+    if data.shape != header.get_data_shape()[::-1]:
+        raise ValueError(f"data is {data.shape} (z, y, x), {reference} is not")
+    header.set_data_dtype(np.float32)
+    header.set_slope_inter(1, 0)
+    header["descrip"] = description.encode("ascii", "replace")[:79]
+    header["cal_min"] = header["cal_max"] = 0
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    return kind(xyz_to_zyx(data.astype(np.float32)), header.get_best_affine(), header)
+
+
 def write_new(path: Path, data: np.ndarray, affine: np.ndarray, dtype: Any) -> None:
     """Write ``data`` (D, H, W) as ``dtype`` on a grid of its own, in mm, RAS+ by ``affine``.
 
