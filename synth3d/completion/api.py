@@ -37,6 +37,8 @@ def train(**settings: Any) -> "Run":
     """
     from synth3d.training import TrainRequest, train_run
 
+    for name in {"data", "splits", "work"} & settings.keys():
+        settings[name] = None if settings[name] is None else Path(settings[name])
     folder = train_run(TrainRequest(**settings))
     if folder is None:
         raise InputError("a dry run trains nothing; leave dry_run out")
