@@ -203,14 +203,13 @@ def _mean(values: np.ndarray | Sequence[float]) -> float:
 def _check(
     real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, tumour: np.ndarray | None
 ) -> None:
-    others = {"synthetic": synthetic, "brain": brain}
-    others |= {} if tumour is None else {"tumour": tumour}
     if real.ndim != 3:
         raise ValueError(f"expected (D, H, W), got {real.shape}")
-    for name, volume in others.items():
+    masks = {"brain": brain} | ({} if tumour is None else {"tumour": tumour})
+    for name, volume in {"synthetic": synthetic, **masks}.items():
         if volume.shape != real.shape:
             raise ValueError(f"{name} is {volume.shape} and the real volume {real.shape}")
-        if name in ("brain", "tumour") and volume.dtype != bool:
+        if name in masks and volume.dtype != bool:
             raise ValueError(f"the {name} mask must be bool, got {volume.dtype}")
     for name, volume in (("real", real), ("synthetic", synthetic)):
         if bad := int(np.count_nonzero(~np.isfinite(volume))):

@@ -14,8 +14,7 @@ from synth3d.cohort.cases import find_cases
 from synth3d.errors import InputError
 from synth3d.images.intensity import Scale, foreground
 from synth3d.images.volumes import read, read_label, write_like, write_new
-from synth3d.scoring.cohort import Settings, on_scale_of, score_folders
-from synth3d.scoring.command import NAMES
+from synth3d.scoring.cohort import ScoreRequest, on_scale_of, score_cohort
 from synth3d.scoring.conventions import CONVENTIONS
 from synth3d.scoring.report import summarise
 
@@ -43,10 +42,6 @@ def put(path, data, affine):
 def rows_of(path):
     with path.open() as file:
         return list(csv.DictReader(file))
-
-
-def test_the_command_knows_every_convention():
-    assert tuple(CONVENTIONS) == NAMES
 
 
 def test_a_cohort_becomes_tables_and_a_picture(phantom_cohort, copied, tmp_path, capsys):
@@ -186,13 +181,13 @@ def test_out_must_be_csv_and_conventions_must_be_known(phantom_cohort, copied, c
 
 def test_foreign_units_are_noticed_and_matched(phantom_cohort, copied):
     folder = copied()
-    plain = score_folders(Settings(phantom_cohort, folder, rescale="match"))
+    plain = score_cohort(ScoreRequest(phantom_cohort, folder, rescale="match"))
     for path in folder.iterdir():
         volume = read(path)
         put(path, volume.data / 1000, volume.affine)
-    foreign = score_folders(Settings(phantom_cohort, folder))
+    foreign = score_cohort(ScoreRequest(phantom_cohort, folder))
     assert any("as in other units" in warning for warning in foreign.warnings)
-    matched = score_folders(Settings(phantom_cohort, folder, rescale="match"))
+    matched = score_cohort(ScoreRequest(phantom_cohort, folder, rescale="match"))
     assert not any("as in other units" in warning for warning in matched.warnings)
     for before, after in zip(plain.rows, matched.rows, strict=True):
         for name, value in before.items():
@@ -215,8 +210,8 @@ def test_an_empty_synthesis_is_scored_and_noticed(phantom_cohort, copied):
     names = [case.name for case in find_cases(phantom_cohort)]
     folder = copied(lambda case, volume: volume * (case.name != names[2]))
     for rescale in ("none", "match"):
-        scored = score_folders(
-            Settings(phantom_cohort, folder, rescale=rescale, conventions=tuple(CONVENTIONS))
+        scored = score_cohort(
+            ScoreRequest(phantom_cohort, folder, rescale=rescale, conventions=tuple(CONVENTIONS))
         )
         assert f"the synthetic volume is zero everywhere: {names[2]}" in scored.warnings
         empty = scored.rows[2]
@@ -232,19 +227,19 @@ def test_a_resection_cavity_is_no_tumour(phantom_cohort, copied, tmp_path):
     labels = tmp_path / "labels"
     cavity = np.where(label.data == 1, 4, label.data)
     folder = copied()
-    settings = Settings(phantom_cohort, folder, cases=(case.name,), labels=labels)
+    settings = ScoreRequest(phantom_cohort, folder, cases=(case.name,), labels=labels)
     put(labels / f"{case.name}.nii.gz", cavity, label.affine)
-    with_cavity = score_folders(settings)
+    with_cavity = score_cohort(settings)
     assert any("resection cavity" in warning for warning in with_cavity.warnings)
     put(labels / f"{case.name}.nii.gz", np.where(cavity == 4, 0, cavity), label.affine)
-    assert score_folders(settings).rows == with_cavity.rows
+    assert score_cohort(settings).rows == with_cavity.rows
 
 
 def test_slices_are_axial_however_the_file_is_stored(phantom_cohort, copied, tmp_path):
     """The same head stored with its axes in another order has the same slice-wise scores."""
     case, folder = find_cases(phantom_cohort)[0], copied()
     settings = {"conventions": ("paper-agi",), "cases": (case.name,)}
-    upright = score_folders(Settings(phantom_cohort, folder, **settings))
+    upright = score_cohort(ScoreRequest(phantom_cohort, folder, **settings))
     turned = {}
     order = [2, 0, 1, 3]  # the file's x is now what was z
     for name, path in {
@@ -258,7 +253,7 @@ def test_slices_are_axial_however_the_file_is_stored(phantom_cohort, copied, tmp
         ending = "" if name == "labels" else "-t2f"
         target = turned[name] / f"{case.name}{ending}.nii.gz"
         put(target, data, volume.affine[:, order])
-    found = score_folders(Settings(**turned, **settings))
+    found = score_cohort(ScoreRequest(**turned, **settings))
     for name, value in upright.rows[0].items():
         if "@" in name:
             assert found.rows[0][name] == pytest.approx(value, rel=1e-4, abs=1e-4)
@@ -267,9 +262,9 @@ def test_slices_are_axial_however_the_file_is_stored(phantom_cohort, copied, tmp
 def test_lpips_is_missed_in_one_sentence(phantom_cohort, copied, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = copied()
-    scored = score_folders(Settings(phantom_cohort, folder))
+    scored = score_cohort(ScoreRequest(phantom_cohort, folder))
     assert sum(warning.startswith("no LPIPS: ") for warning in scored.warnings) == 1
-    without = score_folders(Settings(phantom_cohort, folder, conventions=("brasyn",)))
+    without = score_cohort(ScoreRequest(phantom_cohort, folder, conventions=("brasyn",)))
     assert not any("LPIPS" in warning for warning in without.warnings)
     flags = ["--lpips-weights", str(tmp_path / "none.pth")]
     assert main(["score", str(phantom_cohort), str(folder), *flags]) == 2
@@ -298,4 +293,4 @@ def test_a_real_volume_that_is_empty_cannot_be_scored(phantom_cohort, copied, tm
         volume = read(path)
         put(real / path.name, 0 * volume.data, volume.affine)
     with pytest.raises(InputError, match="is zero everywhere"):
-        score_folders(Settings(real, folder))
+        score_cohort(ScoreRequest(real, folder))
