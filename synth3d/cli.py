@@ -181,9 +181,10 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from synth3d.training import train_command
+    from synth3d.training import TrainRequest, train_run
 
-    return train_command(args)
+    train_run(TrainRequest(**{k: v for k, v in vars(args).items() if k != "run_command"}))
+    return 0
 
 
 def _add_complete(commands: argparse._SubParsersAction) -> None:

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 
 from synth3d.cohort import Case, Modality
-from synth3d.config import RunConfig
 from synth3d.data import Prepared, prepare, spacing_seen
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
 from synth3d.images import Grid, Scale, value_limits
-from synth3d.inference import OnTile, memory_format, synthesize_case
+from synth3d.inference import OnTile, SynthesisOptions, memory_format, synthesize_case
 from synth3d.machine import suited
-from synth3d.training import Run
+from synth3d.training import Run, RunConfig
 
 FEWEST_LEVELS = 64
 """An integer file whose brain would span fewer grey levels than this takes its siblings' scale."""
@@ -176,9 +175,8 @@ class RunMaker:
         self._warn_of_grid(case, prepared)
         half = torch.autocast(self.device.type, torch.bfloat16)
         with torch.inference_mode(), half if self.precision == "bf16" else nullcontext():
-            result = synthesize_case(
-                self.run.framework, prepared, config, self.overlap, self.batch, on_tile
-            )
+            how = SynthesisOptions(self.patch, self.overlap, self.batch, on_tile=on_tile)
+            result = synthesize_case(self.run.framework, prepared, config.data, how)
         if not np.isfinite(result).all():
             hint = "; try --precision fp32" if self.precision != "fp32" else ""
             raise InputError(f"the network gives NaN or infinity for case {case.name}{hint}")
@@ -198,7 +196,8 @@ class RunMaker:
                 f"warning: case {case.name} is oriented {orientation}, the run was trained on "
                 f"{', '.join(known)}; reorient it first for a result to be trusted"
             )
-        known, mm = self.trained_on.get("spacings_mm"), spacing_seen(prepared, config)
+        known = self.trained_on.get("spacings_mm")
+        mm = spacing_seen(prepared, config.task, config.data)
         if known and not any(np.allclose(mm, other, rtol=0.2) for other in known):
             here = "×".join(f"{edge:.3g}" for edge in mm)
             there = ", ".join("×".join(f"{edge:.3g}" for edge in spacing) for spacing in known)

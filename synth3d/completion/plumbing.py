@@ -14,11 +14,11 @@ import torch
 
 from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.completion.makers import Made, way_out
-from synth3d.config import RunConfig
 from synth3d.data import Prepared, fit_scale, read_on_one_grid, restore, seen
 from synth3d.errors import InputError
 from synth3d.images import Volume, foreground
 from synth3d.inference import OnTile, sliding_window
+from synth3d.training import RunConfig
 
 
 class PlumbingMaker:
@@ -68,7 +68,7 @@ class PlumbingMaker:
         scale = fit_scale(volume.data, brain, data.intensity)
         network = {target: scale.apply(volume.data, brain)}
         prepared = Prepared(real, network, {target: scale}, brain, None, volume.affine)
-        view = seen(prepared, self.config)
+        view = seen(prepared, self.config.task, data)
         result = sliding_window(
             lambda tiles: tiles,
             torch.from_numpy(view.sources([target])),
@@ -77,5 +77,5 @@ class PlumbingMaker:
             active=torch.from_numpy(np.ascontiguousarray(view.brain)),
             on_tile=on_tile,
         )
-        back = restore(result.numpy(), prepared, self.config)[0]
+        back = restore(result.numpy(), prepared, self.config.task, data)[0]
         return Made(scale.invert(back, brain), scale, "real")

@@ -271,8 +271,7 @@ def _maker(
 
     from synth3d.completion.makers import RunMaker
     from synth3d.completion.plumbing import PlumbingMaker
-    from synth3d.config import RunConfig
-    from synth3d.training import load_run, read_config
+    from synth3d.training import RunConfig, load_run, read_config
 
     if threads is not None:
         torch.set_num_threads(threads)
