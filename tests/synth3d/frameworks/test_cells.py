@@ -84,7 +84,9 @@ def measure(trainer: Trainer, batch: Batch) -> float:
 
 
 @pytest.mark.parametrize(("generator", "framework", "dim"), CELLS)
-def test_every_cell_learns_and_makes_a_finite_volume(generator, framework, dim, phantom, cell_config):
+def test_every_cell_learns_and_makes_a_finite_volume(
+    generator, framework, dim, phantom, cell_config
+):
     """On the same draws the loss ends under 0.6 of where it began; MM-GAN, which learns many
     tasks at once, under 0.75.
     """
