@@ -180,9 +180,10 @@ def _add_train(commands: Any) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from synth3d.training import train_command
+    from synth3d.training import TrainRequest, train_run
 
-    return train_command(args)
+    train_run(_request(TrainRequest, args))
+    return 0
 
 
 def _add_complete(commands: Any) -> None:

@@ -15,7 +15,6 @@ import torch
 
 from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.completion.plan import Made
-from synth3d.config import RunConfig
 from synth3d.data import (
     Prepared,
     fit_scale,
@@ -27,11 +26,17 @@ from synth3d.data import (
 )
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
-from synth3d.frameworks import Iterative
+from synth3d.frameworks import Diffusion
 from synth3d.images import Grid, Scale, Volume, foreground, value_limits
-from synth3d.inference import OnTile, memory_format, sliding_window, synthesize_case
+from synth3d.inference import (
+    OnTile,
+    SynthesisOptions,
+    memory_format,
+    sliding_window,
+    synthesize_case,
+)
 from synth3d.machine import suited
-from synth3d.training import Run
+from synth3d.training import Run, RunConfig
 
 FEWEST_LEVELS = 64
 """An integer file whose brain would span fewer grey levels than this takes its siblings' scale."""
@@ -97,8 +102,9 @@ class RunMaker:
         config = run.config
         self.run, self.batch, self.device = run, batch, torch.device(device)
         self.sources, self.targets = config.sources, config.targets
-        self.needs_all = config.data.source_dropout == 0 and not run.framework.hides_sources
-        self.random = isinstance(run.framework, Iterative)
+        some_do = config.task.mode == "any" or run.framework.hides_sources
+        self.needs_all = config.data.source_dropout == 0 and not some_do
+        self.random = isinstance(run.framework, Diffusion)
         self.common_grid = config.data.common_grid
         self.precision = precision or suited(config.train.precision, self.device)
         self.patch = tuple(config.data.patch)
@@ -170,15 +176,9 @@ class RunMaker:
         """(T, D, H, W) in the network's scale."""
         half = torch.autocast(self.device.type, torch.bfloat16)
         with torch.inference_mode(), half if self.precision == "bf16" else nullcontext():
-            result = synthesize_case(
-                self.run.framework,
-                prepared,
-                self.run.config,
-                self.overlap,
-                self.batch,
-                on_tile,
-                seed=seed,
-            )
+            how = SynthesisOptions(self.patch, self.overlap, self.batch, seed=seed, on_tile=on_tile)
+            data = self.run.config.data
+            result = synthesize_case(self.run.framework, prepared, data, how)
         if not np.isfinite(result).all():
             hint = "; try --precision fp32" if self.precision != "fp32" else ""
             name = prepared.case.name
@@ -198,7 +198,8 @@ class RunMaker:
                 f"warning: case {case.name} is oriented {orientation}, the run was trained on "
                 f"{', '.join(known)}; reorient it first for a result to be trusted"
             )
-        known, mm = self.trained_on.get("spacings_mm"), spacing_seen(prepared, config)
+        known = self.trained_on.get("spacings_mm")
+        mm = spacing_seen(prepared, config.task, config.data)
         if known and not any(np.allclose(mm, other, rtol=0.2) for other in known):
             here = "×".join(f"{edge:.3g}" for edge in mm)
             there = ", ".join("×".join(f"{edge:.3g}" for edge in spacing) for spacing in known)
@@ -356,7 +357,7 @@ class PlumbingMaker:
         scale = fit_scale(volume.data, brain, data.intensity)
         network = {target: scale.apply(volume.data, brain)}
         prepared = Prepared(case, network, {target: scale}, brain, None, volume.affine)
-        view = seen(prepared, self.config)
+        view = seen(prepared, self.config.task, data)
         result = sliding_window(
             lambda tiles: tiles,
             torch.from_numpy(view.sources([target])),
@@ -365,6 +366,6 @@ class PlumbingMaker:
             active=torch.from_numpy(np.ascontiguousarray(view.brain)),
             on_tile=on_tile,
         )
-        back = restore(result.numpy(), prepared, self.config)[0]
+        back = restore(result.numpy(), prepared, self.config.task, data)[0]
         like = sibling(case, target, self.sources, self.common_grid)
         return Made(scale.invert(back, brain), like, scale, "real", synthetic=False)

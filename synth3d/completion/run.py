@@ -285,8 +285,7 @@ def _maker(request: CompleteRequest, identity: str | None = None) -> Maker:
     import torch
 
     from synth3d.completion.makers import PlumbingMaker, RunMaker
-    from synth3d.config import RunConfig
-    from synth3d.training import load_run, read_config
+    from synth3d.training import RunConfig, load_run, read_config
 
     if request.threads is not None:
         torch.set_num_threads(request.threads)

@@ -1,26 +1,24 @@
 """From the flags of ``synth3d ablate`` to what all cells share: settings, scores, scored cases."""
 
 import argparse
+from dataclasses import fields
 from typing import Any
 
 from synth3d.cohort import parse_modality
-from synth3d.config import RunConfig
 from synth3d.errors import InputError
 from synth3d.experiments.plan import Cohort, normalised
 from synth3d.experiments.tables import Choices, Table
 from synth3d.machine import suited
 from synth3d.scoring import CONVENTIONS
-from synth3d.settings import flatten, override, parse_assignment, read_recipe, to_plain
-from synth3d.training import default_recipe, find_cohort, resolve
-
-
-class _Flags(argparse.Namespace):
-    """Flags of ``synth3d train`` as ``training.resolve`` reads them; what is not asked for
-    here is as if it had not been given.
-    """
-
-    def __getattr__(self, name: str) -> None:
-        return None
+from synth3d.settings import flatten, override, parse_assignment, to_plain
+from synth3d.training import (
+    RunConfig,
+    TrainRequest,
+    default_recipe,
+    find_cohort,
+    read_recipe,
+    resolve,
+)
 
 
 def base_values(
@@ -35,8 +33,9 @@ def base_values(
         InputError: The recipe or a flag cannot be used.
     """
     args.recipe = args.recipe or default_recipe(args.data, device, args.dim)
-    flags = _Flags(**vars(args))
-    values = normalised(to_plain(resolve(flags, device)))
+    known = {field.name for field in fields(TrainRequest)}
+    request = TrainRequest(**{key: value for key, value in vars(args).items() if key in known})
+    values = normalised(to_plain(resolve(request, device)))
     assigned = [parse_assignment(text)[0] for text in args.assign]
     if "train.precision" not in assigned:
         _avoid_emulation(values["train"], device)

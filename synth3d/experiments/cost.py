@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from synth3d.config import RunConfig
 from synth3d.errors import InputError
 from synth3d.experiments.cells import How, train_command
 from synth3d.experiments.plan import Item, configure, digest_of, identity_of, with_budget
 from synth3d.files import make_folder, read_json, write_json
-from synth3d.training import read_log
+from synth3d.training import RunConfig, read_log
 
 TIMED_STEPS = 40
 """Of the run that a duration is measured by; the first ten are not counted."""

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from synth3d.cohort import Case, Splits
-from synth3d.config import FRAMEWORK_OPTIONS, SHARED_KEYS, RunConfig
 from synth3d.errors import InputError
 from synth3d.experiments.tables import Cell, Choices, Overrides, Table
+from synth3d.frameworks import FRAMEWORKS
 from synth3d.settings import flatten, override, parse, to_plain
-from synth3d.training import read_config, read_done
+from synth3d.training import SHARED_KEYS, RunConfig, read_config, read_done
 
 SCALED = ("warmup", "adversarial_start")
 """Settings of ``train`` and of its frameworks that are counted in steps of the whole run."""
@@ -141,7 +141,7 @@ def with_budget(values: dict[str, Any], steps: int, assigned: Sequence[str]) -> 
     values = copy.deepcopy(values)
     train = values["train"]
     share = steps / train["steps"]
-    tables = {"train": train, **{f"train.{name}": train[name] for name in FRAMEWORK_OPTIONS}}
+    tables = {"train": train, **{f"train.{name}": train[name] for name in FRAMEWORKS}}
     for prefix, table in tables.items():
         for key in SCALED:
             if table.get(key) and not {f"{prefix}.{key}", f"train.{key}"} & set(assigned):
@@ -173,7 +173,7 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
     Tables of other frameworks have none; how many threads work decides rounding only.
     """
     default, own = flatten(to_plain(RunConfig())), flatten(to_plain(config))
-    others = tuple(f"train.{n}." for n in FRAMEWORK_OPTIONS if n != config.train.framework)
+    others = tuple(f"train.{n}." for n in FRAMEWORKS if n != config.train.framework)
     silent = ("train.threads", "train.validate_every", "data.validation_cases")
     return {
         key: value

@@ -15,8 +15,8 @@ from synth3d.experiments.tables import TABLES, Cell, find_table
 from synth3d.files import lock, read_object, write_json
 
 if TYPE_CHECKING:
-    from synth3d.config import RunConfig
     from synth3d.experiments.plan import Item
+    from synth3d.training import RunConfig
 
     # fmt: on
 

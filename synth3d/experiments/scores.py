@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from synth3d.cohort import Case, Modality, find_cases
-from synth3d.config import RunConfig
 from synth3d.data import Prepared, misalign, prepare, read_on_one_grid
 from synth3d.errors import InputError, run_guarded
 from synth3d.experiments.describe import count_parameters
@@ -28,7 +27,7 @@ from synth3d.inference import memory_format, synthesize_case
 from synth3d.machine import keep_memory, pick_device
 from synth3d.scoring import score_case
 from synth3d.settings import parse
-from synth3d.training import Run, load_run
+from synth3d.training import Run, RunConfig, load_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +79,8 @@ def score_run(
         print(f"case {number} of {len(cases)}: {case.name}")
         ready = _Case(case, run.config)
         for config, rows in zip(configs, found, strict=True):
-            rows += ready.rows(_synthesize(run, misalign(ready.prepared, config)), conventions)
+            moved = misalign(ready.prepared, config.task, config.data, config.misalign)
+            rows += ready.rows(_synthesize(run, moved), conventions)
     facts = {
         "parameters": count_parameters(run.framework.generator.requires_grad_(True)),
         "run": str(folder),
@@ -99,7 +99,7 @@ def _synthesize(run: Run, prepared: Prepared) -> np.ndarray:
         torch.inference_mode(),
         half if run.config.train.precision == "bf16" else nullcontext(),
     ):
-        result = synthesize_case(run.framework, prepared, run.config)
+        result = synthesize_case(run.framework, prepared, run.config.data)
     if not np.isfinite(result).all():
         raise InputError(f"the network gives NaN or infinity for case {prepared.case.name}")
     return result

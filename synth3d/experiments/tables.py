@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from synth3d.cohort import Modality
-from synth3d.config import FRAMEWORK_OPTIONS, RunConfig
 from synth3d.errors import InputError
-from synth3d.settings import flatten, read_recipe
+from synth3d.frameworks import FRAMEWORKS
+from synth3d.settings import flatten
+from synth3d.training import RunConfig, read_recipe
 
 Overrides = Mapping[str, Any]
 
@@ -178,8 +179,8 @@ METHODS = {
 def _frameworks(base: RunConfig, choices: Choices) -> list[Cell]:
     cells = []
     old = base.train.options
-    for name, options in FRAMEWORK_OPTIONS.items():
-        kept = [key for key in SCHEDULE if hasattr(old, key) and hasattr(options, key)]
+    for name, framework in FRAMEWORKS.items():
+        kept = [k for k in SCHEDULE if hasattr(old, k) and hasattr(framework.Options, k)]
         swap: dict[str, Any] = {"train.framework": name}
         swap |= {f"train.{name}.{key}": getattr(old, key) for key in kept}
         printed: dict[str, Printed] = {}

@@ -5,13 +5,35 @@ them would blur what they disagree about. So the tiles' predictions are blended 
 one noisy volume, and the step is made on the volume (MultiDiffusion, Bar-Tal et al. 2023).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from synth3d.frameworks import Framework, Iterative
+from synth3d.frameworks import Diffusion, Framework
 from synth3d.inference.tiles import OnTile, sliding_window
+
+
+@dataclass(frozen=True)
+class SynthesisOptions:
+    """How a volume is made.
+
+    Attributes:
+        patch: Tile size as in training: (z, y, x), or (y, x) of a 2-D framework.
+        overlap: Voxels that neighbouring tiles share at the least, as many numbers.
+        batch: Tiles per call of the generator.
+        steps: Sampling steps of a diffusion; None is what its options say.
+        seed: Decides all randomness of a diffusion.
+        on_tile: Told (tiles done, tiles in all), over all steps.
+    """
+
+    patch: tuple[int, ...]
+    overlap: tuple[int, ...]
+    batch: int = 2
+    steps: int | None = None
+    seed: int = 0
+    on_tile: OnTile | None = None
 
 
 @torch.no_grad()
@@ -20,18 +42,13 @@ def synthesize_volume(
     sources: Tensor,
     present: Tensor,
     wanted: Tensor,
-    patch: Sequence[int],
-    overlap: Sequence[int],
-    batch: int = 2,
+    options: SynthesisOptions,
     active: Tensor | None = None,
-    seed: int = 0,
-    on_tile: OnTile | None = None,
-    steps: int | None = None,
 ) -> Tensor:
     """All targets of one volume.
 
-    The same arguments give the same volume, up to rounding whatever ``batch``: random numbers are
-    drawn on the CPU for the whole volume from ``seed``, never for tiles.
+    The same arguments give the same volume, up to rounding whatever the batch: random numbers are
+    drawn on the CPU for the whole volume from the seed, never for tiles.
 
     Args:
         framework: In evaluation mode; tiles go to the device of its generator, in the memory
@@ -40,15 +57,10 @@ def synthesize_volume(
             2-D framework axis D is that of the slices.
         present: (S,) bool.
         wanted: (T,) bool; what is not wanted is free.
-        patch: Tile size as in training: (z, y, x), or (y, x) of a 2-D framework.
-        overlap: Voxels that neighbouring tiles share at the least, as many numbers.
-        batch: Tiles per call of the generator.
+        options: Tiles, steps and seed.
         active: (D, H, W) bool, where a result is wanted; 0 elsewhere. None is everywhere. A
             diffusion should be given all of the brain: what is not active stays blank at all
             its steps.
-        seed: Decides all randomness.
-        on_tile: Told (tiles done, tiles in all), over all steps.
-        steps: Sampling steps of a diffusion; None is what its options say.
 
     Returns:
         (T, D, H, W) float32 in the network's scale, on the device of ``sources``.
@@ -61,15 +73,15 @@ def synthesize_volume(
             f"present and wanted are (S,) = ({len(sources)},) and (T,), got "
             f"{tuple(present.shape)} and {tuple(wanted.shape)}"
         )
-    window = _Window(framework, tuple(patch), tuple(overlap), batch, active, on_tile)
-    masks = [mask.to(window.device).expand(batch, -1) for mask in (present, wanted)]
-    if not isinstance(framework, Iterative):
+    window = _Window(framework, options, active)
+    masks = [mask.to(window.device).expand(options.batch, -1) for mask in (present, wanted)]
+    if not isinstance(framework, Diffusion):
         return window.over(
-            lambda tiles: framework.synthesize(tiles, *masks, seed), sources, len(wanted)
+            lambda tiles: framework.synthesize(tiles, *masks, options.seed), sources, len(wanted)
         )
-    n_sources, times = len(sources), framework.times(steps)
+    n_sources, times = len(sources), framework.times(options.steps)
     outputs = framework.channels(n_sources, len(wanted))[1]
-    draws = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(options.seed)
     home, sources = sources.device, sources.to(window.device)  # it is passed over many times
     state = framework.start(sources.shape[1:], draws).to(window.device)
     for index, time in enumerate(times):
@@ -79,7 +91,7 @@ def synthesize_volume(
 
         window.passes = (index, len(times))
         prediction = window.over(predict, torch.cat([sources, state]), outputs)
-        state = window.inside(framework.step(state, prediction, index, draws, steps))
+        state = window.inside(framework.step(state, prediction, index, draws, options.steps))
     return window.inside(framework.finish(state)).to(home)
 
 
@@ -87,19 +99,11 @@ class _Window:
     """One way of cutting a volume into tiles, for as many passes as it takes."""
 
     def __init__(
-        self,
-        framework: Framework,
-        patch: tuple[int, ...],
-        overlap: tuple[int, ...],
-        batch: int,
-        active: Tensor | None,
-        on_tile: OnTile | None,
+        self, framework: Framework, options: SynthesisOptions, active: Tensor | None
     ) -> None:
-        self.patch, self.overlap, self.batch = patch, overlap, batch
-        self.active, self.on_tile = active, on_tile
+        self.options, self.active, self.passes = options, active, (0, 1)
         weights = next(framework.generator.parameters(), torch.zeros(()))
-        self.device, self.layout = weights.device, _memory_format(framework, len(patch))
-        self.passes = (0, 1)
+        self.device, self.layout = weights.device, _memory_format(framework, len(options.patch))
 
     def over(
         self, network: Callable[[Tensor], Tensor], volume: Tensor, out_channels: int
@@ -110,15 +114,16 @@ class _Window:
             tiles = tiles.to(self.device).contiguous(memory_format=self.layout)
             return network(tiles).float().to(volume.device)
 
+        options = self.options
         return sliding_window(
             on_tiles,
             volume,
-            self.patch,
-            self.overlap,
-            self.batch,
+            options.patch,
+            options.overlap,
+            options.batch,
             None if self.active is None else self.active.to(volume.device),
             out_channels,
-            self.on_tile and self._report,
+            options.on_tile and self._report,
         )
 
     def inside(self, volume: Tensor) -> Tensor:
@@ -129,8 +134,8 @@ class _Window:
 
     def _report(self, done: int, tiles: int) -> None:
         index, passes = self.passes
-        assert self.on_tile is not None
-        self.on_tile(index * tiles + done, passes * tiles)
+        assert self.options.on_tile is not None
+        self.options.on_tile(index * tiles + done, passes * tiles)
 
 
 def _memory_format(framework: Framework, dim: int) -> torch.memory_format:

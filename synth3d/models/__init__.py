@@ -23,6 +23,7 @@ from synth3d.models.moving import (
     DisplacementMap,
     RotatingConv,
 )
+from synth3d.models.options import ModelConfig
 from synth3d.models.resunet import ResUNet
 from synth3d.models.time_embedding import TimeModulation
 
@@ -56,6 +57,7 @@ __all__ = [
     "GroupedConv3d",
     "LoneConv3d",
     "ModalityHead",
+    "ModelConfig",
     "OffsetHead",
     "PatchCritic",
     "ResBlock",

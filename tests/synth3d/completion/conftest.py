@@ -7,8 +7,8 @@ import torch
 
 import synth3d
 from synth3d.files import sha256, write_json
-from synth3d.frameworks import build
 from synth3d.images.intensity import Scale, ScalePrior
+from synth3d.training import build_framework
 from synth3d.training.run_folder import FORMAT, read_config, save_weights
 
 SHAPE_XYZ = (19, 21, 13)
@@ -53,7 +53,7 @@ def write_run():
         folder.mkdir(parents=True)
         write_json(folder / "config.json", config | {"model": shape, "data": data, "train": train})
         torch.manual_seed(0)
-        framework = build(read_config(folder), training=False)
+        framework = build_framework(read_config(folder), training=False)
         save_weights(folder / "weights.safetensors", framework.generator)
         scales = {name: Scale(0.1 * level, 1.4 * level) for name, level in LEVELS.items()}
         write_json(folder / "scales.json", ScalePrior([scales] * 3).to_list())
