@@ -14,13 +14,14 @@ from synth3d.cli import main as command
 from synth3d.cohort.cases import find_cases
 from synth3d.completion import makers as synthesis
 from synth3d.completion.run import complete_cohort
-from synth3d.config.run import DataConfig, ModelConfig, RunConfig, TrainConfig
+from synth3d.data.options import DataConfig
 from synth3d.errors import InputError
 from synth3d.files import sha256, write_json
 from synth3d.frameworks import FRAMEWORKS
-from synth3d.frameworks.build import build_generator
 from synth3d.images.intensity import Scale, ScalePrior
 from synth3d.images.volumes import read
+from synth3d.models.options import ModelConfig
+from synth3d.training.config import RunConfig, TrainConfig, build_framework
 from synth3d.training.run_folder import FORMAT, save_weights, write_config
 
 SHAPE_XYZ = (19, 21, 13)
@@ -57,7 +58,7 @@ def write_run(folder, sources=("t1n", "t1c", "t2w"), targets=("t2f",), dropout=0
         train=TrainConfig(framework="l1"),
     )
     torch.manual_seed(0)
-    network = build_generator(config)
+    network = build_framework(config, training=False).generator
     folder.mkdir(parents=True)
     write_config(folder, config)
     save_weights(folder / "weights.safetensors", network)

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from synth3d.cli import main as command
-from synth3d.config.run import DataConfig, ModelConfig, RunConfig, TrainConfig
+from synth3d.data.options import DataConfig
 from synth3d.files import lock, sha256, write_json
 from synth3d.frameworks import FRAMEWORKS
-from synth3d.frameworks.build import build_generator
 from synth3d.images.intensity import Scale, ScalePrior
 from synth3d.images.volumes import read, write_new
+from synth3d.models.options import ModelConfig
+from synth3d.training.config import RunConfig, TrainConfig, build_framework
 from synth3d.training.run_folder import FORMAT, save_weights, write_config
 
 NAMES = ("Phantom-00000-000", "Phantom-00001-000")
@@ -46,7 +47,7 @@ def root(tmp_path):
     )
     run = tmp_path / "run"
     torch.manual_seed(0)
-    network = build_generator(config)
+    network = build_framework(config, training=False).generator
     write_config(run, config)
     save_weights(run / "weights.safetensors", network)
     write_json(run / "scales.json", ScalePrior([{"t2f": Scale(50, 900)}] * 3).to_list())
