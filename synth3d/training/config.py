@@ -6,7 +6,7 @@ as ``config.json`` beside the weights and reruns the run.
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from synth3d.cohort import ALL_MODALITIES, Modality
@@ -89,20 +89,19 @@ class _Loop:
         return dataclasses.replace(table, **given)
 
 
-TrainConfig = dataclasses.make_dataclass(
-    "TrainConfig",
-    [
-        (name, made.Options, field(default_factory=made.Options))
-        for name, made in FRAMEWORKS.items()
-    ],
-    bases=(_Loop,),
-    frozen=True,
-    namespace={"__module__": __name__},
-)
-TrainConfig.__doc__ = """The loop: how long, how fast, how exact; and a table for each framework.
+def with_tables(frameworks: Mapping[str, type[Framework]]) -> type[_Loop]:
+    """The loop's keys and a table, ``[train.NAME]``, of the options of each framework."""
+    tables = [(name, one.Options, field(default_factory=one.Options))
+              for name, one in frameworks.items()]  # fmt: skip
+    return dataclasses.make_dataclass(
+        "TrainConfig", tables, bases=(_Loop,), frozen=True, namespace={"__module__": __name__}
+    )
 
-The tables, ``[train.NAME]``, are the ``Options`` of ``FRAMEWORKS[NAME]`` and hold its published
-defaults; only that of ``framework`` counts. ``SHARED_KEYS`` stand for the option of that name of
+
+TrainConfig = with_tables(FRAMEWORKS)
+"""How long, how fast, how exact; and a table for each framework, holding its published defaults.
+
+Only the table of ``framework`` counts. ``SHARED_KEYS`` stand for the option of that name of
 whichever ``framework`` is in use; a framework without it refuses them.
 """
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from synth3d.config.frameworks import FRAMEWORK_OPTIONS
 from synth3d.errors import InputError
 from synth3d.experiments.plan import choose_cells, configure, identity_of, normalised, with_budget
 from synth3d.experiments.tables import BRATS, IXI, TABLES, Cell, Choices, Table, find_table
-from synth3d.frameworks.build import build
-from synth3d.settings import read_recipe
+from synth3d.frameworks import FRAMEWORKS
+from synth3d.training.config import build_framework
+from synth3d.training.recipes import read_recipe
 
 MOVE = Choices("t2w")
 EXPERIMENTS = Path(__file__).parents[3] / "docs" / "experiments"
@@ -36,7 +36,7 @@ def test_the_tables_that_the_benchmarks_cite_can_be_run(path):
         made = configure(values, cell.overrides)
         assert made.misalign.shift == (3.0 if path.stem in ("shifted", "moved") else 0.0)
         with torch.device("meta"):
-            build(made, training=False)
+            build_framework(made, training=False)
 
 
 def test_the_benchmarks_cite_every_table_in_the_folder():
@@ -62,7 +62,7 @@ def test_every_cell_builds_and_has_its_baseline(name, dim, retrain):
         tested = configure(values, cell.overrides, cell.testing)
         assert tested.model == trained.model
         with torch.device("meta"):
-            build(trained, training=False)
+            build_framework(trained, training=False)
 
 
 @pytest.mark.parametrize("name", list(TABLES))
@@ -86,7 +86,7 @@ def test_the_issues_experiments_are_all_there():
         for place in ("aligned", "shifted")
     }  # fmt: skip
     assert names["frameworks"] == {
-        f"{framework}-{generator}" for framework in FRAMEWORK_OPTIONS
+        f"{framework}-{generator}" for framework in FRAMEWORKS
         for generator in ("resunet", "agi-net")
     }  # fmt: skip
     levels = {cell.level for cell in TABLES["translation"].cells(config, MOVE)}
@@ -142,7 +142,7 @@ def test_a_swapped_framework_keeps_its_own_losses_and_the_recipes_critic():
     assert config.train.options.adversarial_weight == 0.3
     for cell in TABLES["frameworks"].cells(config, MOVE):
         swapped = configure(values, cell.overrides).train
-        own = FRAMEWORK_OPTIONS[swapped.framework]()
+        own = FRAMEWORKS[swapped.framework]()
         if swapped.framework != "pix2pix":
             assert getattr(swapped.options, "l1_weight", None) == getattr(own, "l1_weight", None)
         if hasattr(own, "critic_width"):

@@ -12,13 +12,13 @@ from synth3d.cohort.audit import audit
 from synth3d.cohort.cases import find_cases
 from synth3d.cohort.splits import make_splits
 from synth3d.completion.makers import storable_scale
-from synth3d.config.run import DataConfig
+from synth3d.data.options import DataConfig
 from synth3d.data.prepared import prepare
 from synth3d.images.intensity import Scale, foreground
 from synth3d.images.planes import Turn
 from synth3d.images.volumes import read, write_new
 from synth3d.training.run_folder import load_run, read_log
-from synth3d.training.trainer import slice_scores
+from synth3d.training.validation import slice_scores
 
 TINY = [
     "--widths", "4,8", "--groups", "2", "--patch", "32,32", "--steps", "6", "--batch", "4",
