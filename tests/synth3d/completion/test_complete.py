@@ -11,24 +11,12 @@ import pytest
 import synth3d
 from synth3d.cli import main as command
 from synth3d.cohort.cases import find_cases
-<<<<<<< HEAD
 from synth3d.completion import run as module
-=======
-from synth3d.completion import makers as synthesis
-from synth3d.completion.run import complete_cohort
-from synth3d.data.options import DataConfig
->>>>>>> core
 from synth3d.errors import InputError
 from synth3d.files import sha256
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.images.intensity import Scale, ScalePrior
 from synth3d.images.volumes import read
-<<<<<<< HEAD
-=======
-from synth3d.models.options import ModelConfig
-from synth3d.training.config import RunConfig, TrainConfig, build_framework
-from synth3d.training.run_folder import FORMAT, save_weights, write_config
->>>>>>> core
 
 WHOLE, LACKING = "Brats18_X_0_1", "Brats18_X_2_1"
 SOURCES = ("t1n", "t1c", "t2w")
@@ -42,48 +30,7 @@ def complete(ready, tmp_path):
         given = {"run": ready / "run", "data": ready / "in", "device": "cpu"}
         return synth3d.complete(out=out, **given | settings)
 
-<<<<<<< HEAD
     return run
-=======
-def write_run(folder, sources=("t1n", "t1c", "t2w"), targets=("t2f",), dropout=0.1):
-    """An untrained but complete run folder of a tiny network."""
-    config = RunConfig(
-        sources=sources,
-        targets=targets,
-        model=ModelConfig(name="resunet", widths=(4, 8), blocks=1, groups=2, stages=1),
-        data=DataConfig(patch=(8, 8, 8), overlap=(4, 4, 4), source_dropout=dropout),
-        train=TrainConfig(framework="l1"),
-    )
-    torch.manual_seed(0)
-    network = build_framework(config, training=False).generator
-    folder.mkdir(parents=True)
-    write_config(folder, config)
-    save_weights(folder / "weights.safetensors", network)
-    scales = {name: Scale(0.1 * level, 1.4 * level) for name, level in LEVELS.items()}
-    write_json(folder / "scales.json", ScalePrior([scales] * 3).to_list())
-    digest = sha256(folder / "weights.safetensors")
-    write_json(folder / "done.json", {"format": FORMAT, "weights_sha256": digest})
-    return folder
-
-
-@pytest.fixture(scope="session")
-def ready(tmp_path_factory):
-    """A cohort of two whole cases and two that lack FLAIR, and a run; read-only."""
-    root = tmp_path_factory.mktemp("complete")
-    for number in range(4):
-        some = tuple(LEVELS) if number < 2 else ("t1n", "t1c", "t2w")
-        write_case(root / "in", f"Brats18_X_{number}_1", number, modalities=some)
-    write_run(root / "run")
-    return root
-
-
-@pytest.fixture(scope="session")
-def completed(ready, tmp_path_factory):
-    """The cohort of ``ready`` completed once; read-only."""
-    out = tmp_path_factory.mktemp("completed") / "out"
-    complete_cohort(ready / "run", ready / "in", out)
-    return out
->>>>>>> core
 
 
 def snapshot(folder):
