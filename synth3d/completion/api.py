@@ -13,12 +13,10 @@ import numpy as np
 from synth3d.cohort import ALL_MODALITIES, Case, Modality, parse_modality
 from synth3d.completion.run import Completed, CompleteRequest, complete_cohort, describe
 from synth3d.errors import InputError
-from synth3d.images import image_like, write_new
+from synth3d.images import NiftiImage, image_like, write_new
 from synth3d.machine import pick_device
 
 if TYPE_CHECKING:
-    from nibabel.nifti1 import Nifti1Image
-
     from synth3d.completion.makers import RunMaker
 
 Image = str | Path | np.ndarray
@@ -65,11 +63,10 @@ def load_run(folder: str | Path, device: str = "auto") -> "Run":
     Raises:
         InputError: Not a run folder, unfinished, of another format, or damaged; or no such device.
     """
-    from synth3d import training
     from synth3d.completion.makers import RunMaker
+    from synth3d.training import load_run as read_run
 
-    run = training.load_run(Path(folder))
-    return Run(RunMaker(run, device=pick_device(device)))
+    return Run(RunMaker(read_run(Path(folder)), device=pick_device(device)))
 
 
 class Run:
@@ -95,7 +92,7 @@ class Run:
         *,
         affine: np.ndarray | None = None,
         seed: int = 0,
-    ) -> "dict[Modality, Nifti1Image] | dict[Modality, np.ndarray]":
+    ) -> dict[Modality, NiftiImage] | dict[Modality, np.ndarray]:
         """The sequences that a case lacks.
 
         Args:

@@ -5,6 +5,7 @@ from synth3d.images.intensity import FOREIGN, MOST_HEAD, Scale, ScalePrior, fore
 from synth3d.images.planes import PLANES, Turn, turn_to
 from synth3d.images.registration import Search, register_rigid, resample_rigid, write_transform
 from synth3d.images.volumes import (
+    NiftiImage,
     Volume,
     check_content,
     check_same_grid,
@@ -25,6 +26,7 @@ __all__ = [
     "FOREIGN",
     "Grid",
     "MOST_HEAD",
+    "NiftiImage",
     "PLANES",
     "Scale",
     "ScalePrior",

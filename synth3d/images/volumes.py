@@ -20,6 +20,7 @@ from synth3d.files import atomic_path
 from synth3d.images.grids import Grid, grid_misfits
 
 ArrayOrTensor = TypeVar("ArrayOrTensor")
+NiftiImage = nib.Nifti1Image
 
 MAX_VOXELS = 2**30
 """More than this in a header is damage, not a brain."""
@@ -227,7 +228,7 @@ def write_like(
     _write(path, header, data, slope)
 
 
-def image_like(reference: Path, data: np.ndarray, description: str) -> nib.Nifti1Image:
+def image_like(reference: Path, data: np.ndarray, description: str) -> NiftiImage:
     """``data`` (D, H, W) as a float32 nibabel image on the grid of ``reference``.
 
     Raises:
