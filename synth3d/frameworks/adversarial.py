@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cuda_ops import full_precision
-from synth3d.data import Batch, Task
+from synth3d.data import Batch
 from synth3d.errors import InputError
-from synth3d.frameworks.base import Framework, Options, Player, TrainingPlan, counted, masked_l1
+from synth3d.frameworks.base import Framework, Options, Player, counted, masked_l1
 from synth3d.losses import OBJECTIVES, Objective, least_squares
 from synth3d.models import PatchCritic
 
@@ -45,20 +45,22 @@ class Adversarial(Framework):
         critic: None for synthesis alone.
     """
 
-    def __init__(
-        self, generator: nn.Module, task: Task, options: Any, plan: TrainingPlan | None = None
-    ) -> None:
-        super().__init__(generator, task, options, plan)
-        self.critic: nn.Module | None = None
-        self._synthetic: Tensor | None = None
-        if plan is not None:
-            self.critic = critic = self.make_critic()
-            if plan.patch and min(plan.patch) < critic.smallest:
-                raise InputError(
-                    f"data.patch {plan.patch} is too small for a critic of "
-                    f"{options.critic_layers} layers, which needs {critic.smallest}; lower "
-                    "train.critic_layers or use train.framework=l1"
-                )
+    _synthetic: Tensor | None = None
+
+    def prepare(self) -> None:
+        """The critic, for training.
+
+        Raises:
+            InputError: Training patches are too small for its layers.
+        """
+        self.critic: Any = None if self.plan is None else self.make_critic()
+        patch = self.plan.patch if self.plan else ()
+        if patch and min(patch) < self.critic.smallest:
+            raise InputError(
+                f"data.patch {patch} is too small for a critic of {self.options.critic_layers} "
+                f"layers, which needs {self.critic.smallest}; lower train.critic_layers or use "
+                "train.framework=l1"
+            )
 
     def make_critic(self) -> Any:
         """What judges :meth:`shown`; its ``smallest`` is the side that it needs."""

@@ -138,6 +138,10 @@ class Framework(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.generator, self.task, self.options, self.plan = generator, task, options, plan
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Make what it needs beside the generator: the end of every construction."""
 
     @staticmethod
     def channels(n_sources: int, n_targets: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from synth3d.data import Batch, Task
-from synth3d.frameworks.base import Framework, Options, TrainingPlan, counted
+from synth3d.frameworks.base import Framework, Options, counted
 from synth3d.frameworks.schedule import REFERENCE_STEPS, Schedule, gaussian_kl, gaussian_nll
 from synth3d.losses import masked_mean
 from synth3d.models import Centred
@@ -72,12 +72,10 @@ class Diffusion(Framework):
 
     needs: ClassVar[frozenset[str]] = frozenset({"time"})
 
-    def __init__(
-        self, generator: nn.Module, task: Task, options: Any, plan: TrainingPlan | None = None
-    ) -> None:
-        super().__init__(generator, task, options, plan)
-        self.schedule = self.make_schedule(options.diffusion_steps)
-        self.validation_steps = min(options.validation_steps, len(self.schedule))
+    def prepare(self) -> None:
+        """The schedule."""
+        self.schedule = self.make_schedule(self.options.diffusion_steps)
+        self.validation_steps = min(self.options.validation_steps, len(self.schedule))
         self._respaced = lru_cache(maxsize=4)(self.schedule.respaced)
 
     @staticmethod

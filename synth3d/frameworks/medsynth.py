@@ -9,7 +9,7 @@ from synth3d.cohort import parse_modality
 from synth3d.data import Batch, Task
 from synth3d.errors import InputError
 from synth3d.frameworks.adversarial import Adversarial, AdversarialOptions
-from synth3d.frameworks.base import TrainingPlan, counted
+from synth3d.frameworks.base import counted
 from synth3d.losses import Objective, cross_entropy, masked_mean, spread
 from synth3d.models import Centred, ScalarCritic
 
@@ -52,11 +52,10 @@ class MedSynth(Adversarial):
 
     Options = MedSynthOptions
 
-    def __init__(
-        self, generator: nn.Module, task: Task, options: Any, plan: TrainingPlan | None = None
-    ) -> None:
-        super().__init__(generator, task, options, plan)
-        self.residual = residual_channel(task, options)
+    def prepare(self) -> None:
+        """The critic, and which source is added."""
+        super().prepare()
+        self.residual = residual_channel(self.task, self.options)
 
     def make_critic(self) -> ScalarCritic:
         """Of the targets alone, one logit per patch."""

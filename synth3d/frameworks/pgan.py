@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
-from synth3d.data import Batch, Task
+from synth3d.data import Batch
 from synth3d.frameworks.adversarial import Adversarial, AdversarialOptions
-from synth3d.frameworks.base import TrainingPlan, counted, masked_l1
+from synth3d.frameworks.base import counted, masked_l1
 from synth3d.losses import feature_distance, load_vgg16, orthogonal_slices
 
 
@@ -44,13 +43,12 @@ class PGan(Adversarial):
 
     Options = PGanOptions
 
-    def __init__(
-        self, generator: nn.Module, task: Task, options: Any, plan: TrainingPlan | None = None
-    ) -> None:
-        super().__init__(generator, task, options, plan)
+    def prepare(self) -> None:
+        """The critic and, if it counts, VGG16."""
+        super().prepare()
         features = None
-        if plan is not None and options.perceptual_weight > 0:
-            path = options.perceptual_weights
+        if self.plan is not None and self.options.perceptual_weight > 0:
+            path = self.options.perceptual_weights
             features = load_vgg16(Path(path).expanduser() if path else None)
         self._features = (features,)  # in a tuple, so that it is no part of this module
 

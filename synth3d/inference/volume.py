@@ -7,6 +7,7 @@ one noisy volume, and the step is made on the volume (MultiDiffusion, Bar-Tal et
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -73,69 +74,46 @@ def synthesize_volume(
             f"present and wanted are (S,) = ({len(sources)},) and (T,), got "
             f"{tuple(present.shape)} and {tuple(wanted.shape)}"
         )
-    window = _Window(framework, options, active)
-    masks = [mask.to(window.device).expand(options.batch, -1) for mask in (present, wanted)]
+    weights = next(framework.generator.parameters(), torch.zeros(()))
+    device, layout = weights.device, _memory_format(framework, len(options.patch))
+    masks = [mask.to(device).expand(options.batch, -1) for mask in (present, wanted)]
+
+    def over(
+        network: Callable[[Tensor], Tensor], volume: Tensor, channels: int, at: int = 0, of: int = 1
+    ) -> Tensor:
+        """``network`` on the tiles of ``volume``, blended: pass ``at`` of so many."""
+
+        def on_tiles(tiles: Tensor) -> Tensor:
+            made = network(tiles.to(device).contiguous(memory_format=layout))
+            return made.float().to(volume.device)
+
+        def report(done: int, tiles: int) -> None:
+            if options.on_tile is not None:
+                options.on_tile(at * tiles + done, of * tiles)
+
+        cut = options.patch, options.overlap, options.batch
+        where = None if active is None else active.to(volume.device)
+        return sliding_window(on_tiles, volume, *cut, where, channels, report)
+
     if not isinstance(framework, Diffusion):
-        return window.over(
-            lambda tiles: framework.synthesize(tiles, *masks, options.seed), sources, len(wanted)
-        )
+        make = partial(framework.synthesize, present=masks[0], wanted=masks[1], seed=options.seed)
+        return over(make, sources, len(wanted))
     n_sources, times = len(sources), framework.times(options.steps)
     outputs = framework.channels(n_sources, len(wanted))[1]
     draws = torch.Generator().manual_seed(options.seed)
-    home, sources = sources.device, sources.to(window.device)  # it is passed over many times
-    state = framework.start(sources.shape[1:], draws).to(window.device)
+    home, sources = sources.device, sources.to(device)  # it is passed over many times
+    inside = torch.ones((), dtype=torch.bool) if active is None else active
+    inside = inside.to(device)
+    state = framework.start(sources.shape[1:], draws).to(device)
     for index, time in enumerate(times):
 
         def predict(tiles: Tensor, time: int = time) -> Tensor:
             return framework.predict(tiles[:, :n_sources], tiles[:, n_sources:], time, *masks)
 
-        window.passes = (index, len(times))
-        prediction = window.over(predict, torch.cat([sources, state]), outputs)
-        state = window.inside(framework.step(state, prediction, index, draws, options.steps))
-    return window.inside(framework.finish(state)).to(home)
-
-
-class _Window:
-    """One way of cutting a volume into tiles, for as many passes as it takes."""
-
-    def __init__(
-        self, framework: Framework, options: SynthesisOptions, active: Tensor | None
-    ) -> None:
-        self.options, self.active, self.passes = options, active, (0, 1)
-        weights = next(framework.generator.parameters(), torch.zeros(()))
-        self.device, self.layout = weights.device, _memory_format(framework, len(options.patch))
-
-    def over(
-        self, network: Callable[[Tensor], Tensor], volume: Tensor, out_channels: int
-    ) -> Tensor:
-        """``network`` on the tiles of ``volume`` (C, D, H, W), blended: (out_channels, D, H, W)."""
-
-        def on_tiles(tiles: Tensor) -> Tensor:
-            tiles = tiles.to(self.device).contiguous(memory_format=self.layout)
-            return network(tiles).float().to(volume.device)
-
-        options = self.options
-        return sliding_window(
-            on_tiles,
-            volume,
-            options.patch,
-            options.overlap,
-            options.batch,
-            None if self.active is None else self.active.to(volume.device),
-            out_channels,
-            options.on_tile and self._report,
-        )
-
-    def inside(self, volume: Tensor) -> Tensor:
-        """``volume`` with 0 where nothing is active."""
-        if self.active is None:
-            return volume
-        return torch.where(self.active.to(volume.device), volume, 0)
-
-    def _report(self, done: int, tiles: int) -> None:
-        index, passes = self.passes
-        assert self.options.on_tile is not None
-        self.options.on_tile(index * tiles + done, passes * tiles)
+        prediction = over(predict, torch.cat([sources, state]), outputs, index, len(times))
+        state = framework.step(state, prediction, index, draws, options.steps)
+        state = torch.where(inside, state, 0)
+    return torch.where(inside, framework.finish(state), 0).to(home)
 
 
 def _memory_format(framework: Framework, dim: int) -> torch.memory_format:

@@ -142,7 +142,7 @@ def test_a_swapped_framework_keeps_its_own_losses_and_the_recipes_critic():
     assert config.train.options.adversarial_weight == 0.3
     for cell in TABLES["frameworks"].cells(config, MOVE):
         swapped = configure(values, cell.overrides).train
-        own = FRAMEWORKS[swapped.framework]()
+        own = FRAMEWORKS[swapped.framework].Options()
         if swapped.framework != "pix2pix":
             assert getattr(swapped.options, "l1_weight", None) == getattr(own, "l1_weight", None)
         if hasattr(own, "critic_width"):

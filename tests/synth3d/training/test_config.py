@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from synth3d.models.options import ModelConfig
 from synth3d.settings import override, parse, parse_assignment, read_as, to_plain
 from synth3d.training.config import RunConfig, sources_for
 from synth3d.training.recipes import read_recipe, recipe_names
+from synth3d.training.request import default_recipe
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -20,6 +22,9 @@ def test_every_recipe_is_valid_and_survives_json(name):
 def test_the_recipes_that_commands_choose_by_themselves_ship():
     names = {"phantom", "cpu", "gpu"}
     assert names | {f"{name}-2d" for name in names} <= set(recipe_names())
+    assert default_recipe(None, "cuda:0", "2d") == "phantom-2d"
+    assert default_recipe(Path("BraTS"), "cuda:0") == "gpu"
+    assert default_recipe(Path("BraTS"), "cpu", "2d") == "cpu-2d"
 
 
 def test_defaults_are_the_papers():

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -62,6 +61,9 @@ def test_a_finished_run_is_self_describing(undisturbed):
     log = read_log(undisturbed / "log.jsonl")
     assert [line["step"] for line in log if "validation" in line] == [8, 10]
     assert {"l1", "adversarial", "critic"} == set(log[-2]["loss"])
+    cohort = json.loads((undisturbed / "cohort.json").read_text())
+    assert not set(cohort["test"]) & (set(cohort["train"]) | set(cohort["val"]))
+    assert len(json.loads((undisturbed / "scales.json").read_text())) == len(cohort["train"])
 
 
 def test_a_finished_run_loads_and_synthesises(undisturbed):
@@ -104,13 +106,6 @@ def test_a_source_that_no_training_case_has_is_refused(phantom_cohort):
         loop._prepare_all(config, cases, make_splits(cases))
 
 
-def test_the_record_keeps_the_sides_apart(undisturbed):
-    cohort = json.loads((undisturbed / "cohort.json").read_text())
-    assert not set(cohort["test"]) & (set(cohort["train"]) | set(cohort["val"]))
-    scales = json.loads((undisturbed / "scales.json").read_text())
-    assert len(scales) == len(cohort["train"])
-
-
 def test_another_seed_gives_another_result(phantom_cohort, undisturbed, tmp_path):
     cases = find_cases(phantom_cohort)
     short = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, steps=2, seed=7))
@@ -119,17 +114,6 @@ def test_another_seed_gives_another_result(phantom_cohort, undisturbed, tmp_path
     train(again, cases, make_splits(cases), phantom_cohort, tmp_path / "other")
     hashes = {sha256(tmp_path / name / "weights.safetensors") for name in ("run", "other")}
     assert len(hashes) == 2
-
-
-def test_the_loss_falls(phantom_cohort, tmp_path):
-    cases = find_cases(phantom_cohort)
-    more = dataclasses.replace(
-        TINY.train, steps=60, checkpoint_every=60, framework="l1", learning_rate=5e-3
-    )
-    longer = dataclasses.replace(TINY, train=more)
-    run = train(longer, cases, make_splits(cases), phantom_cohort, tmp_path / "run")
-    losses = [line["loss"]["l1"] for line in read_log(run / "log.jsonl") if "loss" in line]
-    assert np.mean(losses[-2:]) < 0.8 * losses[0]
 
 
 def command(config: RunConfig, cohort: Path, work: Path) -> list[str]:
