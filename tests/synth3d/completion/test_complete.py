@@ -11,6 +11,7 @@ import pytest
 import synth3d
 from synth3d.cli import main as command
 from synth3d.cohort.cases import find_cases
+from synth3d.completion import CompleteRequest
 from synth3d.completion import run as module
 from synth3d.errors import InputError
 from synth3d.files import sha256
@@ -246,7 +247,7 @@ def test_the_unit_of_work_needs_nothing_but_what_it_is_given(ready, tmp_path):
     """It can be sent to another machine: a request, the maker's identity and a job, pickled."""
     import pickle
 
-    request = module.CompleteRequest(
+    request = CompleteRequest(
         data=str(ready / "in"), out=str(tmp_path / "out"), run=str(ready / "run"), device="cpu"
     )
     jobs, _, identity = module._plan(request)
