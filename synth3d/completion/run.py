@@ -22,7 +22,7 @@ from typing import Any
 from synth3d import __version__
 from synth3d.cohort import Case, Modality, find_cases
 from synth3d.completion.executor import local_executor
-from synth3d.completion.plan import Job, Made, Maker, plan, refuse_to_write_input
+from synth3d.completion.plan import Job, Made, Maker, in_the_way, plan, refuse_to_write_input
 from synth3d.completion.receipts import Layout, is_done, write_dataset_json, write_receipt
 from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
@@ -171,6 +171,8 @@ def complete_case(
             return "held", ""
         if is_done(layout, job.case, job.identity):
             return "theirs", ""
+        if not request.overwrite and (taken := in_the_way(job, layout)):  # since the plan was made
+            return "failed", "; ".join(taken)
         maker, made = _maker(request, identity), {}
         on_tile = _tile_progress() if alone else None
         try:
