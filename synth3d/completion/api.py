@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synth3d.cohort import ALL_MODALITIES, Case, Modality, parse_modality
-from synth3d.completion.run import Completed, CompleteRequest, complete_cohort, describe
+from synth3d.completion.request import CompleteRequest
+from synth3d.completion.run import Completed, complete_cohort, describe
 from synth3d.errors import InputError
 from synth3d.images import NiftiImage, image_like, write_new
 from synth3d.machine import pick_device
@@ -132,7 +133,8 @@ class Run:
     def _goal(self, case: Case, wanted: Sequence[str] | None) -> list[Modality]:
         if wanted is None:
             return list(case.missing(self.targets) or self.targets)
-        goal = [parse_modality(name) for name in ([wanted] if isinstance(wanted, str) else wanted)]
+        names = [wanted] if isinstance(wanted, str) else wanted
+        goal: list[Modality] = [parse_modality(name) for name in names]
         if unable := [name for name in goal if name not in self.targets]:
             raise InputError(
                 f"the run {self.folder} makes {'+'.join(self.targets)} and cannot make "
@@ -155,7 +157,9 @@ def _on_disk(case: Case | Mapping[str, Image], affine: np.ndarray | None) -> Ite
         if (modality := parse_modality(name)) in images:
             raise InputError(f"{name!r} is {modality}, which is there already")
         images[modality] = image
-    arrays = {m: image for m, image in images.items() if isinstance(image, np.ndarray)}
+    arrays: dict[Modality, np.ndarray] = {
+        m: image for m, image in images.items() if isinstance(image, np.ndarray)
+    }
     if arrays and len(arrays) < len(images):
         raise InputError("give files or arrays, not both in one case")
     if arrays and affine is None:
@@ -164,16 +168,18 @@ def _on_disk(case: Case | Mapping[str, Image], affine: np.ndarray | None) -> Ite
         raise InputError("affine= is for arrays; files have their own")
     with tempfile.TemporaryDirectory() as folder:
         paths = {m: Path(folder) / f"{m}.nii" for m in arrays}
-        _check(arrays, affine)
+        _check(arrays, np.asarray(affine))
         for modality, path in paths.items():
             write_new(path, arrays[modality], np.asarray(affine), np.float32)
-        ordered = {m: paths.get(m) or Path(str(images[m])) for m in ALL_MODALITIES if m in images}
+        ordered: dict[Modality, Path] = {
+            m: paths.get(m) or Path(str(images[m])) for m in ALL_MODALITIES if m in images
+        }
         yield Case("as given", "as given", Path(folder), ordered, None, "brats2023")
 
 
-def _check(arrays: Mapping[Modality, np.ndarray], affine: np.ndarray | None) -> None:
+def _check(arrays: Mapping[Modality, np.ndarray], affine: np.ndarray) -> None:
     """Refuse what cannot be one case."""
-    if arrays and (np.shape(affine) != (4, 4) or abs(np.linalg.det(affine)) < 1e-9):
+    if arrays and (affine.shape != (4, 4) or abs(np.linalg.det(affine)) < 1e-9):
         raise InputError("affine= must be a (4, 4) matrix that can be inverted")
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) > 1 or any(len(shape) != 3 for shape in shapes):

@@ -60,8 +60,8 @@ def sibling(
     What is no source may lie on another grid, as T1 does beside PD and T2 in IXI. With a
     ``common_grid`` it is the sequence on whose grid the case was worked on.
     """
-    have = [m for m in sources if m in case.images]
-    order = (common_grid, *have) if common_grid else (*NEAREST[target], *have)
+    have: list[Modality] = [m for m in sources if m in case.images]
+    order: tuple[Any, ...] = (common_grid, *have) if common_grid else (*NEAREST[target], *have)
     return case.images[next(m for m in order if m in have)]
 
 
@@ -338,7 +338,7 @@ class PlumbingMaker:
         """As :meth:`Maker.make`; the brain is that of the sources."""
         if draws > 1:
             raise InputError("a real picture has one draw and no spread")
-        known = [name for name in self.sources if name in case.images]
+        known: list[Modality] = [name for name in self.sources if name in case.images]
         raw = read_on_one_grid(
             replace(case, label=None), [*known, *wanted], self.config.data.common_grid
         )
@@ -355,7 +355,7 @@ class PlumbingMaker:
     ) -> Made:
         data = self.config.data
         scale = fit_scale(volume.data, brain, data.intensity)
-        network = {target: scale.apply(volume.data, brain)}
+        network: dict[Modality, np.ndarray] = {target: scale.apply(volume.data, brain)}
         prepared = Prepared(case, network, {target: scale}, brain, None, volume.affine)
         view = seen(prepared, self.config.task, data)
         result = sliding_window(

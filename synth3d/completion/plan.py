@@ -163,7 +163,7 @@ def plan(
             there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)
             done = is_done(layout, case, identity)
             jobs.append(Job(case, readable, there, make, identity, done))
-            trouble = [] if done or overwrite else _in_the_way(jobs[-1], layout)
+            trouble = [] if done or overwrite else in_the_way(jobs[-1], layout)
         problems += [f"case {case.name}: {text}" for text in trouble]
     if problems:
         head = f"{len(problems)} problems: " if len(problems) > 1 else ""
@@ -208,11 +208,10 @@ def refuse_to_write_input(layout: Layout, cases: Sequence[Case], data: Path) -> 
             )
 
 
-def _in_the_way(job: Job, layout: Layout) -> list[str]:
-    """Files in the output folder that would be replaced and are not an interrupted run's.
+def in_the_way(job: Job, layout: Layout) -> list[str]:
+    """A clause for each file that would be replaced and is not an interrupted run's.
 
-    Another process may begin or finish the case while it is looked at: what it writes is in
-    nobody's way.
+    Another process may begin or finish this very job meanwhile: what it writes is not in the way.
     """
     links, made = job.outputs(layout)
     taken = [path for path in made.values() if path.exists()]

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +20,7 @@ from synth3d.files import atomic_path
 from synth3d.images.grids import Grid, grid_misfits
 
 ArrayOrTensor = TypeVar("ArrayOrTensor")
-NiftiImage = nib.Nifti1Image
+NiftiImage: TypeAlias = nib.Nifti1Image
 
 MAX_VOXELS = 2**30
 """More than this in a header is damage, not a brain."""

@@ -83,7 +83,9 @@ def find_pairs(
     if cases is not None and (unknown := sorted(set(cases) - originals.files.keys())):
         raise InputError(f"{real} has no case called {', '.join(unknown)}")
     chosen = sorted(originals.files if cases is None else set(cases))
-    wanted = dict.fromkeys(chosen, modality) if modality else _wanted(originals, copies, chosen)
+    wanted: dict[str, Modality | None] = dict.fromkeys(chosen, modality)
+    if modality is None:
+        wanted = _wanted(originals, copies, chosen)
     _refuse_unsaid(originals, copies, wanted)
     if problems := _problems(originals, copies, wanted, complete=cases is None):
         raise InputError("; ".join(problems))

@@ -1,8 +1,8 @@
 """Claims about completed cohorts: what is written, where, on which grid and scale, and when."""
 
 import json
+import pickle
 import shutil
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 import synth3d
 from synth3d.cli import main as command
 from synth3d.cohort.cases import find_cases
+from synth3d.completion import CompleteRequest
 from synth3d.completion import run as module
 from synth3d.errors import InputError
 from synth3d.files import sha256
@@ -242,18 +243,38 @@ def test_bright_voxels_are_compressed_into_the_type_not_clamped(
     assert (made == 32767).sum() <= 20
 
 
-def test_the_unit_of_work_needs_nothing_but_what_it_is_given(ready, tmp_path):
-    """It can be sent to another machine: a request, the maker's identity and a job, pickled."""
-    import pickle
+@pytest.fixture
+def unit(ready, tmp_path):
+    """Plan as ``precision`` has it: the request, the identity as JSON, and the jobs."""
 
-    request = module.CompleteRequest(
-        data=str(ready / "in"), out=str(tmp_path / "out"), run=str(ready / "run"), device="cpu"
-    )
-    jobs, _, identity = module._plan(request)
+    def plan(precision):
+        request = CompleteRequest(
+            data=str(ready / "in"), out=str(tmp_path / "out"), run=str(ready / "run"),
+            precision=precision, device="cpu",
+        )  # fmt: skip
+        jobs, _, identity = module._plan(request)
+        return request, identity, jobs
+
+    return plan
+
+
+def test_the_unit_of_work_needs_nothing_but_what_it_is_given(unit):
+    """It can be sent to another machine: a request, the maker's identity and a job, pickled."""
+    request, identity, jobs = unit("fp32")
     sent = pickle.loads(pickle.dumps((request, json.dumps(identity), False, False, jobs[2])))
     assert module.complete_case(*sent) == ("made", "")
     assert module.complete_case(*sent) == ("theirs", "")  # done again, it finds itself done
-    assert isinstance(request.data, Path)
     other = json.dumps(identity | {"patch": [16, 16, 16]})
     with pytest.raises(InputError, match="changed"):
         module.complete_case(request, other, False, False, jobs[3])
+
+
+def test_what_another_run_wrote_since_the_plan_is_not_replaced(unit, tmp_path):
+    plans = [unit(precision) for precision in ("fp32", "bf16")]
+    states = [
+        module.complete_case(request, json.dumps(identity), False, False, jobs[2])
+        for request, identity, jobs in plans
+    ]
+    assert [state for state, _ in states] == ["made", "failed"]
+    assert "--overwrite" in states[1][1]
+    assert receipt_of(tmp_path / "out")["identity"]["how"]["precision"] == "fp32"
