@@ -90,12 +90,8 @@ def extend(folder: Path, cohort: Path) -> None:
     shutil.copytree(ROOT / "synth3d", folder / "synth3d", ignore=shutil.ignore_patterns("__py*"))
     own = "tests/synth3d/frameworks"
     (folder / own).mkdir(parents=True)
-    for name in (
-        "pyproject.toml",
-        "tests/conftest.py",
-        f"{own}/conftest.py",
-        f"{own}/test_cells.py",
-    ):
+    fixtures = [f"{part}/conftest.py" for part in ("tests", "tests/synth3d", own)]
+    for name in ("pyproject.toml", *fixtures, f"{own}/test_cells.py"):
         shutil.copy(ROOT / name, folder / name)
     for name, text in named_blocks("python", "toml"):
         assert not (folder / name).exists()

@@ -123,7 +123,9 @@ def resolve(request: TrainRequest, device: str) -> RunConfig:
     """
     recipe = request.recipe or default_recipe(request.data, device, request.dim)
     values: dict[str, Any] = read_recipe(recipe)
-    if _in_bfloat16(values) and not recipe.endswith(".json"):
+    train = values.get("train")
+    half = isinstance(train, dict) and train.get("precision") == "bf16"
+    if half and not recipe.endswith(".json"):
         override(values, "train.precision", suited("bf16", device))
     flags = {
         "dim": int(request.dim[0]) if request.dim else None,
@@ -155,11 +157,6 @@ def resolve(request: TrainRequest, device: str) -> RunConfig:
     if isinstance(train := values.get("train", {}), dict) and not train.get("threads"):
         override(values, "train.threads", os.cpu_count() or 1)
     return parse(RunConfig, values)
-
-
-def _in_bfloat16(values: dict[str, Any]) -> bool:
-    train = values.get("train")
-    return isinstance(train, dict) and train.get("precision") == "bf16"
 
 
 def _others(values: dict[str, Any], targets: Sequence[Modality]) -> list[Modality]:
@@ -214,16 +211,6 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
         )
 
 
-def check_buildable(config: RunConfig) -> None:
-    """Build the networks without memory, so that misfits are told before any data are read.
-
-    Raises:
-        InputError: An unknown model or framework, or parts that do not fit.
-    """
-    with torch.device("meta"):
-        build_framework(config)
-
-
 def train_run(request: TrainRequest) -> Path | None:
     """Train as ``request`` says, or go on with what a killed process left; tells what it does.
 
@@ -236,7 +223,8 @@ def train_run(request: TrainRequest) -> Path | None:
     device = pick_device(request.device)
     config = resolve(request, device)
     check_keys((parse_assignment(text)[0] for text in request.assign), config.train.framework)
-    check_buildable(config)
+    with torch.device("meta"):  # misfits are told before any data are read
+        build_framework(config)
     if request.dry_run and request.data is None:
         print(json.dumps(to_plain(config), indent=2))
         return None

@@ -168,26 +168,22 @@ def test_a_frameworks_table_and_its_refusals_follow_from_its_options(two):
         settings.check_keys(["train.two.weight"], "l1")
 
 
+def one_twice(self) -> dict[str, Player]:
+    both = Player(self.generator.draft, self.generator_loss, 1.0)
+    return {"draft": both, "mend": both, "judge": both}
+
+
 @pytest.mark.parametrize(
-    ("stages", "wrong"),
+    ("part", "value", "wrong"),
     [
-        ((Stage(("draft",)),), "players are"),
-        ((Stage(("draft", "mend", "judge"), 0.4),), "do not make 1"),
+        ("stages", (Stage(("draft",)),), "players are"),
+        ("stages", (Stage(("draft", "mend", "judge"), 0.4),), "do not make 1"),
+        ("players", one_twice, "share weights"),
     ],
 )
-def test_stages_that_do_not_fit_the_players_are_refused(two, stages, wrong, monkeypatch):
-    monkeypatch.setattr(TwoStages, "stages", stages)
+def test_stages_and_players_that_do_not_fit_are_refused(two, part, value, wrong, monkeypatch):
+    monkeypatch.setattr(TwoStages, part, value)
     with pytest.raises(ValueError, match=wrong):
-        Trainer(two, CPU)
-
-
-def test_players_that_share_weights_are_refused(two, monkeypatch):
-    def players(self):
-        both = Player(self.generator.draft, self.generator_loss, 1.0)
-        return {"draft": both, "mend": both, "judge": both}
-
-    monkeypatch.setattr(TwoStages, "players", players)
-    with pytest.raises(ValueError, match="share weights"):
         Trainer(two, CPU)
 
 
