@@ -6,11 +6,15 @@ instant.
 """
 
 import argparse
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from synth3d import __version__
 from synth3d.errors import run_guarded
+
+T = TypeVar("T")
 
 EXAMPLES = """examples:
   synth3d train --dim 3d                       train on the built-in phantom cohort
@@ -75,14 +79,31 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"synth3d {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    _add_phantom(commands)
-    _add_audit(commands)
-    _add_train(commands)
-    _add_complete(commands)
-    _add_score(commands)
-    _add_ablate(commands)
-    _add_describe(commands)
+    for add_command in (
+        _add_phantom, _add_audit, _add_train, _add_complete, _add_score, _add_ablate, _add_describe
+    ):  # fmt: skip
+        add_command(commands)
     return parser
+
+
+Flags = Callable[..., argparse.Action]
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, **words: str
+) -> Flags:
+    """Add the command ``name``; what adds its flags."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = commands.add_parser(name, help=help, formatter_class=raw, **words)
+    parser.set_defaults(run_command=run)
+    return parser.add_argument
+
+
+def _request(schema: type[T], args: argparse.Namespace) -> T:
+    """``schema``, the dataclass of a command, from the flags that its fields are named by."""
+    fields = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    values = {name: getattr(args, name) for name in fields if hasattr(args, name)}
+    return schema(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -96,164 +117,141 @@ def _stages(text: str) -> int | tuple[str, ...]:
     return int(text) if text.isdigit() else tuple(text.split(","))
 
 
-def _add_phantom(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("phantom", help="write a cohort of synthetic brains with gliomas")
-    parser.add_argument("out", type=Path, help="folder to write, named like BraTS 2023")
-    parser.add_argument("--cases", type=int, default=24)
-    parser.add_argument("--size", type=int, default=64, help="voxels along each side")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--overwrite", action="store_true", help="replace another cohort there")
-    parser.set_defaults(run_command=_phantom)
+# fmt: off
+def _add_phantom(commands: Any) -> None:
+    add = _command(commands, "phantom", _phantom, "write a cohort of synthetic brains with gliomas")
+    add("out", type=Path, help="folder to write, named like BraTS 2023")
+    add("--cases", type=int, default=24)
+    add("--size", type=int, default=64, help="voxels along each side")
+    add("--seed", type=int, default=0)
+    add("--overwrite", action="store_true", help="replace another cohort there")
 
 
 def _phantom(args: argparse.Namespace) -> int:
-    from synth3d.phantom import make_cohort
+    from synth3d.phantom import PhantomRequest, write_phantoms
 
-    folders = make_cohort(args.out, args.cases, args.size, args.seed, args.overwrite)
-    print(f"{len(folders)} phantom cases in {args.out}")
-    return 0
+    return write_phantoms(_request(PhantomRequest, args))
 
 
-def _add_audit(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("audit", help="what a cohort holds, and what would break a run")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--splits", type=Path, help="JSON with train, val and test case names")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    parser.set_defaults(run_command=_audit)
+def _add_audit(commands: Any) -> None:
+    add = _command(commands, "audit", _audit, "what a cohort holds, and what would break a run")
+    add("folder", type=Path)
+    add("--splits", type=Path, help="JSON with train, val and test case names")
+    add("--json", action="store_true", help="print JSON instead of text")
 
 
 def _audit(args: argparse.Namespace) -> int:
-    from synth3d.cohort import run_audit
+    from synth3d.cohort import AuditRequest, run_audit
 
-    return run_audit(args.folder, args.splits, args.json)
+    return run_audit(_request(AuditRequest, args))
 
 
-def _add_train(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "train",
-        help="train a generator; a killed run goes on with the same command",
+def _add_train(commands: Any) -> None:
+    add = _command(
+        commands, "train", _train, "train a generator; a killed run goes on with the same command",
         description="Train a generator. Settings come from the defaults, then the recipe, then "
-        "the flags; the resolved ones are saved with the run and rerun it.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--dim", choices=["2d", "3d"], help="slices or volumes; default: the recipe's, else 3d"
-    )
-    parser.add_argument(
-        "--plane", choices=["axial", "coronal", "sagittal"], help="for 2d; default: the recipe's"
-    )
-    parser.add_argument("--data", type=Path, help="cohort folder; without it phantoms are used")
-    parser.add_argument("--splits", type=Path, help="JSON with train, val and test case names")
-    parser.add_argument(
-        "--target",
-        "--missing",
-        default=None,
-        help="t1|t1ce|t2|flair|pd, or new names; several with commas: one network makes them all",
-    )
-    parser.add_argument("--sources", default=None, help="comma-separated; default: the others")
-    parser.add_argument("--recipe", default=None, help="a shipped name or a .toml/.json file")
-    parser.add_argument(
-        "--model", default=None, help="agi-net, resunet, deform-resunet or arc-resunet"
-    )
-    parser.add_argument(
-        "--framework",
-        metavar="NAME",
+        "the flags; the resolved ones are saved with the run and rerun it.", epilog=EXAMPLES)
+    add("--dim", choices=["2d", "3d"], help="slices or volumes; default: the recipe's, else 3d")
+    add("--plane", choices=["axial", "coronal", "sagittal"],
+        help="for 2d; default: the recipe's")
+    add("--data", type=Path, help="cohort folder; without it phantoms are used")
+    add("--splits", type=Path, help="JSON with train, val and test case names")
+    add("--target", "--missing",
+        help="t1|t1ce|t2|flair|pd, or new names; several with commas: one network makes them all")
+    add("--sources", help="comma-separated; default: the others")
+    add("--recipe", help="a shipped name or a .toml/.json file")
+    add("--model", help="agi-net, resunet, deform-resunet or arc-resunet")
+    add("--framework", metavar="NAME",
         help="l1, pix2pix, pgan, mmgan, medsynth, ddpm or iddpm, each with its own paper's losses "
-        "and weights; --set train.NAME.KEY=VALUE changes one of them",
-    )
-    parser.add_argument("--widths", type=_integers, default=None, metavar="16,32,64,128")
-    parser.add_argument("--groups", type=int, default=None)
-    parser.add_argument(
-        "--patch", type=_integers, metavar="48,48,48", help="(z,y,x); (row,column) for 2d"
-    )
-    parser.add_argument("--batch", type=int, default=None)
-    parser.add_argument("--steps", type=int, default=None)
-    parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: all cores")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default=None)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument("--work", type=Path, default=Path("work"), help="where runs are kept")
-    parser.add_argument("--name", default=None, help="run folder name; default: says what it is")
-    parser.add_argument("--dry-run", action="store_true", help="print the settings and stop")
-    parser.set_defaults(run_command=_train)
+        "and weights; --set train.NAME.KEY=VALUE changes one of them")
+    add("--widths", type=_integers, metavar="16,32,64,128")
+    add("--groups", type=int)
+    add("--patch", type=_integers, metavar="48,48,48", help="(z,y,x); (row,column) for 2d")
+    add("--batch", type=int)
+    add("--steps", type=int)
+    add("--seed", type=int)
+    add("--threads", type=int, help="CPU threads; default: all cores")
+    add("--precision", choices=["fp32", "bf16"])
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    add("--work", type=Path, default=Path("work"), help="where runs are kept")
+    add("--name", help="run folder name; default: says what it is")
+    add("--dry-run", action="store_true", help="print the settings and stop")
 
 
 def _train(args: argparse.Namespace) -> int:
-    from synth3d.training import train_command
+    from synth3d.training import TrainRequest, train_run
 
-    return train_command(args)
+    train_run(_request(TrainRequest, args))
+    return 0
 
 
-def _add_complete(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("complete", help="write the sequences that cases lack")
-    add = parser.add_argument
+def _add_complete(commands: Any) -> None:
+    add = _command(commands, "complete", _complete, "write the sequences that cases lack")
     add("--run", type=Path, help="a finished run folder (of synth3d train)")
     add("--data", type=Path, required=True, help="folder with cases; only read")
     add("--out", type=Path, required=True, help="folder for the completed cases")
     add("--format", choices=["brats", "nnunet"], default="brats",
-        help="case folders named as the input, or nnU-Net's imagesTs")  # fmt: skip
+        help="case folders named as the input, or nnU-Net's imagesTs")
     add("--missing", action="append", metavar="MODALITY",
-        help="treat t1|t1ce|t2|flair as missing even where it is there; repeatable")  # fmt: skip
+        help="treat t1|t1ce|t2|flair as missing even where it is there; repeatable")
     add("--cases", nargs="+", metavar="NAME", help="only these cases")
     add("--overwrite", action="store_true", help="replace files that are already in OUT")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--plumbing", action="store_true",
-        help="no synthesis: send the real --missing sequence through the same way out")  # fmt: skip
+        help="no synthesis: send the real --missing sequence through the same way out")
     add("--overlap", type=float, help="share of a tile that neighbours share; default: training's")
     add("--precision", choices=["fp32", "bf16"], help="default: training's, if this machine can")
     add("--batch", type=int, default=2, help="tiles per call of the network")
-    add("--threads", type=int, help="CPU threads; default: all cores")
+    add("--seed", type=int, default=0, help="of a framework that draws its pictures at random")
+    add("--jobs", type=int, default=1, metavar="N", help="cases side by side; default: 1")
+    add("--threads", type=int, help="CPU threads; default: all cores, shared among the jobs")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    parser.set_defaults(run_command=_complete)
 
 
 def _complete(args: argparse.Namespace) -> int:
-    from synth3d.completion import complete_command
+    from synth3d.completion import CompleteRequest, complete_cohort
+    from synth3d.machine import keep_memory
 
-    return complete_command(args)
+    keep_memory()
+    complete_cohort(_request(CompleteRequest, args))
+    return 0
 
 
-def _add_score(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("score", help="image scores of one folder against another")
-    parser.description = "Image scores of synthetic volumes under named conventions."
-    parser.epilog = SCORE_EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add = parser.add_argument
+def _add_score(commands: Any) -> None:
+    about = "Image scores of synthetic volumes under named conventions."
+    add = _command(commands, "score", _score, "image scores of one folder against another",
+        description=about, epilog=SCORE_EXAMPLES)
     add("real", type=Path, metavar="REAL", help="folder of the acquired images")
     add("synthetic", type=Path, metavar="SYNTHETIC", help="folder of the images to be scored")
     add("--modality", "--target", help="t1|t1ce|t2|flair; default: the one that each case has")
-    add("--convention", default="ours", metavar="NAME,NAME",
-        help="of ours, paper-agi, paper-tsf, brasyn, or all; default: ours")  # fmt: skip
+    add("--convention", default="ours", metavar="NAME,NAME", dest="conventions",
+        help="of ours, paper-agi, paper-tsf, brasyn, or all; default: ours")
     add("--rescale", choices=["none", "match"], default="none",
         help="none: files are in scanner units, wrong brightness counts; match: bring each to its "
-        "real one's p0.5 and median in the brain first")  # fmt: skip
+        "real one's p0.5 and median in the brain first")
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--part", choices=["train", "val", "test"], default="test", help="default: test")
     add("--cases", nargs="+", metavar="NAME", help="only these cases")
-    add("--label-folder", type=Path, help="segmentations; default: those beside the real images")
+    add("--label-folder", type=Path, dest="labels", metavar="LABEL_FOLDER",
+        help="segmentations; default: those beside the real images")
     add("--lpips-weights", type=Path, help="torchvision's AlexNet weights; default: its own folder")
     add("--out", type=Path, metavar="FILE.csv",
-        help="write scores per case there; .md, .json and .png lie beside it")  # fmt: skip
+        help="write scores per case there; .md, .json and .png lie beside it")
     add("--json", action="store_true", help="print JSON instead of a table")
     add("--dry-run", action="store_true", help="print the pairs and settings and stop")
-    parser.set_defaults(run_command=_score)
 
 
 def _score(args: argparse.Namespace) -> int:
-    from synth3d.scoring import score_command
+    from synth3d.scoring import ScoreRequest, score
 
-    return score_command(args)
+    return score(_request(ScoreRequest, args))
 
 
-def _add_ablate(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("ablate", help="rerun a table of the paper: cells x seeds")
-    parser.description = "Rerun an experiment of the paper: cells × seeds, one table at the end."
-    parser.epilog = ABLATE_EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add = parser.add_argument
-    # fmt: off
+def _add_ablate(commands: Any) -> None:
+    about = "Rerun an experiment of the paper: cells × seeds, one table at the end."
+    add = _command(commands, "ablate", _ablate, "rerun a table of the paper: cells x seeds",
+        description=about, epilog=ABLATE_EXAMPLES)
     add("table", nargs="?", metavar="TABLE", help="its name, see --list, or a .toml file")
     add("--list", action="store_true", help="print the tables and stop")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
@@ -265,74 +263,60 @@ def _add_ablate(commands: argparse._SubParsersAction) -> None:
         help="steps of every run, or a duration (10min) that is turned into steps once, by "
         "timing the first baseline; default: the recipe's steps")
     add("--only", metavar="PATTERN,...", help="cells to run, and their baselines; as in 'agi-*'")
-    add("--recipe", default=None, help="the base: a shipped name or a .toml/.json file")
+    add("--recipe", help="the base: a shipped name or a .toml/.json file")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign")
     add("--dim", choices=["2d", "3d"], help="default: the recipe's, else 3d")
     add("--plane", choices=["axial", "coronal", "sagittal"], help="for 2d")
-    add("--target", "--missing", default=None, help="t1|t1ce|t2|flair|pd")
-    add("--sources", default=None, help="comma-separated; default: the others")
+    add("--target", "--missing", help="t1|t1ce|t2|flair|pd")
+    add("--sources", help="comma-separated; default: the others")
     add("--move", metavar="SOURCE", help="the source that is put out of place; default: t2 or last")
     add("--draw", choices=["fixed", "box"], default="fixed",
         help="exactly that far some way, or each component up to it; default: fixed")
     add("--mode", choices=["test-only", "train-and-test"], default="test-only",
         help="of a curve: test an aligned training at every level, or train each level")
-    add("--convention", default=None, metavar="NAME,NAME",
+    add("--convention", metavar="NAME,NAME",
         help="of the scores, the first leads; default: ours,paper-agi, or the reverse for a "
         "recipe with the paper's intensities")
     add("--jobs", type=int, default=1, metavar="N", help="runs side by side; default: 1")
-    add("--threads", type=int, default=None, help="of each run; default: all cores / jobs")
+    add("--threads", type=int, help="of each run; default: all cores / jobs")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--work", type=Path, default=Path("work"), help="results are kept in WORK/ablate")
-    add("--name", default=None, help="folder of the table; default: the table's name")
+    add("--name", help="folder of the table; default: the table's name")
     add("--report", action="store_true", help="only write the report of what is there")
     add("--dry-run", action="store_true", help="print cells, runs and estimated cost, and stop")
-    parser.set_defaults(run_command=_ablate)
 
 
 def _ablate(args: argparse.Namespace) -> int:
     from synth3d.experiments import AblateRequest, ablate
 
-    given = {key: value for key, value in vars(args).items() if key != "run_command"}
-    return ablate(AblateRequest(**given))
+    return ablate(_request(AblateRequest, args))
 
 
-def _add_describe(commands: argparse._SubParsersAction) -> None:
-    about = "parameters, FLOPs and memory of a generator; patch and batch for a budget"
-    parser = commands.add_parser("describe", help=about)
-    parser.epilog, parser.formatter_class = DESCRIBE_EXAMPLES, argparse.RawDescriptionHelpFormatter
-    add = parser.add_argument
+def _add_describe(commands: Any) -> None:
+    add = _command(commands, "describe", _describe,
+        "parameters, FLOPs and memory of a generator; patch and batch for a budget",
+        epilog=DESCRIBE_EXAMPLES)
     add("--model", default="agi-net", help="agi-net, resunet, deform-resunet or arc-resunet")
     add("--dim", choices=["2d", "3d"], default="3d")
     add("--widths", type=_integers, default=(64, 128, 256, 512), metavar="16,32,64,128")
     add("--groups", type=int, help="agi-net's; default: 8")
-    add(
-        "--stages",
-        type=_stages,
-        metavar="N|NAMES",
-        help="leading stages with the special convolution, or names: down1,body; default: 5",
-    )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="assign",
-        help="any further option of the model, as in module=gr; repeatable",
-    )
+    add("--stages", type=_stages, metavar="N|NAMES",
+        help="leading stages with the special convolution, or names: down1,body; default: 5")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign",
+        help="any further option of the model, as in module=gr; repeatable")
     add("--in-channels", type=int, default=3)
     add("--out-channels", type=int, default=1)
     add("--side", type=int, help="of the input that is counted; default: 256 in 2-D, 64 in 3-D")
     add("--fit", metavar="8GB", help="propose patch and batch for training in so much memory")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="of --fit")
     add("--json", action="store_true", help="print JSON instead of text")
-    parser.set_defaults(run_command=_describe)
 
 
 def _describe(args: argparse.Namespace) -> int:
     from synth3d.experiments import DescribeRequest, describe_model
 
-    given = {key: value for key, value in vars(args).items() if key != "run_command"}
-    return describe_model(DescribeRequest(**given))
+    return describe_model(_request(DescribeRequest, args))
+# fmt: on
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The one mistake a user is told of, and how a command line ends."""
 
-import argparse
 import os
 import sys
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -13,7 +15,7 @@ class InputError(ValueError):
     """
 
 
-def run_guarded(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+def run_guarded(command: Callable[[T], int], args: T) -> int:
     """``command(args)`` for a command line; its exit code.
 
     A mistake of the user, a file system that refuses, or memory that gives out is told in one

@@ -12,9 +12,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from synth3d.errors import InputError
 
@@ -64,11 +64,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written below ``folder``, which the caller owns."""
+def sweep(folder: Path, names: Collection[str] | None = None) -> None:
+    """Remove what killed processes left half-written below ``folder``.
+
+    Args:
+        folder: Nobody else writes in it, or not under ``names``.
+        names: Only what was to become a file called so; None is everything.
+    """
     for path in folder.rglob(".partial-*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        if names is None or path.name.split("-", 2)[-1] in names:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -165,17 +171,58 @@ def lock(folder: Path, shared: bool = False) -> Iterator[None]:
     """
     import fcntl
 
-    make_folder(folder)
-    try:
-        handle = (folder / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"cannot write in {folder}: {error.strerror}") from error
-    with handle:
+    with _lock_file(folder / ".lock") as handle:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(f"another process works in {folder}; wait for it to end") from error
         yield
+
+
+@contextlib.contextmanager
+def claim(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether ``path``, a lock file, is ours while the block runs; afterwards it is removed.
+
+    The claim dies with the process. Threads of one process exclude each other too.
+
+    Args:
+        path: There for this alone; created with its folder.
+        wait: Wait until whoever holds it lets go; else the answer is False.
+
+    Raises:
+        InputError: The file cannot be created.
+    """
+    import fcntl
+
+    while True:
+        with _lock_file(path) as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            if not _is_at(path, handle):
+                continue  # its last holder has removed it meanwhile
+            try:
+                yield True
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(path: Path, handle: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _lock_file(path: Path) -> IO[str]:
+    make_folder(path.parent)
+    try:
+        return path.open("w")
+    except OSError as error:
+        raise InputError(f"cannot write in {path.parent}: {error.strerror}") from error
 
 
 _LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]{postfix}"

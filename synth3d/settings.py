@@ -1,7 +1,4 @@
-"""Plain TOML or JSON values to frozen dataclasses and back, strictly.
-
-Defaults ← recipe (TOML) ← command line. Nothing here evaluates code.
-"""
+"""Plain TOML or JSON values to frozen dataclasses and back, strictly. Nothing evaluates code."""
 
 import contextlib
 import dataclasses
@@ -10,12 +7,21 @@ import math
 import tomllib
 import types
 from dataclasses import asdict, is_dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from synth3d.errors import InputError
 from synth3d.files import read_json
+
+
+def require(claim: bool, key: str, rule: str, value: object) -> None:
+    """Refuse the ``value`` of ``key`` unless ``claim``.
+
+    Raises:
+        InputError: "``key`` must be ``rule``, got ``value``".
+    """
+    if not claim:
+        raise InputError(f"{key} must be {rule}, got {value!r}")
 
 
 def parse(schema: Any, data: Any, where: str = "config") -> Any:
@@ -111,38 +117,6 @@ def read_as(schema: Any, path: Path, remedy: str = "remove it and run again") ->
         return parse(schema, value, path.name)
     except (InputError, TypeError) as error:
         raise InputError(f"{path} is damaged or of another version: {error}; {remedy}") from error
-
-
-def recipe_names() -> list[str]:
-    """The recipes that ship with the package."""
-    folder = resources.files("synth3d") / "training" / "recipes"
-    return sorted(
-        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
-    )
-
-
-def read_recipe(name: str) -> dict[str, Any]:
-    """The plain values of a shipped recipe, or of a ``.toml`` or ``.json`` file by path.
-
-    Raises:
-        InputError: Unknown name, unreadable file, or a syntax error.
-    """
-    path = Path(name)
-    if path.suffix not in (".toml", ".json"):
-        if name not in recipe_names():
-            raise InputError(f"unknown recipe {name!r}; known: {recipe_names()}, or give a file")
-        text = (resources.files("synth3d") / "training" / "recipes" / f"{name}.toml").read_text(
-            "utf-8"
-        )
-        return tomllib.loads(text)
-    try:
-        text = path.read_text("utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the recipe {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"the recipe {path} must be a table of settings, got {values!r:.60}")
-    return values
 
 
 def override(values: dict[str, Any], key: str, value: Any) -> None:

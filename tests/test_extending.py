@@ -88,8 +88,10 @@ def shrunk(words: list[str], whole: bool = False) -> list[str]:
 def extend(folder: Path, cohort: Path) -> None:
     """A copy of synth3d in ``folder`` with all that the page says, and cohorts beside it."""
     shutil.copytree(ROOT / "synth3d", folder / "synth3d", ignore=shutil.ignore_patterns("__py*"))
-    (folder / "tests" / "synth3d").mkdir(parents=True)
-    for name in ("pyproject.toml", "tests/conftest.py", "tests/synth3d/frameworks/test_cells.py"):
+    own = "tests/synth3d/frameworks"
+    (folder / own).mkdir(parents=True)
+    fixtures = [f"{part}/conftest.py" for part in ("tests", "tests/synth3d", own)]
+    for name in ("pyproject.toml", *fixtures, f"{own}/test_cells.py"):
         shutil.copy(ROOT / name, folder / name)
     for name, text in named_blocks("python", "toml"):
         assert not (folder / name).exists()
@@ -148,7 +150,8 @@ def output(extended: tuple[Path, str], begin: str) -> str:
 
 
 def test_every_block_is_tried():
-    assert TEXT.count("\n```") == 2 * len(BLOCK.findall(TEXT))
+    shown = TEXT.count("\n```text\n")
+    assert TEXT.count("\n```") == 2 * (shown + len(BLOCK.findall(TEXT)))
     assert set(sections()) == {"A generator", "A framework", "A dataset", "An experiment"}
     assert all(commands(title) for title in sections())
 

@@ -17,7 +17,7 @@ FLOORS = {
         ["synth3d.errors", "synth3d.files", "synth3d.settings", "synth3d.machine"],
         ["synth3d.images", "synth3d.models", "synth3d.losses", "synth3d.pictures"],
         ["synth3d.cohort"],
-        ["synth3d.config", "synth3d.phantom", "synth3d.scoring"],
+        ["synth3d.phantom", "synth3d.scoring"],
         ["synth3d.data"],
         ["synth3d.frameworks"],
         ["synth3d.inference"],
@@ -49,7 +49,7 @@ MAY_IMPORT = {
 }
 # Between the stages only files travel: seg_eval takes vocabulary, never tensors or training.
 VOCABULARY = {
-    "synth3d", "synth3d.cohort", "synth3d.completion", "synth3d.config", "synth3d.errors",
+    "synth3d", "synth3d.cohort", "synth3d.completion", "synth3d.errors",
     "synth3d.files", "synth3d.images", "synth3d.scoring", "synth3d.settings",
 }  # fmt: skip
 DOORS = {

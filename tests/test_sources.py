@@ -10,7 +10,7 @@ from synth3d.experiments.tables import TABLES
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.models import GENERATORS
 from synth3d.scoring.conventions import CONVENTIONS
-from synth3d.settings import recipe_names
+from synth3d.training import recipe_names
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "sources.md").read_text("utf-8")

@@ -1,6 +1,6 @@
 """Cases on disk: which sequence is where, who is the patient, how the cohort is split."""
 
-from synth3d.cohort.audit_report import run_audit
+from synth3d.cohort.audit_report import AuditRequest, run_audit
 from synth3d.cohort.cases import (
     ALL_MODALITIES,
     MODALITIES,
@@ -24,6 +24,7 @@ from synth3d.cohort.splits import (
 
 __all__ = [
     "ALL_MODALITIES",
+    "AuditRequest",
     "Case",
     "LabelScheme",
     "MODALITIES",

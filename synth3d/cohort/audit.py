@@ -51,16 +51,13 @@ class Problem:
     message: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class CaseFacts:
-    """What one case holds.
+    """One case, looked at; voxels are kept only as masks, and only while it is.
 
     Attributes:
-        name: Of the case.
-        patient: The person.
-        sequences: Modalities that have a file.
-        has_label: Whether there is a segmentation.
-        grid: Of the first readable image; None when there is none.
+        case: What was looked at.
+        grids: Of every file that can be read.
         label_values: The integers in the label, ascending; None without a readable label.
         top: Per readable modality the 99th percentile of its non-zero voxels, scanner units.
         coverage: The share of the head (union of non-zero voxels) that each modality with a
@@ -69,57 +66,48 @@ class CaseFacts:
         problems: What is wrong with the case by itself.
     """
 
-    name: str
-    patient: str
-    sequences: tuple[Modality, ...]
-    has_label: bool
-    grid: Grid | None
-    label_values: tuple[int, ...] | None
-    top: dict[Modality, float]
-    coverage: dict[Modality, float]
-    digests: dict[Modality, str]
-    problems: tuple[Problem, ...]
+    case: Case
+    grids: dict[Path, Grid] = field(default_factory=dict)
+    label_values: tuple[int, ...] | None = None
+    top: dict[Modality, float] = field(default_factory=dict)
+    coverage: dict[Modality, float] = field(default_factory=dict)
+    digests: dict[Modality, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Of the case."""
+        return self.case.name
+
+    @property
+    def grid(self) -> Grid | None:
+        """Of the first readable image; None when there is none."""
+        paths = self.case.images.values()
+        return next((self.grids[path] for path in paths if path in self.grids), None)
 
 
 def examine(case: Case) -> CaseFacts:
     """The facts of ``case``; what is wrong with it becomes a :class:`Problem`, never an error."""
-    return _Examination(case).facts()
+    return _Examination(CaseFacts(case)).facts
 
 
-@dataclass
 class _Examination:
-    """One case being looked at; voxels are kept only as masks."""
+    """One case being looked at."""
 
-    case: Case
-    problems: list[Problem] = field(default_factory=list)
-    grids: dict[Path, Grid] = field(default_factory=dict)
-    heads: dict[Modality, np.ndarray] = field(default_factory=dict)
-    top: dict[Modality, float] = field(default_factory=dict)
-    digests: dict[Modality, str] = field(default_factory=dict)
-
-    def facts(self) -> CaseFacts:
+    def __init__(self, facts: CaseFacts) -> None:
+        self.facts, self.case, self.grids = facts, facts.case, facts.grids
+        self.heads: dict[Modality, np.ndarray] = {}
         for modality in self.case.images:
             self._look_at(modality)
-        grid = next(iter(self.grids.values()), None)
         label = self._label()
-        coverage = self._coverage(label) if self._fits() else {}
+        if label is not None:
+            facts.label_values = tuple(int(value) for value in np.unique(label))
+        if self._fits():
+            facts.coverage = self._coverage(label)
         self._copies()
-        values = None if label is None else tuple(int(value) for value in np.unique(label))
-        return CaseFacts(
-            name=self.case.name,
-            patient=self.case.patient,
-            sequences=tuple(self.case.images),
-            has_label=self.case.label is not None,
-            grid=grid,
-            label_values=values,
-            top=self.top,
-            coverage=coverage,
-            digests=self.digests,
-            problems=tuple(self.problems),
-        )
 
     def _report(self, severity: Severity, message: str) -> None:
-        self.problems.append(Problem(severity, self.case.name, message))
+        self.facts.problems.append(Problem(severity, self.case.name, message))
 
     def _look_at(self, modality: Modality) -> None:
         path = self.case.images[modality]
@@ -129,7 +117,7 @@ class _Examination:
             self._report("error", str(error))
             return
         self.grids[path] = volume.grid
-        self.digests[modality] = _digest(volume.data)
+        self.facts.digests[modality] = _digest(volume.data)
         try:
             check_content(volume)
         except InputError as error:
@@ -142,7 +130,7 @@ class _Examination:
             self.heads[modality] = head
         if (lowest := float(volume.data.min())) < 0:
             self._report("warning", f"{path.name} has negative values, down to {lowest:.4g}")
-        self.top[modality] = float(np.percentile(volume.data[head], 99))
+        self.facts.top[modality] = float(np.percentile(volume.data[head], 99))
 
     def _label(self) -> np.ndarray | None:
         path = self.case.label
@@ -194,7 +182,7 @@ class _Examination:
 
     def _copies(self) -> None:
         first: dict[str, Modality] = {}
-        for modality, digest in self.digests.items():
+        for modality, digest in self.facts.digests.items():
             other = first.setdefault(digest, modality)
             if other != modality:
                 self._report("warning", f"{other} and {modality} have the same voxels")
@@ -279,14 +267,14 @@ def audit(folder: Path, splits: Path | None = None, workers: int | None = None) 
 def _missing(facts: Iterable[CaseFacts]) -> list[Problem]:
     """Warnings for what other cases of the cohort have; an error for a case without images."""
     facts = list(facts)
-    held = [m for m in ALL_MODALITIES if any(m in fact.sequences for fact in facts)]
-    labelled = any(fact.has_label for fact in facts)
+    held = [m for m in ALL_MODALITIES if any(m in fact.case.images for fact in facts)]
+    labelled = any(fact.case.label for fact in facts)
     problems = []
     for fact in facts:
-        lacking: list[str] = [modality for modality in held if modality not in fact.sequences]
-        if labelled and not fact.has_label:
+        lacking: list[str] = [modality for modality in held if modality not in fact.case.images]
+        if labelled and not fact.case.label:
             lacking.append("the label")
-        if not fact.sequences:
+        if not fact.case.images:
             problems.append(Problem("error", fact.name, "has no sequence at all"))
         elif lacking:
             problems.append(Problem("warning", fact.name, f"lacks {', '.join(lacking)}"))

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,35 @@ NAMED_CASES = 5
 """At most so many case names are listed beside a rare grid or set of sequences."""
 
 
-def run_audit(folder: Path, splits: Path | None = None, as_json: bool = False) -> int:
-    """Print an audit of ``folder``: 1 when something in it would break a run, else 0.
+@dataclass(frozen=True)
+class AuditRequest:
+    """What ``synth3d audit`` is asked for; the fields are its flags.
+
+    Attributes:
+        folder: The cohort.
+        splits: JSON file of splits that is looked at as well, or None.
+        json: Print JSON instead of text.
+    """
+
+    folder: Path
+    splits: Path | None = None
+    json: bool = False
+
+
+def run_audit(request: AuditRequest) -> int:
+    """Print an audit: 1 when something in the cohort would break a run, else 0.
 
     Raises:
         InputError: As :func:`audit`.
     """
-    result = audit(folder, splits)
-    print(audit_json(result) if as_json else format_audit(result))
+    result = audit(request.folder, request.splits)
+    print(audit_json(result) if request.json else format_audit(result))
     return 1 if result.errors else 0
 
 
 def format_audit(audit: Audit) -> str:
     """A page of text: what the cohort holds, then what is wrong, errors first."""
-    patients = len({fact.patient for fact in audit.cases})
+    patients = len({fact.case.patient for fact in audit.cases})
     lines = [
         f"{_count(len(audit.cases), 'case')} of {_count(patients, 'patient')} in {audit.folder}, "
         f"named as {audit.naming}",
@@ -56,7 +71,7 @@ def audit_json(audit: Audit) -> str:
         "folder": str(audit.folder),
         "naming": audit.naming,
         "ok": not audit.errors,
-        "patients": len({fact.patient for fact in audit.cases}),
+        "patients": len({fact.case.patient for fact in audit.cases}),
         "label_scheme": scheme,
         "splits": asdict(audit.splits) if audit.splits else None,
         "problems": [asdict(problem) for problem in audit.problems],
@@ -69,9 +84,9 @@ def _case_json(fact: CaseFacts) -> dict[str, Any]:
     grid = fact.grid
     return {
         "name": fact.name,
-        "patient": fact.patient,
-        "sequences": fact.sequences,
-        "label": fact.has_label,
+        "patient": fact.case.patient,
+        "sequences": list(fact.case.images),
+        "label": fact.case.label is not None,
         "label_values": fact.label_values,
         "shape_zyx": grid and grid.shape_zyx,
         "spacing_zyx_mm": grid and [round(edge, 6) for edge in grid.spacing_mm],
@@ -83,11 +98,11 @@ def _case_json(fact: CaseFacts) -> dict[str, Any]:
 
 
 def _held(audit: Audit) -> list[str]:
-    return [m for m in ALL_MODALITIES if any(m in fact.sequences for fact in audit.cases)]
+    return [m for m in ALL_MODALITIES if any(m in fact.case.images for fact in audit.cases)]
 
 
 def _sequence_row(audit: Audit, modality: Any) -> tuple[str, str, str, str]:
-    held = [fact for fact in audit.cases if modality in fact.sequences]
+    held = [fact for fact in audit.cases if modality in fact.case.images]
     tops = [fact.top[modality] for fact in held if modality in fact.top]
     shares = [fact.coverage[modality] for fact in held if modality in fact.coverage]
     scale = f"{min(tops):.4g} to {max(tops):.4g}" if tops else "-"
@@ -96,7 +111,7 @@ def _sequence_row(audit: Audit, modality: Any) -> tuple[str, str, str, str]:
 
 
 def _holdings(fact: CaseFacts) -> str:
-    return " ".join([*fact.sequences, *(["label"] if fact.has_label else [])]) or "nothing"
+    return " ".join([*fact.case.images, *(["label"] if fact.case.label else [])]) or "nothing"
 
 
 def _grid_text(fact: CaseFacts) -> str:
@@ -119,7 +134,7 @@ def _tally(facts: Iterable[CaseFacts], describe: Any) -> list[tuple[str, str, st
 
 
 def _label_text(audit: Audit) -> str:
-    n = sum(fact.has_label for fact in audit.cases)
+    n = sum(fact.case.label is not None for fact in audit.cases)
     if not n:
         return "none"
     scheme = audit.scheme

@@ -1,9 +1,19 @@
-"""A cohort made whole."""
+"""A cohort made whole, and one case alone."""
 
+from synth3d.completion.api import Run, complete, load_run, train
+from synth3d.completion.executor import local_executor
 from synth3d.completion.receipts import Layout
-from synth3d.completion.run import complete_command
+from synth3d.completion.request import CompleteRequest
+from synth3d.completion.run import Completed, complete_cohort
 
 __all__ = [
+    "CompleteRequest",
+    "Completed",
     "Layout",
-    "complete_command",
+    "Run",
+    "complete",
+    "complete_cohort",
+    "load_run",
+    "local_executor",
+    "train",
 ]

@@ -1,26 +1,42 @@
-"""One case's missing sequences: in the network's scale, and from a trained run on the scanner's.
+"""One case's missing sequences in scanner units: a trained run's, or the real ones sent through.
 
-The way out: what the network sees of a case, tiles, blending, back to the case's own grid, inverse
+The export: what the network sees of a case, tiles, blending, back to the case's own grid, inverse
 scale, type of the file. Writes no file; :mod:`synth3d.completion.run` does.
 """
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from synth3d.cohort import Case, Modality
-from synth3d.config import RunConfig
-from synth3d.data import Prepared, prepare, spacing_seen
+from synth3d.cohort import MODALITIES, Case, Modality
+from synth3d.completion.plan import Made
+from synth3d.data import (
+    Prepared,
+    fit_scale,
+    prepare,
+    read_on_one_grid,
+    restore,
+    seen,
+    spacing_seen,
+)
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
-from synth3d.images import Grid, Scale, value_limits
-from synth3d.inference import OnTile, memory_format, synthesize_case
+from synth3d.frameworks import Diffusion
+from synth3d.images import Grid, Scale, Volume, foreground, value_limits
+from synth3d.inference import (
+    OnTile,
+    SynthesisOptions,
+    memory_format,
+    sliding_window,
+    synthesize_case,
+)
 from synth3d.machine import suited
-from synth3d.training import Run
+from synth3d.training import Run, RunConfig
 
 FEWEST_LEVELS = 64
 """An integer file whose brain would span fewer grey levels than this takes its siblings' scale."""
@@ -36,76 +52,20 @@ NEAREST: dict[Modality, tuple[Modality, ...]] = {
 """Which sibling lends a synthetic sequence its header, best first."""
 
 
-@dataclass(frozen=True, eq=False)
-class Made:
-    """One synthetic sequence of one case.
-
-    Attributes:
-        data: (D, H, W) float32 in scanner units, exactly 0 outside the brain.
-        scale: What the network's 0 and 1 became.
-        scale_from: ``training`` (the run's prior), ``siblings`` or ``real``.
-    """
-
-    data: np.ndarray
-    scale: Scale
-    scale_from: str
-
-
-class Maker(Protocol):
-    """Something that can make ``targets`` of a case from its ``sources``.
-
-    Attributes:
-        sources: Where the network looks, in channel order.
-        targets: What it can make.
-        needs_all: Whether every source must be there; else one is enough.
-        common_grid: The source on whose grid the others are brought, or empty.
-        synthetic: False for plumbing, whose pictures are real.
-        identity: Plain values that decide the result, besides the case's own files.
-        name: The run's name, or ``plumbing``.
-        title: What it is, for one line of text.
-    """
-
-    sources: tuple[Modality, ...]
-    targets: tuple[Modality, ...]
-    needs_all: bool
-    common_grid: str
-    synthetic: bool
-    identity: dict[str, Any]
-    name: str
-    title: str
-
-    def make(
-        self, case: Case, real: Case, wanted: Sequence[Modality], on_tile: OnTile | None
-    ) -> dict[Modality, Made]:
-        """The ``wanted`` sequences of ``case``.
-
-        Args:
-            case: With the files that may be looked at.
-            real: The same case with all its files.
-            wanted: Some of ``targets``.
-            on_tile: Told (tiles done, tiles in all).
-
-        Raises:
-            InputError: A file of the case is bad, or the network gives NaN.
-        """
-        ...
-
-
 def sibling(
     case: Case, target: Modality, sources: Sequence[Modality], common_grid: str = ""
-) -> Modality:
-    """The modality of ``case``, one of ``sources``, whose file's header ``target`` borrows.
+) -> Path:
+    """The file of ``case``, of one of ``sources``, whose header and type ``target`` borrows.
 
     What is no source may lie on another grid, as T1 does beside PD and T2 in IXI. With a
     ``common_grid`` it is the sequence on whose grid the case was worked on.
     """
-    if common_grid:
-        have = [m for m in sources if m in case.images]
-        return next((m for m in have if m == common_grid), have[0])
-    return next(m for m in (*NEAREST[target], *sources) if m in sources and m in case.images)
+    have: list[Modality] = [m for m in sources if m in case.images]
+    order: tuple[Any, ...] = (common_grid, *have) if common_grid else (*NEAREST[target], *have)
+    return case.images[next(m for m in order if m in have)]
 
 
-def way_out(config: RunConfig) -> dict[str, Any]:
+def export_facts(config: RunConfig) -> dict[str, Any]:
     """What of ``config`` decides a picture besides weights and tiles; empty for plain 3-D."""
     data = config.data
     facts: dict[str, Any] = {}
@@ -120,8 +80,6 @@ def way_out(config: RunConfig) -> dict[str, Any]:
 
 class RunMaker:
     """Makes what a trained run was trained for, with tiles of the size it was trained on."""
-
-    synthetic = True
 
     def __init__(
         self,
@@ -144,7 +102,9 @@ class RunMaker:
         config = run.config
         self.run, self.batch, self.device = run, batch, torch.device(device)
         self.sources, self.targets = config.sources, config.targets
-        self.needs_all = config.data.source_dropout == 0 and not run.framework.hides_sources
+        some_do = config.task.mode == "any" or run.framework.hides_sources
+        self.needs_all = config.data.source_dropout == 0 and not some_do
+        self.random = isinstance(run.framework, Diffusion)
         self.common_grid = config.data.common_grid
         self.precision = precision or suited(config.train.precision, self.device)
         self.patch = tuple(config.data.patch)
@@ -157,7 +117,7 @@ class RunMaker:
             "patch": list(self.patch),
             "overlap": list(self.overlap),
             "precision": self.precision,
-        } | way_out(config)
+        } | export_facts(config)
         self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
         self.title = (
@@ -167,23 +127,63 @@ class RunMaker:
         )
         run.framework.to(self.device).to(memory_format=memory_format(config.dim)).eval()
 
+    def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
+        """As :meth:`Maker.readable`: what counts as missing is not looked at."""
+        return replace(case, images={m: p for m, p in case.images.items() if m not in hidden})
+
+    def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
+        """As :meth:`Maker.trouble`."""
+        absent, able = case.missing(self.sources), "+".join(self.targets)
+        if wanted and len(absent) == len(self.sources):
+            return [_no_source(self.sources)]
+        if absent and wanted and self.needs_all:
+            return [f"lacks {', '.join(absent)}, which the run needs to make {able}"]
+        if absent and not wanted:
+            return [f"lacks {', '.join(absent)}, which the run cannot make; it makes {able}"]
+        return []
+
     def make(
-        self, case: Case, real: Case, wanted: Sequence[Modality], on_tile: OnTile | None
+        self,
+        case: Case,
+        wanted: Sequence[Modality],
+        *,
+        seed: int = 0,
+        draws: int = 1,
+        on_tile: OnTile | None = None,
     ) -> dict[Modality, Made]:
         """As :meth:`Maker.make`; absent sources are zeros, as in training."""
-        config = self.run.config
-        prepared = prepare(replace(case, label=None), self.sources, (), config.data)
+        if draws > 1 and not self.random:
+            raise InputError(
+                f"the run {self.name} makes the same picture of every seed: one draw is all"
+            )
+        prepared = prepare(replace(case, label=None), self.sources, (), self.run.config.data)
         self._warn_of_grid(case, prepared)
+        scales = {target: self._scale(case, prepared, target) for target in wanted}
+        mean: dict[Modality, np.ndarray] = {}
+        squares: dict[Modality, np.ndarray] = {}
+        for count, one in enumerate(seeds_of(seed, draws), 1):
+            told = on_tile and (lambda i, n, k=count: on_tile((k - 1) * n + i, draws * n))
+            result = dict(zip(self.targets, self._synthesize(prepared, one, told), strict=True))
+            for target in wanted:  # mean and squares as in Welford 1962, exact for a single draw
+                volume = _in_scanner_units(result[target], prepared, scales[target][0])
+                change = volume - mean.setdefault(target, volume.astype(np.float64))
+                mean[target] += change / count
+                squares[target] = squares.get(target, 0) + change * (volume - mean[target])
+        spread = {t: np.sqrt(squares[t] / (draws - 1)) for t in wanted} if draws > 1 else {}
+        return {t: self._made(case, t, scales[t], mean[t], spread.get(t)) for t in wanted}
+
+    def _synthesize(self, prepared: Prepared, seed: int, on_tile: OnTile | None) -> np.ndarray:
+        """(T, D, H, W) in the network's scale."""
         half = torch.autocast(self.device.type, torch.bfloat16)
         with torch.inference_mode(), half if self.precision == "bf16" else nullcontext():
-            result = synthesize_case(
-                self.run.framework, prepared, config, self.overlap, self.batch, on_tile
-            )
+            how = SynthesisOptions(self.patch, self.overlap, self.batch, seed=seed, on_tile=on_tile)
+            data = self.run.config.data
+            result = synthesize_case(self.run.framework, prepared, data, how)
         if not np.isfinite(result).all():
             hint = "; try --precision fp32" if self.precision != "fp32" else ""
-            raise InputError(f"the network gives NaN or infinity for case {case.name}{hint}")
-        channels = dict(zip(self.targets, result, strict=True))
-        return {t: self._on_scanner_scale(case, prepared, t, channels[t]) for t in wanted}
+            name = prepared.case.name
+            raise InputError(f"the network gives NaN or infinity for case {name}{hint}")
+        return result
 
     def _warn_of_grid(self, case: Case, prepared: Prepared) -> None:
         """Say aloud when a case lies otherwise, or is finer, than all that was trained on.
@@ -198,7 +198,8 @@ class RunMaker:
                 f"warning: case {case.name} is oriented {orientation}, the run was trained on "
                 f"{', '.join(known)}; reorient it first for a result to be trusted"
             )
-        known, mm = self.trained_on.get("spacings_mm"), spacing_seen(prepared, config)
+        known = self.trained_on.get("spacings_mm")
+        mm = spacing_seen(prepared, config.task, config.data)
         if known and not any(np.allclose(mm, other, rtol=0.2) for other in known):
             here = "×".join(f"{edge:.3g}" for edge in mm)
             there = ", ".join("×".join(f"{edge:.3g}" for edge in spacing) for spacing in known)
@@ -208,21 +209,48 @@ class RunMaker:
                 f"on {there} mm"
             )
 
-    def _on_scanner_scale(
-        self, case: Case, prepared: Prepared, target: Modality, network: np.ndarray
-    ) -> Made:
+    def _scale(self, case: Case, prepared: Prepared, target: Modality) -> tuple[Scale, str]:
+        """The scale of ``target`` that its sibling's type of file can hold, and whence it is."""
         scale = self.run.prior.estimate(target, {**prepared.scales})
-        lender = sibling(case, target, self.sources, self.common_grid)
-        limits = value_limits(case.images[lender])
-        scale, origin = storable_scale(scale, list(prepared.scales.values()), limits)
-        data = scale.invert(network, prepared.brain)
-        if not any(_reaches_below_zero(prepared, name) for name in prepared.scales):
-            data = np.maximum(data, 0)
-        if (peak := float(data.max())) > limits[1]:
-            factor = limits[1] / peak
-            scale = replace(scale, low=scale.low * factor, high=scale.high * factor)
-            data = data * factor
-        return Made(data, scale, origin)
+        limits = value_limits(sibling(case, target, self.sources, self.common_grid))
+        return storable_scale(scale, list(prepared.scales.values()), limits)
+
+    def _made(
+        self,
+        case: Case,
+        target: Modality,
+        scale: tuple[Scale, str],
+        mean: np.ndarray,
+        spread: np.ndarray | None,
+    ) -> Made:
+        """``target`` in scanner units, made darker where its sibling's type would clamp it."""
+        like = sibling(case, target, self.sources, self.common_grid)
+        most, (fitted, origin) = value_limits(like)[1], scale
+        data = mean.astype(np.float32)
+        spread = None if spread is None else spread.astype(np.float32)
+        if (peak := float(data.max())) > most:
+            factor = most / peak
+            fitted = replace(fitted, low=fitted.low * factor, high=fitted.high * factor)
+            data, spread = data * factor, None if spread is None else spread * factor
+        return Made(data, like, fitted, origin, spread=spread)
+
+
+def seeds_of(seed: int, draws: int) -> list[int]:
+    """The seeds of ``draws`` pictures: ``seed`` itself, then ones that follow from it."""
+    more = np.random.SeedSequence(seed).generate_state(draws - 1)
+    return [seed, *(int(one) for one in more)]
+
+
+def _no_source(sources: Sequence[Modality]) -> str:
+    return f"has none of the sequences {', '.join(sources)} that the run needs"
+
+
+def _in_scanner_units(network: np.ndarray, prepared: Prepared, scale: Scale) -> np.ndarray:
+    """(D, H, W) float32; below 0 only where a source is."""
+    data = scale.invert(network, prepared.brain)
+    if any(_reaches_below_zero(prepared, name) for name in prepared.scales):
+        return data
+    return np.maximum(data, 0)
 
 
 def storable_scale(
@@ -261,3 +289,83 @@ def _reaches_below_zero(prepared: Prepared, name: Modality) -> bool:
     """Whether a source has clearly negative intensities, so that its siblings may as well."""
     scale, lowest = prepared.scales[name], float(prepared.volumes[name].min())
     return scale.low + lowest * (scale.high - scale.low) < -1e-3 * abs(scale.high)
+
+
+class PlumbingMaker:
+    """Sends the *real* target through the export with a network that returns its input.
+
+    Scale, mask, turn, tiles, blending, inverse scale, type of the file: what this changes is what
+    the export costs, whatever is synthesised.
+    """
+
+    random = False
+
+    def __init__(self, missing: Sequence[Modality], config: RunConfig) -> None:
+        """Take ``missing`` as what is missing; ``config`` says what the export is like."""
+        self.targets: tuple[Modality, ...] = tuple(missing)
+        self.sources: tuple[Modality, ...] = tuple(m for m in MODALITIES if m not in self.targets)
+        self.config, data = config, config.data
+        self.common_grid = data.common_grid
+        self.identity: dict[str, Any] = {
+            "patch": list(data.patch),
+            "overlap": list(data.overlap),
+            "plumbing": True,
+        } | export_facts(config)
+        self.name = "plumbing"
+        self.title = f"plumbing: the real {'+'.join(self.targets)} through the way out"
+
+    def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
+        """As :meth:`Maker.readable`: all of it, since the real picture is what is sent through."""
+        return case
+
+    def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
+        """As :meth:`Maker.trouble`."""
+        lost = wanted and len(case.missing(self.sources)) == len(self.sources)
+        trouble = [_no_source(self.sources)] if lost else []
+        if gone := case.missing(wanted):
+            trouble.append(f"has no real {', '.join(gone)} to send through")
+        return trouble
+
+    def make(
+        self,
+        case: Case,
+        wanted: Sequence[Modality],
+        *,
+        seed: int = 0,
+        draws: int = 1,
+        on_tile: OnTile | None = None,
+    ) -> dict[Modality, Made]:
+        """As :meth:`Maker.make`; the brain is that of the sources."""
+        if draws > 1:
+            raise InputError("a real picture has one draw and no spread")
+        known: list[Modality] = [name for name in self.sources if name in case.images]
+        raw = read_on_one_grid(
+            replace(case, label=None), [*known, *wanted], self.config.data.common_grid
+        )
+        brain = np.logical_or.reduce([foreground(raw[name].data) for name in known])
+        return {t: self._through(case, raw[t], t, brain, on_tile) for t in wanted}
+
+    def _through(
+        self,
+        case: Case,
+        volume: Volume,
+        target: Modality,
+        brain: np.ndarray,
+        on_tile: OnTile | None,
+    ) -> Made:
+        data = self.config.data
+        scale = fit_scale(volume.data, brain, data.intensity)
+        network: dict[Modality, np.ndarray] = {target: scale.apply(volume.data, brain)}
+        prepared = Prepared(case, network, {target: scale}, brain, None, volume.affine)
+        view = seen(prepared, self.config.task, data)
+        result = sliding_window(
+            lambda tiles: tiles,
+            torch.from_numpy(view.sources([target])),
+            data.patch,
+            data.overlap,
+            active=torch.from_numpy(np.ascontiguousarray(view.brain)),
+            on_tile=on_tile,
+        )
+        back = restore(result.numpy(), prepared, self.config.task, data)[0]
+        like = sibling(case, target, self.sources, self.common_grid)
+        return Made(scale.invert(back, brain), like, scale, "real", synthetic=False)

@@ -3,18 +3,99 @@
 Looks at headers and hashes, never at voxels, and writes nothing.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from filecmp import cmp
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
 
 from synth3d.cohort import ALL_MODALITIES, MODALITIES, Case, Modality
-from synth3d.completion.makers import Maker
 from synth3d.completion.receipts import Layout, case_identity, is_done
 from synth3d.errors import InputError
 from synth3d.files import progress
-from synth3d.images import check_same_grid
+from synth3d.images import Scale, check_same_grid
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """One sequence that a maker made of one case, on the case's own grid (D, H, W) = (z, y, x).
+
+    Attributes:
+        data: float32 in scanner units, exactly 0 outside the brain; the mean of several draws.
+        like: The file, a sibling's, whose header and type it borrows.
+        scale: What the network's 0 and 1 became.
+        scale_from: ``training`` (the run's prior), ``siblings`` or ``real``.
+        synthetic: False where the picture is a real one that was sent through.
+        spread: float32 standard deviation over the draws in scanner units; None for one draw.
+        maps: Explanation maps by name, float32; none where the framework has none.
+    """
+
+    data: np.ndarray
+    like: Path
+    scale: Scale
+    scale_from: str
+    synthetic: bool = True
+    spread: np.ndarray | None = None
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Maker(Protocol):
+    """Something that can make ``targets`` of a case from its ``sources``.
+
+    Attributes:
+        sources: Where the network looks, in channel order.
+        targets: What it can make.
+        common_grid: The source on whose grid the others are brought, or empty.
+        random: Whether another seed gives another picture.
+        identity: Plain values that decide the result, besides the case's own files and the seed.
+        name: The run's name, or ``plumbing``.
+        title: What it is, for one line of text.
+    """
+
+    sources: tuple[Modality, ...]
+    targets: tuple[Modality, ...]
+    common_grid: str
+    random: bool
+    identity: dict[str, Any]
+    name: str
+    title: str
+
+    def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
+        """``case`` with the files that may be read when ``hidden`` count as missing."""
+        ...
+
+    def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
+        """Why ``wanted`` cannot be made of the readable ``case``, a clause each; empty if it can.
+
+        Nothing wanted may be trouble too: a source is gone that this maker cannot make.
+        """
+        ...
+
+    def make(
+        self,
+        case: Case,
+        wanted: Sequence[Modality],
+        *,
+        seed: int = 0,
+        draws: int = 1,
+        on_tile: Callable[[int, int], None] | None = None,
+    ) -> dict[Modality, Made]:
+        """The ``wanted`` sequences of ``case``.
+
+        Args:
+            case: As :meth:`readable` gives it, without :meth:`trouble`.
+            wanted: Some of ``targets``.
+            seed: Decides all randomness; the same seed gives the same picture.
+            draws: How many pictures are averaged, of seeds that follow from ``seed``.
+            on_tile: Told (tiles done, tiles in all).
+
+        Raises:
+            InputError: A file of the case is bad, the network gives NaN, or several draws were
+                asked of a maker without randomness.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -22,15 +103,17 @@ class Job:
     """What is to be done for one case.
 
     Attributes:
-        case: With the files that may be looked at; these are linked unchanged.
-        real: The same case with all its files (``--missing`` hides some).
+        case: With the files that are linked unchanged.
+        readable: The same case with the files that the maker may read.
+        hidden: Sequences that are there and count as missing.
         make: Sequences to be made; none when nothing is missing.
         identity: What decides the result, for the receipt.
         done: Whether a valid receipt is there already.
     """
 
     case: Case
-    real: Case
+    readable: Case
+    hidden: tuple[Modality, ...]
     make: tuple[Modality, ...]
     identity: dict[str, Any]
     done: bool
@@ -44,12 +127,22 @@ class Job:
             return f"{self.case.name}: nothing is missing; link its files"
         return f"{self.case.name}: make {'+'.join(self.make)} from {'+'.join(self.case.images)}"
 
+    def outputs(self, layout: Layout) -> tuple[dict[Path, Path], dict[Modality, Path]]:
+        """({where a real file goes: the file}, {sequence: where it is written})."""
+        places = MODALITIES if layout.format == "nnunet" else ALL_MODALITIES
+        kept: list[Modality] = [m for m in places if m in self.case.images]
+        links = {layout.image(self.case, m): self.case.images[m] for m in kept}
+        if self.case.label is not None and (label := layout.label(self.case)) is not None:
+            links[label] = self.case.label
+        return links, {m: layout.image(self.case, m) for m in self.make}
+
 
 def plan(
     cases: Sequence[Case],
     maker: Maker,
     layout: Layout,
     hidden: Sequence[Modality] = (),
+    seed: int = 0,
     overwrite: bool = False,
 ) -> list[Job]:
     """A job for each case; headers and hashes are read, voxels are not.
@@ -58,15 +151,19 @@ def plan(
         InputError: Some cases cannot be completed; the sentence names all of them and why.
     """
     jobs, problems = [], []
+    # No seed in a receipt means 0: so were all of those written that know of none.
+    how = maker.identity | ({"seed": seed} if maker.random and seed else {})
     for real in progress(cases, "looking at the cases", unit="case"):
         visible = {m: path for m, path in real.images.items() if m not in hidden}
-        case = replace(real, images=visible)
+        case, readable = replace(real, images=visible), maker.readable(real, hidden)
         make: tuple[Modality, ...] = tuple(m for m in maker.targets if m not in visible)
-        trouble = _trouble(case, real, make, maker, layout)
+        trouble = _trouble(readable, case.missing(), make, maker, layout)
         if not trouble:
-            job = _job(case, real, make, maker, layout)
-            trouble = [] if job.done or overwrite else _in_the_way(job, layout)
-            jobs.append(job)
+            identity = case_identity(readable, make, how)
+            there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)
+            done = is_done(layout, case, identity)
+            jobs.append(Job(case, readable, there, make, identity, done))
+            trouble = [] if done or overwrite else in_the_way(jobs[-1], layout)
         problems += [f"case {case.name}: {text}" for text in trouble]
     if problems:
         head = f"{len(problems)} problems: " if len(problems) > 1 else ""
@@ -74,32 +171,20 @@ def plan(
     return jobs
 
 
-def _job(case: Case, real: Case, make: tuple[Modality, ...], maker: Maker, layout: Layout) -> Job:
-    seen = case if maker.synthetic else real
-    identity = case_identity(seen, make, maker.identity)
-    return Job(case, real, make, identity, is_done(layout, case, identity))
-
-
 def _trouble(
-    case: Case, real: Case, make: Sequence[Modality], maker: Maker, layout: Layout
+    case: Case,
+    missing: Sequence[Modality],
+    make: Sequence[Modality],
+    maker: Maker,
+    layout: Layout,
 ) -> list[str]:
-    """Why ``case`` cannot be completed, a sentence each; empty when it can."""
-    trouble = []
-    absent = case.missing(maker.sources)
-    able = "+".join(maker.targets)
-    if make and len(absent) == len(maker.sources):
-        trouble.append(f"has none of the sequences {', '.join(maker.sources)} that the run needs")
-    elif absent and maker.needs_all and make:
-        trouble.append(f"lacks {', '.join(absent)}, which the run needs to make {able}")
-    elif absent and not make and maker.synthetic:
-        trouble.append(f"lacks {', '.join(absent)}, which the run cannot make; it makes {able}")
-    if not maker.synthetic and (gone := real.missing(make)):
-        trouble.append(f"has no real {', '.join(gone)} to send through")
-    if layout.format == "nnunet" and (gone := set(case.missing()) - set(make)):
+    """Why the readable ``case`` cannot be completed, a clause each; empty when it can."""
+    trouble = maker.trouble(case, make)
+    if layout.format == "nnunet" and (gone := set(missing) - set(make)):
         trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {sorted(gone)} stay missing")
     used = {*maker.sources, *make, *(MODALITIES if layout.format == "nnunet" else ())}
+    paths = [path for m, path in case.images.items() if m in used]
     try:
-        paths = [p for m, p in (case if maker.synthetic else real).images.items() if m in used]
         for group in [[path] for path in paths] if maker.common_grid else [paths]:
             if group:
                 check_same_grid(group)
@@ -123,23 +208,16 @@ def refuse_to_write_input(layout: Layout, cases: Sequence[Case], data: Path) -> 
             )
 
 
-def outputs(job: Job, layout: Layout) -> tuple[dict[Path, Path], dict[Modality, Path]]:
-    """({where a real file goes: the file}, {sequence: where it is written})."""
-    places = MODALITIES if layout.format == "nnunet" else ALL_MODALITIES
-    kept: list[Modality] = [m for m in places if m in job.case.images]
-    links = {layout.image(job.case, m): job.case.images[m] for m in kept}
-    if job.case.label is not None and (label := layout.label(job.case)) is not None:
-        links[label] = job.case.label
-    return links, {m: layout.image(job.case, m) for m in job.make}
+def in_the_way(job: Job, layout: Layout) -> list[str]:
+    """A clause for each file that would be replaced and is not an interrupted run's.
 
-
-def _in_the_way(job: Job, layout: Layout) -> list[str]:
-    """Files in the output folder that would be replaced and are not an interrupted run's."""
-    if layout.marker(job.case).exists():
-        return []
-    links, made = outputs(job, layout)
+    Another process may begin or finish this very job meanwhile: what it writes is not in the way.
+    """
+    links, made = job.outputs(layout)
     taken = [path for path in made.values() if path.exists()]
     taken += [path for path, file in links.items() if path.exists() and not _same(path, file)]
+    if taken and (layout.marker(job.case).exists() or is_done(layout, job.case, job.identity)):
+        return []
     return [f"{path} is already there; --overwrite replaces it" for path in taken]
 
 

@@ -6,14 +6,14 @@ proves nothing. A hidden marker, written first, tells a rerun which files an int
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from synth3d.cohort import MODALITIES, Case, Modality, ending_of
 from synth3d.errors import InputError
-from synth3d.files import read_json, sha256, write_json
+from synth3d.files import claim, read_json, sha256, write_json
 from synth3d.machine import versions
 
 FORMAT = 1
@@ -73,6 +73,10 @@ class Layout:
         """The hidden file that is there while the case is being written."""
         return self.receipt(case).with_name(f".started-{case.name}.json")
 
+    def lock(self, name: str) -> Path:
+        """The hidden lock file of a case, or of a file that belongs to all of them."""
+        return self.out / ".locks" / name
+
 
 def case_identity(
     case: Case, make: tuple[Modality, ...], maker: Mapping[str, Any]
@@ -109,9 +113,8 @@ def write_receipt(
     identity: Mapping[str, Any],
     files: list[Path],
     facts: Mapping[str, Any],
-) -> Path:
+) -> None:
     """Hash ``files`` and write the receipt, with ``facts`` beside what it always holds."""
-    path = layout.receipt(case)
     receipt = {
         "format": FORMAT,
         "case": case.name,
@@ -121,13 +124,23 @@ def write_receipt(
         "identity": identity,
         "files": {str(file.relative_to(layout.out)): sha256(file) for file in files},
     }
-    write_json(path, receipt)
-    return path
+    write_json(layout.receipt(case), receipt)
 
 
-def dataset_json(ending: str) -> dict[str, Any]:
-    """The ``dataset.json`` of a completed nnU-Net folder: channels, and BraTS 2023 regions."""
-    return {
+def write_dataset_json(layout: Layout, cases: Sequence[Case], overwrite: bool) -> None:
+    """nnU-Net's description of the folder: channels, and BraTS 2023 regions; nothing for BraTS.
+
+    Several processes may write it at once, and one that finds it as it should be leaves it.
+
+    Raises:
+        InputError: The cohort has both file endings, or another dataset is described there.
+    """
+    if layout.format != "nnunet":
+        return
+    endings = {ending_of(path.name) for case in cases for path in case.images.values()}
+    if len(endings) > 1:
+        raise InputError("nnU-Net wants one file ending, the cohort has both .nii and .nii.gz")
+    wanted = {
         "channel_names": {str(i): name for i, name in enumerate(MODALITIES)},
         "labels": {
             "background": 0,
@@ -137,5 +150,12 @@ def dataset_json(ending: str) -> dict[str, Any]:
         },
         "regions_class_order": [2, 1, 3],
         "numTraining": 0,
-        "file_ending": ending,
+        "file_ending": endings.pop(),
     }
+    path = layout.out / "dataset.json"
+    with claim(layout.lock(path.name), wait=True):
+        there = read_json(path) if path.exists() else None
+        if there not in (None, wanted) and not overwrite:
+            raise InputError(f"{path} describes another dataset; --overwrite replaces it")
+        if there != wanted:
+            write_json(path, wanted)

@@ -1,165 +1,273 @@
 """Write the sequences that cases lack, and a receipt for each: ``synth3d complete``.
 
 All cases are looked at before anything is written, and everything wrong with them is told at
-once. A case is one unit of work: what was finished is recognised by its receipt and skipped,
-what was interrupted is done again. The input folder is only read.
+once. A case is one unit of work that any process may do: what was finished is recognised by its
+receipt and skipped, what was interrupted is done again, and what another process holds is left to
+it. The input folder is only read.
 """
 
-import argparse
 import datetime
+import functools
+import json
+import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, process
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from synth3d import __version__
-from synth3d.cohort import ALL_MODALITIES, Case, Modality, find_cases, parse_modality
+from synth3d.cohort import Case, Modality, find_cases
+from synth3d.completion.executor import local_executor
+from synth3d.completion.plan import Job, Made, Maker, in_the_way, plan, refuse_to_write_input
+from synth3d.completion.receipts import Layout, is_done, write_dataset_json, write_receipt
+from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
-from synth3d.files import link_or_copy, lock, progress, read_json, write_json
-
-if TYPE_CHECKING:
-    from synth3d.completion.makers import Made, Maker
-    from synth3d.completion.plan import Job
-    from synth3d.completion.receipts import Layout
-    from synth3d.inference import OnTile
+from synth3d.files import claim, link_or_copy, progress, sweep, write_json
+from synth3d.images import write_like
+from synth3d.machine import peak_memory_mb, pick_device
 
 
-def complete_cohort(
-    run: Path | None,
-    data: Path,
-    out: Path,
-    *,
-    format: str = "brats",  # noqa: A002
-    overwrite: bool = False,
-    cases: Sequence[str] | None = None,
-    missing: Sequence[str] | None = None,
-    dry_run: bool = False,
-    threads: int | None = None,
-    plumbing: bool = False,
-    overlap: float | None = None,
-    precision: str | None = None,
-    batch: int = 2,
-    device: str = "cpu",
-) -> list["Job"]:
-    """Complete the cases under ``data`` into ``out``.
+@dataclass(frozen=True)
+class Completed:
+    """What was done for one case.
+
+    Attributes:
+        case: Its name.
+        state: ``made`` or ``linked`` (nothing was missing) now, ``done`` before, ``theirs``
+            (another process did it meanwhile), or ``planned`` by a dry run.
+        made: The sequences that are not acquired.
+        paths: The file of every sequence in the output folder.
+        receipt: What proves it.
+    """
+
+    case: str
+    state: str
+    made: tuple[Modality, ...]
+    paths: Mapping[Modality, Path]
+    receipt: Path
+
+
+def complete_cohort(request: CompleteRequest, executor: Executor | None = None) -> list[Completed]:
+    """Complete the cases under ``request.data`` into ``request.out``.
+
+    Several processes may work on one output folder; each case is made once.
 
     Args:
-        run: A finished run folder; may be None for plumbing.
-        data: Cohort in any naming that :mod:`synth3d.cohort.cases` reads; never written to.
-        out: Folder of the completed cohort, outside ``data``.
-        format: ``brats`` (case folders) or ``nnunet`` (``imagesTs``, ``dataset.json``).
-        overwrite: Replace files in ``out`` that no matching receipt vouches for.
-        cases: Names of the cases to complete; None is all.
-        missing: Sequences to treat as missing even where they are there; these are hidden
-            from the network, and the real files are not linked.
-        dry_run: Print the plan, write nothing.
-        threads: CPU threads; None leaves them as they are.
-        plumbing: Send the real ``missing`` sequences through the way out instead.
-        overlap: Share of a tile that neighbours share; None is as in training.
-        precision: ``fp32`` or ``bf16``; None is as in training.
-        batch: Tiles per call of the network.
-        device: ``cpu``, ``cuda`` or ``cuda:1``.
+        request: What to do.
+        executor: Where the cases are worked on; None is ``request.jobs`` local processes.
 
     Returns:
-        What was planned, a job per case, sorted by name.
+        A record for each case, sorted by name.
 
     Raises:
-        InputError: A flag, the run, the cases or ``out`` cannot be used. Trouble that shows
-            only in the voxels of a case (NaN, truncation) is told at the end, when the other
-            cases are done.
+        InputError: The run, the cases or ``out`` cannot be used. Trouble that shows only in the
+            voxels of a case (NaN, truncation) is told at the end, when the other cases are done.
     """
-    from synth3d.completion.plan import plan, refuse_to_write_input
-    from synth3d.completion.receipts import Layout
-
-    named: list[Modality] = [parse_modality(name) for name in missing or ()]
-    hidden: tuple[Modality, ...] = tuple(m for m in ALL_MODALITIES if m in named)
-    _check_flags(run, data, out, format, hidden, plumbing, overlap)
-    maker = _maker(run, hidden, plumbing, overlap, precision, batch, device, threads)
-    print(maker.title)
-    found = _chosen(find_cases(data), cases)
-    layout = Layout(out, format)
-    refuse_to_write_input(layout, found, data)
-    jobs = plan(found, maker, layout, hidden, overwrite)
-    if dry_run:
-        print("\n".join(job.text for job in jobs))
-        return jobs
-    with lock(out):
-        _write_dataset_json(layout, found, overwrite)
-        _work(jobs, maker, layout, device)
-    counts = Counter("done" if job.done else "made" if job.make else "linked" for job in jobs)
+    threads = request.threads
+    if threads is None and request.jobs > 1:
+        threads = max(1, (os.cpu_count() or 1) // request.jobs)
+    request = replace(request, device=pick_device(request.device), threads=threads)
+    layout = request.layout
+    try:
+        jobs, cases, maker = _plan(request)
+        if request.dry_run:
+            print("\n".join(job.text for job in jobs))
+            return [_completed(job, "planned", layout) for job in jobs]
+        write_dataset_json(layout, cases, request.overwrite)
+        own = local_executor(request.jobs) if executor is None else nullcontext(executor)
+        with own as pool:
+            states = _work(request, json.dumps(maker), jobs, pool)
+    finally:
+        _LOADED.clear()
+    counts = Counter(states.values())
+    theirs = f", {counts['theirs']} by another process" if counts["theirs"] else ""
     print(
-        f"{len(jobs)} cases in {out}: {counts['made']} completed now, {counts['done']} done "
-        f"before, {counts['linked']} lacked nothing and were linked"
+        f"{len(jobs)} cases in {layout.out}: {counts['made']} completed now, {counts['done']} done "
+        f"before, {counts['linked']} lacked nothing and were linked{theirs}"
     )
-    return jobs
+    return [_completed(job, states[job.case.name], layout) for job in jobs]
 
 
-def _work(jobs: Sequence["Job"], maker: "Maker", layout: "Layout", device: str) -> None:
-    """Do all jobs that are not done; bad cases are told when the others are finished."""
+def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], dict[str, Any]]:
+    """The jobs, the cases, and the identity of the maker."""
+    maker = _maker(request)
+    print(maker.title)
+    cases = find_cases(request.data)
+    if request.cases is not None:
+        if unknown := sorted(set(request.cases) - {case.name for case in cases}):
+            raise InputError(f"no case is called {', '.join(unknown)}")
+        cases = [case for case in cases if case.name in request.cases]
+    refuse_to_write_input(request.layout, cases, request.data)
+    jobs = plan(cases, maker, request.layout, request.hidden, request.seed, request.overwrite)
+    return jobs, cases, maker.identity
+
+
+def _completed(job: Job, state: str, layout: Layout) -> Completed:
+    links, made = job.outputs(layout)
+    placed = {source: path for path, source in links.items()}
+    paths: dict[Modality, Path] = {
+        m: placed[p] for m, p in job.case.images.items() if p in placed
+    } | made
+    return Completed(job.case.name, state, job.make, paths, layout.receipt(job.case))
+
+
+def _work(
+    request: CompleteRequest, identity: str, jobs: Sequence[Job], pool: Executor
+) -> dict[str, str]:
+    """Do all jobs that are not done: case name → state; bad cases are told at the end."""
+    states = {job.case.name: "done" for job in jobs if job.done}
     todo = [job for job in jobs if not job.done]
     for job in jobs:
         if job.done:
-            layout.marker(job.case).unlink(missing_ok=True)
+            request.layout.marker(job.case).unlink(missing_ok=True)
     failed = []
-    steps = progress(todo, "completing", unit="case") if len(todo) > 1 else todo
-    for job in steps:
-        started = time.monotonic()
+    for wait in (False, True):
+        task = functools.partial(complete_case, request, identity, len(todo) == 1, wait)
+        steps = pool.map(task, todo)
+        if len(todo) > 1:
+            steps = progress(steps, "completing", len(todo), unit="case")
         try:
-            on_tile = _tile_progress() if len(todo) == 1 else None
-            made = maker.make(job.case, job.real, job.make, on_tile) if job.make else {}
-        except InputError as error:
-            failed.append(f"case {job.case.name}: {error}")
-            continue
-        _write_case(job, made, maker, layout, device, started)
+            for job, (state, fault) in zip(todo, steps, strict=True):
+                states[job.case.name] = state
+                failed += [f"case {job.case.name}: {fault}"] if fault else []
+        except process.BrokenProcessPool as error:
+            raise InputError(
+                "a worker process was ended from outside, as where memory gives out; the same "
+                "command goes on where it stopped"
+            ) from error
+        todo = [job for job in todo if states[job.case.name] == "held"]
+        if not todo:
+            break
+        print(f"waiting for another process: {', '.join(job.case.name for job in todo)}")
     if failed:
         raise InputError(
             f"{len(failed)} of {len(jobs)} cases could not be completed: {'; '.join(failed)}"
         )
+    return states
+
+
+def complete_case(
+    request: CompleteRequest, identity: str, alone: bool, wait: bool, job: Job
+) -> tuple[str, str]:
+    """Do one job; the unit of work of an executor, which may be repeated and may be cut off.
+
+    Args:
+        request: With a device and a number of threads of its own.
+        identity: The maker's, as JSON: the run must still be the one that was planned with.
+        alone: Whether there is no other case, so that the tiles are shown.
+        wait: Wait for a process that holds the case; else leave it to that one.
+        job: Of this case.
+
+    Returns:
+        (the state for :class:`Completed`, or ``held``, or ``failed``; why it failed).
+    """
+    started, layout = time.monotonic(), request.layout
+    with claim(layout.lock(job.case.name), wait) as ours:
+        if not ours:
+            return "held", ""
+        if is_done(layout, job.case, job.identity):
+            return "theirs", ""
+        if not request.overwrite and (taken := in_the_way(job, layout)):  # since the plan was made
+            return "failed", "; ".join(taken)
+        maker, made = _maker(request, identity), {}
+        on_tile = _tile_progress() if alone else None
+        try:
+            if job.make:
+                made = maker.make(job.readable, job.make, seed=request.seed, on_tile=on_tile)
+        except InputError as error:
+            return "failed", str(error)
+        _write_case(job, made, maker, request, started)
+        return "made" if made else "linked", ""
+
+
+_LOADED: dict[tuple[CompleteRequest, str], Maker] = {}
+"""The maker that this process has loaded last: a worker loads a run once, not for each case."""
+
+
+def _maker(request: CompleteRequest, identity: str | None = None) -> Maker:
+    """The run or the plumbing, ready to work.
+
+    Args:
+        request: What for.
+        identity: What the maker must be, as JSON; None loads it afresh, whatever it is.
+
+    Raises:
+        InputError: The run cannot be used, or is another by now.
+    """
+    if identity is not None and (request, identity) in _LOADED:
+        return _LOADED[request, identity]
+    import torch
+
+    from synth3d.completion.makers import PlumbingMaker, RunMaker
+    from synth3d.training import RunConfig, load_run, read_config
+
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    run, hidden, maker = request.run, request.hidden, None
+    if request.plumbing:
+        maker = PlumbingMaker(hidden, RunConfig() if run is None else read_config(run))
+    elif run is not None:
+        maker = RunMaker(
+            load_run(run), request.overlap, request.precision, request.batch, request.device
+        )
+        if unable := [m for m in hidden if m not in maker.targets]:
+            raise InputError(
+                f"the run {run} makes {'+'.join(maker.targets)} and cannot make {'+'.join(unable)}"
+            )
+    assert maker is not None  # a request without a run is one for plumbing
+    found = json.dumps(maker.identity)
+    if identity not in (None, found):
+        raise InputError(f"{maker.title}: it has changed since the cohort was planned; run again")
+    _LOADED.clear()
+    _LOADED[request, found] = maker
+    return maker
 
 
 def _write_case(
-    job: "Job",
-    made: dict[Modality, "Made"],
-    maker: "Maker",
-    layout: "Layout",
-    device: str,
+    job: Job,
+    made: Mapping[Modality, Made],
+    maker: Maker,
+    request: CompleteRequest,
     started: float,
 ) -> None:
     """Marker, pictures, receipt; then the marker goes."""
-    from synth3d.completion.plan import outputs
-    from synth3d.completion.receipts import write_receipt
-    from synth3d.machine import peak_memory_mb
-
-    marker = layout.marker(job.case)
+    case, layout = job.case, request.layout
+    marker, receipt = layout.marker(case), layout.receipt(case)
     write_json(marker, job.identity)
-    layout.receipt(job.case).unlink(missing_ok=True)
-    _remove_leftovers(layout, job.case)
-    links, targets = outputs(job, layout)
+    receipt.unlink(missing_ok=True)
+    links, targets = job.outputs(layout)
     files = list(links)
     for target, source in links.items():
         link_or_copy(source, target)
     for modality, path in targets.items():
-        files += _write_made(job.case, modality, made[modality], path, maker, layout)
+        files += _write_made(job, modality, made[modality], path, maker, layout)
+    written = {path.name for path in (*files, receipt, marker)}
+    for folder in {path.parent for path in (*files, receipt)}:
+        sweep(folder, written)  # of a process that was killed at this case
     facts = {
-        "synthetic": bool(made) and maker.synthetic,
-        "plumbing": bool(made) and not maker.synthetic,
+        "synthetic": any(one.synthetic for one in made.values()),
+        "plumbing": any(not one.synthetic for one in made.values()),
         "maker": maker.title if made else None,
+        **({"seed": request.seed} if made and maker.random else {}),
         "targets": {
             m: {"file": targets[m].name, "scale_from": one.scale_from, **_scale_facts(one)}
             for m, one in made.items()
         },
-        "absent_sources": list(job.case.missing(maker.sources)) if made else [],
-        "hidden": [m for m in job.real.images if m not in job.case.images],
+        "absent_sources": list(job.readable.missing(maker.sources)) if made else [],
+        "hidden": list(job.hidden),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 2),
-        "peak_memory_mb": peak_memory_mb(device),
+        "peak_memory_mb": peak_memory_mb(request.device),
     }
-    write_receipt(layout, job.case, job.identity, files, facts)
-    marker.unlink()
+    write_receipt(layout, case, job.identity, files, facts)
+    marker.unlink(missing_ok=True)
 
 
-def _scale_facts(made: "Made") -> dict[str, Any]:
+def _scale_facts(made: Made) -> dict[str, Any]:
     """The scale, and what it loses if it loses anything."""
     facts: dict[str, Any] = {"scale": made.scale.to_dict()}
     if made.scale.clips:
@@ -170,39 +278,32 @@ def _scale_facts(made: "Made") -> dict[str, Any]:
     return facts
 
 
+def describe(modality: Modality, made: Made, maker: Maker) -> str:
+    """What stands in the header of a picture that was not acquired."""
+    kind = "synthetic" if made.synthetic else "re-exported real"
+    return f"{kind} {modality} by synth3d {__version__} {maker.name}"
+
+
 def _write_made(
-    case: Case, modality: Modality, made: "Made", path: Path, maker: "Maker", layout: "Layout"
+    job: Job, modality: Modality, made: Made, path: Path, maker: Maker, layout: Layout
 ) -> list[Path]:
     """The picture and, where the layout has one, its side-car."""
-    from synth3d.completion.makers import sibling
-    from synth3d.images import write_like
-
-    kind = "synthetic" if maker.synthetic else "re-exported real"
-    description = f"{kind} {modality} by synth3d {__version__} {maker.name}"
-    lender = sibling(case, modality, maker.sources, maker.common_grid)
-    write_like(case.images[lender], made.data, path, description)
+    write_like(made.like, made.data, path, describe(modality, made, maker))
     sidecar = layout.sidecar(path)
     if sidecar is None:
         return [path]
     about = {
-        "Synthetic": maker.synthetic,
+        "Synthetic": made.synthetic,
         "Modality": modality,
-        "Sources": [name for name in maker.sources if name in case.images],
+        "Sources": [name for name in maker.sources if name in job.readable.images],
         "GeneratedBy": [{"Name": "synth3d", "Version": __version__, "Description": maker.title}],
-        "Receipt": layout.receipt(case).name,
+        "Receipt": layout.receipt(job.case).name,
     }
     write_json(sidecar, about)
     return [path, sidecar]
 
 
-def _remove_leftovers(layout: "Layout", case: Case) -> None:
-    """Temporary files that a killed process left; nobody else writes here, we hold the lock."""
-    for folder in {layout.receipt(case).parent, layout.out / "imagesTs"}:
-        for path in folder.glob(f".partial-*{case.name}*"):
-            path.unlink(missing_ok=True)
-
-
-def _tile_progress() -> "OnTile":
+def _tile_progress() -> Callable[[int, int], None]:
     """Shows the tiles of a single case."""
     bar, shown = None, 0
 
@@ -214,113 +315,3 @@ def _tile_progress() -> "OnTile":
         shown = done
 
     return on_tile
-
-
-def _write_dataset_json(layout: "Layout", cases: Sequence[Case], overwrite: bool) -> None:
-    """nnU-Net's description of the output folder, the first time."""
-    from synth3d.cohort import ending_of
-    from synth3d.completion.receipts import dataset_json
-
-    if layout.format != "nnunet":
-        return
-    endings = {ending_of(path.name) for case in cases for path in case.images.values()}
-    if len(endings) > 1:
-        raise InputError("nnU-Net wants one file ending, the cohort has both .nii and .nii.gz")
-    wanted, path = dataset_json(endings.pop()), layout.out / "dataset.json"
-    if path.exists() and read_json(path) != wanted and not overwrite:
-        raise InputError(f"{path} describes another dataset; --overwrite replaces it")
-    write_json(path, wanted)
-
-
-def _check_flags(
-    run: Path | None,
-    data: Path,
-    out: Path,
-    format: str,  # noqa: A002
-    hidden: Sequence[Modality],
-    plumbing: bool,
-    overlap: float | None,
-) -> None:
-    if format not in ("brats", "nnunet"):
-        raise InputError(f"unknown format {format!r}; known are brats and nnunet")
-    if overlap is not None and not 0 <= overlap < 1:
-        raise InputError(f"overlap is a share of the tile in [0, 1), got {overlap}")
-    if plumbing and not hidden:
-        raise InputError("--plumbing needs --missing: which real sequence is to be sent through")
-    if run is None and not plumbing:
-        raise InputError("completing needs a run folder (--run)")
-    if out.resolve().is_relative_to(data.resolve()):
-        raise InputError(
-            f"the output folder {out} lies in the input folder {data}, which is only read; "
-            "choose another"
-        )
-
-
-def _maker(
-    run: Path | None,
-    hidden: tuple[Modality, ...],
-    plumbing: bool,
-    overlap: float | None,
-    precision: str | None,
-    batch: int,
-    device: str,
-    threads: int | None,
-) -> "Maker":
-    """The run or the plumbing, ready to work."""
-    import torch
-
-    from synth3d.completion.makers import RunMaker
-    from synth3d.completion.plumbing import PlumbingMaker
-    from synth3d.config import RunConfig
-    from synth3d.training import load_run, read_config
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if plumbing:
-        return PlumbingMaker(hidden, read_config(run) if run is not None else RunConfig())
-    assert run is not None  # _check_flags has seen to it
-    maker = RunMaker(load_run(run), overlap, precision, batch, device)
-    if unable := [m for m in hidden if m not in maker.targets]:
-        raise InputError(
-            f"the run {run} makes {'+'.join(maker.targets)} and cannot make {'+'.join(unable)}"
-        )
-    return maker
-
-
-def _chosen(cases: Sequence[Case], names: Sequence[str] | None) -> list[Case]:
-    if names is None:
-        return list(cases)
-    if unknown := sorted(set(names) - {case.name for case in cases}):
-        raise InputError(f"no case is called {', '.join(unknown)}")
-    return [case for case in cases if case.name in set(names)]
-
-
-def complete_command(args: argparse.Namespace) -> int:
-    """``synth3d complete``; 0 when every case is complete.
-
-    Raises:
-        InputError: As :func:`complete_cohort`.
-    """
-    from synth3d.machine import keep_memory, pick_device
-
-    keep_memory()
-    for name in ("batch", "threads"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise InputError(f"--{name} must be at least 1, got {value}")
-    complete_cohort(
-        args.run,
-        args.data,
-        args.out,
-        format=args.format,
-        overwrite=args.overwrite,
-        cases=args.cases,
-        missing=args.missing,
-        dry_run=args.dry_run,
-        threads=args.threads,
-        plumbing=args.plumbing,
-        overlap=args.overlap,
-        precision=args.precision,
-        batch=args.batch,
-        device=pick_device(args.device),
-    )
-    return 0

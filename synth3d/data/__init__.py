@@ -2,15 +2,19 @@
 
 from synth3d.data.batch import Batch
 from synth3d.data.misalign import misalign
-from synth3d.data.patches import batches, drawn_by_workers, to_subject
+from synth3d.data.options import DataConfig, MisalignConfig
+from synth3d.data.patches import Stream, to_subject
 from synth3d.data.prepared import Prepared, fit_scale, prepare, read_on_one_grid
 from synth3d.data.slices import restore, seen, spacing_seen
+from synth3d.data.task import Task
 
 __all__ = [
     "Batch",
+    "DataConfig",
+    "MisalignConfig",
     "Prepared",
-    "batches",
-    "drawn_by_workers",
+    "Stream",
+    "Task",
     "fit_scale",
     "misalign",
     "prepare",

@@ -1,6 +1,6 @@
 """What a framework is fed: sources, targets, and which of them count."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -16,6 +16,11 @@ class Batch:
         present: (B, S) bool, which sources may be looked at.
         wanted: (B, T) bool, which targets count in the loss.
         brain: (B, 1, *) bool.
+        label: (B, 1, *) int8, tumour classes as in BraTS 2023: 0 background, 1 necrosis,
+            2 oedema, 3 enhancing, −1 unknown, which is everywhere if none is given.
+
+    Raises:
+        ValueError: Sources and targets are on different grids.
     """
 
     sources: Tensor
@@ -23,6 +28,7 @@ class Batch:
     present: Tensor
     wanted: Tensor
     brain: Tensor
+    label: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.sources.shape[2:] != self.targets.shape[2:]:
@@ -30,25 +36,10 @@ class Batch:
                 f"sources have the grid {tuple(self.sources.shape[2:])} (z, y, x) "
                 f"but targets {tuple(self.targets.shape[2:])}"
             )
+        if self.label is None:
+            unknown = torch.full_like(self.brain, -1, dtype=torch.int8)
+            object.__setattr__(self, "label", unknown)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on ``device``."""
-        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
-
-
-def drop_sources(present: Tensor, chance: float, generator: torch.Generator) -> Tensor:
-    """Hide each present source with probability ``chance``, never the last one of a sample.
-
-    Args:
-        present: (B, S) bool.
-        chance: In [0, 1).
-        generator: The source of randomness.
-
-    Returns:
-        (B, S) bool, a subset of ``present`` that is non-empty wherever ``present`` is.
-    """
-    draw = torch.rand(present.shape, generator=generator)
-    kept = present & (draw >= chance)
-    last = torch.where(present, draw, -1.0).argmax(1, keepdim=True)
-    rescue = torch.zeros_like(present).scatter(1, last, True) & present
-    return torch.where(kept.any(1, keepdim=True), kept, rescue)
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from synth3d.config import MisalignConfig, RunConfig
+from synth3d.data.options import DataConfig, MisalignConfig
 from synth3d.data.prepared import Prepared
+from synth3d.data.task import Task
 from synth3d.images import turn_to
 
 CONTROL_POINTS = 7
@@ -121,8 +122,14 @@ def move(volume: Tensor, motion: Motion, spacing: Sequence[float]) -> Tensor:
     return moved[0]
 
 
-def misalign(prepared: Prepared, config: RunConfig, seed: int = TEST_SEED) -> Prepared:
-    """``prepared`` with its one source moved as ``config.misalign`` says, for testing.
+def misalign(
+    prepared: Prepared,
+    task: Task,
+    data: DataConfig,
+    settings: MisalignConfig,
+    seed: int = TEST_SEED,
+) -> Prepared:
+    """``prepared`` with its one source moved as ``settings`` say, for testing.
 
     The motion follows from the case's name and ``seed`` alone. The other sources, the target, the
     brain and the scales stay. Lengths are voxels of what the network sees: with
@@ -130,21 +137,22 @@ def misalign(prepared: Prepared, config: RunConfig, seed: int = TEST_SEED) -> Pr
 
     Args:
         prepared: On its own grid.
-        config: Of the run.
+        task: Of the run.
+        data: Of the run.
+        settings: What moves, and how far.
         seed: Of the experiment; not the run's.
     """
-    settings = config.misalign
     if not settings.active or settings.source not in prepared.volumes:
         return prepared
     digest = hashlib.sha256(f"{seed}/{prepared.case.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    motion = draw_motion(settings, config.dim, generator)
+    motion = draw_motion(settings, task.dim, generator)
     volume = prepared.volumes[settings.source]  # type: ignore[index]
     edges = np.linalg.norm(prepared.affine[:3, :3], axis=0)[::-1]
-    if config.dim == 2:
-        turn = turn_to(config.data.plane, prepared.affine)
+    if task.dim == 2:
+        turn = turn_to(data.plane, prepared.affine)
         turned = turn.apply(volume)
-        size = config.data.slice_size or turned.shape[1:]
+        size = data.slice_size or turned.shape[1:]
         zoom = [own / there for own, there in zip(turned.shape[1:], size, strict=True)]
         tensor = torch.from_numpy(np.ascontiguousarray(turned))
         in_plane = [float(edges[axis]) for axis in turn.axes[1:]]

@@ -10,8 +10,8 @@ import ctypes
 import hashlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -20,22 +20,24 @@ import torchio as tio
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from synth3d.config import DataConfig, RunConfig
-from synth3d.data.batch import Batch, drop_sources
+from synth3d.data.batch import Batch
 from synth3d.data.misalign import draw_motion, move
-from synth3d.data.prepared import Prepared, prepare
+from synth3d.data.options import DataConfig, MisalignConfig
+from synth3d.data.prepared import Prepared
 from synth3d.data.slices import draw_in, frame_of, learnt_slices, seen, slice_centres
+from synth3d.data.task import Task, draw_any, drop_sources
 from synth3d.errors import InputError
 from synth3d.images import xyz_to_zyx
 
-__all__ = ["Prepared", "augmentation", "batches", "brain_box", "collate", "drawn_by_workers",
-           "patch_centres", "prepare", "to_subject"]  # fmt: skip
+Cut = Callable[[np.ndarray], np.ndarray]
+"""(..., D, H, W) → the part of it that patches are cut from."""
 
 
-def to_subject(prepared: Prepared, config: RunConfig) -> tio.Subject:
+def to_subject(prepared: Prepared, task: Task, data: DataConfig) -> tio.Subject:
     """A TorchIO subject, cropped to the brain and padded so that patches fit.
 
-    It holds ``sources`` (S, x, y, z), ``targets`` (T, x, y, z), ``brain`` and ``centres``, the
+    It holds ``sources`` (S, x, y, z), ``targets`` (T, x, y, z), ``brain``, ``label`` where the case
+    has one, ``present`` (S) and ``wanted`` (T), which of them the case has, and ``centres``, the
     weight with which each voxel becomes the centre of a patch: ``tumour_chance`` of the weight
     is spread over the tumour, the rest over the brain. For ``dim`` 2 the axes are (column, row,
     slice), and the padding waits in ``margins`` until patches are drawn, to save memory.
@@ -44,57 +46,60 @@ def to_subject(prepared: Prepared, config: RunConfig) -> tio.Subject:
         InputError: No patch can be centred in the brain (or in the tumour, for a
             ``tumour_chance`` of 1).
     """
-    data = config.data
-    if config.dim == 2:
-        return _sliced_subject(seen(prepared, config), config)
-    centres = patch_centres(prepared.brain, prepared.tumour, data.tumour_chance)
-    box = brain_box(prepared.brain)
-    margin = [_margins(part, side) for part, side in zip(box, data.patch, strict=True)]
-
-    def image(volume: np.ndarray, kind: str) -> tio.Image:
-        padded = np.pad(volume[(slice(None), *box)], [(0, 0), *margin])
-        tensor = torch.from_numpy(np.ascontiguousarray(xyz_to_zyx(padded), np.float32))
-        return tio.Image(tensor=tensor, affine=prepared.affine, type=kind)
-
-    weights = image(centres[None], tio.SAMPLING_MAP)
-    inner = tuple(slice(side // 2, 1 - (side + 1) // 2 or None) for side in data.patch[::-1])
-    if not weights.data[(0, *inner)].any():
-        raise InputError(
-            f"case {prepared.case.name}: no patch of {data.patch} voxels (z, y, x) can be centred "
-            "in its brain; choose a smaller data.patch or another data.tumour_chance"
-        )
-    return tio.Subject(
-        sources=image(prepared.sources(config.sources), tio.INTENSITY),
-        targets=image(np.stack([prepared.volumes[t] for t in config.targets]), tio.INTENSITY),
-        brain=image(prepared.brain[None], tio.LABEL),
-        centres=weights,
-        present=torch.tensor([name in prepared.volumes for name in config.sources]),
-    )
-
-
-def _sliced_subject(prepared: Prepared, config: RunConfig) -> tio.Subject:
-    """:func:`to_subject` of a case that is turned already, for ``dim`` 2."""
-    data = config.data
-    learnt = learnt_slices(prepared.brain, data.slices_per_case)
-    if not prepared.brain[learnt].any():
-        raise InputError(f"case {prepared.case.name} has no {data.plane} slice with brain")
-    frame = frame_of(prepared.brain, data.patch, data.slices_per_case)
+    if task.dim == 2:
+        prepared = seen(prepared, task, data)
+        cut, centres, margins = _whole_slices(prepared, data)
+    else:
+        cut, centres, margins = _padded_box(prepared, data)
 
     def image(volume: np.ndarray, kind: str, dtype: type = np.float32) -> tio.Image:
         tensor = torch.from_numpy(np.ascontiguousarray(xyz_to_zyx(volume), dtype))
         return tio.Image(tensor=tensor, affine=prepared.affine, type=kind)
 
+    label = (
+        {}
+        if prepared.label is None
+        else {"label": image(cut(prepared.label[None]), tio.LABEL, np.int8)}
+    )
+    return tio.Subject(
+        sources=image(cut(prepared.sources(task.sources)), tio.INTENSITY),
+        targets=image(cut(prepared.sources(task.targets)), tio.INTENSITY),
+        brain=image(cut(prepared.brain[None]), tio.LABEL, np.uint8),
+        centres=image(centres[None], tio.SAMPLING_MAP),
+        present=torch.tensor([name in prepared.volumes for name in task.sources]),
+        wanted=torch.tensor([name in prepared.volumes for name in task.targets]),
+        margins=margins,
+        **label,
+    )
+
+
+def _padded_box(prepared: Prepared, data: DataConfig) -> tuple[Cut, np.ndarray, tuple[int, ...]]:
+    """For volumes: how to cut, the cut weights of centres, and no margins for later."""
+    box = brain_box(prepared.brain)
+    margins = [_margins(part, side) for part, side in zip(box, data.patch, strict=True)]
+
+    def cut(volume: np.ndarray) -> np.ndarray:
+        return np.pad(volume[(..., *box)], [(0, 0)] * (volume.ndim - 3) + margins)
+
+    centres = cut(patch_centres(prepared.brain, prepared.tumour, data.tumour_chance))
+    inner = tuple(slice(side // 2, 1 - (side + 1) // 2 or None) for side in data.patch)
+    if not centres[inner].any():
+        raise InputError(
+            f"case {prepared.case.name}: no patch of {data.patch} voxels (z, y, x) can be centred "
+            "in its brain; choose a smaller data.patch or another data.tumour_chance"
+        )
+    return cut, centres, ()
+
+
+def _whole_slices(prepared: Prepared, data: DataConfig) -> tuple[Cut, np.ndarray, tuple[int, ...]]:
+    """For slices, of a case that is turned already: as :func:`_padded_box`, margins (x, y, z)."""
+    learnt = learnt_slices(prepared.brain, data.slices_per_case)
+    if not prepared.brain[learnt].any():
+        raise InputError(f"case {prepared.case.name} has no {data.plane} slice with brain")
+    frame = frame_of(prepared.brain, data.patch, data.slices_per_case)
     tumour = frame.cut(prepared.tumour) if prepared.tumour is not None else None
     centres = slice_centres(frame.cut(prepared.brain), tumour, data.tumour_chance)
-    targets = np.stack([prepared.volumes[t] for t in config.targets])
-    return tio.Subject(
-        sources=image(frame.cut(prepared.sources(config.sources)), tio.INTENSITY),
-        targets=image(frame.cut(targets), tio.INTENSITY),
-        brain=image(frame.cut(prepared.brain[None]), tio.LABEL, np.uint8),
-        centres=image(centres[None], tio.SAMPLING_MAP),
-        present=torch.tensor([name in prepared.volumes for name in config.sources]),
-        margins=tuple(zeros for pair in frame.margins[::-1] for zeros in pair),
-    )
+    return frame.cut, centres, tuple(zeros for pair in frame.margins[::-1] for zeros in pair)
 
 
 def brain_box(brain: np.ndarray) -> tuple[slice, ...]:
@@ -153,31 +158,6 @@ def augmentation(config: DataConfig, spacing_mm: Sequence[float], dim: int = 3) 
     return tio.Compose(steps, copy=False)  # the queue hands out copies already
 
 
-def _on_its_way(subject: tio.Subject, config: RunConfig, augment: tio.Transform) -> tio.Subject:
-    """What happens to a case before patches are cut: padding, one source astray, augmentation."""
-    if config.dim == 2:
-        subject = tio.Pad(subject["margins"], copy=False)(subject)
-    if config.misalign.active and config.misalign.when == "train_and_test":
-        _lead_astray(subject, config)
-    subject = augment(subject)
-    if config.dim == 2:
-        centres = draw_in(subject["centres"].data[0], (*config.data.patch[::-1], 1))
-        subject["centres"].set_data(centres[None])
-    return subject
-
-
-def _lead_astray(subject: tio.Subject, config: RunConfig) -> None:
-    """Move the one source of ``config.misalign``, in place, by a draw from torch's generator."""
-    motion = draw_motion(config.misalign, config.dim)
-    channel = subject["sources"].data[config.sources.index(config.misalign.source)]
-    spacing = subject["sources"].spacing[::-1][-config.dim :]
-    volume = xyz_to_zyx(channel)
-    if config.dim == 3:
-        channel.copy_(xyz_to_zyx(move(volume[None], motion, spacing)[0]))
-    else:
-        channel.copy_(xyz_to_zyx(move(volume, motion, spacing)))
-
-
 def collate(patches: Sequence[tio.Subject], dim: int = 3) -> Batch:
     """TorchIO patches (C, x, y, z) to one Batch (B, C, z, y, x), or (B, C, y, x) for ``dim`` 2."""
 
@@ -185,77 +165,142 @@ def collate(patches: Sequence[tio.Subject], dim: int = 3) -> Batch:
         stacked = xyz_to_zyx(torch.stack([patch[name].data for patch in patches]))
         return (stacked.squeeze(2) if dim == 2 else stacked).contiguous()
 
-    targets = stack("targets")
-    return Batch(
-        sources=stack("sources"),
-        targets=targets,
-        present=torch.stack([patch["present"] for patch in patches]),
-        wanted=torch.ones(targets.shape[:2], dtype=torch.bool),
-        brain=stack("brain") > 0,
-    )
-
-
-def batches(subjects: Sequence[tio.Subject], config: RunConfig, seed: int) -> Iterator[Batch]:
-    """Patches without end, a fresh queue each time all subjects have been seen.
-
-    Patches and flips are drawn from torch's global generator, seeded here, hidden sources from one
-    of their own: the same seed and subjects give the same batches, if nobody else draws between.
-    Sources are hidden at random (``data.source_dropout``) and are 0 then. With ``data.workers``
-    other processes draw, each with generators of its own, and batches come from them in turn; a
-    single worker gives the very batches that none would.
-    """
-    data = config.data
-    if len(subjects) * data.patches_per_case < data.batch:
-        raise InputError(
-            f"{len(subjects)} training case(s) × {data.patches_per_case} patches do not fill "
-            f"one batch of {data.batch}; raise data.patches_per_case"
-        )
-    torch.manual_seed(seed)
-    if data.workers == 0:
-        yield from _draw(subjects, config, seed)
-    yield from drawn_by_workers(subjects, config, seed)
-
-
-def drawn_by_workers(
-    subjects: Sequence[tio.Subject], config: RunConfig, seed: int
-) -> Iterator[Batch]:
-    """The batches of :func:`batches`, of which the first are being drawn when this returns.
-
-    Args:
-        subjects: As there; enough for a batch.
-        config: Of a run with ``data.workers`` of at least 1.
-        seed: As there, but torch's global generator stays as it is.
-
-    Returns:
-        Batches without end; the workers end with the iterator.
-    """
-    return iter(
-        DataLoader(
-            _Stream(subjects, config, seed),
-            batch_size=None,
-            num_workers=config.data.workers,
-            worker_init_fn=partial(_die_with, os.getpid()),
-            generator=torch.Generator().manual_seed(seed),
-        )
-    )
+    brain = stack("brain") > 0
+    label = torch.full_like(brain, -1, dtype=torch.int8)
+    for index, patch in enumerate(patches):
+        if "label" in patch:
+            known = xyz_to_zyx(patch["label"].data)
+            label[index] = known.squeeze(1) if dim == 2 else known
+    masks = (torch.stack([patch[name] for patch in patches]) for name in ("present", "wanted"))
+    return Batch(stack("sources"), stack("targets"), *masks, brain, label)
 
 
 @dataclass(frozen=True)
-class _Stream(IterableDataset):
-    """What a worker process draws."""
+class Stream:
+    """Training batches without end, drawn from the subjects of a cohort.
+
+    All randomness follows from a seed: patches, flips and movements are drawn from torch's global
+    generator, hidden sources (``data.source_dropout``), or what is shown and wanted in a task of
+    mode ``any``, from one of their own. What is hidden is 0.
+
+    Attributes:
+        subjects: Of :func:`to_subject`.
+        task: From which sequences which are made.
+        data: What is drawn.
+        misalign: The source that is out of place, if any.
+
+    Raises:
+        InputError: The subjects do not fill one batch.
+    """
 
     subjects: Sequence[tio.Subject]
-    config: RunConfig
+    task: Task
+    data: DataConfig
+    misalign: MisalignConfig = MisalignConfig()
+
+    def __post_init__(self) -> None:
+        each = self.data.patches_per_case
+        if len(self.subjects) * each < self.data.batch:
+            raise InputError(
+                f"{len(self.subjects)} training case(s) × {each} patches do not fill "
+                f"one batch of {self.data.batch}; raise data.patches_per_case"
+            )
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """The batches of ``seed``, a fresh queue each time all subjects have been seen.
+
+        The same seed gives the same batches, if nobody else draws between. With ``data.workers``
+        other processes draw, each with generators of its own, and batches come from them in turn;
+        a single worker gives the very batches that none would.
+        """
+        torch.manual_seed(seed)
+        return self.draw(seed) if self.data.workers == 0 else self.drawn_by_workers(seed)
+
+    def drawn_by_workers(self, seed: int) -> Iterator[Batch]:
+        """As :meth:`batches`, of which the first are being drawn when this returns.
+
+        Torch's global generator stays as it is; the workers end with the iterator.
+        """
+        loader = DataLoader(
+            _Drawn(self, seed),
+            batch_size=None,
+            num_workers=self.data.workers,
+            worker_init_fn=partial(_die_with, os.getpid()),
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return iter(loader)
+
+    def draw(self, seed: int) -> Iterator[Batch]:
+        """:meth:`batches` from torch's global generator as it stands."""
+        hiding, data = torch.Generator().manual_seed(seed), self.data
+        augment = augmentation(data, self.subjects[0].spacing, self.task.dim)
+        patch = data.patch[::-1] if self.task.dim == 3 else (*data.patch[::-1], 1)
+        while True:
+            queue = tio.Queue(
+                tio.SubjectsDataset(
+                    list(self.subjects), transform=partial(self._on_its_way, augment=augment)
+                ),
+                max_length=max(data.queue, data.batch),
+                samples_per_volume=data.patches_per_case,
+                sampler=tio.WeightedSampler(patch, "centres"),
+                start_background=False,
+            )
+            loader = tio.SubjectsLoader(
+                queue,
+                collate_fn=partial(collate, dim=self.task.dim),
+                batch_size=data.batch,
+                num_workers=0,
+                drop_last=True,
+            )
+            for batch in loader:
+                yield self._hide(batch, hiding)
+
+    def _hide(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """``batch`` with what may be looked at and what is wanted drawn anew."""
+        wanted = batch.wanted
+        if self.task.mode == "any":
+            present, wanted = draw_any(batch.present, generator)
+        else:
+            present = drop_sources(batch.present, self.data.source_dropout, generator)
+        shown = present.view(*present.shape, *[1] * (batch.sources.ndim - 2))
+        return replace(batch, sources=batch.sources * shown, present=present, wanted=wanted)
+
+    def _on_its_way(self, subject: tio.Subject, augment: tio.Transform) -> tio.Subject:
+        """A case before patches are cut: padding, one source out of place, augmentation."""
+        if self.task.dim == 2:
+            subject = tio.Pad(subject["margins"], copy=False)(subject)
+        if self.misalign.active and self.misalign.when == "train_and_test":
+            self._move_one_source(subject)
+        subject = augment(subject)
+        if self.task.dim == 2:
+            centres = draw_in(subject["centres"].data[0], (*self.data.patch[::-1], 1))
+            subject["centres"].set_data(centres[None])
+        return subject
+
+    def _move_one_source(self, subject: tio.Subject) -> None:
+        """In place, by a draw from torch's global generator."""
+        dim, sources = self.task.dim, subject["sources"]
+        motion = draw_motion(self.misalign, dim)
+        channel = sources.data[self.task.sources.index(self.misalign.source)]
+        volume = xyz_to_zyx(channel)
+        moved = move(volume if dim == 2 else volume[None], motion, sources.spacing[::-1][-dim:])
+        channel.copy_(xyz_to_zyx(moved.reshape(volume.shape)))
+
+
+@dataclass(frozen=True)
+class _Drawn(IterableDataset):
+    """What a worker process draws."""
+
+    stream: Stream
     seed: int
 
     def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        seed = self.seed
+        worker, seed = get_worker_info(), self.seed
         if worker is not None and worker.id > 0:
             digest = hashlib.sha256(f"{seed}/worker {worker.id}".encode()).digest()
             seed = int.from_bytes(digest[:8], "big") >> 1
         torch.manual_seed(seed)
-        return _draw(self.subjects, self.config, seed)
+        return self.stream.draw(seed)
 
 
 def _die_with(parent: int, worker: int) -> None:
@@ -268,32 +313,3 @@ def _die_with(parent: int, worker: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it was killed before we could ask
         os._exit(1)
-
-
-def _draw(subjects: Sequence[tio.Subject], config: RunConfig, seed: int) -> Iterator[Batch]:
-    """:func:`batches` from torch's global generator as it stands."""
-    hiding = torch.Generator().manual_seed(seed)
-    data = config.data
-    augment = augmentation(data, subjects[0].spacing, config.dim)
-    patch = data.patch[::-1] if config.dim == 3 else (*data.patch[::-1], 1)
-    while True:
-        queue = tio.Queue(
-            tio.SubjectsDataset(
-                list(subjects), transform=partial(_on_its_way, config=config, augment=augment)
-            ),
-            max_length=max(data.queue, data.batch),
-            samples_per_volume=data.patches_per_case,
-            sampler=tio.WeightedSampler(patch, "centres"),
-            start_background=False,
-        )
-        loader = tio.SubjectsLoader(
-            queue,
-            collate_fn=partial(collate, dim=config.dim),
-            batch_size=data.batch,
-            num_workers=0,
-            drop_last=True,
-        )
-        for batch in loader:
-            present = drop_sources(batch.present, data.source_dropout, hiding)
-            shown = present.view(*present.shape, *[1] * (batch.sources.ndim - 2))
-            yield Batch(batch.sources * shown, batch.targets, present, batch.wanted, batch.brain)

@@ -4,13 +4,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from synth3d.cohort import Case, Modality, label_scheme
-from synth3d.config import DataConfig
+from synth3d.data.options import DataConfig
 from synth3d.errors import InputError
 from synth3d.images import (
     Scale,
@@ -35,8 +34,9 @@ class Prepared:
         volumes: Per modality, float32, 0 outside the brain; only what the case has.
         scales: How each volume came from scanner units.
         brain: Bool, the union of the sources' foregrounds: what is known when the target is not.
-        tumour: Bool, or None without a label.
+        tumour: Bool, where the label is not 0; None without a label.
         affine: Voxel (x, y, z) → mm.
+        label: Int8, the label's classes as in :class:`synth3d.data.Batch`; None without one.
     """
 
     case: Case
@@ -45,6 +45,7 @@ class Prepared:
     brain: np.ndarray
     tumour: np.ndarray | None
     affine: np.ndarray
+    label: np.ndarray | None = None
 
     def sources(self, names: Sequence[Modality]) -> np.ndarray:
         """(S, D, H, W) float32 in the order of ``names``; zeros for what the case lacks."""
@@ -74,7 +75,7 @@ def prepare(
             no scheme.
     """
     data = data or DataConfig()
-    have = [name for name in (*sources, *targets) if name in case.images]
+    have = [name for name in dict.fromkeys((*sources, *targets)) if name in case.images]
     if not any(name in case.images for name in sources):
         raise InputError(f"case {case.name} has none of the sources {list(sources)}")
     raw = read_on_one_grid(case, have, data.common_grid)
@@ -87,8 +88,8 @@ def prepare(
     pairs = dict(zip(raw, side_by_side(scaled, [v.data for v in raw.values()]), strict=True))
     scales = {name: scale for name, (scale, _) in pairs.items()}
     volumes = {name: volume for name, (_, volume) in pairs.items()}
-    tumour = _tumour(case.label) if case.label else None
-    return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine)
+    tumour, label = _read_tumour(case) if case.label else (None, None)
+    return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine, label)
 
 
 def fit_scale(volume: np.ndarray, brain: np.ndarray, intensity: str) -> Scale:
@@ -130,11 +131,29 @@ def side_by_side(work: Callable[[A], B], items: Sequence[A]) -> list[B]:
         return list(pool.map(work, items))
 
 
-def _tumour(path: Path) -> np.ndarray:
-    """Where the label in ``path`` is not background, (D, H, W) bool."""
-    label = read_label(path).data
+def _read_tumour(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Where the label of ``case`` is not 0, (D, H, W) bool, and its classes, int8."""
+    assert case.label is not None
+    label = read_label(case.label).data
     try:
-        label_scheme(np.unique(label))
+        return label > 0, tumour_classes(label, case.naming)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return label > 0
+        raise InputError(f"{case.label}: {error}") from error
+
+
+def tumour_classes(label: np.ndarray, naming: str | None = None) -> np.ndarray:
+    """A label in BraTS 2023 coding, int8: 1 necrosis, 2 oedema, 3 enhancing.
+
+    A resection cavity is background. A 4 that may be either is −1, unknown.
+
+    Args:
+        label: (D, H, W) integers of any scheme of :func:`synth3d.cohort.label_scheme`.
+        naming: How the case's files are named.
+
+    Raises:
+        InputError: A value is in no scheme.
+    """
+    enhancing = label_scheme(np.unique(label), naming).enhancing
+    coded = label.astype(np.int8)
+    coded[label == 4] = 0 if enhancing != 4 else -1 if naming == "brats2023" else 3
+    return coded

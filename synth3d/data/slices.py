@@ -13,49 +13,52 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from synth3d.config import RunConfig
+from synth3d.data.options import DataConfig
 from synth3d.data.prepared import Prepared
+from synth3d.data.task import Task
 from synth3d.images import Grid, Turn, turn_to
 
 
-def seen(prepared: Prepared, config: RunConfig) -> Prepared:
+def seen(prepared: Prepared, task: Task, data: DataConfig) -> Prepared:
     """``prepared`` as the network sees it: arrays (slices, rows, columns) for ``dim`` 2.
 
     Its affine goes with it, voxel (column, row, slice) → mm. For ``dim`` 3 it is ``prepared``.
     """
-    if config.dim == 3:
+    if task.dim == 3:
         return prepared
-    turn = turn_to(config.data.plane, prepared.affine)
+    turn = turn_to(data.plane, prepared.affine)
     turned = turn_all(prepared, turn)
-    own, size = turned.brain.shape[1:], tuple(config.data.slice_size)
+    own, size = turned.brain.shape[1:], tuple(data.slice_size)
     if size in ((), own):
         return turned
-    tumour = turned.tumour
+    tumour, label = turned.tumour, turned.label
     return replace(
         turned,
         volumes={n: _resize_inside(v, turned.brain, size) for n, v in turned.volumes.items()},
         brain=_resize(turned.brain, size) > 0,
         tumour=_resize(tumour, size) >= 0.5 if tumour is not None else None,
         affine=turned.affine @ _finer(own, size),
+        label=_nearest(label, size) if label is not None else None,
     )
 
 
-def restore(result: np.ndarray, prepared: Prepared, config: RunConfig) -> np.ndarray:
+def restore(result: np.ndarray, prepared: Prepared, task: Task, data: DataConfig) -> np.ndarray:
     """``result``, made from :func:`seen`, on the grid of ``prepared``.
 
     Args:
         result: (T, slices, rows, columns) float32, or (T, D, H, W) for ``dim`` 3.
         prepared: The case as it was given to :func:`seen`.
-        config: The same.
+        task: The same.
+        data: The same.
 
     Returns:
         (T, D, H, W) float32, 0 outside the brain of ``prepared``.
     """
-    if config.dim == 3:
+    if task.dim == 3:
         return result * prepared.brain
-    turn = turn_to(config.data.plane, prepared.affine)
+    turn = turn_to(data.plane, prepared.affine)
     brain = turn.apply(prepared.brain)
-    own, size = brain.shape[1:], tuple(config.data.slice_size)
+    own, size = brain.shape[1:], tuple(data.slice_size)
     if size not in ((), own):
         inside = _resize(brain, size) > 0
         result = np.stack([_resize_inside(channel, inside, own) for channel in result])
@@ -70,17 +73,18 @@ def turn_all(prepared: Prepared, turn: Turn) -> Prepared:
         brain=turn.apply(prepared.brain),
         tumour=turn.apply(prepared.tumour) if prepared.tumour is not None else None,
         affine=turn.affine(prepared.affine, prepared.brain.shape),
+        label=turn.apply(prepared.label) if prepared.label is not None else None,
     )
 
 
-def spacing_seen(prepared: Prepared, config: RunConfig) -> tuple[float, ...]:
+def spacing_seen(prepared: Prepared, task: Task, data: DataConfig) -> tuple[float, ...]:
     """Voxel edges in mm that the network is used to: (z, y, x), or (row, column) for ``dim`` 2."""
     own = Grid(prepared.brain.shape, prepared.affine).spacing_mm  # type: ignore[arg-type]
-    if config.dim == 3:
+    if task.dim == 3:
         return own
-    axes = turn_to(config.data.plane, prepared.affine).axes[1:]
+    axes = turn_to(data.plane, prepared.affine).axes[1:]
     sides = [prepared.brain.shape[axis] for axis in axes]
-    size = config.data.slice_size or sides
+    size = data.slice_size or sides
     return tuple(own[a] * n / m for a, n, m in zip(axes, sides, size, strict=True))
 
 
@@ -206,6 +210,15 @@ def _resize(volume: np.ndarray, size: Sequence[int]) -> np.ndarray:
     tensor = torch.from_numpy(np.ascontiguousarray(volume, np.float32))[:, None]
     resized = F.interpolate(tensor, tuple(size), mode="bilinear", antialias=True)
     return resized[:, 0].numpy()
+
+
+def _nearest(label: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Slices (N, h, w) of classes resampled to (N, *size): the nearest voxel's, same type."""
+    rows, columns = (
+        ((np.arange(n) + 0.5) * side / n).astype(int)
+        for n, side in zip(size, label.shape[1:], strict=True)
+    )
+    return label[:, rows[:, None], columns]
 
 
 def _resize_inside(volume: np.ndarray, mask: np.ndarray, size: Sequence[int]) -> np.ndarray:

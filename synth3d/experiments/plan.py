@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from synth3d.cohort import Case, Splits
-from synth3d.config import SHARED_KEYS
 from synth3d.errors import InputError
 from synth3d.experiments.tables import Cell, Choices, Overrides, Table
+from synth3d.frameworks import FRAMEWORKS
 from synth3d.settings import flatten, override, parse, to_plain
-from synth3d.training import RunConfig, read_config, read_done
+from synth3d.training import SHARED_KEYS, RunConfig, read_config, read_done
 
 SCALED = ("warmup", "adversarial_start")
 """Settings of ``train`` and of its frameworks that are counted in steps of the whole run."""
@@ -148,8 +148,8 @@ def with_budget(values: dict[str, Any], steps: int, assigned: Sequence[str]) -> 
     values = copy.deepcopy(values)
     train = values["train"]
     share = steps / train["steps"]
-    frameworks = {f"train.{name}": t for name, t in train.items() if isinstance(t, dict)}
-    for prefix, table in {"train": train, **frameworks}.items():
+    tables = {"train": train, **{f"train.{name}": train[name] for name in FRAMEWORKS}}
+    for prefix, table in tables.items():
         for key in SCALED:
             if table.get(key) and not {f"{prefix}.{key}", f"train.{key}"} & set(assigned):
                 table[key] = round(table[key] * share)

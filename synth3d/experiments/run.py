@@ -34,8 +34,15 @@ from synth3d.experiments.tables import TABLES, Cell, Choices, Table, find_table
 from synth3d.files import read_object, write_json
 from synth3d.machine import pick_device, suited
 from synth3d.scoring import CONVENTIONS
-from synth3d.settings import flatten, override, parse_assignment, read_recipe, to_plain
-from synth3d.training import RunConfig, TrainRequest, default_recipe, find_cohort, resolve
+from synth3d.settings import flatten, override, parse_assignment, to_plain
+from synth3d.training import (
+    RunConfig,
+    TrainRequest,
+    default_recipe,
+    find_cohort,
+    read_recipe,
+    resolve,
+)
 
 
 @dataclass(frozen=True)

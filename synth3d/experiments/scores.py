@@ -72,7 +72,8 @@ def score_run(order: Mapping[str, Any]) -> None:
         prepared = prepare(case, run.config.sources, run.config.targets, run.config.data)
         judge = _Judge(case, prepared, run.config, order["conventions"])
         for config, rows in zip(configs, found, strict=True):
-            made = _synthesize(run, misalign(prepared, config), device)
+            moved = misalign(prepared, config.task, config.data, config.misalign)
+            made = _synthesize(run, moved, device)
             rows += [judge.row(index, channel) for index, channel in enumerate(made)]
     facts = {
         "parameters": count_parameters(run.framework.generator.requires_grad_(True)),
@@ -89,7 +90,7 @@ def _synthesize(run: Run, prepared: Prepared, device: torch.device) -> np.ndarra
     half = run.config.train.precision == "bf16"
     autocast = torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
     with torch.inference_mode(), autocast:
-        made = synthesize_case(run.framework, prepared, run.config)
+        made = synthesize_case(run.framework, prepared, run.config.data)
     if not np.isfinite(made).all():
         raise InputError(f"the network gives NaN or infinity for case {prepared.case.name}")
     return made

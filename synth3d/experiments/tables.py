@@ -13,8 +13,8 @@ from typing import Any
 
 from synth3d.cohort import Modality
 from synth3d.errors import InputError
-from synth3d.settings import flatten, read_recipe, to_plain
-from synth3d.training import RunConfig
+from synth3d.settings import flatten, to_plain
+from synth3d.training import RunConfig, read_recipe
 
 Overrides = Mapping[str, Any]
 

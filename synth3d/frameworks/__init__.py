@@ -1,7 +1,16 @@
 """Ways of training and sampling a generator."""
 
-from synth3d.frameworks.base import Framework
+from synth3d.frameworks.base import Framework, Options, Player, Stage, TrainingPlan
 from synth3d.frameworks.build import FRAMEWORKS, build
-from synth3d.frameworks.iterative import Iterative
+from synth3d.frameworks.diffusion import Diffusion
 
-__all__ = ["FRAMEWORKS", "Framework", "Iterative", "build"]
+__all__ = [
+    "FRAMEWORKS",
+    "Diffusion",
+    "Framework",
+    "Options",
+    "Player",
+    "Stage",
+    "TrainingPlan",
+    "build",
+]

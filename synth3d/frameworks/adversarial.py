@@ -1,47 +1,87 @@
 """What adversarial frameworks share, and pix2pix (Isola et al. 2017)."""
 
-from abc import abstractmethod
-from typing import Self
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cuda_ops import full_precision
-from synth3d.config import MedSynthOptions, MMGanOptions, PGanOptions, Pix2PixOptions, RunConfig
 from synth3d.data import Batch
 from synth3d.errors import InputError
-from synth3d.frameworks.base import Framework, counted, masked_l1
-from synth3d.losses import OBJECTIVES, Objective
+from synth3d.frameworks.base import Framework, Options, Player, counted, masked_l1
+from synth3d.losses import OBJECTIVES, Objective, least_squares
 from synth3d.models import PatchCritic
+
+
+@dataclass(frozen=True)
+class AdversarialOptions(Options):
+    """What every framework with a critic can be told.
+
+    The critic rests, and only the other terms count, before step ``adversarial_start``.
+    ``critic_width`` is the critic's first layer, ``critic_layers`` its halvings: 64 and 3 are the
+    70-voxel PatchGAN.
+    """
+
+    adversarial_weight: float = 1.0
+    adversarial_start: int = 0
+    critic_width: int = 64
+    critic_layers: int = 3
+
+    def __post_init__(self) -> None:
+        self.check_weights("adversarial_weight", "adversarial_start")
+        self.check_counts("critic_width", "critic_layers")
 
 
 class Adversarial(Framework):
     """A generator against a critic that judges the volume just synthesised.
 
-    What varies is the way from sources to targets (``make``), the terms beside the adversarial
-    one (``fidelity``), what the critic is shown (``shown``) and how its scores are read. Voxels
-    outside the brain and targets that are not wanted are shown as 0, real and synthetic.
+    What varies is the critic (``make_critic``), the way from sources to targets (``make``), the
+    terms beside the adversarial one (``fidelity``), what the critic is shown (``shown``) and how
+    its scores become a loss (``objective``). Voxels outside the brain and targets that are not
+    wanted are shown as 0, real and synthetic.
 
-    Args:
-        generator: (B, S, *) → (B, T, *).
-        critic: Judges what ``shown`` gives; None for synthesis alone.
-        options: With ``adversarial_weight`` and ``adversarial_start``: before that step only
-            the other terms count and the critic rests.
-        objective: How scores become a loss.
-        seed: Of :meth:`Framework.randomness`.
+    Attributes:
+        critic: None for synthesis alone.
     """
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        critic: nn.Module | None,
-        options: Pix2PixOptions | PGanOptions | MMGanOptions | MedSynthOptions,
-        objective: Objective,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(generator, seed)
-        self.critic, self.options, self.objective = critic, options, objective
-        self._synthetic: Tensor | None = None
+    _synthetic: Tensor | None = None
+
+    def prepare(self) -> None:
+        """The critic, for training.
+
+        Raises:
+            InputError: Training patches are too small for its layers.
+        """
+        self.critic: Any = None if self.plan is None else self.make_critic()
+        patch = self.plan.patch if self.plan else ()
+        if patch and min(patch) < self.critic.smallest:
+            raise InputError(
+                f"data.patch {patch} is too small for a critic of {self.options.critic_layers} "
+                f"layers, which needs {self.critic.smallest}; lower train.critic_layers or use "
+                "train.framework=l1"
+            )
+
+    def make_critic(self) -> Any:
+        """What judges :meth:`shown`; its ``smallest`` is the side that it needs."""
+        return self.patch_critic(len(self.task.sources) + len(self.task.targets))
+
+    def patch_critic(self, in_channels: int, out_channels: int = 1) -> PatchCritic:
+        """A PatchGAN of the size that the options say."""
+        size = self.options.critic_width, self.options.critic_layers
+        return PatchCritic(in_channels, self.task.dim, *size, out_channels)
+
+    @property
+    def objective(self) -> Objective:
+        """How scores become a loss."""
+        return least_squares
+
+    def players(self) -> dict[str, Player]:
+        """``generator``, then ``critic`` on what it has just made."""
+        players = super().players()
+        assert self.plan is not None
+        assert self.critic is not None
+        return players | {"critic": Player(self.critic, self.critic_loss, self.plan.critic_rate)}
 
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The terms of ``fidelity`` and, once it has started, ``adversarial``."""
@@ -61,9 +101,9 @@ class Adversarial(Framework):
         real = self.judge(self.shown(batch, batch.targets))
         synthetic = self.judge(self.shown(batch, self._synthetic))
         self._synthetic = None
-        found = self.objective(real, torch.ones_like(real)).mean()
-        found = found + self.objective(synthetic, torch.zeros_like(synthetic)).mean()
-        return {"critic": 0.5 * found}
+        loss = self.objective(real, torch.ones_like(real)).mean()
+        loss = loss + self.objective(synthetic, torch.zeros_like(synthetic)).mean()
+        return {"critic": 0.5 * loss}
 
     def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
         """As :meth:`make`; nothing is random."""
@@ -73,9 +113,9 @@ class Adversarial(Framework):
         """(B, S, *) → (B, T, *): the generator's output as it is."""
         return self.generator(sources, present, wanted)
 
-    @abstractmethod
     def fidelity(self, synthetic: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Terms that compare ``synthetic`` (B, T, *), float32, with the targets."""
+        """Terms that compare ``synthetic`` (B, T, *), float32, with the targets; here none."""
+        return {}
 
     def shown(self, batch: Batch, targets: Tensor) -> Tensor:
         """What the critic sees of ``targets`` (B, T, *): cat(sources, targets)."""
@@ -90,6 +130,9 @@ class Adversarial(Framework):
 
         Instance normalisation of a patch that is background nearly everywhere divides by almost
         nothing; in bfloat16 its gradient overflows.
+
+        Raises:
+            ValueError: There is no critic.
         """
         if self.critic is None:
             raise ValueError("this framework was built for synthesis and has no critic")
@@ -97,45 +140,33 @@ class Adversarial(Framework):
             return self.critic(seen.float())
 
 
+@dataclass(frozen=True)
+class Pix2PixOptions(AdversarialOptions):
+    """``pix2pix`` (Isola et al. 2017): 100 L1 + an adversarial term.
+
+    ``adversarial_loss``: ``lsgan`` (least squares) or ``bce``.
+    """
+
+    name = "pix2pix"
+    l1_weight: float = 100.0
+    adversarial_loss: str = "lsgan"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_weights("l1_weight")
+        self.check_choice("adversarial_loss", tuple(OBJECTIVES))
+
+
 class Pix2Pix(Adversarial):
     """L1 plus an adversarial loss from a conditional PatchGAN, on cat(sources, targets)."""
 
-    @classmethod
-    def from_config(cls, generator: nn.Module, config: RunConfig, training: bool = True) -> Self:
-        """As :meth:`Framework.from_config`."""
-        options = config.train.options
-        n_channels = len(config.sources) + len(config.targets)
-        critic = patch_critic(config, n_channels) if training else None
-        return cls(generator, critic, options, OBJECTIVES[options.adversarial_loss])
+    Options = Pix2PixOptions
+
+    @property
+    def objective(self) -> Objective:
+        """As the options say."""
+        return OBJECTIVES[self.options.adversarial_loss]
 
     def fidelity(self, synthetic: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
         """Term ``l1``."""
         return {"l1": self.options.l1_weight * masked_l1(synthetic, batch)}
-
-
-def patch_critic(config: RunConfig, in_channels: int, out_channels: int = 1) -> PatchCritic:
-    """The PatchGAN of the framework in use.
-
-    Raises:
-        InputError: Training patches are too small for its layers.
-    """
-    options = config.train.options
-    critic = PatchCritic(
-        in_channels, config.dim, options.critic_width, options.critic_layers, out_channels
-    )
-    check_smallest(config, critic.smallest)
-    return critic
-
-
-def check_smallest(config: RunConfig, smallest: int) -> None:
-    """Refuse training patches with a side under ``smallest``, which the critic needs.
-
-    Raises:
-        InputError: As said.
-    """
-    if min(config.data.patch) < smallest:
-        raise InputError(
-            f"data.patch {config.data.patch} is too small for a critic of "
-            f"{config.train.options.critic_layers} layers, which needs {smallest}; lower "
-            "train.critic_layers or use train.framework=l1"
-        )

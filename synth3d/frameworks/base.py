@@ -1,60 +1,147 @@
-"""A framework decides what a generator is fed, what its output means, and its loss."""
+"""A framework decides what a generator is fed, what its output means, and who learns by what loss.
+
+A paper is a file here: its options, its losses, its way of sampling.
+"""
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from synth3d.config import RunConfig
-from synth3d.data import Batch
+from synth3d.data import Batch, Task
 from synth3d.losses import masked_mean, spread
 from synth3d.models import Centred
+from synth3d.settings import require
+
+
+class Options:
+    """What a framework can be told: its subclasses are frozen dataclasses with a ``name``.
+
+    The defaults are those of the framework's own paper or reference code. In a recipe the fields
+    stand in a table of the framework's name, ``[train.pgan]``, on the command line ``--set
+    train.pgan.perceptual_weight=50``; tables of frameworks that are not in use have no effect, so
+    one recipe can serve several.
+    """
+
+    name = ""
+
+    def require(self, claim: bool, field: str, rule: str) -> None:
+        """Refuse the value of ``field``, by its dotted key, unless ``claim``.
+
+        Raises:
+            InputError: As said.
+        """
+        require(claim, f"train.{self.name}.{field}", rule, getattr(self, field))
+
+    def check_weights(self, *fields: str) -> None:
+        """Weights are finite and not negative."""
+        for field in fields:
+            self.require(0 <= getattr(self, field) < math.inf, field, "finite and ≥ 0")
+
+    def check_counts(self, *fields: str) -> None:
+        """Counts are positive."""
+        for field in fields:
+            self.require(getattr(self, field) >= 1, field, "at least 1")
+
+    def check_choice(self, field: str, known: tuple[str, ...]) -> None:
+        """One of a few names."""
+        self.require(getattr(self, field) in known, field, f"one of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a framework may know of the training it is built for.
+
+    Attributes:
+        steps: Of the whole training.
+        seed: Of :meth:`Framework.randomness`.
+        patch: What a batch holds, (z, y, x) or (row, column); empty is anything.
+        rate: Learning rate of the generator.
+        critic_rate: Learning rate of a critic.
+    """
+
+    steps: int = 1
+    seed: int = 0
+    patch: tuple[int, ...] = ()
+    rate: float = 1e-4
+    critic_rate: float = 1e-4
+
+
+@dataclass(frozen=True)
+class Player:
+    """A network that learns.
+
+    Attributes:
+        module: Its weights, which no other player shares.
+        loss: (batch, step) → named, weighted, scalar terms; no terms: it rests at this step.
+        rate: Its learning rate, before warm-up and decay.
+        kept: Whether it is (part of) the framework's ``generator``: what a finished run keeps, as
+            the average of its weights over the last steps.
+    """
+
+    module: nn.Module
+    loss: Callable[[Batch, int], dict[str, Tensor]]
+    rate: float
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training; all other players are frozen in it, buffers included.
+
+    Attributes:
+        players: Names of those that learn, in the order in which each step asks them.
+        share: Of the steps; the shares of all stages make 1.
+    """
+
+    players: tuple[str, ...]
+    share: float = 1.0
 
 
 class Framework(nn.Module, ABC):
     """A generator together with one way of training and sampling it, in 2-D and 3-D alike.
 
-    Losses come back as named, already weighted terms; the trainer sums and logs them. The
-    trainer calls ``generator_loss`` and then, if there is a critic, ``critic_loss`` on the
-    same batch.
+    Args:
+        generator: Made for :meth:`channels`, and passed through :meth:`centre` if centred.
+        task: From which sequences which are made.
+        options: An instance of ``Options``.
+        plan: Of the training; None for synthesis alone: then there is neither a critic nor any
+            other network beside the generator, and no file is read.
+
+    Raises:
+        InputError: Options that do not fit the task or the plan, or a missing file.
 
     Attributes:
+        Options: What it can be told.
         needs: What a generator must offer.
-        iterative: Whether a volume takes several steps (``synth3d.frameworks.iterative``).
+        modes: Of :class:`synth3d.data.Task`, those that it can learn.
         hides_sources: Whether training hides sources by itself, so that any one that is there
             is enough even without ``data.source_dropout``.
-        validation_steps: How many of them are enough while training; None where there are none.
-        generator: Learns under ``generator_loss``; the only part that a finished run keeps.
-        critic: Learns under ``critic_loss``; None if there is none, or for synthesis alone.
+        validation_steps: How many sampling steps are enough while training; None where there are
+            none.
+        generator: All that makes volumes, and all that a finished run keeps.
     """
 
+    Options: ClassVar[type[Options]]
     needs: ClassVar[frozenset[str]] = frozenset()
-    iterative: ClassVar[bool] = False
+    modes: ClassVar[frozenset[str]] = frozenset({"fixed"})
     hides_sources: ClassVar[bool] = False
     validation_steps: int | None = None
 
-    def __init__(self, generator: nn.Module, seed: int = 0) -> None:
+    def __init__(
+        self, generator: nn.Module, task: Task, options: Any, plan: TrainingPlan | None = None
+    ) -> None:
         super().__init__()
-        self.critic: nn.Module | None = None
-        self.generator = generator
-        self.seed = seed
+        self.generator, self.task, self.options, self.plan = generator, task, options, plan
+        self.prepare()
 
-    @classmethod
-    @abstractmethod
-    def from_config(cls, generator: nn.Module, config: RunConfig, training: bool = True) -> Self:
-        """The framework as ``config`` wants it, around ``generator``.
-
-        Args:
-            generator: Made for :meth:`channels`, and passed through :meth:`centre` if centred.
-            config: With ``config.train.options`` of this framework.
-            training: Whether losses will be asked for; without, there is neither a critic nor
-                any other network beside the generator.
-
-        Raises:
-            InputError: Options that do not fit the rest of ``config``, or a missing file.
-        """
+    def prepare(self) -> None:
+        """Make what it needs beside the generator: the end of every construction."""
 
     @staticmethod
     def channels(n_sources: int, n_targets: int) -> tuple[int, int]:
@@ -62,17 +149,29 @@ class Framework(nn.Module, ABC):
         return n_sources, n_targets
 
     @classmethod
-    def centre(cls, generator: nn.Module, config: RunConfig) -> nn.Module:
+    def centre(cls, generator: nn.Module, task: Task, options: Any) -> nn.Module:
         """``generator`` for intensities around 0 (``model.centred``); it speaks images here."""
         return Centred(generator)
+
+    def players(self) -> dict[str, Player]:
+        """The networks that learn, by name; here the generator alone.
+
+        Raises:
+            ValueError: It was built for synthesis alone.
+        """
+        if self.plan is None:
+            raise ValueError("this framework was built for synthesis: nothing of it learns")
+        rate = self.plan.rate
+        return {"generator": Player(self.generator, self.generator_loss, rate, kept=True)}
+
+    @property
+    def stages(self) -> Sequence[Stage]:
+        """Which players learn when; here all of them, in turn, at every step."""
+        return (Stage(tuple(self.players())),)
 
     @abstractmethod
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Named, weighted, scalar terms to be minimised by the generator."""
-
-    def critic_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Named, weighted, scalar terms to be minimised by the critic; none without one."""
-        return {}
 
     @abstractmethod
     def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
@@ -86,11 +185,12 @@ class Framework(nn.Module, ABC):
         """
 
     def randomness(self, step: int) -> torch.Generator:
-        """The source of a step's random numbers; follows from (seed, step) alone.
+        """The source of a step's random numbers; follows from the plan's seed and ``step`` alone.
 
         It is on the CPU, so that every device draws the same, and no part of a checkpoint.
         """
-        digest = hashlib.sha256(f"framework/{self.seed}/{step}".encode()).digest()
+        seed = self.plan.seed if self.plan else 0
+        digest = hashlib.sha256(f"framework/{seed}/{step}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 

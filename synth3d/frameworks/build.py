@@ -4,16 +4,16 @@ from typing import Any
 
 from torch import nn
 
-from synth3d.config import RunConfig
+from synth3d.data import Task
 from synth3d.errors import InputError
 from synth3d.frameworks.adversarial import Pix2Pix
-from synth3d.frameworks.base import Framework
+from synth3d.frameworks.base import Framework, Options, TrainingPlan
 from synth3d.frameworks.diffusion import DDPM, IDDPM
 from synth3d.frameworks.medsynth import MedSynth
 from synth3d.frameworks.mmgan import MMGan
 from synth3d.frameworks.pgan import PGan
 from synth3d.frameworks.reconstruction import Reconstruction
-from synth3d.models import GENERATORS, ResBlock, options_of
+from synth3d.models import GENERATORS, ModelConfig, ResBlock, options_of
 
 FRAMEWORKS: dict[str, type[Framework]] = {
     "l1": Reconstruction,
@@ -38,32 +38,44 @@ def pick(table: dict[str, Any], name: str, what: str) -> Any:
     return table[name]
 
 
-def build_generator(config: RunConfig) -> nn.Module:
-    """The generator of ``config``, freshly initialised.
+def build(
+    task: Task, model: ModelConfig, name: str, options: Options, plan: TrainingPlan | None = None
+) -> Framework:
+    """The framework called ``name`` around a fresh generator.
+
+    Args:
+        task: From which sequences which are made.
+        model: The generator.
+        name: In ``FRAMEWORKS``.
+        options: Its own.
+        plan: Of the training; None for synthesis alone.
 
     Raises:
-        InputError: Unknown model, or one whose parts do not fit (groups, widths).
+        InputError: Unknown names, a model whose parts do not fit (groups, widths) or that cannot
+            do what the framework needs, or as :class:`Framework`.
     """
-    model = config.model
-    framework = pick(FRAMEWORKS, config.train.framework, "framework")
+    framework = pick(FRAMEWORKS, name, "framework")
     generator = pick(GENERATORS, model.name, "model")
     if lacking := framework.needs - generator.offers:
-        able = sorted(name for name, g in GENERATORS.items() if framework.needs <= g.offers)
-        raise InputError(
-            f"{config.train.framework} needs {sorted(lacking)} of {model.name}; able: {able}"
-        )
+        able = sorted(known for known, g in GENERATORS.items() if framework.needs <= g.offers)
+        raise InputError(f"{name} needs {sorted(lacking)} of {model.name}; able: {able}")
+    if task.mode not in framework.modes:
+        able = sorted(known for known, f in FRAMEWORKS.items() if task.mode in f.modes)
+        raise InputError(f"{name} cannot learn mode {task.mode}; able: {able}")
     taken = options_of(model.name)
     shape = {key: getattr(model, key) for key in model.__dataclass_fields__ if key in taken}
     if "time" in framework.needs:
         shape["time_embedding"] = True
-    channels = framework.channels(len(config.sources), len(config.targets))
+    channels = framework.channels(len(task.sources), len(task.targets))
     try:
-        built = generator(*channels, dim=config.dim, **shape)
+        built = generator(*channels, dim=task.dim, **shape)
     except ValueError as error:
         raise InputError(f"model {model.name} cannot be built: {error}") from error
     if model.residual_init == "zero":
         start_as_identity(built)
-    return framework.centre(built, config) if model.centred else built
+    if model.centred:
+        built = framework.centre(built, task, options)
+    return framework(built, task, options, plan)
 
 
 def start_as_identity(generator: nn.Module) -> None:
@@ -71,19 +83,3 @@ def start_as_identity(generator: nn.Module) -> None:
     for module in generator.modules():
         if isinstance(module, ResBlock):
             nn.init.zeros_(module.second.weight)
-
-
-def build(config: RunConfig, training: bool = True) -> Framework:
-    """The framework of ``config`` around a fresh generator.
-
-    Args:
-        config: What to build.
-        training: With what only losses need: a critic, a perceptual network. Without, nothing
-            but the generator has weights and no file is read.
-
-    Raises:
-        InputError: As :func:`build_generator`; patches too small for the critic, options that do
-            not fit the sources, or weights that are not on this machine.
-    """
-    framework = pick(FRAMEWORKS, config.train.framework, "framework")
-    return framework.from_config(build_generator(config), config, training)

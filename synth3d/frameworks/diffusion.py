@@ -9,91 +9,101 @@ inside the brain alone (the papers' count whole images).
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from synth3d.config import DDPMOptions, IDDPMOptions, RunConfig
-from synth3d.data import Batch
-from synth3d.frameworks.base import counted
-from synth3d.frameworks.iterative import Iterative
+from synth3d.data import Batch, Task
+from synth3d.frameworks.base import Framework, Options, counted
 from synth3d.frameworks.schedule import REFERENCE_STEPS, Schedule, gaussian_kl, gaussian_nll
 from synth3d.losses import masked_mean
 from synth3d.models import Centred
 
 
-class Diffusion(Iterative):
-    """What both diffusions share; a subclass says what the generator's output means.
+@dataclass(frozen=True)
+class DiffusionOptions(Options):
+    """What both diffusions can be told.
 
-    Args:
-        generator: (B, S + T, *) and a time → (B, T, *) or (B, 2 T, *).
-        schedule: The forward process.
-        options: Steps of sampling, and the range of images.
-        n_targets: T.
-        seed: Of :meth:`Framework.randomness`.
+    ``sampling_steps`` fewer than ``diffusion_steps`` are strided (0: all of them);
+    ``validation_steps`` at most are taken while training. What a step predicts of the image is
+    kept within ``clip``, in the network's scale.
+    """
+
+    diffusion_steps: int = 1000
+    sampling_steps: int = 0
+    validation_steps: int = 50
+    clip: tuple[float, float] = (-0.5, 2.0)
+
+    def __post_init__(self) -> None:
+        self.check_counts("diffusion_steps", "validation_steps")
+        rule = f"from 0 (all) to diffusion_steps ({self.diffusion_steps})"
+        self.require(0 <= self.sampling_steps <= self.diffusion_steps, "sampling_steps", rule)
+        self.require(self.clip[0] < self.clip[1], "clip", "a lower and a higher number")
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Targets with noise on them; (B, T, *) each, but for the time.
+
+    Attributes:
+        image: The targets as a state without noise.
+        noise: What was added.
+        state: x_t.
+        index: t, (B,).
+    """
+
+    image: Tensor
+    noise: Tensor
+    state: Tensor
+    index: Tensor
+
+
+class Diffusion(Framework):
+    """What diffusions share; a subclass says what the generator's output means.
+
+    A volume is made by ``start``, for each of ``times`` one ``predict`` and one ``step``, and
+    ``finish``. ``predict`` is of tiles, what it gives is blended, and all else is of the whole
+    volume, where all randomness is: :func:`synth3d.inference.volume.synthesize_volume`. The
+    generator takes (B, S + T, *) and a time and gives (B, K, *), K as in :meth:`channels`.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"time"})
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        schedule: Schedule,
-        options: DDPMOptions | IDDPMOptions,
-        n_targets: int,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(generator, seed)
-        self.schedule, self.options, self.n_targets = schedule, options, n_targets
-        self.validation_steps = min(options.validation_steps, len(schedule))
-        self._respaced = lru_cache(maxsize=4)(schedule.respaced)
+    def prepare(self) -> None:
+        """The schedule."""
+        self.schedule = self.make_schedule(self.options.diffusion_steps)
+        self.validation_steps = min(self.options.validation_steps, len(self.schedule))
+        self._respaced = lru_cache(maxsize=4)(self.schedule.respaced)
 
     @staticmethod
     @abstractmethod
     def make_schedule(steps: int) -> Schedule:
-        """The paper's schedule with so many steps."""
+        """The paper's forward process with so many steps."""
 
     @classmethod
-    def from_config(cls, generator: nn.Module, config: RunConfig, training: bool = True) -> Self:
-        """As :meth:`Framework.from_config`."""
-        options = config.train.options
-        schedule = cls.make_schedule(options.diffusion_steps)
-        return cls(generator, schedule, options, len(config.targets), config.train.seed)
-
-    @classmethod
-    def centre(cls, generator: nn.Module, config: RunConfig) -> nn.Module:
+    def centre(cls, generator: nn.Module, task: Task, options: Any) -> nn.Module:
         """Centres the sources alone; states and noise lie around 0 already."""
-        return Centred(generator, len(config.sources), offset=0, gain=1)
+        return Centred(generator, len(task.sources), offset=0, gain=1)
 
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The terms of :meth:`terms` at a time drawn for each sample."""
         draws, image = self.randomness(step), to_state(batch.targets)
         index = torch.randint(len(self.schedule), (len(image),), generator=draws)
         noise = torch.randn(image.shape, generator=draws).to(image)
-        state = self.schedule.noised(image, noise, index)
-        output = self._ask(batch.sources, state, index, batch.present, batch.wanted)
-        return self.terms(output, image, noise, state, index, counted(batch))
+        noised = Noised(image, noise, self.schedule.noised(image, noise, index), index)
+        output = self._ask(batch.sources, noised.state, index, batch.present, batch.wanted)
+        return self.terms(output, noised, counted(batch))
 
     @abstractmethod
-    def terms(
-        self,
-        output: Tensor,
-        image: Tensor,
-        noise: Tensor,
-        state: Tensor,
-        index: Tensor,
-        mask: Tensor,
-    ) -> dict[str, Tensor]:
-        """Named loss terms of the generator's ``output`` (float32) for noisy ``state``s.
+    def terms(self, output: Tensor, noised: Noised, mask: Tensor) -> dict[str, Tensor]:
+        """Named loss terms of the generator's ``output`` (B, K, *), float32.
 
         Args:
-            output: (B, K, *).
-            image: (B, T, *), as a state without noise.
-            noise: What was added to it, (B, T, *).
-            state: x_t, (B, T, *).
-            index: t, (B,).
+            output: For ``noised.state``.
+            noised: What it was asked about.
             mask: (B, T, *) bool, what counts.
         """
 
@@ -102,18 +112,26 @@ class Diffusion(Iterative):
         return self._respaced(steps or self.options.sampling_steps or len(self.schedule))
 
     def times(self, steps: int | None = None) -> Sequence[int]:
-        """The times of sampling, from the noisiest to the last."""
+        """The times of sampling in so many steps, from the noisiest to the last."""
         return self.sampling(steps).times[::-1]
 
     def start(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Pure noise (T, *shape), float32 on the CPU."""
-        return torch.randn((self.n_targets, *shape), generator=generator)
+        """Pure noise (T, *shape), float32 on the CPU, where ``generator`` is too."""
+        return torch.randn((len(self.task.targets), *shape), generator=generator)
 
     @torch.no_grad()
     def predict(
         self, sources: Tensor, state: Tensor, time: int, present: Tensor, wanted: Tensor
     ) -> Tensor:
-        """The generator's output for tiles at one of :meth:`times`, (B, K, *) float32."""
+        """The generator's output for tiles at one of :meth:`times`, (B, K, *) float32.
+
+        Args:
+            sources: (B, S, *).
+            state: (B, T, *).
+            time: One of :meth:`times`.
+            present: (B, S) bool.
+            wanted: (B, T) bool.
+        """
         index = torch.full((len(sources),), time)
         return self._ask(sources, state, index, present, wanted)
 
@@ -127,7 +145,15 @@ class Diffusion(Iterative):
     ) -> Tensor:
         """One step towards the image: a draw from p(x_{t−1} | x_t) (Ho et al. 2020, algorithm 2).
 
-        ``generator`` is drawn from once, except at the last step, which gives the image itself.
+        Args:
+            state: (T, *).
+            prediction: (K, *), what :meth:`predict` gave, blended over the volume.
+            index: Which of :meth:`times`, from 0.
+            generator: On the CPU; drawn from once, except at the last step, which gives the image.
+            steps: As given to :meth:`times`.
+
+        Returns:
+            The next state, (T, *).
         """
         schedule = self.sampling(steps)
         at = len(schedule) - 1 - index
@@ -148,6 +174,19 @@ class Diffusion(Iterative):
         """The last state in the network's scale."""
         return (state + 1) / 2
 
+    @torch.no_grad()
+    def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
+        """All steps for patches (B, S, *) → (B, T, *); sample b draws from ``seed`` + b."""
+        draws = [torch.Generator().manual_seed(seed + b) for b in range(len(sources))]
+        states = [self.start(sources.shape[2:], draw).to(sources.device) for draw in draws]
+        for index, time in enumerate(self.times()):
+            predictions = self.predict(sources, torch.stack(states), time, present, wanted)
+            states = [
+                self.step(state, prediction, index, draw)
+                for state, prediction, draw in zip(states, predictions, draws, strict=True)
+            ]
+        return self.finish(torch.stack(states))
+
     def _ask(
         self, sources: Tensor, state: Tensor, index: Tensor, present: Tensor, wanted: Tensor
     ) -> Tensor:
@@ -163,11 +202,28 @@ class Diffusion(Iterative):
         return wanted
 
 
+@dataclass(frozen=True)
+class DDPMOptions(DiffusionOptions):
+    """``ddpm`` (Ho et al. 2020): 1000 steps, linear β, mean squared error of the noise.
+
+    ``variance`` of a sampling step: ``posterior`` or ``beta``.
+    """
+
+    name = "ddpm"
+    variance: str = "posterior"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_choice("variance", ("posterior", "beta"))
+
+
 class DDPM(Diffusion):
     """Denoising diffusion (Ho et al. 2020): the generator predicts the noise.
 
     Linear β, mean squared error (their L_simple, eq. 14), fixed variance, ancestral sampling.
     """
+
+    Options = DDPMOptions
 
     @staticmethod
     def make_schedule(steps: int) -> Schedule:
@@ -179,23 +235,33 @@ class DDPM(Diffusion):
         """Sources and noisy targets in, noise out."""
         return n_sources + n_targets, n_targets
 
-    def terms(
-        self,
-        output: Tensor,
-        image: Tensor,
-        noise: Tensor,
-        state: Tensor,
-        index: Tensor,
-        mask: Tensor,
-    ) -> dict[str, Tensor]:
+    def terms(self, output: Tensor, noised: Noised, mask: Tensor) -> dict[str, Tensor]:
         """One term, ``noise``."""
-        return {"noise": masked_mean((output - noise).square(), mask)}
+        return {"noise": masked_mean((output - noised.noise).square(), mask)}
 
     def read(self, prediction: Tensor, schedule: Schedule, at: int) -> tuple[Tensor, Tensor]:
         """The prediction is the noise; the variance is fixed."""
         fixed = self.options.variance == "beta"
         table = schedule.log_beta if fixed else schedule.log_posterior_variance
         return prediction, table[at].to(prediction)
+
+
+@dataclass(frozen=True)
+class IDDPMOptions(DiffusionOptions):
+    """``iddpm`` (Nichol & Dhariwal 2021): cosine schedule, learned variance, strided sampling.
+
+    ``vlb_weight`` × the variational bound joins the noise's squared error; the rest as ``ddpm``.
+    """
+
+    name = "iddpm"
+    diffusion_steps: int = 4000
+    sampling_steps: int = 100
+    validation_steps: int = 25
+    vlb_weight: float = 0.001
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_weights("vlb_weight")
 
 
 class IDDPM(Diffusion):
@@ -208,6 +274,8 @@ class IDDPM(Diffusion):
     last step's likelihood is the Gaussian density itself.
     """
 
+    Options = IDDPMOptions
+
     @staticmethod
     def make_schedule(steps: int) -> Schedule:
         """The cosine."""
@@ -218,33 +286,24 @@ class IDDPM(Diffusion):
         """Sources and noisy targets in, noise and variance out."""
         return n_sources + n_targets, 2 * n_targets
 
-    def terms(
-        self,
-        output: Tensor,
-        image: Tensor,
-        noise: Tensor,
-        state: Tensor,
-        index: Tensor,
-        mask: Tensor,
-    ) -> dict[str, Tensor]:
+    def terms(self, output: Tensor, noised: Noised, mask: Tensor) -> dict[str, Tensor]:
         """Terms ``noise`` and ``vlb``."""
         predicted, share = output.chunk(2, dim=1)
-        found = {"noise": masked_mean((predicted - noise).square(), mask)}
+        terms = {"noise": masked_mean((predicted - noised.noise).square(), mask)}
         if self.options.vlb_weight > 0:
-            bits = self.bound(predicted.detach(), share, image, state, index) / math.log(2)
+            bits = self.bound(predicted.detach(), share, noised) / math.log(2)
             weight = self.options.vlb_weight * len(self.schedule)
-            found["vlb"] = weight * masked_mean(bits, mask)
-        return found
+            terms["vlb"] = weight * masked_mean(bits, mask)
+        return terms
 
-    def bound(
-        self, predicted: Tensor, share: Tensor, image: Tensor, state: Tensor, index: Tensor
-    ) -> Tensor:
+    def bound(self, predicted: Tensor, share: Tensor, noised: Noised) -> Tensor:
         """One step's term of the variational bound per voxel, (B, T, *) in nats.
 
         KL(q(x_{t−1} | x_t, image) ‖ p(x_{t−1} | x_t)), or −log p(image | x_0) at the last step
         (their eqs. 5 and 6).
         """
-        schedule = self.schedule
+        schedule, index = self.schedule, noised.index
+        image, state = noised.image, noised.state
         mean = schedule.posterior_mean(schedule.image_of(state, predicted, index), state, index)
         log_variance = schedule.learned_log_variance(share, index)
         true_mean = schedule.posterior_mean(image, state, index)

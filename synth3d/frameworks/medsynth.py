@@ -1,20 +1,45 @@
 """MedSynth (Nie et al. 2018): a residual generator, gradient differences, a small critic."""
 
-from typing import Self
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from synth3d.cohort import parse_modality
-from synth3d.config import MedSynthOptions, RunConfig
-from synth3d.data import Batch
+from synth3d.data import Batch, Task
 from synth3d.errors import InputError
-from synth3d.frameworks.adversarial import Adversarial, check_smallest
+from synth3d.frameworks.adversarial import Adversarial, AdversarialOptions
 from synth3d.frameworks.base import counted
-from synth3d.losses import cross_entropy, masked_mean, spread
+from synth3d.losses import Objective, cross_entropy, masked_mean, spread
 from synth3d.models import Centred, ScalarCritic
 
 FIRST = -1
 """The residual is the first source that is present."""
+
+
+@dataclass(frozen=True)
+class MedSynthOptions(AdversarialOptions):
+    """``medsynth`` (Nie et al. 2018): L1 + 0.05 gradient difference + 0.05 adversarial (BCE).
+
+    ``distance``: ``l1`` or ``l2``, weighted with ``pixel_weight``. ``gradient_power``: p of the
+    gradient difference. ``residual``: the source that is added to the generator's output:
+    ``first`` (of those that are present), a source's name, or ``none``.
+    """
+
+    name = "medsynth"
+    adversarial_weight: float = 0.05
+    critic_width: int = 32
+    distance: str = "l1"
+    pixel_weight: float = 1.0
+    gradient_weight: float = 0.05
+    gradient_power: float = 2.0
+    residual: str = "first"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_weights("pixel_weight", "gradient_weight")
+        self.check_counts("gradient_power")
+        self.check_choice("distance", ("l1", "l2"))
 
 
 class MedSynth(Adversarial):
@@ -23,40 +48,29 @@ class MedSynth(Adversarial):
     The generator makes what is to be added to one of the sources (their long-term residual). Their
     auto-context, a second network trained on the first one's output, is not built: two runs, the
     second with the first's volumes among its sources, are the same.
-
-    Args:
-        generator: (B, S, *) → (B, T, *).
-        critic: Of the targets, one logit per patch; None for synthesis alone.
-        options: Weights.
-        residual: Which source is added to the output: its channel, ``FIRST``, or None.
-        seed: Of :meth:`Framework.randomness`.
     """
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        critic: nn.Module | None,
-        options: MedSynthOptions,
-        residual: int | None = FIRST,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(generator, critic, options, cross_entropy, seed)
-        self.residual = residual
+    Options = MedSynthOptions
+
+    def prepare(self) -> None:
+        """The critic, and which source is added."""
+        super().prepare()
+        self.residual = residual_channel(self.task, self.options)
+
+    def make_critic(self) -> ScalarCritic:
+        """Of the targets alone, one logit per patch."""
+        size = self.options.critic_width, self.options.critic_layers
+        return ScalarCritic(len(self.task.targets), self.task.dim, *size)
+
+    @property
+    def objective(self) -> Objective:
+        """Binary cross-entropy."""
+        return cross_entropy
 
     @classmethod
-    def from_config(cls, generator: nn.Module, config: RunConfig, training: bool = True) -> Self:
-        """As :meth:`Framework.from_config`."""
-        options, critic = config.train.options, None
-        if training:
-            sizes = (options.critic_width, options.critic_layers)
-            critic = ScalarCritic(len(config.targets), config.dim, *sizes)
-            check_smallest(config, critic.smallest)
-        return cls(generator, critic, options, residual_channel(config), config.train.seed)
-
-    @classmethod
-    def centre(cls, generator: nn.Module, config: RunConfig) -> nn.Module:
+    def centre(cls, generator: nn.Module, task: Task, options: Any) -> nn.Module:
         """With a residual the generator's output is a difference of images."""
-        if residual_channel(config) is None:
+        if residual_channel(task, options) is None:
             return Centred(generator)
         return Centred(generator, offset=0)
 
@@ -101,19 +115,19 @@ def gradient_difference(synthetic: Tensor, batch: Batch, power: float) -> Tensor
     return total
 
 
-def residual_channel(config: RunConfig) -> int | None:
+def residual_channel(task: Task, options: MedSynthOptions) -> int | None:
     """Which source ``train.medsynth.residual`` means: a channel, ``FIRST`` or None.
 
     Raises:
         InputError: It is none of the sources.
     """
-    name = config.train.medsynth.residual
+    name = options.residual
     if name in ("first", "none"):
         return FIRST if name == "first" else None
     modality = parse_modality(name)
-    if modality not in config.sources:
+    if modality not in task.sources:
         raise InputError(
             f"train.medsynth.residual must be first, none or one of the sources "
-            f"{list(config.sources)}, got {name!r}"
+            f"{list(task.sources)}, got {name!r}"
         )
-    return config.sources.index(modality)
+    return task.sources.index(modality)

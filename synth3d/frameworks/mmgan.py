@@ -6,16 +6,45 @@ channels are hidden, at least one and never all, and the network makes them from
 synthesis the targets and the absent sources are the hidden ones.
 """
 
+from dataclasses import dataclass
 from math import comb
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from synth3d.config import MMGanOptions, RunConfig
 from synth3d.data import Batch
-from synth3d.frameworks.adversarial import Adversarial, patch_critic
-from synth3d.losses import least_squares, masked_mean, spread
+from synth3d.frameworks.adversarial import Adversarial, AdversarialOptions
+from synth3d.losses import masked_mean, spread
+from synth3d.models import PatchCritic
+
+
+@dataclass(frozen=True)
+class MMGanOptions(AdversarialOptions):
+    """``mmgan`` (Sharma & Hamarneh 2020): 0.9 L1 + 0.1 LSGAN with one verdict per sequence.
+
+    ``missing``: which channels are hidden in training: ``any`` (the paper's: every subset of
+    sources and targets) or ``targets`` (always the targets, and sources at random).
+    ``imputation``: what stands in for them: ``zeros``, ``noise`` or the ``mean`` of what is there.
+    ``implicit_conditioning``: real channels go into the output as they are and only hidden ones
+    count in L1. ``curriculum``: over this share of the steps the number of hidden channels
+    rises from at most 1 to all but one.
+    """
+
+    name = "mmgan"
+    l1_weight: float = 0.9
+    adversarial_weight: float = 0.1
+    missing: str = "any"
+    imputation: str = "zeros"
+    implicit_conditioning: bool = True
+    curriculum: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_weights("l1_weight")
+        self.check_choice("missing", ("any", "targets"))
+        self.check_choice("imputation", ("zeros", "noise", "mean"))
+        self.require(0 <= self.curriculum <= 1, "curriculum", "in [0, 1]")
 
 
 class MMGan(Adversarial):
@@ -24,35 +53,16 @@ class MMGan(Adversarial):
     The critic sees cat(output, truth) and says of each sequence whether it is real; with implicit
     conditioning the output holds the real channels that were given, which are labelled real, and L1
     counts hidden channels only. What is not known is shown as 0 and does not count.
-
-    Args:
-        generator: (B, C, *) → (B, C, *).
-        critic: (B, 2 C, *) → (B, C, *s); None for synthesis alone.
-        options: Weights, imputation, curriculum.
-        steps: Steps of the whole training, of which the curriculum takes its share.
-        seed: Of :meth:`Framework.randomness`.
     """
 
+    Options = MMGanOptions
     hides_sources: ClassVar[bool] = True
+    _given: Tensor | None = None
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        critic: nn.Module | None,
-        options: MMGanOptions,
-        steps: int,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(generator, critic, options, least_squares, seed)
-        self.steps = steps
-        self._given: Tensor | None = None
-
-    @classmethod
-    def from_config(cls, generator: nn.Module, config: RunConfig, training: bool = True) -> Self:
-        """As :meth:`Framework.from_config`."""
-        n = len(config.sources) + len(config.targets)
-        critic = patch_critic(config, 2 * n, n) if training else None
-        return cls(generator, critic, config.train.options, config.train.steps, config.train.seed)
+    def make_critic(self) -> PatchCritic:
+        """(B, 2 C, *) → (B, C, *s): one map of scores per sequence."""
+        n_channels = len(self.task.sources) + len(self.task.targets)
+        return self.patch_critic(2 * n_channels, n_channels)
 
     @staticmethod
     def channels(n_sources: int, n_targets: int) -> tuple[int, int]:
@@ -71,8 +81,8 @@ class MMGan(Adversarial):
         if self.fights(step):
             scores = self.judge(_shown(output, truth, known, batch.brain))
             loss = self.objective(scores, torch.ones_like(scores))
-            found = masked_mean(loss, spread(known, loss.ndim))
-            terms["adversarial"] = self.options.adversarial_weight * found
+            score = masked_mean(loss, spread(known, loss.ndim))
+            terms["adversarial"] = self.options.adversarial_weight * score
         return terms
 
     def critic_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -85,14 +95,10 @@ class MMGan(Adversarial):
         mask, labels = spread(known, real.ndim), spread(self._given, real.ndim).to(made.dtype)
         if not self.options.implicit_conditioning:
             labels = torch.zeros_like(labels)
-        found = masked_mean(self.objective(real, torch.ones_like(real)), mask)
-        found = found + masked_mean(self.objective(made, labels), mask)
+        loss = masked_mean(self.objective(real, torch.ones_like(real)), mask)
+        loss = loss + masked_mean(self.objective(made, labels), mask)
         self._synthetic = self._given = None
-        return {"critic": 0.5 * found}
-
-    def fidelity(self, synthetic: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Not asked for: :meth:`generator_loss` is MM-GAN's own."""
-        raise NotImplementedError
+        return {"critic": 0.5 * loss}
 
     def make(self, sources: Tensor, present: Tensor, wanted: Tensor) -> Tensor:
         """(B, S, *) → (B, T, *). Noise that stands in is one fixed pattern."""
@@ -159,8 +165,8 @@ class MMGan(Adversarial):
         It rises in equal stages over the first ``curriculum`` of the training: theirs hides one
         of four for 10 epochs of 60, up to two for 10, up to three from then on.
         """
-        stages = n_channels - 1
-        length = self.options.curriculum * self.steps / stages
+        stages, steps = n_channels - 1, self.plan.steps if self.plan else 1
+        length = self.options.curriculum * steps / stages
         reached = stages if length == 0 else 1 + int(step / length)
         return min(reached, stages)
 

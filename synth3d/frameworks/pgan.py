@@ -1,15 +1,35 @@
 """pGAN (Dar et al. 2019): pix2pix and a loss between features of VGG16."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from torch import Tensor, nn
 
-from synth3d.config import PGanOptions, RunConfig
 from synth3d.data import Batch
-from synth3d.frameworks.adversarial import Adversarial, patch_critic
+from synth3d.frameworks.adversarial import Adversarial, AdversarialOptions
 from synth3d.frameworks.base import counted, masked_l1
-from synth3d.losses import feature_distance, least_squares, load_vgg16, orthogonal_slices
+from synth3d.losses import feature_distance, load_vgg16, orthogonal_slices
+
+
+@dataclass(frozen=True)
+class PGanOptions(AdversarialOptions):
+    """``pgan`` (Dar et al. 2019): 1 LSGAN + 100 L1 + 100 L1 between VGG16 features (relu2_2).
+
+    ``perceptual_weights`` is the file of torchvision's VGG16 weights; empty is where torch.hub
+    keeps them. In 3-D the features are of ``perceptual_slices`` slices along each axis, drawn
+    anew at every step.
+    """
+
+    name = "pgan"
+    l1_weight: float = 100.0
+    perceptual_weight: float = 100.0
+    perceptual_weights: str = ""
+    perceptual_slices: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_weights("l1_weight", "perceptual_weight")
+        self.check_counts("perceptual_slices")
 
 
 class PGan(Adversarial):
@@ -19,43 +39,24 @@ class PGan(Adversarial):
     that follow from (seed, step). Pictures are brought from the network's scale to [−1, 1], where
     pGAN's are, and are background outside the brain. VGG16 is frozen and neither in ``parameters``
     nor in ``state_dict``.
-
-    Args:
-        generator: (B, S, *) → (B, T, *).
-        critic: Of cat(sources, targets), or None for synthesis alone.
-        features: VGG16 up to relu2_2; None without that term.
-        options: Weights.
-        seed: Of :meth:`Framework.randomness`.
     """
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        critic: nn.Module | None,
-        features: nn.Module | None,
-        options: PGanOptions,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(generator, critic, options, least_squares, seed)
-        self._features = (features,)  # in a tuple, so that it is no part of this module
+    Options = PGanOptions
 
-    @classmethod
-    def from_config(cls, generator: nn.Module, config: RunConfig, training: bool = True) -> Self:
-        """As :meth:`Framework.from_config`."""
-        options = config.train.options
-        n_channels = len(config.sources) + len(config.targets)
-        critic = patch_critic(config, n_channels) if training else None
+    def prepare(self) -> None:
+        """The critic and, if it counts, VGG16."""
+        super().prepare()
         features = None
-        if training and options.perceptual_weight > 0:
-            path = options.perceptual_weights
+        if self.plan is not None and self.options.perceptual_weight > 0:
+            path = self.options.perceptual_weights
             features = load_vgg16(Path(path).expanduser() if path else None)
-        return cls(generator, critic, features, options, config.train.seed)
+        self._features = (features,)  # in a tuple, so that it is no part of this module
 
     def fidelity(self, synthetic: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
         """Terms ``l1`` and ``perceptual``."""
         terms = {"l1": self.options.l1_weight * masked_l1(synthetic, batch)}
         (features,) = self._features
-        if features is not None and self.options.perceptual_weight > 0:
+        if features is not None:
             distance = self._distance(features.to(synthetic.device), synthetic, batch, step)
             terms["perceptual"] = self.options.perceptual_weight * distance
         return terms

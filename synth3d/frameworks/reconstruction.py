@@ -1,25 +1,28 @@
 """L1 alone: the floor every other framework must beat."""
 
-from typing import Self
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from synth3d.config import L1Options, RunConfig
 from synth3d.data import Batch
-from synth3d.frameworks.base import Framework, masked_l1
+from synth3d.frameworks.base import Framework, Options, masked_l1
+
+
+@dataclass(frozen=True)
+class L1Options(Options):
+    """``l1``: ``l1_weight`` × mean absolute error."""
+
+    name = "l1"
+    l1_weight: float = 100.0
+
+    def __post_init__(self) -> None:
+        self.check_weights("l1_weight")
 
 
 class Reconstruction(Framework):
     """Minimises ``l1_weight`` × mean absolute error inside the brain."""
 
-    def __init__(self, generator: nn.Module, options: L1Options) -> None:
-        super().__init__(generator)
-        self.options = options
-
-    @classmethod
-    def from_config(cls, generator: nn.Module, config: RunConfig, training: bool = True) -> Self:
-        """As :meth:`Framework.from_config`."""
-        return cls(generator, config.train.options)
+    Options = L1Options
 
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """One term, ``l1``."""

@@ -5,11 +5,13 @@ from synth3d.images.intensity import FOREIGN, MOST_HEAD, Scale, ScalePrior, fore
 from synth3d.images.planes import PLANES, Turn, turn_to
 from synth3d.images.registration import Search, register_rigid, resample_rigid, write_transform
 from synth3d.images.volumes import (
+    NiftiImage,
     Volume,
     check_content,
     check_same_grid,
     check_same_grids,
     grid,
+    image_like,
     read,
     read_label,
     read_unchecked,
@@ -24,6 +26,7 @@ __all__ = [
     "FOREIGN",
     "Grid",
     "MOST_HEAD",
+    "NiftiImage",
     "PLANES",
     "Scale",
     "ScalePrior",
@@ -36,6 +39,7 @@ __all__ = [
     "foreground",
     "grid",
     "grid_misfits",
+    "image_like",
     "read",
     "read_label",
     "read_unchecked",

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +20,7 @@ from synth3d.files import atomic_path
 from synth3d.images.grids import Grid, grid_misfits
 
 ArrayOrTensor = TypeVar("ArrayOrTensor")
+NiftiImage: TypeAlias = nib.Nifti1Image
 
 MAX_VOXELS = 2**30
 """More than this in a header is damage, not a brain."""
@@ -255,6 +256,24 @@ def write_like(
     elif (slope, inter) != (1.0, 0.0):
         slope = _wide_enough(abs(slope), data, header.get_data_dtype())
     _write(path, header, data, slope)
+
+
+def image_like(reference: Path, data: np.ndarray, description: str) -> NiftiImage:
+    """``data`` (D, H, W) as a float32 nibabel image on the grid of ``reference``.
+
+    Raises:
+        InputError: ``reference`` cannot be read.
+        ValueError: The shapes disagree.
+    """
+    header = _header_of(Path(reference))
+    if data.shape != header.get_data_shape()[::-1]:
+        raise ValueError(f"data is {data.shape} (z, y, x), {reference} is not")
+    header.set_data_dtype(np.float32)
+    header.set_slope_inter(1, 0)
+    header["descrip"] = description.encode("ascii", "replace")[:79]
+    header["cal_min"] = header["cal_max"] = 0
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    return kind(xyz_to_zyx(data.astype(np.float32)), header.get_best_affine(), header)
 
 
 def write_new(path: Path, data: np.ndarray, affine: np.ndarray, dtype: Any) -> None:

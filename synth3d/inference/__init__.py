@@ -2,10 +2,11 @@
 
 from synth3d.inference.case import memory_format, synthesize_case
 from synth3d.inference.tiles import OnTile, sliding_window
-from synth3d.inference.volume import synthesize_volume
+from synth3d.inference.volume import SynthesisOptions, synthesize_volume
 
 __all__ = [
     "OnTile",
+    "SynthesisOptions",
     "memory_format",
     "sliding_window",
     "synthesize_case",

@@ -5,15 +5,36 @@ them would blur what they disagree about. So the tiles' predictions are blended 
 one noisy volume, and the step is made on the volume (MultiDiffusion, Bar-Tal et al. 2023).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from synth3d.frameworks import Framework, Iterative
-from synth3d.inference.tiles import sliding_window, tiles_per_call
+from synth3d.frameworks import Diffusion, Framework
+from synth3d.inference.tiles import OnTile, sliding_window, tiles_per_call
 
-OnTile = Callable[[int, int], None]
+
+@dataclass(frozen=True)
+class SynthesisOptions:
+    """How a volume is made.
+
+    Attributes:
+        patch: Tile size as in training: (z, y, x), or (y, x) of a 2-D framework.
+        overlap: Voxels that neighbouring tiles share at the least, as many numbers.
+        batch: Tiles per call of the generator; on a CPU at least two.
+        steps: Sampling steps of a diffusion; None is what its options say.
+        seed: Decides all randomness of a diffusion.
+        on_tile: Told (tiles done, tiles in all), over all steps.
+    """
+
+    patch: tuple[int, ...]
+    overlap: tuple[int, ...]
+    batch: int = 2
+    steps: int | None = None
+    seed: int = 0
+    on_tile: OnTile | None = None
 
 
 @torch.no_grad()
@@ -22,18 +43,13 @@ def synthesize_volume(
     sources: Tensor,
     present: Tensor,
     wanted: Tensor,
-    patch: Sequence[int],
-    overlap: Sequence[int],
-    batch: int = 2,
+    options: SynthesisOptions,
     active: Tensor | None = None,
-    seed: int = 0,
-    on_tile: OnTile | None = None,
-    steps: int | None = None,
 ) -> Tensor:
     """All targets of one volume.
 
-    The same arguments give the same volume, up to rounding whatever ``batch``: random numbers are
-    drawn on the CPU for the whole volume from ``seed``, never for tiles.
+    The same arguments give the same volume, up to rounding whatever the batch: random numbers are
+    drawn on the CPU for the whole volume from the seed, never for tiles.
 
     Args:
         framework: In evaluation mode; tiles go to the device of its generator, in the memory
@@ -42,15 +58,10 @@ def synthesize_volume(
             2-D framework axis D is that of the slices.
         present: (S,) bool.
         wanted: (T,) bool; what is not wanted is free.
-        patch: Tile size as in training: (z, y, x), or (y, x) of a 2-D framework.
-        overlap: Voxels that neighbouring tiles share at the least, as many numbers.
-        batch: Tiles per call of the generator; on a CPU at least two.
+        options: Tiles, steps and seed.
         active: (D, H, W) bool, where a result is wanted; 0 elsewhere. None is everywhere. A
             diffusion should be given all of the brain: what is not active stays blank at all
             its steps.
-        seed: Decides all randomness.
-        on_tile: Told (tiles done, tiles in all), over all steps.
-        steps: Sampling steps of a diffusion; None is what its options say.
 
     Returns:
         (T, D, H, W) float32 in the network's scale, on the device of ``sources``.
@@ -63,77 +74,47 @@ def synthesize_volume(
             f"present and wanted are (S,) = ({len(sources)},) and (T,), got "
             f"{tuple(present.shape)} and {tuple(wanted.shape)}"
         )
-    window = _Window(framework, tuple(patch), tuple(overlap), batch, active, on_tile)
-    masks = [mask.to(window.device).expand(window.batch, -1) for mask in (present, wanted)]
-    if not isinstance(framework, Iterative):
-        return window.over(
-            lambda tiles: framework.synthesize(tiles, *masks, seed), sources, len(wanted)
-        )
-    n_sources, times = len(sources), framework.times(steps)
+    weights = next(framework.generator.parameters(), torch.zeros(()))
+    device, layout = weights.device, _memory_format(framework, len(options.patch))
+    batch = tiles_per_call(options.batch, device)
+    masks = [mask.to(device).expand(batch, -1) for mask in (present, wanted)]
+
+    def over(
+        network: Callable[[Tensor], Tensor], volume: Tensor, channels: int, at: int = 0, of: int = 1
+    ) -> Tensor:
+        """``network`` on the tiles of ``volume``, blended: pass ``at`` of so many."""
+
+        def on_tiles(tiles: Tensor) -> Tensor:
+            made = network(tiles.to(device).contiguous(memory_format=layout))
+            return made.float().to(volume.device)
+
+        def report(done: int, tiles: int) -> None:
+            if options.on_tile is not None:
+                options.on_tile(at * tiles + done, of * tiles)
+
+        cut = options.patch, options.overlap, batch
+        where = None if active is None else active.to(volume.device)
+        return sliding_window(on_tiles, volume, *cut, where, channels, report)
+
+    if not isinstance(framework, Diffusion):
+        make = partial(framework.synthesize, present=masks[0], wanted=masks[1], seed=options.seed)
+        return over(make, sources, len(wanted))
+    n_sources, times = len(sources), framework.times(options.steps)
     outputs = framework.channels(n_sources, len(wanted))[1]
-    draws = torch.Generator().manual_seed(seed)
-    home, sources = sources.device, sources.to(window.device)  # it is passed over many times
-    state = framework.start(sources.shape[1:], draws).to(window.device)
+    draws = torch.Generator().manual_seed(options.seed)
+    home, sources = sources.device, sources.to(device)  # it is passed over many times
+    inside = torch.ones((), dtype=torch.bool) if active is None else active
+    inside = inside.to(device)
+    state = framework.start(sources.shape[1:], draws).to(device)
     for index, time in enumerate(times):
 
         def predict(tiles: Tensor, time: int = time) -> Tensor:
             return framework.predict(tiles[:, :n_sources], tiles[:, n_sources:], time, *masks)
 
-        window.passes = (index, len(times))
-        prediction = window.over(predict, torch.cat([sources, state]), outputs)
-        state = window.inside(framework.step(state, prediction, index, draws, steps))
-    return window.inside(framework.finish(state)).to(home)
-
-
-class _Window:
-    """One way of cutting a volume into tiles, for as many passes as it takes."""
-
-    def __init__(
-        self,
-        framework: Framework,
-        patch: tuple[int, ...],
-        overlap: tuple[int, ...],
-        batch: int,
-        active: Tensor | None,
-        on_tile: OnTile | None,
-    ) -> None:
-        self.patch, self.overlap = patch, overlap
-        self.active, self.on_tile = active, on_tile
-        weights = next(framework.generator.parameters(), torch.zeros(()))
-        self.device, self.layout = weights.device, _memory_format(framework, len(patch))
-        self.batch = tiles_per_call(batch, self.device)
-        self.passes = (0, 1)
-
-    def over(
-        self, network: Callable[[Tensor], Tensor], volume: Tensor, out_channels: int
-    ) -> Tensor:
-        """``network`` on the tiles of ``volume`` (C, D, H, W), blended: (out_channels, D, H, W)."""
-
-        def on_tiles(tiles: Tensor) -> Tensor:
-            tiles = tiles.to(self.device).contiguous(memory_format=self.layout)
-            return network(tiles).float().to(volume.device)
-
-        return sliding_window(
-            on_tiles,
-            volume,
-            self.patch,
-            self.overlap,
-            self.batch,
-            None if self.active is None else self.active.to(volume.device),
-            out_channels,
-            self.on_tile and self._report,
-        )
-
-    def inside(self, volume: Tensor) -> Tensor:
-        """``volume`` with 0 where nothing is active."""
-        if self.active is None:
-            return volume
-        return torch.where(self.active.to(volume.device), volume, 0)
-
-    def _report(self, done: int, tiles: int) -> None:
-        index, passes = self.passes
-        assert self.on_tile is not None
-        self.on_tile(index * tiles + done, passes * tiles)
+        prediction = over(predict, torch.cat([sources, state]), outputs, index, len(times))
+        state = framework.step(state, prediction, index, draws, options.steps)
+        state = torch.where(inside, state, 0)
+    return torch.where(inside, framework.finish(state), 0).to(home)
 
 
 def _memory_format(framework: Framework, dim: int) -> torch.memory_format:

@@ -23,6 +23,7 @@ from synth3d.models.moving import (
     DisplacementMap,
     RotatingConv,
 )
+from synth3d.models.options import ModelConfig
 from synth3d.models.resunet import ResUNet
 from synth3d.models.time_embedding import TimeModulation
 
@@ -55,6 +56,7 @@ __all__ = [
     "GroupedConv2d",
     "GroupedConv3d",
     "ModalityHead",
+    "ModelConfig",
     "OffsetHead",
     "PatchCritic",
     "ResBlock",

@@ -6,6 +6,7 @@ Case ``i`` of seed ``s`` is the same head on every grid and in every cohort.
 """
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,28 @@ SMALLEST, LARGEST = 24, 192
 
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
 """Labels as in BraTS 2023."""
+
+
+@dataclass(frozen=True)
+class PhantomRequest:
+    """What ``synth3d phantom`` is asked for, as :func:`make_cohort` takes it."""
+
+    out: Path
+    cases: int = 24
+    size: int = 64
+    seed: int = 0
+    overwrite: bool = False
+
+
+def write_phantoms(request: PhantomRequest) -> int:
+    """``synth3d phantom``: make the cohort and say so; 0.
+
+    Raises:
+        InputError: As :func:`make_cohort`.
+    """
+    folders = make_cohort(**vars(request))
+    print(f"{len(folders)} phantom cases in {request.out}")
+    return 0
 
 
 def make_cohort(

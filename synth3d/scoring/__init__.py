@@ -2,9 +2,10 @@
 
 from synth3d.scoring.bootstrap import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
 from synth3d.scoring.case import score_case
-from synth3d.scoring.command import score_command
+from synth3d.scoring.cohort import ScoreRequest
 from synth3d.scoring.conventions import CONVENTIONS, Convention
 from synth3d.scoring.formulas import decibels, image_scores, mae_brain, psnr_brain, ssim_brain
+from synth3d.scoring.report import score
 from synth3d.scoring.similarity import similarity_map
 
 __all__ = [
@@ -15,12 +16,13 @@ __all__ = [
     "FEW_CASES",
     "PairedBootstrap",
     "RESAMPLES",
+    "ScoreRequest",
     "decibels",
     "image_scores",
     "mae_brain",
     "psnr_brain",
+    "score",
     "score_case",
-    "score_command",
     "similarity_map",
     "ssim_brain",
 ]

@@ -2,8 +2,7 @@
 
 Names are ``<score>_<region>@<convention>``, with ``_blanked`` before the ``@`` for the control
 without a tumour: see :mod:`synth3d.scoring.conventions`. Values are plain fractions and decibels;
-the
-factors with which a paper prints them are in ``Convention.printed``.
+the factors with which a paper prints them are in ``Convention.printed``.
 """
 
 import math
@@ -78,22 +77,6 @@ def named(convention: Convention | str) -> Convention:
     if convention not in CONVENTIONS:
         raise ValueError(f"{convention!r} is no convention; known are {', '.join(CONVENTIONS)}")
     return CONVENTIONS[convention]
-
-
-def score_mapped(
-    real: np.ndarray,
-    synthetic: np.ndarray,
-    brain: np.ndarray,
-    tumour: np.ndarray | None,
-    convention: Convention | str,
-) -> dict[str, float]:
-    """Like :func:`score_case` for volumes already in the convention's range; no LPIPS, no control.
-
-    For a trainer whose network works in that range (``ours``, or ``paper-agi`` with its recipe).
-    """
-    _check(real, synthetic, brain, tumour)
-    pair = [volume.astype(np.float64, copy=False) for volume in (real, synthetic)]
-    return _Ruler(pair[0], brain, tumour, named(convention)).scores(pair[1])
 
 
 class _Ruler:
@@ -220,14 +203,13 @@ def _mean(values: np.ndarray | Sequence[float]) -> float:
 def _check(
     real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, tumour: np.ndarray | None
 ) -> None:
-    others = {"synthetic": synthetic, "brain": brain}
-    others |= {} if tumour is None else {"tumour": tumour}
     if real.ndim != 3:
         raise ValueError(f"expected (D, H, W), got {real.shape}")
-    for name, volume in others.items():
+    masks = {"brain": brain} | ({} if tumour is None else {"tumour": tumour})
+    for name, volume in {"synthetic": synthetic, **masks}.items():
         if volume.shape != real.shape:
             raise ValueError(f"{name} is {volume.shape} and the real volume {real.shape}")
-        if name in ("brain", "tumour") and volume.dtype != bool:
+        if name in masks and volume.dtype != bool:
             raise ValueError(f"the {name} mask must be bool, got {volume.dtype}")
     for name, volume in (("real", real), ("synthetic", synthetic)):
         if bad := int(np.count_nonzero(~np.isfinite(volume))):

@@ -1,4 +1,4 @@
-"""Score the images of a cohort against the real ones, case by case.
+"""Score the images of a cohort against the real ones, case by case: ``synth3d score``.
 
 The folders may come from any tool (:mod:`synth3d.scoring.pairs` finds the pairs). All names and
 grids are checked before anything is scored, and everything wrong with them is told at once. Voxels
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from synth3d.cohort import Modality, label_scheme, parse_splits
+from synth3d.cohort import label_scheme, parse_modality, parse_splits
 from synth3d.errors import InputError
 from synth3d.files import progress
 from synth3d.images import (
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is scored and how, resolved.
+class ScoreRequest:
+    """What is scored and how; the fields are the flags of ``synth3d score``.
 
     Attributes:
         real: Folder of the acquired images.
         synthetic: Folder of the images to be scored.
         modality: The sequence; None is the one each case has.
-        conventions: Names in ``CONVENTIONS``.
+        conventions: Names in ``CONVENTIONS``; ``("all",)`` is every one, and a text has commas.
         rescale: ``none`` for files on the scanner's scale, errors of brightness included; ``match``
             brings each synthetic volume linearly to its real one's scale first.
         splits: JSON file of splits, or None.
@@ -49,18 +49,48 @@ class Settings:
         cases: Names of the cases, or None.
         labels: Folder of segmentations; None takes those beside the real images.
         lpips_weights: AlexNet's weights; None looks where torchvision keeps them.
+        out: A ``.csv`` file to write, with ``.md``, ``.json`` and ``.png`` beside it; or None.
+        json: Print JSON instead of a table.
+        dry_run: Print the pairs and settings, score nothing.
+
+    Raises:
+        InputError: An unknown name, or values that exclude each other.
     """
 
     real: Path
     synthetic: Path
-    modality: Modality | None = None
-    conventions: tuple[str, ...] = ("ours",)
+    modality: str | None = None
+    conventions: tuple[str, ...] | str = ("ours",)
     rescale: Literal["none", "match"] = "none"
     splits: Path | None = None
     part: str = "test"
     cases: tuple[str, ...] | None = None
     labels: Path | None = None
     lpips_weights: Path | None = None
+    out: Path | None = None
+    json: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        names = self.conventions
+        names = tuple(dict.fromkeys(names.split(",") if isinstance(names, str) else names))
+        names = tuple(CONVENTIONS) if names == ("all",) else names
+        if unknown := [name for name in names if name not in CONVENTIONS]:
+            raise InputError(
+                f"no convention is called {', '.join(unknown)}; there are "
+                f"{', '.join(CONVENTIONS)}, all"
+            )
+        if self.out is not None and self.out.suffix != ".csv":
+            raise InputError(f"--out must end in .csv, got {self.out}")
+        if self.splits is not None and self.cases is not None:
+            raise InputError("give --splits or --cases, not both")
+        plain = {
+            "conventions": names,
+            "modality": None if self.modality is None else parse_modality(self.modality),
+            "cases": None if self.cases is None else tuple(self.cases),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -68,34 +98,31 @@ class Scored:
     """What came out.
 
     Attributes:
-        settings: What was asked for.
+        request: What was asked for.
         rows: ``case``, ``patient``, ``modality`` and the scores of each case.
         warnings: Sentences that a reader of the figures should know.
         lpips_weights: The file that LPIPS used; None where there is no LPIPS.
     """
 
-    settings: Settings
+    request: ScoreRequest
     rows: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...]
     lpips_weights: Path | None = None
 
 
-def pair_up(settings: Settings) -> Pairing:
-    """The pairs that ``settings`` means; all their files lie on one grid per case.
+def pair_up(request: ScoreRequest) -> Pairing:
+    """The pairs that ``request`` means; all their files lie on one grid per case.
 
     Raises:
         InputError: Files are missing, strange or on different grids; all are named.
     """
-    cases = settings.cases
-    if settings.splits is not None:
-        if cases is not None:
-            raise InputError("give --splits or --cases, not both")
-        cases = getattr(parse_splits(settings.splits), settings.part)
+    cases = request.cases
+    if request.splits is not None:
+        cases = getattr(parse_splits(request.splits), request.part)
         if not cases:
-            raise InputError(f"{settings.splits} lists no case under {settings.part}")
-    pairing = find_pairs(
-        settings.real, settings.synthetic, settings.modality, cases, settings.labels
-    )
+            raise InputError(f"{request.splits} lists no case under {request.part}")
+    modality: Any = request.modality  # one of ours, since the request has parsed it
+    pairing = find_pairs(request.real, request.synthetic, modality, cases, request.labels)
     problems = []
     for pair in pairing.pairs:
         try:
@@ -107,26 +134,26 @@ def pair_up(settings: Settings) -> Pairing:
     return pairing
 
 
-def score_folders(settings: Settings, pairing: Pairing | None = None) -> Scored:
+def score_cohort(request: ScoreRequest, pairing: Pairing | None = None) -> Scored:
     """Score every pair.
 
     Args:
-        settings: What and how.
+        request: What and how.
         pairing: What :func:`pair_up` found for it; None looks again.
 
     Raises:
         InputError: As :func:`pair_up`; or voxels are NaN or files damaged: all such cases are
             named, and nothing is returned.
     """
-    pairing = pair_up(settings) if pairing is None else pairing
-    conventions = [CONVENTIONS[name] for name in settings.conventions]
+    pairing = pair_up(request) if pairing is None else pairing
+    conventions = [CONVENTIONS[name] for name in request.conventions]
     warnings = list(pairing.notes)
-    perceptual = _perceptual(settings, conventions, warnings)
+    perceptual = _perceptual(request, conventions, warnings)
     cavity = _cavity(pairing, warnings)
     rows, faults, remarks = [], [], _Remarks()
     for pair in progress(pairing.pairs, "scoring", unit="case"):
         try:
-            volumes = _load(pair, cavity, remarks, settings.rescale)
+            volumes = _load(pair, cavity, remarks, request.rescale)
         except InputError as error:
             faults.append(f"case {pair.case}: {error}")
             continue
@@ -138,9 +165,9 @@ def score_folders(settings: Settings, pairing: Pairing | None = None) -> Scored:
         rows.append(row)
     if faults:
         raise InputError("; ".join(faults))
-    warnings += remarks.sentences(settings.rescale)
+    warnings += remarks.sentences(request.rescale)
     weights = None if perceptual is None else perceptual.weights
-    return Scored(settings, tuple(rows), tuple(warnings), weights)
+    return Scored(request, tuple(rows), tuple(warnings), weights)
 
 
 def on_scale_of(synthetic: np.ndarray, real: np.ndarray, brain: np.ndarray) -> np.ndarray:
@@ -238,7 +265,7 @@ def _cavity(pairing: Pairing, warnings: list[str]) -> int | None:
 
 
 def _perceptual(
-    settings: Settings, conventions: Sequence[Convention], warnings: list[str]
+    request: ScoreRequest, conventions: Sequence[Convention], warnings: list[str]
 ) -> "PerceptualDistance | None":
     """LPIPS if a convention has it and everything it needs is on the disk, else None and why.
 
@@ -250,9 +277,9 @@ def _perceptual(
     from synth3d.scoring.lpips import PerceptualDistance
 
     try:
-        distance = PerceptualDistance(settings.lpips_weights)
+        distance = PerceptualDistance(request.lpips_weights)
     except InputError as error:
-        if settings.lpips_weights is not None:
+        if request.lpips_weights is not None:
             raise
         warnings.append(f"no LPIPS: {error}")
         return None

@@ -1,13 +1,12 @@
 """Image quality of a synthetic volume, as formulas; the ready-made scores are our convention.
 
 ``psnr_brain`` and its family are measured in network intensity space
-(:mod:`synth3d.images.intensity`: 0 =
-background and the darkest tissue, 1/2 = the brain's median), over one whole volume, inside a
-mask: ``range 1`` is the data range of every formula, although bright tumour lies above 1. The
-``_brain`` scores take the brain mask, the ``_tumour`` scores the tumour mask; SSIM is the 3-D map
-of whole images *averaged inside* the mask, so a blanked tumour scores near 0 (the official
-BraSyn score of the same picture is above 0.98 because it averages the empty space around the
-tumour too). Other papers measure otherwise: :mod:`synth3d.scoring.conventions`.
+(:mod:`synth3d.images.intensity`: 0 = background and the darkest tissue, 1/2 = the brain's median),
+over one whole volume, inside a mask: 1 is the data range of every formula, although bright tumour
+lies above it. The ``_brain`` scores take the brain mask, the ``_tumour`` scores the tumour mask;
+SSIM is the 3-D map of whole images *averaged inside* the mask, so a blanked tumour scores near 0
+(the official BraSyn score of the same picture is above 0.98 because it averages the empty space
+around the tumour too). Other papers measure otherwise: :mod:`synth3d.scoring.conventions`.
 
 Which cases are averaged, and how, is the caller's affair; nothing here knows files or torch.
 """
@@ -19,9 +18,6 @@ import numpy as np
 
 from synth3d.scoring.similarity import SCIKIT_IMAGE, box_around, similarity_map
 
-SSIM_WINDOW = 2 * SCIKIT_IMAGE.radius + 1
-"""Side in voxels of the uniform SSIM window, scikit-image's default."""
-
 
 def decibels(squared_error: float, data_range: float = 1.0) -> float:
     """PSNR of a mean squared error: 10 log10(range^2 / error); infinite for 0, NaN stays NaN."""
@@ -32,17 +28,13 @@ def decibels(squared_error: float, data_range: float = 1.0) -> float:
     return 10 * math.log10(data_range**2 / squared_error)
 
 
-def psnr_brain(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, clamp: bool = False
-) -> float:
+def psnr_brain(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB inside ``mask``: -10 log10(MSE), peak 1.
 
     Args:
         real: (D, H, W), network intensity space.
         synthetic: The same shape and space.
-        mask: (D, H, W) bool; the brain.
-        clamp: Limit both volumes to [0, 1] first, as papers that clip at the upper
-            percentile do; off by default, so errors in bright tumour count in full.
+        mask: (D, H, W) bool; the brain, or the tumour for a ``psnr_tumour``.
 
     Returns:
         Decibels; infinity for equal volumes, NaN for an empty mask.
@@ -50,26 +42,20 @@ def psnr_brain(
     Raises:
         ValueError: The shapes differ.
     """
-    difference = _inside(real, synthetic, mask, clamp)
-    if not difference.size:
-        return math.nan
-    return decibels(float(np.mean(difference**2)))
+    difference = _inside(real, synthetic, mask)
+    return decibels(float(np.mean(difference**2))) if difference.size else math.nan
 
 
-def mae_brain(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, clamp: bool = False
-) -> float:
+def mae_brain(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> float:
     """Mean absolute error inside ``mask``, as a fraction of the intensity range 1.
 
     Args, errors and the empty mask as in :func:`psnr_brain`; equal volumes give 0.
     """
-    difference = _inside(real, synthetic, mask, clamp)
+    difference = _inside(real, synthetic, mask)
     return float(np.mean(np.abs(difference))) if difference.size else math.nan
 
 
-def ssim_brain(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, clamp: bool = False
-) -> float:
+def ssim_brain(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> float:
     """Structural similarity, the 3-D map averaged inside ``mask``; 1 for equal volumes.
 
     Wang et al. 2004, eq. 13, as scikit-image computes it: a uniform 7x7x7 window, sample
@@ -83,42 +69,8 @@ def ssim_brain(
     if not mask.any():
         return math.nan
     box = box_around(mask, SCIKIT_IMAGE.radius)
-    pictures = [_float64(volume[box], clamp) for volume in (real, synthetic)]
+    pictures = [volume[box].astype(np.float64) for volume in (real, synthetic)]
     return float(similarity_map(*pictures, data_range=1.0)[mask[box]].mean())
-
-
-def nmse_brain(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, clamp: bool = False
-) -> float:
-    """Squared error over squared signal inside ``mask``: sum (s - r)^2 / sum r^2.
-
-    Args, errors and the empty mask as in :func:`psnr_brain`; 0 for equal volumes, 1 for an empty
-    synthetic one, NaN where the real one is 0 throughout the mask.
-    """
-    difference = _inside(real, synthetic, mask, clamp)
-    energy = float(np.sum(_float64(real[mask], clamp) ** 2))
-    return float(np.sum(difference**2)) / energy if energy else math.nan
-
-
-def psnr_tumour(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, clamp: bool = False
-) -> float:
-    """:func:`psnr_brain` over the tumour: ``mask`` is the whole-tumour mask."""
-    return psnr_brain(real, synthetic, mask, clamp)
-
-
-def mae_tumour(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, clamp: bool = False
-) -> float:
-    """:func:`mae_brain` over the tumour: ``mask`` is the whole-tumour mask."""
-    return mae_brain(real, synthetic, mask, clamp)
-
-
-def ssim_tumour(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, clamp: bool = False
-) -> float:
-    """:func:`ssim_brain` averaged inside the tumour: ``mask`` is the whole-tumour mask."""
-    return ssim_brain(real, synthetic, mask, clamp)
 
 
 def image_scores(
@@ -141,27 +93,19 @@ def image_scores(
     Raises:
         ValueError: The shapes differ.
     """
-    scores = {
-        "psnr_brain": psnr_brain(real, synthetic, brain),
-        "ssim_brain": ssim_brain(real, synthetic, brain),
-        "mae_brain": mae_brain(real, synthetic, brain),
+    formulas = {"psnr": psnr_brain, "ssim": ssim_brain, "mae": mae_brain}
+    masks = {"brain": brain} | ({} if tumour is None else {"tumour": tumour})
+    return {
+        f"{name}_{region}": score(real, synthetic, mask)
+        for region, mask in masks.items()
+        for name, score in formulas.items()
     }
-    if tumour is not None:
-        scores["psnr_tumour"] = psnr_tumour(real, synthetic, tumour)
-        scores["ssim_tumour"] = ssim_tumour(real, synthetic, tumour)
-        scores["mae_tumour"] = mae_tumour(real, synthetic, tumour)
-    return scores
 
 
-def _inside(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray, clamp: bool) -> np.ndarray:
+def _inside(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(N,) float64 differences synthetic - real of the voxels in ``mask``."""
     _check_shapes(real, synthetic, mask)
-    return _float64(synthetic[mask], clamp) - _float64(real[mask], clamp)
-
-
-def _float64(volume: np.ndarray, clamp: bool) -> np.ndarray:
-    volume = volume.astype(np.float64)
-    return volume.clip(0, 1) if clamp else volume
+    return synthetic[mask].astype(np.float64) - real[mask].astype(np.float64)
 
 
 def _check_shapes(*volumes: np.ndarray) -> None:

@@ -83,21 +83,16 @@ def find_pairs(
     if cases is not None and (unknown := sorted(set(cases) - originals.files.keys())):
         raise InputError(f"{real} has no case called {', '.join(unknown)}")
     chosen = sorted(originals.files if cases is None else set(cases))
-    wanted = dict.fromkeys(chosen, modality) if modality else _wanted(originals, copies, chosen)
+    wanted: dict[str, Modality | None] = dict.fromkeys(chosen, modality)
+    if modality is None:
+        wanted = _wanted(originals, copies, chosen)
     _refuse_unsaid(originals, copies, wanted)
     if problems := _problems(originals, copies, wanted, complete=cases is None):
         raise InputError("; ".join(problems))
     segmentations = _labels(originals, chosen, labels)
     pairs = tuple(
-        Pair(
-            case=name,
-            patient=patient_of(name),
-            modality=wanted[name],
-            real=_image(originals, name, wanted[name]),
-            synthetic=_image(copies, name, wanted[name]),
-            label=segmentations[name],
-        )
-        for name in chosen
+        Pair(n, patient_of(n), m, originals.image(n, m), copies.image(n, m), segmentations[n])
+        for n, m in wanted.items()
     )
     return Pairing(pairs, tuple(_notes(originals, copies, pairs)), originals.naming)
 
@@ -112,6 +107,13 @@ class _Found:
     notes: tuple[str, ...] = ()
     naming: str = ""
 
+    def image(self, case: str, modality: Modality | None) -> Path:
+        files = self.files[case]
+        return files[modality] if modality in files else files[None]
+
+    def has(self, case: str, modality: Modality | None) -> bool:
+        return not {modality, None}.isdisjoint(self.files.get(case, {}))
+
 
 def _find(folder: Path) -> _Found:
     """What ``folder`` holds, by known names or else each file by its whole name.
@@ -123,7 +125,14 @@ def _find(folder: Path) -> _Found:
         raise InputError(f"{folder} is not a folder" if folder.exists() else f"no folder {folder}")
     seen = list(claims(folder))
     if nnunet_dataset(folder) or any(claim.role not in (None, "label") for claim in seen):
-        return _find_named(folder)
+        survey = survey_folder(folder)
+        if survey.ambiguous:
+            raise InputError("; ".join(sentence for _, sentence in survey.ambiguous))
+        named: Files = {case.name: dict(case.images) for case in survey.cases if case.images}
+        masks = {case.name: case.label for case in survey.cases if case.label is not None}
+        odd = ", ".join(path.name for path in survey.unrecognised)
+        notes = (f"ignored in {folder}, as their names fit no naming: {odd}",) if odd else ()
+        return _Found(folder, named, masks, notes, survey.cases[0].naming)
     files: Files = {}
     labels = {claim.case: claim.path for claim in seen if claim.role == "label"}
     for path in (claim.path for claim in seen if claim.role is None):
@@ -159,29 +168,17 @@ def _without_channel(found: _Found, others: Files) -> _Found:
     return _Found(found.folder, files, found.labels, (*found.notes, note))
 
 
-def _find_named(folder: Path) -> _Found:
-    survey = survey_folder(folder)
-    if survey.ambiguous:
-        raise InputError("; ".join(sentence for _, sentence in survey.ambiguous))
-    files: Files = {case.name: dict(case.images) for case in survey.cases if case.images}
-    labels = {case.name: case.label for case in survey.cases if case.label is not None}
-    odd = ", ".join(path.name for path in survey.unrecognised)
-    notes = (f"ignored in {folder}, as their names fit no naming: {odd}",) if odd else ()
-    return _Found(folder, files, labels, notes, survey.cases[0].naming)
-
-
-def _only(files: Mapping[Modality | None, Path]) -> Modality | None:
-    """The sequence of a case's single file; None where there are more or its name says none."""
-    return next(iter(files)) if len(files) == 1 else None
-
-
 def _wanted(originals: _Found, copies: _Found, chosen: Sequence[str]) -> dict[str, Modality | None]:
     """The sequence of each case, as its files say; None where they do not.
 
     A case without a synthetic file takes the sequence that all others have, if it is one.
     """
+
+    def only(files: Mapping[Modality | None, Path]) -> Modality | None:
+        return next(iter(files)) if len(files) == 1 else None
+
     wanted = {
-        name: _only(copies.files[name]) or _only(originals.files[name])
+        name: only(copies.files[name]) or only(originals.files[name])
         for name in chosen
         if name in copies.files
     }
@@ -189,18 +186,11 @@ def _wanted(originals: _Found, copies: _Found, chosen: Sequence[str]) -> dict[st
     return {name: wanted.get(name, common) for name in chosen}
 
 
-def _image(found: _Found, case: str, modality: Modality | None) -> Path:
-    files = found.files[case]
-    return files[modality] if modality in files else files[None]
+Wanted = Mapping[str, Modality | None]
+"""The sequence of each case; None where nothing says it."""
 
 
-def _has(found: _Found, case: str, modality: Modality | None) -> bool:
-    return not {modality, None}.isdisjoint(found.files.get(case, {}))
-
-
-def _refuse_unsaid(
-    originals: _Found, copies: _Found, wanted: Mapping[str, Modality | None]
-) -> None:
+def _refuse_unsaid(originals: _Found, copies: _Found, wanted: Wanted) -> None:
     """Raise where a case has several sequences and nothing says which is meant."""
     for found in (copies, originals):
         unsaid = [n for n, m in wanted.items() if m is None and n in copies.files]
@@ -213,18 +203,13 @@ def _refuse_unsaid(
             )
 
 
-def _problems(
-    originals: _Found,
-    copies: _Found,
-    wanted: Mapping[str, Modality | None],
-    complete: bool,
-) -> list[str]:
+def _problems(originals: _Found, copies: _Found, wanted: Wanted, complete: bool) -> list[str]:
     """A clause for each kind of trouble, with all its cases; empty if every pair is there."""
     problems = []
     said = [name for name, m in wanted.items() if m is not None or name in copies.files]
     hint = "; choose other cases with --cases or --splits"
     for found, names, more in ((copies, list(wanted), ""), (originals, said, hint)):
-        lacking = [name for name in names if not _has(found, name, wanted[name])]
+        lacking = [name for name in names if not found.has(name, wanted[name])]
         if lacking:
             what = " or ".join(sorted({wanted[name] or "file" for name in lacking}))
             problems.append(f"{found.folder} has no {what} for {_listed(lacking)}{more}")

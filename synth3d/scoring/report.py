@@ -16,7 +16,7 @@ import numpy as np
 from synth3d import __version__
 from synth3d.files import write_json, write_text
 from synth3d.scoring.bootstrap import FEW_CASES, PairedBootstrap
-from synth3d.scoring.cohort import Scored, Settings
+from synth3d.scoring.cohort import Scored, ScoreRequest, pair_up, score_cohort
 from synth3d.scoring.conventions import CONVENTIONS
 from synth3d.scoring.pairs import Pairing
 
@@ -70,16 +70,20 @@ def _summary(name: str, rows: Sequence[dict[str, Any]]) -> Summary:
     return Summary(name, len(held), len(set(patients)), mean, sd, low, high, infinite)
 
 
-def present(scored: Scored, out: Path | None = None, as_json: bool = False) -> str:
-    """The text to print; with ``out`` (``.csv``) the files are written first.
-
-    Beside it lie ``.md`` (what is printed), ``.json`` (settings, versions, conventions, summary,
-    cases) and ``.png``.
+def score(request: ScoreRequest) -> int:
+    """``synth3d score``: print the table or the JSON, and write the files; 0.
 
     Raises:
-        InputError: They cannot be written.
+        InputError: A folder or a case cannot be used, or the files cannot be written.
     """
-    summaries = summarise(scored.rows)
+    pairing = pair_up(request)
+    print(_plan(request, pairing) if request.dry_run else _present(score_cohort(request, pairing)))
+    return 0
+
+
+def _present(scored: Scored) -> str:
+    """The text to print; the files that were asked for are written first."""
+    summaries, out = summarise(scored.rows), scored.request.out
     value = _json(scored, summaries)
     text = _markdown(scored, summaries)
     if out is not None:
@@ -88,12 +92,12 @@ def present(scored: Scored, out: Path | None = None, as_json: bool = False) -> s
         write_text(out, _csv(scored.rows))
         write_text(out.with_suffix(".md"), text + "\n")
         write_json(out.with_suffix(".json"), value)
-        draw_scores(panels(scored.rows, summaries), out.with_suffix(".png"))
+        draw_scores(_panels(scored.rows, summaries), out.with_suffix(".png"))
         text += f"\n\nwritten: {out}, and .md, .json, .png beside it"
-    return json.dumps(value, indent=2, allow_nan=False) if as_json else text
+    return json.dumps(value, indent=2, allow_nan=False) if scored.request.json else text
 
 
-def dry_run(settings: Settings, pairing: Pairing) -> str:
+def _plan(request: ScoreRequest, pairing: Pairing) -> str:
     """What would be scored, as text."""
     lines = [
         f"{pair.case}: {pair.real} against {pair.synthetic}, "
@@ -101,10 +105,16 @@ def dry_run(settings: Settings, pairing: Pairing) -> str:
         for pair in pairing.pairs
     ]
     notes = [f"note: {note}" for note in pairing.notes]
-    return "\n".join([json.dumps(_plain(asdict(settings)), indent=2), *lines, *notes])
+    return "\n".join([json.dumps(_settings(request), indent=2), *lines, *notes])
 
 
-def panels(
+def _settings(request: ScoreRequest) -> dict[str, Any]:
+    """What decides the figures, as plain values."""
+    values = asdict(request)
+    return _plain({k: v for k, v in values.items() if k not in ("out", "json", "dry_run")})
+
+
+def _panels(
     rows: Sequence[dict[str, Any]], summaries: Sequence[Summary]
 ) -> dict[str, list[tuple[str, list[float], list[float], Summary]]]:
     """For the picture, per kind of score: label, values, those of the control, summary."""
@@ -139,7 +149,7 @@ def _undefined(value: Any) -> bool:
 
 def _markdown(scored: Scored, summaries: Sequence[Summary]) -> str:
     """Head, table and warnings."""
-    settings, rows = scored.settings, scored.rows
+    request, rows = scored.request, scored.rows
     patients = len({row["patient"] for row in rows})
     sequences = sorted({row["modality"] for row in rows} - {""})
     by_name = {summary.score: summary for summary in summaries}
@@ -159,11 +169,11 @@ def _markdown(scored: Scored, summaries: Sequence[Summary]) -> str:
         for row in table
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    rescale = "each at its own brightness" if settings.rescale == "match" else "as they are"
+    rescale = "each at its own brightness" if request.rescale == "match" else "as they are"
     return "\n".join(
         [
             f"{len(rows)} cases of {patients} patients, {' '.join(sequences) or 'one sequence'}: "
-            f"{settings.synthetic} against {settings.real}, volumes {rescale}",
+            f"{request.synthetic} against {request.real}, volumes {rescale}",
             "",
             *lines,
             "",
@@ -201,10 +211,10 @@ def _table_row(summary: Summary, control: Summary | None) -> tuple[str, ...]:
 
 def _json(scored: Scored, summaries: Sequence[Summary]) -> dict[str, Any]:
     """Everything, in plain values: undefined numbers are null, infinite ones ``"inf"``."""
-    names = scored.settings.conventions
+    names = scored.request.conventions
     return _plain(
         {
-            "settings": asdict(scored.settings),
+            "settings": _settings(scored.request),
             "versions": _versions(["torch", "lpips"] if scored.lpips_weights else []),
             "lpips_weights": scored.lpips_weights,
             "conventions": {name: asdict(CONVENTIONS[name]) for name in names},

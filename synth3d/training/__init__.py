@@ -1,27 +1,27 @@
-"""A run: its request, its loop, its folder."""
+"""A run: its request, its configuration, its loop, its folder."""
 
-from synth3d.config import RunConfig
-from synth3d.training.request import (
-    TrainRequest,
-    default_recipe,
-    find_cohort,
-    resolve,
-    train_command,
-)
+from synth3d.training.config import SHARED_KEYS, RunConfig, TrainConfig, build_framework
+from synth3d.training.recipes import read_recipe, recipe_names
+from synth3d.training.request import TrainRequest, default_recipe, find_cohort, resolve, train_run
 from synth3d.training.run_folder import Run, load_run, read_config, read_done, read_log
 from synth3d.training.trainer import Trainer
 
 __all__ = [
+    "SHARED_KEYS",
     "Run",
     "RunConfig",
+    "TrainConfig",
     "TrainRequest",
     "Trainer",
+    "build_framework",
     "default_recipe",
     "find_cohort",
     "load_run",
     "read_config",
     "read_done",
     "read_log",
+    "read_recipe",
+    "recipe_names",
     "resolve",
-    "train_command",
+    "train_run",
 ]

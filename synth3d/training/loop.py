@@ -15,21 +15,11 @@ import numpy as np
 import torch
 
 from synth3d.cohort import Case, Splits
-from synth3d.config import RunConfig
-from synth3d.data import (
-    Batch,
-    Prepared,
-    batches,
-    drawn_by_workers,
-    misalign,
-    prepare,
-    spacing_seen,
-    to_subject,
-)
+from synth3d.data import Batch, Prepared, Stream, misalign, prepare, spacing_seen, to_subject
 from synth3d.errors import InputError
 from synth3d.files import lock, progress, sha256, write_json
 from synth3d.images import Grid, ScalePrior
-from synth3d.pictures import draw_contact_sheet, draw_curves
+from synth3d.training.config import RunConfig
 from synth3d.training.run_folder import (
     FORMAT,
     environment,
@@ -40,7 +30,8 @@ from synth3d.training.run_folder import (
     write_config,
     write_log,
 )
-from synth3d.training.trainer import Trainer, validate
+from synth3d.training.trainer import Trainer
+from synth3d.training.validation import draw, validate
 
 LOG_EVERY = 10
 AHEAD = 20
@@ -85,10 +76,11 @@ def train(
         learn, check = _prepare_all(config, cases, splits)
         trainer = Trainer(config, torch.device(device))
         log = _begin(trainer, run, splits, data_folder, learn)
-        subjects = [to_subject(case, config) for case in learn]
+        subjects = [to_subject(case, config.task, config.data) for case in learn]
         grids = _grids(learn, config)
         learn.clear()  # the subjects hold what is needed; the cohort is in memory once
-        feed = _Feed(subjects, config)
+        stream = Stream(subjects, config.task, config.data, config.misalign)
+        feed = _Feed(stream, config.train.seed)
         bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
         while trainer.step < config.train.steps:
             log += _run_leg(trainer, feed, bar)
@@ -99,7 +91,8 @@ def train(
 
 def _grids(cases: Sequence[Prepared], config: RunConfig) -> dict[str, Any]:
     """Orientations and voxel sizes trained on; a generator knows no others."""
-    spacings = {tuple(round(mm, 3) for mm in spacing_seen(case, config)) for case in cases}
+    seen = [spacing_seen(case, config.task, config.data) for case in cases]
+    spacings = {tuple(round(mm, 3) for mm in spacing) for spacing in seen}
     return {
         "orientations": sorted({Grid(c.brain.shape, c.affine).orientation for c in cases}),
         "spacings_mm": sorted(spacings),
@@ -136,7 +129,8 @@ def _prepare_all(
         raise InputError(
             f"no training case has {', '.join(dead)}; say with --sources which sequences to use"
         )
-    tested = [misalign(case, config) for case in ready(check, "validation")]
+    how = config.task, config.data, config.misalign
+    tested = [misalign(case, *how) for case in ready(check, "validation")]
     return ready(learn, "training"), tested
 
 
@@ -166,30 +160,24 @@ def _begin(
 
 
 class _Feed:
-    """The batches of each leg; workers draw those of the next one before it begins.
+    """The batches of each leg; workers draw those of the next one before it begins."""
 
-    Args:
-        subjects: As of :func:`synth3d.data.patches.batches`.
-        config: Of the run.
-    """
-
-    def __init__(self, subjects: Sequence[Any], config: RunConfig) -> None:
-        self.subjects, self.config = subjects, config
+    def __init__(self, stream: Stream, seed: int) -> None:
+        self.stream, self.seed = stream, seed
         self.begun: dict[int, Iterator[Batch]] = {}
 
     def of(self, leg: int) -> Iterator[Batch]:
         """The batches of a leg, torch's global generator being seeded for it."""
-        seed = leg_seed(self.config.train.seed, leg)
+        seed = leg_seed(self.seed, leg)
         if leg not in self.begun:
-            return batches(self.subjects, self.config, seed)
+            return self.stream.batches(seed)
         torch.manual_seed(seed)
         return self.begun.pop(leg)
 
     def begin(self, leg: int) -> None:
         """Let workers, if there are any, draw for a leg that is still to come."""
-        if self.config.data.workers > 0:
-            seed = leg_seed(self.config.train.seed, leg)
-            self.begun[leg] = drawn_by_workers(self.subjects, self.config, seed)
+        if self.stream.data.workers > 0:
+            self.begun[leg] = self.stream.drawn_by_workers(leg_seed(self.seed, leg))
 
 
 def _run_leg(trainer: Trainer, feed: _Feed, bar: Iterator[int]) -> list[dict[str, Any]]:
@@ -229,32 +217,12 @@ def _checkpoint(
     due = trainer.step // train.validate_every > before // train.validate_every
     if due or trainer.step == train.steps:
         scores, first = validate(trainer, check)
-        if not np.isfinite(list(scores.values())).all():
-            raise InputError(
-                f"validation gives {scores} at step {trainer.step}; lower train.learning_rate or "
-                "use fp32, and see that the validation cases hold a brain"
-            )
         log.append({"step": trainer.step, "validation": scores})
         text = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         print(f"step {trainer.step}: validation {text}")
-        _draw(trainer, run, log, check[0], first)
+        draw(trainer.config, run, log, check[0], first)
     write_log(run / "log.jsonl", log)
     save_state(run / "resume.pt", trainer.state())
-
-
-def _draw(
-    trainer: Trainer, run: Path, log: list[dict[str, Any]], case: Prepared, result: np.ndarray
-) -> None:
-    """``curves.png`` and ``contact.png``."""
-    draw_curves(log, run / "curves.png")
-    target = trainer.config.targets[0]
-    real = case.volumes[target]
-    panels = {name: case.volumes[name] for name in trainer.config.sources if name in case.volumes}
-    panels |= {f"synthetic {target}": result[0], f"real {target}": real}
-    title = f"{case.case.name}, step {trainer.step}, {trainer.config.model.name}"
-    error = np.abs(result[0] - real)
-    where = (case.brain, case.tumour, case.affine)
-    draw_contact_sheet(panels, error, *where, title, run / "contact.png")
 
 
 def _finish(
@@ -266,7 +234,8 @@ def _finish(
 ) -> None:
     """Weights, then ``done.json``; the resume state is no longer needed."""
     weights = run / "weights.safetensors"
-    save_weights(weights, trainer.average)
+    with trainer.averaged():
+        save_weights(weights, trainer.framework.generator)
     last = next(line["validation"] for line in reversed(log) if "validation" in line)
     done = {
         "finished": True,

@@ -1,6 +1,5 @@
-"""From the flags of ``synth3d train`` to a run: cohort, split, resolved settings, folder."""
+"""From what ``synth3d train`` is asked for to a run: cohort, split, resolved settings, folder."""
 
-import argparse
 import hashlib
 import json
 import os
@@ -8,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from synth3d.cohort import (
     ALL_MODALITIES,
@@ -19,11 +20,14 @@ from synth3d.cohort import (
     parse_modality,
     read_splits,
 )
-from synth3d.config import RunConfig, check_keys, sources_for
 from synth3d.errors import InputError
 from synth3d.files import read_json, read_object
-from synth3d.machine import keep_memory, pick_device
-from synth3d.settings import flatten, override, parse, parse_assignment, read_recipe, to_plain
+from synth3d.machine import keep_memory, pick_device, suited
+from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
+from synth3d.training.config import RunConfig, build_framework, check_keys, sources_for
+from synth3d.training.loop import train
+from synth3d.training.recipes import read_recipe
+from synth3d.training.run_folder import read_done
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
 """The embedded cohort; ``synth3d phantom`` has the same defaults."""
@@ -31,7 +35,32 @@ PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """A run to be trained; the fields are the flags of ``synth3d train``."""
+    """What ``synth3d train`` is asked for; None leaves a setting to the recipe.
+
+    Attributes:
+        data: Cohort folder; None is the built-in phantoms.
+        splits: JSON with train, val and test case names; None draws them by patient.
+        dim: ``2d`` or ``3d``.
+        plane: ``axial``, ``coronal`` or ``sagittal``, for 2d.
+        target: Sequences to make, comma-separated.
+        sources: Sequences to look at, comma-separated; None is the others.
+        recipe: A shipped name or a .toml or .json file; None suits data, device and ``dim``.
+        model: A name in ``synth3d.models.GENERATORS``.
+        framework: A name in ``synth3d.frameworks.FRAMEWORKS``.
+        widths: Channels of the model's levels.
+        groups: Of AGI-Net's channels.
+        patch: Voxels, (z, y, x), or (row, column) for 2d.
+        batch: Patches in a batch.
+        steps: Of the training.
+        seed: Of all randomness.
+        threads: CPU threads; None is all cores.
+        precision: ``fp32`` or ``bf16``.
+        assign: Any further settings, each ``key=value``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        work: Where runs are kept.
+        name: Of the run folder; None says what it is.
+        dry_run: Print the settings and stop.
+    """
 
     data: Path | None = None
     splits: Path | None = None
@@ -83,63 +112,58 @@ def find_cohort(
     return folder, cases, read_splits(splits, cases) if splits else make_splits(cases)
 
 
-def resolve(args: TrainRequest | argparse.Namespace, device: str) -> RunConfig:
-    """Defaults ← recipe ← flags ← ``--set``.
+def resolve(request: TrainRequest, device: str) -> RunConfig:
+    """Defaults ← recipe ← the request's own fields ← its ``assign``.
 
-    A recipe's bfloat16 becomes float32 where ``device`` would emulate it. Who asks for it by a
-    flag, or with a saved configuration (.json), gets it.
+    A recipe's bfloat16 becomes float32 where ``device`` would emulate it. Who asks for it by
+    name, or with a saved configuration (.json), gets it.
 
     Raises:
         InputError: An unknown key or name, a wrong type, or values that do not fit.
     """
-    recipe = args.recipe or default_recipe(args.data, device, args.dim)
+    recipe = request.recipe or default_recipe(request.data, device, request.dim)
     values: dict[str, Any] = read_recipe(recipe)
-    if _in_bfloat16(values) and not recipe.endswith(".json"):
-        from synth3d.machine import suited
-
+    train = values.get("train")
+    half = isinstance(train, dict) and train.get("precision") == "bf16"
+    if half and not recipe.endswith(".json"):
         override(values, "train.precision", suited("bf16", device))
     flags = {
-        "dim": int(args.dim[0]) if args.dim else None,
-        "data.plane": args.plane,
-        "model.name": args.model,
-        "model.widths": args.widths,
-        "model.groups": args.groups,
-        "data.patch": args.patch,
-        "data.batch": args.batch,
-        "train.framework": args.framework,
-        "train.steps": args.steps,
-        "train.seed": args.seed,
-        "train.threads": args.threads,
-        "train.precision": args.precision,
+        "dim": int(request.dim[0]) if request.dim else None,
+        "data.plane": request.plane,
+        "model.name": request.model,
+        "model.widths": request.widths,
+        "model.groups": request.groups,
+        "data.patch": request.patch,
+        "data.batch": request.batch,
+        "train.framework": request.framework,
+        "train.steps": request.steps,
+        "train.seed": request.seed,
+        "train.threads": request.threads,
+        "train.precision": request.precision,
     }
     for key, value in flags.items():
         if value is not None:
             override(values, key, value)
-    if args.patch:
-        override(values, "data.overlap", tuple(side // 4 * 2 for side in args.patch))
-    if args.target:
-        targets = [parse_modality(name.strip()) for name in args.target.split(",")]
+    if request.patch:
+        override(values, "data.overlap", tuple(side // 4 * 2 for side in request.patch))
+    if request.target:
+        targets = [parse_modality(name.strip()) for name in request.target.split(",")]
         override(values, "sources", _others(values, targets))
         override(values, "targets", targets)
-    if args.sources:
-        override(values, "sources", [parse_modality(name) for name in args.sources.split(",")])
-    for text in args.assign:
+    if request.sources:
+        override(values, "sources", [parse_modality(name) for name in request.sources.split(",")])
+    for text in request.assign:
         override(values, *parse_assignment(text))
     if isinstance(train := values.get("train", {}), dict) and not train.get("threads"):
         override(values, "train.threads", os.cpu_count() or 1)
     return parse(RunConfig, values)
 
 
-def _in_bfloat16(values: dict[str, Any]) -> bool:
-    train = values.get("train")
-    return isinstance(train, dict) and train.get("precision") == "bf16"
-
-
 def _others(values: dict[str, Any], targets: Sequence[Modality]) -> list[Modality]:
     """What ``targets`` are to be made from: the recipe's other sequences, if it has them too.
 
     A recipe for T1, T2 and PD gives T2 and PD for T1; a target that a recipe does not have is
-    made from whatever such cohorts have (:func:`synth3d.config.run.sources_for`).
+    made from whatever such cohorts have (:func:`synth3d.training.config.sources_for`).
     """
     named = [*values.get("sources", ()), *values.get("targets", ())]
     known = [parse_modality(name) for name in named if isinstance(name, str)]
@@ -187,51 +211,39 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
         )
 
 
-def check_buildable(config: RunConfig) -> None:
-    """Build the networks without memory, so that misfits are told before any data are read.
+def train_run(request: TrainRequest) -> Path | None:
+    """Train as ``request`` says, or go on with what a killed process left; tells what it does.
+
+    Returns:
+        The finished run folder; None for a dry run.
 
     Raises:
-        InputError: An unknown model or framework, or parts that do not fit.
+        InputError: The request, the cohort or the run folder cannot be used.
     """
-    import torch
-
-    from synth3d.frameworks import build
-
-    with torch.device("meta"):
-        build(config)
-
-
-def train_command(args: argparse.Namespace) -> int:
-    """``synth3d train``."""
-    device = pick_device(args.device)
-    config = resolve(args, device)
-    check_keys((parse_assignment(text)[0] for text in args.assign), config.train.framework)
-    check_buildable(config)
-    if args.dry_run and args.data is None:
+    device = pick_device(request.device)
+    config = resolve(request, device)
+    check_keys((parse_assignment(text)[0] for text in request.assign), config.train.framework)
+    with torch.device("meta"):  # misfits are told before any data are read
+        build_framework(config)
+    if request.dry_run and request.data is None:
         print(json.dumps(to_plain(config), indent=2))
-        return 0
-    folder, cases, splits = find_cohort(args.data, args.splits, args.work)
-    print(f"recipe: {args.recipe or default_recipe(args.data, device, args.dim)}")
-    run = args.work / "runs" / (args.name or run_name(config, folder, splits))
+        return None
+    folder, cases, splits = find_cohort(request.data, request.splits, request.work)
+    print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
+    run = request.work / "runs" / (request.name or run_name(config, folder, splits))
     print(
         f"{len(splits.train)} training, {len(splits.val)} validation, "
         f"{len(splits.test)} test cases (never trained on)"
     )
-    if args.dry_run:
+    if request.dry_run:
         print(json.dumps(to_plain(config), indent=2))
         print(f"would train in {run} on {device}")
-        return 0
+        return None
     check_same_run(run, config, folder, splits)
     if (run / "done.json").exists():
-        from synth3d.training.run_folder import read_done
-
         read_done(run)
         print(f"already trained: {run}")
-        return 0
-    import torch
-
-    from synth3d.training.loop import train
-
+        return run
     keep_memory()
     torch.set_num_threads(config.train.threads)
     what = f"{config.data.plane} slices" if config.dim == 2 else "volumes"
@@ -242,4 +254,4 @@ def train_command(args: argparse.Namespace) -> int:
     scores = "  ".join(f"{name} {value:.4g}" for name, value in done["validation"].items())
     print(f"finished: {run}  (validation in the brain: {scores})")
     print(f"pictures: {run / 'curves.png'}  {run / 'contact.png'}")
-    return 0
+    return run

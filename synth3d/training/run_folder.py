@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from synth3d.config import RunConfig
 from synth3d.errors import InputError
 from synth3d.files import atomic_path, read_json, sha256, write_json
-from synth3d.frameworks import Framework, build
+from synth3d.frameworks import Framework
 from synth3d.images import ScalePrior
-from synth3d.settings import parse, to_plain
+from synth3d.settings import read_as, to_plain
+from synth3d.training.config import RunConfig, build_framework
 
 FORMAT = 1
 """Raised when a run folder of an older version can no longer be read."""
@@ -133,7 +133,8 @@ def read_config(run: Path) -> RunConfig:
     """
     if not (run / "config.json").is_file():
         raise InputError(f"{run} is not a run folder: it has no config.json")
-    return parse(RunConfig, read_json(run / "config.json"), str(run / "config.json"))
+    remedy = "train it again, or read it with the version that wrote it"
+    return read_as(RunConfig, run / "config.json", remedy)
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def load_run(run: Path) -> Run:
         raise InputError(f"the run {run} is not finished; run its training command again")
     done = read_done(run)
     weights = run / "weights.safetensors"
-    framework = build(config, training=False)
+    framework = build_framework(config, training=False)
     load_weights(weights, framework.generator)
     digest = sha256(weights)
     if digest != done.get("weights_sha256"):

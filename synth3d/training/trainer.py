@@ -3,105 +3,129 @@
 import contextlib
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from synth3d.config import RunConfig, TrainConfig
-from synth3d.data import Batch, Prepared
+from synth3d.data import Batch
 from synth3d.errors import InputError
-from synth3d.frameworks import build
-from synth3d.images import Turn, turn_to
-from synth3d.inference import memory_format, synthesize_case
-from synth3d.scoring import decibels, mae_brain, psnr_brain, similarity_map, ssim_brain
-
-
-def adam(
-    parameters: Iterable[nn.Parameter],
-    rate: float,
-    betas: tuple[float, float],
-    device: torch.device,
-) -> torch.optim.Adam:
-    """Adam, all parameters in one call where torch has one (on the CPU a sixth of the time)."""
-    fused = True if device.type in ("cpu", "cuda") else None
-    return torch.optim.Adam(parameters, rate, betas, fused=fused)
+from synth3d.inference import memory_format
+from synth3d.training.config import RunConfig, TrainConfig, build_framework
 
 
 class Trainer:
-    """The state of a run: framework, optimisers, averaged weights, step.
+    """The state of a run: a framework, an optimiser for each player, averaged weights, the step.
 
-    Everything in it is in :meth:`state`, so a run goes on from a checkpoint as if it had
-    never stopped.
+    It knows players and stages, no architecture: at every step the players of the stage that it
+    has come to learn one after the other on the same batch, and all others are frozen. Everything
+    in it is in :meth:`state`, so a run goes on from a checkpoint as if it had never stopped.
+
+    Args:
+        config: What to train.
+        device: Where.
+
+    Raises:
+        InputError: As :func:`synth3d.training.config.build_framework`.
+        ValueError: The framework's stages do not fit its players.
     """
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         torch.manual_seed(config.train.seed)
         self.config, self.device, self.step = config, device, 0
-        self.framework = build(config).to(device, memory_format=memory_format(config.dim))
-        self.average = copy.deepcopy(self.framework.generator).requires_grad_(False)
-        train = config.train
-        generator = self.framework.generator.parameters()
-        self.generator_step = adam(generator, train.learning_rate, train.betas, device)
-        self.critic_step: torch.optim.Optimizer | None = None
-        if self.framework.critic is not None:
-            critic = self.framework.critic.parameters()
-            self.critic_step = adam(critic, train.critic_learning_rate, train.betas, device)
+        self.framework = build_framework(config).to(device, memory_format=memory_format(config.dim))
+        self.players, self.stages = self.framework.players(), tuple(self.framework.stages)
+        self._check_stages()
+        self.averages = {
+            name: copy.deepcopy(player.module).requires_grad_(False)
+            for name, player in self.players.items()
+            if player.kept
+        }
+        fused = True if device.type in ("cpu", "cuda") else None  # on the CPU a sixth of the time
+        self.optimizers = {
+            name: torch.optim.Adam(
+                player.module.parameters(), player.rate, config.train.betas, fused=fused
+            )
+            for name, player in self.players.items()
+        }
+        self._learnable = {
+            name: [p for p in player.module.parameters() if p.requires_grad]
+            for name, player in self.players.items()
+        }
+        self._stage = -1
+        self._enter_stage()
+
+    def _check_stages(self) -> None:
+        named = {name for stage in self.stages for name in stage.players}
+        if named != self.players.keys():
+            raise ValueError(f"stages name {sorted(named)}, players are {sorted(self.players)}")
+        if not math.isclose(sum(stage.share for stage in self.stages), 1):
+            raise ValueError("the shares of the stages do not make 1")
+        weights = [id(p) for player in self.players.values() for p in player.module.parameters()]
+        if len(weights) != len(set(weights)):
+            raise ValueError("two players share weights, so neither could be frozen alone")
+
+    def _enter_stage(self) -> None:
+        """Freeze the players that do not learn at this step, and thaw those that do."""
+        index, end = 0, self.stages[0].share
+        while index + 1 < len(self.stages) and self.step >= round(end * self.config.train.steps):
+            index += 1
+            end += self.stages[index].share
+        if index == self._stage:
+            return
+        self._stage = index
+        for name, player in self.players.items():
+            learns = name in self.stages[index].players
+            player.module.train(learns)
+            for parameter in self._learnable[name]:
+                parameter.requires_grad_(learns)
 
     def advance(self, batch: Batch) -> dict[str, float]:
-        """One step on ``batch``; the weighted loss terms.
+        """One step on ``batch``; the weighted loss terms of all players that learn.
 
         Raises:
-            InputError: A loss is not finite; the weights are left as they were.
+            InputError: A loss is not finite; that player's weights are left as they were.
         """
-        train = self.config.train
-        batch = batch.to(self.device)
-        self._set_rate(train)
-        with self._autocast():
-            terms = self.framework.generator_loss(batch, self.step)
-        found = {name: term.item() for name, term in terms.items()}
-        if not all(map(math.isfinite, found.values())):
-            raise InputError(
-                f"the loss is {found} at step {self.step}; lower train.learning_rate or use fp32"
-            )
-        self._descend(self.generator_step, self.framework.generator, terms)
-        if self.critic_step is not None and self.framework.critic is not None:
+        batch, found = batch.to(self.device), {}
+        self._enter_stage()
+        for name in self.stages[self._stage].players:
+            player = self.players[name]
             with self._autocast():
-                terms = self.framework.critic_loss(batch, self.step)
+                terms = player.loss(batch, self.step)
+            values = {term: value.item() for term, value in terms.items()}
+            if not all(map(math.isfinite, values.values())):
+                raise InputError(
+                    f"the loss is {values} at step {self.step}; lower train.learning_rate or use "
+                    "fp32"
+                )
             if terms:
-                self._descend(self.critic_step, self.framework.critic, terms)
-                found |= {name: term.item() for name, term in terms.items()}
+                self._descend(name, terms)
+            found |= values
         self.step += 1
-        self._update_average(train.average)
+        self._update_averages()
         return found
 
-    def _descend(
-        self, optimizer: torch.optim.Optimizer, module: nn.Module, terms: Mapping[str, Tensor]
-    ) -> None:
+    def _descend(self, name: str, terms: Mapping[str, Tensor]) -> None:
+        player, optimizer, train = self.players[name], self.optimizers[name], self.config.train
+        for group in optimizer.param_groups:
+            group["lr"] = player.rate * rate_factor(self.step, train)
         optimizer.zero_grad(set_to_none=True)
         torch.stack([term.float() for term in terms.values()]).sum().backward()
-        if self.config.train.clip_norm > 0:
-            nn.utils.clip_grad_norm_(module.parameters(), self.config.train.clip_norm)
+        if train.clip_norm > 0:
+            nn.utils.clip_grad_norm_(player.module.parameters(), train.clip_norm)
         optimizer.step()
 
-    def _set_rate(self, train: TrainConfig) -> None:
-        factor = rate_factor(self.step, train)
-        for optimizer, rate in (
-            (self.generator_step, train.learning_rate),
-            (self.critic_step, train.critic_learning_rate),
-        ):
-            for group in optimizer.param_groups if optimizer is not None else []:
-                group["lr"] = rate * factor
-
     @torch.no_grad()
-    def _update_average(self, decay: float) -> None:
+    def _update_averages(self) -> None:
+        decay = self.config.train.average
         decay = min(decay, (1 + self.step) / (10 + self.step)) if decay > 0 else 0.0
-        for mean, value in zip(
-            self.average.parameters(), self.framework.generator.parameters(), strict=True
-        ):
-            mean.lerp_(value, 1 - decay)
+        for name, average in self.averages.items():
+            module = self.players[name].module
+            for mean, value in zip(average.parameters(), module.parameters(), strict=True):
+                mean.lerp_(value, 1 - decay)
+            for mean, value in zip(average.buffers(), module.buffers(), strict=True):
+                mean.copy_(value)
 
     def _autocast(self) -> torch.autocast:
         enabled = self.config.train.precision == "bf16"
@@ -109,35 +133,46 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Synthesise with the averaged weights inside the block."""
-        current = self.framework.generator
-        self.framework.generator = self.average
+        """Inside the block the framework has the averaged weights and synthesises."""
+        self._swap_averages()
         self.framework.eval()
         try:
             with torch.inference_mode(), self._autocast():
                 yield
         finally:
-            self.framework.generator = current
+            self._swap_averages()
             self.framework.train()
+            self._stage = -1
+            self._enter_stage()
+
+    def _swap_averages(self) -> None:
+        for name, average in self.averages.items():
+            module = self.players[name].module
+            for mean, value in zip(average.parameters(), module.parameters(), strict=True):
+                mean.data, value.data = value.data, mean.data
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, besides (seed, leg)."""
         return {
             "step": self.step,
             "framework": self.framework.state_dict(),
-            "average": self.average.state_dict(),
-            "generator_step": self.generator_step.state_dict(),
-            "critic_step": self.critic_step.state_dict() if self.critic_step else None,
+            "averages": {name: module.state_dict() for name, module in self.averages.items()},
+            "optimizers": {name: one.state_dict() for name, one in self.optimizers.items()},
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`."""
+        """Go on from :meth:`state`.
+
+        Raises:
+            KeyError: It is of another version, or of other players.
+            RuntimeError: It is of other networks.
+        """
         self.step = int(state["step"])
         self.framework.load_state_dict(state["framework"])
-        self.average.load_state_dict(state["average"])
-        self.generator_step.load_state_dict(state["generator_step"])
-        if self.critic_step is not None:
-            self.critic_step.load_state_dict(state["critic_step"])
+        for name, module in self.averages.items():
+            module.load_state_dict(state["averages"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
 
 
 def rate_factor(step: int, train: TrainConfig) -> float:
@@ -148,66 +183,3 @@ def rate_factor(step: int, train: TrainConfig) -> float:
         return 1.0
     share = (step - train.warmup) / max(1, train.steps - train.warmup)
     return 0.5 * (1 + math.cos(math.pi * share))
-
-
-def validate(trainer: Trainer, cases: Sequence[Prepared]) -> tuple[dict[str, float], np.ndarray]:
-    """Mean scores over whole volumes inside the brain, and the first case's synthesis.
-
-    The scores are of the first target, in the network's scale (range 1), averaged over cases. A run
-    on slices has those of its slices beside those of the volumes they make.
-
-    Returns:
-        ({psnr, ssim, mae}, (T, D, H, W) of the first case); for ``dim`` 2 also psnr_slices and
-        ssim_slices.
-    """
-    config = trainer.config
-    rows, first = [], None
-    for case in cases:
-        result = synthesize_prepared(trainer, case)
-        first = result if first is None else first
-        pair = case.volumes[config.targets[0]], result[0]
-        scores = {"psnr": psnr_brain, "ssim": ssim_brain, "mae": mae_brain}
-        row = {name: score(*pair, case.brain) for name, score in scores.items()}
-        if config.dim == 2:
-            row |= slice_scores(*pair, case.brain, turn_to(config.data.plane, case.affine))
-        rows.append(row)
-    assert first is not None
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}, first
-
-
-def slice_scores(
-    real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, turn: Turn
-) -> dict[str, float]:
-    """``psnr_slices`` and ``ssim_slices``: 2-D scores inside the brain, averaged over its slices.
-
-    SSIM has scikit-image's window, 7 x 7 within the slice. Slices without brain do not count; NaN
-    where there are no others.
-
-    Args:
-        real: (D, H, W) in the network's scale (range 1).
-        synthetic: The same shape and scale.
-        brain: (D, H, W) bool.
-        turn: What brings the slices to the front.
-    """
-    if not brain.any():
-        return {"psnr_slices": math.nan, "ssim_slices": math.nan}
-    real, synthetic, brain = (turn.apply(volume) for volume in (real, synthetic, brain))
-    area = brain.sum(axis=(1, 2))
-    holds = area > 0
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.where(brain, values, 0).sum(axis=(1, 2))[holds] / area[holds]
-
-    errors = mean((synthetic.astype(np.float64) - real) ** 2)
-    similarity = similarity_map(real, synthetic, 1.0, axes=(1, 2))
-    return {
-        "psnr_slices": float(np.mean([decibels(error) for error in errors])),
-        "ssim_slices": float(mean(similarity).mean()),
-    }
-
-
-def synthesize_prepared(trainer: Trainer, case: Prepared) -> np.ndarray:
-    """All targets of one prepared case, (T, D, H, W) in network scale, 0 outside the brain."""
-    with trainer.averaged():
-        steps = trainer.framework.validation_steps
-        return synthesize_case(trainer.framework, case, trainer.config, steps=steps)

@@ -1,5 +1,6 @@
 """The command line as a user meets it: first lines, exit codes, no traceback."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -121,14 +122,43 @@ def test_no_command_prints_help_and_fails(capsys):
     assert "commands" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["phantom", "audit", "train", "complete", "describe"])
-def test_every_command_has_help(command):
-    found = subprocess.run(
-        [sys.executable, "-m", "synth3d", command, "--help"], capture_output=True, text=True,
-        cwd=ROOT,
-    )  # fmt: skip
-    assert found.returncode == 0
-    assert "usage:" in found.stdout
+def test_help_is_instant_and_every_command_has_it(capsys):
+    code = """if True:
+        import sys
+        from synth3d.cli import main
+        try:
+            main(["--help"])
+        finally:
+            print(*{"torch", "numpy"} & {*sys.modules})
+    """
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert told.returncode == 0
+    *_, heavy = told.stdout.split("\n\n")
+    assert not {"torch", "numpy"} & {*heavy.split()}
+    for command in ("phantom", "audit", "train", "complete", "score", "ablate", "describe"):
+        assert command in told.stdout
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        assert "usage:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("room", sorted(p.name for p in (ROOT / "synth3d").iterdir() if p.is_dir()))
+def test_arguments_are_parsed_by_the_command_line_alone(room):
+    """Below it there are requests; only a file that is a program of its own parses any."""
+    for path in (ROOT / "synth3d" / room).rglob("*.py"):
+        text = path.read_text("utf-8")
+        assert "argparse" not in text or "__main__" in text, path
+
+
+@pytest.mark.parametrize("room", ["cli.py", "files.py", "cohort", "completion", "scoring"])
+def test_no_function_takes_more_than_seven_arguments(room):
+    place = ROOT / "synth3d" / room
+    for path in [place] if place.is_file() else place.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                count = sum(argument.arg not in ("self", "cls") for argument in given)
+                assert count <= 7, f"{path.name}: {node.name}"
 
 
 def test_describe_prints_the_published_count(capsys):

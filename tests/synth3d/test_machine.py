@@ -6,7 +6,7 @@ import pytest
 
 from synth3d import machine as precision
 from synth3d.cli import main
-from synth3d.settings import read_recipe
+from synth3d.training.recipes import read_recipe
 
 
 def resolved(capsys, *flags):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from synth3d.cohort.audit import audit
-from synth3d.cohort.audit_report import audit_json, format_audit, run_audit
+from synth3d.cohort.audit_report import AuditRequest, audit_json, format_audit, run_audit
 from synth3d.errors import InputError
 from synth3d.images.volumes import write_new
 
@@ -57,7 +57,7 @@ def save_splits(tmp_path, **sides):
 
 
 def test_a_sound_cohort_has_no_problems_and_its_facts_are_told(cohort, capsys):
-    assert run_audit(cohort) == 0
+    assert run_audit(AuditRequest(cohort)) == 0
     assert (
         capsys.readouterr().out
         == f"""\
@@ -118,7 +118,7 @@ def test_patients_on_two_sides_and_unknown_cases_are_errors(cohort, tmp_path):
         f"patient 00000 is in train ({name_of(0)}) and test ({name_of(0, 1)})",
     ]
     assert [case for case, _ in found(result, "warning")] == [name_of(1), name_of(2)]
-    assert run_audit(cohort, path) == 1
+    assert run_audit(AuditRequest(cohort, path)) == 1
 
 
 def test_one_case_under_two_names_is_found_by_its_voxels(cohort, tmp_path):
@@ -216,4 +216,4 @@ def test_files_of_no_naming_are_mentioned(cohort):
 
 def test_an_empty_folder_cannot_be_audited(tmp_path):
     with pytest.raises(InputError, match="no cases under"):
-        run_audit(tmp_path)
+        run_audit(AuditRequest(tmp_path))

@@ -4,199 +4,228 @@ import errno
 import gzip
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from synth3d.cli import main as command
-from synth3d.config.run import DataConfig, ModelConfig, RunConfig, TrainConfig
-from synth3d.files import lock, sha256, write_json
+from synth3d.files import sha256, write_json
 from synth3d.frameworks import FRAMEWORKS
-from synth3d.frameworks.build import build_generator
-from synth3d.images.intensity import Scale, ScalePrior
 from synth3d.images.volumes import read, write_new
-from synth3d.training.run_folder import FORMAT, save_weights, write_config
+from synth3d.training.run_folder import FORMAT, save_weights
 
-NAMES = ("Phantom-00000-000", "Phantom-00001-000")
-SHAPE = (9, 10, 11)
-
-
-def picture(seed):
-    volume = np.zeros(SHAPE, np.float32)
-    volume[1:-1, 1:-1, 1:-1] = np.random.default_rng(seed).integers(50, 900, (7, 8, 9))
-    return volume
-
-
-def image_path(root, modality, name=NAMES[0]):
-    return root / "in" / name / f"{name}-{modality}.nii.gz"
+NAMES = ("Brats18_X_2_1", "Brats18_X_3_1")
+TOKENS = {"t1n": "_t1", "t1c": "_t1ce", "t2w": "_t2", "t2f": "_flair", "pd": "_pd", "seg": "_seg"}
 
 
 @pytest.fixture
-def root(tmp_path):
-    """Two cases without FLAIR in `in`, a run that makes FLAIR in `run`."""
-    for number, name in enumerate(NAMES):
-        for i, modality in enumerate(("t1n", "t1c", "t2w")):
-            data = picture(10 * number + i)
-            write_new(image_path(tmp_path, modality, name), data, np.diag([1, 1, 2, 1]), np.int16)
-    config = RunConfig(
-        model=ModelConfig(name="resunet", widths=(4, 8), blocks=1, groups=2, stages=1),
-        data=DataConfig(patch=(8, 8, 8), overlap=(4, 4, 4), source_dropout=0.0),
-        train=TrainConfig(framework="l1"),
-    )
-    run = tmp_path / "run"
-    torch.manual_seed(0)
-    network = build_generator(config)
-    write_config(run, config)
-    save_weights(run / "weights.safetensors", network)
-    write_json(run / "scales.json", ScalePrior([{"t2f": Scale(50, 900)}] * 3).to_list())
-    digest = sha256(run / "weights.safetensors")
-    write_json(run / "done.json", {"format": FORMAT, "weights_sha256": digest})
+def root(ready, write_run, tmp_path):
+    """Two cases without FLAIR in `in`; in `run` one that makes FLAIR and needs all the others."""
+    for name in NAMES:
+        shutil.copytree(ready / "in" / name, tmp_path / "in" / name)
+    write_run(tmp_path / "run", dropout=0)
     return tmp_path
+
+
+def image(root, modality, name=NAMES[0]):
+    return root / "in" / name / f"{name}{TOKENS[modality]}.nii.gz"
+
+
+def rewrite(path, change=lambda data, affine: (data, affine), like=None, dtype=np.int16):
+    """The volume of ``like``, or its own, changed."""
+    volume = read(like or path)
+    data, affine = change(volume.data, volume.affine)
+    write_new(path, data, affine, dtype)
+
+
+def arguments(root, *flags, out=None):
+    run = [] if "--plumbing" in flags else ["--run", str(root / "run")]
+    place = ["--data", str(root / "in"), "--out", str(out or root / "out"), "--device", "cpu"]
+    return ["complete", *run, *place, *flags]
 
 
 def complain(root, capsys, *flags, out=None):
     """What `synth3d complete` says; it must be one sentence, and nothing half-done may be left."""
-    out = out or root / "out"
-    arguments = ["complete", "--data", str(root / "in"), "--out", str(out), "--device", "cpu"]
-    if "--plumbing" not in flags:
-        arguments += ["--run", str(root / "run")]
-    assert command([*arguments, *flags]) == 2
+    assert command(arguments(root, *flags, out=out)) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
+    out = out or root / "out"
     if out.is_dir():
-        left = [path for path in out.rglob("*") if path.name.startswith((".partial", ".started"))]
-        assert not left
+        hidden = [path for path in out.rglob(".*") if path.is_file()]
+        assert not hidden
         for receipt in out.rglob("*.receipt.json"):
             for name, digest in json.loads(receipt.read_text())["files"].items():
                 assert sha256(out / name) == digest
     return lines[0]
 
 
-def test_the_untouched_fixture_is_good(root):
-    arguments = ["complete", "--run", str(root / "run"), "--data", str(root / "in")]
-    assert command([*arguments, "--out", str(root / "out")]) == 0
+def lose(*pairs):
+    def change(root):
+        for modality, name in pairs:
+            image(root, modality, name).unlink()
+
+    return change
 
 
-def test_no_cases(root, capsys):
-    shutil.rmtree(root / "in")
-    assert "no folder" in complain(root, capsys)
-    (root / "in").mkdir()
-    assert "no cases under" in complain(root, capsys)
+def lose_all_but(modality):
+    def change(root):
+        rewrite(image(root, "pd"), like=image(root, "t1n"))
+        lose(*[(m, NAMES[0]) for m in ("t1n", "t1c", "t2w")])(root)
+        if modality != "pd":
+            image(root, "pd").unlink()
+
+    return change
+
+
+def make_whole_but_t1(root):
+    rewrite(image(root, "t2f"), like=image(root, "t2w"))
+    image(root, "t1n").unlink()
+
+
+def regrid(change):
+    return lambda root: rewrite(image(root, "t1c"), change)
+
+
+def make_four_dimensional(root):
+    path = image(root, "t2w")
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[40:42], content[48:50] = (np.array([n], np.int16).tobytes() for n in (4, 1))
+    path.write_bytes(gzip.compress(content))
+
+
+def cut(path_of, size):
+    def change(root):
+        path = path_of(root)
+        path.write_bytes(path.read_bytes()[:-size])
+
+    return change
+
+
+def configure(**values):
+    def change(root):
+        path = root / "run" / "config.json"
+        write_json(path, json.loads(path.read_text()) | values)
+
+    return change
+
+
+UNTOUCHED = {
+    "no folder": (lambda root: shutil.rmtree(root / "in"), ["no folder"]),
+    "no cases": (lambda root: [shutil.rmtree(root / "in" / name) for name in NAMES], ["no cases"]),
+    "inputs that the run needs, all named at once": (
+        lose(("t1c", NAMES[0]), ("t2w", NAMES[1])),
+        ["2 problems", f"{NAMES[0]}: lacks t1c", f"{NAMES[1]}: lacks t2w", "t2f"],
+    ),
+    "no input at all": (lose_all_but("pd"), ["has none", "t1n, t1c, t2w"]),
+    "nothing but a label": (lose_all_but("seg"), ["has none", "t1n, t1c, t2w"]),
+    "a missing sequence that the run cannot make": (make_whole_but_t1, ["t1n", "makes t2f"]),
+    "two files for one modality": (
+        lambda root: shutil.copy(image(root, "t1n"), root / "in" / image(root, "t1n").name),
+        ["two files for t1n"],
+    ),
+    "another spacing": (
+        regrid(lambda data, affine: (data, affine @ np.diag([1, 1, 2, 1]))),
+        [f"{NAMES[0]}_t1ce.nii.gz differs", "spacing"],
+    ),
+    "another shape": (
+        regrid(lambda data, affine: (data[1:], affine)),
+        [f"{NAMES[0]}_t1ce.nii.gz differs", "shape"],
+    ),
+    "a four-dimensional file": (make_four_dimensional, ["is 4-D"]),
+    "a folder that is no run": (
+        lambda root: (root / "run" / "config.json").unlink(),
+        ["is not a run folder"],
+    ),
+    "an unfinished run": (lambda root: (root / "run" / "done.json").unlink(), ["not finished"]),
+    "a run of another version": (
+        lambda root: write_json(root / "run" / "done.json", {"format": FORMAT + 1}),
+        [f"reads {FORMAT}"],
+    ),
+    "a run of another dimension": (configure(dim=2), ["data.patch", "2 numbers"]),
+    "scales without the target": (
+        lambda root: write_json(root / "run" / "scales.json", []),
+        ["scales.json", "t2f"],
+    ),
+    "weights of another network": (
+        lambda root: save_weights(root / "run" / "weights.safetensors", torch.nn.Linear(2, 2)),
+        ["weights"],
+    ),
+} | {
+    f"a damaged {name}": (cut(lambda root, n=name: root / "run" / n, 30), [name])
+    for name in ("config.json", "scales.json", "weights.safetensors")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", UNTOUCHED)
+def test_what_is_wrong_is_told_before_anything_is_written(root, capsys, what):
+    change, parts = UNTOUCHED[what]
+    change(root)
+    told = complain(root, capsys)
+    assert all(part in told for part in parts)
     assert not (root / "out").exists()
 
 
-def test_every_case_without_an_input_that_the_run_needs_is_named_at_once(root, capsys):
-    image_path(root, "t1c").unlink()
-    image_path(root, "t2w", NAMES[1]).unlink()
-    text = complain(root, capsys)
-    assert "2 problems" in text
-    assert f"case {NAMES[0]}: lacks t1c, which the run needs to make t2f" in text
-    assert f"case {NAMES[1]}: lacks t2w" in text
-    assert not (root / "out").exists()
-
-
-def test_a_case_with_no_input_at_all(root, capsys):
-    for modality in ("t1n", "t1c", "t2w"):
-        image_path(root, modality).unlink()
-    write_new(image_path(root, "pd"), picture(0), np.eye(4), np.int16)
-    assert "has none of the sequences t1n, t1c, t2w" in complain(root, capsys)
-
-
-def test_a_case_with_nothing_but_a_label(root, capsys):
-    for modality in ("t1n", "t1c", "t2w"):
-        image_path(root, modality).unlink()
-    write_new(image_path(root, "seg"), picture(0) > 0, np.eye(4), np.uint8)
-    assert "has none of the sequences t1n, t1c, t2w" in complain(root, capsys)
+def test_the_untouched_fixture_is_good_and_so_is_another_grid_of_what_the_run_does_not_use(root):
+    rewrite(image(root, "pd"), lambda data, affine: (data[1:], affine), image(root, "t1n"))
+    assert command(arguments(root)) == 0
 
 
 def test_a_case_folder_as_input_and_its_parent_as_output(root, capsys):
-    arguments = ["complete", "--run", str(root / "run"), "--out", str(root / "in")]
-    assert command([*arguments, "--data", str(root / "in" / NAMES[0])]) == 2
+    order = ["complete", "--run", str(root / "run"), "--out", str(root / "in")]
+    assert command([*order, "--data", str(root / "in" / NAMES[0])]) == 2
     assert "is in the input folder" in capsys.readouterr().err
-    assert len(list((root / "in" / NAMES[0]).iterdir())) == 3
+    assert len(list((root / "in" / NAMES[0]).iterdir())) == 4
 
 
-def test_a_missing_sequence_that_the_run_cannot_make(root, capsys):
-    write_new(image_path(root, "t2f"), picture(5), np.diag([1, 1, 2, 1]), np.int16)
-    image_path(root, "t1n").unlink()
-    assert "lacks t1n, which the run cannot make; it makes t2f" in complain(root, capsys)
-    assert "cannot make t1c" in complain(root, capsys, "--missing", "t1ce")
+def put_nan(value):
+    def change(path):
+        rewrite(path, dtype=np.float32)
+        content = bytearray(gzip.decompress(path.read_bytes()))
+        content[-4:] = np.float32(value).tobytes()
+        path.write_bytes(gzip.compress(content))
+
+    return change
 
 
-def test_two_files_for_one_modality(root, capsys):
-    shutil.copy(image_path(root, "t1n"), root / "in" / image_path(root, "t1n").name)
-    assert "two files for t1n" in complain(root, capsys)
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda path: rewrite(path, lambda data, affine: (0 * data, affine)), "zero everywhere"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-40]), "truncated"),
+        (put_nan(np.nan), "1 NaN"),
+        (put_nan(np.inf), "1 NaN"),
+    ],
+)
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_bad_voxels_are_told_at_the_end_when_the_other_cases_are_done(
+    root, capsys, monkeypatch, change, part, jobs
+):
+    from concurrent.futures import ThreadPoolExecutor
 
-
-def test_a_truncated_file(root, capsys):
-    path = image_path(root, "t1c")
-    path.write_bytes(path.read_bytes()[:-40])
-    assert f"{path} is truncated" in complain(root, capsys)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_voxels_that_are_no_numbers(root, capsys, value):
-    data = picture(0)
-    data[4, 4, 4] = value
-    path = image_path(root, "t1c")
-    write_new(path, picture(0), np.diag([1, 1, 2, 1]), np.float32)
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    content[352 : 352 + data.nbytes] = data.tobytes()
-    path.write_bytes(gzip.compress(content))
-    assert f"{path} has 1 NaN or infinite voxels" in complain(root, capsys)
-
-
-def test_a_bad_case_does_not_keep_the_others_from_being_done(root, capsys):
-    write_new(image_path(root, "t1c"), np.zeros(SHAPE), np.diag([1, 1, 2, 1]), np.int16)
-    assert "1 of 2 cases could not be completed" in complain(root, capsys)
+    if jobs == "2":
+        monkeypatch.setattr("synth3d.completion.run.local_executor", ThreadPoolExecutor)
+    change(image(root, "t1c"))
+    told = complain(root, capsys, "--jobs", jobs)
+    assert "1 of 2 cases" in told
+    assert f"{image(root, 't1c')}" in told
+    assert part in told
     assert not (root / "out" / NAMES[0]).exists()
-    assert (root / "out" / NAMES[1] / f"{NAMES[1]}-t2f.nii.gz").is_file()
+    assert (root / "out" / NAMES[1] / f"{NAMES[1]}_flair.nii.gz").is_file()
 
 
-def test_an_all_zero_volume(root, capsys):
-    write_new(image_path(root, "t1c"), np.zeros(SHAPE), np.diag([1, 1, 2, 1]), np.int16)
-    assert "is zero everywhere" in complain(root, capsys)
-
-
-def test_differing_grids_within_a_case(root, capsys):
-    write_new(image_path(root, "t1c"), picture(0), np.diag([1, 1, 3, 1]), np.int16)
-    text = complain(root, capsys)
-    assert f"{NAMES[0]}-t1c.nii.gz differs" in text
-    assert "spacing" in text
-    write_new(image_path(root, "t1c"), picture(0)[1:], np.diag([1, 1, 2, 1]), np.int16)
-    assert "shape" in complain(root, capsys)
-    assert not (root / "out").exists()
-
-
-def test_another_grid_of_a_sequence_that_the_run_does_not_use_is_no_trouble(root):
-    write_new(image_path(root, "pd"), picture(0)[1:], np.diag([1, 1, 2, 1]), np.int16)
-    arguments = ["complete", "--run", str(root / "run"), "--data", str(root / "in")]
-    assert command([*arguments, "--out", str(root / "out")]) == 0
-
-
-def test_a_four_dimensional_file(root, capsys):
-    path = image_path(root, "t2w")
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    content[40:56] = np.array([4, *SHAPE[::-1], 1, 1, 1, 1], np.int16).tobytes()
-    path.write_bytes(gzip.compress(content))
-    assert "is 4-D" in complain(root, capsys)
-
-
-def test_a_target_that_is_already_there(root, capsys):
-    taken = root / "out" / NAMES[1] / f"{NAMES[1]}-t2f.nii.gz"
-    write_new(taken, picture(3), np.eye(4), np.int16)
+@pytest.mark.parametrize("modality", ["t2f", "t1n"])
+def test_a_file_in_the_way_is_named_and_kept(root, capsys, modality):
+    taken = root / "out" / NAMES[1] / f"{NAMES[1]}{TOKENS[modality]}.nii.gz"
+    write_new(taken, np.ones((3, 4, 5)), np.eye(4), np.int16)
     before = sha256(taken)
-    assert f"{taken} is already there; --overwrite replaces it" in complain(root, capsys)
+    told = complain(root, capsys)
+    assert f"{taken}" in told
+    assert "--overwrite" in told
     assert sha256(taken) == before
     assert not (root / "out" / NAMES[0]).exists()
-
-
-def test_another_real_file_in_the_way(root, capsys):
-    taken = root / "out" / NAMES[1] / f"{NAMES[1]}-t1n.nii.gz"
-    write_new(taken, picture(3), np.eye(4), np.int16)
-    assert f"{taken} is already there" in complain(root, capsys)
 
 
 def test_an_output_folder_that_is_a_file(root, capsys):
@@ -207,74 +236,20 @@ def test_an_output_folder_that_is_a_file(root, capsys):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
 def test_an_output_folder_that_is_full_or_may_not_be_written(root, capsys, monkeypatch, code):
-    from pathlib import Path
-
     write = Path.write_bytes
 
     def refuse(path, data):
-        if path.name.endswith("t2f.nii.gz"):
+        if path.name.endswith("flair.nii.gz"):
             write(path, data[:100])
             raise OSError(code, "no room or no right")
         return write(path, data)
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
-    arguments = ["--data", str(root / "in"), "--out", str(root / "out"), "--device", "cpu"]
-    assert command(["complete", "--run", str(root / "run"), *arguments]) == 2
+    assert command(arguments(root)) == 2
     assert "error: cannot write" in capsys.readouterr().err
-    assert not list((root / "out").rglob("*t2f*"))
+    assert not list((root / "out").rglob("*flair*"))
     monkeypatch.undo()
-    assert command(["complete", "--run", str(root / "run"), *arguments]) == 0
-
-
-@pytest.mark.parametrize("inside", [".", "completed"])
-def test_an_output_folder_inside_the_input_folder(root, capsys, inside):
-    text = complain(root, capsys, out=root / "in" / inside)
-    assert "lies in the input folder" in text
-
-
-def test_another_process_in_the_output_folder(root, capsys):
-    with lock(root / "out"):
-        assert "another process work" in complain(root, capsys)
-
-
-def test_a_folder_that_is_no_run(root, capsys):
-    (root / "run" / "config.json").unlink()
-    assert "is not a run folder" in complain(root, capsys)
-
-
-def test_an_unfinished_run(root, capsys):
-    (root / "run" / "done.json").unlink()
-    assert "is not finished" in complain(root, capsys)
-
-
-def test_a_run_of_another_version(root, capsys):
-    write_json(root / "run" / "done.json", {"format": FORMAT + 1})
-    assert f"this version reads {FORMAT}" in complain(root, capsys)
-
-
-def test_a_run_of_another_dimension(root, capsys):
-    path = root / "run" / "config.json"
-    write_json(path, json.loads(path.read_text()) | {"dim": 2})
-    assert "data.patch must be 2 numbers, as dim is 2" in complain(root, capsys)
-
-
-def test_scales_without_the_target(root, capsys):
-    write_json(root / "run" / "scales.json", [])
-    assert "it has no scale of ['t2f']" in complain(root, capsys)
-
-
-@pytest.mark.parametrize("file", ["config.json", "scales.json", "weights.safetensors"])
-def test_a_damaged_run(root, capsys, file):
-    path = root / "run" / file
-    path.write_bytes(path.read_bytes()[:-30])
-    complain(root, capsys)
-    assert not (root / "out").exists()
-
-
-def test_weights_of_another_network(root, capsys):
-    path = root / "run" / "weights.safetensors"
-    save_weights(path, torch.nn.Linear(2, 2))
-    assert "weights" in complain(root, capsys)
+    assert command(arguments(root)) == 0
 
 
 def test_weights_that_give_nan(root, capsys, monkeypatch):
@@ -283,38 +258,35 @@ def test_weights_that_give_nan(root, capsys, monkeypatch):
     assert "the network gives NaN" in complain(root, capsys)
 
 
-def test_an_unknown_case_or_modality(root, capsys):
-    assert "no case is called nobody" in complain(root, capsys, "--cases", "nobody")
-    assert "is not a modality" in complain(root, capsys, "--missing", "ct")
-
-
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "part"),
     [
-        (["--overlap", "1"], "overlap is a share of the tile"),
-        (["--batch", "0"], "--batch must be at least 1"),
-        (["--threads", "0"], "--threads must be at least 1"),
-        (["--plumbing"], "--plumbing needs --missing"),
-        (["--plumbing", "--missing", "flair"], "has no real t2f to send through"),
-        (["--format", "nnunet", "--cases", "x"], "no case is called x"),
+        (["--overlap", "1"], "overlap"),
+        (["--batch", "0"], "--batch"),
+        (["--threads", "0"], "--threads"),
+        (["--jobs", "0"], "--jobs"),
+        (["--plumbing"], "--missing"),
+        (["--plumbing", "--missing", "flair"], "no real t2f"),
+        (["--format", "nnunet", "--cases", "nobody"], "nobody"),
+        (["--missing", "ct"], "is not a modality"),
+        (["--missing", "t1ce"], "cannot make t1c"),
     ],
 )
-def test_flags_that_make_no_sense(root, capsys, flags, message):
-    assert message in complain(root, capsys, *flags)
+def test_flags_that_make_no_sense(root, capsys, flags, part):
+    assert part in complain(root, capsys, *flags)
 
 
-def test_nnunet_needs_every_channel(root, capsys):
-    path = root / "run" / "config.json"
-    config = json.loads(path.read_text()) | {"sources": ["t1n", "t1c", "pd"]}
-    write_json(path, config)
-    for name in NAMES:
-        image_path(root, "t2w", name).rename(image_path(root, "pd", name))
-    assert "nnU-Net needs all of" in complain(root, capsys, "--format", "nnunet")
+@pytest.mark.parametrize("inside", [".", "completed"])
+def test_an_output_folder_inside_the_input_folder(root, capsys, inside):
+    assert "input folder" in complain(root, capsys, out=root / "in" / inside)
 
 
-def test_a_cohort_of_two_endings_does_not_fit_nnunet(root, capsys):
-    path = image_path(root, "t1n")
-    volume = read(path)
-    write_new(path.with_suffix(""), volume.data, volume.affine, np.int16)
+def test_nnunet_needs_every_channel_and_one_file_ending(root, capsys):
+    path = image(root, "t1n")
+    rewrite(path.with_suffix(""), like=path)
     path.unlink()
     assert "one file ending" in complain(root, capsys, "--format", "nnunet")
+    configure(sources=["t1n", "t1c", "pd"])(root)
+    for name in NAMES:
+        image(root, "t2w", name).rename(image(root, "pd", name))
+    assert "nnU-Net needs all of" in complain(root, capsys, "--format", "nnunet")

@@ -9,26 +9,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth3d.cohort.cases import find_cases
-from synth3d.config.run import DataConfig, MisalignConfig, ModelConfig, RunConfig
 from synth3d.data.misalign import CONTROL_POINTS, Motion, draw_motion, misalign, move
-from synth3d.data.patches import batches, prepare, to_subject
+from synth3d.data.options import DataConfig, MisalignConfig
+from synth3d.data.patches import Stream, to_subject
+from synth3d.data.task import Task
 from synth3d.images.planes import turn_to
 
 FIXED = MisalignConfig(source="t2w", shift=3.0, draw="fixed_magnitude")
 
 
-def config_of(dim=3, misalign=FIXED, **data):
+def settings_of(dim=3, misalign=FIXED, **data):
+    """Task, data and misalignment, as the functions here take them."""
     patch = (8, 8, 8) if dim == 3 else (16, 16)
-    settings = DataConfig(patch=patch, overlap=(0,) * dim, flip=False, source_dropout=0, **data)
-    model = ModelConfig(widths=(4, 8), groups=2, stages=2)
-    return RunConfig(dim=dim, model=model, data=settings, misalign=misalign)
+    some = DataConfig(patch=patch, overlap=(0,) * dim, flip=False, source_dropout=0, **data)
+    return Task(dim, ("t1n", "t1c", "t2w"), ("t2f",)), some, misalign
 
 
-@pytest.fixture(scope="module")
-def prepared(phantom_cohort):
-    config = config_of()
-    return prepare(find_cases(phantom_cohort)[0], config.sources, config.targets)
+def drawn(prepared, settings, seed, count):
+    task, data, misalign = settings
+    stream = Stream([to_subject(prepared, task, data)], task, data, misalign)
+    return list(islice(stream.batches(seed), count))
 
 
 def motion_of(shift, rotation=None, field=None):
@@ -128,7 +128,7 @@ def test_the_points_of_a_curve_differ_in_length_alone(draw):
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("how", [{"shift": 3.0}, {"rotate": 9.0}, {"elastic": 3.0}])
 def test_one_source_moves_and_nothing_else(prepared, dim, how):
-    moved = misalign(prepared, config_of(dim, MisalignConfig(source="t2w", **how)))
+    moved = misalign(prepared, *settings_of(dim, MisalignConfig(source="t2w", **how)))
     for name in ("t1n", "t1c", "t2f"):
         assert moved.volumes[name] is prepared.volumes[name]
     assert moved.brain is prepared.brain
@@ -140,11 +140,11 @@ def test_one_source_moves_and_nothing_else(prepared, dim, how):
 
 
 def test_movements_follow_from_case_and_seed_alone(prepared):
-    config = config_of(misalign=MisalignConfig(source="t2w", shift=3, rotate=5, elastic=2))
+    settings = settings_of(misalign=MisalignConfig(source="t2w", shift=3, rotate=5, elastic=2))
 
     def moved(name="a", seed=0):
         case = dataclasses.replace(prepared.case, name=name)
-        return misalign(dataclasses.replace(prepared, case=case), config, seed).volumes["t2w"]
+        return misalign(dataclasses.replace(prepared, case=case), *settings, seed).volumes["t2w"]
 
     first = moved()
     torch.rand(3)  # the global generator has no part in it
@@ -156,42 +156,40 @@ def test_movements_follow_from_case_and_seed_alone(prepared):
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize("how", [{"shift": 2.0}, {"rotate": 9.0}, {"elastic": 3.0}])
 def test_in_two_dimensions_nothing_leaves_its_slice(prepared, plane, how):
-    config = config_of(2, MisalignConfig(source="t2w", **how), plane=plane)
+    settings = settings_of(2, MisalignConfig(source="t2w", **how), plane=plane)
     turn = turn_to(plane, prepared.affine)
     volume = prepared.volumes["t2w"].copy()
     turned = turn.apply(volume)
     turned[::2] = 0
     turned[1::2] = turned[turned.shape[0] // 2 | 1]
     striped = dataclasses.replace(prepared, volumes={**prepared.volumes, "t2w": volume})
-    moved = turn.apply(misalign(striped, config).volumes["t2w"])
+    moved = turn.apply(misalign(striped, *settings).volumes["t2w"])
     assert not moved[::2].any()
     assert all(np.array_equal(one, moved[1]) for one in moved[1::2])  # one motion for all slices
     assert (moved[1] != turned[1]).any()
 
 
 def test_lengths_are_voxels_of_what_the_network_sees(prepared):
-    own, half = config_of(2), config_of(2, slice_size=(16, 16))  # the phantoms are 32 x 32
-    doubled = dataclasses.replace(FIXED, shift=6.0)
+    doubled = settings_of(2, dataclasses.replace(FIXED, shift=6.0))
     np.testing.assert_allclose(
-        misalign(prepared, half).volumes["t2w"],
-        misalign(prepared, dataclasses.replace(own, misalign=doubled)).volumes["t2w"],
+        misalign(prepared, *settings_of(2, slice_size=(16, 16))).volumes["t2w"],  # they are 32 x 32
+        misalign(prepared, *doubled).volumes["t2w"],
         atol=1e-6,
     )
 
 
 def test_nothing_happens_where_nothing_is_asked_or_the_source_is_absent(prepared):
-    still = config_of(misalign=MisalignConfig(source="t2w"))
-    assert misalign(prepared, still) is prepared
+    still = settings_of(misalign=MisalignConfig(source="t2w"))
+    assert misalign(prepared, *still) is prepared
     without = {name: v for name, v in prepared.volumes.items() if name != "t2w"}
     absent = dataclasses.replace(prepared, volumes=without)
-    assert misalign(absent, config_of()) is absent
+    assert misalign(absent, *settings_of()) is absent
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_training_sees_the_source_astray_unless_only_the_test_does(prepared, dim):
     def stream(misalign):
-        config = config_of(dim, misalign)
-        return list(islice(batches([to_subject(prepared, config)], config, 3), 4))
+        return drawn(prepared, settings_of(dim, misalign), 3, 4)
 
     test_only = stream(dataclasses.replace(FIXED, when="test_only"))
     for plain, again in zip(stream(MisalignConfig()), test_only, strict=True):
@@ -208,9 +206,8 @@ def test_in_training_the_other_channels_and_the_target_stay(prepared, dim):
     """All channels hold one picture, so what moves shows against what does not."""
     same = prepared.volumes["t1n"]
     alike = dataclasses.replace(prepared, volumes={name: same for name in prepared.volumes})
-    config = config_of(dim)
     moved = 0
-    for batch in islice(batches([to_subject(alike, config)], config, 0), 6):
+    for batch in drawn(alike, settings_of(dim), 0, 6):
         assert torch.equal(batch.sources[:, 0], batch.targets[:, 0])
         assert torch.equal(batch.sources[:, 1], batch.targets[:, 0])
         moved += int(not torch.equal(batch.sources[:, 2], batch.targets[:, 0]))

@@ -5,30 +5,29 @@ import numpy as np
 import pytest
 import torch
 
-from synth3d.cohort.cases import find_cases
-from synth3d.config.run import DataConfig, ModelConfig, RunConfig
+from synth3d.data.options import DataConfig
 from synth3d.data.patches import (
+    Stream,
     augmentation,
-    batches,
     brain_box,
     collate,
     patch_centres,
-    prepare,
     to_subject,
 )
+from synth3d.data.prepared import prepare, tumour_classes
+from synth3d.data.task import Task
 from synth3d.errors import InputError
 from synth3d.images.volumes import read_label, write_like
 
-CONFIG = RunConfig(
-    model=ModelConfig(widths=(4, 8), groups=2, stages=2),
-    data=DataConfig(patch=(16, 12, 8), overlap=(8, 6, 4), batch=2, patches_per_case=2, queue=4),
-)
+TASK = Task(3, ("t1n", "t1c", "t2w"), ("t2f",))
+DATA = DataConfig((16, 12, 8), (8, 6, 4), batch=2, patches_per_case=2, queue=4)
 
 
-@pytest.fixture(scope="module")
-def prepared(phantom_cohort):
-    case = find_cases(phantom_cohort)[0]
-    return prepare(case, CONFIG.sources, CONFIG.targets)
+def drawn(prepared, seed=0, count=6, **changes):
+    """So many batches, with some settings changed."""
+    data = dataclasses.replace(DATA, **changes)
+    stream = Stream([to_subject(prepared, TASK, data)] * 2, TASK, data)
+    return list(islice(stream.batches(seed), count))
 
 
 def test_a_prepared_case_is_zero_outside_and_one_half_at_the_median(prepared):
@@ -40,21 +39,21 @@ def test_a_prepared_case_is_zero_outside_and_one_half_at_the_median(prepared):
 def test_the_brain_is_known_without_the_target(phantom_cohort, prepared):
     case = prepared.case
     images = {name: path for name, path in case.images.items() if name != "t2f"}
-    without = prepare(dataclasses.replace(case, images=images), CONFIG.sources, ())
+    without = prepare(dataclasses.replace(case, images=images), TASK.sources, ())
     assert (without.brain == prepared.brain).all()
 
 
 def test_an_absent_source_is_zeros_in_its_own_place(prepared):
     volumes = {name: v for name, v in prepared.volumes.items() if name != "t1c"}
-    stack = dataclasses.replace(prepared, volumes=volumes).sources(CONFIG.sources)
+    stack = dataclasses.replace(prepared, volumes=volumes).sources(TASK.sources)
     assert [bool(channel.any()) for channel in stack] == [True, False, True]
 
 
 def test_axes_turn_once_and_turn_back(prepared):
-    subject = to_subject(prepared, CONFIG)
+    subject = to_subject(prepared, TASK, DATA)
     batch = collate([subject])
     box = brain_box(prepared.brain)
-    inside = np.stack([prepared.volumes[n] for n in CONFIG.sources])[(slice(None), *box)]
+    inside = np.stack([prepared.volumes[n] for n in TASK.sources])[(slice(None), *box)]
     found = batch.sources[0].numpy()
     lead = [(a - b) // 2 for a, b in zip(found.shape[1:], inside.shape[1:], strict=True)]
     window = tuple(slice(n, n + m) for n, m in zip(lead, inside.shape[1:], strict=True))
@@ -63,30 +62,23 @@ def test_axes_turn_once_and_turn_back(prepared):
 
 
 def test_patches_have_the_asked_shape_and_hold_brain(prepared):
-    stream = batches([to_subject(prepared, CONFIG)], CONFIG, seed=0)
-    for _ in range(6):
-        batch = next(stream)
+    for batch in drawn(prepared):
         assert batch.sources.shape == (2, 3, 16, 12, 8)
-        assert batch.targets.shape == (2, 1, 16, 12, 8)
+        assert batch.targets.shape == batch.label.shape == (2, 1, 16, 12, 8)
         centre = tuple(side // 2 for side in batch.brain.shape[2:])
         assert batch.brain[(slice(None), 0, *centre)].all()
 
 
 def test_one_seed_gives_one_stream(prepared):
-    subjects = [to_subject(prepared, CONFIG)] * 2
-    first, again, other = (list(islice(batches(subjects, CONFIG, s), 5)) for s in (5, 5, 6))
-    for a, b, c in zip(first, again, other, strict=True):
+    for a, b, c in zip(*(drawn(prepared, seed) for seed in (5, 5, 6)), strict=True):
         assert torch.equal(a.sources, b.sources)
         assert torch.equal(a.present, b.present)
         assert not torch.equal(a.sources, c.sources)
 
 
 def test_hidden_sources_are_zero_and_targets_are_not(prepared):
-    data = dataclasses.replace(CONFIG.data, source_dropout=0.6)
-    stream = batches([to_subject(prepared, CONFIG)], dataclasses.replace(CONFIG, data=data), seed=1)
     hidden = 0
-    for _ in range(8):
-        batch = next(stream)
+    for batch in drawn(prepared, 1, 8, source_dropout=0.6):
         for b, s in (~batch.present).nonzero().tolist():
             hidden += 1
             assert not batch.sources[b, s].any()
@@ -96,28 +88,49 @@ def test_hidden_sources_are_zero_and_targets_are_not(prepared):
 
 
 def test_sources_move_against_the_target_when_asked(prepared):
-    data = dataclasses.replace(CONFIG.data, misregistration=2.0, flip=False)
-    moved = dataclasses.replace(CONFIG, data=data)
-    still = dataclasses.replace(CONFIG, data=dataclasses.replace(data, misregistration=0.0))
-    subjects = [to_subject(prepared, CONFIG)]
-    a, b = next(batches(subjects, moved, 3)), next(batches(subjects, still, 3))
-    assert a.sources.shape == b.sources.shape
-    assert not torch.equal(a.sources, b.sources)
+    moved, still = (drawn(prepared, 3, 1, flip=False, misregistration=far)[0] for far in (2.0, 0.0))
+    assert moved.sources.shape == still.sources.shape
+    assert not torch.equal(moved.sources, still.sources)
 
 
-def test_flips_move_everything_together(prepared):
-    subject = to_subject(prepared, CONFIG)
-    agree = prepared.volumes["t1n"]
-    together = dataclasses.replace(
-        prepared, volumes={**prepared.volumes, "t2f": agree, "t1c": agree, "t2w": agree}
-    )
-    subject = to_subject(together, CONFIG)
-    data = dataclasses.replace(CONFIG.data, source_dropout=0.0)
-    stream = batches([subject], dataclasses.replace(CONFIG, data=data), 0)
-    for _ in range(6):
-        batch = next(stream)
+def with_marks(prepared):
+    """All volumes alike and telling the classes apart: 0.25 a class, inside the brain."""
+    label = np.random.default_rng(0).integers(0, 4, prepared.brain.shape).astype(np.int8)
+    marks = (0.25 * label * prepared.brain).astype(np.float32)
+    volumes = {name: marks for name in prepared.volumes}
+    return dataclasses.replace(prepared, volumes=volumes, label=label)
+
+
+def test_flips_move_everything_together_and_the_label_with_it(prepared):
+    for batch in drawn(with_marks(prepared), source_dropout=0.0):
         for channel in batch.sources.unbind(1):
             assert torch.equal(channel, batch.targets[:, 0])
+        assert torch.equal(batch.targets, 0.25 * batch.label * batch.brain)
+
+
+def test_a_label_changes_no_patch_and_without_one_all_is_unknown(prepared):
+    without = dataclasses.replace(prepared, label=None)
+    for a, b in zip(drawn(prepared), drawn(without), strict=True):
+        assert torch.equal(a.sources, b.sources)
+        assert torch.equal(a.targets, b.targets)
+        assert (b.label == -1).all()
+        assert set(a.label.unique().tolist()) <= {0, 1, 2, 3}
+    assert (prepared.label > 0).sum() == prepared.tumour.sum()
+
+
+@pytest.mark.parametrize(
+    ("values", "naming", "expected"),
+    [
+        ([0, 1, 2, 4], "brats2018", [0, 1, 2, 3]),
+        ([0, 1, 2, 3], "brats2023", [0, 1, 2, 3]),
+        ([1, 3, 4], "brats2023", [1, 3, 0]),  # a cavity
+        ([1, 4], "brats2023", [1, -1]),  # a cavity or an enhancing tumour
+        ([0], None, [0]),
+    ],
+)
+def test_classes_are_those_of_brats_2023(values, naming, expected):
+    label = np.array(values, np.int16).reshape(1, 1, -1)
+    assert tumour_classes(label, naming).ravel().tolist() == expected
 
 
 def test_centres_weigh_the_tumour_and_nothing_outside():
@@ -136,12 +149,12 @@ def test_centres_weigh_the_tumour_and_nothing_outside():
 def test_flips_are_left_right_whatever_the_order_of_the_axes(prepared):
     """Sagittal files (IXI's T1) have their left-right axis last, not first."""
     sagittal = np.array([[0, 0, 1.0, 0], [-1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
-    subject = to_subject(dataclasses.replace(prepared, affine=sagittal), CONFIG)
+    subject = to_subject(dataclasses.replace(prepared, affine=sagittal), TASK, DATA)
     before = subject["sources"].data
     found = set()
     for seed in range(8):
         torch.manual_seed(seed)
-        after = augmentation(CONFIG.data, subject.spacing)(subject)["sources"].data
+        after = augmentation(DATA, subject.spacing)(subject)["sources"].data
         found |= {axis for axis in (1, 2, 3) if torch.equal(after, before.flip(axis))}
     assert found == {3}
 
@@ -149,10 +162,9 @@ def test_flips_are_left_right_whatever_the_order_of_the_axes(prepared):
 def test_a_case_without_room_for_a_patch_is_told(prepared):
     rim = np.zeros_like(prepared.brain)
     rim[tuple(np.argwhere(prepared.brain)[0])] = True
-    data = dataclasses.replace(CONFIG.data, tumour_chance=1.0)
-    config = dataclasses.replace(CONFIG, data=data)
+    data = dataclasses.replace(DATA, tumour_chance=1.0)
     with pytest.raises(InputError, match="can be centred in its brain"):
-        to_subject(dataclasses.replace(prepared, tumour=rim), config)
+        to_subject(dataclasses.replace(prepared, tumour=rim), TASK, data)
 
 
 def test_labels_outside_any_scheme_are_refused_with_their_file(phantom_cohort, prepared, tmp_path):
@@ -160,12 +172,9 @@ def test_labels_outside_any_scheme_are_refused_with_their_file(phantom_cohort, p
     label = read_label(prepared.case.label).data * 7
     write_like(prepared.case.label, label, path)
     with pytest.raises(InputError, match=r"seg.nii.gz: label values \[7"):
-        prepare(dataclasses.replace(prepared.case, label=path), CONFIG.sources, CONFIG.targets)
+        prepare(dataclasses.replace(prepared.case, label=path), TASK.sources, TASK.targets)
 
 
 def test_a_brain_smaller_than_the_patch_is_padded(prepared):
-    config = dataclasses.replace(
-        CONFIG, data=dataclasses.replace(CONFIG.data, patch=(64, 64, 64), overlap=(0, 0, 0))
-    )
-    batch = next(batches([to_subject(prepared, config)], config, 0))
+    (batch,) = drawn(prepared, 0, 1, patch=(64, 64, 64), overlap=(0, 0, 0))
     assert batch.sources.shape[2:] == (64, 64, 64)

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from synth3d.cohort.cases import Case
-from synth3d.config.run import DataConfig, ModelConfig, RunConfig, TrainConfig
+from synth3d.data.options import DataConfig
 from synth3d.data.prepared import Prepared
 from synth3d.data.slices import (
     draw_in,
@@ -20,22 +20,22 @@ from synth3d.data.slices import (
     slice_centres,
     spacing_seen,
 )
-from synth3d.frameworks import FRAMEWORKS
+from synth3d.data.task import Task
+from synth3d.frameworks.reconstruction import L1Options, Reconstruction
 from synth3d.images.intensity import Scale
 from synth3d.images.planes import PLANES, Turn
 from synth3d.inference.case import synthesize_case
+from synth3d.inference.volume import SynthesisOptions
 
 LPS = np.diag([-1.0, -1.5, 2.0, 1.0])
 
 
-def config_of(plane="axial", size=(), patch=(8, 8), overlap=(4, 4), sources=("t1n", "t2w")):
-    return RunConfig(
-        dim=2,
-        sources=sources,
-        model=ModelConfig(name="resunet", widths=(4, 8), blocks=1, stages=1),
-        data=DataConfig(patch=patch, overlap=overlap, plane=plane, slice_size=size),
-        train=TrainConfig(framework="l1"),
-    )
+TASK = Task(2, ("t1n", "t2w"), ("t2f",))
+
+
+def view_of(plane="axial", size=(), patch=(8, 8), overlap=(4, 4)):
+    """Task and data, as the functions here take them."""
+    return TASK, DataConfig(patch=patch, overlap=overlap, plane=plane, slice_size=size)
 
 
 def case_of(shape=(9, 11, 13), affine=LPS, seed=0, names=("t1n", "t2w", "t2f")):
@@ -52,7 +52,7 @@ def case_of(shape=(9, 11, 13), affine=LPS, seed=0, names=("t1n", "t2w", "t2f")):
 @pytest.mark.parametrize("plane", PLANES)
 @given(order=st.permutations(range(3)), flips=st.tuples(*[st.booleans()] * 3))
 def test_one_head_is_seen_alike_however_its_file_lies(plane, order, flips):
-    config, case = config_of(plane), case_of()
+    view, case = view_of(plane), case_of()
     turn = Turn(tuple(order), tuple(flips))
     other = dataclasses.replace(
         case,
@@ -61,11 +61,11 @@ def test_one_head_is_seen_alike_however_its_file_lies(plane, order, flips):
         tumour=turn.apply(case.tumour),
         affine=turn.affine(case.affine, case.brain.shape),
     )
-    here, there = seen(case, config), seen(other, config)
-    np.testing.assert_array_equal(here.sources(config.sources), there.sources(config.sources))
+    here, there = seen(case, *view), seen(other, *view)
+    np.testing.assert_array_equal(here.sources(TASK.sources), there.sources(TASK.sources))
     np.testing.assert_array_equal(here.tumour, there.tumour)
     np.testing.assert_allclose(here.affine, there.affine, atol=1e-12)
-    assert spacing_seen(case, config) == pytest.approx(spacing_seen(other, config))
+    assert spacing_seen(case, *view) == pytest.approx(spacing_seen(other, *view))
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -76,47 +76,46 @@ def test_one_head_is_seen_alike_however_its_file_lies(plane, order, flips):
     share=st.sampled_from([0, 0.5]),
 )
 def test_an_identity_network_gives_back_the_volume_bit_for_bit(plane, patch, order, share):
-    class Copy(FRAMEWORKS["l1"]):
+    class Copy(Reconstruction):
         def synthesize(self, sources, present, wanted, seed=0):
             assert sources.shape[2:] == patch
             return sources[:, 1:2]
 
     overlap = tuple(int(share * side) // 2 * 2 for side in patch)
-    config = config_of(plane, patch=patch, overlap=overlap)
+    _, data = view_of(plane, patch=patch, overlap=overlap)
     affine = Turn(tuple(order), (True, False, True)).affine(LPS, (9, 11, 13))
     case = case_of(affine=affine)
-    result = synthesize_case(
-        Copy.from_config(torch.nn.Conv2d(1, 1, 1), config), case, config, batch=3
-    )
+    copy = Copy(torch.nn.Conv2d(1, 1, 1), TASK, L1Options())
+    result = synthesize_case(copy, case, data, SynthesisOptions(patch, overlap, batch=3))
     np.testing.assert_array_equal(result[0], case.volumes["t2w"])
 
 
 def test_slices_without_brain_are_never_computed():
     tiles = []
 
-    class Count(FRAMEWORKS["l1"]):
+    class Count(Reconstruction):
         def synthesize(self, sources, present, wanted, seed=0):
             tiles.extend(sources)
             return sources[:, :1]
 
-    case, config = case_of(), config_of(patch=(16, 16))
+    case, (_, data) = case_of(), view_of(patch=(16, 16))
     case.brain[:] = False
     case.brain[3:5, 4:6, 4:6] = True
-    counting = Count.from_config(torch.nn.Conv2d(1, 1, 1), config)
-    synthesize_case(counting, case, config, batch=1)
+    counting = Count(torch.nn.Conv2d(1, 1, 1), TASK, L1Options())
+    synthesize_case(counting, case, data, SynthesisOptions(data.patch, data.overlap, batch=1))
     assert len(tiles) == 2
 
 
 @pytest.mark.parametrize("size", [(6, 7), (11, 13), (20, 31), (8, 30)])
 def test_a_resampled_constant_comes_back_as_it_was_without_dark_rims(size):
-    config, case = config_of(size=size), case_of()
+    settings, case = view_of(size=size), case_of()
     flat = {name: 0.7 * case.brain.astype(np.float32) for name in case.volumes}
     case = dataclasses.replace(case, volumes=flat)
-    view = seen(case, config)
+    view = seen(case, *settings)
     assert view.brain.shape == (9, *size)
     np.testing.assert_allclose(view.volumes["t1n"][view.brain], 0.7, rtol=1e-5)
     assert not view.volumes["t1n"][~view.brain].any()
-    back = restore(view.sources(["t1n"]), case, config)
+    back = restore(view.sources(["t1n"]), case, *settings)
     np.testing.assert_allclose(back[0], flat["t1n"], rtol=1e-5)
 
 
@@ -131,14 +130,14 @@ def test_no_voxel_of_the_brain_is_lost_by_resampling(sides, size, chance):
     brain[0, 0, 0] = True
     ones = {"t1n": brain.astype(np.float32)}
     case = dataclasses.replace(case_of(), volumes=ones, brain=brain, tumour=None)
-    config = config_of(size=size)
-    back = restore(seen(case, config).sources(["t1n"]), case, config)
+    settings = view_of(size=size)
+    back = restore(seen(case, *settings).sources(["t1n"]), case, *settings)
     np.testing.assert_allclose(back[0], ones["t1n"], atol=1e-5)
 
 
 def test_resampling_keeps_the_field_of_view():
     """A linear ramp in mm is the same ramp after resampling, read with the new affine."""
-    config = config_of("coronal", size=(21, 26))
+    settings = view_of("coronal", size=(21, 26))
     case = case_of()
     z, y, x = np.indices(case.brain.shape)
     ramp = 3.0 * x - 2.0 * z
@@ -146,20 +145,20 @@ def test_resampling_keeps_the_field_of_view():
     case = dataclasses.replace(
         case, brain=everywhere, volumes={"t1n": ramp.astype(np.float32)}, tumour=None
     )
-    view = seen(case, config)
+    view = seen(case, *settings)
     slices, rows, columns = np.indices(view.brain.shape)
     mm = np.stack([columns, rows, slices, np.ones(view.brain.shape)], -1) @ view.affine.T
     own = mm @ np.linalg.inv(case.affine).T
     expected = 3.0 * own[..., 0] - 2.0 * own[..., 2]
     inner = (slice(None), slice(2, -2), slice(2, -2))
     np.testing.assert_allclose(view.volumes["t1n"][inner], expected[inner], atol=1e-4)
-    assert spacing_seen(case, config) == pytest.approx((2.0 * 9 / 21, 1.0 * 13 / 26))
+    assert spacing_seen(case, *settings) == pytest.approx((2.0 * 9 / 21, 1.0 * 13 / 26))
 
 
 def test_three_dimensional_cases_are_left_alone():
-    case, config = case_of(), RunConfig(sources=("t1n", "t2w"))
-    assert seen(case, config) is case
-    assert spacing_seen(case, config) == (2.0, 1.5, 1.0)
+    case, solid = case_of(), (Task(3, ("t1n", "t2w"), ("t2f",)), DataConfig())
+    assert seen(case, *solid) is case
+    assert spacing_seen(case, *solid) == (2.0, 1.5, 1.0)
 
 
 def test_worked_example_of_the_slices_that_are_learnt_from():

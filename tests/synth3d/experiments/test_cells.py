@@ -20,7 +20,8 @@ from synth3d.experiments.cost import parse_budget
 from synth3d.experiments.plan import Item, Shared, make_items, normalised
 from synth3d.experiments.tables import Cell
 from synth3d.files import lock, write_json
-from synth3d.settings import override, read_recipe
+from synth3d.settings import override
+from synth3d.training.recipes import read_recipe
 from synth3d.training.run_folder import read_config, write_config
 
 CELLS = [

@@ -9,17 +9,13 @@ import torch
 from synth3d.errors import InputError
 from synth3d.experiments.plan import choose_cells, configure, identity_of, normalised, with_budget
 from synth3d.experiments.tables import BRATS, IXI, TABLES, Cell, Choices, Table, find_table
-from synth3d.frameworks import build
-from synth3d.settings import read_recipe, to_plain
-from synth3d.training import RunConfig
+from synth3d.frameworks import FRAMEWORKS
+from synth3d.training.config import build_framework
+from synth3d.training.recipes import read_recipe
 
 MOVE = Choices("t2w")
 EXPERIMENTS = Path(__file__).parents[3] / "docs" / "experiments"
 BASES = {2: "phantom-2d", 3: "phantom"}
-
-
-FRAMEWORKS = {k: v for k, v in to_plain(RunConfig())["train"].items() if isinstance(v, dict)}
-"""Name → its own options."""
 
 
 def base(recipe: int | str):
@@ -44,7 +40,7 @@ def test_the_tables_that_the_benchmarks_cite_can_be_run(path):
         made = configure(values, cell.overrides)
         assert made.misalign.shift == (3.0 if path.stem in ("shifted", "moved") else 0.0)
         with torch.device("meta"):
-            build(made, training=False)
+            build_framework(made, training=False)
 
 
 def test_the_benchmarks_cite_every_table_in_the_folder():
@@ -70,7 +66,7 @@ def test_every_cell_builds_and_has_its_baseline(name, dim, retrain):
         tested = configure(values, cell.overrides, cell.testing)
         assert tested.model == trained.model
         with torch.device("meta"):
-            build(trained, training=False)
+            build_framework(trained, training=False)
 
 
 @pytest.mark.parametrize("name", list(TABLES))
@@ -151,10 +147,10 @@ def test_a_swapped_framework_keeps_its_own_losses_and_the_recipes_critic():
     assert config.train.options.adversarial_weight == 0.3
     for cell in cells_of("frameworks", 2).values():
         swapped = configure(values, cell.overrides).train
-        own = FRAMEWORKS[swapped.framework]
+        own = FRAMEWORKS[swapped.framework].Options()
         if swapped.framework != "pix2pix":
-            assert getattr(swapped.options, "l1_weight", None) == own.get("l1_weight")
-        if "critic_width" in own:
+            assert getattr(swapped.options, "l1_weight", None) == getattr(own, "l1_weight", None)
+        if hasattr(own, "critic_width"):
             assert swapped.options.critic_width == config.train.options.critic_width == 16
 
 

@@ -1,18 +1,39 @@
 """What DDPM and IDDPM make of a generator: losses, steps, samples."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from synth3d.config.frameworks import DDPMOptions, IDDPMOptions
-from synth3d.config.run import DataConfig, ModelConfig, RunConfig, TrainConfig
 from synth3d.data.batch import Batch
+from synth3d.data.task import Task
 from synth3d.frameworks import FRAMEWORKS
-from synth3d.frameworks.build import build
-from synth3d.frameworks.diffusion import DDPM, IDDPM, to_state
+from synth3d.frameworks.diffusion import DDPMOptions, IDDPMOptions, Noised, to_state
 from synth3d.frameworks.schedule import Schedule
+from synth3d.training.config import build_framework
+
+BOTH = pytest.mark.parametrize("name", ["ddpm", "iddpm"])
+
+
+def around(generator: nn.Module, options: DDPMOptions | IDDPMOptions, targets: int = 1, dim=2):
+    """The diffusion of ``options`` around a generator of two sources."""
+    task = Task(dim, ("t1n", "t2w"), ("t2f", "pd")[:targets])
+    return FRAMEWORKS[options.name](generator, task, options)
+
+
+@pytest.fixture
+def options():
+    """By name: a hundred steps."""
+    return {made.name: made(diffusion_steps=100, sampling_steps=10, validation_steps=5)
+            for made in (DDPMOptions, IDDPMOptions)}  # fmt: skip
+
+
+@pytest.fixture
+def cell(make_config):
+    """(name, ...) → it around a ResUNet."""
+    return lambda name, **more: build_framework(make_config(name, **more))
 
 
 class Oracle(nn.Module):
@@ -41,39 +62,15 @@ def test_a_perfect_prediction_gives_the_image_exactly(name, steps):
     else:
         variance = "beta" if name.endswith("beta") else "posterior"
         options = DDPMOptions(diffusion_steps=50, sampling_steps=steps, variance=variance)
-    made = FRAMEWORKS[name.partition("-")[0]]
-    schedule = made.make_schedule(50)
-    oracle = Oracle(schedule, to_state(image), made is IDDPM)
-    cell = made(oracle, schedule, options, n_targets=2)
+    schedule = FRAMEWORKS[options.name].make_schedule(50)
+    oracle = Oracle(schedule, to_state(image), options.name == "iddpm")
+    cell = around(oracle, options, targets=2)
     masks = torch.ones(3, 1, dtype=torch.bool), torch.ones(3, 2, dtype=torch.bool)
     result = cell.synthesize(torch.ones(3, 1, 6, 5), *masks, seed=3)
     torch.testing.assert_close(result, image.expand(3, -1, -1, -1), rtol=0, atol=2e-4)
     assert len(oracle.times) == steps
     assert oracle.times == sorted(oracle.times, reverse=True)
     assert 0 <= min(oracle.times) <= max(oracle.times) < 1000
-
-
-def config(name: str, dim: int = 2, **model) -> RunConfig:
-    options = {"diffusion_steps": 100, "sampling_steps": 10, "validation_steps": 5}
-    return RunConfig(
-        dim=dim,
-        sources=("t1n", "t2w"),
-        data=DataConfig(patch=(8,) * dim, overlap=(0,) * dim),
-        model=ModelConfig(name="resunet", widths=(4, 8), blocks=1, **model),
-        train=TrainConfig(
-            framework=name, ddpm=DDPMOptions(**options), iddpm=IDDPMOptions(**options)
-        ),
-    )
-
-
-def make_batch(dim: int = 2, side: int = 8) -> Batch:
-    draws = torch.Generator().manual_seed(0)
-    sources = torch.rand(2, 2, *[side] * dim, generator=draws)
-    brain = torch.ones(2, 1, *[side] * dim, dtype=torch.bool)
-    brain[..., :3] = False
-    sources = sources * brain
-    present, wanted = torch.ones(2, 2, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
-    return Batch(sources, 0.8 * sources[:, 1:], present, wanted, brain)
 
 
 class Spy(nn.Module):
@@ -88,13 +85,13 @@ class Spy(nn.Module):
         return self.weight * x[:, -1:].expand(-1, self.outputs, *x.shape[2:])
 
 
-@pytest.mark.parametrize("name", ["ddpm", "iddpm"])
+@BOTH
 @pytest.mark.parametrize("dim", [2, 3])
-def test_noise_lies_on_the_targets_alone_and_only_where_there_is_something(name, dim):
-    made, batch = FRAMEWORKS[name], make_batch(dim)
-    spy = Spy(made.channels(2, 1)[1])
-    cell = made.from_config(spy, config(name, dim))
-    cell.generator_loss(batch, 0)
+def test_noise_lies_on_the_targets_alone_and_only_where_there_is_something(
+    name, dim, options, make_batch
+):
+    batch, spy = make_batch(dim, 8), Spy(FRAMEWORKS[name].channels(2, 1)[1])
+    around(spy, options[name], dim=dim).generator_loss(batch, 0)
     x, present, wanted, time = spy.given
     assert torch.equal(x[:, :2], batch.sources)
     assert (x[:, 2:][~batch.brain] == 0).all()
@@ -106,84 +103,83 @@ def test_noise_lies_on_the_targets_alone_and_only_where_there_is_something(name,
     assert (time < 1000).all()
 
 
-@pytest.mark.parametrize("name", ["ddpm", "iddpm"])
-def test_losses_count_wanted_voxels_of_the_brain_only(name):
-    cell, batch = build(config(name)), make_batch()
-    wild = torch.where(batch.brain, batch.targets, 9.0)
-    outside = Batch(batch.sources, wild, batch.present, batch.wanted, batch.brain)
-    first, second = cell.generator_loss(batch, 0), cell.generator_loss(outside, 0)
+@BOTH
+def test_losses_count_wanted_voxels_of_the_brain_only(name, cell, make_batch):
+    diffusion, batch = cell(name), make_batch(side=8)
+    outside = replace(batch, targets=torch.where(batch.brain, batch.targets, 9.0))
+    first, second = diffusion.generator_loss(batch, 0), diffusion.generator_loss(outside, 0)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
-    nothing = Batch(batch.sources, batch.targets, batch.present, ~batch.wanted, batch.brain)
-    assert all(term == 0 for term in cell.generator_loss(nothing, 0).values())
+    nothing = replace(batch, wanted=~batch.wanted)
+    assert all(term == 0 for term in diffusion.generator_loss(nothing, 0).values())
 
 
-@pytest.mark.parametrize("name", ["ddpm", "iddpm"])
-def test_a_step_draws_the_same_noise_whenever_it_is_taken(name):
-    cell, batch = build(config(name)), make_batch()
-    found = [cell.generator_loss(batch, step)["noise"].item() for step in (5, 6, 5)]
+@BOTH
+def test_a_step_draws_the_same_noise_whenever_it_is_taken(name, cell, make_batch):
+    diffusion, batch = cell(name), make_batch(side=8)
+    found = [diffusion.generator_loss(batch, step)["noise"].item() for step in (5, 6, 5)]
     assert found[0] == found[2]
     assert found[0] != found[1]
 
 
-def test_ddpm_minimises_the_squared_error_of_the_noise():
-    batch, spy = make_batch(), Spy(1)
-    cell = DDPM.from_config(spy, config("ddpm"))
+def drawn(diffusion, batch: Batch, steps: int = 100) -> Noised:
+    """What it draws at step 0."""
+    draws, image = diffusion.randomness(0), to_state(batch.targets)
+    index = torch.randint(steps, (len(image),), generator=draws)
+    noise = torch.randn(image.shape, generator=draws)
+    return Noised(image, noise, diffusion.schedule.noised(image, noise, index), index)
+
+
+def test_ddpm_minimises_the_squared_error_of_the_noise(options, make_batch):
+    batch, spy = make_batch(side=8), Spy(1)
     with torch.no_grad():
         spy.weight.zero_()
-    found = cell.generator_loss(batch, 0)["noise"]
-    draws = cell.randomness(0)
-    torch.randint(100, (2,), generator=draws)
-    noise = torch.randn(batch.targets.shape, generator=draws)
+    diffusion = around(spy, options["ddpm"])
+    noise = drawn(diffusion, batch).noise
+    found = diffusion.generator_loss(batch, 0)["noise"]
     torch.testing.assert_close(found, noise[batch.brain].square().mean())
 
 
-def test_the_bound_is_zero_for_a_perfect_reverse_step_and_never_negative():
-    batch = make_batch()
-    cell = IDDPM.from_config(Spy(2), config("iddpm"))
-    image = to_state(batch.targets)
+def test_the_bound_is_zero_for_a_perfect_reverse_step_and_never_negative(options, make_batch):
+    diffusion, image = around(Spy(2), options["iddpm"]), to_state(make_batch(side=8).targets)
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
     index = torch.tensor([1, 60])
-    state = cell.schedule.noised(image, noise, index)
+    noised = Noised(image, noise, diffusion.schedule.noised(image, noise, index), index)
     lowest = torch.full_like(noise, -1.0)
-    perfect = cell.bound(noise, lowest, image, state, index)
+    perfect = diffusion.bound(noise, lowest, noised)
     torch.testing.assert_close(perfect, torch.zeros_like(perfect), rtol=0, atol=1e-4)
-    wrong = cell.bound(noise + 0.3, lowest.neg(), image, state, index)
-    assert (wrong > 0).all()
+    assert (diffusion.bound(noise + 0.3, lowest.neg(), noised) > 0).all()
 
 
-def test_the_last_step_of_the_bound_is_the_images_likelihood():
-    cell, image = IDDPM.from_config(Spy(2), config("iddpm")), torch.zeros(1, 1, 4, 4)
+def test_the_last_step_of_the_bound_is_the_images_likelihood(options):
+    diffusion, image = around(Spy(2), options["iddpm"]), torch.zeros(1, 1, 4, 4)
     noise, index = torch.full_like(image, 0.5), torch.tensor([0])
-    state = cell.schedule.noised(image, noise, index)
-    found = cell.bound(noise, torch.full_like(image, 1.0), image, state, index)
-    beta = cell.schedule.beta[0].item()
+    noised = Noised(image, noise, diffusion.schedule.noised(image, noise, index), index)
+    found = diffusion.bound(noise, torch.full_like(image, 1.0), noised)
+    beta = diffusion.schedule.beta[0].item()
     assert found.flatten()[0].item() == pytest.approx(0.5 * math.log(2 * math.pi * beta), rel=1e-4)
 
 
-def test_the_bound_teaches_the_variance_and_not_the_noise():
-    cell, batch = build(config("iddpm")), make_batch()
-    cell.generator_loss(batch, 0)["vlb"].backward()
-    grad = cell.generator.tail.weight.grad
+def test_the_bound_teaches_the_variance_and_not_the_noise(cell, make_batch):
+    diffusion = cell("iddpm")
+    diffusion.generator_loss(make_batch(side=8), 0)["vlb"].backward()
+    grad = diffusion.generator.tail.weight.grad
     assert (grad[0] == 0).all()
     assert grad[1].abs().max() > 0
 
 
-def test_the_bounds_weight_is_that_of_the_sum_over_all_steps_in_bits():
-    batch, spy = make_batch(), Spy(2)
-    cell = IDDPM.from_config(spy, config("iddpm"))
-    found = cell.generator_loss(batch, 0)["vlb"]
-    draws, image = cell.randomness(0), to_state(batch.targets)
-    index = torch.randint(100, (2,), generator=draws)
-    state = cell.schedule.noised(image, torch.randn(image.shape, generator=draws), index)
-    output = spy(torch.where(batch.brain, state, 0))
-    nats = cell.bound(output[:, :1], output[:, 1:], image, state, index)
-    expected = 0.001 * 100 * nats[batch.brain].mean() / math.log(2)
-    torch.testing.assert_close(found, expected)
+def test_the_bounds_weight_is_that_of_the_sum_over_all_steps_in_bits(options, make_batch):
+    batch, spy = make_batch(side=8), Spy(2)
+    diffusion = around(spy, options["iddpm"])
+    found = diffusion.generator_loss(batch, 0)["vlb"]
+    noised = drawn(diffusion, batch)
+    output = spy(torch.where(batch.brain, noised.state, 0))
+    nats = diffusion.bound(output[:, :1], output[:, 1:], noised)
+    torch.testing.assert_close(found, 0.001 * 100 * nats[batch.brain].mean() / math.log(2))
 
 
 def test_images_stay_within_the_range_that_the_options_say():
-    cell = DDPM(Spy(1), Schedule.linear(50), DDPMOptions(diffusion_steps=50, clip=(0, 1)), 1)
+    cell = around(Spy(1), DDPMOptions(diffusion_steps=50, clip=(0, 1)))
     with torch.no_grad():
         cell.generator.weight.fill_(-5.0)
     masks = torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
@@ -192,25 +188,25 @@ def test_images_stay_within_the_range_that_the_options_say():
     assert result.max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("name", ["ddpm", "iddpm"])
-def test_samples_follow_from_the_seed_and_differ_within_a_batch(name):
-    cell = build(config(name)).eval()
+@BOTH
+def test_samples_follow_from_the_seed_and_differ_within_a_batch(name, cell):
+    diffusion = cell(name).eval()
     sources = torch.rand(1, 2, 8, 8).expand(2, -1, -1, -1)
     masks = torch.ones(2, 2, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
-    first, again, other = (cell.synthesize(sources, *masks, seed=s) for s in (0, 0, 9))
+    first, again, other = (diffusion.synthesize(sources, *masks, seed=s) for s in (0, 0, 9))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
     assert not torch.allclose(first[0], first[1])
-    shifted = cell.synthesize(sources[:1], masks[0][:1], masks[1][:1], seed=1)
+    shifted = diffusion.synthesize(sources[:1], masks[0][:1], masks[1][:1], seed=1)
     torch.testing.assert_close(shifted[0], first[1])
 
 
-@pytest.mark.parametrize("name", ["ddpm", "iddpm"])
-def test_centred_networks_get_centred_sources_and_untouched_noise(name):
-    cell = build(config(name, centred=True))
-    spy = Spy(cell.channels(2, 1)[1])
-    cell.generator.generator, batch = spy, make_batch()
-    found = cell.predict(batch.sources, batch.targets, 50, batch.present, batch.wanted)
+@BOTH
+def test_centred_networks_get_centred_sources_and_untouched_noise(name, cell, make_batch):
+    diffusion = cell(name, model={"centred": True})
+    spy = Spy(diffusion.channels(2, 1)[1])
+    diffusion.generator.generator, batch = spy, make_batch(side=8)
+    found = diffusion.predict(batch.sources, batch.targets, 50, batch.present, batch.wanted)
     x = spy.given[0]
     expected = torch.where(batch.brain, (batch.sources - 0.5) * 4, 0)
     torch.testing.assert_close(x[:, :2], expected)
@@ -219,11 +215,11 @@ def test_centred_networks_get_centred_sources_and_untouched_noise(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddpm", "iddpm"])
-def test_a_trained_diffusion_samples_what_the_sources_say(name):
+@BOTH
+def test_a_trained_diffusion_samples_what_the_sources_say(name, cell):
     torch.manual_seed(0)
-    cell = build(config(name, centred=True))
-    optimizer = torch.optim.Adam(cell.generator.parameters(), 4e-3)
+    diffusion = cell(name, model={"centred": True})
+    optimizer = torch.optim.Adam(diffusion.generator.parameters(), 4e-3)
     draws = torch.Generator().manual_seed(0)
     masks = torch.ones(8, 2, dtype=torch.bool), torch.ones(8, 1, dtype=torch.bool)
     brain = torch.ones(8, 1, 8, 8, dtype=torch.bool)
@@ -235,9 +231,9 @@ def test_a_trained_diffusion_samples_what_the_sources_say(name):
 
     for step in range(800):
         optimizer.zero_grad()
-        sum(cell.generator_loss(batch(), step).values()).backward()
+        sum(diffusion.generator_loss(batch(), step).values()).backward()
         optimizer.step()
     test = batch()
-    made = cell.eval().synthesize(test.sources, *masks)
+    made = diffusion.eval().synthesize(test.sources, *masks)
     error = (made - test.targets).square().mean()
     assert error < 0.05 * test.targets.var()

@@ -1,37 +1,28 @@
 """MedSynth: the residual, the gradient difference, the critic of whole patches."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from synth3d.config.frameworks import MedSynthOptions
-from synth3d.config.run import DataConfig, ModelConfig, RunConfig, TrainConfig
 from synth3d.data.batch import Batch
 from synth3d.errors import InputError
-from synth3d.frameworks.build import build
 from synth3d.frameworks.medsynth import gradient_difference
 from synth3d.models.critics import ScalarCritic
+from synth3d.training.config import build_framework
 
 
-def config(dim: int = 2, centred: bool = False, **options) -> RunConfig:
-    options = {"critic_width": 4, "critic_layers": 2} | options
-    return RunConfig(
-        dim=dim,
-        sources=("t1n", "t2w"),
-        data=DataConfig(patch=(8,) * dim, overlap=(0,) * dim),
-        model=ModelConfig(name="resunet", widths=(4, 8), blocks=1, centred=centred),
-        train=TrainConfig(framework="medsynth", medsynth=MedSynthOptions(**options)),
-    )
+@pytest.fixture(scope="module")
+def medsynth(make_config):
+    """(dim, centred, options) → it around a ResUNet."""
 
+    def make(dim=2, centred=False, **options):
+        model = {"centred": centred}
+        return build_framework(make_config("medsynth", dim, 8, model, **options))
 
-def make_batch(dim: int = 2) -> Batch:
-    draws = torch.Generator().manual_seed(0)
-    sources = torch.rand(2, 2, *[8] * dim, generator=draws)
-    brain = torch.ones(2, 1, *[8] * dim, dtype=torch.bool)
-    brain[..., :2] = False
-    masks = torch.ones(2, 2, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
-    return Batch(sources, torch.rand(2, 1, *[8] * dim, generator=draws), *masks, brain)
+    return make
 
 
 def one_row(values: list[float], brain: list[int]) -> Batch:
@@ -52,27 +43,29 @@ def test_worked_example_of_the_gradient_difference():
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_gradients_do_not_see_an_offset_or_a_sign(dim):
-    batch = make_batch(dim)
+def test_gradients_do_not_see_an_offset_or_a_sign(dim, make_batch):
+    batch = make_batch(dim, 8)
     for same in (batch.targets + 3, 1 - batch.targets):
         assert gradient_difference(same, batch, 2.0).item() == pytest.approx(0, abs=1e-6)
     assert gradient_difference(2 * batch.targets, batch, 2.0) > 0.01
-    unwanted = Batch(batch.sources, batch.targets, batch.present, ~batch.wanted, batch.brain)
+    unwanted = replace(batch, wanted=~batch.wanted)
     assert gradient_difference(2 * batch.targets, unwanted, 2.0) == 0
 
 
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize(("residual", "expected"), [("first", 0), ("t2w", 1), ("T1", 0)])
-def test_a_silent_generator_returns_its_residual_source(residual, expected, centred):
-    cell, batch = build(config(residual=residual, centred=centred)), make_batch()
+def test_a_silent_generator_returns_its_residual_source(
+    residual, expected, centred, medsynth, make_batch
+):
+    cell, batch = medsynth(residual=residual, centred=centred), make_batch(side=8)
     for p in cell.generator.parameters():
         nn.init.zeros_(p)
     made = cell.synthesize(batch.sources, batch.present, batch.wanted)
     assert torch.equal(made, batch.sources[:, [expected]])
 
 
-def test_the_first_present_source_steps_in_sample_by_sample():
-    cell, batch = build(config()), make_batch()
+def test_the_first_present_source_steps_in_sample_by_sample(medsynth, make_batch):
+    cell, batch = medsynth(), make_batch(side=8)
     for p in cell.generator.parameters():
         nn.init.zeros_(p)
     present = torch.tensor([[False, True], [True, True]])
@@ -81,21 +74,21 @@ def test_the_first_present_source_steps_in_sample_by_sample():
     assert torch.equal(made[1], batch.sources[1, :1])
 
 
-def test_without_a_residual_the_generator_speaks_for_itself():
-    cell, batch = build(config(residual="none")), make_batch()
+def test_without_a_residual_the_generator_speaks_for_itself(medsynth, make_batch):
+    cell, batch = medsynth(residual="none"), make_batch(side=8)
     expected = cell.generator(batch.sources)
     made = cell.synthesize(batch.sources, batch.present, batch.wanted)
     assert torch.equal(made, expected)
 
 
-def test_a_residual_that_is_no_source_is_refused():
+def test_a_residual_that_is_no_source_is_refused(medsynth):
     with pytest.raises(InputError, match="train.medsynth.residual must be first, none or one of"):
-        build(config(residual="pd"))
+        medsynth(residual="pd")
 
 
 @pytest.mark.parametrize("distance", ["l1", "l2"])
-def test_the_loss_is_the_sum_of_its_printed_terms(distance):
-    cell, batch = build(config(distance=distance)), make_batch()
+def test_the_loss_is_the_sum_of_its_printed_terms(distance, medsynth, make_batch):
+    cell, batch = medsynth(distance=distance), make_batch(side=8)
     terms = cell.generator_loss(batch, 0)
     made = cell.synthesize(batch.sources, batch.present, batch.wanted)
     error = (made - batch.targets)[batch.brain]
@@ -111,7 +104,7 @@ def test_the_loss_is_the_sum_of_its_printed_terms(distance):
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_the_critic_gives_one_finite_score_for_any_patch(dim):
+def test_the_critic_gives_one_finite_score_for_any_patch(dim, medsynth):
     critic = ScalarCritic(1, dim, width=4, layers=2)
     for side in (4, 9, 16):
         assert critic(torch.zeros(3, 1, *[side] * dim)).shape == (3, 1)
@@ -123,7 +116,7 @@ def test_the_critic_gives_one_finite_score_for_any_patch(dim):
     with pytest.raises(ValueError, match="must be positive"):
         ScalarCritic(1, dim, width=0)
     with pytest.raises(InputError, match="too small for a critic of 4 layers, which needs 16"):
-        build(config(dim, critic_layers=4))
+        medsynth(dim, critic_layers=4)
 
 
 def test_the_critic_can_learn_a_level():

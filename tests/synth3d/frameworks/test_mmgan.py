@@ -1,23 +1,24 @@
 """MM-GAN: what is hidden when, what stands in for it, what counts, who is judged."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from synth3d.config.frameworks import MMGanOptions
-from synth3d.config.run import DataConfig, ModelConfig, RunConfig, TrainConfig
 from synth3d.data.batch import Batch
-from synth3d.frameworks.build import build
-from synth3d.frameworks.mmgan import MMGan, impute
+from synth3d.data.task import Task
+from synth3d.frameworks.base import TrainingPlan
+from synth3d.frameworks.mmgan import MMGan, MMGanOptions, impute
 
 
 def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def make_batch(side: int = 16) -> Batch:
+def two_targets(side: int = 16) -> Batch:
     sources = torch.rand(2, 2, side, side, generator=draws()) + 0.1
     brain = torch.ones(2, 1, side, side, dtype=torch.bool)
     brain[..., :3] = False
@@ -51,19 +52,16 @@ class Judge(nn.Module):
 
 
 def make(critic: nn.Module | None = None, steps: int = 60, **options) -> MMGan:
-    return MMGan(Copies(), critic or Judge(), MMGanOptions(**options), steps)
+    task = Task(2, ("t1n", "t2w"), ("t2f", "t1c"))
+    cell = MMGan(Copies(), task, MMGanOptions(critic_width=4, **options), TrainingPlan(steps))
+    cell.critic = critic or Judge()
+    return cell
 
 
 def test_all_sequences_go_in_and_come_out():
     assert MMGan.channels(3, 1) == (4, 4)
-    config = RunConfig(
-        dim=2, sources=("t1n", "t2w"), targets=("t2f", "t1c"),
-        data=DataConfig(patch=(16, 16), overlap=(0, 0)),
-        model=ModelConfig(name="resunet", widths=(4, 8), blocks=1),
-        train=TrainConfig(framework="mmgan", critic_width=4, critic_layers=2),
-    )  # fmt: skip
-    cell, batch = build(config), make_batch()
-    assert cell.critic(torch.zeros(1, 8, 16, 16)).shape[1] == 4
+    cell, batch = make(), two_targets()
+    assert cell.make_critic()(torch.zeros(1, 8, 24, 24)).shape[1] == 4
     assert cell.synthesize(batch.sources, batch.present, batch.wanted).shape == batch.targets.shape
     assert set(cell.generator_loss(batch, 0)) == {"l1", "adversarial"}
     assert set(cell.critic_loss(batch, 0)) == {"critic"}
@@ -132,17 +130,17 @@ def test_what_stands_in_for_a_hidden_channel():
 
 @pytest.mark.parametrize("imputation", ["zeros", "noise", "mean"])
 def test_the_network_never_sees_what_is_hidden(imputation):
-    cell, batch = make(imputation=imputation, missing="targets", curriculum=1.0), make_batch()
+    cell, batch = make(imputation=imputation, missing="targets", curriculum=1.0), two_targets()
     seen = []
     for wild in (0, 50):
-        other = Batch(batch.sources, batch.targets + wild, batch.present, batch.wanted, batch.brain)
+        other = replace(batch, targets=batch.targets + wild)
         cell.generator_loss(other, 0)
         seen.append(cell.generator.shown[0])
     assert torch.equal(*seen)
 
 
 def test_real_channels_come_back_as_they_are_and_do_not_count():
-    batch, cell = make_batch(), make(missing="targets", curriculum=1.0)
+    batch, cell = two_targets(), make(missing="targets", curriculum=1.0)
     truth = torch.cat([batch.sources, batch.targets], 1)
     given_ = torch.tensor([[True, True, False, False]] * 2)
     output = cell.complete(truth, given_, draws())
@@ -155,7 +153,7 @@ def test_real_channels_come_back_as_they_are_and_do_not_count():
 
 
 def test_without_implicit_conditioning_everything_known_counts():
-    batch = make_batch()
+    batch = two_targets()
     cell = make(missing="targets", curriculum=1.0, implicit_conditioning=False)
     found = cell.generator_loss(batch, 0)["l1"]
     truth = torch.cat([batch.sources, batch.targets], 1)
@@ -165,7 +163,7 @@ def test_without_implicit_conditioning_everything_known_counts():
 
 def test_the_critic_is_told_of_each_sequence_whether_it_is_real():
     judge = Judge()
-    cell, batch = make(judge, missing="targets", curriculum=1.0), make_batch()
+    cell, batch = make(judge, missing="targets", curriculum=1.0), two_targets()
     adversarial = cell.generator_loss(batch, 0)["adversarial"]
     critic = cell.critic_loss(batch, 0)["critic"]
     truth = torch.cat([batch.sources, batch.targets], 1)
@@ -180,7 +178,7 @@ def test_the_critic_is_told_of_each_sequence_whether_it_is_real():
 
 
 def test_what_is_not_known_has_no_effect_at_all():
-    batch, found = make_batch(), []
+    batch, found = two_targets(), []
     present, wanted = batch.present.clone(), batch.wanted.clone()
     present[0, 1] = wanted[1, 0] = False
     sources = batch.sources * present[..., None, None]
@@ -194,7 +192,7 @@ def test_what_is_not_known_has_no_effect_at_all():
 
 
 def test_absent_sources_are_made_too_and_noise_is_the_same_for_every_tile():
-    batch, cell = make_batch(), make(imputation="noise")
+    batch, cell = two_targets(), make(imputation="noise")
     present = torch.tensor([[True, False], [True, True]])
     made = cell.synthesize(batch.sources, present, batch.wanted)
     x = cell.generator.shown[0]

@@ -6,13 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from synth3d.config.frameworks import DDPMOptions, IDDPMOptions, L1Options
-from synth3d.config.run import DataConfig, ModelConfig, RunConfig, TrainConfig
-from synth3d.frameworks import FRAMEWORKS
-from synth3d.frameworks.build import build
-from synth3d.frameworks.reconstruction import Reconstruction
+from synth3d.data.task import Task
+from synth3d.frameworks import FRAMEWORKS, Diffusion, build
+from synth3d.frameworks.diffusion import DDPM, DDPMOptions, IDDPMOptions
 from synth3d.inference.tiles import sliding_window
-from synth3d.inference.volume import synthesize_volume
+from synth3d.inference.volume import SynthesisOptions, synthesize_volume
+from synth3d.models.options import ModelConfig
 
 YES = torch.ones(2, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
 OPTIONS = {
@@ -36,12 +35,19 @@ class Pointwise(nn.Module):
         return made.expand(-1, self.outputs, *x.shape[2:])
 
 
+TASK = Task(3, ("t1n", "t2w"), ("t2f",))
+
+
+def make(cell, sources, patch, overlap, active=None, **options):
+    """``synthesize_volume`` of all sources and targets."""
+    how = SynthesisOptions(patch, overlap, **options)
+    return synthesize_volume(cell, sources, *YES, how, active)
+
+
 def pointwise(name: str):
-    if name == "l1":
-        return Reconstruction(Pointwise(1), L1Options())
     made = FRAMEWORKS[name]
     generator = Pointwise(made.channels(2, 1)[1])
-    return made(generator, made.make_schedule(40), OPTIONS[name], n_targets=1)
+    return made(generator, TASK, OPTIONS.get(name, made.Options()))
 
 
 def random_sources(shape, seed: int = 0) -> torch.Tensor:
@@ -59,8 +65,8 @@ def cut(draw, axes: int = 3):
 @given(shape=SIDES, tile=cut())
 def test_many_tiles_give_what_one_patch_gives(name, shape, tile):
     cell, sources = pointwise(name), random_sources(shape)
-    whole = synthesize_volume(cell, sources, *YES, shape, (0, 0, 0), seed=5)
-    tiled = synthesize_volume(cell, sources, *YES, *tile, seed=5)
+    whole = make(cell, sources, shape, (0, 0, 0), seed=5)
+    tiled = make(cell, sources, *tile, seed=5)
     assert torch.equal(tiled, whole)
     masks = (mask[None] for mask in YES)
     patch = cell.synthesize(sources[None], *masks, seed=5)[0]
@@ -72,22 +78,16 @@ def test_many_tiles_give_what_one_patch_gives(name, shape, tile):
 @given(shape=SIDES, tile=cut(axes=2))
 def test_slices_are_tiles_too(name, shape, tile):
     cell, sources = pointwise(name), random_sources(shape)
-    solid = synthesize_volume(cell, sources, *YES, shape, (0, 0, 0))
-    flat = synthesize_volume(cell, sources, *YES, *tile)
+    solid = make(cell, sources, shape, (0, 0, 0))
+    flat = make(cell, sources, *tile)
     assert flat.shape == (1, *shape)
     assert torch.equal(flat, solid)
 
 
 def real_cell(name: str, dim: int = 3):
     torch.manual_seed(0)
-    config = RunConfig(
-        dim=dim,
-        sources=("t1n", "t2w"),
-        data=DataConfig(patch=(8,) * dim, overlap=(4,) * dim),
-        model=ModelConfig(name="resunet", widths=(4, 8), blocks=1),
-        train=TrainConfig(framework=name, ddpm=OPTIONS["ddpm"], iddpm=OPTIONS["iddpm"]),
-    )
-    return build(config, training=False).eval()
+    task, model = Task(dim, TASK.sources, TASK.targets), ModelConfig("resunet", (4, 8), blocks=1)
+    return build(task, model, name, OPTIONS.get(name, FRAMEWORKS[name].Options())).eval()
 
 
 @pytest.mark.parametrize("name", ["l1", "ddpm"])
@@ -95,7 +95,7 @@ def test_the_generator_never_sees_a_lone_patch_on_a_cpu(name):
     cell, seen = real_cell(name), []
     cell.generator.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     for shape in ((8, 8, 8), (9, 12, 12)):  # one tile, and several
-        synthesize_volume(cell, random_sources(shape), *YES, (8,) * 3, (4,) * 3, batch=1)
+        make(cell, random_sources(shape), (8,) * 3, (4,) * 3, batch=1)
     assert set(seen) == {2}
 
 
@@ -105,7 +105,7 @@ def test_the_seed_decides_and_the_batch_does_not(name, dim):
     cell, sources = real_cell(name, dim), random_sources((9, 12, 12))
 
     def run(**more):
-        return synthesize_volume(cell, sources, *YES, (8,) * dim, (4,) * dim, **more)
+        return make(cell, sources, (8,) * dim, (4,) * dim, **more)
 
     first = run(batch=2, seed=1)
     assert first.shape == (1, 9, 12, 12)
@@ -113,7 +113,7 @@ def test_the_seed_decides_and_the_batch_does_not(name, dim):
     assert torch.equal(first, run(batch=2, seed=1))
     for batch in (1, 3):
         torch.testing.assert_close(run(batch=batch, seed=1), first, rtol=1e-4, atol=1e-5)
-    if cell.iterative:
+    if isinstance(cell, Diffusion):
         assert not torch.allclose(run(batch=2, seed=2), first)
 
 
@@ -134,12 +134,10 @@ def test_tiles_that_overlap_are_as_sharp_as_tiles_that_do_not():
 
     Images are N(0, 1) in every voxel, for which β is the exact variance (Ho et al., section 3.2).
     """
-    made = FRAMEWORKS["ddpm"]
-    schedule = made.make_schedule(100)
     options = DDPMOptions(diffusion_steps=100, clip=(-9.0, 9.0), variance="beta")
-    cell = made(Denoiser(schedule), schedule, options, n_targets=1)
+    cell = DDPM(Denoiser(DDPM.make_schedule(100)), TASK, options)
     sources, cut = torch.ones(2, 24, 24, 24), ((16, 24, 24), (8, 0, 0))
-    result = synthesize_volume(cell, sources, *YES, *cut)[0]
+    result = make(cell, sources, *cut)[0]
     overlap, alone = result[8:16].std(), result[:4].std()
     assert overlap.item() == pytest.approx(0.5, rel=0.05)
     assert alone.item() == pytest.approx(0.5, rel=0.05)
@@ -157,7 +155,7 @@ def test_tiles_that_overlap_are_as_sharp_as_tiles_that_do_not():
 def test_there_is_no_seam_where_tiles_meet(name):
     cell, sources = real_cell(name), torch.full((2, 8, 8, 40), 0.6)
     sources += 0.2 * torch.rand(sources.shape, generator=torch.Generator().manual_seed(0))
-    result = synthesize_volume(cell, sources, *YES, (8, 8, 8), (0, 0, 4))[0]
+    result = make(cell, sources, (8, 8, 8), (0, 0, 4))[0]
     jumps = result.diff(dim=-1).abs().mean((0, 1))  # 39 of them; tiles begin at 0, 4, ... 32
     rims = jumps[[3, 7, 11, 15, 19, 23, 27, 31]].mean()
     others = jumps[[1, 5, 9, 13, 17, 21, 25, 29]].mean()
@@ -169,13 +167,13 @@ def test_only_what_is_active_is_made(name):
     cell, sources = pointwise(name), random_sources((12, 4, 4))
     active = torch.zeros(12, 4, 4, dtype=torch.bool)
     cut = ((4, 4, 4), (0, 0, 0))
-    nothing = synthesize_volume(cell, sources, *YES, *cut, active=active)
+    nothing = make(cell, sources, *cut, active)
     assert torch.equal(nothing, torch.zeros(1, 12, 4, 4))
     assert cell.generator.calls == 0
     active[1:3] = True
-    part = synthesize_volume(cell, sources, *YES, *cut, batch=1, active=active)
-    assert cell.generator.calls == 2 * (4 if cell.iterative else 1)  # a lone tile goes twice
-    whole = synthesize_volume(cell, sources, *YES, *cut)
+    part = make(cell, sources, *cut, active, batch=1)
+    assert cell.generator.calls == 2 * (4 if name == "ddpm" else 1)  # a lone tile goes twice
+    whole = make(cell, sources, *cut)
     assert torch.equal(part, torch.where(active, whole, 0))
 
 
@@ -186,18 +184,15 @@ def test_only_what_is_active_is_made(name):
 def test_progress_counts_tiles_over_all_steps(name, steps, passes):
     cell, told = pointwise(name), []
     report = lambda done, total: told.append((done, total))  # noqa: E731
-    synthesize_volume(
-        cell, random_sources((9, 4, 4)), *YES, (4, 4, 4), (0, 0, 0), on_tile=report, steps=steps
-    )
+    make(cell, random_sources((9, 4, 4)), (4, 4, 4), (0, 0, 0), on_tile=report, steps=steps)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert told[-1] == (3 * passes, 3 * passes)
     assert {total for _, total in told} == {3 * passes}
 
 
 def test_validation_takes_fewer_steps():
-    options = {"diffusion_steps": 40, "sampling_steps": 40}
-    made = FRAMEWORKS["ddpm"]
-    cell = made(Pointwise(1), made.make_schedule(40), DDPMOptions(validation_steps=7, **options), 1)
+    options = DDPMOptions(diffusion_steps=40, sampling_steps=40, validation_steps=7)
+    cell = DDPM(Pointwise(1), TASK, options)
     assert cell.validation_steps == 7
     assert len(cell.times(cell.validation_steps)) == 7
     assert real_cell("l1").validation_steps is None
@@ -205,9 +200,7 @@ def test_validation_takes_fewer_steps():
 
 def test_the_result_is_an_ordinary_tensor():
     for name in ("l1", "ddpm"):
-        result = synthesize_volume(
-            real_cell(name), random_sources((8, 8, 8)), *YES, (8, 8, 8), (0, 0, 0)
-        )
+        result = make(real_cell(name), random_sources((8, 8, 8)), (8, 8, 8), (0, 0, 0))
         assert result.dtype == torch.float32
         assert not result.requires_grad
         result *= 2  # an inference tensor would refuse
@@ -224,7 +217,7 @@ def test_tiles_are_laid_out_as_the_weights_are(dim):
                 args[0].is_contiguous(memory_format=layout)
             )
         )
-        synthesize_volume(cell, random_sources((8, 8, 8)), *YES, (8,) * dim, (0,) * dim)
+        make(cell, random_sources((8, 8, 8)), (8,) * dim, (0,) * dim)
         assert seen
         assert all(seen)
 
@@ -232,8 +225,8 @@ def test_tiles_are_laid_out_as_the_weights_are(dim):
 def test_what_does_not_fit_is_told():
     cell, sources = pointwise("l1"), random_sources((4, 4, 4))
     with pytest.raises(ValueError, match=r"present and wanted are \(S,\) = \(2,\) and \(T,\)"):
-        synthesize_volume(cell, sources, YES[1], YES[1], (4, 4, 4), (0, 0, 0))
+        synthesize_volume(cell, sources, YES[1], YES[1], SynthesisOptions((4,) * 3, (0,) * 3))
     with pytest.raises(ValueError, match="patch and overlap"):
-        synthesize_volume(cell, sources, *YES, (4,), (0,))
+        make(cell, sources, (4,), (0,))
     with pytest.raises(ValueError, match="overlap along z"):
-        synthesize_volume(cell, sources, *YES, (4, 4, 4), (4, 0, 0))
+        make(cell, sources, (4, 4, 4), (4, 0, 0))

@@ -58,19 +58,6 @@ def test_heads_survive_initialisers_that_go_by_layer(init, routes):
     assert all((offsets == 0).all() for offsets, _ in routes(net, image(3)))
 
 
-def test_heads_are_reset_after_an_initialiser_that_spares_nothing(routes):
-    net = AGINet(2, 1, **SMALL)
-    before = net.stages["down1"][0].first.conv.weight
-    for p in net.parameters():
-        nn.init.normal_(p)
-    drawn = before.clone()
-    net.reset_heads()
-    for offsets, scale in routes(net, image(3)):
-        assert (offsets == 0).all()
-        assert torch.allclose(scale, torch.full_like(scale, 0.7310586))
-    assert torch.equal(net.stages["down1"][0].first.conv.weight, drawn)
-
-
 def test_reset_parameters_draws_every_weight_anew(routes):
     net = AGINet(2, 1, **SMALL)
     for p in net.parameters():

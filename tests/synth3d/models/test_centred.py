@@ -1,10 +1,10 @@
 import torch
 from torch import nn
 
-from synth3d.config.run import ModelConfig, RunConfig
-from synth3d.frameworks.build import build_generator
 from synth3d.models.blocks import ResBlock
 from synth3d.models.centred import CENTRE, GAIN, Centred
+from synth3d.models.options import ModelConfig
+from synth3d.training.config import RunConfig, build_framework
 
 
 class Spy(nn.Module):
@@ -39,9 +39,9 @@ def test_absent_sources_are_at_the_level_of_healthy_tissue():
 
 def test_the_configuration_asks_for_it():
     shape = {"name": "resunet", "widths": (4, 8), "blocks": 1}
-    plain = build_generator(RunConfig(model=ModelConfig(**shape)))
+    plain = build_framework(RunConfig(model=ModelConfig(**shape)), training=False).generator
     both = ModelConfig(**shape, centred=True, residual_init="zero")
-    wrapped = build_generator(RunConfig(model=both))
+    wrapped = build_framework(RunConfig(model=both), training=False).generator
     assert isinstance(wrapped, Centred)
     count = [sum(p.numel() for p in m.parameters()) for m in (plain, wrapped)]
     assert count[0] == count[1]

@@ -5,13 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth3d.config.run import ModelConfig, RunConfig
 from synth3d.errors import InputError
-from synth3d.frameworks.build import build_generator
 from synth3d.models import GENERATORS, AGINet, ResUNet, options_of
 from synth3d.models.agi_net.cagr import CagrConv
 from synth3d.models.agi_net.routing import CagrOptions
+from synth3d.models.options import ModelConfig
 from synth3d.settings import parse, parse_assignment, to_plain
+from synth3d.training.config import RunConfig, build_framework
 
 
 def count(make, *args, **keywords) -> int:
@@ -111,7 +111,7 @@ def test_stages_come_from_a_recipe(stages):
     model = {"stages": value, "widths": [8, 16], "groups": 2}
     config = parse(RunConfig, {"model": model})
     assert parse(RunConfig, to_plain(config)) == config
-    net = build_generator(config)
+    net = build_framework(config, training=False).generator
     rolled = [name for name, s in net.stages.items() if isinstance(s[0].first, CagrConv)]
     assert rolled == {"2": ["down1", "body"], "[]": []}.get(stages, ["down1", "body"])
 
@@ -120,7 +120,7 @@ def test_stages_that_are_neither_are_refused_with_their_key():
     with pytest.raises(InputError, match="model.stages: expected int or list, got 'down1'"):
         parse(RunConfig, {"model": {"stages": "down1"}})
     with pytest.raises(InputError, match="unknown stage"):
-        build_generator(parse(RunConfig, {"model": {"stages": ["down9"]}}))
+        build_framework(parse(RunConfig, {"model": {"stages": ["down9"]}}))
 
 
 def test_every_option_of_every_generator_can_be_configured():

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from synth3d.config.run import ModelConfig, RunConfig
 from synth3d.frameworks import FRAMEWORKS
-from synth3d.frameworks.build import build_generator
 from synth3d.models import GENERATORS, options_of
 from synth3d.models.centred import Centred
+from synth3d.models.options import ModelConfig
 from synth3d.models.time_embedding import TimeEmbedding, TimeModulation, sinusoids
+from synth3d.training.config import RunConfig, build_framework
 
 SMALL = {"widths": (8, 16), "blocks": 1, "stages": 3, "groups": 2}
 
@@ -132,6 +132,7 @@ def test_centred_passes_the_time_on():
 
 def test_a_framework_that_needs_time_gets_it(monkeypatch):
     model = ModelConfig(name="resunet", widths=(8, 16), blocks=1)
-    assert build_generator(RunConfig(model=model)).time is None
+    config = RunConfig(model=model)
+    assert build_framework(config, training=False).generator.time is None
     monkeypatch.setattr(FRAMEWORKS["pix2pix"], "needs", frozenset({"time"}))
-    assert isinstance(build_generator(RunConfig(model=model)).time, TimeEmbedding)
+    assert isinstance(build_framework(config, training=False).generator.time, TimeEmbedding)

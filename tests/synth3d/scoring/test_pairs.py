@@ -1,15 +1,13 @@
 """Claims about which synthetic file is scored against which real one."""
 
 import json
-import re
 
 import pytest
 
 from synth3d.errors import InputError
 from synth3d.scoring.pairs import find_pairs
 
-A, B = "BraTS-GLI-00001-000", "BraTS-GLI-00002-000"
-ALL = ("t1n", "t1c", "t2w", "t2f")
+A, B, OTHER = "BraTS-GLI-00001-000", "BraTS-GLI-00002-000", "BraTS-GLI-00003-000"
 
 
 def touch(folder, *names):
@@ -20,7 +18,7 @@ def touch(folder, *names):
     return folder
 
 
-def cohort(folder, cases=(A, B), sequences=ALL):
+def cohort(folder, cases=(A, B), sequences=("t1n", "t1c", "t2w", "t2f")):
     for case in cases:
         touch(folder / case, *(f"{case}-{role}.nii.gz" for role in (*sequences, "seg")))
     return folder
@@ -29,6 +27,18 @@ def cohort(folder, cases=(A, B), sequences=ALL):
 @pytest.fixture
 def real(tmp_path):
     return cohort(tmp_path / "real")
+
+
+@pytest.fixture
+def synthetic(tmp_path):
+    """Write these files, empty, into the folder that is to be scored."""
+    return lambda *names: touch(tmp_path / "synthetic", *names)
+
+
+def refusal(*args, **kwargs):
+    with pytest.raises(InputError) as caught:
+        find_pairs(*args, **kwargs)
+    return str(caught.value)
 
 
 LAYOUTS = {
@@ -41,96 +51,82 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("names", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_finds_the_files_of_every_layout(real, tmp_path, names):
-    synthetic = touch(tmp_path / "synthetic", *names)
-    found = find_pairs(real, synthetic, "t2f")
+def test_finds_the_files_of_every_layout(real, synthetic, names):
+    folder = synthetic(*names)
+    found = find_pairs(real, folder, "t2f")
     assert [pair.case for pair in found.pairs] == [A, B]
     assert [pair.real.name for pair in found.pairs] == [f"{A}-t2f.nii.gz", f"{B}-t2f.nii.gz"]
-    assert [pair.synthetic.relative_to(synthetic).as_posix() for pair in found.pairs] == list(names)
+    assert [pair.synthetic.relative_to(folder).as_posix() for pair in found.pairs] == list(names)
     assert [pair.label.name for pair in found.pairs] == [f"{A}-seg.nii.gz", f"{B}-seg.nii.gz"]
     assert [pair.patient for pair in found.pairs] == ["00001", "00002"]
     assert found.naming == "brats2023"
 
 
-def test_reads_nnunet_channels_by_name_and_not_by_number(real, tmp_path):
-    names = [f"imagesTs/{case}_{i:04d}.nii.gz" for case in (A, B) for i in range(2)]
-    synthetic = touch(tmp_path / "Dataset001", *names)
+def test_reads_nnunet_channels_by_name_and_not_by_number(real, synthetic):
+    folder = synthetic(*(f"imagesTs/{c}_{i:04d}.nii.gz" for c in (A, B) for i in range(2)))
     channels = {"channel_names": {"0": "FLAIR", "1": "T1"}}
-    (synthetic / "dataset.json").write_text(json.dumps(channels))
-    found = find_pairs(real, synthetic, "t2f")
+    (folder / "dataset.json").write_text(json.dumps(channels))
+    found = find_pairs(real, folder, "t2f")
     assert [pair.synthetic.name for pair in found.pairs] == [f"{A}_0000.nii.gz", f"{B}_0000.nii.gz"]
 
 
-def test_takes_the_one_sequence_that_each_case_has(real, tmp_path):
-    synthetic = touch(tmp_path / "synthetic", f"{A}-t2f.nii.gz", f"{B}-t1c.nii.gz")
-    found = find_pairs(real, synthetic)
+def test_takes_the_one_sequence_that_each_case_has(real, synthetic):
+    found = find_pairs(real, synthetic(f"{A}-t2f.nii.gz", f"{B}-t1c.nii.gz"))
     assert [pair.modality for pair in found.pairs] == ["t2f", "t1c"]
     assert found.pairs[1].real.name == f"{B}-t1c.nii.gz"
 
 
-def test_says_what_an_unnamed_sequence_was_taken_for(real, tmp_path):
-    synthetic = touch(tmp_path / "synthetic", f"{A}_0003.nii.gz", f"{B}_0003.nii.gz")
-    notes = find_pairs(real, synthetic, "t2f").notes
-    assert f"no dataset.json says what *_0003 in {synthetic} is" in notes
-    assert f"the names in {synthetic} say no sequence: taken for t2f" in notes
-    with pytest.raises(InputError, match=r"real holds several sequences of 2 cases, .*--modality"):
-        find_pairs(real, synthetic)
+def test_says_what_an_unnamed_sequence_was_taken_for(real, synthetic):
+    folder = synthetic(f"{A}_0003.nii.gz", f"{B}_0003.nii.gz")
+    notes = find_pairs(real, folder, "t2f").notes
+    assert any("*_0003" in note for note in notes)
+    assert any("taken for t2f" in note for note in notes)
+    text = refusal(real, folder)
+    assert f"{real} holds several sequences" in text
+    assert "--modality" in text
 
 
 def test_completed_folders_need_to_be_told_the_sequence(real, tmp_path):
-    synthetic = cohort(tmp_path / "completed")
-    assert len(find_pairs(real, synthetic, "t2f").pairs) == 2
-    with pytest.raises(InputError) as caught:
-        find_pairs(real, synthetic)
-    assert f"{synthetic} holds several sequences of 2 cases, {A}, {B}" in str(caught.value)
-    assert "(t1c t1n t2f t2w): say which one to score with --modality" in str(caught.value)
+    folder = cohort(tmp_path / "completed")
+    assert len(find_pairs(real, folder, "t2f").pairs) == 2
+    text = refusal(real, folder)
+    assert f"{folder} holds several sequences of 2 cases, {A}, {B}" in text
+    assert "--modality" in text
 
 
-def test_never_pairs_by_position(real, tmp_path):
+def test_never_pairs_by_position(real, synthetic):
     """As many files as cases, in the same order, and other ids: sorting would pair them."""
-    others = ("BraTS-GLI-00003-000", "BraTS-GLI-00004-000")
-    synthetic = touch(tmp_path / "synthetic", *(f"{case}-t2f.nii.gz" for case in others))
-    with pytest.raises(InputError) as caught:
-        find_pairs(real, synthetic, "t2f")
-    assert str(caught.value) == (
-        f"{synthetic} has no t2f for 2 cases, {A}, {B}; "
-        f"{synthetic} has files of 2 cases, {others[0]}, {others[1]}, which {real} lacks"
-    )
+    folder = synthetic(*(f"{case}-t2f.nii.gz" for case in (OTHER, "BraTS-GLI-00004-000")))
+    text = refusal(real, folder, "t2f")
+    assert f"{folder} has no t2f for 2 cases, {A}, {B}" in text
+    assert f"files of 2 cases, {OTHER}, BraTS-GLI-00004-000, which {real} lacks" in text
 
 
-def test_tells_all_that_is_missing_at_once(tmp_path):
+def test_tells_all_that_is_missing_at_once(tmp_path, synthetic):
     cases = [f"BraTS-GLI-0000{i}-000" for i in range(6)]
     real = cohort(tmp_path / "real", cases[:5])
     (real / cases[4] / f"{cases[4]}-t2f.nii.gz").unlink()
-    names = [f"{case}-t2f.nii.gz" for case in (cases[0], cases[4], cases[5])]
-    synthetic = touch(tmp_path / "synthetic", *names)
-    with pytest.raises(InputError) as caught:
-        find_pairs(real, synthetic, "t2f")
-    text = str(caught.value)
+    folder = synthetic(*(f"{case}-t2f.nii.gz" for case in (cases[0], cases[4], cases[5])))
+    text = refusal(real, folder, "t2f")
     assert f"has no t2f for 3 cases, {cases[1]}, {cases[2]}, {cases[3]}" in text
-    assert f"{real} has no t2f for 1 case, {cases[4]}; choose other cases" in text
+    assert f"{real} has no t2f for 1 case, {cases[4]}" in text
     assert f"has files of 1 case, {cases[5]}, which {real} lacks" in text
 
 
-def test_tells_what_is_missing_when_no_sequence_was_named(real, tmp_path):
-    synthetic = touch(tmp_path / "synthetic", f"{A}-t2f.nii.gz")
-    with pytest.raises(InputError) as caught:
-        find_pairs(real, synthetic)
-    assert str(caught.value) == f"{synthetic} has no t2f for 1 case, {B}"
-    cohort(real, ["BraTS-GLI-00003-000"])
-    touch(synthetic, f"{B}-t1c.nii.gz")
-    with pytest.raises(InputError) as caught:
-        find_pairs(real, synthetic)
-    assert str(caught.value) == f"{synthetic} has no file for 1 case, BraTS-GLI-00003-000"
+def test_tells_what_is_missing_when_no_sequence_was_named(real, synthetic):
+    folder = synthetic(f"{A}-t2f.nii.gz")
+    assert f"{folder} has no t2f for 1 case, {B}" in refusal(real, folder)
+    cohort(real, [OTHER])
+    synthetic(f"{B}-t1c.nii.gz")
+    assert f"{folder} has no file for 1 case, {OTHER}" in refusal(real, folder)
 
 
-def test_a_choice_of_cases_narrows_what_is_asked_for(real, tmp_path):
-    synthetic = touch(tmp_path / "s", f"{A}-t2f.nii.gz", "BraTS-GLI-00009-000-t2f.nii.gz")
-    found = find_pairs(real, synthetic, cases=[A])
+def test_a_choice_of_cases_narrows_what_is_asked_for(real, synthetic):
+    folder = synthetic(f"{A}-t2f.nii.gz", f"{OTHER}-t2f.nii.gz")
+    found = find_pairs(real, folder, cases=[A])
     assert [pair.case for pair in found.pairs] == [A]
-    assert any("left out" in note and "00009" in note for note in found.notes)
-    with pytest.raises(InputError, match=f"{real} has no case called nobody"):
-        find_pairs(real, synthetic, cases=[A, "nobody"])
+    assert any("left out" in note and OTHER in note for note in found.notes)
+    assert "nobody" in refusal(real, folder, cases=[A, "nobody"])
 
 
 @pytest.mark.parametrize(
@@ -141,76 +137,58 @@ def test_a_choice_of_cases_narrows_what_is_asked_for(real, tmp_path):
         (f"{A}_0003.nii.gz", "somebody.nii.gz"),
     ],
 )
-def test_refuses_channels_that_could_mean_anything(real, tmp_path, names):
-    synthetic = touch(tmp_path / "synthetic", *names)
-    with pytest.raises(InputError, match=r"one channel number .*folder that holds dataset\.json"):
-        find_pairs(real, synthetic, "t2f")
+def test_refuses_channels_that_could_mean_anything(real, synthetic, names):
+    assert "dataset.json" in refusal(real, synthetic(*names), "t2f")
 
 
-def test_ids_that_end_in_four_digits_are_ids(tmp_path):
-    names = ("head_0001.nii.gz", "head_0002.nii.gz")
-    real, synthetic = touch(tmp_path / "r", *names), touch(tmp_path / "s", *names)
-    found = find_pairs(real, synthetic)
-    assert [pair.case for pair in found.pairs] == ["head_0001", "head_0002"]
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (("head_0001.nii.gz", "head_0002.nii.gz"), ("head_0001.nii.gz", "head_0002.nii.gz")),
+        (("anna.nii.gz", "bela.nii.gz"), ("x/anna.nii", "y/bela.nii")),
+    ],
+)
+def test_names_of_no_naming_are_case_ids_also_where_they_end_in_four_digits(
+    tmp_path, synthetic, ours, theirs
+):
+    found = find_pairs(touch(tmp_path / "r", *ours), synthetic(*theirs))
+    assert [pair.case for pair in found.pairs] == [name.removesuffix(".nii.gz") for name in ours]
     assert [pair.modality for pair in found.pairs] == [None, None]
     assert found.naming == ""
 
 
-def test_real_files_need_no_known_names(tmp_path):
-    real = touch(tmp_path / "real", "anna.nii.gz", "bela.nii.gz")
-    synthetic = touch(tmp_path / "synthetic", "x/anna.nii", "y/bela.nii")
-    found = find_pairs(real, synthetic)
-    assert [pair.synthetic.name for pair in found.pairs] == ["anna.nii", "bela.nii"]
-
-
-def test_labels_of_another_folder(real, tmp_path):
-    synthetic = touch(tmp_path / "synthetic", f"{A}-t2f.nii.gz", f"{B}-t2f.nii.gz")
+def test_labels_of_another_folder(real, synthetic, tmp_path):
+    folder = synthetic(f"{A}-t2f.nii.gz", f"{B}-t2f.nii.gz")
     labels = touch(tmp_path / "labels", f"{A}.nii.gz")
-    with pytest.raises(InputError, match=f"{labels} has no label for 1 case, {B}"):
-        find_pairs(real, synthetic, labels=labels)
+    assert f"{labels} has no label for 1 case, {B}" in refusal(real, folder, labels=labels)
     touch(labels, f"{B}-seg.nii.gz")
-    found = find_pairs(real, synthetic, labels=labels)
+    found = find_pairs(real, folder, labels=labels)
     assert [pair.label.name for pair in found.pairs] == [f"{A}.nii.gz", f"{B}-seg.nii.gz"]
     touch(labels, f"{B}.nii.gz")
-    with pytest.raises(InputError, match=f"are both labels of {B}"):
-        find_pairs(real, synthetic, labels=labels)
+    assert f"both labels of {B}" in refusal(real, folder, labels=labels)
 
 
-def test_a_case_without_label_is_noted(real, tmp_path):
+def test_what_a_reader_should_know_is_noted(real, synthetic, tmp_path):
+    folder = synthetic(f"{A}-t2f.nii.gz", f"{B}-t2f.nii.gz", "error_map.nii.gz")
     (real / A / f"{A}-seg.nii.gz").unlink()
-    synthetic = touch(tmp_path / "synthetic", f"{A}-t2f.nii.gz", f"{B}-t2f.nii.gz")
-    found = find_pairs(real, synthetic)
+    found = find_pairs(real, folder)
     assert found.pairs[0].label is None
-    assert found.notes == (f"no label and so no tumour scores: 1 case, {A}",)
-
-
-def test_a_link_to_the_real_file_is_noted(real, tmp_path):
-    synthetic = tmp_path / "synthetic"
-    synthetic.mkdir()
-    for case in (A, B):
-        (synthetic / f"{case}-t2f.nii.gz").symlink_to(real / case / f"{case}-t2f.nii.gz")
-    notes = find_pairs(real, synthetic).notes
-    assert notes == (f"the synthetic file is the real one itself: 2 cases, {A}, {B}",)
+    odd, unlabelled = found.notes
+    assert "error_map.nii.gz" in odd
+    assert A in unlabelled
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / f"{B}-t2f.nii.gz").symlink_to(real / B / f"{B}-t2f.nii.gz")
+    (note,) = find_pairs(real, links, cases=[B]).notes
+    assert "is the real one itself" in note
 
 
 def test_refuses_folders_without_use(real, tmp_path):
-    with pytest.raises(InputError, match="no folder"):
-        find_pairs(real, tmp_path / "nowhere")
-    with pytest.raises(InputError, match="is not a folder"):
-        find_pairs(real, real / A / f"{A}-t2f.nii.gz")
+    assert "no folder" in refusal(real, tmp_path / "nowhere")
+    assert "is not a folder" in refusal(real, real / A / f"{A}-t2f.nii.gz")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"no images \(\.nii or \.nii\.gz\) under"):
-        find_pairs(real, tmp_path / "empty")
+    assert "no images" in refusal(real, tmp_path / "empty")
     twice = touch(tmp_path / "twice", f"x/{A}.nii.gz", f"y/{A}.nii.gz")
-    with pytest.raises(InputError, match="have one name: keep one of them"):
-        find_pairs(real, twice, "t2f")
+    assert "keep one of them" in refusal(real, twice, "t2f")
     double = touch(tmp_path / "double", f"x/{A}-t2f.nii.gz", f"y/{A}-t2f.nii.gz")
-    with pytest.raises(InputError, match="has two files for t2f"):
-        find_pairs(real, double, "t2f")
-
-
-def test_images_that_fit_no_naming_are_noted(real, tmp_path):
-    names = [f"{A}-t2f.nii.gz", f"{B}-t2f.nii.gz", "error_map.nii.gz"]
-    synthetic = touch(tmp_path / "synthetic", *names)
-    (note,) = find_pairs(real, synthetic).notes
-    assert re.search(r"ignored in .*, as their names fit no naming: error_map\.nii\.gz", note)
+    assert "two files for t2f" in refusal(real, double, "t2f")

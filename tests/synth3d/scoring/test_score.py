@@ -14,8 +14,7 @@ from synth3d.cohort.cases import find_cases
 from synth3d.errors import InputError
 from synth3d.images.intensity import Scale, foreground
 from synth3d.images.volumes import read, read_label, write_like, write_new
-from synth3d.scoring.cohort import Settings, on_scale_of, score_folders
-from synth3d.scoring.command import NAMES
+from synth3d.scoring.cohort import ScoreRequest, on_scale_of, score_cohort
 from synth3d.scoring.conventions import CONVENTIONS
 from synth3d.scoring.report import summarise
 
@@ -35,6 +34,17 @@ def copied(phantom_cohort, tmp_path):
     return make
 
 
+@pytest.fixture
+def score(phantom_cohort, capsys):
+    """Exit code, standard output and error of ``synth3d score`` on a folder, or of two."""
+
+    def run(*arguments, real=phantom_cohort):
+        code = main(["score", str(real), *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
 def put(path, data, affine):
     path.parent.mkdir(parents=True, exist_ok=True)
     write_new(path, data, affine, np.float32)
@@ -45,17 +55,12 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_the_command_knows_every_convention():
-    assert tuple(CONVENTIONS) == NAMES
-
-
-def test_a_cohort_becomes_tables_and_a_picture(phantom_cohort, copied, tmp_path, capsys):
+def test_a_cohort_becomes_tables_and_a_picture(phantom_cohort, copied, tmp_path, score):
     out = tmp_path / "new" / "scores.csv"
-    arguments = ["score", str(phantom_cohort), str(copied()), "--convention", "all"]
-    assert main([*arguments, "--out", str(out)]) == 0
-    printed = capsys.readouterr().out
+    code, printed, _ = score(copied(), "--convention", "all", "--out", out)
+    assert code == 0
     assert "| ours       | SSIM tumour " in printed
-    assert "fewer than 15 patients: the intervals are too narrow" in printed
+    assert "fewer than 15 patients" in printed
     assert printed.startswith(out.with_suffix(".md").read_text())
     rows = rows_of(out)
     assert [row["case"] for row in rows] == [case.name for case in find_cases(phantom_cohort)]
@@ -63,6 +68,10 @@ def test_a_cohort_becomes_tables_and_a_picture(phantom_cohort, copied, tmp_path,
     scores = [name for name in rows[0] if "@" in name]
     assert {name.split("@")[1] for name in scores} == set(CONVENTIONS)
     value = json.loads(out.with_suffix(".json").read_text())
+    assert value["settings"].keys() == {
+        "real", "synthetic", "modality", "conventions", "rescale", "splits", "part", "cases",
+        "labels", "lpips_weights",
+    }  # fmt: skip
     assert value["settings"]["conventions"] == list(CONVENTIONS)
     assert value["versions"].keys() >= {"synth3d", "numpy", "python"}
     for summary in value["summary"]:
@@ -73,126 +82,116 @@ def test_a_cohort_becomes_tables_and_a_picture(phantom_cohort, copied, tmp_path,
     assert image.imread(out.with_suffix(".png")).std() > 0.01
 
 
-def test_json_is_printed_and_nothing_is_written(phantom_cohort, copied, tmp_path, capsys):
+def test_a_dry_run_says_what_would_be_done_and_json_writes_nothing(
+    phantom_cohort, copied, tmp_path, score
+):
     folder = copied()
     before = sorted(tmp_path.rglob("*"))
-    assert main(["score", str(phantom_cohort), str(folder), "--json"]) == 0
-    value = json.loads(capsys.readouterr().out)
-    assert len(value["cases"]) == 6
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_dry_run_says_what_would_be_done(phantom_cohort, copied, capsys):
-    folder = copied()
-    flags = ["--dry-run", "--modality", "FLAIR", "--rescale", "match"]
-    assert main(["score", str(phantom_cohort), str(folder), *flags]) == 0
-    printed = capsys.readouterr().out
+    code, printed, _ = score(folder, "--dry-run", "--modality", "FLAIR", "--rescale", "match")
+    assert code == 0
     assert '"modality": "t2f"' in printed
     assert '"rescale": "match"' in printed
     for case in find_cases(phantom_cohort):
         assert f"{case.name}: {case.images['t2f']} against {folder}" in printed
     assert "PSNR" not in printed
+    code, printed, _ = score(folder, "--json")
+    assert (code, len(json.loads(printed)["cases"])) == (0, 6)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_part_of_the_splits_is_scored(phantom_cohort, copied, tmp_path, capsys):
+def test_a_part_of_the_splits_is_scored(phantom_cohort, copied, tmp_path, score):
     names = [case.name for case in find_cases(phantom_cohort)]
     splits = tmp_path / "splits.json"
     splits.write_text(json.dumps({"train": names[:3], "val": [], "test": names[3:5]}))
-    arguments = ["score", str(phantom_cohort), str(copied()), "--json", "--splits", str(splits)]
-    assert main(arguments) == 0
-    assert [row["case"] for row in json.loads(capsys.readouterr().out)["cases"]] == names[3:5]
-    assert main([*arguments, "--part", "val"]) == 2
-    assert "lists no case under val" in capsys.readouterr().err
-    assert main([*arguments, "--cases", names[0]]) == 2
-    assert "give --splits or --cases, not both" in capsys.readouterr().err
+    flags = [copied(), "--json", "--splits", splits]
+    code, printed, _ = score(*flags)
+    assert code == 0
+    assert [row["case"] for row in json.loads(printed)["cases"]] == names[3:5]
+    for more, part in (
+        (["--part", "val"], "no case under val"),
+        (["--cases", names[0]], "not both"),
+    ):
+        code, _, error = score(*flags, *more)
+        assert code == 2
+        assert part in error
 
 
-def test_the_real_folder_against_itself_is_perfect(phantom_cohort, capsys):
-    folder = str(phantom_cohort)
+def test_the_real_folder_against_itself_is_perfect(phantom_cohort, tmp_path, score):
     flags = ["--modality", "flair", "--convention", "ours,brasyn", "--json"]
-    assert main(["score", folder, folder, *flags]) == 0
-    value = json.loads(capsys.readouterr().out)
+    code, printed, _ = score(phantom_cohort, *flags)
+    assert code == 0
+    value = json.loads(printed)
     summary = {line["score"]: line for line in value["summary"]}
     assert summary["psnr_brain@ours"]["mean"] == "inf"
     assert summary["psnr_brain@ours"]["infinite"] == 6
     assert summary["psnr_brain@ours"]["low"] is None
     assert summary["ssim_tumour@brasyn"]["mean"] == 1
-    assert any("is the real one itself" in warning for warning in value["warnings"])
-    assert any("equals the real one" in warning for warning in value["warnings"])
-
-
-def test_perfect_scores_and_missing_labels_can_be_drawn(phantom_cohort, tmp_path):
+    assert sum("the real one" in warning for warning in value["warnings"]) == 2
+    # Without labels there are no tumour scores, and what is infinite can be drawn.
     case, out = find_cases(phantom_cohort)[0], tmp_path / "scores.csv"
-    folder = tmp_path / "real"
-    folder.mkdir()
-    (folder / case.images["t2f"].name).symlink_to(case.images["t2f"])
-    assert main(["score", str(folder), str(folder), "--out", str(out)]) == 0
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / case.images["t2f"].name).symlink_to(case.images["t2f"])
+    assert score(tmp_path / "real", "--out", out, real=tmp_path / "real")[0] == 0
     (row,) = rows_of(out)
     assert row["psnr_brain@ours"] == "inf"
     assert not any("tumour" in name for name in row)
     assert image.imread(out.with_suffix(".png")).std() > 0.01
 
 
-def test_a_missing_file_is_an_error_and_not_a_smaller_table(phantom_cohort, copied, capsys):
-    folder = copied()
-    gone = sorted(folder.iterdir())[:2]
-    for path in gone:
-        path.unlink()
-    assert main(["score", str(phantom_cohort), str(folder)]) == 2
-    error = capsys.readouterr().err
-    assert all(path.name.removesuffix("-t2f.nii.gz") in error for path in gone)
+def lose(path):
+    path.unlink()
+    return path.name.removesuffix("-t2f.nii.gz")
 
 
-def test_other_grids_are_named_before_anything_is_scored(phantom_cohort, copied, capsys):
-    folder = copied()
-    first, second = sorted(folder.iterdir())[:2]
-    volume = read(first)
-    put(first, volume.data[1:], volume.affine)
-    moved = volume.affine.copy()
-    moved[0, 3] += 10
-    put(second, read(second).data, moved)
-    assert main(["score", str(phantom_cohort), str(folder)]) == 2
-    error = capsys.readouterr().err
-    assert first.name in error
-    assert second.name in error
-    assert "scoring" not in error
+def move(path):
+    volume = read(path)
+    put(path, volume.data, volume.affine + np.eye(4)[:, :1] * np.array([0, 0, 0, 10]))
+    return path.name
 
 
-def test_nan_voxels_are_named_and_nothing_is_written(phantom_cohort, copied, tmp_path, capsys):
-    folder = copied()
-    spoilt = sorted(folder.iterdir())[1:3]
-    for path in spoilt:
-        volume = read(path)
-        put(path, volume.data, volume.affine)
-        content = gzip.decompress(path.read_bytes())[:-4] + np.float32(np.nan).tobytes()
-        path.write_bytes(gzip.compress(content))
-    out = tmp_path / "scores.csv"
-    assert main(["score", str(phantom_cohort), str(folder), "--out", str(out)]) == 2
-    error = capsys.readouterr().err
-    for path in spoilt:
-        assert f"case {path.name.removesuffix('-t2f.nii.gz')}: {path} has 1 NaN" in error
+def put_nan(path):
+    volume = read(path)
+    put(path, volume.data, volume.affine)
+    content = gzip.decompress(path.read_bytes())[:-4] + np.float32(np.nan).tobytes()
+    path.write_bytes(gzip.compress(content))
+    return f"case {path.name.removesuffix('-t2f.nii.gz')}: {path} has 1 NaN"
+
+
+@pytest.mark.parametrize("spoil", [lose, move, put_nan])
+def test_every_bad_file_is_named_and_no_smaller_table_is_written(copied, tmp_path, score, spoil):
+    folder, out = copied(), tmp_path / "scores.csv"
+    named = [spoil(path) for path in sorted(folder.iterdir())[1:3]]
+    code, _, error = score(folder, "--out", out)
+    assert code == 2
+    assert all(name in error for name in named)
+    assert ("scoring" in error) == (spoil is put_nan)  # names and grids are looked at first
     assert not out.exists()
 
 
-def test_out_must_be_csv_and_conventions_must_be_known(phantom_cohort, copied, capsys):
-    arguments = ["score", str(phantom_cohort), str(copied())]
-    assert main([*arguments, "--out", "scores.txt"]) == 2
-    assert "--out must end in .csv" in capsys.readouterr().err
-    assert main([*arguments, "--convention", "ours,paper"]) == 2
-    assert "no convention is called paper; there are ours, paper-agi" in capsys.readouterr().err
-    assert main([*arguments, "--modality", "ct"]) == 2
-    assert "is not a modality" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--out", "scores.txt"], ".csv"),
+        (["--convention", "ours,paper"], "paper; there are ours, paper-agi"),
+        (["--modality", "ct"], "is not a modality"),
+        (["--lpips-weights", "none.pth", "--convention", "ours"], "LPIPS needs"),
+    ],
+)
+def test_flags_that_make_no_sense(copied, score, flags, part):
+    code, _, error = score(copied(), *flags)
+    assert code == 2
+    assert part in error
 
 
 def test_foreign_units_are_noticed_and_matched(phantom_cohort, copied):
     folder = copied()
-    plain = score_folders(Settings(phantom_cohort, folder, rescale="match"))
+    plain = score_cohort(ScoreRequest(phantom_cohort, folder, rescale="match"))
     for path in folder.iterdir():
         volume = read(path)
         put(path, volume.data / 1000, volume.affine)
-    foreign = score_folders(Settings(phantom_cohort, folder))
+    foreign = score_cohort(ScoreRequest(phantom_cohort, folder))
     assert any("as in other units" in warning for warning in foreign.warnings)
-    matched = score_folders(Settings(phantom_cohort, folder, rescale="match"))
+    matched = score_cohort(ScoreRequest(phantom_cohort, folder, rescale="match"))
     assert not any("as in other units" in warning for warning in matched.warnings)
     for before, after in zip(plain.rows, matched.rows, strict=True):
         for name, value in before.items():
@@ -215,8 +214,8 @@ def test_an_empty_synthesis_is_scored_and_noticed(phantom_cohort, copied):
     names = [case.name for case in find_cases(phantom_cohort)]
     folder = copied(lambda case, volume: volume * (case.name != names[2]))
     for rescale in ("none", "match"):
-        scored = score_folders(
-            Settings(phantom_cohort, folder, rescale=rescale, conventions=tuple(CONVENTIONS))
+        scored = score_cohort(
+            ScoreRequest(phantom_cohort, folder, rescale=rescale, conventions=tuple(CONVENTIONS))
         )
         assert f"the synthetic volume is zero everywhere: {names[2]}" in scored.warnings
         empty = scored.rows[2]
@@ -232,19 +231,19 @@ def test_a_resection_cavity_is_no_tumour(phantom_cohort, copied, tmp_path):
     labels = tmp_path / "labels"
     cavity = np.where(label.data == 1, 4, label.data)
     folder = copied()
-    settings = Settings(phantom_cohort, folder, cases=(case.name,), labels=labels)
+    settings = ScoreRequest(phantom_cohort, folder, cases=(case.name,), labels=labels)
     put(labels / f"{case.name}.nii.gz", cavity, label.affine)
-    with_cavity = score_folders(settings)
+    with_cavity = score_cohort(settings)
     assert any("resection cavity" in warning for warning in with_cavity.warnings)
     put(labels / f"{case.name}.nii.gz", np.where(cavity == 4, 0, cavity), label.affine)
-    assert score_folders(settings).rows == with_cavity.rows
+    assert score_cohort(settings).rows == with_cavity.rows
 
 
 def test_slices_are_axial_however_the_file_is_stored(phantom_cohort, copied, tmp_path):
     """The same head stored with its axes in another order has the same slice-wise scores."""
     case, folder = find_cases(phantom_cohort)[0], copied()
     settings = {"conventions": ("paper-agi",), "cases": (case.name,)}
-    upright = score_folders(Settings(phantom_cohort, folder, **settings))
+    upright = score_cohort(ScoreRequest(phantom_cohort, folder, **settings))
     turned = {}
     order = [2, 0, 1, 3]  # the file's x is now what was z
     for name, path in {
@@ -258,22 +257,18 @@ def test_slices_are_axial_however_the_file_is_stored(phantom_cohort, copied, tmp
         ending = "" if name == "labels" else "-t2f"
         target = turned[name] / f"{case.name}{ending}.nii.gz"
         put(target, data, volume.affine[:, order])
-    found = score_folders(Settings(**turned, **settings))
+    found = score_cohort(ScoreRequest(**turned, **settings))
     for name, value in upright.rows[0].items():
         if "@" in name:
             assert found.rows[0][name] == pytest.approx(value, rel=1e-4, abs=1e-4)
 
 
-def test_lpips_is_missed_in_one_sentence(phantom_cohort, copied, monkeypatch, tmp_path, capsys):
+def test_lpips_is_missed_in_one_sentence(phantom_cohort, copied, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = copied()
-    scored = score_folders(Settings(phantom_cohort, folder))
-    assert sum(warning.startswith("no LPIPS: ") for warning in scored.warnings) == 1
-    without = score_folders(Settings(phantom_cohort, folder, conventions=("brasyn",)))
-    assert not any("LPIPS" in warning for warning in without.warnings)
-    flags = ["--lpips-weights", str(tmp_path / "none.pth")]
-    assert main(["score", str(phantom_cohort), str(folder), *flags]) == 2
-    assert "LPIPS needs" in capsys.readouterr().err
+    for names, count in ((("ours",), 1), (("brasyn",), 0)):
+        scored = score_cohort(ScoreRequest(phantom_cohort, folder, conventions=names))
+        assert sum("no LPIPS: " in warning for warning in scored.warnings) == count
 
 
 def test_undefined_scores_are_left_out_and_counted():
@@ -298,4 +293,4 @@ def test_a_real_volume_that_is_empty_cannot_be_scored(phantom_cohort, copied, tm
         volume = read(path)
         put(real / path.name, 0 * volume.data, volume.affine)
     with pytest.raises(InputError, match="is zero everywhere"):
-        score_folders(Settings(real, folder))
+        score_cohort(ScoreRequest(real, folder))

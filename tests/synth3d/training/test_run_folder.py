@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from synth3d.config.run import ModelConfig, RunConfig
 from synth3d.errors import InputError
 from synth3d.files import sha256, write_json
-from synth3d.frameworks.build import build_generator
 from synth3d.images.intensity import Scale, ScalePrior
+from synth3d.models.options import ModelConfig
+from synth3d.training.config import RunConfig, build_framework
 from synth3d.training.run_folder import (
     FORMAT,
     load_run,
@@ -26,7 +26,7 @@ CONFIG = RunConfig(model=ModelConfig(name="resunet", widths=(4, 8), blocks=1))
 def run(tmp_path):
     folder = tmp_path / "run"
     write_config(folder, CONFIG)
-    save_weights(folder / "weights.safetensors", build_generator(CONFIG))
+    save_weights(folder / "weights.safetensors", build_framework(CONFIG, training=False).generator)
     write_json(folder / "scales.json", ScalePrior([{"t2f": Scale(0, 9)}]).to_list())
     digest = sha256(folder / "weights.safetensors")
     write_json(folder / "done.json", {"finished": True, "format": FORMAT, "weights_sha256": digest})
@@ -53,7 +53,7 @@ def cut(path):
         (lambda r: (r / "config.json").unlink(), "is not a run folder"),
         (lambda r: cut(r / "config.json"), "not valid JSON"),
         (lambda r: edit(r / "config.json", dim=2), "data.patch must be 2 numbers, as dim is 2"),
-        (lambda r: edit(r / "config.json", colour="red"), "unknown key"),
+        (lambda r: edit(r / "config.json", colour="red"), "unknown key.* train it again"),
         (lambda r: (r / "done.json").unlink(), "not finished"),
         (lambda r: edit(r / "done.json", format=99), "run format 99, this version reads"),
         (lambda r: (r / "done.json").write_text("[]"), "run format None"),

@@ -10,20 +10,23 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from synth3d.cohort.cases import find_cases
 from synth3d.cohort.splits import Splits, make_splits
-from synth3d.config.frameworks import Pix2PixOptions
-from synth3d.config.run import DataConfig, MisalignConfig, ModelConfig, RunConfig, TrainConfig
+from synth3d.data.options import DataConfig, MisalignConfig
+from synth3d.data.patches import Stream, to_subject
+from synth3d.data.prepared import prepare
 from synth3d.errors import InputError
 from synth3d.files import sha256
+from synth3d.frameworks.adversarial import Pix2PixOptions
+from synth3d.models.options import ModelConfig
 from synth3d.settings import to_plain
-from synth3d.training.loop import _prepare_all, leg_seed, train
-from synth3d.training.run_folder import load_run, load_state, read_log, save_state
-from synth3d.training.trainer import Trainer, rate_factor
+from synth3d.training import loop
+from synth3d.training.config import RunConfig, TrainConfig
+from synth3d.training.loop import leg_seed, train
+from synth3d.training.run_folder import load_run, read_log
 
 ROOT = Path(__file__).parents[3]
 FAST = Pix2PixOptions(critic_width=4, critic_layers=2, adversarial_start=5)
@@ -58,6 +61,9 @@ def test_a_finished_run_is_self_describing(undisturbed):
     log = read_log(undisturbed / "log.jsonl")
     assert [line["step"] for line in log if "validation" in line] == [8, 10]
     assert {"l1", "adversarial", "critic"} == set(log[-2]["loss"])
+    cohort = json.loads((undisturbed / "cohort.json").read_text())
+    assert not set(cohort["test"]) & (set(cohort["train"]) | set(cohort["val"]))
+    assert len(json.loads((undisturbed / "scales.json").read_text())) == len(cohort["train"])
 
 
 def test_a_finished_run_loads_and_synthesises(undisturbed):
@@ -78,7 +84,7 @@ def test_test_cases_are_never_opened(phantom_cohort, tmp_path):
         dataclasses.replace(case, images=gone) if case.name in splits.test else case
         for case in cases
     ]
-    learn, check = _prepare_all(TINY, blind, splits)
+    learn, check = loop._prepare_all(TINY, blind, splits)
     assert [one.case.name for one in learn] == list(splits.train)
     assert {one.case.name for one in check} <= set(splits.val)
 
@@ -89,7 +95,7 @@ def test_validation_looks_past_cases_without_the_target(phantom_cohort):
     splits = Splits(train=tuple(names[:3]), val=tuple(names[3:5]))
     images = {m: path for m, path in cases[3].images.items() if m != "t2f"}
     cases[3] = dataclasses.replace(cases[3], images=images)
-    _, check = _prepare_all(TINY, cases, splits)
+    _, check = loop._prepare_all(TINY, cases, splits)
     assert [one.case.name for one in check] == [names[4]]
 
 
@@ -97,14 +103,7 @@ def test_a_source_that_no_training_case_has_is_refused(phantom_cohort):
     cases = find_cases(phantom_cohort)
     config = dataclasses.replace(TINY, sources=("t1n", "pd"))
     with pytest.raises(InputError, match="no training case has pd; say with --sources"):
-        _prepare_all(config, cases, make_splits(cases))
-
-
-def test_the_record_keeps_the_sides_apart(undisturbed):
-    cohort = json.loads((undisturbed / "cohort.json").read_text())
-    assert not set(cohort["test"]) & (set(cohort["train"]) | set(cohort["val"]))
-    scales = json.loads((undisturbed / "scales.json").read_text())
-    assert len(scales) == len(cohort["train"])
+        loop._prepare_all(config, cases, make_splits(cases))
 
 
 def test_another_seed_gives_another_result(phantom_cohort, undisturbed, tmp_path):
@@ -117,29 +116,22 @@ def test_another_seed_gives_another_result(phantom_cohort, undisturbed, tmp_path
     assert len(hashes) == 2
 
 
-def test_the_loss_falls(phantom_cohort, tmp_path):
-    cases = find_cases(phantom_cohort)
-    more = dataclasses.replace(
-        TINY.train, steps=60, checkpoint_every=60, framework="l1", learning_rate=5e-3
-    )
-    longer = dataclasses.replace(TINY, train=more)
-    run = train(longer, cases, make_splits(cases), phantom_cohort, tmp_path / "run")
-    losses = [line["loss"]["l1"] for line in read_log(run / "log.jsonl") if "loss" in line]
-    assert np.mean(losses[-2:]) < 0.8 * losses[0]
-
-
-def command(config: Path, cohort: Path, work: Path) -> list[str]:
+def command(config: RunConfig, cohort: Path, work: Path) -> list[str]:
+    (work / "recipe.json").write_text(json.dumps(to_plain(config)))
     return [sys.executable, "-m", "synth3d", "train", "--data", str(cohort), "--recipe",
-            str(config), "--work", str(work), "--name", "run", "--device", "cpu"]  # fmt: skip
+            str(work / "recipe.json"), "--work", str(work), "--name", "run",
+            "--device", "cpu"]  # fmt: skip
 
 
-def kill_after(checkpoints: int, arguments: list[str], run: Path) -> None:
-    """Start a training and kill -9 it after so many checkpoints (0: before the first)."""
+def kill_after(checkpoints: int, arguments: list[str], run: Path) -> str:
+    """Kill -9 a training after so many checkpoints (0: before the first), then let the same
+    command go on; what it prints.
+    """
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
     for _ in range(5):
         process = subprocess.Popen(
-            arguments, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            arguments, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         seen: set[int] = set()
         while process.poll() is None and len(seen) < max(checkpoints, 1):
             watched = run / ("resume.pt" if checkpoints else "scales.json")
@@ -149,26 +141,22 @@ def kill_after(checkpoints: int, arguments: list[str], run: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         if not (run / "done.json").exists():
-            return
+            break
         shutil.rmtree(run)  # a busy machine let it finish: once more
-    pytest.fail("the run always ended before it could be killed")
+    else:
+        pytest.fail("the run always ended before it could be killed")
+    again = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    return again.stdout
 
 
 @pytest.mark.parametrize("checkpoints", [0, 1, 2])
 def test_kill_9_and_the_same_command_ends_with_the_same_weights(
     phantom_cohort, undisturbed, tmp_path, checkpoints
 ):
-    recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps(to_plain(TINY)))
-    run = tmp_path / "work" / "runs" / "run"
-    arguments = command(recipe, phantom_cohort, tmp_path / "work")
-    kill_after(checkpoints, arguments, run)
-    found = subprocess.run(
-        arguments, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    assert ("going on at step" in found.stdout) == (checkpoints > 0)
+    run = tmp_path / "runs" / "run"
+    said = kill_after(checkpoints, command(TINY, phantom_cohort, tmp_path), run)
+    assert ("going on at step" in said) == (checkpoints > 0)
     assert sha256(run / "weights.safetensors") == sha256(undisturbed / "weights.safetensors")
     steps = [line["step"] for line in read_log(run / "log.jsonl")]
     assert steps == [line["step"] for line in read_log(undisturbed / "log.jsonl")]
@@ -186,88 +174,33 @@ def test_slices_drawn_by_a_worker_resume_too_and_as_if_there_were_none(phantom_c
     cases = find_cases(phantom_cohort)
     undisturbed = train(alone, cases, make_splits(cases), phantom_cohort, tmp_path / "alone")
     helped = dataclasses.replace(alone, data=dataclasses.replace(data, workers=1))
-    (tmp_path / "recipe.json").write_text(json.dumps(to_plain(helped)))
     run = tmp_path / "runs" / "run"
-    arguments = command(tmp_path / "recipe.json", phantom_cohort, tmp_path)
-    kill_after(1, arguments, run)
-    found = subprocess.run(
-        arguments, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    assert "going on at step" in found.stdout
+    assert "going on at step" in kill_after(1, command(helped, phantom_cohort, tmp_path), run)
     assert sha256(run / "weights.safetensors") == sha256(undisturbed / "weights.safetensors")
 
 
 def test_workers_draw_for_the_next_leg_before_this_one_ends(phantom_cohort, tmp_path, monkeypatch):
-    from synth3d.data.patches import batches, prepare, to_subject
-    from synth3d.training import loop as training
-
-    case = find_cases(phantom_cohort)[0]
-    subjects = [to_subject(prepare(case, TINY.sources, TINY.targets), TINY)]
-    helped = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, workers=1))
-    feed = training._Feed(subjects, helped)
+    case = prepare(find_cases(phantom_cohort)[0], TINY.sources, TINY.targets)
+    subjects = [to_subject(case, TINY.task, TINY.data)]
+    unhelped = Stream(subjects, TINY.task, TINY.data)
+    helped = dataclasses.replace(unhelped, data=dataclasses.replace(TINY.data, workers=1))
+    feed, seed = loop._Feed(helped, TINY.train.seed), leg_seed(TINY.train.seed, 1)
     feed.begin(1)
     torch.manual_seed(5)  # whatever is drawn meanwhile
-    assert set(feed.begun) == {1}
     first, ahead = next(feed.of(0)), next(feed.of(1))
     after = torch.rand(1)
-    assert not feed.begun
-    seed = training.leg_seed(TINY.train.seed, 1)
-    alone = next(batches(subjects, TINY, seed))
+    alone = next(unhelped.batches(seed))
     assert torch.equal(ahead.sources, alone.sources)
     assert torch.equal(ahead.brain, alone.brain)
     assert not torch.equal(first.sources, ahead.sources)
     torch.manual_seed(seed)
     assert torch.equal(after, torch.rand(1))  # nor do workers draw from the main generator
-    unhelped = training._Feed(subjects, TINY)
-    unhelped.begin(1)
-    assert not unhelped.begun
 
     begun = []
-    monkeypatch.setattr(training._Feed, "begin", lambda feed, leg: begun.append(leg))
+    monkeypatch.setattr(loop._Feed, "begin", lambda feed, leg: begun.append(leg))
     cases = find_cases(phantom_cohort)
     train(TINY, cases, make_splits(cases), phantom_cohort, tmp_path / "run")
     assert begun == list(range(1, -(-TINY.train.steps // TINY.train.checkpoint_every)))
-
-
-def test_a_checkpoint_is_everything_the_next_step_needs(phantom_cohort, tmp_path):
-    from synth3d.data.patches import batches, prepare, to_subject
-
-    case = find_cases(phantom_cohort)[0]
-    stream = batches([to_subject(prepare(case, TINY.sources, TINY.targets), TINY)], TINY, 0)
-    pair = [next(stream), next(stream)]
-    straight = Trainer(TINY, torch.device("cpu"))
-    straight.step = 5  # the critic fights
-    straight.advance(pair[0])
-    resumed = Trainer(TINY, torch.device("cpu"))
-    save_state(tmp_path / "resume.pt", straight.state())
-    resumed.load(load_state(tmp_path / "resume.pt"))
-    assert straight.advance(pair[1]) == resumed.advance(pair[1])
-    for a, b in zip(straight.average.parameters(), resumed.average.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence(phantom_cohort):
-    from synth3d.data.patches import batches, prepare, to_subject
-
-    case = find_cases(phantom_cohort)[0]
-    batch = next(batches([to_subject(prepare(case, TINY.sources, TINY.targets), TINY)], TINY, 0))
-    trainer = Trainer(TINY, torch.device("cpu"))
-    with torch.no_grad():
-        next(trainer.framework.generator.parameters()).fill_(np.nan)
-    with pytest.raises(InputError, match="the loss is .*nan.* at step 0"):
-        trainer.advance(batch)
-
-
-def test_rates_warm_up_and_fall():
-    constant = TrainConfig(steps=100, warmup=10)
-    assert rate_factor(0, constant) == pytest.approx(0.1)
-    assert rate_factor(50, constant) == 1
-    cosine = dataclasses.replace(constant, decay="cosine")
-    assert rate_factor(10, cosine) == 1
-    assert rate_factor(55, cosine) == pytest.approx(0.5)
-    assert rate_factor(100, cosine) == pytest.approx(0)
 
 
 def test_legs_have_seeds_of_their_own():

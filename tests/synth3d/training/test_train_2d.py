@@ -12,13 +12,13 @@ from synth3d.cohort.audit import audit
 from synth3d.cohort.cases import find_cases
 from synth3d.cohort.splits import make_splits
 from synth3d.completion.makers import storable_scale
-from synth3d.config.run import DataConfig
+from synth3d.data.options import DataConfig
 from synth3d.data.prepared import prepare
 from synth3d.images.intensity import Scale, foreground
 from synth3d.images.planes import Turn
 from synth3d.images.volumes import read, write_new
-from synth3d.training.run_folder import load_run, read_log
-from synth3d.training.trainer import slice_scores
+from synth3d.training.run_folder import load_run
+from synth3d.training.validation import slice_scores
 
 TINY = [
     "--widths", "4,8", "--groups", "2", "--patch", "32,32", "--steps", "6", "--batch", "4",
@@ -149,43 +149,6 @@ def test_other_voxels_within_the_slice_are_told_other_distances_between_slices_a
         assert run("complete", "--run", coronal, *data) == 0
         said = capsys.readouterr().out
         assert ("voxels of 12×6 mm (row, column)" in said) == (name == "coarse"), said
-
-
-def test_the_loss_falls(phantom_cohort, tmp_path):
-    flags = ("--dim", "2d", "--steps", "70", "--model", "resunet", "--set",
-             "train.learning_rate=5e-3", "--set", "train.checkpoint_every=70",
-             "--set", "train.validate_every=70")  # fmt: skip
-    folder = train(phantom_cohort, tmp_path, "run", *flags)
-    losses = [line["loss"]["l1"] for line in read_log(folder / "log.jsonl") if "loss" in line]
-    assert losses[-1] < 0.8 * losses[0]
-
-
-def test_without_data_the_phantoms_are_sliced(tmp_path, monkeypatch, capsys):
-    import synth3d.training.request as start
-
-    monkeypatch.setattr(start, "PHANTOM_CASES", 6)
-    monkeypatch.setattr(start, "PHANTOM_SIZE", 24)
-    assert run("train", "--dim", "2d", "--work", tmp_path, *TINY) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("No --data given: using the built-in phantom cohort")
-    assert "recipe: phantom-2d" in said
-    assert "training agi-net on axial slices" in said
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--dim", "2d", "--recipe", "cpu"], "data.patch must be 2 numbers, as dim is 2"),
-        (["--dim", "3d", "--recipe", "cpu-2d"], "data.patch must be 3 numbers, as dim is 3"),
-        (["--dim", "2d", "--patch", "32,30"], "data.patch[x] must be a multiple of 4"),
-        (["--dim", "2d", "--patch", "8,8"], "too small for a critic"),
-        (["--set", "misalign.source=t2f"], "misalign.source must be one of the sources"),
-    ],
-)
-def test_mistakes_are_one_sentence(flags, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert run("train", *flags, "--dry-run") == 2
-    assert message in capsys.readouterr().err
 
 
 def test_slice_scores_are_those_of_the_slices(phantom_cohort):

@@ -1,20 +1,16 @@
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from synth3d.config.run import ModelConfig, RunConfig, sources_for
 from synth3d.errors import InputError
-from synth3d.settings import (
-    override,
-    parse,
-    parse_assignment,
-    read_as,
-    read_recipe,
-    recipe_names,
-    to_plain,
-)
+from synth3d.models.options import ModelConfig
+from synth3d.settings import override, parse, parse_assignment, read_as, to_plain
+from synth3d.training.config import RunConfig, sources_for
+from synth3d.training.recipes import read_recipe, recipe_names
+from synth3d.training.request import default_recipe
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -26,6 +22,9 @@ def test_every_recipe_is_valid_and_survives_json(name):
 def test_the_recipes_that_commands_choose_by_themselves_ship():
     names = {"phantom", "cpu", "gpu"}
     assert names | {f"{name}-2d" for name in names} <= set(recipe_names())
+    assert default_recipe(None, "cuda:0", "2d") == "phantom-2d"
+    assert default_recipe(Path("BraTS"), "cuda:0") == "gpu"
+    assert default_recipe(Path("BraTS"), "cpu", "2d") == "cpu-2d"
 
 
 def test_defaults_are_the_papers():
@@ -48,65 +47,63 @@ def test_the_published_experiments_in_two_dimensions_are_as_printed():
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("key", "value", "rule"),
     [
-        ({"train": {"stpes": 1}}, r"config.train: unknown key\(s\) \['stpes'\]"),
-        ({"train": {"steps": "many"}}, "config.train.steps: expected int, got 'many'"),
-        ({"train": {"steps": True}}, "config.train.steps: expected int, got True"),
-        ({"data": {"patch": [48, 48, "x"]}}, r"config.data.patch\[2\]: expected int"),
-        ({"data": {"patch": [48, 48, 50]}}, r"data.patch\[x\] must be a multiple of 8"),
-        ({"data": {"overlap": [24, 25, 24]}}, r"data.overlap\[y\] must be even"),
-        ({"data": {"batch": 0}}, "data.batch must be at least 1, got 0"),
-        ({"targets": ["t1n"]}, "sources and targets must be disjoint"),
-        ({"targets": ["ct"]}, "ct"),
-        ({"targets": []}, "targets must be distinct names"),
-        ({"model": []}, "config.model: expected a table"),
-        ({"train": {"precision": "fp16"}}, "train.precision must be fp32 or bf16"),
-        ({"train": {"betas": [0.5]}}, "expected a list of 2 values"),
-        ({"train": {"betas": [1.5, 0.9]}}, r"train.betas must be in \[0, 1\)"),
-        ({"train": {"learning_rate": -1}}, "train.learning_rate must be finite"),
-        ({"train": {"seed": 2**64}}, "train.seed must be a whole number"),
-        ({"train": {"threads": -2}}, "train.threads must be"),
-        ({"train": 3}, "config.train: expected a table"),
-        ({"data": {"overlap": [8, 8]}}, r"data.overlap must be as many numbers as data.patch"),
-        ({"data": {"patches_per_case": 0}}, "data.patches_per_case must be"),
-        ({"sources": ["t2", "T2w"]}, "sources must be distinct names"),
-        ({"dim": 4}, "dim must be 2 or 3, got 4"),
-        ({"dim": 2}, "data.patch must be 2 numbers, as dim is 2"),
-        ({"data": {"patch": [48, 48], "overlap": [0, 0]}}, "data.patch must be 3 numbers, as dim"),
-        ({"dim": 2, "data": {"patch": [48, 50], "overlap": [0, 0]}}, r"data.patch\[x\] must be a"),
-        (
-            {"dim": 2, "data": {"patch": [48, 48], "overlap": [0, 3]}},
-            r"data.overlap\[x\] must be even",
-        ),
-        (
-            {"data": {"plane": "oblique"}},
-            "data.plane must be axial or coronal or sagittal, got 'obl",
-        ),
-        ({"data": {"slices_per_case": -1}}, "data.slices_per_case must be ≥ 0, got -1"),
-        ({"data": {"slices_per_case": 9}}, "data.slices_per_case must be left out where dim is 3"),
-        ({"data": {"slice_size": [64, 64]}}, "data.slice_size must be left out where dim is 3"),
-        ({"data": {"slice_size": [64]}}, "data.slice_size must be two positive numbers or none"),
-        ({"data": {"slice_size": [64, 0]}}, "data.slice_size must be two positive numbers or none"),
-        ({"data": {"intensity": "p99"}}, "data.intensity must be median or paper, got 'p99'"),
-        ({"data": {"workers": -1}}, "data.workers must be ≥ 0"),
-        ({"data": {"common_grid": "pd"}}, r"data.common_grid must be one of the sources \['t1n'"),
-        (
-            {"misalign": {"source": "flair", "shift": 3}},
-            "misalign.source must be one of the sources",
-        ),
-        (
-            {"misalign": {"shift": 3}},
-            "misalign.source must be one of the sources, to say what moves",
-        ),
-        ({"misalign": {"source": "t2", "shift": -1}}, "misalign.shift must be finite and ≥ 0"),
-        ({"misalign": {"draw": "disc"}}, "misalign.draw must be uniform_box or fixed_magnitude"),
-        ({"misalign": {"when": "never"}}, "misalign.when must be train_and_test or test_only"),
+        ("train.stpes", 1, r"config.train: unknown key\(s\) \['stpes'\]"),
+        ("train.steps", "many", "config.train.steps: expected int, got 'many'"),
+        ("train.steps", True, "config.train.steps: expected int, got True"),
+        ("train.steps", 0, "train.steps must be at least 1"),
+        ("train.precision", "fp16", "train.precision must be fp32 or bf16"),
+        ("train.betas", [0.5], "expected a list of 2 values"),
+        ("train.betas", [1.5, 0.9], r"train.betas must be in \[0, 1\)"),
+        ("train.learning_rate", -1, "train.learning_rate must be finite"),
+        ("train.seed", 2**64, "train.seed must be a whole number"),
+        ("train.threads", -2, "train.threads must be"),
+        ("train", 3, "config.train: expected a table"),
+        ("model", [], "config.model: expected a table"),
+        ("data.patch", [48, 48, "x"], r"config.data.patch\[2\]: expected int"),
+        ("data.patch", [48, 48, 50], r"data.patch\[x\] must be a multiple of 8"),
+        ("data.overlap", [24, 25, 24], r"data.overlap\[y\] must be even"),
+        ("data.overlap", [8, 8], r"data.overlap must be as many numbers as data.patch"),
+        ("data.batch", 0, "data.batch must be at least 1, got 0"),
+        ("data.patches_per_case", 0, "data.patches_per_case must be"),
+        ("data.plane", "oblique", "data.plane must be axial or coronal or sagittal, got 'obl"),
+        ("data.slices_per_case", -1, "data.slices_per_case must be ≥ 0, got -1"),
+        ("data.slices_per_case", 9, "data.slices_per_case must be left out where dim is 3"),
+        ("data.slice_size", [64, 64], "data.slice_size must be left out where dim is 3"),
+        ("data.slice_size", [64], "data.slice_size must be two positive numbers or none"),
+        ("data.slice_size", [64, 0], "data.slice_size must be two positive numbers or none"),
+        ("data.intensity", "p99", "data.intensity must be median or paper, got 'p99'"),
+        ("data.workers", -1, "data.workers must be ≥ 0"),
+        ("data.common_grid", "pd", r"data.common_grid must be one of the sources \['t1n'"),
+        ("targets", ["t1n"], "sources and targets must be disjoint"),
+        ("targets", ["ct"], "ct"),
+        ("dim", 2, "data.patch must be 2 numbers, as dim is 2"),
+        ("misalign", {"source": "flair", "shift": 3}, "misalign.source must be one of the sources"),
+        ("misalign.shift", 3, "misalign.source must be .*, to say what moves"),
+        ("misalign", {"source": "t2", "shift": -1}, "misalign.shift must be finite and ≥ 0"),
+        ("misalign.draw", "disc", "misalign.draw must be uniform_box or fixed_magnitude"),
+        ("misalign.when", "never", "misalign.when must be train_and_test or test_only"),
     ],
 )
-def test_a_mistake_is_named_with_its_place(values, message):
-    with pytest.raises(InputError, match=message):
+def test_a_mistake_is_named_with_its_place(key, value, rule):
+    values = {}
+    override(values, key, value)
+    with pytest.raises(InputError, match=rule):
         parse(RunConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("dim", "patch", "overlap", "rule"),
+    [
+        (3, [48, 48], [0, 0], "data.patch must be 3 numbers, as dim is 3"),
+        (2, [48, 50], [0, 0], r"data.patch\[x\] must be a multiple of 8"),
+        (2, [48, 48], [0, 3], r"data.overlap\[x\] must be even"),
+    ],
+)
+def test_patches_have_the_axes_of_the_task(dim, patch, overlap, rule):
+    with pytest.raises(InputError, match=rule):
+        parse(RunConfig, {"dim": dim, "data": {"patch": patch, "overlap": overlap}})
 
 
 def test_aliases_are_understood_at_the_edge():

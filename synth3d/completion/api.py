@@ -1,0 +1,190 @@
+"""Training, completing and synthesising from Python: what ``import synth3d`` offers."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synth3d.cohort import ALL_MODALITIES, Case, Modality, parse_modality
+from synth3d.completion.request import CompleteRequest
+from synth3d.completion.run import Completed, complete_cohort, describe
+from synth3d.errors import InputError
+from synth3d.images import NiftiImage, image_like, write_new
+from synth3d.machine import pick_device
+
+if TYPE_CHECKING:
+    from synth3d.completion.makers import RunMaker
+
+Image = str | Path | np.ndarray
+"""A NIfTI file, or an array (D, H, W) = (z, y, x) in scanner units."""
+
+
+def train(**settings: Any) -> "Run":
+    """Train as ``synth3d train`` does, or go on with what was interrupted; the finished run.
+
+    Args:
+        settings: Fields of ``synth3d.training.TrainRequest``, which are the flags.
+
+    Raises:
+        InputError: A setting, the cohort or the run folder cannot be used.
+        TypeError: There is no such setting.
+    """
+    from synth3d.training import TrainRequest, train_run
+
+    for name in {"data", "splits", "work"} & settings.keys():
+        settings[name] = None if settings[name] is None else Path(settings[name])
+    folder = train_run(TrainRequest(**settings))
+    if folder is None:
+        raise InputError("a dry run trains nothing; leave dry_run out")
+    return load_run(folder)
+
+
+def complete(*, executor: Executor | None = None, **settings: Any) -> list[Completed]:
+    """Complete a cohort as ``synth3d complete`` does; a record for each case.
+
+    Args:
+        executor: Where the cases are worked on; None is ``jobs`` processes of this machine.
+        settings: Fields of ``synth3d.completion.CompleteRequest``, which are the flags.
+
+    Raises:
+        InputError: As :func:`synth3d.completion.complete_cohort`.
+        TypeError: There is no such setting.
+    """
+    return complete_cohort(CompleteRequest(**settings), executor)
+
+
+def load_run(folder: str | Path, device: str = "auto") -> "Run":
+    """The finished run in ``folder``, its network on ``device``: ``auto``, ``cpu``, ``cuda:1``.
+
+    Raises:
+        InputError: Not a run folder, unfinished, of another format, or damaged; or no such device.
+    """
+    from synth3d.completion.makers import RunMaker
+    from synth3d.training import load_run as read_run
+
+    return Run(RunMaker(read_run(Path(folder)), device=pick_device(device)))
+
+
+class Run:
+    """A finished run, ready to synthesise.
+
+    Attributes:
+        folder: The run folder.
+        config: What was trained, ``synth3d.training.RunConfig``.
+        sources: Where the network looks.
+        targets: What it makes.
+    """
+
+    def __init__(self, maker: "RunMaker") -> None:
+        """Take a maker that is ready; :func:`load_run` makes one of a folder."""
+        self._maker = maker
+        self.folder, self.config = maker.run.folder, maker.run.config
+        self.sources, self.targets = maker.sources, maker.targets
+
+    def synthesize(
+        self,
+        case: Case | Mapping[str, Image],
+        wanted: Sequence[str] | None = None,
+        *,
+        affine: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> dict[Modality, NiftiImage] | dict[Modality, np.ndarray]:
+        """The sequences that a case lacks.
+
+        Args:
+            case: A case of :func:`synth3d.find_cases`; or modality names, with the command line's
+                aliases, to files or to arrays (D, H, W) in scanner units. Sequences that the run
+                does not look at, or that are wanted, are not read.
+            wanted: Names of what to make, of ``targets``; None is those that the case lacks, or all
+                where it lacks none.
+            affine: (4, 4), voxel (x, y, z) to mm, RAS+; for arrays, and all share it.
+            seed: Of a framework whose pictures are drawn at random; no other looks at it.
+
+        Returns:
+            For files, float32 images on the case's own grid, marked as synthetic in their headers;
+            for arrays, float32 arrays (D, H, W). Both are in scanner units, 0 outside the brain.
+
+        Raises:
+            InputError: An unknown or repeated name, sources that the run needs and are missing,
+                grids or shapes that differ, arrays without an affine, or voxels that are no
+                numbers.
+        """
+        as_arrays = isinstance(case, Mapping) and any(
+            isinstance(image, np.ndarray) for image in case.values()
+        )
+        with _on_disk(case, affine) as found:
+            goal = self._goal(found, wanted)
+            readable = self._maker.readable(replace(found, label=None), goal)
+            if trouble := self._maker.trouble(readable, goal):
+                raise InputError(f"case {found.name}: {'; '.join(trouble)}")
+            made = self._maker.make(readable, goal, seed=seed)
+            if as_arrays:
+                return {target: one.data for target, one in made.items()}
+            return {
+                target: image_like(one.like, one.data, describe(target, one, self._maker))
+                for target, one in made.items()
+            }
+
+    def _goal(self, case: Case, wanted: Sequence[str] | None) -> list[Modality]:
+        if wanted is None:
+            return list(case.missing(self.targets) or self.targets)
+        names = [wanted] if isinstance(wanted, str) else wanted
+        goal: list[Modality] = [parse_modality(name) for name in names]
+        if unable := [name for name in goal if name not in self.targets]:
+            raise InputError(
+                f"the run {self.folder} makes {'+'.join(self.targets)} and cannot make "
+                f"{'+'.join(unable)}"
+            )
+        return goal
+
+
+@contextmanager
+def _on_disk(case: Case | Mapping[str, Image], affine: np.ndarray | None) -> Iterator[Case]:
+    """``case`` as files; arrays are written to a folder that goes when the block ends.
+
+    So an array is read, checked and scaled exactly as the file that holds it.
+    """
+    if isinstance(case, Case):
+        yield case
+        return
+    images: dict[Modality, Image] = {}
+    for name, image in case.items():
+        if (modality := parse_modality(name)) in images:
+            raise InputError(f"{name!r} is {modality}, which is there already")
+        images[modality] = image
+    arrays: dict[Modality, np.ndarray] = {
+        m: image for m, image in images.items() if isinstance(image, np.ndarray)
+    }
+    if arrays and len(arrays) < len(images):
+        raise InputError("give files or arrays, not both in one case")
+    if arrays and affine is None:
+        raise InputError("arrays need affine=, the (4, 4) matrix from voxel (x, y, z) to mm")
+    if not arrays and affine is not None:
+        raise InputError("affine= is for arrays; files have their own")
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {m: Path(folder) / f"{m}.nii" for m in arrays}
+        _check(arrays, np.asarray(affine))
+        for modality, path in paths.items():
+            write_new(path, arrays[modality], np.asarray(affine), np.float32)
+        ordered: dict[Modality, Path] = {
+            m: paths.get(m) or Path(str(images[m])) for m in ALL_MODALITIES if m in images
+        }
+        yield Case("as given", "as given", Path(folder), ordered, None, "brats2023")
+
+
+def _check(arrays: Mapping[Modality, np.ndarray], affine: np.ndarray) -> None:
+    """Refuse what cannot be one case."""
+    if arrays and (affine.shape != (4, 4) or abs(np.linalg.det(affine)) < 1e-9):
+        raise InputError("affine= must be a (4, 4) matrix that can be inverted")
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) > 1 or any(len(shape) != 3 for shape in shapes):
+        told = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise InputError(f"the arrays of a case must share one shape (z, y, x), got {told}")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "iufb" or not np.isfinite(array).all():
+            raise InputError(f"{name} has NaN or infinite voxels, or none that are numbers")

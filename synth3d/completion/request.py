@@ -1,0 +1,95 @@
+"""What ``synth3d complete`` is asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from synth3d.cohort import ALL_MODALITIES, Modality, parse_modality
+from synth3d.completion.receipts import Layout
+from synth3d.errors import InputError
+
+
+@dataclass(frozen=True)
+class CompleteRequest:
+    """What ``synth3d complete`` is asked for; the fields are its flags.
+
+    Attributes:
+        data: Cohort in any naming that :func:`synth3d.find_cases` reads; never written to.
+        out: Folder of the completed cohort, outside ``data``.
+        run: A finished run folder; may be None for plumbing.
+        format: ``brats`` (case folders) or ``nnunet`` (``imagesTs``, ``dataset.json``).
+        missing: Sequences to treat as missing even where they are there; these are hidden
+            from the network, and the real files are not linked.
+        cases: Names of the cases to complete; None is all.
+        overwrite: Replace files in ``out`` that no matching receipt vouches for.
+        dry_run: Print the plan, write nothing.
+        plumbing: Send the real ``missing`` sequences through the export instead.
+        overlap: Share of a tile that neighbours share, in [0, 1); None is as in training.
+        precision: ``fp32`` or ``bf16``; None is as in training, if this machine can.
+        batch: Tiles per call of the network.
+        seed: Of a framework whose pictures are drawn at random; no other looks at it.
+        jobs: Cases side by side, each in a process of this machine.
+        threads: CPU threads of each; None is all cores, shared among the jobs.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        InputError: A value that no cohort can be completed with.
+    """
+
+    data: Path
+    out: Path
+    run: Path | None = None
+    format: str = "brats"
+    missing: tuple[str, ...] = ()
+    cases: tuple[str, ...] | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+    plumbing: bool = False
+    overlap: float | None = None
+    precision: str | None = None
+    batch: int = 2
+    seed: int = 0
+    jobs: int = 1
+    threads: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        plain = {
+            "data": Path(self.data),
+            "out": Path(self.out),
+            "run": None if self.run is None else Path(self.run),
+            "missing": tuple(self.missing or ()),
+            "cases": None if self.cases is None else tuple(self.cases),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        for name in ("batch", "jobs", "threads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"--{name} must be at least 1, got {value}")
+        for name, known in (("format", ("brats", "nnunet")), ("precision", (None, "fp32", "bf16"))):
+            if (value := getattr(self, name)) not in known:
+                told = " and ".join(filter(None, known))
+                raise InputError(f"unknown {name} {value!r}; known are {told}")
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise InputError(f"overlap is a share of the tile in [0, 1), got {self.overlap}")
+        if self.plumbing and not self.hidden:
+            raise InputError(
+                "--plumbing needs --missing: which real sequence is to be sent through"
+            )
+        if self.run is None and not self.plumbing:
+            raise InputError("completing needs a run folder (--run)")
+        if self.out.resolve().is_relative_to(self.data.resolve()):
+            raise InputError(
+                f"the output folder {self.out} lies in the input folder {self.data}, which is only "
+                "read; choose another"
+            )
+
+    @property
+    def hidden(self) -> tuple[Modality, ...]:
+        """``missing`` under our names and in our order."""
+        named = [parse_modality(name) for name in self.missing]
+        return tuple(modality for modality in ALL_MODALITIES if modality in named)
+
+    @property
+    def layout(self) -> Layout:
+        """Where the files go."""
+        return Layout(self.out, self.format)

@@ -1,0 +1,134 @@
+"""What is drawn from a case, and which source is put out of place."""
+
+import math
+from dataclasses import dataclass
+
+from synth3d.cohort import parse_modality
+from synth3d.data.task import Task
+from synth3d.images import PLANES
+from synth3d.settings import require
+
+INTENSITIES = ("median", "paper")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is drawn from a case: patches, or slices of a plane, and their augmentation.
+
+    ``patch`` and ``overlap`` are voxels, (z, y, x) for ``dim`` 3 and (row, column) for ``dim`` 2.
+    ``intensity`` is ``median`` or ``paper`` (0 to p99.5 of the volume, clipped;
+    ``synth3d.images.intensity``). ``common_grid`` names the source on whose grid the others are
+    brought by their headers; empty, all must share one. ``misregistration`` moves all sources
+    together against the target, up to so many voxels, in training only: an augmentation for
+    cohorts whose target is a little off. Moving one source to see what it costs is
+    ``MisalignConfig``. ``workers`` draw in the background; two and more see other patches than
+    none or one.
+
+    For ``dim`` 2 alone: ``plane``; ``slices_per_case``, so many around the middle of the brain's
+    extent are learnt from (0: all that hold brain); ``slice_size``, the (row, column) size to which
+    whole slices are resampled first (empty: their own).
+    """
+
+    patch: tuple[int, ...] = (48, 48, 48)
+    overlap: tuple[int, ...] = (24, 24, 24)
+    batch: int = 2
+    patches_per_case: int = 4
+    queue: int = 24
+    tumour_chance: float = 0.3
+    source_dropout: float = 0.1
+    flip: bool = True
+    misregistration: float = 0.0
+    validation_cases: int = 4
+    workers: int = 0
+    intensity: str = "median"
+    common_grid: str = ""
+    plane: str = "axial"
+    slices_per_case: int = 0
+    slice_size: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.common_grid:
+            object.__setattr__(self, "common_grid", parse_modality(self.common_grid))
+        for key, claim, rule in (
+            ("batch", self.batch >= 1, "at least 1"),
+            ("workers", self.workers >= 0, "≥ 0"),
+            ("intensity", self.intensity in INTENSITIES, " or ".join(INTENSITIES)),
+            ("plane", self.plane in PLANES, " or ".join(PLANES)),
+            ("slices_per_case", self.slices_per_case >= 0, "≥ 0"),
+            ("source_dropout", 0 <= self.source_dropout < 1, "in [0, 1)"),
+            ("tumour_chance", 0 <= self.tumour_chance <= 1, "in [0, 1]"),
+            ("misregistration", self.misregistration >= 0, "≥ 0 voxels"),
+            ("patches_per_case", self.patches_per_case >= 1, "≥ 1"),
+        ):
+            require(claim, f"data.{key}", rule, getattr(self, key))
+        whole = len(self.slice_size) in (0, 2) and all(side > 0 for side in self.slice_size)
+        require(whole, "data.slice_size", "two positive numbers or none", self.slice_size)
+        rule = f"as many numbers as data.patch ({len(self.patch)})"
+        require(len(self.overlap) == len(self.patch), "data.overlap", rule, self.overlap)
+        axes = "zyx"[-len(self.patch) :]
+        for axis, size, overlap in zip(axes, self.patch, self.overlap, strict=True):
+            fits = 0 <= overlap < size and overlap % 2 == 0
+            require(fits, f"data.overlap[{axis}]", f"even and in [0, {size})", overlap)
+
+    def check_fits(self, task: Task) -> None:
+        """Refuse what ``task`` cannot be learnt with.
+
+        Raises:
+            InputError: A patch of other axes, options of slices for volumes, or an unknown source.
+        """
+        rule = f"one of the sources {list(task.sources)}, or empty"
+        known = not self.common_grid or self.common_grid in task.sources
+        require(known, "data.common_grid", rule, self.common_grid)
+        for key in ("slices_per_case", "slice_size") if task.dim == 3 else ():
+            value = getattr(self, key)
+            require(not value, f"data.{key}", "left out where dim is 3", value)
+        sides = len(self.patch) == task.dim
+        require(sides, "data.patch", f"{task.dim} numbers, as dim is {task.dim}", self.patch)
+
+
+@dataclass(frozen=True)
+class MisalignConfig:
+    """One source that lies elsewhere than all else, as an experiment (``synth3d.data.misalign``).
+
+    Only ``source`` moves; the other sources, the target and the brain mask stay. Lengths are voxels
+    of what the network sees. ``draw`` is ``uniform_box`` (each component up to ``shift``,
+    ``rotate`` or ``elastic``, evenly) or ``fixed_magnitude`` (exactly that far, some way). ``when``
+    is ``train_and_test`` or ``test_only``; completing a cohort never moves anything.
+    """
+
+    source: str = ""
+    shift: float = 0.0
+    rotate: float = 0.0
+    elastic: float = 0.0
+    draw: str = "uniform_box"
+    when: str = "train_and_test"
+
+    def __post_init__(self) -> None:
+        if self.source:
+            object.__setattr__(self, "source", parse_modality(self.source))
+        for key in ("shift", "rotate", "elastic"):
+            value = getattr(self, key)
+            require(0 <= value < math.inf, f"misalign.{key}", "finite and ≥ 0", value)
+        for key, names in (
+            ("draw", ("uniform_box", "fixed_magnitude")),
+            ("when", ("train_and_test", "test_only")),
+        ):
+            value = getattr(self, key)
+            require(value in names, f"misalign.{key}", " or ".join(names), value)
+        named = bool(self.source) or not (self.shift or self.rotate or self.elastic)
+        require(named, "misalign.source", "one of the sources, to say what moves", self.source)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything moves at all."""
+        return bool(self.source) and bool(self.shift or self.rotate or self.elastic)
+
+    def check_fits(self, task: Task) -> None:
+        """Refuse a source that ``task`` has not.
+
+        Raises:
+            InputError: As said.
+        """
+        rule = f"one of the sources {list(task.sources)}, or empty"
+        known = not self.source or self.source in task.sources
+        require(known, "misalign.source", rule, self.source)

@@ -1,0 +1,91 @@
+"""What is to be learnt: from which sequences to which, fixed or drawn anew for every batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from synth3d.cohort import Modality, parse_modality
+from synth3d.settings import require
+
+
+@dataclass(frozen=True)
+class Task:
+    """From which sequences a network makes which.
+
+    Attributes:
+        dim: 3 for volumes, 2 for slices.
+        sources: Where the network looks, in channel order.
+        targets: What it makes, in channel order.
+        mode: ``fixed``: always the targets, from the sources. ``any``: sources and targets are the
+            same list, and every batch draws which are present and which are wanted.
+
+    Raises:
+        InputError: Another ``dim`` or ``mode``, an unknown or repeated name, ``fixed`` lists that
+            overlap, or ``any`` lists that differ.
+    """
+
+    dim: int
+    sources: tuple[Modality, ...]
+    targets: tuple[Modality, ...]
+    mode: str = "fixed"
+
+    def __post_init__(self) -> None:
+        require(self.dim in (2, 3), "dim", "2 or 3", self.dim)
+        require(self.mode in ("fixed", "any"), "mode", "fixed or any", self.mode)
+        for key in ("sources", "targets"):
+            names = tuple(parse_modality(name) for name in getattr(self, key))
+            require(0 < len(names) == len(set(names)), key, "distinct names", names)
+            object.__setattr__(self, key, names)
+        if self.mode == "any":
+            same = self.sources == self.targets and len(self.sources) > 1
+            rule = "the same list of at least two where mode is any"
+            require(same, "sources and targets", rule, (self.sources, self.targets))
+        else:
+            both = sorted(set(self.sources) & set(self.targets))
+            require(not both, "sources and targets", "disjoint", both)
+
+
+def drop_sources(present: Tensor, chance: float, generator: torch.Generator) -> Tensor:
+    """Hide each present source with probability ``chance``, never the last one of a sample.
+
+    Args:
+        present: (B, S) bool.
+        chance: In [0, 1).
+        generator: The source of randomness.
+
+    Returns:
+        (B, S) bool, a subset of ``present`` that is non-empty wherever ``present`` is.
+    """
+    draw = torch.rand(present.shape, generator=generator)
+    kept = present & (draw >= chance)
+    last = torch.where(present, draw, -1.0).argmax(1, keepdim=True)
+    rescue = torch.zeros_like(present).scatter(1, last, True) & present
+    return torch.where(kept.any(1, keepdim=True), kept, rescue)
+
+
+def draw_any(has: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For mode ``any``: which sequences are shown and which are to be made, never both.
+
+    How many are shown is even among 1 … n − 1 of the n that a case has, how many of the rest are
+    wanted is even among 1 … all, and which ones is even too.
+
+    Args:
+        has: (B, C) bool, what each case has; at least two.
+        generator: The source of randomness, on the CPU.
+
+    Returns:
+        ``present`` and ``wanted``, (B, C) bool each: disjoint, non-empty, both within ``has``.
+
+    Raises:
+        ValueError: A case has fewer than two.
+    """
+    count = has.sum(1, keepdim=True)
+    if (count < 2).any():
+        raise ValueError(f"every case must have two sequences or more, got {count.flatten()}")
+    order = torch.rand(has.shape, generator=generator).masked_fill(~has, 2).argsort(1).argsort(1)
+    share = torch.rand((len(has), 2), generator=generator)
+    shown = 1 + (share[:, :1] * (count - 1)).long().clamp(max=count - 2)
+    rest = count - shown
+    made = 1 + (share[:, 1:] * rest).long().clamp(max=rest - 1)
+    return order < shown, (order >= shown) & (order < shown + made)

@@ -1,0 +1,179 @@
+"""A run's configuration: frozen dataclasses that refuse values no run can have.
+
+How they are read from recipes and flags stands in ``synth3d.settings``. The resolved value is saved
+as ``config.json`` beside the weights and reruns the run.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from synth3d.cohort import ALL_MODALITIES, Modality
+from synth3d.data import DataConfig, MisalignConfig, Task
+from synth3d.errors import InputError
+from synth3d.frameworks import FRAMEWORKS, Framework, Options, TrainingPlan, build
+from synth3d.models import ModelConfig
+from synth3d.settings import require
+
+SHARED_KEYS = (
+    "l1_weight",
+    "adversarial_weight",
+    "adversarial_start",
+    "critic_width",
+    "critic_layers",
+)
+"""Keys of ``[train]`` that stand for the option of that name of the framework in use."""
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """The keys of ``[train]`` that are no framework's own; see :class:`TrainConfig`."""
+
+    framework: str = "pix2pix"
+    steps: int = 120_000
+    learning_rate: float = 1e-4
+    critic_learning_rate: float = 1e-4
+    warmup: int = 0
+    decay: str = "constant"
+    betas: tuple[float, float] = (0.5, 0.999)
+    l1_weight: float | None = None
+    adversarial_weight: float | None = None
+    adversarial_start: int | None = None
+    critic_width: int | None = None
+    critic_layers: int | None = None
+    clip_norm: float = 0.0
+    average: float = 0.0
+    seed: int = 0
+    precision: str = "fp32"
+    threads: int = 0
+    checkpoint_every: int = 250
+    validate_every: int = 1000
+
+    def __post_init__(self) -> None:
+        _ = self.options  # refuses a framework or an option that does not exist
+        for key, claim, rule in (
+            ("steps", self.steps >= 1, "at least 1"),
+            ("learning_rate", 0 <= self.learning_rate < math.inf, "finite and ≥ 0"),
+            ("critic_learning_rate", 0 <= self.critic_learning_rate < math.inf, "finite and ≥ 0"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "in [0, 1)"),
+            ("seed", 0 <= self.seed < 2**63, "a whole number from 0"),
+            ("threads", self.threads >= 0, "≥ 0 (0 is all cores)"),
+            ("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16"),
+            ("decay", self.decay in ("constant", "cosine"), "constant or cosine"),
+            ("average", 0 <= self.average < 1, "in [0, 1)"),
+            ("checkpoint_every", self.checkpoint_every >= 1, "≥ 1"),
+            ("validate_every", self.validate_every >= 1, "≥ 1"),
+        ):
+            require(claim, f"train.{key}", rule, getattr(self, key))
+
+    @property
+    def options(self) -> Options:
+        """The options of ``framework``: its table, with the shared keys that were given on top.
+
+        Raises:
+            InputError: There is no such framework, or it does not have a key that was given.
+        """
+        if self.framework not in FRAMEWORKS:
+            known = sorted(FRAMEWORKS)
+            raise InputError(
+                f"train.framework: unknown framework {self.framework!r}; known: {known}"
+            )
+        table = getattr(self, self.framework)
+        given = {key: getattr(self, key) for key in SHARED_KEYS if getattr(self, key) is not None}
+        if foreign := sorted(key for key in given if not hasattr(table, key)):
+            raise InputError(
+                f"train.{foreign[0]}: {self.framework} has no such option; leave it away, or set "
+                f"it for the framework that has it, as in train.pix2pix.{foreign[0]}"
+            )
+        return dataclasses.replace(table, **given)
+
+
+def with_tables(frameworks: Mapping[str, type[Framework]]) -> type[_Loop]:
+    """The loop's keys and a table, ``[train.NAME]``, of the options of each framework."""
+    tables = [(name, one.Options, field(default_factory=one.Options))
+              for name, one in frameworks.items()]  # fmt: skip
+    return dataclasses.make_dataclass(
+        "TrainConfig", tables, bases=(_Loop,), frozen=True, namespace={"__module__": __name__}
+    )
+
+
+TrainConfig = with_tables(FRAMEWORKS)
+"""How long, how fast, how exact; and a table for each framework, holding its published defaults.
+
+Only the table of ``framework`` counts. ``SHARED_KEYS`` stand for the option of that name of
+whichever ``framework`` is in use; a framework without it refuses them.
+"""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that makes a run what it is."""
+
+    dim: int = 3
+    sources: tuple[Modality, ...] = ("t1n", "t1c", "t2w")
+    targets: tuple[Modality, ...] = ("t2f",)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    misalign: MisalignConfig = field(default_factory=MisalignConfig)
+
+    def __post_init__(self) -> None:
+        task = self.task
+        object.__setattr__(self, "sources", task.sources)
+        object.__setattr__(self, "targets", task.targets)
+        self.misalign.check_fits(task)
+        self.data.check_fits(task)
+        for axis, size in zip("zyx"[-self.dim :], self.data.patch, strict=True):
+            rule = f"a multiple of {self.model.divisor} for {len(self.model.widths)} widths"
+            require(size % self.model.divisor == 0 and size > 0, f"data.patch[{axis}]", rule, size)
+
+    @property
+    def task(self) -> Task:
+        """From which sequences which are made."""
+        return Task(self.dim, self.sources, self.targets)
+
+
+def build_framework(config: RunConfig, training: bool = True) -> Framework:
+    """The framework of ``config`` around a fresh generator.
+
+    Args:
+        config: What to build.
+        training: With what only losses need. Without, nothing but the generator has weights.
+
+    Raises:
+        InputError: As :func:`synth3d.frameworks.build`.
+    """
+    train = config.train
+    rates = train.learning_rate, train.critic_learning_rate
+    plan = TrainingPlan(train.steps, train.seed, config.data.patch, *rates) if training else None
+    return build(config.task, config.model, train.framework, train.options, plan)
+
+
+def check_keys(keys: Iterable[str], framework: str) -> None:
+    """Refuse keys given one by one that belong to another framework than the one in use.
+
+    A recipe may hold tables for several frameworks; who sets ``train.pgan.…`` by hand means pgan.
+
+    Args:
+        keys: Dotted, as in ``train.pgan.perceptual_weight``.
+        framework: The one in use.
+
+    Raises:
+        InputError: One of them would have no effect.
+    """
+    for key in keys:
+        head, _, rest = key.partition(".")
+        table = rest.partition(".")[0]
+        if head == "train" and table in FRAMEWORKS and table != framework:
+            raise InputError(
+                f"{key} has no effect under train.framework={framework}; leave it away, or use "
+                f"train.framework={table}"
+            )
+
+
+def sources_for(target: Modality) -> tuple[Modality, ...]:
+    """The other BraTS sequences, in BraTS order; for PD, which only IXI has, T1 and T2."""
+    if target == "pd":
+        return "t1n", "t2w"
+    return tuple(name for name in ALL_MODALITIES[:4] if name != target)

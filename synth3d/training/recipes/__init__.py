@@ -1,0 +1,36 @@
+"""Shipped settings: a ``.toml`` file for each machine and each published experiment."""
+
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from synth3d.errors import InputError
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship with the package."""
+    files = (Path(file.name) for file in resources.files(__name__).iterdir())
+    return sorted(file.stem for file in files if file.suffix == ".toml")
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The plain values of a shipped recipe, or of a ``.toml`` or ``.json`` file by path.
+
+    Raises:
+        InputError: Unknown name, unreadable file, or a syntax error.
+    """
+    path = Path(name)
+    if path.suffix not in (".toml", ".json"):
+        if name not in recipe_names():
+            raise InputError(f"unknown recipe {name!r}; known: {recipe_names()}, or give a file")
+        return tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text("utf-8"))
+    try:
+        text = path.read_text("utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the recipe {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"the recipe {path} must be a table of settings, got {values!r:.60}")
+    return values

@@ -1,0 +1,111 @@
+"""How good a run is by now: scores of whole volumes inside the brain, and pictures."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synth3d.data import Prepared
+from synth3d.errors import InputError
+from synth3d.images import Turn, turn_to
+from synth3d.inference import SynthesisOptions, synthesize_case
+from synth3d.pictures import draw_contact_sheet, draw_curves
+from synth3d.scoring import decibels, mae_brain, psnr_brain, similarity_map, ssim_brain
+from synth3d.training.config import RunConfig
+from synth3d.training.trainer import Trainer
+
+SCORES = {"psnr": psnr_brain, "ssim": ssim_brain, "mae": mae_brain}
+
+
+def validate(trainer: Trainer, cases: Sequence[Prepared]) -> tuple[dict[str, float], np.ndarray]:
+    """Mean scores over whole volumes inside the brain, and the first case's synthesis.
+
+    The scores are of the first target, in the network's scale (range 1), averaged over cases. A run
+    on slices has those of its slices beside those of the volumes they make.
+
+    Args:
+        trainer: Of which the averaged weights are judged.
+        cases: At least one, with the first target.
+
+    Returns:
+        ({psnr, ssim, mae}, (T, D, H, W) of the first case); for ``dim`` 2 also psnr_slices and
+        ssim_slices.
+
+    Raises:
+        InputError: A score is not finite.
+    """
+    config, framework, data = trainer.config, trainer.framework, trainer.config.data
+    options = SynthesisOptions(data.patch, data.overlap, steps=framework.validation_steps)
+    rows, first = [], None
+    for case in cases:
+        with trainer.averaged():
+            result = synthesize_case(framework, case, data, options)
+        first = result if first is None else first
+        pair = case.volumes[config.targets[0]], result[0]
+        row = {name: score(*pair, case.brain) for name, score in SCORES.items()}
+        if config.dim == 2:
+            row |= slice_scores(*pair, case.brain, turn_to(data.plane, case.affine))
+        rows.append(row)
+    scores = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    if not np.isfinite(list(scores.values())).all():
+        raise InputError(
+            f"validation gives {scores} at step {trainer.step}; lower train.learning_rate or "
+            "use fp32, and see that the validation cases hold a brain"
+        )
+    assert first is not None
+    return scores, first
+
+
+def slice_scores(
+    real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, turn: Turn
+) -> dict[str, float]:
+    """``psnr_slices`` and ``ssim_slices``: 2-D scores inside the brain, averaged over its slices.
+
+    SSIM has scikit-image's window, 7 x 7 within the slice. Slices without brain do not count; NaN
+    where there are no others.
+
+    Args:
+        real: (D, H, W) in the network's scale (range 1).
+        synthetic: The same shape and scale.
+        brain: (D, H, W) bool.
+        turn: What brings the slices to the front.
+    """
+    if not brain.any():
+        return {"psnr_slices": math.nan, "ssim_slices": math.nan}
+    real, synthetic, brain = (turn.apply(volume) for volume in (real, synthetic, brain))
+    area = brain.sum(axis=(1, 2))
+    holds = area > 0
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.where(brain, values, 0).sum(axis=(1, 2))[holds] / area[holds]
+
+    errors = mean((synthetic.astype(np.float64) - real) ** 2)
+    similarity = similarity_map(real, synthetic, 1.0, axes=(1, 2))
+    return {
+        "psnr_slices": float(np.mean([decibels(error) for error in errors])),
+        "ssim_slices": float(mean(similarity).mean()),
+    }
+
+
+def draw(
+    config: RunConfig, run: Path, log: list[dict[str, Any]], case: Prepared, result: np.ndarray
+) -> None:
+    """``curves.png`` and ``contact.png`` in the folder ``run``.
+
+    Args:
+        config: Of the run.
+        run: Its folder.
+        log: Of the steps so far.
+        case: With all targets.
+        result: Its synthesis, (T, D, H, W) in the network's scale.
+    """
+    draw_curves(log, run / "curves.png")
+    target = config.targets[0]
+    real = case.volumes[target]
+    panels = {name: case.volumes[name] for name in config.sources if name in case.volumes}
+    panels |= {f"synthetic {target}": result[0], f"real {target}": real}
+    title = f"{case.case.name}, step {log[-1]['step']}, {config.model.name}"
+    where = (case.brain, case.tumour, case.affine)
+    draw_contact_sheet(panels, np.abs(result[0] - real), *where, title, run / "contact.png")

@@ -1,0 +1,91 @@
+"""Claims about makers: seeds, draws and spread, and scales that a file can hold."""
+
+import json
+
+import numpy as np
+import pytest
+
+import synth3d
+from synth3d.cohort.cases import find_cases
+from synth3d.completion.makers import PlumbingMaker, RunMaker, seeds_of, storable_scale
+from synth3d.errors import InputError
+from synth3d.images.intensity import Scale
+from synth3d.training.run_folder import load_run, read_config
+
+CASE = 2
+
+
+@pytest.fixture(scope="module")
+def drawn(ready):
+    """Draw FLAIR of a case with the run whose pictures are random."""
+    maker, case = RunMaker(load_run(ready / "random")), find_cases(ready / "in")[CASE]
+    return lambda **how: maker.make(case, ("t2f",), **how)["t2f"]
+
+
+def test_a_seed_is_a_picture_and_another_seed_another(drawn):
+    one, again, other = drawn(seed=1), drawn(seed=1), drawn(seed=2)
+    np.testing.assert_array_equal(one.data, again.data)
+    assert np.abs(one.data - other.data).max() > 1
+    assert one.data.dtype == np.float32
+    assert one.spread is None
+    assert one.maps == {}
+
+
+def test_several_draws_give_the_mean_of_the_single_ones_and_their_spread(drawn):
+    seeds, told = seeds_of(5, 3), []
+    assert seeds[0] == 5
+    assert len(set(seeds)) == 3
+    singles = np.stack([drawn(seed=seed).data for seed in seeds])
+    made = drawn(seed=5, draws=3, on_tile=lambda done, total: told.append((done, total)))
+    np.testing.assert_allclose(made.data, singles.mean(0), atol=1e-3)
+    np.testing.assert_allclose(made.spread, singles.std(0, ddof=1), atol=1e-3)
+    assert not made.spread[made.data == 0].any()
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1]
+
+
+def test_where_nothing_is_random_several_draws_are_refused(ready):
+    case = find_cases(ready / "in")[0]
+    plumbing = PlumbingMaker(("t2f",), read_config(ready / "run"))
+    for maker in (RunMaker(load_run(ready / "run")), plumbing):
+        assert not maker.random
+        with pytest.raises(InputError, match="one draw"):
+            maker.make(case, ("t2f",), draws=2)
+        one, two = (maker.make(case, ("t2f",), seed=seed)["t2f"].data for seed in (0, 1))
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_maker_says_which_files_it_may_read(ready):
+    case = find_cases(ready / "in")[0]
+    maker = RunMaker(load_run(ready / "run"))
+    assert "t2f" not in maker.readable(case, ("t2f",)).images
+    plumbing = PlumbingMaker(("t2f",), read_config(ready / "run"))
+    assert "t2f" in plumbing.readable(case, ("t2f",)).images
+    assert plumbing.trouble(find_cases(ready / "in")[CASE], ("t2f",))
+
+
+def test_the_seed_is_part_of_a_receipt_only_where_something_is_random(ready, tmp_path):
+    """A receipt without one means 0, so those written before there were seeds still count."""
+
+    def state(run, seed):
+        settings = {"run": ready / run, "data": ready / "in", "out": tmp_path / run}
+        cases = [f"Brats18_X_{CASE}_1"]
+        (one,) = synth3d.complete(**settings, cases=cases, seed=seed, overwrite=True, device="cpu")
+        receipt = json.loads(one.receipt.read_text())
+        return one.state, receipt["identity"]["how"].get("seed"), receipt.get("seed")
+
+    assert [state("run", seed) for seed in (0, 3)] == [("made", None, None), ("done", None, None)]
+    assert state("random", 0) == ("made", None, 0)
+    assert state("random", 3) == ("made", 3, 3)
+    assert state("random", 3) == ("done", 3, 3)
+
+
+def test_a_scale_that_the_file_cannot_hold_is_taken_from_the_siblings():
+    siblings = [Scale(10, 400), Scale(20, 900)]
+    integers, floats = (-32768.0, 32767.0), (-np.inf, np.inf)
+    assert storable_scale(Scale(0, 800), siblings, integers) == (Scale(0, 800), "training")
+    assert storable_scale(Scale(0, 1), siblings, floats) == (Scale(0, 1), "training")
+    for scale, limits in [(Scale(0, 1), integers), (Scale(0, 4000), (0.0, 255.0))]:
+        found, origin = storable_scale(scale, siblings, limits)
+        assert origin == "siblings"
+        assert found.high == pytest.approx(600)

@@ -1,0 +1,51 @@
+"""Small configurations and batches, the same for all frameworks."""
+
+import pytest
+import torch
+
+from synth3d.data.batch import Batch
+from synth3d.data.options import DataConfig
+from synth3d.frameworks import FRAMEWORKS
+from synth3d.models.options import ModelConfig
+from synth3d.training.config import RunConfig, TrainConfig
+
+SMALL = {
+    "critic_width": 4, "critic_layers": 2, "perceptual_weight": 0.0, "perceptual_slices": 1,
+    "diffusion_steps": 100, "sampling_steps": 10, "validation_steps": 5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    """(framework, ...) → its configuration; further keywords are options of the framework."""
+
+    def make(framework, dim=2, side=16, model=(), train=(), sources=("t1n", "t2w"), **options):
+        known = FRAMEWORKS[framework].Options
+        small = {key: value for key, value in SMALL.items() if hasattr(known, key)}
+        size = {"name": "resunet", "widths": (4, 8), "blocks": 1, "groups": 2, "stages": 2}
+        tables = {framework: known(**small | options)}
+        return RunConfig(
+            dim=dim,
+            sources=sources,
+            data=DataConfig(patch=(side,) * dim, overlap=(0,) * dim),
+            model=ModelConfig(**size | dict(model)),
+            train=TrainConfig(framework=framework, **tables, **dict(train)),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_batch():
+    """(dim, side, targets) → two samples of two sources; targets follow from them."""
+
+    def make(dim=2, side=16, targets=1) -> Batch:
+        draws = torch.Generator().manual_seed(0)
+        brain = torch.ones(2, 1, *[side] * dim, dtype=torch.bool)
+        brain[..., :3] = False
+        sources = (torch.rand(2, 2, *[side] * dim, generator=draws) + 0.1) * brain
+        wanted = [0.6 * sources[:, 0] + 0.3 * sources[:, 1] ** 2, sources.mean(1)]
+        masks = torch.ones(2, 2, dtype=torch.bool), torch.ones(2, targets, dtype=torch.bool)
+        return Batch(sources, torch.stack(wanted[:targets], 1), *masks, brain)
+
+    return make

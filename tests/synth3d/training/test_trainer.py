@@ -1,0 +1,205 @@
+"""One step: who learns, who is frozen, what is kept, what a checkpoint must hold."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from synth3d.data.batch import Batch
+from synth3d.data.options import DataConfig
+from synth3d.errors import InputError
+from synth3d.frameworks import FRAMEWORKS, Framework, Options, Player, Stage
+from synth3d.models.options import ModelConfig
+from synth3d.settings import parse
+from synth3d.training import config as settings
+from synth3d.training.config import RunConfig, TrainConfig, build_framework
+from synth3d.training.run_folder import load_state, load_weights, save_state, save_weights
+from synth3d.training.trainer import Trainer, rate_factor
+
+CPU = torch.device("cpu")
+TINY = RunConfig(
+    dim=2,
+    model=ModelConfig("resunet", (4, 8), blocks=1),
+    data=DataConfig((8, 8), (0, 0)),
+    train=TrainConfig(framework="l1", steps=8, average=0.5, learning_rate=1e-2),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoOptions(Options):
+    """``two``: a network makes a draft, and then another one mends it."""
+
+    name = "two"
+    weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        self.check_weights("weight")
+
+
+class Pair(nn.Module):
+    """A draft, in which a batch is counted, and what is added to it."""
+
+    def __init__(self, draft: nn.Module) -> None:
+        super().__init__()
+        self.draft = nn.Sequential(draft, nn.BatchNorm2d(1))
+        self.mend = nn.Conv2d(1, 1, 3, padding=1)
+
+
+class TwoStages(Framework):
+    """First the draft, then what mends it, beside a judge that is not kept."""
+
+    Options = TwoOptions
+    stages = (Stage(("draft",), 0.5), Stage(("mend", "judge"), 0.5))
+
+    def __init__(self, generator, task, options, plan=None) -> None:
+        super().__init__(Pair(generator), task, options, plan)
+        self.judge = nn.Conv2d(1, 1, 1) if plan else None
+
+    def players(self) -> dict[str, Player]:
+        pair, rate = self.generator, self.plan.rate
+        return {
+            "judge": Player(self.judge, self.judge_loss, rate),
+            "draft": Player(pair.draft, self.generator_loss, rate, kept=True),
+            "mend": Player(pair.mend, self.mend_loss, 10 * rate, kept=True),
+        }
+
+    def generator_loss(self, batch: Batch, step: int):
+        error = self.generator.draft(batch.sources) - batch.targets
+        return {"draft": self.options.weight * error.abs().mean()}
+
+    def mend_loss(self, batch: Batch, step: int):
+        made = self.synthesize(batch.sources, batch.present, batch.wanted)
+        return {"mend": (made - batch.targets).abs().mean()}
+
+    def judge_loss(self, batch: Batch, step: int):
+        return {"judge": self.judge(batch.targets).square().mean()} if step != 6 else {}
+
+    def synthesize(self, sources, present, wanted, seed=0):
+        draft = self.generator.draft(sources)
+        return draft + self.generator.mend(draft)
+
+
+@pytest.fixture
+def two(monkeypatch) -> RunConfig:
+    """The toy framework as any other gets in: a class, and its entry in FRAMEWORKS."""
+    monkeypatch.setitem(FRAMEWORKS, "two", TwoStages)
+    made = settings.with_tables(FRAMEWORKS)
+    train = made(framework="two", steps=8, average=0.5, learning_rate=1e-2)
+    return dataclasses.replace(TINY, train=train)
+
+
+def batch_of(seed: int = 0) -> Batch:
+    sources = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    masks = torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
+    brain = torch.ones(2, 1, 8, 8, dtype=torch.bool)
+    return Batch(sources, sources.mean(1, keepdim=True), *masks, brain)
+
+
+def digest(module: nn.Module) -> str:
+    """Of weights and buffers."""
+    state = module.state_dict()
+    return hashlib.sha256(b"".join(v.numpy().tobytes() for v in state.values())).hexdigest()
+
+
+def test_a_player_that_does_not_learn_in_a_stage_is_frozen(two):
+    trainer = Trainer(two, CPU)
+
+    def now():
+        return {name: digest(player.module) for name, player in trainer.players.items()}
+
+    for step in range(8):
+        before, terms = now(), trainer.advance(batch_of(step))
+        moved = {name for name, value in now().items() if value != before[name]}
+        learns = {"draft"} if step < 4 else {"mend", "judge"} if step != 6 else {"mend"}
+        assert moved == learns
+        assert set(terms) == learns
+        with trainer.averaged():  # which asks all networks to evaluate
+            pass
+
+
+def test_what_is_kept_is_the_average_of_all_kept_players(two, tmp_path):
+    trainer = Trainer(two, CPU)
+    first = trainer.framework.synthesize(batch_of().sources, None, None)
+    for step in range(8):
+        trainer.advance(batch_of(step))
+    assert trainer.averages.keys() == {"draft", "mend"}
+    live = digest(trainer.framework.generator)
+    with trainer.averaged():
+        made = trainer.framework.synthesize(batch_of().sources, None, None)
+        save_weights(tmp_path / "w.safetensors", trainer.framework.generator)
+    assert digest(trainer.framework.generator) == live
+    finished = build_framework(two, training=False).eval()
+    load_weights(tmp_path / "w.safetensors", finished.generator)
+    torch.testing.assert_close(finished.synthesize(batch_of().sources, None, None), made)
+    assert not torch.allclose(made, first)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 6])
+def test_a_checkpoint_goes_on_in_any_stage_bit_for_bit(two, stop, tmp_path):
+    straight = Trainer(two, CPU)
+    for step in range(stop):
+        straight.advance(batch_of(step))
+    save_state(tmp_path / "resume.pt", straight.state())
+    resumed = Trainer(two, CPU)
+    resumed.load(load_state(tmp_path / "resume.pt"))
+    for step in range(stop, 8):
+        assert straight.advance(batch_of(step)) == resumed.advance(batch_of(step))
+    assert digest(straight.framework) == digest(resumed.framework)
+    assert [digest(a) for a in straight.averages.values()] == [
+        digest(a) for a in resumed.averages.values()
+    ]
+
+
+def test_a_frameworks_table_and_its_refusals_follow_from_its_options(two):
+    schema = type(two.train)
+    found = parse(schema, {"framework": "two", "two": {"weight": 3}}).options
+    assert found == TwoOptions(3.0)
+    for train, key in (
+        ({"two": {"wieght": 3}}, r"config.two: unknown key\(s\) \['wieght'\]"),
+        ({"two": {"weight": -1}}, "train.two.weight must be finite"),
+        ({"framework": "two", "l1_weight": 1.0}, "train.l1_weight: two has no such option"),
+    ):
+        with pytest.raises(InputError, match=key):
+            parse(schema, train)
+    with pytest.raises(InputError, match="train.two.weight has no effect"):
+        settings.check_keys(["train.two.weight"], "l1")
+
+
+def one_twice(self) -> dict[str, Player]:
+    both = Player(self.generator.draft, self.generator_loss, 1.0)
+    return {"draft": both, "mend": both, "judge": both}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "wrong"),
+    [
+        ("stages", (Stage(("draft",)),), "players are"),
+        ("stages", (Stage(("draft", "mend", "judge"), 0.4),), "do not make 1"),
+        ("players", one_twice, "share weights"),
+    ],
+)
+def test_stages_and_players_that_do_not_fit_are_refused(two, part, value, wrong, monkeypatch):
+    monkeypatch.setattr(TwoStages, part, value)
+    with pytest.raises(ValueError, match=wrong):
+        Trainer(two, CPU)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence():
+    trainer = Trainer(TINY, CPU)
+    with torch.no_grad():
+        next(trainer.framework.generator.parameters()).fill_(np.nan)
+    with pytest.raises(InputError, match="the loss is .*nan.* at step 0"):
+        trainer.advance(batch_of())
+
+
+def test_rates_warm_up_and_fall():
+    constant = TrainConfig(steps=100, warmup=10)
+    assert rate_factor(0, constant) == pytest.approx(0.1)
+    assert rate_factor(50, constant) == 1
+    cosine = dataclasses.replace(constant, decay="cosine")
+    assert rate_factor(10, cosine) == 1
+    assert rate_factor(55, cosine) == pytest.approx(0.5)
+    assert rate_factor(100, cosine) == pytest.approx(0)
