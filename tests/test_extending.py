@@ -118,7 +118,8 @@ def extend(folder: Path, cohort: Path) -> None:
 
 def run(folder: Path, *command: str, text: str = "") -> str:
     """What a program of this interpreter prints in ``folder``, with its copy of synth3d."""
-    env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    path = os.pathsep.join([str(folder), str(ROOT)])  # the other packages are those of this tree
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     done = subprocess.run(
         [sys.executable, *command], cwd=folder, env=env, input=text, capture_output=True, text=True
     )
