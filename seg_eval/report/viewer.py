@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from seg_eval.analysis import spoken
-from seg_eval.report import tables
+from seg_eval.arms import ARM_KINDS
+from seg_eval.report.page import number, say, spoken
 from seg_eval.report.pictures import short_name
 from seg_eval.report.slices import Limits, Outlines, Plane, agreement, draw_planes
 from seg_eval.report.volumes import PLANES, CaseVolumes
@@ -20,6 +20,8 @@ LADDER = (
 """Tried in turn until the views fit the budget."""
 MOST_COMPARED = 2
 """Arms shown beside full and zero in the slice views."""
+LARGEST_TILT = 5.0
+"""Degrees between a voxel axis and the nearest anatomical one that go without mention."""
 ROLES = ("worst", "median", "best")
 
 
@@ -46,7 +48,7 @@ class View:
 
 def fit_views(cases: Sequence[CaseVolumes], summary: Mapping[str, Any]) -> tuple[list[View], str]:
     """Slice views of all cases within the budget, and a note on what it cost."""
-    ranked = sorted(cases, key=lambda c: ROLES.index(c.role) if c.role in ROLES else len(ROLES))
+    ranked = sorted(cases, key=lambda case: ROLES.index(case.role))
     known: list[Outlines] = [{} for _ in ranked]
     shown = [(case, _shown(case, summary)) for case in ranked]
     views: list[View] = []
@@ -61,33 +63,30 @@ def fit_views(cases: Sequence[CaseVolumes], summary: Mapping[str, Any]) -> tuple
                 break
             views.append(view)
         else:
-            return views, f"At most {limits.slices} slices a plane; pictures are compressed."
-    return views, f"{len(shown) - len(views)} case(s) are left out: their pictures are too large."
+            return views, say("views_fit", slices=limits.slices)
+    return views, say("views_too_large", count=len(shown) - len(views))
 
 
 def _shown(case: CaseVolumes, summary: Mapping[str, Any]) -> list[str]:
     """The arms of ``case`` that its view shows: full, zero, what was asked, what is better."""
-    kinds = {arm["name"]: arm["kind"] for arm in tables.list_arms(summary)}
-    kinds = {name: kinds.get(name, name) for name in case.arms}
-    fixed = [name for kind in ("full", "zero") for name in case.arms if kinds[name] == kind]
-    head = summary.get("headline") or {}
-    wanted = [tables.primary_arm(summary), head.get("better")]
-    wanted += [name for name, kind in kinds.items() if kind == "synthetic"]
-    wanted += [n for n, arm in case.arms.items() if arm.channel is not None]
+    kinds = {arm["name"]: ARM_KINDS[arm["kind"]] for arm in summary["arms"]}
+    fixed = [name for kind in ("full", "zero") for name in case.arms if kinds[name].name == kind]
+    head = summary["headline"]
+    wanted = [head["primary"], head["better"]]
+    wanted += [name for name, kind in kinds.items() if kind.group == "synthesis"]
+    wanted += [name for name, arm in case.arms.items() if arm.channel is not None]
     compared = [name for name in dict.fromkeys(wanted) if name in case.arms and name not in fixed]
-    others = [name for name in compared if kinds[name] != "plumbing"] or compared
+    others = [name for name in compared if kinds[name].compared] or compared
     return [*fixed, *others[:MOST_COMPARED]]
 
 
-def describe_view(number: int, view: View, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template and the script need of one case."""
+def describe_view(index: int, view: View, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template and the script need of one case, the ``index``-th that is shown."""
     case, found = view.case, agreement(view.case, view.arms)
-    regions = list(case.truth)
-    gaps = {
-        r: (((summary.get("regions") or {}).get(r) or {}).get("gap") or {}).get("value") or 0
-        for r in regions
-    }
-    region = max(regions, key=lambda r: gaps[r]) if regions else ""
+    gaps = {name: summary["regions"][name]["gap"]["value"] for name in summary["regions"]}
+    region = max(case.truth, key=lambda name: gaps.get(name, 0.0), default="")
+    turn = case.orientation
+    tilt = turn.tilt if turn.tilt > LARGEST_TILT else None
     data = {
         "planes": {
             p.name: {
@@ -99,31 +98,24 @@ def describe_view(number: int, view: View, summary: Mapping[str, Any]) -> dict[s
     }  # fmt: skip
     start = {p.name: p.indices[p.start] for p in view.planes}
     return {
-        "number": number,
+        "number": index,
         "case": case.case,
         "patient": case.patient,
         "role": case.role,
-        "why": _why(case, summary),
         "sequence": spoken([case.modality]),
-        "note": case.orientation.note,
+        "note": say("orientation", known=turn.known, tilt=tilt),
         "spacing": " × ".join(f"{mm:g}" for mm in reversed(case.spacing_mm)),
-        "regions": regions,
+        "regions": list(case.truth),
         "region": region,
-        "arms": [{"name": a, "label": short_name(a)} for a in view.arms],
-        "rows": [[r, *(tables.number(found[r].get(arm)) for arm in view.arms)] for r in regions],
+        "heads": ["region", *map(short_name, view.arms)],
+        "rows": [[r, *(number(found[r].get(arm)) for arm in view.arms)] for r in case.truth],
         "planes": [
-            {"plane": p, "panels": _panels(number, p, view.arms, region),
+            {"plane": p, "panels": _panels(index, p, view.arms, region),
              "cross": _cross(p, start), "at": _place(p)}
             for p in view.planes
         ],
         "data": data,
     }  # fmt: skip
-
-
-def _why(case: CaseVolumes, summary: Mapping[str, Any]) -> str:
-    """The summary's sentence on why the case is shown; "" where it has none."""
-    told = [c for c in summary.get("cases") or [] if c.get("case") == case.case]
-    return next((str(c["why"]) for c in told if c.get("why")), "")
 
 
 def _place(plane: Plane) -> tuple[float, float]:
