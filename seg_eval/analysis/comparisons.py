@@ -72,15 +72,15 @@ def compare_with_full(
     for region, table in tables.items():
         for arm in [arm for arm in arms if ARM_KINDS[arm.kind].compared]:
             values = table.values["full"], table.values[arm.name]
-            found = non_inferiority(*values, draws[region], margin)
+            loss, passed = non_inferiority(*values, draws[region], margin)
             rows.append({
                 "region": region,
                 "arm": arm.name,
                 "against": "full",
                 "margin": margin,
-                "mean_loss": found.mean_loss,
-                "upper_bound": found.upper_bound,
-                "passed": found.passed,
+                "mean_loss": loss.value,
+                "upper_bound": loss.high,
+                "passed": passed,
             })  # fmt: skip
     return rows
 

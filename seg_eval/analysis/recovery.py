@@ -32,8 +32,6 @@ class Recovery:
     """What one arm brings back in one region.
 
     Attributes:
-        full: Mean score with every sequence real.
-        zero: Mean score with the sequence blanked.
         arm: Mean score of this arm.
         gap: What blanking costs, ``full - zero`` (``zero - full`` where less is better).
         gain: What the arm brings, ``arm - zero`` (``zero - arm``).
@@ -41,12 +39,9 @@ class Recovery:
         ratio: ``gain / gap``, or None where it is not defined; may lie outside [0, 1].
         reason: Why the ratio is not defined, else None.
         per_seed: The ratio of each seed alone, None where that seed's gap is too small.
-        cases: How many cases were averaged.
         patients: How many patients they come from.
     """
 
-    full: float
-    zero: float
     arm: float
     gap: Estimate
     gain: Estimate
@@ -54,7 +49,6 @@ class Recovery:
     ratio: Estimate | None
     reason: NoRatio | None
     per_seed: tuple[float | None, ...]
-    cases: int
     patients: int
 
 
@@ -91,8 +85,6 @@ def recovery(
     gap, gain, loss = (bootstrap.mean(values) for values in (gaps, gains, losses))
     reason = _why_not(gap, smallest, bootstrap.patients)
     return Recovery(
-        full=float(top[known].mean()),
-        zero=float(floor[known].mean()),
         arm=float(mine[known].mean()),
         gap=gap,
         gain=gain,
@@ -100,7 +92,6 @@ def recovery(
         ratio=None if reason else bootstrap.ratio(gains, gaps),
         reason=reason,
         per_seed=tuple(_one_seed(gains[:, s], gaps[:, s], smallest) for s in range(top.shape[1])),
-        cases=bootstrap.cases,
         patients=bootstrap.patients,
     )
 

@@ -182,22 +182,6 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One synthetic arm against the best cheap rival, or against ``zero`` for want of one.
-
-    Attributes:
-        rival: The other arm.
-        outcome: ``wins`` and ``loses`` are sure, ``leads`` and ``trails`` are not.
-        follows: ``worth_it``, ``no_cheap_rival``, ``not_above_zero`` or ``harms`` of an arm that
-            wins; else ``more_cases``, ``cheaper_will_do`` or ``not_worth_it``.
-    """
-
-    rival: Rival
-    outcome: str
-    follows: str
-
-
-@dataclass(frozen=True)
 class Verdict:
     """Is synthesis worth it here, and what would be the better choice.
 
@@ -212,7 +196,10 @@ class Verdict:
         unbeaten: Of the rivals to be named, the others.
         advice: What to do.
         remarks: Of regions, the alarming ones first.
-        standing: Against the best cheap rival; None without an arm or a measurable gap.
+        cheap: The best cheap rival, or ``zero`` for want of one.
+        outcome: Against ``cheap``: ``wins`` and ``loses`` are sure, ``leads`` and ``trails`` not.
+        follows: From that: ``worth_it``, ``no_cheap_rival``, ``not_above_zero`` or ``harms`` of an
+            arm that wins; else ``more_cases``, ``cheaper_will_do`` or ``not_worth_it``.
     """
 
     facts: Facts
@@ -225,7 +212,9 @@ class Verdict:
     unbeaten: tuple[Rival, ...] = ()
     advice: Advice | None = None
     remarks: tuple[Remark, ...] = ()
-    standing: Standing | None = None
+    cheap: Rival | None = None
+    outcome: str = ""
+    follows: str = ""
 
 
 def judge(facts: Facts) -> Verdict:
@@ -241,8 +230,9 @@ def judge(facts: Facts) -> Verdict:
         advice = Advice("use", did_better) if did_better else None
         return Verdict(facts, "no_synthesis", "unclear", "unclear", advice=advice)
     frozen, worth, better = decide(facts)
-    named = _named(facts, better)
-    lead = facts.zero.ahead
+    named, lead = _named(facts, better), facts.zero.ahead
+    cheap = facts.best(is_cheap)
+    outcome, follows = _hold_against(cheap, facts)
     return Verdict(
         facts,
         "compared",
@@ -254,7 +244,9 @@ def judge(facts: Facts) -> Verdict:
         unbeaten=tuple(rival for rival in named if rival.ahead.value <= 0),
         advice=_advise(facts, frozen, better),
         remarks=_remarks(facts),
-        standing=_standing(facts),
+        cheap=cheap or facts.zero,
+        outcome=outcome,
+        follows=follows,
     )
 
 
@@ -326,18 +318,15 @@ def _remarks(facts: Facts) -> tuple[Remark, ...]:
     return (*lost, *free)
 
 
-def _standing(facts: Facts) -> Standing:
-    cheap = facts.best(is_cheap)
-    against = cheap or facts.zero
-    lead = against.ahead
+def _hold_against(cheap: Rival | None, facts: Facts) -> tuple[str, str]:
+    """``outcome`` and ``follows`` of a :class:`Verdict`."""
+    lead = (cheap or facts.zero).ahead
+    if lead.low <= 0 < lead.value:
+        return "leads", "more_cases"
     if lead.low <= 0:
-        if lead.value > 0:
-            return Standing(against, "leads", "more_cases")
-        sure = lead.high < 0
-        return Standing(against, *(("loses", "not_worth_it") if sure else
-                                   ("trails", "cheaper_will_do")))  # fmt: skip
+        return ("loses", "not_worth_it") if lead.high < 0 else ("trails", "cheaper_will_do")
     if cheap is None:
-        return Standing(against, "wins", "no_cheap_rival")
+        return "wins", "no_cheap_rival"
     if facts.zero.ahead.low <= 0:
-        return Standing(against, "wins", "not_above_zero")
-    return Standing(against, "wins", "harms" if facts.harmed else "worth_it")
+        return "wins", "not_above_zero"
+    return "wins", "harms" if facts.harmed else "worth_it"

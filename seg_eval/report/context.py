@@ -12,15 +12,14 @@ from seg_eval.report.charts import Column, paired_dots, range_mark, scatter
 from seg_eval.report.page import (
     COMMON_NAMES,
     DASH,
+    REFERENCE_SHARES,
     WORDS,
-    figure,
     interval,
     number,
-    p_value,
     percent,
     say,
-    share,
     spoken,
+    table,
 )
 from seg_eval.report.pictures import dice_by_case, error_and_loss, short_name
 from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
@@ -28,9 +27,6 @@ from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
 Summary = Mapping[str, Any]
 """As in ``summary.json``, see ``docs/summary-schema.md``."""
 
-TERMINAL_METRICS = ("hd95_mm", "nsd", "lesion_dice", "volume_error_ml")
-"""Those that fit a terminal beside Dice; ``report.html`` has them all."""
-REFERENCE_SHARES = {"full": "ceiling", "zero": "floor"}
 BETTER = {"higher": "higher is better", "lower": "lower is better", "zero": "0 is best"}
 
 
@@ -83,7 +79,8 @@ def describe(
     """
     used = counted(scores, summary["config"]["empty"])
     arms = list_arms(summary)
-    regions, metrics = describe_regions(summary, arms), _metrics(summary, arms)
+    regions, seeds = describe_regions(summary, arms), summary["bootstrap"]["seeds"]
+    of_seeds = ("seeds_dice", "seeds_recovered") if len(seeds) > 1 else ()
     charts = [_dots(arms, name, region, used) for name, region in summary["regions"].items()]
     return {
         **{key: summary[key] for key in ("title", "headline", "verdict", "empty_rule", "commands")},
@@ -93,14 +90,14 @@ def describe(
         "arms": arms,
         "groups": list(dict.fromkeys(arm["group"] for arm in arms)),
         "regions": regions,
-        "dice": _dice_table(regions),
-        "seed_names": summary["bootstrap"]["seeds"],
-        "seeds": _seed_tables(summary, arms),
-        "metrics": metrics,
-        "images": _image_table(summary["images"]),
-        "benefit": _benefit_table(summary["image_benefit"]),
-        "tests": _test_table(summary["tests"]),
-        "noninferiority": _noninferiority_table(summary["noninferiority"]),
+        "dice": table("dice", regions=regions),
+        "seed_names": seeds,
+        "seeds": [found for name in of_seeds if (found := table(name, s=summary))],
+        "metrics": _metrics(summary, arms),
+        "images": table("images", means=summary["images"], scores=IMAGE_SCORES),
+        "benefit": table("benefit", rows=summary["image_benefit"], scores=IMAGE_SCORES),
+        "tests": table("tests", rows=summary["tests"]),
+        "noninferiority": table("noninferiority", rows=summary["noninferiority"]),
         "margin": summary["config"]["margin"],
         "plumbing": say("plumbing", check=check) if (check := summary["plumbing"]) else "",
         "bootstrap": say("bootstrap", found=summary["bootstrap"]),
@@ -155,67 +152,26 @@ def _dice_row(arm: Mapping[str, str], cell: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any] | None:
-    return {"heads": list(heads), "rows": [list(row) for row in rows]} if rows else None
-
-
-def _dice_table(regions: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Dice and recovered shares of all regions beside each other."""
-    names = [region["name"] for region in regions]
-    rows = []
-    for cells in zip(*(region["rows"] for region in regions), strict=True):
-        shares = [f"{cell['share']} {cell['share_interval']}".strip() for cell in cells]
-        rows.append([cells[0]["arm"]["name"], *(cell["dice"] for cell in cells), *shares])
-    return _table(
-        ["arm", *(f"{name} Dice" for name in names), *(f"{name} recovered" for name in names)], rows
-    )
-
-
-def _seed_tables(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Dice, and what is recovered, of each training of the segmenter; none for a single one."""
-    if len(summary["bootstrap"]["seeds"]) < 2:
-        return []
-    dice, shares = [], []
-    for arm in arms:
-        cells = [region["arms"][arm["name"]] for region in summary["regions"].values()]
-        own = [" ".join(map(number, cell["metrics"]["dice"]["per_seed"])) for cell in cells]
-        dice.append([arm["name"], *own])
-        if arm["kind"] not in REFERENCE_SHARES:
-            own = [" ".join(number(v and 100 * v, ".0f") for v in cell["recovery_per_seed"])
-                   for cell in cells]  # fmt: skip
-            shares.append([arm["name"], *own])
-    tables = (_table([head, *summary["regions"]], rows)
-              for head, rows in (("Dice", dice), ("recovered, %", shares)))  # fmt: skip
-    return [table for table in tables if table]
-
-
 def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     """Per region every other score, each mean with its interval, distances with their median.
 
     ``terminal`` is a table of those that fit one.
     """
-    names = [name for name in METRICS if name != "dice"]
+    others = {name: metric for name, metric in METRICS.items() if name != "dice"}
     heads = [
         {"heading": f"{m.heading}, {m.unit}".removesuffix(", "), "better": BETTER[m.better],
-         "definition": m.definition, "on_terminal": name in TERMINAL_METRICS}
-        for name, m in METRICS.items() if name in names
+         "definition": m.definition} for m in others.values()
     ]  # fmt: skip
-    found = []
-    for region, content in summary["regions"].items():
-        rows, short = [], []
-        for arm in arms:
-            own = content["arms"][arm["name"]]
-            cells = {name: _metric_cell(name, own["metrics"][name]) for name in names}
-            rows.append({"arm": arm, "cells": list(cells.values())})
-            shown = [cells[name]["mean"] for name in TERMINAL_METRICS]
-            shown[0] += f" ({cells['hd95_mm']['median']})"
-            is_reference = arm["kind"] in REFERENCE_SHARES
-            short.append([arm["name"], *shown, "" if is_reference else share(own["hd95_recovery"])])
-        short_heads = [head["heading"] for head in heads if head["on_terminal"]]
-        short_heads[0] += " (median)"
-        terminal = _table([region, *short_heads, "HD95 recovered"], short)
-        found.append({"name": region, "metrics": heads, "rows": rows, "terminal": terminal})
-    return found
+
+    def row(arm: Mapping[str, str], cell: Mapping[str, Any]) -> dict[str, Any]:
+        return {"arm": arm, "cells": [_metric_cell(n, cell["metrics"][n]) for n in others]}
+
+    return [
+        {"name": name, "metrics": heads,
+         "rows": [row(arm, region["arms"][arm["name"]]) for arm in arms],
+         "terminal": table("scores", region=name, found=region, arms=arms)}
+        for name, region in summary["regions"].items()
+    ]  # fmt: skip
 
 
 def _metric_cell(name: str, found: Mapping[str, Any]) -> dict[str, str]:
@@ -225,51 +181,6 @@ def _metric_cell(name: str, found: Mapping[str, Any]) -> dict[str, str]:
         "interval": interval(found, form),
         "median": number(found["median"], form) if has_outliers and found["n"] else "",
     }
-
-
-def _image_table(images: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Image scores of the filled-in channel, a column for each arm."""
-    names = [name for name in IMAGE_SCORES if any(name in means for means in images.values())]
-    rows = [
-        [IMAGE_SCORES[n][0], IMAGE_SCORES[n][2],
-         *(number(means.get(n), IMAGE_SCORES[n][1]) for means in images.values())]
-        for n in names
-    ]  # fmt: skip
-    return _table(["score", "better", *map(short_name, images)], rows)
-
-
-def _benefit_table(benefit: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    rows = [
-        [row["arm"], IMAGE_SCORES[row["score"]][0], row["against"].replace("dice_", "Dice "),
-         number(row["spearman"], "+.2f"), str(row["n"]), p_value(row["p"])]
-        for row in benefit if row["spearman"] is not None
-    ]  # fmt: skip
-    return _table(["arm", "image score", "against", "Spearman", "patients", "p"], rows)
-
-
-def _test_table(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    asked = {"greater": "better", "two-sided": "different"}
-    rows = [
-        [t["region"], t["arm"], t["against"], asked[t["alternative"]], str(t["n"]),
-         number(t["mean_difference"], "+.3f"), p_value(t["p"]), p_value(t["p_holm"]),
-         "yes" if t["significant"] else "no"]
-        for t in tests
-    ]  # fmt: skip
-    heads = ["region", "arm", "against", "asked whether", "patients", "Dice", "p", "p (Holm)"]
-    return _table([*heads, "significant"], rows)
-
-
-def _noninferiority_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The bound has four decimals: one just below the margin is not rounded up to it."""
-    regions = list(dict.fromkeys(row["region"] for row in rows))
-    found = {
-        (r["arm"], r["region"]): f"{number(r['mean_loss'], '+.3f')} "
-        f"(< {number(r['upper_bound'], '+.4f')}) {'yes' if r['passed'] else 'no'}"
-        for r in rows
-    }
-    arms = dict.fromkeys(row["arm"] for row in rows)
-    cells = [[arm, *(found[arm, region] for region in regions)] for arm in arms]
-    return _table(["Dice lost against full", *regions], cells)
 
 
 def _key_figures(summary: Summary) -> list[dict[str, str]]:
@@ -317,7 +228,7 @@ def _dots(
                                   spread["low"], spread["high"]))  # fmt: skip
     cases = sorted({case for column in columns for case in column.values})
     rows = [[case, *(number(column.values.get(case)) for column in columns)] for case in cases]
-    heads = ["case", *(column.label for column in columns)]
+    heads = ["Case", *(column.label for column in columns)]
     return {"name": name, "dots": paired_dots(columns), "heads": heads, "rows": rows}
 
 
@@ -362,32 +273,24 @@ def citations(summary: Summary) -> str:
 
 
 def overview(summaries: Sequence[Summary]) -> dict[str, Any]:
-    """Several experiments beside each other, one row for each missing sequence.
-
-    Figures are of the region that blanking costs most, among those with a measurable loss.
-    """
-    heads = ["missing", "region", "blanking costs", "synthesis", "recovered"]
+    """Several experiments beside each other, one row for each missing sequence."""
     rows = []
     for summary in summaries:
-        names = [COMMON_NAMES.get(name, name) for name in summary["config"]["missing"]]
-        rows.append(["+".join(names), *_overview_cells(summary), summary["headline"]["worth"]])
-    table = {"heads": [*heads, "best other", "recovered", "worth it"], "rows": rows}
-    return {"sentences": [each["headline"]["sentence"] for each in summaries], "table": table}
-
-
-def _overview_cells(summary: Summary) -> list[str]:
-    lost = {n: r for n, r in summary["regions"].items() if r["gap_defined"]}
-    if not lost:
-        return [DASH] * 6
-    region = max(lost, key=lambda name: lost[name]["gap"]["value"])
-    cells = lost[region]["arms"]
-    others = [
-        arm["name"] for arm in summary["arms"]
-        if ARM_KINDS[arm["kind"]].compared and arm["group"] != "synthesis"
-    ]  # fmt: skip
-    best = max(others, key=lambda name: cells[name]["dice"], default=None)
-    shown = [
-        cell for name in (summary["headline"]["primary"], best)
-        for cell in ([name, share(cells[name]["recovery"])] if name else ["none", DASH])
-    ]  # fmt: skip
-    return [region, figure(lost[region]["gap"]), *shown]
+        lost = {n: r for n, r in summary["regions"].items() if r["gap_defined"]}
+        region = max(lost, key=lambda name: lost[name]["gap"]["value"], default="")
+        others = [
+            arm["name"] for arm in summary["arms"]
+            if ARM_KINDS[arm["kind"]].compared and arm["group"] != "synthesis"
+        ]  # fmt: skip
+        dice = {arm: lost[region]["arms"][arm]["dice"] for arm in others if region}
+        missing = [COMMON_NAMES.get(name, name) for name in summary["config"]["missing"]]
+        rows.append({
+            "missing": "+".join(missing),
+            "region": region,
+            "found": lost.get(region),
+            "primary": summary["headline"]["primary"],
+            "best": max(dice, key=lambda arm: dice[arm], default=None),
+            "worth": summary["headline"]["worth"],
+        })  # fmt: skip
+    sentences = [summary["headline"]["sentence"] for summary in summaries]
+    return {"sentences": sentences, "table": table("overview", rows=rows)}

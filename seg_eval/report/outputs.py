@@ -26,9 +26,15 @@ from seg_eval.report.context import (
     warnings_first,
 )
 from seg_eval.report.page import fill, say, spoken
-from seg_eval.report.pictures import draw_dice, draw_panel, draw_scatter, error_and_loss
+from seg_eval.report.pictures import (
+    dice_by_case,
+    draw_dice,
+    draw_panel,
+    draw_scatter,
+    error_and_loss,
+)
 from seg_eval.report.slices import ERROR_COLOURS, LARGEST_ERROR
-from seg_eval.report.viewer import describe_view, fit_views, sheet_rules
+from seg_eval.report.viewer import describe_view, fit_views
 from seg_eval.report.volumes import CaseFiles, CaseVolumes
 from seg_eval.scoring import IMAGE_SCORES, Score, counted
 from seg_eval.segmenter import BEST, FINAL
@@ -181,9 +187,8 @@ def page(
         "report.html.j2",
         describe(summary, scores, images)
         | {
-            "views": [describe_view(i, view, summary) for i, view in enumerate(views)],
+            "views": [describe_view(view, summary) for view in views],
             "view_note": note,
-            "sheets": sheet_rules(views),
             "error_colours": ERROR_COLOURS,
             "largest_error": LARGEST_ERROR,
         },
@@ -245,15 +250,15 @@ def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence
 
 def _read_rows(path: Path, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The inverse of :func:`_write_rows`, with the type of each column: str, int, else float."""
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
     readers = {name: kind if kind in (str, int) else _number for name, kind in columns.items()}
-    return [
-        {name: readers[name](cell) for name, cell in row.items()}
-        for row in csv.DictReader(text.splitlines())
-    ]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror}; run the experiment again"
+        ) from error
+    return [{name: readers[name](cell) for name, cell in row.items()} for row in rows]
 
 
 def _number(cell: str) -> float | None:
@@ -270,23 +275,16 @@ def chosen_cases(
     than three cases, some roles are left out.
     """
     synthetic = [arm.name for arm in arms if ARM_KINDS[arm.kind].group == "synthesis"]
-
-    def mean(arm: str, case: Case) -> float:
-        found = [row.dice for row in scores if row.arm == arm and row.case == case.name]
-        return float(np.mean(found)) if found else np.nan
-
-    scored = [case for case in cases if np.isfinite(mean("full", case))]
-    if synthetic:
-        figures = [mean(synthetic[0], case) for case in scored]
-    else:
-        figures = [mean("zero", case) - mean("full", case) for case in scored]
+    full, own = dice_by_case(scores, "full"), dice_by_case(scores, (*synthetic, "zero")[0])
+    scored = [case for case in cases if case.name in full]
+    figures = [own[case.name] - (0 if synthetic else full[case.name]) for case in scored]
     order = [scored[i] for i in np.argsort(figures, kind="stable")]
-    roles = {"worst": order[0], "best": order[-1], "median": order[len(order) // 2]}
+    roles = {"median": order[len(order) // 2], "worst": order[0], "best": order[-1]}
     # With one or two cases the median keeps its picture and the others would repeat it.
     named: dict[str, Case] = {}
-    for role in ("median", "worst", "best"):
-        if roles[role] not in named.values():
-            named[role] = roles[role]
+    for role, case in roles.items():
+        if case not in named.values():
+            named[role] = case
     return {role: named[role] for role in ("worst", "median", "best") if role in named}
 
 

@@ -16,12 +16,15 @@ from typing import Any
 from markupsafe import Markup
 
 from seg_eval.arms import ARM_KINDS
+from seg_eval.report.pictures import short_name
 from seg_eval.scoring import BRATS_GLIOMA, EMPTY_HD95_MM, TOLERANCE_MM
 
 WORDS = Path(__file__).parent / "words"
 DASH = "–"
 """What is not defined."""
 COMMON_NAMES = {"t1n": "T1", "t1c": "contrast-enhanced T1", "t2w": "T2", "t2f": "FLAIR", "pd": "PD"}
+REFERENCE_SHARES = {"full": "ceiling", "zero": "floor"}
+"""Kinds of arm that recover nothing by definition, and what stands in the place of a share."""
 REGION_NAMES = {"WT": "whole tumour", "TC": "tumour core", "ET": "enhancing tumour"}
 
 
@@ -50,6 +53,19 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
         script=Markup(script),
         script_hash=base64.b64encode(digest).decode("ascii"),
     )
+
+
+def table(name: str, /, **values: Any) -> dict[str, Any] | None:
+    """One table of ``tables.j2`` as text, ``heads`` and ``rows``; None without rows.
+
+    Args:
+        name: Of its macro.
+        values: The macro's arguments.
+    """
+    tables = _environment(is_html=False).get_template("tables.j2").module
+    lines = [line for line in getattr(tables, name)(**values).splitlines() if line.strip()]
+    heads, *rows = ([" ".join(cell.split()) for cell in line.split("¦")] for line in lines)
+    return {"heads": heads, "rows": rows} if rows else None
 
 
 def number(value: float | None, form: str = ".3f") -> str:
@@ -167,12 +183,14 @@ def _environment(is_html: bool) -> Any:
     )
     made.globals |= {
         "say": say, "tolerance_mm": TOLERANCE_MM, "empty_hd95_mm": EMPTY_HD95_MM,
-        "lesion_rule": BRATS_GLIOMA,
+        "lesion_rule": BRATS_GLIOMA, "reference_shares": REFERENCE_SHARES,
     }  # fmt: skip
     made.filters |= {
         "aligned": _aligned, "basename": lambda path: Path(path).name, "figure": figure,
         "interval": interval, "listed": listed, "many": many, "number": number,
-        "region": lambda name: REGION_NAMES.get(name, name), "share": share, "signed": signed,
+        "p_value": p_value, "percent": percent,
+        "region": lambda name: REGION_NAMES.get(name, name), "share": share, "short": short_name,
+        "signed": signed,
         "spoken": spoken, "words": _words,
     }  # fmt: skip
     return made

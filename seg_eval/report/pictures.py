@@ -6,7 +6,7 @@ colour-blind readers; every bar is labelled as well.
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, pa
     """One axial slice: the channel of each arm, its error, and what was segmented.
 
     The slice is the one with most tumour. First column: the real channel and the expert's
-    contours. Radiological view where the grid is axis-aligned: patient's left on the right.
+    contours. Radiological view: the patient's left is on the right.
 
     Args:
         case: With WT among the expert's regions.
@@ -176,8 +176,7 @@ def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, pa
         path: Of the PNG.
     """
     real, truth = case.real, case.truth
-    z = _slice_of(truth["WT"], real)
-    turned = _Slicer(z, real, case.affine)
+    turned, name = _slicer(case, truth["WT"])
     columns = len(arms) + 1
     height, width = turned(real).shape
     figure = _figure(1.75 * columns + 0.6, 1.75 * 3 * height / width + 0.9)
@@ -189,39 +188,33 @@ def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, pa
     _show(grid[1, 0], np.zeros((height, width)), "", "inferno", 0.5)
     _outline(grid[2, 0], turned, real, truth, "expert")
     image = None
-    for column, (name, arm) in enumerate(arms.items(), start=1):
+    for column, (arm_name, arm) in enumerate(arms.items(), start=1):
         channel = np.zeros_like(real) if arm.channel is None else arm.channel
-        _show(grid[0, column], turned(channel), short_name(name))
+        _show(grid[0, column], turned(channel), short_name(arm_name))
         error = np.abs(turned(channel) - turned(real))
         image = _show(grid[1, column], error, "", "inferno", 0.5)
         _outline(grid[2, column], turned, real, arm.masks, "")
     if image is not None:
         bar = figure.colorbar(image, ax=list(grid[1]), fraction=0.012, pad=0.01)
         bar.ax.tick_params(labelsize=7)
-    handles = _legend_lines(REGION_COLOURS)
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.suptitle(f"{title}, slice z = {z}", fontsize=10)
+    for region, colour in REGION_COLOURS.items():
+        grid[2, 0].plot([], [], color=colour, label=region)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.suptitle(f"{title}, {name}", fontsize=10)
     _save(figure, path)
 
 
-class _Slicer:
-    """Cuts slice z out of a volume, cropped to the head and turned to the radiological view."""
-
-    def __init__(self, z: int, real: np.ndarray, affine: np.ndarray) -> None:
-        head = np.argwhere((real != 0).any(axis=0))
-        low, high = (
-            (head.min(0), head.max(0) + 1) if len(head) else (np.zeros(2, int), real.shape[1:])
-        )
-        self.window = (z, slice(low[0], high[0]), slice(low[1], high[1]))
-        self.flip = tuple(axis for axis, i in ((0, 1), (1, 0)) if affine[i, i] > 0)
-
-    def __call__(self, volume: np.ndarray) -> np.ndarray:
-        return np.flip(volume[self.window], self.flip)
-
-
-def _slice_of(tumour: np.ndarray, real: np.ndarray) -> int:
-    mask = tumour if tumour.any() else real != 0
-    return int(mask.sum(axis=(1, 2)).argmax())
+def _slicer(case: CaseVolumes, tumour: np.ndarray) -> tuple[Callable[..., np.ndarray], str]:
+    """Cuts the axial slice with most of ``tumour`` out of a volume, up to the head; its name."""
+    orientation = case.orientation
+    head = orientation.turn(case.real) != 0
+    area = (orientation.turn(tumour) if tumour.any() else head).sum(axis=(0, 1))
+    index = int(area.argmax())
+    seen = [np.flatnonzero(head.any(axis=axes)) for axes in ((1, 2), (0, 2))]
+    across, down = (slice(at[0], at[-1] + 1) if len(at) else slice(None) for at in seen)
+    at = orientation.file_index(2, index, len(area))
+    name = f"slice {orientation.file_axis(2)} = {at}"
+    return lambda volume: orientation.turn(volume)[across, down, index].T, name
 
 
 def _show(
@@ -235,19 +228,13 @@ def _show(
 
 
 def _outline(
-    axes: Any, turned: _Slicer, real: np.ndarray, masks: Mapping[str, np.ndarray], title: str
+    axes: Any, turned: Any, real: np.ndarray, masks: Mapping[str, np.ndarray], title: str
 ) -> None:
     _show(axes, turned(real), title)
     for region, colour in REGION_COLOURS.items():
         mask = turned(masks[region])
         if mask.any() and not mask.all():
             axes.contour(mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.1)
-
-
-def _legend_lines(colours: Mapping[str, str]) -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    return [Line2D([], [], color=colour, label=region) for region, colour in colours.items()]
 
 
 def _figure(width: float, height: float) -> Any:
