@@ -27,6 +27,8 @@ from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
 Summary = Mapping[str, Any]
 """As in ``summary.json``, see ``docs/summary-schema.md``."""
 
+TERMINAL_METRICS = ("hd95_mm", "nsd", "lesion_dice", "volume_error_ml")
+"""Those of the table ``scores``, which fits a terminal; ``report.html`` has them all."""
 BETTER = {"higher": "higher is better", "lower": "lower is better", "zero": "0 is best"}
 
 
@@ -160,7 +162,8 @@ def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[s
     others = {name: metric for name, metric in METRICS.items() if name != "dice"}
     heads = [
         {"heading": f"{m.heading}, {m.unit}".removesuffix(", "), "better": BETTER[m.better],
-         "definition": m.definition} for m in others.values()
+         "definition": m.definition, "on_terminal": name in TERMINAL_METRICS}
+        for name, m in others.items()
     ]  # fmt: skip
 
     def row(arm: Mapping[str, str], cell: Mapping[str, Any]) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, pa
         path: Of the PNG.
     """
     real, truth = case.real, case.truth
-    turned, name = _slicer(case, truth["WT"])
+    turned, name = slicer(case, truth["WT"])
     columns = len(arms) + 1
     height, width = turned(real).shape
     figure = _figure(1.75 * columns + 0.6, 1.75 * 3 * height / width + 0.9)
@@ -204,7 +204,7 @@ def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, pa
     _save(figure, path)
 
 
-def _slicer(case: CaseVolumes, tumour: np.ndarray) -> tuple[Callable[..., np.ndarray], str]:
+def slicer(case: CaseVolumes, tumour: np.ndarray) -> tuple[Callable[..., np.ndarray], str]:
     """Cuts the axial slice with most of ``tumour`` out of a volume, up to the head; its name."""
     orientation = case.orientation
     head = orientation.turn(case.real) != 0

@@ -52,14 +52,14 @@ def test_turned_axes_run_left_back_and_down_whichever_way_the_file_runs(order, s
     assert orientation.letters("axial") == ("R", "L", "A", "P")
 
 
-def test_an_oblique_grid_is_named_and_a_broken_affine_is_unknown():
+def test_an_oblique_grid_has_its_tilt_and_a_broken_affine_is_unknown():
     turn = np.radians(20)
     affine = np.eye(4)
     affine[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
-    assert "oblique by up to 20°" in Orientation(affine).note
+    assert Orientation(affine).tilt == pytest.approx(20)
     for broken in (np.zeros((4, 4)), np.full((4, 4), np.nan), np.ones((4, 4)), np.eye(3)):
         assert Orientation(broken).letters("axial") == ("?",) * 4
-        assert "unknown" in Orientation(broken).note
+        assert not Orientation(broken).known
 
 
 def test_sheets_hold_the_slices_in_order_and_the_start_is_the_largest_tumour():
