@@ -1,8 +1,7 @@
 import pytest
 
-from seg_eval.analysis.verdict import CHEAP
 from seg_eval.arms.completed import Completed
-from seg_eval.arms.kinds import GROUPS, KINDS, RETRAINED_KINDS, RIVALS, Arm, name_arms, parse_kinds
+from seg_eval.arms.kinds import GROUPS, KINDS, RETRAINED_KINDS, Arm, name_arms, parse_kinds
 from synth3d.errors import InputError
 
 
@@ -55,7 +54,3 @@ def test_without_a_source_there_is_nothing_to_retrain_on():
 def test_what_is_retrained_on_is_an_arm_too_so_that_its_channels_are_made(tmp_path):
     arms = name_arms(parse_kinds(["retrained"]), [Completed("net", tmp_path)])
     assert [arm.name for arm in arms] == ["full", "zero", "net", "retrained"]
-
-
-def test_the_report_and_the_arms_agree_on_what_is_cheap():
-    assert CHEAP == RIVALS
