@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from skimage.measure import find_contours
@@ -91,35 +91,6 @@ def test_the_aspect_is_that_of_millimetres(phantom):
     assert by_name["coronal"].aspect == pytest.approx(width * 1.0 / (height * 6.0))
     width, height = by_name["sagittal"].size
     assert by_name["sagittal"].aspect == pytest.approx(width * 2.0 / (height * 6.0))
-
-
-def test_outline_of_one_pixel_and_of_nothing():
-    assert outline(np.zeros((3, 3), bool)) == ""
-    one = np.zeros((3, 3), bool)
-    one[1, 1] = True
-    numbers = [int(n) for n in re.findall(r"-?\d+", outline(one))]
-    corners = np.cumsum(np.reshape(numbers, (-1, 2)), axis=0)
-    assert {tuple(corner) for corner in corners} == {(2, 3), (4, 3), (3, 2), (3, 4)}
-
-
-def inside(path: str, x: float, y: float) -> bool:
-    """Even-odd rule: how many edges are crossed to the right of (x, y)."""
-    crossed = 0
-    for part in path.split("z")[:-1]:
-        numbers = [int(n) for n in re.findall(r"-?\d+", part)]
-        corners = np.cumsum(np.reshape(numbers, (-1, 2)), axis=0)
-        for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-            if (ay > y) != (by > y):
-                crossed += x < ax + (y - ay) * (bx - ax) / (by - ay)
-    return crossed % 2 == 1
-
-
-@settings(max_examples=60, deadline=None)
-@given(arrays(bool, (5, 6)))
-def test_an_outline_holds_the_middles_of_its_pixels_and_no_other(mask):
-    path = outline(mask)
-    for row, column in np.ndindex(mask.shape):
-        assert inside(path, 2 * column + 1, 2 * row + 1.01) == mask[row, column]
 
 
 def unit_steps(points: np.ndarray) -> set:
