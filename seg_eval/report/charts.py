@@ -6,35 +6,11 @@ light, dark and print; shapes and labels say the same without colour.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from seg_eval.report.pictures import Point
-
-
-@dataclass(frozen=True)
-class Column:
-    """One arm of a chart of paired cases.
-
-    Attributes:
-        arm: Its name.
-        label: Short, for the axis.
-        group: Chooses the colour.
-        values: Per case.
-        mean: Marked by a bar.
-        low: Of the mean's interval, or None.
-        high: Of the mean's interval, or None.
-    """
-
-    arm: str
-    label: str
-    group: str
-    values: Mapping[str, float]
-    mean: float
-    low: float | None = None
-    high: float | None = None
 
 
 def range_mark(
@@ -66,41 +42,46 @@ def range_mark(
     }
 
 
-def paired_dots(columns: Sequence[Column]) -> dict[str, Any] | None:
-    """One line per case through its value in every arm, with the means; None without arms."""
+def paired_dots(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """One line per case through its value in every arm, with the means; None without arms.
+
+    Args:
+        columns: One per arm: its ``name``, short ``label``, ``group``, ``dice`` by case, and their
+            ``mean`` with the ends ``low`` and ``high`` of its interval, None where it has none.
+    """
     if not columns:
         return None
     step, left, top, height = 78, 46, 14, 230
     width = left + step * len(columns) + 12
-    ticks = _ticks(min([0.9, *(v for column in columns for v in column.values.values())]), 1.0)
+    ticks = _ticks(min([0.9, *(v for column in columns for v in column["dice"].values())]), 1.0)
 
     def y(value: float) -> float:
         return round(top + height * (1 - (value - ticks[0]) / (1 - ticks[0])), 1)
 
     places = [(left + step * (number + 0.5), column) for number, column in enumerate(columns)]
-    cases = sorted({case for column in columns for case in column.values})
+    cases = sorted({case for column in columns for case in column["dice"]})
     return {
         "width": width, "height": top + height + 84, "floor": top + height, "left": left,
         "right": width - 12, "min_width": round(0.72 * width), "max_width": round(1.25 * width),
         "faint": 0.75 if len(cases) <= 12 else 0.45 if len(cases) <= 60 else 0.2,
         "rules": [{"y": y(tick), "text": f"{tick:.4g}"} for tick in ticks],
         "columns": [
-            {"x": x, "y": y(column.mean), "about": column, "band": _band(column, y)}
+            {"x": x, "y": y(column["mean"]), "about": column, "band": _band(column, y)}
             for x, column in places
         ],
         "cases": [
-            {"name": case, "dots": [{"x": x, "y": y(column.values[case]), "about": column}
-                                    for x, column in places if case in column.values]}
+            {"name": case, "dots": [{"x": x, "y": y(column["dice"][case]), "about": column}
+                                    for x, column in places if case in column["dice"]]}
             for case in cases
         ],
     }  # fmt: skip
 
 
-def _band(column: Column, y: Any) -> tuple[float, float] | None:
+def _band(column: Mapping[str, Any], y: Any) -> tuple[float, float] | None:
     """Top and height of the mean's interval; None where it has none."""
-    if column.low is None or column.high is None:
+    if None in (column["low"], column["high"]):
         return None
-    return y(column.high), max(round(y(column.low) - y(column.high), 1), 1)
+    return y(column["high"]), max(round(y(column["low"]) - y(column["high"]), 1), 1)
 
 
 def scatter(points: Sequence[Point], groups: Mapping[str, str]) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from seg_eval.analysis import SMALLEST_GAP, Findings, Question
 from seg_eval.arms import ARM_KINDS, Arm
-from seg_eval.report.charts import Column, paired_dots, range_mark, scatter
+from seg_eval.report.charts import paired_dots, range_mark, scatter
 from seg_eval.report.page import (
     COMMON_NAMES,
     DASH,
@@ -225,13 +225,11 @@ def _dots(
     """The chart of paired cases of a region and the same as a table; seeds are averaged."""
     columns = []
     for arm in arms:
-        if means := dice_by_case(scores, arm["name"], name):
-            spread = region["arms"][arm["name"]]["metrics"]["dice"]
-            columns.append(Column(arm["name"], arm["label"], arm["group"], means, spread["mean"],
-                                  spread["low"], spread["high"]))  # fmt: skip
-    cases = sorted({case for column in columns for case in column.values})
-    rows = [[case, *(number(column.values.get(case)) for column in columns)] for case in cases]
-    heads = ["Case", *(column.label for column in columns)]
+        if dice := dice_by_case(scores, arm["name"], name):
+            columns.append(region["arms"][arm["name"]]["metrics"]["dice"] | arm | {"dice": dice})
+    cases = sorted({case for column in columns for case in column["dice"]})
+    rows = [[case, *(number(column["dice"].get(case)) for column in columns)] for case in cases]
+    heads = ["Case", *(column["label"] for column in columns)]
     return {"name": name, "dots": paired_dots(columns), "heads": heads, "rows": rows}
 
 
