@@ -125,7 +125,7 @@ def summarise(
         caveats.append(Caveat("hopeless_tests", {"family": family}))
     if exceeds_tolerance(voxels):
         caveats.append(Caveat("large_voxels", {"voxel_mm3": voxels[-1]}))
-    no_gap = {name: arms["zero"].reason for name, arms in found.items()}
+    no_gap: dict[str, NoRatio | None] = {name: r["zero"].reason for name, r in found.items()}
     return Findings(figures, verdicts, no_gap, tuple(caveats))
 
 
@@ -177,8 +177,8 @@ def _summarise_region(
 
 
 def _hd95(table: ScoreTable, arm: str, draws: PairedBootstrap) -> Recovery:
-    columns = (table.values[name] for name in ("full", "zero", arm))
-    return recovery(*columns, draws, SMALLEST_HD95_GAP_MM, lower_is_better=True)
+    full, zero, own = (table.values[name] for name in ("full", "zero", arm))
+    return recovery(full, zero, own, draws, SMALLEST_HD95_GAP_MM, lower_is_better=True)
 
 
 def _distribution(values: np.ndarray, draws: PairedBootstrap) -> dict[str, Any]:
@@ -284,8 +284,8 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     count = len(first)
     if count < 5 or min(np.ptp(first), np.ptp(second)) < 1e-12:
         return {"spearman": None, "n": count, "p": None}
-    rho, p = spearmanr(first, second)
-    return {"spearman": float(rho), "n": count, "p": float(p)}
+    found: Any = spearmanr(first, second)
+    return {"spearman": float(found.statistic), "n": count, "p": float(found.pvalue)}
 
 
 def _check_plumbing(regions: dict[str, Any], arms: Sequence[Arm]) -> dict[str, Any] | None:

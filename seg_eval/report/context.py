@@ -284,7 +284,7 @@ def overview(summaries: Sequence[Summary]) -> dict[str, Any]:
             if ARM_KINDS[arm["kind"]].compared and arm["group"] != "synthesis"
         ]  # fmt: skip
         dice = {arm: lost[region]["arms"][arm]["dice"] for arm in others if region}
-        missing = [COMMON_NAMES.get(name, name) for name in summary["config"]["missing"]]
+        missing: list[str] = [COMMON_NAMES.get(name, name) for name in summary["config"]["missing"]]
         rows.append({
             "missing": "+".join(missing),
             "region": region,

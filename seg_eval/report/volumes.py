@@ -173,12 +173,12 @@ class Orientation:
 
     def letters(self, plane: str) -> tuple[str, str, str, str]:
         """What is at the left, right, top and bottom of ``plane``; "?" where it is unknown."""
-        return LETTERS[plane] if self.known else ("?",) * 4
+        return LETTERS[plane] if self.known else ("?", "?", "?", "?")
 
     def turn(self, volume: np.ndarray) -> np.ndarray:
         """``volume`` (z, y, x) with axes that run towards left, back and feet; a view."""
         turned = np.transpose(np.transpose(volume), self.axes)
-        return np.flip(turned, [i for i, sign in enumerate(self.signs) if sign > 0])
+        return np.flip(turned, tuple(i for i, sign in enumerate(self.signs) if sign > 0))
 
     def turn_spacing(self, spacing_mm: tuple[float, float, float]) -> tuple[float, ...]:
         """Millimetres along the turned axes, from those along (z, y, x)."""
