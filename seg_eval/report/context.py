@@ -10,7 +10,6 @@ from seg_eval.analysis import SMALLEST_GAP, Findings, Question
 from seg_eval.arms import ARM_KINDS, Arm
 from seg_eval.report.charts import paired_dots, range_mark, scatter
 from seg_eval.report.page import (
-    COMMON_NAMES,
     DASH,
     REFERENCE_SHARES,
     WORDS,
@@ -284,9 +283,8 @@ def overview(summaries: Sequence[Summary]) -> dict[str, Any]:
             if ARM_KINDS[arm["kind"]].compared and arm["group"] != "synthesis"
         ]  # fmt: skip
         dice = {arm: lost[region]["arms"][arm]["dice"] for arm in others if region}
-        missing: list[str] = [COMMON_NAMES.get(name, name) for name in summary["config"]["missing"]]
         rows.append({
-            "missing": "+".join(missing),
+            "missing": "+".join(spoken([name]) for name in summary["config"]["missing"]),
             "region": region,
             "found": lost.get(region),
             "primary": summary["headline"]["primary"],

@@ -131,18 +131,30 @@ def rebuild(folder: Path) -> str:
         scores = [Score(**row) for row in _read_rows(folder / "results.csv", get_type_hints(Score))]
         columns = dict.fromkeys(IMAGE_COLUMNS, float) | dict.fromkeys(IMAGE_COLUMNS[:4], str)
         images = _read_rows(folder / "image_scores.csv", columns)
+        volumes, gone = _read_volumes(folder, summary)
         text = fill("report.md.j2", describe(summary, scores, images))
+        html = page(summary, scores, images, volumes, gone)
+    except InputError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, repr(error)) from error
-    volumes, gone = [], []
-    for each in read_as(tuple[CaseFiles, ...], folder / VOLUMES, "run the experiment again"):
-        try:
-            volumes.append(each.load(folder))
-        except (InputError, ValueError):
-            gone.append(each.case)
-    write_text(folder / "report.html", page(summary, scores, images, volumes, gone))
+    write_text(folder / "report.html", html)
     write_text(folder / "report.md", text)
     return text
+
+
+def _read_volumes(folder: Path, summary: Summary) -> tuple[list[CaseVolumes], list[str]]:
+    """The volumes of the cases that are shown, and the names of those whose are gone."""
+    path = folder / VOLUMES
+    if not path.is_file():
+        return [], [case["case"] for case in summary["cases"]]
+    volumes, gone = [], []
+    for each in read_as(tuple[CaseFiles, ...], path, "run the experiment again"):
+        try:
+            volumes.append(each.load(folder))
+        except ValueError:  # an InputError among them
+            gone.append(each.case)
+    return volumes, gone
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -173,10 +173,16 @@ def _aligned(table: Mapping[str, Any]) -> str:
 def _environment(is_html: bool) -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    class Missing(StrictUndefined):
+        """What a template asks for in vain is a KeyError, as in Python."""
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named | {"exc": KeyError})
+
     made = Environment(
         loader=FileSystemLoader(WORDS),
         autoescape=is_html,
-        undefined=StrictUndefined,
+        undefined=Missing,
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.do"],

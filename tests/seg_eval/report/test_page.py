@@ -298,28 +298,44 @@ def test_a_finished_experiment_is_rebuilt_from_its_folder(
     assert Reader(text).text.count(f"{shown[0]} and {shown[1]} are gone") == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [("summary.json", None, "not a finished experiment"), ("summary.json", "{}", "run the exper"),
-     ("summary.json", '{"schema": 1}', "another version"), ("summary.json", "{", "not valid JSON"),
-     ("summary.json", '{"schema": 2, "config": {}}', "damaged"), ("results.csv", None, "cannot"),
-     ("results.csv", "case\na\n", "damaged"), ("volumes.json", "[{}]", "damaged")],
-)  # fmt: skip
-def test_an_older_or_damaged_experiment_is_refused_in_one_sentence(
-    tmp_path, summary, scores, images, name, content, told
-):
+@pytest.fixture
+def left(tmp_path, summary, scores, images):
+    """A folder with all that a page without slices is rebuilt from."""
     columns = list(Score.__dataclass_fields__)
     outputs._write_rows(tmp_path / "results.csv", map(dataclasses.asdict, scores), columns)
     outputs._write_rows(tmp_path / "image_scores.csv", images, outputs.IMAGE_COLUMNS)
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    (tmp_path / "volumes.json").write_text("[]")
     rebuild(tmp_path)
-    (tmp_path / name).unlink()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [("summary.json", None, "not a finished experiment"), ("summary.json", "{}", "run the exper"),
+     ("summary.json", '{"schema": 1}', "another version"), ("summary.json", "{", "not valid JSON"),
+     ("summary.json", '{"schema": 2, "config": {}}', "damaged"), ("results.csv", None, "^cannot"),
+     ("results.csv", "case\na\n", "damaged"), ("volumes.json", "[{}]", "damaged")],
+)  # fmt: skip
+def test_an_older_or_damaged_experiment_is_refused_in_one_sentence(left, name, content, told):
+    (left / name).unlink(missing_ok=True)
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (left / name).write_text(content)
     with pytest.raises(InputError, match=told) as caught:
-        rebuild(tmp_path)
+        rebuild(left)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keys", ["headline.worth", "plumbing.tolerance", "regions.WT.gap.value",
+                                  "bootstrap.interval", "regions.ET.arms.copy.loss"])  # fmt: skip
+def test_a_key_that_is_missing_deep_inside_is_damage(left, summary, keys):
+    broken = inside = json.loads(json.dumps(summary))
+    *path, last = keys.split(".")
+    for key in path:
+        inside = inside[key]
+    del inside[last]
+    (left / "summary.json").write_text(json.dumps(broken))
+    with pytest.raises(InputError, match="damaged"):
+        rebuild(left)
 
 
 def test_the_tables_of_rows_have_every_column_and_empty_cells(tmp_path, scores, images):
