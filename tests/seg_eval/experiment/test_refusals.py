@@ -56,7 +56,9 @@ def test_a_segmenter_of_missing_sequences_alone_is_refused(
     class Described:
         channels = ("t2f",)
 
-    monkeypatch.setattr("seg_eval.segmenter.read_model_folder", lambda folder: Described())
+    monkeypatch.setattr(
+        "seg_eval.segmenter.read_model_folder", lambda folder: Described()
+    )
     monkeypatch.setattr("seg_eval.segmenter.refuse_untrusted", lambda *given: True)
     with pytest.raises(InputError, match="it would have nothing to look at"):
         run_command(toy_arguments("--segmenter", str(tmp_path)), machines.engines())

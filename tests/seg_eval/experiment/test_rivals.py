@@ -177,7 +177,9 @@ def their_model(tmp_path, monkeypatch) -> Path:
     class Described:
         channels = ("t1n", "t1c", "t2w", "t2f")
 
-    monkeypatch.setattr("seg_eval.segmenter.read_model_folder", lambda folder: Described())
+    monkeypatch.setattr(
+        "seg_eval.segmenter.read_model_folder", lambda folder: Described()
+    )
     monkeypatch.setattr("seg_eval.segmenter.refuse_untrusted", lambda *given: False)
     model = tmp_path / "model"
     (model / "fold_0").mkdir(parents=True)
