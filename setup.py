@@ -30,7 +30,7 @@ setup(
         "cuda_ops": ["*.cu", "py.typed"],
         "synth3d": ["training/recipes/*.toml", "py.typed"],
         "nnunet_plans": ["plans/*.json", "py.typed"],
-        "seg_eval": ["report/page_parts/*", "py.typed"],
+        "seg_eval": ["report/words/*", "py.typed"],
     },
     install_requires=[
         "torch>=2.8,!=2.9.*",

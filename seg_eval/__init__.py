@@ -14,14 +14,19 @@ the summary, under ``plumbing``. Nothing heavy is loaded before one of the two i
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seg_eval.evaluation import read_summary, run
+    from seg_eval.evaluation import run
+    from seg_eval.report import read_summary
 
 __all__ = ["read_summary", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from seg_eval import evaluation
+    if name == "run":
+        from seg_eval.evaluation import run
 
-        return getattr(evaluation, name)
+        return run
+    if name == "read_summary":
+        from seg_eval.report import read_summary
+
+        return read_summary
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
-from seg_eval.analysis import SCHEMA
 from seg_eval.arms import ARM_KINDS
 from seg_eval.experiment import (
     Choice,
@@ -26,9 +25,15 @@ from seg_eval.experiment import (
     scores_of,
     train_synthesiser,
 )
-from seg_eval.report import OUTPUTS, render, render_overview, write_index, write_outputs
+from seg_eval.report import (
+    OUTPUTS,
+    rebuild,
+    render,
+    render_overview,
+    write_index,
+    write_outputs,
+)
 from seg_eval.segmenter import segmenters_folder
-from synth3d.errors import InputError
 from synth3d.files import lock, read_json, sweep, write_json, write_text
 
 P = ParamSpec("P")
@@ -103,37 +108,14 @@ def call(request: Callable[P, RunRequest]) -> Callable[P, Path]:
 run = call(RunRequest)
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The content of a finished experiment's ``summary.json``, see docs/summary-schema.md.
+def report(folder: Path) -> None:
+    """Write a finished experiment's report anew and print it.
 
     Raises:
         InputError: Not a finished experiment, a damaged one, or one of another version.
     """
-    path = Path(folder) / "summary.json"
-    if not path.is_file():
-        raise InputError(f"{folder} is not a finished experiment: it has no summary.json")
-    summary = read_json(path)
-    found = summary.get("schema") if isinstance(summary, dict) else None
-    if found != SCHEMA:
-        raise InputError(
-            f"{path} is damaged or of another version (schema {found!r}, not {SCHEMA}); run the "
-            "experiment again"
-        )
-    return summary
-
-
-def report(folder: Path) -> None:
-    """Print a finished experiment again.
-
-    Raises:
-        InputError: Not a finished experiment.
-    """
-    summary = read_summary(folder)
-    try:
-        _print_report(folder, summary)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        path = folder / "summary.json"
-        raise InputError(f"{path} is damaged: {error!r}; run the experiment again") from error
+    print(rebuild(folder))
+    _print_files(folder)
 
 
 def _place(request: RunRequest, plan: Plan, engines: Engines) -> Experiment:
@@ -163,7 +145,8 @@ def _carry_out(experiment: Experiment, words: str) -> int:
         scores, images = scores_of(experiment)
         summary = write_outputs(experiment, scores, images)
     print()
-    _print_report(folder, summary)
+    print(render(summary))
+    _print_files(folder)
     plumbing = summary["plumbing"]
     if not plumbing or plumbing["passed"]:
         return 0
@@ -194,9 +177,7 @@ def _write_overview(folder: Path, experiments: Sequence[Experiment]) -> None:
     print(f"{folder / 'overview.md'}\n{page}")
 
 
-def _print_report(folder: Path, summary: dict[str, Any]) -> None:
-    """The report and where its files are, on standard output."""
-    print(render(summary))
+def _print_files(folder: Path) -> None:
     print("\n".join(str(folder / name) for name in OUTPUTS if (folder / name).is_file()))
 
 

@@ -45,9 +45,7 @@ def test_the_wheel_holds_code_recipes_plans_and_kernel_and_nothing_else(wheel):
     assert len(recipes) >= 3
     assert recipes | plans <= names
     assert "cuda_ops/roll_kernel.cu" in names
-    assert {
-        f"seg_eval/report/page_parts/{name}" for name in ("report.html.j2", "page.css")
-    } <= names
+    assert {f"seg_eval/report/words/{name}" for name in ("report.html.j2", "page.css")} <= names
 
 
 def test_the_installed_wheel_runs_both_command_lines(wheel, tmp_path):

@@ -1,15 +1,15 @@
 """From scores to decisions."""
 
-from seg_eval.analysis.names import COMMON_NAMES, listed, percent, spoken
-from seg_eval.analysis.summary import SCHEMA, summarise
-from seg_eval.analysis.tables import ABOUT_KINDS
+from seg_eval.analysis.recovery import SMALLEST_GAP
+from seg_eval.analysis.summary import SCHEMA, Findings, Question, summarise
+from seg_eval.analysis.verdict import Caveat, Verdict
 
 __all__ = [
-    "ABOUT_KINDS",
-    "COMMON_NAMES",
+    "Caveat",
+    "Findings",
+    "Question",
     "SCHEMA",
-    "listed",
-    "percent",
-    "spoken",
+    "SMALLEST_GAP",
+    "Verdict",
     "summarise",
 ]

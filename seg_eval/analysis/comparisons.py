@@ -6,28 +6,18 @@ from typing import Any
 
 from seg_eval.analysis.significance import (
     SIGNIFICANT,
-    Alternative,
     by_patient,
     holm,
     non_inferiority,
     signed_ranks,
 )
-from seg_eval.analysis.tables import ArmLike, ScoreTable
+from seg_eval.analysis.tables import ScoreTable
+from seg_eval.arms import ARM_KINDS, Arm
 from synth3d.scoring import PairedBootstrap
 
-AGAINST: dict[str, Alternative] = {
-    "zero": "greater",
-    "copy": "greater",
-    "full": "two-sided",
-    "specialist": "two-sided",
-    "dropout": "two-sided",
-    "retrained": "two-sided",
-}
-"""Kind of arm that each synthetic arm is tested against, and how."""
 
-
-def compare_arms(tables: Mapping[str, ScoreTable], arms: Sequence[ArmLike]) -> list[dict[str, Any]]:
-    """Signed-rank tests of Dice of each synthetic arm against the arms of :data:`AGAINST`.
+def compare_arms(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Signed-rank tests of Dice of each synthetic arm against the kinds with a ``tested``.
 
     Regions and comparisons of one synthetic arm are one family for Holm's correction. The first
     synthetic arm is the experiment's question; the others are families of their own.
@@ -37,8 +27,9 @@ def compare_arms(tables: Mapping[str, ScoreTable], arms: Sequence[ArmLike]) -> l
         arms: The arms, in order.
     """
     rows = []
-    for arm in [arm for arm in arms if arm.kind == "synthetic"]:
-        others = [other for kind in AGAINST for other in arms if other.kind == kind]
+    others = [arm for arm in arms if ARM_KINDS[arm.kind].tested]
+    others.sort(key=lambda arm: ARM_KINDS[arm.kind].tested == "two-sided")  # one-sided first
+    for arm in [arm for arm in arms if ARM_KINDS[arm.kind].group == "synthesis"]:
         family = [
             _compare(region, table, arm, other) for region, table in tables.items()
             for other in others
@@ -50,14 +41,15 @@ def compare_arms(tables: Mapping[str, ScoreTable], arms: Sequence[ArmLike]) -> l
     return rows
 
 
-def _compare(region: str, table: ScoreTable, arm: ArmLike, other: ArmLike) -> dict[str, Any]:
+def _compare(region: str, table: ScoreTable, arm: Arm, other: Arm) -> dict[str, Any]:
     differences = by_patient(table.values[arm.name] - table.values[other.name], table.patients)
-    found = signed_ranks(differences, AGAINST[other.kind])
+    alternative = ARM_KINDS[other.kind].tested or "two-sided"
+    found = signed_ranks(differences, alternative)
     return {
         "region": region,
         "arm": arm.name,
         "against": other.name,
-        "alternative": AGAINST[other.kind],
+        "alternative": alternative,
         "n": found.patients,
         "ties": found.ties,
         "statistic": found.statistic,
@@ -68,42 +60,37 @@ def _compare(region: str, table: ScoreTable, arm: ArmLike, other: ArmLike) -> di
 
 def compare_with_full(
     tables: Mapping[str, ScoreTable],
-    arms: Sequence[ArmLike],
+    arms: Sequence[Arm],
     draws: Mapping[str, PairedBootstrap],
     margin: float,
 ) -> list[dict[str, Any]]:
-    """Non-inferiority of every arm but the references and checks against ``full``, by region.
+    """Non-inferiority of every compared arm against ``full``, by region.
 
     No correction for several arms: each bound is a statement about its arm alone.
     """
     rows = []
     for region, table in tables.items():
-        for arm in [arm for arm in arms if arm.kind not in ("full", "zero", "plumbing")]:
+        for arm in [arm for arm in arms if ARM_KINDS[arm.kind].compared]:
             values = table.values["full"], table.values[arm.name]
-            found = non_inferiority(*values, draws[region], margin)
+            loss, passed = non_inferiority(*values, draws[region], margin)
             rows.append({
                 "region": region,
                 "arm": arm.name,
                 "against": "full",
                 "margin": margin,
-                "mean_loss": found.mean_loss,
-                "upper_bound": found.upper_bound,
-                "passed": found.passed,
+                "mean_loss": loss.value,
+                "upper_bound": loss.high,
+                "passed": passed,
             })  # fmt: skip
     return rows
 
 
-def hopeless(tests: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A warning where no test can come out significant, however large the differences.
+def hopeless(tests: Sequence[Mapping[str, Any]]) -> int:
+    """The size of the largest family where no test can come out significant, else 0.
 
     The smallest p of one-sided signed ranks over n patients is 2^-n, and Holm multiplies the
     smallest of a family by the family's size.
     """
     sizes = Counter(row["family"] for row in tests)
     smallest = [2.0 ** -row["n"] * sizes[row["family"]] for row in tests]
-    if min(smallest, default=0) < SIGNIFICANT:
-        return []
-    return [
-        f"no test can come out significant with so few patients: over {max(sizes.values())} tests "
-        "Holm's correction asks for more than signed ranks can give; read the intervals"
-    ]
+    return 0 if min(smallest, default=0) < SIGNIFICANT else max(sizes.values())

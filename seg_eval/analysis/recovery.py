@@ -10,6 +10,7 @@ the differences of independent trainings are independent from one number to the 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -21,35 +22,33 @@ SMALLEST_GAP = 0.02
 SMALLEST_HD95_GAP_MM = 1.0
 """The same for HD95: below one voxel of BraTS."""
 
+NoRatio = Literal["small_gap", "one_patient", "gap_may_be_zero"]
+"""Why there is no ratio: the gap is below the smallest; one patient has no interval; the interval
+of the gap contains 0."""
+
 
 @dataclass(frozen=True)
 class Recovery:
     """What one arm brings back in one region.
 
     Attributes:
-        full: Mean score with every sequence real.
-        zero: Mean score with the sequence blanked.
         arm: Mean score of this arm.
         gap: What blanking costs, ``full - zero`` (``zero - full`` where less is better).
         gain: What the arm brings, ``arm - zero`` (``zero - arm``).
         loss: What stays lost, ``full - arm`` (``arm - full``).
         ratio: ``gain / gap``, or None where it is not defined; may lie outside [0, 1].
-        reason: Why the ratio is not defined, else "".
+        reason: Why the ratio is not defined, else None.
         per_seed: The ratio of each seed alone, None where that seed's gap is too small.
-        cases: How many cases were averaged.
         patients: How many patients they come from.
     """
 
-    full: float
-    zero: float
     arm: float
     gap: Estimate
     gain: Estimate
     loss: Estimate
     ratio: Estimate | None
-    reason: str
+    reason: NoRatio | None
     per_seed: tuple[float | None, ...]
-    cases: int
     patients: int
 
 
@@ -86,8 +85,6 @@ def recovery(
     gap, gain, loss = (bootstrap.mean(values) for values in (gaps, gains, losses))
     reason = _why_not(gap, smallest, bootstrap.patients)
     return Recovery(
-        full=float(top[known].mean()),
-        zero=float(floor[known].mean()),
         arm=float(mine[known].mean()),
         gap=gap,
         gain=gain,
@@ -95,18 +92,8 @@ def recovery(
         ratio=None if reason else bootstrap.ratio(gains, gaps),
         reason=reason,
         per_seed=tuple(_one_seed(gains[:, s], gaps[:, s], smallest) for s in range(top.shape[1])),
-        cases=bootstrap.cases,
         patients=bootstrap.patients,
     )
-
-
-def difference(first: np.ndarray, second: np.ndarray, bootstrap: PairedBootstrap) -> Estimate:
-    """Mean of ``first - second`` over paired cases and seeds, with its interval.
-
-    Raises:
-        ValueError: Other cases or seeds than the bootstrap's.
-    """
-    return bootstrap.mean(np.asarray(first, float) - np.asarray(second, float))
 
 
 def _two_dimensional(values: np.ndarray) -> np.ndarray:
@@ -121,11 +108,9 @@ def _one_seed(gains: np.ndarray, gaps: np.ndarray, smallest: float) -> float | N
     return float(gains[known].mean() / gaps[known].mean())
 
 
-def _why_not(gap: Estimate, smallest: float, patients: int) -> str:
+def _why_not(gap: Estimate, smallest: float, patients: int) -> NoRatio | None:
     if gap.value < smallest:
-        return f"no measurable loss: the gap {gap.value:.3f} is below {smallest:g}"
+        return "small_gap"
     if patients < 2:
-        return "not measurable: one patient has no interval"
-    if gap.low <= 0:
-        return f"no measurable loss: the gap's interval [{gap.low:.3f}, {gap.high:.3f}] contains 0"
-    return ""
+        return "one_patient"
+    return "gap_may_be_zero" if gap.low <= 0 else None

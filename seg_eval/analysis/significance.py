@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 from seg_eval.analysis.tables import known_mean
-from synth3d.scoring import PairedBootstrap
+from synth3d.scoring import Estimate, PairedBootstrap
 
 Alternative = Literal["greater", "two-sided"]
 
@@ -92,29 +92,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-@dataclass(frozen=True)
-class NonInferiority:
-    """Whether an arm loses less than ``margin`` against the real sequence.
-
-    Attributes:
-        mean_loss: Mean of full - arm.
-        upper_bound: One-sided 95 % bound of it.
-        margin: What may be lost.
-        passed: ``upper_bound < margin``; never with a single patient, who has no bound.
-    """
-
-    mean_loss: float
-    upper_bound: float
-    margin: float
-    passed: bool
-
-
 def non_inferiority(
     full: np.ndarray, arm: np.ndarray, bootstrap: PairedBootstrap, margin: float = MARGIN
-) -> NonInferiority:
-    """Compare the upper one-sided 95 % bound of mean(full - arm) with ``margin``.
+) -> tuple[Estimate, bool]:
+    """Whether an arm loses less than ``margin`` against the real sequence.
 
-    The bound is the upper end of the two-sided 90 % interval.
+    Returns:
+        Mean of full - arm, whose ``high`` is its one-sided 95 % bound (the upper end of the
+        two-sided 90 % interval); and whether that is below the margin, never so with a single
+        patient, who has no bound.
 
     Raises:
         ValueError: Other cases or seeds than the bootstrap's, or a margin that is not above 0.
@@ -122,8 +108,7 @@ def non_inferiority(
     if not margin > 0:
         raise ValueError(f"expected a margin above 0, got {margin}")
     loss = bootstrap.mean(np.asarray(full, float) - np.asarray(arm, float), confidence=0.90)
-    passed = bootstrap.patients > 1 and loss.high < margin
-    return NonInferiority(loss.value, loss.high, margin, passed)
+    return loss, bootstrap.patients > 1 and loss.high < margin
 
 
 def _exact_tails(ranks: np.ndarray, above: float) -> tuple[float, float]:

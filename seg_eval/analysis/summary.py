@@ -1,38 +1,32 @@
-"""From score rows to what they mean: means, recovery, tests, checks, a headline.
+"""From score rows to what they mean: means, recovery, tests, checks, decisions.
 
-Everything ends in plain JSON values (``summary.json``, described in ``docs/summary-schema.md``),
-and the report is rendered from those alone, so it can be printed again without any image.
+All figures end in plain JSON values, the keys of ``summary.json`` (``docs/summary-schema.md``) that
+hold no sentence; :mod:`seg_eval.report` adds those.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopeless
-from seg_eval.analysis.names import spoken
-from seg_eval.analysis.recovery import SMALLEST_HD95_GAP_MM, Recovery, recovery
+from seg_eval.analysis.recovery import SMALLEST_HD95_GAP_MM, NoRatio, Recovery, recovery
 from seg_eval.analysis.significance import MARGIN, by_patient
-from seg_eval.analysis.tables import ArmLike, ScoreTable, known_mean, tabulate
-from seg_eval.analysis.verdict import Facts, RegionFacts, Rival, compare_with_cheap, headline
-from seg_eval.arms import ARM_KINDS
-from seg_eval.scoring import (
-    EMPTY_RULES,
-    METRICS,
-    REGIONS,
-    Score,
-    counted,
-    voxel_volumes,
-    warn_of_voxels,
-)
+from seg_eval.analysis.tables import ScoreTable, known_mean, tabulate
+from seg_eval.analysis.verdict import Caveat, Facts, RegionFacts, Rival, Verdict, judge
+from seg_eval.arms import ARM_KINDS, Arm
+from seg_eval.scoring import METRICS, REGIONS, Score, counted, exceeds_tolerance, voxel_volumes
 from synth3d.scoring import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
 
 SCHEMA = 2
 PLUMBING_TOLERANCE = 0.002
 """The real image through the export path may change the mean Dice by this much."""
+
+WEAK_DICE = 0.5
+"""A segmenter below this with all real sequences says little about a better one."""
 
 BENEFIT_SCORES = ("mae_tumour", "ssim_tumour", "psnr_tumour")
 """Image scores that are held against the Dice that stays lost."""
@@ -41,118 +35,129 @@ IMAGE_KEYS = ("case", "patient", "arm", "modality", "seed")
 """Columns of ``image_scores.csv`` that are not scores."""
 
 
+@dataclass(frozen=True)
+class Question:
+    """What an experiment asks of its rows.
+
+    Attributes:
+        arms: The arms, ``full`` and ``zero`` among them; the first synthetic one is the primary.
+        missing: The sequences that are missing, as ``t2f``.
+        empty: Rule for regions that a case does not have, of ``EMPTY_RULES``.
+        margin: Mean Dice that may be lost and still be called not inferior to ``full``.
+        seed: Of the bootstrap.
+        resamples: Of the bootstrap.
+    """
+
+    arms: Sequence[Arm]
+    missing: Sequence[str] = ("t2f",)
+    empty: str = "brats"
+    margin: float = MARGIN
+    seed: int = 0
+    resamples: int = RESAMPLES
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the rows mean, without words.
+
+    Attributes:
+        figures: The keys of ``summary.json`` that hold no sentence.
+        verdicts: One for each synthetic arm, the first of the primary; one without any.
+        no_gap: By region, why there is nothing to recover; None where there is.
+        caveats: What limits the conclusions.
+    """
+
+    figures: dict[str, Any]
+    verdicts: tuple[Verdict, ...]
+    no_gap: dict[str, NoRatio | None]
+    caveats: tuple[Caveat, ...]
+
+
 def summarise(
-    scores: Sequence[Score],
-    images: Sequence[dict[str, Any]],
-    arms: Sequence[ArmLike],
-    empty: str = "brats",
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    margin: float = MARGIN,
-    missing: Sequence[str] = ("t2f",),
-) -> dict[str, Any]:
-    """The meaning of an experiment's rows as plain JSON values.
+    scores: Sequence[Score], images: Sequence[Mapping[str, Any]], question: Question
+) -> Findings:
+    """The meaning of an experiment's rows.
 
     Args:
         scores: All rows; every arm with the same cases and segmenter seeds.
         images: All image-score rows.
-        arms: The arms, ``full`` and ``zero`` among them; the first synthetic one is the primary.
-        empty: Rule for regions that a case does not have.
-        seed: Of the bootstrap.
-        resamples: Of the bootstrap.
-        margin: Mean Dice that may be lost and still be called not inferior to ``full``.
-        missing: The sequences that are missing, as ``t2f``.
+        question: What is asked of them.
 
     Raises:
-        ValueError: There are no scores, or an arm lacks cases, seeds, or its kind is unknown.
+        ValueError: There are no scores, or an arm lacks cases or seeds.
     """
-    used = counted(list(scores), empty)
+    arms = question.arms
+    used = counted(list(scores), question.empty)
     names = [name for name in REGIONS if any(row.region == name for row in used)]
     if not names:
         raise ValueError("expected scores of at least one region, got none")
     tables = {name: tabulate(used, arms, [name]) for name in names}
-    draws = {name: _bootstrap(table, resamples, seed) for name, table in tables.items()}
+    draws = {name: _bootstrap(table, question) for name, table in tables.items()}
+    found = {name: _recover(table, draws[name]) for name, table in tables.items()}
     regions = {
-        name: _summarise_region(used, name, arms, tables[name], draws[name]) for name in names
-    }
-    synthetic = [arm.name for arm in arms if arm.kind == "synthetic"]
-    facts = [
-        _gather(used, arms, regions, name, missing, (resamples, seed)) for name in synthetic
-    ] or [_gather(used, arms, regions, None, missing, (resamples, seed))]
-    table = tabulate(used, arms, names)
-    return {
+        name: _summarise_region([row for row in used if row.region == name], arms, found[name],
+                                tables[name], draws[name])
+        for name in names
+    }  # fmt: skip
+    synthetic = [arm.name for arm in arms if ARM_KINDS[arm.kind].group == "synthesis"]
+    verdicts = tuple(judge(_gather(used, question, found, arm)) for arm in synthetic or [None])
+    tests = compare_arms(tables, arms)
+    table, voxels = tabulate(used, arms, names), voxel_volumes(used)
+    figures = {
         "schema": SCHEMA,
-        "title": f"Dice recovery without {spoken(missing)} ({', '.join(missing)})",
-        "headline": headline(facts[0]),
-        "arms": [_describe_arm(arm, missing) for arm in arms],
         "regions": regions,
-        "tests": (tests := compare_arms(tables, arms)),
-        "noninferiority": compare_with_full(tables, arms, draws, margin),
+        "tests": tests,
+        "noninferiority": compare_with_full(tables, arms, draws, question.margin),
         "images": _mean_images(images, arms),
-        "image_benefit": _image_benefit(used, images, arms, facts[0].defined or names),
+        "image_benefit": _image_benefit(used, images, arms, verdicts[0].facts.defined or names),
         "plumbing": _check_plumbing(regions, arms),
-        "verdict": list(dict.fromkeys(compare_with_cheap(of_arm) for of_arm in facts)),
-        "empty_rule": EMPTY_RULES[empty],
         "bootstrap": {
-            "resamples": resamples,
-            "seed": seed,
+            "resamples": question.resamples,
+            "seed": question.seed,
             "unit": "patient",
             "seeds": list(table.seeds),
             "confidence": CONFIDENCE,
-            "interval": "expanded percentile (Hesterberg 2015) with the acceleration of BCa; "
-            f"{'patients and segmenter seeds both' if len(table.seeds) > 1 else 'patients'} drawn "
-            "with replacement",
         },
-        "voxel_mm3": (voxels := voxel_volumes(used)),
-        "warnings": [
-            *_warnings(table, regions, arms, missing, empty),
-            *hopeless(tests),
-            *warn_of_voxels(voxels),
-        ],
+        "voxel_mm3": voxels,
     }
+    caveats = _caveats(table, regions, question)
+    if family := hopeless(tests):
+        caveats.append(Caveat("hopeless_tests", {"family": family}))
+    if exceeds_tolerance(voxels):
+        caveats.append(Caveat("large_voxels", {"voxel_mm3": voxels[-1]}))
+    no_gap: dict[str, NoRatio | None] = {name: r["zero"].reason for name, r in found.items()}
+    return Findings(figures, verdicts, no_gap, tuple(caveats))
 
 
-def _bootstrap(table: ScoreTable, resamples: int, seed: int) -> PairedBootstrap:
-    return PairedBootstrap(table.patients, len(table.seeds), resamples, seed)
+def _bootstrap(table: ScoreTable, question: Question) -> PairedBootstrap:
+    seeds, resamples = len(table.seeds), question.resamples
+    return PairedBootstrap(table.patients, seeds, resamples, question.seed)
 
 
-def _describe_arm(arm: ArmLike, missing: Sequence[str]) -> dict[str, str]:
-    if arm.kind not in ARM_KINDS:
-        raise ValueError(f"expected an arm of {', '.join(ARM_KINDS)}, got {arm.kind!r}")
-    group, what = ARM_KINDS[arm.kind].group, ARM_KINDS[arm.kind].what
-    what = what.format(missing=spoken(missing))
-    return {
-        "name": arm.name,
-        "kind": arm.kind,
-        "segmenter": arm.segmenter,
-        "group": group,
-        "what": what,
-    }
+def _recover(table: ScoreTable, draws: PairedBootstrap) -> dict[str, Recovery]:
+    full, zero = table.values["full"], table.values["zero"]
+    return {name: recovery(full, zero, mine, draws) for name, mine in table.values.items()}
 
 
 def _summarise_region(
-    scores: Sequence[Score],
-    region: str,
-    arms: Sequence[ArmLike],
-    table: ScoreTable,
+    rows: Sequence[Score],
+    arms: Sequence[Arm],
+    found: Mapping[str, Recovery],
+    dice: ScoreTable,
     draws: PairedBootstrap,
 ) -> dict[str, Any]:
-    tables = {"dice": table} | {
-        metric: tabulate(scores, arms, [region], metric) for metric in METRICS if metric != "dice"
+    region = [rows[0].region]
+    tables = {"dice": dice} | {
+        metric: tabulate(rows, arms, region, metric) for metric in METRICS if metric != "dice"
     }
-    full, zero = table.values["full"], table.values["zero"]
-    found = {name: recovery(full, zero, mine, draws) for name, mine in table.values.items()}
     floor = found["zero"]
-    gaps = known_mean(full - zero, 0)
-    rows = [r for r in scores if r.region == region]
     return {
-        "cases": len(table.cases),
+        "cases": len(dice.cases),
         "patients": draws.patients,
         "cases_without_region": sorted({r.case for r in rows if not r.reference_voxels}),
         "gap": asdict(floor.gap),
-        "gap_per_seed": gaps.tolist(),
-        "gap_defined": not floor.reason,
-        "gap_reason": floor.reason,
+        "gap_per_seed": known_mean(dice.values["full"] - dice.values["zero"], 0).tolist(),
+        "gap_defined": floor.reason is None,
         "arms": {
             name: {
                 "dice": r.arm,
@@ -172,8 +177,8 @@ def _summarise_region(
 
 
 def _hd95(table: ScoreTable, arm: str, draws: PairedBootstrap) -> Recovery:
-    columns = (table.values[name] for name in ("full", "zero", arm))
-    return recovery(*columns, draws, SMALLEST_HD95_GAP_MM, lower_is_better=True)
+    full, zero, own = (table.values[name] for name in ("full", "zero", arm))
+    return recovery(full, zero, own, draws, SMALLEST_HD95_GAP_MM, lower_is_better=True)
 
 
 def _distribution(values: np.ndarray, draws: PairedBootstrap) -> dict[str, Any]:
@@ -205,26 +210,22 @@ def _plain(ratio: Estimate | None) -> dict[str, float | None] | None:
 
 def _gather(
     scores: Sequence[Score],
-    arms: Sequence[ArmLike],
-    regions: dict[str, Any],
+    question: Question,
+    found: Mapping[str, Mapping[str, Recovery]],
     name: str | None,
-    missing: Sequence[str],
-    drawing: tuple[int, int],
 ) -> Facts:
-    """What the sentences on one synthetic arm (or on none) are made from."""
-    about = {}
-    for region, found in regions.items():
-        mine = found["arms"][name] if name else None
-        share, loss = (mine["recovery"], mine["loss"]) if mine else (None, None)
-        about[region] = RegionFacts(
-            Estimate(**found["gap"]), found["gap_defined"], _bounded(share), _bounded(loss)
-        )
-    defined = [region for region, found in about.items() if found.defined]
-    patients = max(found["patients"] for found in regions.values())
+    """What is decided upon, for one synthetic arm or for none."""
+    missing, about = question.missing, {}
+    for region, arms in found.items():
+        floor, own = arms["zero"], arms[name] if name else None
+        share, loss = (own.ratio, own.loss) if own else (None, None)
+        about[region] = RegionFacts(floor.gap, floor.reason is None, share, loss)
+    defined = [region for region, facts in about.items() if facts.defined]
+    patients = max(arms["zero"].patients for arms in found.values())
     if not defined:
         return Facts(missing, name, math.nan, about, [], patients)
-    table = tabulate(scores, arms, defined)
-    draws = _bootstrap(table, *drawing)
+    table = tabulate(scores, question.arms, defined)
+    draws = _bootstrap(table, question)
     own = table.values[name or "zero"]
     rivals = [
         Rival(
@@ -233,20 +234,13 @@ def _gather(
             draws.mean(own - table.values[arm.name]),
             float(table.values[arm.name].mean()),
         )
-        for arm in arms
-        if arm.name != name and arm.kind not in ("full", "plumbing")
+        for arm in question.arms
+        if arm.name != name and (arm.kind == "zero" or ARM_KINDS[arm.kind].compared)
     ]
     return Facts(missing, name, float(own.mean()), about, rivals, draws.patients)
 
 
-def _bounded(estimate: dict[str, float | None] | None) -> Estimate | None:
-    if estimate is None:
-        return None
-    ends = {"low": -math.inf, "high": math.inf}
-    return Estimate(**{k: ends[k] if v is None else v for k, v in estimate.items()})
-
-
-def _mean_images(images: Sequence[dict[str, Any]], arms: Sequence[ArmLike]) -> dict[str, Any]:
+def _mean_images(images: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> dict[str, Any]:
     """Mean of each image score over the rows that have it, by arm."""
     means: dict[str, Any] = {}
     for arm in arms:
@@ -259,8 +253,8 @@ def _mean_images(images: Sequence[dict[str, Any]], arms: Sequence[ArmLike]) -> d
 
 def _image_benefit(
     scores: Sequence[Score],
-    images: Sequence[dict[str, Any]],
-    arms: Sequence[ArmLike],
+    images: Sequence[Mapping[str, Any]],
+    arms: Sequence[Arm],
     regions: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Spearman's correlation of image scores with the Dice lost, over patients."""
@@ -268,7 +262,7 @@ def _image_benefit(
     found = []
     for arm in arms:
         rows = [row for row in images if row["arm"] == arm.name]
-        if not rows or arm.kind in ("full", "zero", "plumbing"):
+        if not rows or not ARM_KINDS[arm.kind].compared:
             continue
         loss = by_patient(table.values["full"] - table.values[arm.name], table.patients)
         for name in [name for name in BENEFIT_SCORES if name in rows[0]]:
@@ -290,13 +284,13 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     count = len(first)
     if count < 5 or min(np.ptp(first), np.ptp(second)) < 1e-12:
         return {"spearman": None, "n": count, "p": None}
-    rho, p = spearmanr(first, second)
-    return {"spearman": float(rho), "n": count, "p": float(p)}
+    found: Any = spearmanr(first, second)
+    return {"spearman": float(found.statistic), "n": count, "p": float(found.pvalue)}
 
 
-def _check_plumbing(regions: dict[str, Any], arms: Sequence[ArmLike]) -> dict[str, Any] | None:
+def _check_plumbing(regions: dict[str, Any], arms: Sequence[Arm]) -> dict[str, Any] | None:
     """Whether the real image survives the export path; None without that arm."""
-    names = [arm.name for arm in arms if arm.kind == "plumbing"]
+    names = [arm.name for arm in arms if arm.about.is_check]
     if not names:
         return None
     change = {
@@ -307,42 +301,20 @@ def _check_plumbing(regions: dict[str, Any], arms: Sequence[ArmLike]) -> dict[st
     return {"passed": passed, "tolerance": PLUMBING_TOLERANCE, "dice_change": change}
 
 
-def _warnings(
-    table: ScoreTable,
-    regions: dict[str, Any],
-    arms: Sequence[ArmLike],
-    missing: Sequence[str],
-    empty: str,
-) -> list[str]:
+def _caveats(table: ScoreTable, regions: dict[str, Any], question: Question) -> list[Caveat]:
     found, patients = [], len(set(table.patients))
     if patients < FEW_CASES:
-        text = f"only {len(table.cases)} test case{'s'[: len(table.cases) != 1]} of {patients} "
-        text += f"patient{'s'[: patients != 1]}: with fewer than {FEW_CASES} patients the "
-        text += "intervals are too narrow, take everything as a hint"
-        if patients == 1:
-            text += "; one patient has no interval at all: brackets hold the seeds' spread at most"
-        found.append(text)
+        about = {"cases": len(table.cases), "patients": patients, "enough": FEW_CASES}
+        found.append(Caveat("few_patients", about))
     if len(table.seeds) == 1:
-        found.append(
-            "one segmenter seed: the intervals hold for this training alone, another one may have "
-            "quite another gap; train three seeds or more"
-        )
+        found.append(Caveat("one_seed", {}))
     for name, region in regions.items():
         if none := region["cases_without_region"]:
-            text = f"{name}: {len(none)} case{'s'[: len(none) != 1]} without this region: "
-            text += ", ".join(none)
-            if empty == "brats":
-                text += "; their Dice is 0 or 1, which makes its intervals too narrow"
-            found.append(text)
-        if region["arms"]["full"]["dice"] < 0.5:
-            found.append(
-                f"{name}: the segmenter reaches only {region['arms']['full']['dice']:.2f} with all "
-                "real sequences; recovery says little about a better segmenter"
-            )
-    if "t1c" in missing and any(arm.kind == "synthetic" for arm in arms):
-        found.append(
-            "what takes up contrast agent cannot be read from sequences without it: published "
-            "networks made for a missing contrast-enhanced T1 lose 21 to 29 points of Dice of the "
-            "enhancing tumour; read ET by itself, and no synthetic enhancement as a finding"
-        )
+            about = {"region": name, "cases": none, "empty": question.empty}
+            found.append(Caveat("without_region", about))
+        if (dice := region["arms"]["full"]["dice"]) < WEAK_DICE:
+            found.append(Caveat("weak_segmenter", {"region": name, "dice": dice}))
+    synthesis = any(ARM_KINDS[arm.kind].group == "synthesis" for arm in question.arms)
+    if "t1c" in question.missing and synthesis:
+        found.append(Caveat("contrast_agent", {}))
     return found

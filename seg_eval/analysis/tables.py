@@ -1,50 +1,12 @@
-"""Scores as arrays (cases, seeds) by arm, and what kinds of arm there are."""
+"""Scores as arrays (cases, seeds) by arm."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from seg_eval.arms import Arm
 from seg_eval.scoring import Score
-
-ABOUT_KINDS: dict[str, tuple[str, str]] = {
-    "full": ("reference", "every sequence real: the ceiling"),
-    "zero": ("reference", "{missing} blanked with zeros: the floor"),
-    "copy": ("naive", "a copy of the sequence most like {missing} in its place"),
-    "template": ("naive", "the training cases' mean {missing} in its place"),
-    "ridge": ("voxel-wise", "{missing} by ridge regression, voxel by voxel"),
-    "boosted": ("voxel-wise", "{missing} by boosted trees, voxel by voxel"),
-    "synthetic": ("synthesis", "{missing} made by this synthesiser"),
-    "specialist": ("rival", "a segmenter of its own, trained without {missing}: no synthesis"),
-    "dropout": (
-        "rival", "{missing} blanked, for a segmenter of its own trained to do without channels",
-    ),
-    "retrained": (
-        "rival", "synthetic {missing}, for a segmenter of its own retrained on synthetic images",
-    ),
-    "plumbing": ("check", "the real {missing} sent through the export path: must equal full"),
-}  # fmt: skip
-"""Kind of arm to its group and one plain sentence on what it is."""
-
-
-class ArmLike(Protocol):
-    """What the statistics need to know of an arm; :class:`seg_eval.arms.kinds.Arm` is one."""
-
-    @property
-    def name(self) -> str:
-        """Unique in the experiment."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """One of :data:`ABOUT_KINDS`."""
-        ...
-
-    @property
-    def segmenter(self) -> str:
-        """``frozen``, or the training that is its own."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -63,15 +25,10 @@ class ScoreTable:
     seeds: tuple[int, ...]
     values: dict[str, np.ndarray]
 
-    @property
-    def columns(self) -> dict[str, list[float]]:
-        """Per arm the mean over seeds of each case; NaN where no seed has one."""
-        return {arm: known_mean(values, 1).tolist() for arm, values in self.values.items()}
-
 
 def tabulate(
     scores: Iterable[Score],
-    arms: Sequence[ArmLike],
+    arms: Sequence[Arm],
     regions: Sequence[str],
     metric: str = "dice",
 ) -> ScoreTable:

@@ -1,23 +1,38 @@
-"""What the numbers mean, in plain sentences: derived from intervals alone, never from hope.
+"""What the numbers mean, as decisions: derived from intervals alone, never from hope.
 
-"Better" is said only where the 95 % interval of a paired difference excludes 0; a mean difference
-that may as well be chance is called "not surely" so, never "equal". With few patients everything
-is a hint.
+"Better" needs a 95 % interval of a paired difference that excludes 0; a mean difference that may as
+well be chance is never called equal. With few patients everything is a hint. How this is put into
+words is the report's affair.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from seg_eval.analysis.names import REGION_NAMES, channels, listed, percent, signed, spoken
 from seg_eval.analysis.recovery import SMALLEST_GAP
-from seg_eval.analysis.tables import ABOUT_KINDS
+from seg_eval.arms import ARM_KINDS, ArmKind
 from synth3d.scoring import FEW_CASES, Estimate
 
 LARGE_LOSS = 0.05
 """Mean Dice that is still lost and must be named, however much was won back elsewhere."""
 
-CHEAP = tuple(kind for kind, (group, _) in ABOUT_KINDS.items() if group in ("naive", "voxel-wise"))
-WITHOUT_SYNTHESIS = ("specialist", "dropout")
+Worth = Literal["yes", "no", "unclear", "nothing to win"]
+Reason = Literal["unknown_loss", "no_loss", "no_synthesis", "compared"]
+"""It cannot be told whether anything is lost; nothing measurable is; nothing was synthesised; or
+synthesis was compared with the other arms."""
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """Something that limits the conclusions.
+
+    Attributes:
+        code: Which caveat it is.
+        figures: What it is about, by name.
+    """
+
+    code: str
+    figures: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,17 +74,23 @@ class Rival:
     ahead: Estimate
     mean: float
 
+    @property
+    def about(self) -> ArmKind:
+        """Its kind's record."""
+        return ARM_KINDS[self.kind]
+
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the sentences are made from.
+    """All that is decided upon.
 
     Attributes:
         missing: Names of the missing sequences, as ``t2f``.
         arm: The synthetic arm in question; None if there is none.
         mean: Its mean Dice over the regions with a measurable gap.
         regions: By name, in order.
-        rivals: Every other arm but ``full`` and checks; ``zero`` among them.
+        rivals: Every other arm but ``full`` and checks; ``zero`` among them. Empty where no region
+            has a measurable gap.
         patients: How many.
     """
 
@@ -86,6 +107,14 @@ class Facts:
         return [name for name, region in self.regions.items() if region.defined]
 
     @property
+    def untold(self) -> list[str]:
+        """Regions without a measurable gap whose mean or interval allows for one that matters."""
+        return [
+            name for name, r in self.regions.items()
+            if not r.defined and (r.gap.value >= SMALLEST_GAP or r.gap.high >= LARGE_LOSS)
+        ]  # fmt: skip
+
+    @property
     def harmed(self) -> list[str]:
         """Regions that a blank channel does not lose, but the synthetic arm surely does."""
         return [
@@ -94,255 +123,210 @@ class Facts:
         ]  # fmt: skip
 
     @property
+    def is_hint(self) -> bool:
+        """Whether there are too few patients for a proof."""
+        return self.patients < FEW_CASES
+
+    @property
     def zero(self) -> Rival:
         """The blanked channel; there is one wherever a synthetic arm is judged."""
         return next(rival for rival in self.rivals if rival.kind == "zero")
 
-    @property
-    def untold(self) -> list[str]:
-        """Regions without a measurable gap whose mean or interval allows for one that matters."""
-        return [
-            name for name, r in self.regions.items()
-            if not r.defined and (r.gap.value >= SMALLEST_GAP or r.gap.high >= LARGE_LOSS)
-        ]  # fmt: skip
+    def best(self, wanted: Callable[[ArmKind], bool]) -> Rival | None:
+        """The strongest rival of the kinds that are ``wanted``."""
+        of_kind = [rival for rival in self.rivals if wanted(rival.about)]
+        return min(of_kind, key=lambda rival: rival.ahead.value) if of_kind else None
 
 
-def describe(kind: str, name: str, missing: Sequence[str]) -> tuple[str, bool]:
-    """An arm in a sentence, and whether it takes a plural verb."""
-    without = f"trained without {spoken(missing)}"
-    words = {
-        "zero": (f"leaving the {channels(missing)} blank", False),
-        "copy": ("a copy of the most similar sequence", False),
-        "template": ("the mean training image", False),
-        "ridge": ("ridge regression", False),
-        "boosted": ("boosted trees", True),
-        "specialist": (f"a specialist {without}", False),
-        "dropout": ("a segmenter trained with channel dropout", False),
-        "retrained": ("a segmenter retrained on synthetic images", False),
-        "synthetic": (f"synthesis ({name})", False),
-    }
-    return words.get(kind, (name, False))
+def is_cheap(kind: ArmKind) -> bool:
+    """Whether no network is trained for it."""
+    return kind.is_cheap
 
 
-def headline(facts: Facts) -> dict[str, str | bool | None]:
-    """The one sentence: is synthesis worth it here, and what would be the better choice.
+def does_without(kind: ArmKind) -> bool:
+    """Whether it is a segmenter of its own that needs no synthesis."""
+    return kind.own_segmenter and not kind.needs_synthesis
 
-    Returns:
-        ``sentence``; ``worth`` ("yes", "no", "unclear", "nothing to win"); ``worth_if_frozen``
-        (the same, as if no segmenter could be trained anew); ``primary`` (the arm in question);
-        ``better`` (an arm to prefer to it, or None); ``hint`` (too few patients for a proof).
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do.
+
+    Attributes:
+        code: ``worth_it``; ``worth_it_untrained`` (worth it, but no segmenter of its own was
+            tried); ``train`` a segmenter of its own; ``other_synthesis``; ``leave_blank``; ``use``
+            the arm instead; the arm ``will_do``; ``mixed`` (wins in some regions, loses in
+            others); ``more_cases`` or ``cheap_rivals`` are needed to tell.
+        arm: Which arm is meant; None where the code needs none.
+        otherwise: What to do if no segmenter can be trained; of ``train`` alone.
     """
-    hint = facts.patients < FEW_CASES
-    start = f"Without {spoken(facts.missing)}"
-    few = f" ({facts.patients} patient{'s'[: facts.patients != 1]}: a hint, not a proof)" * hint
-    fixed = {"primary": facts.arm, "hint": hint}
-    if not facts.defined and facts.untold:
-        text = f"{start}, it cannot be told whether anything is lost ({_gaps(facts)}), and so "
-        text += "neither what synthesis wins back: more cases are needed"
-        return _result(text + few, "unclear", "unclear", None) | fixed
+
+    code: str
+    arm: Rival | None = None
+    otherwise: "Advice | None" = None
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What a good mean would hide of a region.
+
+    Attributes:
+        region: Its name.
+        code: ``partly_lost``, ``mostly_lost``, ``harmed``, ``untold`` or ``free``.
+        loss: What stays lost; None without a synthetic arm.
+    """
+
+    region: str
+    code: str
+    loss: Estimate | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Is synthesis worth it here, and what would be the better choice.
+
+    Attributes:
+        facts: The figures with their intervals.
+        reason: On what ground it is decided; further attributes are of ``compared`` alone.
+        worth: The answer in a word; ``unclear`` wherever it is a hint.
+        worth_if_frozen: The same, as if no segmenter could be trained anew.
+        better: The arm to prefer.
+        effect: ``harm``, ``unsure`` or ``wins``: what synthesis does against blanking.
+        beaten: Of the rivals to be named, those that synthesis is ahead of.
+        unbeaten: Of the rivals to be named, the others.
+        advice: What to do.
+        remarks: Of regions, the alarming ones first.
+        cheap: The best cheap rival, or ``zero`` for want of one.
+        outcome: Against ``cheap``: ``wins`` and ``loses`` are sure, ``leads`` and ``trails`` not.
+        follows: From that: ``worth_it``, ``no_cheap_rival``, ``not_above_zero`` or ``harms`` of an
+            arm that wins; else ``more_cases``, ``cheaper_will_do`` or ``not_worth_it``.
+    """
+
+    facts: Facts
+    reason: Reason
+    worth: Worth
+    worth_if_frozen: Worth
+    better: Rival | None = None
+    effect: str = ""
+    beaten: tuple[Rival, ...] = ()
+    unbeaten: tuple[Rival, ...] = ()
+    advice: Advice | None = None
+    remarks: tuple[Remark, ...] = ()
+    cheap: Rival | None = None
+    outcome: str = ""
+    follows: str = ""
+
+
+def judge(facts: Facts) -> Verdict:
+    """Decide upon one synthetic arm, or upon none."""
     if not facts.defined:
-        text = f"{start}, nothing measurable is lost ({_gaps(facts)}), so there is nothing for "
-        text += f"synthesis to win back: leave the {channels(facts.missing)} blank"
-        worth = "unclear" if hint else "nothing to win"
-        return _result(text + few, worth, worth, None) | fixed
-    if facts.arm is None:
-        return _result(_nothing_tried(facts, start) + few, "unclear", "unclear", None) | fixed
-    frozen, worth, better = judge(facts)
-    text = f"{start}, synthesis ({facts.arm}) {_won_back(facts)}{_beside(facts, better)}: "
-    text += "; ".join([_advice(facts, frozen, better), *_remarks(facts)])
-    if hint:
-        frozen = worth = "unclear"
-    return _result(text + few, worth, frozen, better.name if better else None) | fixed
+        if facts.untold:
+            return Verdict(facts, "unknown_loss", "unclear", "unclear")
+        worth: Worth = "unclear" if facts.is_hint else "nothing to win"
+        return Verdict(facts, "no_loss", worth, worth)
+    if facts.arm is None:  # `ahead` is then the lead of zero
+        tried = facts.best(lambda kind: kind.is_cheap or does_without(kind))
+        did_better = tried if tried and tried.ahead.value < 0 else None
+        advice = Advice("use", did_better) if did_better else None
+        return Verdict(facts, "no_synthesis", "unclear", "unclear", advice=advice)
+    frozen, worth, better = decide(facts)
+    named, lead = _named(facts, better), facts.zero.ahead
+    cheap = facts.best(is_cheap)
+    outcome, follows = _hold_against(cheap, facts)
+    return Verdict(
+        facts,
+        "compared",
+        "unclear" if facts.is_hint else worth,
+        "unclear" if facts.is_hint else frozen,
+        better,
+        effect="harm" if lead.high < 0 else "unsure" if lead.low <= 0 else "wins",
+        beaten=tuple(rival for rival in named if rival.ahead.value > 0),
+        unbeaten=tuple(rival for rival in named if rival.ahead.value <= 0),
+        advice=_advise(facts, frozen, better),
+        remarks=_remarks(facts),
+        cheap=cheap or facts.zero,
+        outcome=outcome,
+        follows=follows,
+    )
 
 
-def judge(facts: Facts) -> tuple[str, str, Rival | None]:
+def decide(facts: Facts) -> tuple[Worth, Worth, Rival | None]:
     """Worth with a frozen segmenter, worth altogether, and the arm to prefer, if any."""
-    zero, cheap = facts.zero, best(facts, CHEAP)
+    zero, cheap = facts.zero, facts.best(is_cheap)
     surely = [r for r in facts.rivals if r.ahead.high < 0]
     better = min(surely, key=lambda r: r.ahead.value) if surely else None
     as_good = [rival for rival in (zero, cheap) if rival and rival.ahead.value <= 0]
+    frozen: Worth = "unclear"
     if as_good:
         better = better or min(as_good, key=lambda r: r.ahead.value)
-        frozen = "unclear" if better.kind == "synthetic" else "no"
+        frozen = "unclear" if better.about.group == "synthesis" else "no"
     elif cheap and min(zero.ahead.low, cheap.ahead.low) > 0 and not facts.harmed:
         frozen = "yes"
-    else:
-        frozen = "unclear"
-    worth = "no" if any(rival.kind in WITHOUT_SYNTHESIS for rival in surely) else frozen
-    if worth == "no" and better and better.kind in ("retrained", "synthetic"):
+    worth: Worth = "no" if any(does_without(rival.about) for rival in surely) else frozen
+    if worth == "no" and better and better.about.needs_synthesis:
         worth = "unclear"  # synthesis of another kind is the best of all
     return frozen, worth, better
 
 
-def best(facts: Facts, kinds: Sequence[str]) -> Rival | None:
-    """The strongest rival of these kinds."""
-    of_kind = [rival for rival in facts.rivals if rival.kind in kinds]
-    return min(of_kind, key=lambda rival: rival.ahead.value) if of_kind else None
-
-
-def compare_with_cheap(facts: Facts) -> str:
-    """The longer sentence on one synthetic arm against the best cheap rival."""
-    if facts.arm is None:
-        return "No synthesiser was among the arms."
-    cheap = best(facts, CHEAP)
-    against = cheap or best(facts, ("zero",))
-    left_out = f"leaving {spoken(facts.missing)} out"
-    if not facts.defined or against is None:
-        if facts.untold:
-            return f"Whether {left_out} costs any Dice cannot be told from these cases."
-        return (
-            f"Without {spoken(facts.missing)} no measurable Dice is lost in any region here, so "
-            "there is nothing for synthesis to win back."
-        )
-    name, lead = facts.arm, against.ahead
-    rival = f"the best cheap rival ({cheap.name})" if cheap else left_out
-    how, so = _outcome(lead)
-    if lead.low > 0 and cheap is None:
-        so = "no cheap rival was tried"
-    elif lead.low > 0 and facts.zero.ahead.low <= 0:
-        so = f"but it is not surely better than {left_out}"
-    elif lead.low > 0 and facts.harmed:
-        so = f"but it harms {', '.join(facts.harmed)}"
-    text = f"Synthesis {name} {how.format(rival=rival)}: mean Dice over "
-    text += f"{', '.join(facts.defined)} {facts.mean:.3f} against {against.mean:.3f}, "
-    text += f"{signed(lead)} over {facts.patients} patient{'s'[: facts.patients != 1]}"
-    if facts.patients < FEW_CASES:
-        return f"{text} (few: a hint, not a proof)."
-    return f"{text}; {so}."
-
-
-def _outcome(lead: Estimate) -> tuple[str, str]:
-    """How a synthetic arm stands against its cheap rival, and what follows."""
-    if lead.low > 0:
-        return "beats {rival}", "with the frozen segmenter it is worth its cost here"
-    if lead.value > 0:
-        return "is ahead of {rival}, but not beyond doubt", "more cases are needed to tell"
-    if lead.high >= 0:
-        return "does not beat {rival}", "on this evidence the cheaper one will do"
-    return "loses to {rival}", "it is not worth its cost here"
-
-
-def _result(text: str, worth: str, frozen: str, better: str | None) -> dict[str, str | bool | None]:
-    return {"sentence": text + ".", "worth": worth, "worth_if_frozen": frozen, "better": better}
-
-
-def _gaps(facts: Facts) -> str:
-    return ", ".join(
-        f"{REGION_NAMES.get(name, name)} {signed(r.gap)} Dice" for name, r in facts.regions.items()
-    )
-
-
-def _nothing_tried(facts: Facts, start: str) -> str:
-    lost = [
-        f"{facts.regions[name].gap.value:.3f} in {REGION_NAMES.get(name, name)}"
-        for name in facts.defined
-    ]
-    text = f"{start}, the loss of Dice is {listed(lost)}, and no synthesiser was among the arms"
-    tried = best(facts, (*CHEAP, *WITHOUT_SYNTHESIS))  # without synthesis `ahead` is zero's lead
-    if tried is None or tried.ahead.value >= 0:
-        blank = describe("zero", "zero", facts.missing)[0]
-        return f"{text}; nothing that was tried did better than {blank}"
-    words = describe(tried.kind, tried.name, facts.missing)[0]
-    return f"{text}; of what was tried, {words} did best ({signed(tried.ahead, -1)} mean Dice)"
-
-
-def _won_back(facts: Facts) -> str:
-    zero = facts.zero
-    if zero.ahead.high < 0:
-        return f"does harm ({signed(zero.ahead)} mean Dice against blanking)"
-    if zero.ahead.low <= 0:
-        return f"wins back nothing for sure ({signed(zero.ahead)} mean Dice over blanking)"
-    shares = []
-    for name in facts.defined:
-        share = facts.regions[name].recovery
-        assert share is not None  # measurable gaps have a recovery
-        figures = f"{percent(share.value)} % [{percent(share.low)}, {percent(share.high)}]"
-        lost = " of the Dice lost" * (not shares)
-        shares.append(f"{figures}{lost} in {REGION_NAMES.get(name, name)}")
-    return f"wins back {listed(shares)}"
-
-
-def _beside(facts: Facts, better: Rival | None) -> str:
-    """How the strongest cheap arm and the strongest of each other sort compare.
-
-    Whichever arm is advised (``better``) is among them.
-    """
-    cheap, without = best(facts, CHEAP), best(facts, WITHOUT_SYNTHESIS)
-    trained, other = best(facts, (*WITHOUT_SYNTHESIS, "retrained")), best(facts, ("synthetic",))
+def _named(facts: Facts, better: Rival | None) -> list[Rival]:
+    """The strongest cheap arm and the strongest of each other sort; ``better`` among them."""
+    cheap, without = facts.best(is_cheap), facts.best(does_without)
+    trained = facts.best(lambda kind: kind.own_segmenter)
+    other = facts.best(lambda kind: kind.group == "synthesis")
     if trained is without:
         trained = None  # the retrained one is named only where it is the strongest
     if other and other.ahead.high >= 0:
         other = None
-    if better and better.kind in CHEAP:
+    if better and better.about.is_cheap:
         cheap = better
-    rivals = [rival for rival in (cheap, without, trained, other) if rival]
-    against = [r for r in rivals if r.ahead.value <= 0]
-    behind = [r for r in rivals if r.ahead.value > 0]
-    text = ""
-    if behind:
-        text += f", {listed([_synthesis_ahead(facts, rival) for rival in behind])}"
-    if against:
-        link = "while" if facts.zero.ahead.low <= 0 else "but"
-        text += f", {link} {listed([_rival_ahead(facts, rival) for rival in against])}"
-    return text
+    return [rival for rival in (cheap, without, trained, other) if rival]
 
 
-def _synthesis_ahead(facts: Facts, rival: Rival) -> str:
-    words = describe(rival.kind, rival.name, facts.missing)[0]
-    how = "more than" if rival.ahead.low > 0 else "not surely more than"
-    return f"{how} {words} ({signed(rival.ahead)} Dice)"
-
-
-def _rival_ahead(facts: Facts, rival: Rival) -> str:
-    words, plural = describe(rival.kind, rival.name, facts.missing)
-    how = "as well" if rival.ahead.value == 0 else "better"
-    if rival.ahead.high >= 0 and rival.ahead.value < 0:
-        how += ", if not surely"
-    return f"{words} {'do' if plural else 'does'} {how} ({signed(rival.ahead, -1)} Dice)"
-
-
-def _advice(facts: Facts, frozen: str, better: Rival | None) -> str:
-    cheap = best(facts, (*CHEAP, "zero"))
-    instead = describe(cheap.kind, cheap.name, facts.missing)[0] if cheap else ""
-    otherwise = {
-        "yes": "synthesis is worth it",
-        "no": f"{instead} will do",
-        "unclear": f"{'more cases' if best(facts, CHEAP) else 'cheap rivals'} are needed to tell",
-    }[frozen]
+def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
     if facts.harmed and frozen == "unclear":
-        otherwise = "what it wins in some regions it loses in others"
+        otherwise = Advice("mixed")
+    elif frozen == "yes":
+        otherwise = Advice("worth_it")
+    elif frozen == "no":
+        otherwise = Advice("will_do", facts.best(lambda kind: kind.is_cheap or kind.name == "zero"))
+    else:
+        otherwise = Advice("more_cases" if facts.best(is_cheap) else "cheap_rivals")
     if better is None:
-        tried = best(facts, WITHOUT_SYNTHESIS) is not None
-        caveat = "" if tried else ", if the segmenter cannot be trained anew (not tried)"
-        return {"yes": f"it is worth it here{caveat}"}.get(frozen, otherwise)
-    if better.kind in (*WITHOUT_SYNTHESIS, "retrained"):
-        words = describe(better.kind, better.name, facts.missing)[0]
-        noun = words.replace(" retrained", "").replace(" trained", "")
-        return f"train {noun} if you can, otherwise {otherwise}"
-    if better.kind == "synthetic":
-        return f"use {better.name} instead"
-    words = describe(better.kind, better.name, facts.missing)[0]
+        untrained = frozen == "yes" and facts.best(does_without) is None
+        return Advice("worth_it_untrained") if untrained else otherwise
+    if better.about.own_segmenter:
+        return Advice("train", better, otherwise)
+    if better.about.group == "synthesis":
+        return Advice("other_synthesis", better)
     if better.kind == "zero":
-        return f"leave the {channels(facts.missing)} blank"
-    return f"use {words} instead" if better.ahead.high < 0 else f"{words} will do"
+        return Advice("leave_blank")
+    return Advice("use" if better.ahead.high < 0 else "will_do", better)
 
 
-def _remarks(facts: Facts) -> list[str]:
-    """What a good mean would hide: regions that stay lost, regions with nothing to win."""
+def _remarks(facts: Facts) -> tuple[Remark, ...]:
+    """Regions that stay lost, then regions with nothing to win."""
     lost, free = [], []
     for name, region in facts.regions.items():
-        loss, share = region.loss, region.recovery
-        words = REGION_NAMES.get(name, name)
-        figures = f"{loss.value:.3f} [{loss.low:.3f}, {loss.high:.3f}]" if loss else ""
-        if region.loses_much and share is not None:
-            part = share.value >= 0.5
-            how = "is won back only in part" if part else "mostly stays lost"
-            lost.append(f"{words} {how} ({figures} Dice below the real image)")
+        if region.loses_much and region.recovery is not None:
+            code = "partly_lost" if region.recovery.value >= 0.5 else "mostly_lost"
+            lost.append(Remark(name, code, region.loss))
         elif name in facts.harmed:
-            how = "which blanking costs nothing measurable, is harmed by synthesis"
-            lost.append(f"{words}, {how} ({figures} Dice below the real image)")
-        elif name in facts.untold:
-            free.append(f"whether {words} loses anything cannot be told")
+            lost.append(Remark(name, "harmed", region.loss))
         elif not region.defined:
-            free.append(f"{words} loses nothing measurable")
-    return lost + free
+            code = "untold" if name in facts.untold else "free"
+            free.append(Remark(name, code, region.loss))
+    return (*lost, *free)
+
+
+def _hold_against(cheap: Rival | None, facts: Facts) -> tuple[str, str]:
+    """``outcome`` and ``follows`` of a :class:`Verdict`."""
+    lead = (cheap or facts.zero).ahead
+    if lead.low <= 0 < lead.value:
+        return "leads", "more_cases"
+    if lead.low <= 0:
+        return ("loses", "not_worth_it") if lead.high < 0 else ("trails", "cheaper_will_do")
+    if cheap is None:
+        return "wins", "no_cheap_rival"
+    if facts.zero.ahead.low <= 0:
+        return "wins", "not_above_zero"
+    return "wins", "harms" if facts.harmed else "worth_it"

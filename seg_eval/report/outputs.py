@@ -1,25 +1,46 @@
 """What an experiment leaves for its reader: tables, summary, report, page and pictures."""
 
-from collections.abc import Mapping, Sequence
+import csv
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 
-from seg_eval.analysis import spoken, summarise
-from seg_eval.arms import Arm, Completed, SynthesisRun, kinds_with
+from seg_eval.analysis import SCHEMA, Caveat, Question, summarise
+from seg_eval.arms import ARM_KINDS, Arm, Completed, SynthesisRun, kinds_with
 from seg_eval.experiment import Experiment, Plan
 from seg_eval.records import GUARD, Pin, read_times
-from seg_eval.report.markdown import render, write_image_scores, write_scores
-from seg_eval.report.page import write_page
-from seg_eval.report.pictures import Panel, draw_dice, draw_panel, draw_scatter, error_and_loss
-from seg_eval.report.volumes import ArmVolumes, CaseVolumes
-from seg_eval.scoring import Score, counted, region_masks
+from seg_eval.report.context import (
+    Summary,
+    describe,
+    describe_regions,
+    list_arms,
+    overview,
+    put_into_words,
+    warnings_first,
+)
+from seg_eval.report.page import fill, say, spoken
+from seg_eval.report.pictures import (
+    dice_by_case,
+    draw_dice,
+    draw_panel,
+    draw_scatter,
+    error_and_loss,
+)
+from seg_eval.report.slices import ERROR_COLOURS, LARGEST_ERROR
+from seg_eval.report.viewer import describe_view, fit_views
+from seg_eval.report.volumes import CaseFiles, CaseVolumes
+from seg_eval.scoring import IMAGE_SCORES, Score, counted
 from seg_eval.segmenter import BEST, FINAL
-from synth3d.cohort import Case, Modality
+from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.errors import InputError
-from synth3d.files import sha256, write_json, write_text
-from synth3d.images import Scale, read, read_label
+from synth3d.files import atomic_path, read_json, sha256, write_json, write_text
 from synth3d.settings import read_as
 
 OUTPUTS = (
@@ -34,13 +55,17 @@ OUTPUTS = (
 )
 """The files of a finished experiment, in reading order."""
 
+VOLUMES = "volumes.json"
+"""Where the volumes of the cases are that the report shows, beside the other records."""
+
+IMAGE_COLUMNS = ("case", "patient", "arm", "modality", *IMAGE_SCORES)
 LIBRARIES = ("torch", "nnunetv2", "scikit-learn", "numpy", "nibabel", "torchio")
 
 
 def write_outputs(
     experiment: Experiment, scores: Sequence[Score], images: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Write all of them into the experiment's folder.
+    """Write all of them into the experiment's folder; ``summary.json`` last.
 
     Returns:
         The summary, as in ``summary.json``.
@@ -49,17 +74,18 @@ def write_outputs(
         InputError: The folder cannot be written, or no score counts.
     """
     plan, folder = experiment.plan, experiment.folder
-    if not counted(list(scores), plan.empty):
+    used = counted(scores, plan.empty)
+    if not used:
         raise InputError(
             "no test case has a tumour, so the rule --empty skip leaves nothing to judge; choose "
             "--empty brats or other test cases"
         )
-    write_scores(folder / "results.csv", scores)
-    write_image_scores(folder / "image_scores.csv", images)
-    summary = summarise(
-        scores, images, plan.arms, plan.empty, plan.seed, margin=plan.margin, missing=plan.missing
-    )
-    summary["warnings"] += _warnings(plan)
+    _write_rows(folder / "results.csv", map(asdict, scores), tuple(Score.__dataclass_fields__))
+    _write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
+    question = Question(plan.arms, plan.missing, plan.empty, plan.margin, plan.seed)
+    summary = put_into_words(summarise(scores, images, question), question)
+    summary["warnings"] += [say(caveat.code, **caveat.figures) for caveat in _caveats(plan)]
+    shown = chosen_cases(used, plan.arms, plan.cohort.test)
     times = read_times(folder)
     summary |= {
         "config": plan.describe(),
@@ -69,22 +95,186 @@ def write_outputs(
         "versions": _versions(),
         "hashes": _hashes(experiment),
         "commands": experiment.commands(),
+        "cases": [
+            {"case": case.name, "patient": case.patient, "role": role}
+            for role, case in shown.items()
+        ],
     }
-    shown = chosen_cases(counted(list(scores), plan.empty), plan.arms, plan.cohort.test)
-    summary["cases"] = [
-        {"case": case.name, "patient": case.patient, "role": role} for role, case in shown.items()
-    ]
-    volumes = [
-        case_volumes(experiment, case, role, modality)
+    files = [
+        _case_files(experiment, case, role, modality)
         for role, case in shown.items()
         for modality in plan.missing
     ]
-    view = next(view for view in volumes if view.role == "median")
-    summary["pictures"] = _draw(experiment, scores, images, summary, view)
-    write_text(folder / "report.md", render(summary))
-    write_page(folder, summary, list(scores), list(images), volumes)
+    write_json(folder / VOLUMES, [asdict(each) for each in files])
+    volumes = [each.load(folder) for each in files]
+    summary["pictures"] = _draw(folder, summary, used, images, volumes)
+    write_text(folder / "report.html", page(summary, scores, images, volumes))
+    write_text(folder / "report.md", fill("report.md.j2", describe(summary, scores, images)))
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def rebuild(folder: Path) -> str:
+    """Write ``report.html`` and ``report.md`` of a finished experiment anew from its folder.
+
+    Where the volumes of a case are gone, the page has no slices of it and says so.
+
+    Returns:
+        The Markdown.
+
+    Raises:
+        InputError: Not a finished experiment, one of another version, or damaged; or the folder
+            cannot be written.
+    """
+    summary = read_summary(folder)
+    try:
+        scores = [Score(**row) for row in _read_rows(folder / "results.csv", get_type_hints(Score))]
+        columns = dict.fromkeys(IMAGE_COLUMNS, float) | dict.fromkeys(IMAGE_COLUMNS[:4], str)
+        images = _read_rows(folder / "image_scores.csv", columns)
+        volumes, gone = _read_volumes(folder, summary)
+        text = fill("report.md.j2", describe(summary, scores, images))
+        html = page(summary, scores, images, volumes, gone)
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, repr(error)) from error
+    write_text(folder / "report.html", html)
+    write_text(folder / "report.md", text)
+    return text
+
+
+def _read_volumes(folder: Path, summary: Summary) -> tuple[list[CaseVolumes], list[str]]:
+    """The volumes of the cases that are shown, and the names of those whose are gone."""
+    path = folder / VOLUMES
+    if not path.is_file():
+        return [], [case["case"] for case in summary["cases"]]
+    volumes, gone = [], []
+    for each in read_as(tuple[CaseFiles, ...], path, "run the experiment again"):
+        try:
+            volumes.append(each.load(folder))
+        except ValueError:  # an InputError among them
+            gone.append(each.case)
+    return volumes, gone
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """``summary.json`` of a finished experiment.
+
+    Raises:
+        InputError: There is none, it cannot be read, or it is of another version.
+    """
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise InputError(f"{folder} is not a finished experiment: it has no summary.json")
+    summary = read_json(path)
+    if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
+        raise _damaged(folder, f"it is not of schema {SCHEMA}")
+    return summary
+
+
+def _damaged(folder: Path, why: str) -> InputError:
+    return InputError(f"{folder} is damaged or of another version: {why}; run the experiment again")
+
+
+def page(
+    summary: Summary,
+    scores: Sequence[Score],
+    images: Sequence[Mapping[str, Any]],
+    cases: Sequence[CaseVolumes],
+    gone: Sequence[str] = (),
+) -> str:
+    """The text of ``report.html``.
+
+    Args:
+        summary: As in ``summary.json``.
+        scores: All rows of ``results.csv``.
+        images: All rows of ``image_scores.csv``.
+        cases: Shown as slices, by their role; may be empty.
+        gone: Names of cases that should be shown and whose volumes cannot be read.
+    """
+    views, note = fit_views(cases, summary)
+    if gone:
+        note = f"{note} {say('volumes_gone', cases=list(dict.fromkeys(gone)))}".strip()
+    return fill(
+        "report.html.j2",
+        describe(summary, scores, images)
+        | {
+            "views": [describe_view(view, summary) for view in views],
+            "view_note": note,
+            "error_colours": ERROR_COLOURS,
+            "largest_error": LARGEST_ERROR,
+        },
+    )
+
+
+def render(summary: Summary) -> str:
+    """``report.md``: the whole report as Markdown that also reads well on a terminal."""
+    return fill("report.md.j2", describe(summary, (), ()))
+
+
+def render_overview(summaries: Sequence[Summary]) -> str:
+    """Several experiments beside each other as Markdown, one row for each missing sequence."""
+    return fill("overview.md.j2", overview(summaries))
+
+
+def write_index(folder: Path, summaries: Mapping[str, tuple[str, Summary]]) -> Path:
+    """Write ``index.html``: one row per missing sequence with its sentence and a link.
+
+    Args:
+        folder: Where it is written; the links are relative to it.
+        summaries: Per sequence its page, as in ``t2f/report.html``, and its summary.
+
+    Raises:
+        InputError: The file cannot be written.
+        ValueError: A link is not relative.
+    """
+    names = list(
+        dict.fromkeys(name for _, found in summaries.values() for name in found["regions"])
+    )
+    rows = []
+    for code, (link, summary) in summaries.items():
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc or link.startswith("/"):
+            raise ValueError(f"expected a relative link to the page of {code}, got {link!r}")
+        regions = {r["name"]: r["rows"] for r in describe_regions(summary, list_arms(summary))}
+        cells = [{row["arm"]["name"]: row for row in regions.get(name, ())} for name in names]
+        rows.append({
+            "name": spoken(summary["config"]["missing"]),
+            "code": code,
+            "link": quote(link, safe="/"),
+            "headline": summary["headline"],
+            "cells": cells,
+            "warnings": len(warnings_first(summary)),
+        })  # fmt: skip
+    path = folder / "index.html"
+    context = {"title": "Dice recovery, every sequence", "rows": rows, "regions": names}
+    write_text(path, fill("index.html.j2", context))
+    return path
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """A CSV file; an undefined score is an empty cell."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read_rows(path: Path, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The inverse of :func:`_write_rows`, with the type of each column: str, int, else float."""
+    readers = {name: kind if kind in (str, int) else _number for name, kind in columns.items()}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror}; run the experiment again"
+        ) from error
+    return [{name: readers[name](cell) for name, cell in row.items()} for row in rows]
+
+
+def _number(cell: str) -> float | None:
+    return float(cell) if cell else None
 
 
 def chosen_cases(
@@ -96,116 +286,87 @@ def chosen_cases(
     without one, what it loses when the sequence is blanked (most lost is worst). With fewer
     than three cases, some roles are left out.
     """
-    synthetic = [arm.name for arm in arms if arm.about.is_synthesis]
-
-    def mean(arm: str, case: Case) -> float:
-        found = [row.dice for row in scores if row.arm == arm and row.case == case.name]
-        return float(np.mean(found)) if found else np.nan
-
-    scored = [case for case in cases if np.isfinite(mean("full", case))]
-    if synthetic:
-        figures = [mean(synthetic[0], case) for case in scored]
-    else:
-        figures = [mean("zero", case) - mean("full", case) for case in scored]
+    synthetic = [arm.name for arm in arms if ARM_KINDS[arm.kind].group == "synthesis"]
+    full, own = dice_by_case(scores, "full"), dice_by_case(scores, (*synthetic, "zero")[0])
+    scored = [case for case in cases if case.name in full]
+    figures = [own[case.name] - (0 if synthetic else full[case.name]) for case in scored]
     order = [scored[i] for i in np.argsort(figures, kind="stable")]
-    roles = {"worst": order[0], "best": order[-1], "median": order[len(order) // 2]}
+    roles = {"median": order[len(order) // 2], "worst": order[0], "best": order[-1]}
     # With one or two cases the median keeps its picture and the others would repeat it.
     named: dict[str, Case] = {}
-    for role in ("median", "worst", "best"):
-        if roles[role] not in named.values():
-            named[role] = roles[role]
+    for role, case in roles.items():
+        if case not in named.values():
+            named[role] = case
     return {role: named[role] for role in ("worst", "median", "best") if role in named}
 
 
-def case_volumes(experiment: Experiment, case: Case, role: str, modality: Modality) -> CaseVolumes:
-    """A test case as the page shows it: one missing channel and all predictions of one seed."""
-    plan, builder = experiment.plan, experiment.builder
-    assert case.label is not None  # the cohort's check has seen to it
-    scheme = plan.cohort.scheme
-    image = read(case.images[modality])
-    brain = builder.brain(case)
-    arms = {}
+def _case_files(experiment: Experiment, case: Case, role: str, modality: Modality) -> CaseFiles:
+    """Where the page finds a test case: one missing channel and the predictions of one seed."""
+    plan, builder, folder = experiment.plan, experiment.builder, experiment.folder.absolute()
+
+    def place(path: Path | None) -> str:
+        found = (path or Path()).absolute()
+        return str(found.relative_to(folder) if found.is_relative_to(folder) else found)
+
+    arms: dict[str, tuple[str | None, str]] = {}
     for arm in plan.arms:
-        made = builder.read(arm, case)[modality]
-        seen = None if made is None else Scale.fit(made, brain).apply(made, brain)
-        labels = read_label(experiment.prediction(arm, case, plan.seeds[0])).data
-        arms[arm.name] = ArmVolumes(seen, region_masks(labels, scheme))
-    return CaseVolumes(
+        is_filled = arm.kind == "full" or arm.has_files
+        made = place(builder.path(arm, case, modality)) if is_filled else None
+        arms[arm.name] = made, place(experiment.prediction(arm, case, plan.seeds[0]))
+    return CaseFiles(
         case=case.name,
         patient=case.patient,
         role=role,
         modality=modality,
-        real=Scale.fit(image.data, brain).apply(image.data, brain),
+        scheme=plan.cohort.scheme,
+        real=place(case.images[modality]),
+        label=place(case.label),
+        brain=tuple(place(case.images[m]) for m in MODALITIES if m not in plan.missing),
         arms=arms,
-        truth=region_masks(read_label(case.label).data, scheme),
-        affine=image.affine,
-        spacing_mm=image.spacing_mm,
     )
 
 
 def _draw(
-    experiment: Experiment,
+    folder: Path,
+    summary: Summary,
     scores: Sequence[Score],
     images: Sequence[Mapping[str, Any]],
-    summary: Mapping[str, Any],
-    view: CaseVolumes,
+    volumes: Sequence[CaseVolumes],
 ) -> list[str]:
-    """The PNG figures, one of them of the case ``view``; names of the files."""
-    plan, folder = experiment.plan, experiment.folder
-    names = [arm.name for arm in plan.arms]
-    missing = spoken(plan.missing)
-    title = f"Dice without {missing}: each dot is one of {len(plan.cohort.test)} test cases"
-    used = counted(list(scores), plan.empty)
-    draw_dice(used, names, list(summary["regions"]), title, folder / "dice.png")
-    kinds = {arm.name: arm.kind for arm in plan.arms}
-    panels = [
-        Panel(name, np.zeros_like(view.real) if seen.channel is None else seen.channel, seen.masks)
-        for name, seen in view.arms.items()
-        if kinds[name] not in kinds_with("is_check")
-    ]
-    title = f"{view.case} without {missing} (the median case)"
-    path = folder / "slices.png"
-    draw_panel(view.real, view.truth, panels, view.affine, title, path)
-    filled = [arm.name for arm in plan.arms if arm.has_files and not arm.of]
-    made = [name for name in filled if kinds[name] not in kinds_with("is_check")]
-    defined = [row for row in used if summary["regions"][row.region]["gap_defined"]]
-    points = error_and_loss(defined, images, made)
-    if points:
-        title = f"Error of the filled-in {missing} against the Dice lost, by case"
-        draw_scatter(points, title, folder / "scatter.png")
+    """The PNG figures, one of them of the median case; names of the files."""
+    config, kinds = summary["config"], {a["name"]: ARM_KINDS[a["kind"]] for a in summary["arms"]}
+    missing, groups = config["missing"], {name: kind.group for name, kind in kinds.items()}
+    title = say("dice_picture", missing=missing, cases=len(config["test"]))
+    draw_dice(scores, groups, list(summary["regions"]), title, folder / "dice.png")
+    view = next(view for view in volumes if view.role == "median")
+    shown = {name: arm for name, arm in view.arms.items() if kinds[name].group != "check"}
+    title = say("slice_picture", case=view.case, missing=missing)
+    draw_panel(view, shown, title, folder / "slices.png")
+    made = [n for n, k in kinds.items() if k.has_files and k.compared and not k.own_segmenter]
+    defined = [row for row in scores if summary["regions"][row.region]["gap_defined"]]
+    if points := error_and_loss(defined, images, made):
+        title = say("scatter_picture", missing=missing)
+        draw_scatter(points, groups, title, folder / "scatter.png")
     return [name for name in OUTPUTS if name.endswith(".png") and (folder / name).is_file()]
 
 
-def _warnings(plan: Plan) -> list[str]:
-    """What a reader has to know that the figures do not say."""
-    found = [plan.cohort.scheme.warning] if plan.cohort.scheme.warning else []
+def _caveats(plan: Plan) -> list[Caveat]:
+    """What a reader has to know of the plan that the figures do not say."""
+    found = []
+    if warning := plan.cohort.scheme.warning:
+        found.append(Caveat("label_scheme", {"warning": warning}))
     kinds = {arm.kind for arm in plan.arms}
     if absent := [kind for kind in kinds_with("own_segmenter") if kind not in kinds]:
-        found.append(
-            f"not run: {', '.join(absent)}; whether training a segmenter for the missing sequence "
-            "would do better than filling it in is open (--arms all)"
-        )
+        found.append(Caveat("rivals_not_run", {"kinds": absent}))
     if plan.foreign is not None:
-        found.append(
-            f"whether the segmenter {plan.foreign.name} was trained on test cases cannot be told "
-            "from its files; if it was, every figure here is too good"
-        )
+        found.append(Caveat("foreign_segmenter", {"name": plan.foreign.name}))
         if kinds & set(kinds_with("own_segmenter")):
-            found.append(
-                f"the honest rivals were trained here with the preset {plan.preset}, the frozen "
-                "segmenter elsewhere: they differ in more than their input"
-            )
-    other = [arm for arm in plan.arms if arm.about.is_synthesis]
+            found.append(Caveat("rivals_of_another_preset", {"preset": plan.preset}))
+    other = [arm for arm in plan.arms if ARM_KINDS[arm.kind].group == "synthesis"]
     if unknown := [arm.name for arm in other if not isinstance(arm.source, SynthesisRun)]:
-        found.append(
-            f"what {', '.join(unknown)} learned from is not known here; if test cases were among "
-            "it, its figures are too good"
-        )
+        found.append(Caveat("unknown_training", {"names": unknown}))
     if taught := [arm.of for arm in plan.arms if isinstance(arm.source, Completed) and arm.of]:
-        found.append(
-            f"retrained learned from the files of {taught[0]}; if these are of a network that "
-            "had seen the same training cases, it met better images in training than in the test"
-        )
+        found.append(Caveat("retrained_on_files", {"name": taught[0]}))
     return found
 
 
@@ -225,13 +386,8 @@ def _hashes(experiment: Experiment) -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version()} | dict.fromkeys(LIBRARIES, "not installed")
     for name in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
     return found

@@ -1,246 +1,202 @@
-"""``report.html``: the whole experiment as one file that opens offline, with nothing to fetch.
+"""The report's words: jinja2 templates in ``words/``, the way numbers are written, and the pages.
 
-Pictures are data URIs, style and script are inline, and a Content-Security-Policy in the file
-forbids the browser any request. All text passes through jinja2's escaping: case names, notes
-and commands come from outside. Without JavaScript everything is there but the moving of slices.
+Every sentence is a macro of ``words/sentences.j2`` and reaches a page through :func:`say` as plain
+text, which the HTML templates escape: case names, notes and commands come from outside. The HTML
+page has its style and script inline, and a Content-Security-Policy in it forbids any request.
 """
 
 import base64
 import hashlib
-import statistics
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 from markupsafe import Markup
 
-from seg_eval.analysis import spoken
-from seg_eval.report import tables
-from seg_eval.report.charts import Column, legend_mark, paired_dots, scatter
-from seg_eval.report.methods import bibtex, methods
-from seg_eval.report.pictures import dice_by_case, error_and_loss, short_name
-from seg_eval.report.slices import ERROR_COLOURS, LARGEST_ERROR
-from seg_eval.report.viewer import describe_view, fit_views, sheet_rules
-from seg_eval.report.volumes import ArmVolumes, CaseVolumes
-from seg_eval.scoring import EMPTY_RULES, Score, counted
-from synth3d.files import write_text
+from seg_eval.arms import ARM_KINDS
+from seg_eval.report.pictures import short_name
+from seg_eval.scoring import BRATS_GLIOMA, EMPTY_HD95_MM, TOLERANCE_MM
 
-__all__ = ["ArmVolumes", "CaseVolumes", "write_index", "write_page"]
+WORDS = Path(__file__).parent / "words"
+DASH = "–"
+"""What is not defined."""
+COMMON_NAMES = {"t1n": "T1", "t1c": "contrast-enhanced T1", "t2w": "T2", "t2f": "FLAIR", "pd": "PD"}
+REFERENCE_SHARES = {"full": "ceiling", "zero": "floor"}
+"""Kinds of arm that recover nothing by definition, and what stands in the place of a share."""
+REGION_NAMES = {"WT": "whole tumour", "TC": "tumour core", "ET": "enhancing tumour"}
 
 
-def write_page(
-    folder: Path,
-    summary: Mapping[str, Any],
-    scores: Sequence[Score],
-    images: Sequence[Mapping[str, Any]],
-    cases: Sequence[CaseVolumes],
-) -> Path:
-    """Write ``report.html`` into ``folder``.
+def say(name: str, /, **values: Any) -> str:
+    """One sentence of ``sentences.j2`` as plain text, in one line.
 
     Args:
-        folder: Of the experiment.
-        summary: As in ``summary.json``; keys may be missing, those of older schemas are read.
-        scores: All rows, for the dots; those that the rule for empty regions leaves out are not
-            drawn. May be empty.
-        images: Image scores, one mapping per case and arm with ``case``, ``arm``, ``mae_tumour``.
-        cases: Shown as slices, in this order within their role; may be empty.
-
-    Returns:
-        The file.
-
-    Raises:
-        InputError: The file cannot be written.
+        name: Of its macro.
+        values: The macro's arguments.
     """
-    empty = (summary.get("config") or {}).get("empty")
-    scores = counted(scores, empty) if empty in EMPTY_RULES else scores
-    views, note = fit_views(cases, summary)
-    arms = tables.list_arms(summary)
-    dots = _dots(summary, scores)
-    context = {
-        "title": str(summary.get("title") or "Dice recovery"),
-        "headline": tables.headline(summary),
-        "figures": tables.key_figures(summary),
-        "warnings": tables.warnings_first(summary),
-        "verdict": [str(text) for text in summary.get("verdict") or []],
-        "arms": arms,
-        "groups": {g: t for g, t in tables.GROUPS.items() if g in {a["group"] for a in arms}},
-        "dice": tables.dice_tables(summary),
-        "seeds": tables.seed_table(summary),
-        "metrics": tables.metric_tables(summary),
-        "images": tables.image_table(summary),
-        "charts": dots,
-        "cases_by_arm": _case_rows(dots),
-        "scatter": _scatter(summary, scores, images),
-        "tests": tables.rows_of_tests(summary),
-        "noninferiority": tables.rows_of_noninferiority(summary),
-        "plumbing": tables.plumbing_sentence(summary),
-        "views": [describe_view(number, view, summary) for number, view in enumerate(views)],
-        "view_note": note,
-        "error_colours": ERROR_COLOURS,
-        "largest_error": LARGEST_ERROR,
-        "sheets": sheet_rules(views),
-        "empty_rule": summary.get("empty_rule"),
-        "bootstrap": tables.bootstrap_sentence(summary),
-        "commands": [str(line) for line in summary.get("commands") or []],
-        "records": _records(summary),
-        "methods": methods(summary),
-        "bibtex": bibtex(summary),
-    }
-    path = folder / "report.html"
-    write_text(path, _render("report.html.j2", context))
-    return path
+    sentences = _environment(is_html=False).get_template("sentences.j2").module
+    return " ".join(getattr(sentences, name)(**values).split())
 
 
-def write_index(folder: Path, summaries: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Path:
-    """Write ``index.html``: one row per missing sequence with its sentence and a link.
+def fill(template: str, context: Mapping[str, Any]) -> str:
+    """A page of ``words/``; one that ends in ``.html.j2`` gets style and script, and is escaped."""
+    is_html = template.endswith(".html.j2")
+    page = _environment(is_html).get_template(template)
+    if not is_html:
+        return page.render(context)
+    script = (WORDS / "page.js").read_text("utf-8")
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return page.render(
+        context,
+        style=Markup((WORDS / "page.css").read_text("utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(digest).decode("ascii"),
+    )
+
+
+def table(name: str, /, **values: Any) -> dict[str, Any] | None:
+    """One table of ``tables.j2`` as text, ``heads`` and ``rows``; None without rows.
 
     Args:
-        folder: Where it is written; the links are relative to it.
-        summaries: Per sequence its page, as in ``t2f/report.html``, and its summary.
-
-    Raises:
-        InputError: The file cannot be written.
-        ValueError: A link is not relative.
+        name: Of its macro.
+        values: The macro's arguments.
     """
-    rows = []
-    for name, (link, summary) in summaries.items():
-        parts = urlsplit(link)
-        if parts.scheme or parts.netloc or link.startswith("/"):
-            raise ValueError(f"expected a relative link to the page of {name}, got {link!r}")
-        rows.append({
-            "name": spoken(tables.missing_names(summary) or [name]),
-            "code": name,
-            "link": quote(link, safe="/"),
-            "headline": tables.headline(summary),
-            "primary": tables.primary_arm(summary) or "",
-            "regions": {t["name"]: t for t in tables.dice_tables(summary)},
-            "warnings": len(tables.warnings_first(summary)),
-        })  # fmt: skip
-    regions = list(dict.fromkeys(region for row in rows for region in row["regions"]))
-    for row in rows:
-        row["cells"] = [_index_cell(row["regions"].get(region), row["primary"])
-                        for region in regions]  # fmt: skip
-    path = folder / "index.html"
-    context = {"title": "Dice recovery, every sequence", "rows": rows, "regions": regions}
-    write_text(path, _render("index.html.j2", context))
-    return path
+    tables = _environment(is_html=False).get_template("tables.j2").module
+    lines = [line for line in getattr(tables, name)(**values).splitlines() if line.strip()]
+    heads, *rows = ([" ".join(cell.split()) for cell in line.split("¦")] for line in lines)
+    return {"heads": heads, "rows": rows} if rows else None
 
 
-def _index_cell(table: Mapping[str, Any] | None, primary: str) -> dict[str, Any] | None:
-    if table is None:
-        return None
-    by_kind = {row["arm"]["kind"]: row for row in table["rows"]}
-    by_name = {row["arm"]["name"]: row for row in table["rows"]}
-    return {"zero": by_kind.get("zero"), "primary": by_name.get(primary), "gap": table["gap"]}
+def number(value: float | None, form: str = ".3f") -> str:
+    """``value`` by ``form``, without the sign of a rounded zero unless signs are asked for.
+
+    A dash for None and for what is not finite.
+    """
+    if value is None or not math.isfinite(value):
+        return DASH
+    text = format(value, form)
+    return text[1:] if form[0] != "+" and text[0] == "-" and set(text[1:]) <= set("0.") else text
 
 
-def _dots(summary: Mapping[str, Any], scores: Sequence[Score]) -> list[dict[str, Any]]:
-    """Per region the chart of paired cases; seeds of the segmenter are averaged."""
-    charts = []
-    for region, content in (summary.get("regions") or {}).items():
-        columns = []
-        for arm in tables.list_arms(summary):
-            means = dice_by_case(scores, arm["name"], region)
-            if not means:
-                continue
-            cell = (content.get("arms") or {}).get(arm["name"]) or {}
-            spread = (cell.get("metrics") or {}).get("dice") or {}
-            mean = cell.get("dice", statistics.fmean(means.values()))
-            columns.append(Column(arm["name"], arm["label"], arm["group"], means, mean,
-                                  spread.get("low"), spread.get("high")))  # fmt: skip
-        svg = paired_dots(columns, f"Dice of {region} by arm, one line per case")
-        if svg:
-            charts.append({"name": region, "svg": svg, "columns": columns})
-    return charts
+def interval(estimate: Any, form: str = ".3f", times: float = 1) -> str:
+    """``[a, b]`` of an estimate's interval; "" where there is no estimate.
+
+    Args:
+        estimate: An ``Estimate``, or what ``summary.json`` has of one: ``low``, ``high`` and
+            ``value`` or ``mean``. An end that is None or infinite is unbounded.
+        form: Of ``format()``.
+        times: A factor; a negative one turns the interval round.
+    """
+    if (found := _plain(estimate)) is None:
+        return ""
+    ends = [
+        "unbounded" if end is None or math.isinf(end) else number(times * end, form)
+        for end in (found["low"], found["high"])[:: 1 if times > 0 else -1]
+    ]
+    return f"[{', '.join(ends)}]"
 
 
-def _case_rows(charts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The charts' values as tables, for who cannot or will not hover."""
-    found = []
-    for chart in charts:
-        columns = chart["columns"]
-        cases = sorted({case for column in columns for case in column.values})
-        rows = [[case, *(tables.number(c.values.get(case)) for c in columns)] for case in cases]
-        found.append({"name": chart["name"], "arms": [c.label for c in columns], "rows": rows})
-    return found
+def figure(estimate: Any, form: str = ".3f", times: float = 1) -> str:
+    """``0.012 [0.004, 0.020]``; a dash where there is no estimate."""
+    if (found := _plain(estimate)) is None:
+        return DASH
+    value = found["mean"] if "mean" in found else found["value"]
+    return f"{number(times * value, form)} {interval(estimate, form, times)}"
 
 
-def _scatter(
-    summary: Mapping[str, Any], scores: Sequence[Score], images: Sequence[Mapping[str, Any]]
-) -> dict[str, Any] | None:
-    """Error of the synthetic sequence in the tumour against the Dice lost; None without images."""
-    arms = {arm["name"]: arm for arm in tables.list_arms(summary)}
-    filled = [name for name, arm in arms.items() if arm["group"] not in ("reference", "check")]
-    regions = summary.get("regions") or {}
-    defined = [name for name, content in regions.items() if content.get("gap_defined", True)]
-    rows = [row for row in scores if row.region in (defined or regions)]
-    points = error_and_loss(rows, images, filled)
-    axes = ("mean |error| of the synthetic sequence inside the tumour",
-            "Dice lost against the real sequence")  # fmt: skip
-    shown = list(dict.fromkeys(point.arm for point in points))
-    svg = scatter(points, {a: arms[a]["group"] for a in shown}, " against ".join(axes[::-1]), axes)
-    if not svg:
-        return None
-    return {
-        "svg": svg,
-        "legend": [{"mark": legend_mark(i, arms[a]["group"]), "label": a}
-                   for i, a in enumerate(shown)],
-        "rows": [[short_name(str(r.get("arm"))), tables.score_name(str(r.get("score"))),
-                  str(r.get("against")).replace("dice_", "Dice "),
-                  tables.number(r.get("spearman"), "+.2f"), tables.number(r.get("n"), "d"),
-                  tables.p_value(r.get("p"))] for r in summary.get("image_benefit") or []],
-    }  # fmt: skip
+def signed(estimate: Any, times: float = 1) -> str:
+    """``+0.012 [+0.004, +0.020]``."""
+    return figure(estimate, "+.3f", times)
 
 
-def _records(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Versions, hashes and times as tables of two columns."""
-    found = []
-    for key, title in (("versions", "Versions"), ("hashes", "Hashes"), ("seconds", "Seconds")):
-        rows = _flat(summary.get(key) or {})
-        if key == "seconds" and summary.get("peak_memory_mb"):
-            rows.append(["peak memory, MB", str(summary["peak_memory_mb"])])
-        if rows:
-            found.append({"title": title, "rows": rows})
-    return found
+def percent(share: float | None) -> str:
+    """``88 %`` for 0.88; a dash for None."""
+    return DASH if share is None else f"{number(100 * share, '.0f')} %"
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> list[list[str]]:
-    """Names and values as text, those of inner objects as ``outer / inner``."""
-    rows = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{above}{name} / ")
-        else:
-            rows.append([f"{above}{name}", str(value)])
-    return rows
+def share(estimate: Any) -> str:
+    """``88 % [79, 95]``; a dash where there is no estimate."""
+    found = _plain(estimate)
+    return f"{percent(found['value'])} {interval(found, '.0f', 100)}" if found else DASH
+
+
+def p_value(p: float | None) -> str:
+    """Three decimals, or ``< 0.001``."""
+    return "< 0.001" if p is not None and p < 0.001 else number(p)
+
+
+def spoken(names: Sequence[str]) -> str:
+    """``T1 and FLAIR`` for ``["t1n", "t2f"]``."""
+    return listed([COMMON_NAMES.get(name, name) for name in names])
+
+
+def listed(words: Sequence[Any]) -> str:
+    """``a, b and c``."""
+    *others, last = map(str, words)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def many(count: int, noun: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _plain(estimate: Any) -> dict[str, Any] | None:
+    """An estimate as a mapping; None where its value is not known."""
+    found = estimate if isinstance(estimate, dict) or estimate is None else vars(estimate)
+    return found if found and found.get("value", found.get("mean")) is not None else None
+
+
+def _words(arm: Any, missing: Sequence[str]) -> str:
+    """How a sentence calls an arm, by the record of its kind."""
+    name, kind = (arm["name"], arm["kind"]) if isinstance(arm, dict) else (arm.name, arm.kind)
+    channels = "channel" if len(missing) == 1 else "channels"
+    return ARM_KINDS[kind].words.format(missing=spoken(missing), channels=channels, name=name)
+
+
+def _aligned(table: Mapping[str, Any]) -> str:
+    """A Markdown table with aligned columns, from ``heads`` and ``rows`` of text."""
+    heads, rows = table["heads"], table["rows"]
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(heads), line(rule), *map(line, rows)])
 
 
 @cache
-def _environment() -> Any:
+def _environment(is_html: bool) -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "page_parts"),
-        autoescape=True,
-        undefined=StrictUndefined,
+    class Missing(StrictUndefined):
+        """What a template asks for in vain is a KeyError, as in Python."""
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named | {"exc": KeyError})
+
+    made = Environment(
+        loader=FileSystemLoader(WORDS),
+        autoescape=is_html,
+        undefined=Missing,
         trim_blocks=True,
         lstrip_blocks=True,
+        extensions=["jinja2.ext.do"],
     )
-
-
-def _render(template: str, context: Mapping[str, Any]) -> str:
-    parts = Path(__file__).parent / "page_parts"
-    script = (parts / "page.js").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            style=Markup((parts / "page.css").read_text("utf-8")),
-            script=Markup(script),
-            script_hash=digest,
-            **context,
-        )
-    )
+    made.globals |= {
+        "say": say, "tolerance_mm": TOLERANCE_MM, "empty_hd95_mm": EMPTY_HD95_MM,
+        "lesion_rule": BRATS_GLIOMA, "reference_shares": REFERENCE_SHARES,
+    }  # fmt: skip
+    made.filters |= {
+        "aligned": _aligned, "basename": lambda path: Path(path).name, "figure": figure,
+        "interval": interval, "listed": listed, "many": many, "number": number,
+        "p_value": p_value, "percent": percent,
+        "region": lambda name: REGION_NAMES.get(name, name), "share": share, "short": short_name,
+        "signed": signed,
+        "spoken": spoken, "words": _words,
+    }  # fmt: skip
+    return made

@@ -6,13 +6,14 @@ colour-blind readers; every bar is labelled as well.
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 from seg_eval.scoring import Score
 from synth3d.files import atomic_path
 
@@ -21,15 +22,17 @@ COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
     "#882255", "#44AA99", "#332288",
 )  # fmt: skip
-GREYS = {"full": "#555555", "zero": "#CCCCCC", "plumbing": "#999999"}
+GREYS = ("#555555", "#CCCCCC", "#999999")
 REGION_COLOURS = {"WT": "#56B4E9", "TC": "#E69F00", "ET": "#D55E00"}
 
 
-def arm_colours(arms: Sequence[str]) -> dict[str, str]:
-    """A colour per arm: greys for the references, colours for what is compared."""
-    compared = [name for name in arms if name not in GREYS]
-    picked = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(compared)}
-    return {name: GREYS.get(name) or picked[name] for name in arms}
+def arm_colours(groups: Mapping[str, str]) -> dict[str, str]:
+    """A colour per arm, from the group of each: greys for references and checks."""
+    found: dict[str, str] = {}
+    for is_grey, colours in ((True, GREYS), (False, COLOURS)):
+        names = [n for n, group in groups.items() if (group in ("reference", "check")) == is_grey]
+        found |= {name: colours[i % len(colours)] for i, name in enumerate(names)}
+    return found
 
 
 _RUN = re.compile(r"(?:t1n|t1c|t2w|t2f|pd)(?:-(?:t1n|t1c|t2w|t2f|pd))*-(.+)-[0-9a-f]{8}")
@@ -82,7 +85,7 @@ def error_and_loss(
     own = {arm: dice_by_case(scores, arm) for arm in arms}
     errors: dict[tuple[str, str], list[float]] = {}
     for row in images:
-        if row.get("mae_tumour") is not None:
+        if row["mae_tumour"] is not None:
             errors.setdefault((row["case"], row["arm"]), []).append(float(row["mae_tumour"]))
     return [
         Point(case, arm, statistics.fmean(values), full[case] - own[arm][case])
@@ -91,12 +94,14 @@ def error_and_loss(
     ]
 
 
-def draw_scatter(points: Sequence[Point], title: str, path: Path) -> None:
+def draw_scatter(
+    points: Sequence[Point], groups: Mapping[str, str], title: str, path: Path
+) -> None:
     """Error of the filled-in sequence in the tumour against the Dice lost, a shape per arm."""
     figure = _figure(6.4, 4.4)
     axes = figure.subplots()
     arms = list(dict.fromkeys(point.arm for point in points))
-    for arm, colour in arm_colours(arms).items():
+    for arm, colour in arm_colours({arm: groups[arm] for arm in arms}).items():
         own = [point for point in points if point.arm == arm]
         axes.scatter(
             [point.error for point in own],
@@ -120,12 +125,19 @@ def draw_scatter(points: Sequence[Point], title: str, path: Path) -> None:
 
 
 def draw_dice(
-    scores: Sequence[Score], arms: Sequence[str], regions: Sequence[str], title: str, path: Path
+    scores: Sequence[Score],
+    groups: Mapping[str, str],
+    regions: Sequence[str],
+    title: str,
+    path: Path,
 ) -> None:
-    """Bars of mean Dice by region and arm, with a dot for each case (its mean over seeds)."""
+    """Bars of mean Dice by region and arm, with a dot for each case (its mean over seeds).
+
+    ``groups`` has the arms in order, with the group of each.
+    """
+    arms, colours = list(groups), arm_colours(groups)
     figure = _figure(max(7.0, 0.55 * len(arms) * len(regions) + 2), 4.6)
     axes = figure.subplots()
-    colours = arm_colours(arms)
     ticks: list[tuple[float, str]] = []
     for number, region in enumerate(regions):
         start = number * (len(arms) + 1.2)
@@ -151,45 +163,21 @@ def draw_dice(
     _save(figure, path)
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One arm of one case, for :func:`draw_panel`; all volumes (D, H, W).
-
-    Attributes:
-        name: Of the arm.
-        channel: The missing channel as the segmenter saw it, 0 dark to 1 bright.
-        masks: Predicted regions.
-    """
-
-    name: str
-    channel: np.ndarray
-    masks: Mapping[str, np.ndarray]
-
-
-def draw_panel(
-    real: np.ndarray,
-    truth: Mapping[str, np.ndarray],
-    panels: Sequence[Panel],
-    affine: np.ndarray,
-    title: str,
-    path: Path,
-) -> None:
+def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, path: Path) -> None:
     """One axial slice: the channel of each arm, its error, and what was segmented.
 
     The slice is the one with most tumour. First column: the real channel and the expert's
-    contours. Radiological view where the grid is axis-aligned: patient's left on the right.
+    contours. Radiological view: the patient's left is on the right.
 
     Args:
-        real: (D, H, W), 0 dark to 1 bright.
-        truth: The expert's regions, with WT.
-        panels: The arms.
-        affine: (4, 4) voxel (x, y, z) to mm, RAS+.
+        case: With WT among the expert's regions.
+        arms: Those of its arms that are drawn, a column each.
         title: Above the picture.
         path: Of the PNG.
     """
-    z = _slice_of(truth["WT"], real)
-    turned = _Slicer(z, real, affine)
-    columns = len(panels) + 1
+    real, truth = case.real, case.truth
+    turned, name = slicer(case, truth["WT"])
+    columns = len(arms) + 1
     height, width = turned(real).shape
     figure = _figure(1.75 * columns + 0.6, 1.75 * 3 * height / width + 0.9)
     grid = figure.subplots(3, columns, squeeze=False)
@@ -200,38 +188,33 @@ def draw_panel(
     _show(grid[1, 0], np.zeros((height, width)), "", "inferno", 0.5)
     _outline(grid[2, 0], turned, real, truth, "expert")
     image = None
-    for column, panel in enumerate(panels, start=1):
-        _show(grid[0, column], turned(panel.channel), short_name(panel.name))
-        error = np.abs(turned(panel.channel) - turned(real))
+    for column, (arm_name, arm) in enumerate(arms.items(), start=1):
+        channel = np.zeros_like(real) if arm.channel is None else arm.channel
+        _show(grid[0, column], turned(channel), short_name(arm_name))
+        error = np.abs(turned(channel) - turned(real))
         image = _show(grid[1, column], error, "", "inferno", 0.5)
-        _outline(grid[2, column], turned, real, panel.masks, "")
+        _outline(grid[2, column], turned, real, arm.masks, "")
     if image is not None:
         bar = figure.colorbar(image, ax=list(grid[1]), fraction=0.012, pad=0.01)
         bar.ax.tick_params(labelsize=7)
-    handles = _legend_lines(REGION_COLOURS)
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.suptitle(f"{title}, slice z = {z}", fontsize=10)
+    for region, colour in REGION_COLOURS.items():
+        grid[2, 0].plot([], [], color=colour, label=region)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.suptitle(f"{title}, {name}", fontsize=10)
     _save(figure, path)
 
 
-class _Slicer:
-    """Cuts slice z out of a volume, cropped to the head and turned to the radiological view."""
-
-    def __init__(self, z: int, real: np.ndarray, affine: np.ndarray) -> None:
-        head = np.argwhere((real != 0).any(axis=0))
-        low, high = (
-            (head.min(0), head.max(0) + 1) if len(head) else (np.zeros(2, int), real.shape[1:])
-        )
-        self.window = (z, slice(low[0], high[0]), slice(low[1], high[1]))
-        self.flip = tuple(axis for axis, i in ((0, 1), (1, 0)) if affine[i, i] > 0)
-
-    def __call__(self, volume: np.ndarray) -> np.ndarray:
-        return np.flip(volume[self.window], self.flip)
-
-
-def _slice_of(tumour: np.ndarray, real: np.ndarray) -> int:
-    mask = tumour if tumour.any() else real != 0
-    return int(mask.sum(axis=(1, 2)).argmax())
+def slicer(case: CaseVolumes, tumour: np.ndarray) -> tuple[Callable[..., np.ndarray], str]:
+    """Cuts the axial slice with most of ``tumour`` out of a volume, up to the head; its name."""
+    orientation = case.orientation
+    head = orientation.turn(case.real) != 0
+    area = (orientation.turn(tumour) if tumour.any() else head).sum(axis=(0, 1))
+    index = int(area.argmax())
+    seen = [np.flatnonzero(head.any(axis=axes)) for axes in ((1, 2), (0, 2))]
+    across, down = (slice(at[0], at[-1] + 1) if len(at) else slice(None) for at in seen)
+    at = orientation.file_index(2, index, len(area))
+    name = f"slice {orientation.file_axis(2)} = {at}"
+    return lambda volume: orientation.turn(volume)[across, down, index].T, name
 
 
 def _show(
@@ -245,19 +228,13 @@ def _show(
 
 
 def _outline(
-    axes: Any, turned: _Slicer, real: np.ndarray, masks: Mapping[str, np.ndarray], title: str
+    axes: Any, turned: Any, real: np.ndarray, masks: Mapping[str, np.ndarray], title: str
 ) -> None:
     _show(axes, turned(real), title)
     for region, colour in REGION_COLOURS.items():
         mask = turned(masks[region])
         if mask.any() and not mask.all():
             axes.contour(mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.1)
-
-
-def _legend_lines(colours: Mapping[str, str]) -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    return [Line2D([], [], color=colour, label=region) for region, colour in colours.items()]
 
 
 def _figure(width: float, height: float) -> Any:

@@ -4,13 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
-from seg_eval.analysis import spoken
-from seg_eval.report import tables
+from seg_eval.arms import ARM_KINDS
+from seg_eval.report.page import number, say
 from seg_eval.report.pictures import short_name
 from seg_eval.report.slices import Limits, Outlines, Plane, agreement, draw_planes
-from seg_eval.report.volumes import PLANES, CaseVolumes
+from seg_eval.report.volumes import CaseVolumes
 
 BUDGET = 18_000_000
 """Bytes of all slice views of one file at most; the rest is seldom a tenth of that."""
@@ -20,6 +18,8 @@ LADDER = (
 """Tried in turn until the views fit the budget."""
 MOST_COMPARED = 2
 """Arms shown beside full and zero in the slice views."""
+LARGEST_TILT = 5.0
+"""Degrees between a voxel axis and the nearest anatomical one that go without mention."""
 ROLES = ("worst", "median", "best")
 
 
@@ -46,7 +46,7 @@ class View:
 
 def fit_views(cases: Sequence[CaseVolumes], summary: Mapping[str, Any]) -> tuple[list[View], str]:
     """Slice views of all cases within the budget, and a note on what it cost."""
-    ranked = sorted(cases, key=lambda c: ROLES.index(c.role) if c.role in ROLES else len(ROLES))
+    ranked = sorted(cases, key=lambda case: ROLES.index(case.role))
     known: list[Outlines] = [{} for _ in ranked]
     shown = [(case, _shown(case, summary)) for case in ranked]
     views: list[View] = []
@@ -61,119 +61,40 @@ def fit_views(cases: Sequence[CaseVolumes], summary: Mapping[str, Any]) -> tuple
                 break
             views.append(view)
         else:
-            return views, f"At most {limits.slices} slices a plane; pictures are compressed."
-    return views, f"{len(shown) - len(views)} case(s) are left out: their pictures are too large."
+            return views, say("views_fit", slices=limits.slices)
+    return views, say("views_too_large", count=len(shown) - len(views))
 
 
 def _shown(case: CaseVolumes, summary: Mapping[str, Any]) -> list[str]:
     """The arms of ``case`` that its view shows: full, zero, what was asked, what is better."""
-    kinds = {arm["name"]: arm["kind"] for arm in tables.list_arms(summary)}
-    kinds = {name: kinds.get(name, name) for name in case.arms}
-    fixed = [name for kind in ("full", "zero") for name in case.arms if kinds[name] == kind]
-    head = summary.get("headline") or {}
-    wanted = [tables.primary_arm(summary), head.get("better")]
-    wanted += [name for name, kind in kinds.items() if kind == "synthetic"]
-    wanted += [n for n, arm in case.arms.items() if arm.channel is not None]
+    kinds = {arm["name"]: ARM_KINDS[arm["kind"]] for arm in summary["arms"]}
+    fixed = [name for kind in ("full", "zero") for name in case.arms if kinds[name].name == kind]
+    head = summary["headline"]
+    wanted = [head["primary"], head["better"]]
+    wanted += [name for name, kind in kinds.items() if kind.group == "synthesis"]
+    wanted += [name for name, arm in case.arms.items() if arm.channel is not None]
     compared = [name for name in dict.fromkeys(wanted) if name in case.arms and name not in fixed]
-    others = [name for name in compared if kinds[name] != "plumbing"] or compared
+    others = [name for name in compared if kinds[name].compared] or compared
     return [*fixed, *others[:MOST_COMPARED]]
 
 
-def describe_view(number: int, view: View, summary: Mapping[str, Any]) -> dict[str, Any]:
+def describe_view(view: View, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What the template and the script need of one case."""
     case, found = view.case, agreement(view.case, view.arms)
-    regions = list(case.truth)
-    gaps = {
-        r: (((summary.get("regions") or {}).get(r) or {}).get("gap") or {}).get("value") or 0
-        for r in regions
-    }
-    region = max(regions, key=lambda r: gaps[r]) if regions else ""
-    data = {
-        "planes": {
-            p.name: {
-                "indices": p.indices, "labels": p.labels, "start": p.start, "columns": p.columns,
-                "rows": p.rows, "size": p.size, "outlines": p.outlines,
-            }
-            for p in view.planes
-        }
-    }  # fmt: skip
-    start = {p.name: p.indices[p.start] for p in view.planes}
+    gaps = {name: region["gap"]["value"] for name, region in summary["regions"].items()}
+    turn = case.orientation
+    tilt = turn.tilt if turn.tilt > LARGEST_TILT else None
+    shown = ("indices", "labels", "start", "columns", "rows", "size", "outlines")
     return {
-        "number": number,
-        "case": case.case,
-        "patient": case.patient,
-        "role": case.role,
-        "why": _why(case, summary),
-        "sequence": spoken([case.modality]),
-        "note": case.orientation.note,
+        "case": case,
+        "arms": view.arms,
+        "planes": view.planes,
+        "region": max(case.truth, key=lambda name: gaps.get(name, 0.0), default=""),
+        "note": say("orientation", known=turn.known, tilt=tilt),
         "spacing": " × ".join(f"{mm:g}" for mm in reversed(case.spacing_mm)),
-        "regions": regions,
-        "region": region,
-        "arms": [{"name": a, "label": short_name(a)} for a in view.arms],
-        "rows": [[r, *(tables.number(found[r].get(arm)) for arm in view.arms)] for r in regions],
-        "planes": [
-            {"plane": p, "panels": _panels(number, p, view.arms, region),
-             "cross": _cross(p, start), "at": _place(p)}
-            for p in view.planes
-        ],
-        "data": data,
-    }  # fmt: skip
-
-
-def _why(case: CaseVolumes, summary: Mapping[str, Any]) -> str:
-    """The summary's sentence on why the case is shown; "" where it has none."""
-    told = [c for c in summary.get("cases") or [] if c.get("case") == case.case]
-    return next((str(c["why"]) for c in told if c.get("why")), "")
-
-
-def _place(plane: Plane) -> tuple[float, float]:
-    """Where the first slice's tile is on the sheets, in per cent as CSS positions them."""
-    across, down = plane.start % plane.columns, plane.start // plane.columns
-    return (
-        round(100 * across / max(plane.columns - 1, 1), 4),
-        round(100 * down / max(plane.rows - 1, 1), 4),
-    )
-
-
-def _panels(number: int, plane: Plane, arms: Sequence[str], region: str) -> list[dict[str, Any]]:
-    """The panels of a plane, in order: the pictures, then the segmentations on the real one."""
-    named = {"real": "Real"}
-    for name in arms:
-        if f"channel {name}" in plane.sheets:
-            named[f"channel {name}"] = f"Filled in: {short_name(name)}"
-            named[f"error {name}"] = f"|Error|: {short_name(name)}"
-    order = list(plane.sheets)
-    panels = [
-        {"sheet": f"s{number}-{plane.name}-{order.index(key)}", "title": title, "owner": "",
-         "error": key.startswith("error ")}
-        for key, title in named.items()
-    ]  # fmt: skip
-    drawn = plane.outlines.get(region, {})
-    for name in arms if "expert" in drawn else ():
-        panels.append({
-            "sheet": f"s{number}-{plane.name}-{order.index('real')}",
-            "title": f"Segmented: {short_name(name)}",
-            "owner": name,
-            "error": False,
-            "expert": drawn["expert"][plane.start],
-            "path": drawn.get(name, [""] * len(plane.indices))[plane.start],
-        })  # fmt: skip
-    return panels
-
-
-def _cross(plane: Plane, start: Mapping[str, int]) -> tuple[int, int]:
-    """Where the other two planes cut this one, in half voxels: x and y."""
-    across, down = [name for name in reversed(PLANES) if name != plane.name]
-    return 2 * start[across] + 1, 2 * start[down] + 1
-
-
-def sheet_rules(views: Sequence[View]) -> Markup:
-    """One style rule per sheet; a sheet stands once in the file however many panels show it."""
-    return Markup(
-        "\n".join(
-            f'.s{number}-{plane.name}-{index}{{background-image:url("{uri}")}}'
-            for number, view in enumerate(views)
-            for plane in view.planes
-            for index, uri in enumerate(plane.sheets.values())
-        )
-    )
+        "dice": {
+            "heads": ["Region", *map(short_name, view.arms)],
+            "rows": [[r, *(number(found[r].get(arm)) for arm in view.arms)] for r in case.truth],
+        },
+        "data": {plane.name: {key: getattr(plane, key) for key in shown} for plane in view.planes},
+    }

@@ -1,11 +1,16 @@
 """A case as the report's slice viewer takes it, turned to the radiological convention."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+
+from seg_eval.scoring import region_masks
+from synth3d.cohort import LabelScheme
+from synth3d.images import Scale, foreground, read, read_label
 
 PLANES = ("axial", "coronal", "sagittal")
 """In this order everywhere."""
@@ -16,9 +21,6 @@ LETTERS = {
     "sagittal": ("A", "P", "S", "I"),
 }
 """What of the patient is at the left, right, top and bottom of a picture of the plane."""
-
-LARGEST_TILT = 5.0
-"""Degrees between a voxel axis and the nearest anatomical one that go without mention."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,6 @@ class CaseVolumes:
     truth: Mapping[str, np.ndarray]
     affine: np.ndarray
     spacing_mm: tuple[float, float, float]
-    _orientation: "Orientation" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.real.ndim != 3 or 0 in self.real.shape:
@@ -73,12 +74,11 @@ class CaseVolumes:
                 raise ValueError(
                     f"{self.case}: {name} is {volume.shape}, the real sequence {self.real.shape}"
                 )
-        object.__setattr__(self, "_orientation", Orientation(np.asarray(self.affine, float)))
 
-    @property
+    @cached_property
     def orientation(self) -> "Orientation":
         """How its voxel axes run in the patient."""
-        return self._orientation
+        return Orientation(np.asarray(self.affine, float))
 
     def _others(self) -> list[tuple[str, np.ndarray]]:
         found = [(f"expert {region}", mask) for region, mask in self.truth.items()]
@@ -86,6 +86,66 @@ class CaseVolumes:
             found += [(f"{name} {region}", mask) for region, mask in arm.masks.items()]
             found += [(f"{name} channel", arm.channel)] if arm.channel is not None else []
         return found
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Where the volumes of a case are: an entry of an experiment's ``volumes.json``.
+
+    Attributes:
+        case: Its name.
+        patient: Whose it is.
+        role: Why it is shown.
+        modality: The missing sequence, as in ``t2f``.
+        scheme: Which integer is which tissue.
+        real: The real sequence; this and the others as a path, relative to the experiment's folder
+            if it lies in there.
+        label: The expert's labels.
+        brain: The real sequences that are not missing; they tell where the brain is.
+        arms: By name the filled-in channel, None for zeros, and the predicted labels.
+    """
+
+    case: str
+    patient: str
+    role: str
+    modality: str
+    scheme: LabelScheme
+    real: str
+    label: str
+    brain: tuple[str, ...]
+    arms: dict[str, tuple[str | None, str]]
+
+    def load(self, folder: Path) -> CaseVolumes:
+        """The volumes, each channel on its own in-brain scale.
+
+        Raises:
+            InputError: A file is missing or cannot be read.
+            ValueError: A volume has another shape than the others.
+        """
+        brain = np.any([foreground(read(folder / path).data) for path in self.brain], axis=0)
+
+        def channel(path: str) -> np.ndarray:
+            volume = read(folder / path).data
+            return Scale.fit(volume, brain).apply(volume, brain)
+
+        def masks(path: str) -> dict[str, np.ndarray]:
+            return region_masks(read_label(folder / path).data, self.scheme)
+
+        image = read(folder / self.real)
+        return CaseVolumes(
+            case=self.case,
+            patient=self.patient,
+            role=self.role,
+            modality=self.modality,
+            real=channel(self.real),
+            arms={
+                name: ArmVolumes(channel(made) if made else None, masks(found))
+                for name, (made, found) in self.arms.items()
+            },
+            truth=masks(self.label),
+            affine=image.affine,
+            spacing_mm=image.spacing_mm,
+        )
 
 
 class Orientation:
@@ -109,25 +169,16 @@ class Orientation:
         self.signs = np.sign([directions[row, axis] for row, axis in enumerate(self.axes)])
         along = np.abs([directions[row, axis] for row, axis in enumerate(self.axes)])
         self.tilt = float(np.degrees(np.arccos(np.clip(along.min(), 0, 1))))
-
-    @cached_property
-    def note(self) -> str:
-        """One sentence about the pictures' orientation."""
-        if not self.known:
-            return "The file's affine says nothing usable: the orientation is unknown."
-        text = "Radiological convention: the patient's right is at the left of the picture."
-        if self.tilt > LARGEST_TILT:
-            text += f" The grid is oblique by up to {self.tilt:.0f}°; letters name the nearest."
-        return text
+        """Degrees at most between a voxel axis and the nearest anatomical one."""
 
     def letters(self, plane: str) -> tuple[str, str, str, str]:
         """What is at the left, right, top and bottom of ``plane``; "?" where it is unknown."""
-        return LETTERS[plane] if self.known else ("?",) * 4
+        return LETTERS[plane] if self.known else ("?", "?", "?", "?")
 
     def turn(self, volume: np.ndarray) -> np.ndarray:
         """``volume`` (z, y, x) with axes that run towards left, back and feet; a view."""
         turned = np.transpose(np.transpose(volume), self.axes)
-        return np.flip(turned, [i for i, sign in enumerate(self.signs) if sign > 0])
+        return np.flip(turned, tuple(i for i, sign in enumerate(self.signs) if sign > 0))
 
     def turn_spacing(self, spacing_mm: tuple[float, float, float]) -> tuple[float, ...]:
         """Millimetres along the turned axes, from those along (z, y, x)."""

@@ -9,9 +9,9 @@ from seg_eval.scoring.scores import (
     Score,
     counted,
     dice,
+    exceeds_tolerance,
     score_case,
     voxel_volumes,
-    warn_of_voxels,
 )
 from seg_eval.scoring.surface import EMPTY_HD95_MM, TOLERANCE_MM
 
@@ -27,9 +27,9 @@ __all__ = [
     "channel_scores",
     "counted",
     "dice",
+    "exceeds_tolerance",
     "from_brats_2023",
     "region_masks",
     "score_case",
     "voxel_volumes",
-    "warn_of_voxels",
 ]

@@ -21,6 +21,7 @@ to 2 n. HD95 is that of :mod:`seg_eval.scoring.surface`, not DeepMind's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -104,7 +105,7 @@ def lesion_scores(
         return LesionScores(1.0, 0.0, 0, 0, 0)
     reference, prediction = reference[box], prediction[box]
     territory, lesions = _territories(reference, dilation_offsets(spacing_mm, rule.dilation_mm))
-    components, parts = ndimage.label(prediction, NEIGHBOURS_26)
+    components, parts = _label(prediction)
 
     both = territory.astype(np.int64)[prediction] * (parts + 1) + components[prediction]
     lesion_of, part_of = np.divmod(np.unique(both), parts + 1)
@@ -152,16 +153,24 @@ def dilation_offsets(spacing_mm: Sequence[float], dilation_mm: float) -> np.ndar
 def _territories(mask: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, int]:
     """The dilated ``mask``, numbered by what hangs together, within its own box; the count."""
     margin = offsets.max(axis=0)
-    grown = np.zeros(np.array(mask.shape) + 2 * margin, dtype=bool)  # never in Fortran order
+    grown = np.zeros(
+        (np.array(mask.shape) + 2 * margin).tolist(), dtype=bool
+    )  # never in Fortran order
     inner = tuple(slice(room, room + side) for room, side in zip(margin, mask.shape, strict=True))
     grown[inner] = mask
     base = np.ravel_multi_index(tuple((surface_voxels(mask) + margin).T), grown.shape)
-    strides = np.array([grown.shape[1] * grown.shape[2], grown.shape[2], 1])
+    strides = np.array(grown.strides)  # in voxels, since one is a byte
     flat = grown.reshape(-1)
     for step in offsets @ strides:  # whatever dilation adds lies around a surface voxel
         flat[base + step] = True
-    labels, count = ndimage.label(grown, NEIGHBOURS_26)
+    labels, count = _label(grown)
     return labels[inner], count
+
+
+def _label(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """``mask`` numbered by what hangs together, and the count."""
+    found: Any = ndimage.label(mask, NEIGHBOURS_26)
+    return found
 
 
 def _hd95_each(

@@ -1,33 +1,14 @@
 """Tumour regions of BraTS from integer labels, whatever the release calls its labels."""
 
-from typing import Protocol
-
 import numpy as np
+
+from synth3d.cohort import LabelScheme
 
 REGIONS = ("WT", "TC", "ET")
 """Whole tumour, tumour core, enhancing tumour; each holds the next."""
 
 
-class Labels(Protocol):
-    """The integers that a cohort paints; :class:`synth3d.cohort.cases.LabelScheme` is one."""
-
-    @property
-    def necrosis(self) -> int:
-        """Necrotic and non-enhancing core."""
-        ...
-
-    @property
-    def oedema(self) -> int:
-        """Oedema and infiltration."""
-        ...
-
-    @property
-    def enhancing(self) -> int:
-        """Enhancing tumour."""
-        ...
-
-
-def region_masks(labels: np.ndarray, scheme: Labels) -> dict[str, np.ndarray]:
+def region_masks(labels: np.ndarray, scheme: LabelScheme) -> dict[str, np.ndarray]:
     """WT, TC and ET of a label volume, as bool masks of its shape.
 
     WT is necrosis, oedema and enhancing tumour, TC necrosis and enhancing tumour, ET enhancing
@@ -43,7 +24,7 @@ def region_masks(labels: np.ndarray, scheme: Labels) -> dict[str, np.ndarray]:
     return {"WT": core | (labels == scheme.oedema), "TC": core, "ET": enhancing}
 
 
-def from_brats_2023(labels: np.ndarray, scheme: Labels) -> np.ndarray:
+def from_brats_2023(labels: np.ndarray, scheme: LabelScheme) -> np.ndarray:
     """Labels coded 1 necrosis, 2 oedema, 3 enhancing, painted with the cohort's integers.
 
     Returns:

@@ -238,12 +238,10 @@ def voxel_volumes(scores: Sequence[Score]) -> list[float]:
     return [round(end(found), 4) for end in (min, max)] if found else []
 
 
-def warn_of_voxels(voxel_mm3: Sequence[float]) -> list[str]:
-    """Whether some side of the voxels is longer than the tolerance of the surface distance."""
-    if not voxel_mm3 or voxel_mm3[-1] <= TOLERANCE_MM**3 * (1 + 3 * HEADER_ROUNDING):
-        return []
-    return [
-        f"voxels of {voxel_mm3[-1]:g} mm³: a side is longer than the {TOLERANCE_MM:g} mm that NSD "
-        "tolerates, along which it counts only surfaces that coincide; do not hold it against NSD "
-        "at other voxel sizes"
-    ]
+def exceeds_tolerance(voxel_mm3: Sequence[float]) -> bool:
+    """Whether some side of the voxels is longer than the tolerance of the surface distance.
+
+    Args:
+        voxel_mm3: As :func:`voxel_volumes` gives them.
+    """
+    return bool(voxel_mm3) and voxel_mm3[-1] > TOLERANCE_MM**3 * (1 + 3 * HEADER_ROUNDING)

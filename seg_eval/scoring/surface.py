@@ -19,6 +19,7 @@ that fills the head costs the tree most, whose voxels are all about equally far 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -121,7 +122,7 @@ def _to_nearest(points: np.ndarray, targets: np.ndarray, spacing_mm: Sequence[fl
     if int(shape.prod()) <= VOXELS_PER_TARGET * len(targets):
         away = np.ones(shape, dtype=bool)
         away[tuple((targets - low).T)] = False
-        distance = ndimage.distance_transform_edt(away, sampling=tuple(spacing_mm))
+        distance: Any = ndimage.distance_transform_edt(away, sampling=tuple(spacing_mm))
         return distance[tuple((points - low).T)]
     size = np.asarray(spacing_mm, dtype=np.float64)
     return KDTree(targets * size, leafsize=32).query(points * size)[0]

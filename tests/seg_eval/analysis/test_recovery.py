@@ -4,8 +4,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from seg_eval.analysis.recovery import SMALLEST_HD95_GAP_MM, difference, recovery
-from synth3d.scoring.bootstrap import PairedBootstrap, quantiles, standard_error
+from seg_eval.analysis.recovery import SMALLEST_HD95_GAP_MM, recovery
+from synth3d.scoring.bootstrap import PairedBootstrap
 
 FULL = np.array([0.9, 0.8, 0.95, 0.85])
 ZERO = np.array([0.4, 0.3, 0.5, 0.4])
@@ -22,8 +22,6 @@ def bootstrap(count, seeds=1, **more):
 
 def test_recovery_of_a_worked_example():
     found = recovery(FULL, ZERO, ARM, FOUR)
-    assert found.full == pytest.approx(0.875)
-    assert found.zero == pytest.approx(0.4)
     assert found.gap.value == pytest.approx(0.475)
     assert found.gain.value == pytest.approx(0.275)
     assert found.loss.value == pytest.approx(0.2)
@@ -31,7 +29,7 @@ def test_recovery_of_a_worked_example():
     assert found.ratio.value == pytest.approx(0.275 / 0.475)
     assert found.ratio.low <= found.ratio.value <= found.ratio.high
     assert found.per_seed == pytest.approx((0.275 / 0.475,))
-    assert (found.cases, found.patients, found.reason) == (4, 4, "")
+    assert (found.patients, found.reason) == (4, None)
 
 
 def test_seeds_are_pooled_and_shown_one_by_one():
@@ -42,12 +40,6 @@ def test_seeds_are_pooled_and_shown_one_by_one():
     assert found.gap.value == pytest.approx((0.4 + 0.4 + 0.01 + 0.01) / 4)
     assert found.gain.value == pytest.approx((0.2 + 0.3 + 0.01 + 0.01) / 4)
     assert found.per_seed == (pytest.approx(0.25 / 0.4), None)
-
-
-def test_it_is_a_ratio_of_means_not_a_mean_of_ratios():
-    full, zero, arm = [0.9, 0.5], [0.1, 0.4], [0.5, 0.6]  # ratios 0.5 and 2
-    ratio = FOUR.ratio(np.tile(np.subtract(arm, zero), 2), np.tile(np.subtract(full, zero), 2))
-    assert ratio.value == pytest.approx(0.6 / 0.9)
 
 
 def test_full_recovers_everything_and_zero_nothing():
@@ -70,25 +62,22 @@ def test_values_outside_zero_to_one_are_kept():
 def test_a_small_gap_is_no_measurable_loss():
     found = recovery(np.full(5, 0.91), np.full(5, 0.90), np.full(5, 0.905), bootstrap(5))
     assert found.ratio is None
-    assert "0.010 is below 0.02" in found.reason
+    assert found.reason == "small_gap"
     assert found.gain.value == pytest.approx(0.005)  # still said
+    assert recovery([0.3] * 3, [0.9] * 3, [0.9] * 3, bootstrap(3)).reason == "small_gap"
 
 
 def test_a_gap_that_may_be_zero_is_no_measurable_loss():
     found = recovery([0.9, 0.5, 0.9], [0.3, 0.8, 0.9], [0.8] * 3, bootstrap(3))
     assert found.gap.value > 0.02
     assert found.ratio is None
-    assert "contains 0" in found.reason
-
-
-def test_a_negative_gap_is_not_a_recovery():
-    assert recovery([0.3] * 3, [0.9] * 3, [0.9] * 3, bootstrap(3)).ratio is None
+    assert found.reason == "gap_may_be_zero"
 
 
 def test_one_patient_has_no_interval_and_so_no_recovery():
     found = recovery([0.9], [0.3], [0.8], bootstrap(1))
     assert found.ratio is None
-    assert found.reason == "not measurable: one patient has no interval"
+    assert found.reason == "one_patient"
     assert found.gap.low == found.gap.value == found.gap.high
 
 
@@ -105,7 +94,7 @@ def test_distances_are_won_back_downwards():
 def test_a_case_without_a_score_is_left_out_of_all_three():
     full, zero = np.array([0.9, 0.9, 0.9]), np.array([0.5, 0.5, 0.1])
     found = recovery(full, zero, np.array([0.7, 0.8, np.nan]), bootstrap(3))
-    assert found.zero == pytest.approx(0.5)
+    assert found.gap.value == pytest.approx(0.4)
     assert found.ratio is not None
     assert found.ratio.value == pytest.approx(0.25 / 0.4)
 
@@ -150,87 +139,6 @@ def test_seeds_that_are_copies_change_nothing(full, arm):
     assert three.ratio.high == pytest.approx(one.ratio.high)
 
 
-def test_with_one_seed_the_draws_are_those_of_the_plain_bootstrap():
-    generator = np.random.default_rng(0)
-    values = generator.random(30)
-    found = bootstrap(30).mean(values)
-    draws = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), 10_000)
-    plain = draws.astype(float) @ values / 30
-    assert np.isclose(plain, found.low, rtol=1e-12).any()
-    assert np.isclose(plain, found.high, rtol=1e-12).any()
-
-
-def test_the_interval_is_as_wide_as_students_for_symmetric_values():
-    values = np.concatenate([np.linspace(-1, 1, 12)])
-    found = bootstrap(12, resamples=100_000).mean(values)
-    half = 2.200985 * values.std(ddof=1) / np.sqrt(12)  # Student's quantile of 11 degrees
-    assert found.high == pytest.approx(half, rel=0.03)
-    assert found.low == pytest.approx(-half, rel=0.03)
-
-
-def test_a_long_tail_draws_the_interval_after_it():
-    values = np.random.default_rng(0).exponential(size=40)
-    found = bootstrap(40).mean(values)
-    assert found.high - found.value > 1.2 * (found.value - found.low)
-
-
-def test_trainings_that_differ_widen_the_interval():
-    generator = np.random.default_rng(0)
-    values = np.repeat(generator.normal(size=(40, 1)), 3, axis=1)
-    alike = bootstrap(40, seeds=3).mean(values)
-    apart = bootstrap(40, seeds=3).mean(values + [-1, 0, 1])
-    assert apart.value == pytest.approx(alike.value)
-    assert apart.high - apart.low > 2 * (alike.high - alike.low)
-
-
-@given(arrays(float, (4, 3), elements=st.floats(-1, 1, width=32)))
-def test_the_value_lies_in_its_interval(values):
-    found = QUICK.mean(values)
-    assert found.low - 1e-9 <= found.value <= found.high + 1e-9
-    narrow = QUICK.mean(values, confidence=0.5)
-    assert found.low <= narrow.low + 1e-9
-    assert narrow.high <= found.high + 1e-9
-
-
-def test_standard_error_of_a_hand_made_crossed_layout():
-    # Patients 0 and 2 apart by 2, seeds by 1, nothing else: MS 4 x 2/2, 2 x 0.5, 0
-    values = np.array([[0.0, 1.0], [2.0, 3.0]])
-    error, freedom = standard_error(values)
-    assert error == pytest.approx(np.sqrt((4 + 1 - 0) / 4))
-    assert freedom == pytest.approx(25 / (16 + 1))
-
-
-def test_chance_differences_between_seeds_are_taken_off():
-    # means of patients 0.5 and 3.5, of seeds 1 and 3, rests of +-0.5: mean squares 9, 4, 1
-    error, freedom = standard_error(np.array([[0.0, 1.0], [2.0, 5.0]]))
-    assert error == pytest.approx(np.sqrt((9 + 4 - 1) / 4))
-    assert freedom == pytest.approx(144 / (81 + 16 + 1))
-
-
-def test_which_draws_are_the_ends_by_hand():
-    # 0, 0, 0, 3: standard error 0.75, the bootstrap's 0.6495, Student's quantile 3.1824, so
-    # 3.6748 standard deviations; acceleration 10.125 / 64 / (6 x 0.4219) = 0.0625;
-    # 0.0625 + (0.0625 - 3.6748) / (1 + 0.0625 x 3.6123) = -2.8844
-    influence = np.array([0.0, 0, 0, 3])[:, None] - 0.75
-    low, high = quantiles(influence, np.sqrt(6.75 / 4) / 2, 0.95)
-    assert low == pytest.approx(0.00196, rel=0.01)  # normal distribution at -2.8844
-    assert 1 - high == pytest.approx(3.9e-7, rel=0.03)  # and at 4.9388
-
-
-def test_standard_error_with_one_seed_is_the_usual_one():
-    values = np.array([1.0, 2.0, 4.0])[:, None]
-    error, freedom = standard_error(values)
-    assert error == pytest.approx(values.std(ddof=1) / np.sqrt(3))
-    assert freedom == 2
-
-
-def test_seeds_no_further_apart_than_chance_do_not_count():
-    values = np.array([[0.0, 1.0], [3.0, 2.0]])  # all interaction
-    error, freedom = standard_error(values)
-    assert error == pytest.approx(np.sqrt(4 / 4))
-    assert freedom == 1
-
-
 def test_the_same_seed_gives_the_same_interval():
     def found(seed):
         return recovery(FULL, ZERO, ARM, PairedBootstrap(PATIENTS, resamples=100, seed=seed))
@@ -239,47 +147,13 @@ def test_the_same_seed_gives_the_same_interval():
     assert found(4) != found(3)
 
 
-def test_cases_of_one_patient_are_drawn_together():
-    """Two patients drawn twice: aa, ab or ba (4 cases, one of them 1), bb."""
-    drawn = PairedBootstrap(["a", "a", "a", "b"], resamples=4000)
-    ends = {
-        round(end, 6)
-        for confidence in (0.02, 0.3, 0.6, 0.95)
-        for found in [drawn.mean(np.array([0.0, 0.0, 0.0, 1.0]), confidence)]
-        for end in (found.low, found.high)
-    }
-    assert ends == {0, 0.25, 1}
-
-
 def test_repeating_a_patients_cases_does_not_sharpen_the_interval():
     once = recovery(FULL, ZERO, ARM, FOUR)
     tripled = (np.tile(column, 3) for column in (FULL, ZERO, ARM))
     thrice = recovery(*tripled, PairedBootstrap(PATIENTS * 3))
     assert thrice.gap.low == pytest.approx(once.gap.low)
     assert thrice.gap.high == pytest.approx(once.gap.high)
-    assert (thrice.cases, thrice.patients) == (12, 4)
-
-
-def test_a_draw_without_a_gap_is_unboundedly_good_never_missing():
-    found = FOUR.ratio(np.array([1.0, 1.0, 1.0, 1.0]), np.array([5.0, -1.0, -1.0, -1.0]))
-    assert found.high == np.inf
-
-
-def test_paired_difference_of_equal_arms_is_exactly_zero():
-    found = difference(ARM, ARM, FOUR)
-    assert (found.low, found.value, found.high) == (0, 0, 0)
-
-
-def test_pairing_removes_what_cases_share():
-    hard = np.linspace(0, 0.8, 12)
-    found = difference(hard + 0.1, hard, bootstrap(12))
-    assert found.low == pytest.approx(0.1)
-    assert found.high == pytest.approx(0.1)
-
-
-def test_refuses_to_average_nothing():
-    with pytest.raises(ValueError, match="expected cases and seeds, got 0 and 1"):
-        PairedBootstrap([])
+    assert thrice.patients == 4
 
 
 def test_refuses_scores_of_other_cases():
@@ -287,16 +161,3 @@ def test_refuses_scores_of_other_cases():
         recovery(FULL[:3], ZERO[:3], ARM[:3], FOUR)
     with pytest.raises(ValueError, match="denominator other than 0"):
         FOUR.mean(np.full(4, np.nan))
-
-
-@given(arrays(float, (2, 3), elements=st.sampled_from([0.0, 0.5, 1.0])))
-def test_any_few_values_have_an_interval_around_their_mean(values):
-    found = bootstrap(2, 3, resamples=100).mean(values)
-    assert 0 <= found.low <= found.high <= 1
-
-
-def test_patients_that_agree_while_their_seeds_do_not_still_have_an_interval():
-    values = np.array([[0.0, 1.0], [1.0, 0.0]])
-    found = bootstrap(2, 2).mean(values)
-    assert found.low < found.value < found.high
-    assert standard_error(values) == (pytest.approx(0.5), 1.0)

@@ -14,7 +14,7 @@ from seg_eval.arms.kinds import (
     name_arms,
     parse_kinds,
 )
-from seg_eval.evaluation import read_summary
+from seg_eval.report import read_summary
 from synth3d.errors import InputError
 
 KINDS = tuple(ARM_KINDS)

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from seg_eval.report.page import ArmVolumes, CaseVolumes, write_index, write_page
+from seg_eval.report.outputs import page as page_of
+from seg_eval.report.outputs import write_index
+from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -28,6 +30,13 @@ def browser() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield started
         started.close()
+
+
+def write_page(folder, *content):
+    path = folder / "report.html"
+    folder.mkdir(exist_ok=True)
+    path.write_text(page_of(*content), encoding="utf-8")
+    return path
 
 
 class Opened:
@@ -177,7 +186,7 @@ def test_a_case_is_found_again_in_every_chart(opened):
     page.locator("#cases svg").first.locator(".case").last.locator("circle").nth(1).hover()
     hot = page.locator(".case.hot").evaluate_all("all => all.map(g => g.dataset.case)")
     assert len(set(hot)) == 1
-    assert len(hot) == 3 + 4  # a line in three charts, a point for each of four filled arms
+    assert len(hot) == 3 + 6  # a line in three charts, a point for each of six filled arms
     assert hot[0] in page.locator(".picked").inner_text()
 
 
@@ -247,7 +256,8 @@ def test_what_is_shown_first_is_the_same_with_and_without_javascript(browser, pa
 
 def test_names_from_outside_run_nothing(browser, tmp_path, summary, scores, phantom):
     evil = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
-    bad = summary | {"title": evil, "warnings": [evil], "commands": [evil], "notes": {"copy": evil}}
+    bad = summary | {"title": evil, "warnings": [evil], "commands": [evil]}
+    bad["notes"] = summary["notes"] | {"copy": evil}
     rows = [type(row)(**{**row.__dict__, "case": evil + row.case}) for row in scores[:99]]
     one = Opened(browser, write_page(tmp_path, bad, rows, [], [phantom(evil, "worst")]))
     assert one.said == one.outside == []

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from seg_eval.report.pictures import (
-    Panel,
     Point,
     arm_colours,
     dice_by_case,
@@ -11,11 +10,17 @@ from seg_eval.report.pictures import (
     draw_scatter,
     error_and_loss,
     short_name,
+    slicer,
 )
+from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 from seg_eval.scoring.scores import Score
 
-ARMS = ("full", "zero", "copy", "template", "ridge", "boosted", "t2f-agi-net-a-long-name",
-        "another", "plumbing", "specialist", "dropout", "retrained")  # fmt: skip
+ARMS = {
+    "full": "reference", "zero": "reference", "copy": "naive", "template": "naive",
+    "ridge": "voxel-wise", "boosted": "voxel-wise", "t2f-agi-net-a-long-name": "synthesis",
+    "another": "synthesis", "plumbing": "check", "specialist": "rival", "dropout": "rival",
+    "retrained": "rival",
+}  # fmt: skip
 
 
 def score(case: str, arm: str, dice: float, region: str = "WT", seed: int = 0) -> Score:
@@ -61,11 +66,10 @@ def test_the_scatter_has_a_point_for_each_error_with_a_dice(tmp_path):
     points = error_and_loss(rows, images, ["ridge", "zero"])
     assert [(p.case, p.arm, p.error) for p in points] == [("a", "ridge", 0.1)]
     assert points[0].loss == pytest.approx(0.2)
-    draw_scatter(points, "title", tmp_path / "scatter.png")
-    draw_scatter([], "nothing", tmp_path / "none.png")
-    draw_scatter([Point("a", arm, 0.1, 0.0) for arm in ARMS], "all", tmp_path / "all.png")
+    draw_scatter(points, ARMS, "title", tmp_path / "scatter.png")
+    draw_scatter([Point("a", arm, 0.1, 0.0) for arm in ARMS], ARMS, "all", tmp_path / "all.png")
     assert min(size_of_png(tmp_path / "scatter.png")) > 300
-    assert min(size_of_png(tmp_path / "none.png")) > 300
+    assert min(size_of_png(tmp_path / "all.png")) > 300
 
 
 def test_several_missing_sequences_of_a_case_are_one_point():
@@ -83,8 +87,9 @@ def test_a_case_can_be_drawn_with_and_without_a_tumour(tmp_path, tumour):
     mask = np.zeros(real.shape, bool)
     mask[3, 4:6, 4:6] = tumour
     masks = dict.fromkeys(("WT", "TC", "ET"), mask)
-    panels = [Panel("zero", np.zeros_like(real), masks), Panel("ridge", 0.9 * real, masks)]
-    draw_panel(real, masks, panels, np.eye(4), "case", tmp_path / "slices.png")
+    arms = {"zero": ArmVolumes(None, masks), "ridge": ArmVolumes(0.9 * real, masks)}
+    case = CaseVolumes("c", "p", "median", "t2f", real, arms, masks, np.eye(4), (1, 1, 1))
+    draw_panel(case, arms, "case", tmp_path / "slices.png")
     assert min(size_of_png(tmp_path / "slices.png")) > 200
 
 
@@ -93,16 +98,18 @@ def test_no_two_compared_arms_share_a_colour():
     assert len(set(colours.values())) == len(ARMS)
 
 
-def test_the_view_is_radiological_whichever_way_the_voxels_run():
-    from seg_eval.report.pictures import _Slicer
-
-    real = np.ones((1, 2, 2), np.float32)
+@pytest.mark.parametrize(("sign", "z"), [(1, 3), (-1, 3)])
+def test_the_slice_is_radiological_whichever_way_the_voxels_run(sign, z):
+    real, tumour = np.ones((5, 2, 2), np.float32), np.zeros((5, 2, 2), bool)
+    tumour[z] = True
+    case = CaseVolumes("c", "p", "median", "t2f", real, {}, {}, np.diag([sign, sign, 1, 1]),
+                       (1, 1, 1))  # fmt: skip
+    cut, name = slicer(case, tumour)
     # RAS: index x = 0 is the patient's left, index y = 1 is the front; left belongs on the right
-    left_and_front = np.array([[[0, 0], [1, 0]]])
-    view = _Slicer(0, real, np.diag([1.0, 1, 1, 1]))(left_and_front)
-    assert view.tolist() == [[0, 1], [0, 0]]
-    same = _Slicer(0, real, np.diag([-1.0, -1, 1, 1]))(np.array([[[0, 1], [0, 0]]]))
-    assert same.tolist() == [[0, 1], [0, 0]]
+    left_and_front = np.zeros_like(real)
+    left_and_front[(z, 1, 0) if sign > 0 else (z, 0, 1)] = 1
+    assert cut(left_and_front).tolist() == [[0, 1], [0, 0]]
+    assert name == f"slice z = {z}"
 
 
 def test_long_names_are_cut_in_the_middle():

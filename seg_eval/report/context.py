@@ -1,0 +1,295 @@
+"""What a report says, computed once: plain values for every template in ``words/``.
+
+``summary.json`` holds all figures; the rows of the two CSV files add what single cases did.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from seg_eval.analysis import SMALLEST_GAP, Findings, Question
+from seg_eval.arms import ARM_KINDS, Arm
+from seg_eval.report.charts import paired_dots, range_mark, scatter
+from seg_eval.report.page import (
+    DASH,
+    REFERENCE_SHARES,
+    WORDS,
+    interval,
+    number,
+    percent,
+    say,
+    spoken,
+    table,
+)
+from seg_eval.report.pictures import dice_by_case, error_and_loss, short_name
+from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
+
+Summary = Mapping[str, Any]
+"""As in ``summary.json``, see ``docs/summary-schema.md``."""
+
+TERMINAL_METRICS = ("hd95_mm", "nsd", "lesion_dice", "volume_error_ml")
+"""Those of the table ``scores``, which fits a terminal; ``report.html`` has them all."""
+BETTER = {"higher": "higher is better", "lower": "lower is better", "zero": "0 is best"}
+
+
+def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
+    """The keys of ``summary.json`` that the analysis fills, its decisions put into sentences."""
+    summary, missing = findings.figures, question.missing
+    verdict = findings.verdicts[0]
+    for name, region in summary["regions"].items():
+        gap, reason = verdict.facts.regions[name].gap, findings.no_gap[name]
+        region["gap_reason"] = say("no_gap", reason=reason, gap=gap, smallest=SMALLEST_GAP)
+    summary["bootstrap"]["interval"] = say("interval_method", seeds=summary["bootstrap"]["seeds"])
+    return summary | {
+        "title": say("title", missing=missing),
+        "headline": {
+            "sentence": say("headline", v=verdict),
+            "worth": verdict.worth,
+            "worth_if_frozen": verdict.worth_if_frozen,
+            "better": verdict.better.name if verdict.better else None,
+            "primary": verdict.facts.arm,
+            "hint": verdict.facts.is_hint,
+        },
+        "arms": [_describe_arm(arm, missing) for arm in question.arms],
+        "verdict": list(dict.fromkeys(say("standing", v=each) for each in findings.verdicts)),
+        "empty_rule": EMPTY_RULES[question.empty],
+        "warnings": [say(caveat.code, **caveat.figures) for caveat in findings.caveats],
+    }
+
+
+def _describe_arm(arm: Arm, missing: Sequence[str]) -> dict[str, str]:
+    kind = ARM_KINDS[arm.kind]
+    return {
+        "name": arm.name,
+        "kind": arm.kind,
+        "segmenter": arm.segmenter,
+        "group": kind.group,
+        "what": kind.what.format(missing=spoken(missing)),
+    }
+
+
+def describe(
+    summary: Summary, scores: Sequence[Score], images: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """All values of a report but its slices.
+
+    Args:
+        summary: As in ``summary.json``.
+        scores: All rows of ``results.csv``, for the dots; those that the rule for empty regions
+            leaves out are not drawn.
+        images: All rows of ``image_scores.csv``.
+    """
+    used = counted(scores, summary["config"]["empty"])
+    arms = list_arms(summary)
+    regions, seeds = describe_regions(summary, arms), summary["bootstrap"]["seeds"]
+    of_seeds = ("seeds_dice", "seeds_recovered") if len(seeds) > 1 else ()
+    charts = [_dots(arms, name, region, used) for name, region in summary["regions"].items()]
+    return {
+        **{key: summary[key] for key in ("title", "headline", "verdict", "empty_rule", "commands")},
+        "setting": say("setting", config=summary["config"]),
+        "warnings": warnings_first(summary),
+        "figures": _key_figures(summary),
+        "arms": arms,
+        "groups": list(dict.fromkeys(arm["group"] for arm in arms)),
+        "regions": regions,
+        "dice": table("dice", regions=regions),
+        "seed_names": seeds,
+        "seeds": [found for name in of_seeds if (found := table(name, s=summary))],
+        "metrics": _metrics(summary, arms),
+        "images": table("images", means=summary["images"], scores=IMAGE_SCORES),
+        "benefit": table("benefit", rows=summary["image_benefit"], scores=IMAGE_SCORES),
+        "tests": table("tests", rows=summary["tests"]),
+        "noninferiority": table("noninferiority", rows=summary["noninferiority"]),
+        "margin": summary["config"]["margin"],
+        "plumbing": say("plumbing", check=check) if (check := summary["plumbing"]) else "",
+        "bootstrap": say("bootstrap", found=summary["bootstrap"]),
+        "charts": [chart for chart in charts if chart["dots"]],
+        "scatter": _scatter(summary, arms, used, images),
+        "records": _records(summary),
+        "methods": say("methods", s=summary, patients=_patients(summary)),
+        "bibtex": citations(summary),
+    }
+
+
+def list_arms(summary: Summary) -> list[dict[str, str]]:
+    """The arms in order, each with a short label and how it was made."""
+    return [
+        arm | {"label": short_name(arm["name"]), "note": summary["notes"][arm["name"]]}
+        for arm in summary["arms"]
+    ]
+
+
+def describe_regions(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Per region its gap in a sentence, and a row of Dice for every arm."""
+    missing, found = summary["config"]["missing"], []
+    for name, region in summary["regions"].items():
+        synthesis = [arm["name"] for arm in arms if arm["group"] == "synthesis"]
+        gains = {arm: region["arms"][arm]["gain"] for arm in synthesis}
+        is_told = region["gap_defined"] or not gains
+        found.append({
+            "name": name,
+            "gap": say("gap", region=region, missing=missing),
+            "gains": "" if is_told else say("gains", gains=gains),
+            "rows": [_dice_row(arm, region["arms"][arm["name"]]) for arm in arms],
+        })  # fmt: skip
+    return found
+
+
+def _dice_row(arm: Mapping[str, str], cell: Mapping[str, Any]) -> dict[str, Any]:
+    dice, recovery = cell["metrics"]["dice"], cell["recovery"]
+    fixed, is_full = REFERENCE_SHARES.get(arm["kind"]), arm["kind"] == "full"
+    shows_share = recovery and not fixed
+    return {
+        "arm": arm,
+        "dice": number(cell["dice"]),
+        "dice_interval": interval(dice),
+        "dice_mark": range_mark(cell["dice"], dice["low"], dice["high"], (0.0, 1.0), (0.5, 1.0)),
+        "share": fixed or percent(recovery and recovery["value"]),
+        "share_interval": interval(recovery, ".0f", 100) if shows_share else "",
+        "share_mark": range_mark(**recovery, axis=(-0.5, 1.5), ticks=(0.0, 1.0))
+        if shows_share
+        else None,
+        "loss": DASH if is_full else number(cell["loss"]["value"], "+.3f"),
+        "loss_interval": "" if is_full else interval(cell["loss"], "+.3f"),
+    }
+
+
+def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Per region every other score, each mean with its interval, distances with their median.
+
+    ``terminal`` is a table of those that fit one.
+    """
+    others = {name: metric for name, metric in METRICS.items() if name != "dice"}
+    heads = [
+        {"heading": f"{m.heading}, {m.unit}".removesuffix(", "), "better": BETTER[m.better],
+         "definition": m.definition, "on_terminal": name in TERMINAL_METRICS}
+        for name, m in others.items()
+    ]  # fmt: skip
+
+    def row(arm: Mapping[str, str], cell: Mapping[str, Any]) -> dict[str, Any]:
+        return {"arm": arm, "cells": [_metric_cell(n, cell["metrics"][n]) for n in others]}
+
+    return [
+        {"name": name, "metrics": heads,
+         "rows": [row(arm, region["arms"][arm["name"]]) for arm in arms],
+         "terminal": table("scores", region=name, found=region, arms=arms)}
+        for name, region in summary["regions"].items()
+    ]  # fmt: skip
+
+
+def _metric_cell(name: str, found: Mapping[str, Any]) -> dict[str, str]:
+    form, has_outliers = METRICS[name].format, METRICS[name].unit == "mm"
+    return {
+        "mean": number(found["mean"], form),
+        "interval": interval(found, form),
+        "median": number(found["median"], form) if has_outliers and found["n"] else "",
+    }
+
+
+def _key_figures(summary: Summary) -> list[dict[str, str]]:
+    """The strip under the headline: value, of what, and a line below."""
+    config, regions = summary["config"], summary["regions"]
+    cases, missing, primary = len(config["test"]), config["missing"], summary["headline"]["primary"]
+    below = say("tile_cases", cases=cases, patients=_patients(summary), seeds=len(config["seeds"]))
+    what = "test case" if cases == 1 else "test cases"
+    tiles = [{"value": str(cases), "what": what, "below": below}]
+    for name, region in regions.items():
+        recovered = region["arms"][primary]["recovery"] if primary else None
+        arm = short_name(primary or "")
+        tiles.append({
+            "value": number(region["gap"]["value"]),
+            "what": say("tile_lost", region=name, missing=missing),
+            "below": say("tile_gap", region=region, recovered=recovered, arm=arm),
+        })  # fmt: skip
+    return tiles
+
+
+def _patients(summary: Summary) -> int:
+    """How many patients the cases come from; a region may leave some out."""
+    return max(region["patients"] for region in summary["regions"].values())
+
+
+def warnings_first(summary: Summary) -> list[str]:
+    """The warnings; a failed check of the export path is the first: it may have spoilt all."""
+    check = summary["plumbing"]
+    failed = [] if check is None or check["passed"] else [say("plumbing", check=check)]
+    return [*failed, *summary["warnings"]]
+
+
+def _dots(
+    arms: Sequence[Mapping[str, str]],
+    name: str,
+    region: Mapping[str, Any],
+    scores: Sequence[Score],
+) -> dict[str, Any]:
+    """The chart of paired cases of a region and the same as a table; seeds are averaged."""
+    columns = []
+    for arm in arms:
+        if dice := dice_by_case(scores, arm["name"], name):
+            columns.append(region["arms"][arm["name"]]["metrics"]["dice"] | arm | {"dice": dice})
+    cases = sorted({case for column in columns for case in column["dice"]})
+    rows = [[case, *(number(column["dice"].get(case)) for column in columns)] for case in cases]
+    heads = ["Case", *(column["label"] for column in columns)]
+    return {"name": name, "dots": paired_dots(columns), "heads": heads, "rows": rows}
+
+
+def _scatter(
+    summary: Summary,
+    arms: Sequence[Mapping[str, str]],
+    scores: Sequence[Score],
+    images: Sequence[Mapping[str, Any]],
+) -> dict[str, Any] | None:
+    """Error of the synthetic sequence in the tumour against the Dice lost; None without images."""
+    groups = {arm["name"]: arm["group"] for arm in arms if ARM_KINDS[arm["kind"]].compared}
+    regions = summary["regions"]
+    defined = [name for name, region in regions.items() if region["gap_defined"]]
+    rows = [row for row in scores if row.region in (defined or regions)]
+    points = error_and_loss(rows, images, list(groups))
+    return scatter(points, groups)
+
+
+def _records(summary: Summary) -> list[dict[str, Any]]:
+    """Versions, hashes and times as tables of two columns."""
+    seconds = summary["seconds"] | {"peak memory, MB": summary["peak_memory_mb"]}
+    kept = {"Versions": summary["versions"], "Hashes": summary["hashes"], "Seconds": seconds}
+    return [
+        {"title": title, "rows": [[name, str(value)] for name, value in values.items()]}
+        for title, values in kept.items() if values
+    ]  # fmt: skip
+
+
+def citations(summary: Summary) -> str:
+    """BibTeX of what was used: nnU-Net and the regions' source, others where the summary shows."""
+    config = summary["config"]
+    keys = {"isensee2021nnunet", "menze2015brats"}
+    if "brats" in f"{config['data']} {config['train']}".lower():
+        keys.add("bakas2017tcga")
+    if any("@brasyn" in name for means in summary["images"].values() for name in means):
+        keys.add("li2023brasyn")
+    told = " ".join(f"{arm['name']} {summary['notes'][arm['name']]}" for arm in summary["arms"])
+    if "agi-net" in told.lower() or "aginet" in told.lower():
+        keys.add("song2024aginet")
+    entries = (WORDS / "references.bib").read_text("utf-8").strip().split("\n\n")
+    return "\n\n".join(e for e in entries if e[e.index("{") + 1 : e.index(",")] in keys)
+
+
+def overview(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """Several experiments beside each other, one row for each missing sequence."""
+    rows = []
+    for summary in summaries:
+        lost = {n: r for n, r in summary["regions"].items() if r["gap_defined"]}
+        region = max(lost, key=lambda name: lost[name]["gap"]["value"], default="")
+        others = [
+            arm["name"] for arm in summary["arms"]
+            if ARM_KINDS[arm["kind"]].compared and arm["group"] != "synthesis"
+        ]  # fmt: skip
+        dice = {arm: lost[region]["arms"][arm]["dice"] for arm in others if region}
+        rows.append({
+            "missing": "+".join(spoken([name]) for name in summary["config"]["missing"]),
+            "region": region,
+            "found": lost.get(region),
+            "primary": summary["headline"]["primary"],
+            "best": max(dice, key=lambda arm: dice[arm], default=None),
+            "worth": summary["headline"]["worth"],
+        })  # fmt: skip
+    sentences = [summary["headline"]["sentence"] for summary in summaries]
+    return {"sentences": sentences, "table": table("overview", rows=rows)}

@@ -1,0 +1,151 @@
+"""Whole sentences stand here alone: each page as text in a file of ``golden/``.
+
+After a deliberate change of words write them anew, and read the difference:
+
+    REGENERATE=1 python -m pytest tests/seg_eval/report/test_golden.py && git diff tests
+"""
+
+import html
+import math
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from seg_eval.analysis.verdict import Facts, RegionFacts, Rival, judge
+from seg_eval.arms.kinds import ARM_KINDS
+from seg_eval.report.outputs import page, render, render_overview, write_index
+from seg_eval.report.page import say
+from synth3d.scoring.bootstrap import Estimate
+
+GOLDEN = Path(__file__).with_name("golden")
+
+
+def compare(name, text):
+    path = GOLDEN / name
+    if os.environ.get("REGENERATE"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def text_of(page):
+    """What a reader of the page sees: a line for each paragraph, row or item."""
+    page = re.sub(r"<(style|script|title)\b.*?</\1>", "", page, flags=re.DOTALL)
+    page = re.sub(r"\s+", " ", page)
+    page = re.sub(r"</(p|tr|li|h\d|dt|dd|caption|figcaption|pre|blockquote|summary)>", "\n", page)
+    page = re.sub(r"<[^>]*>", "", re.sub(r"</t[dh]>", " | ", page))
+    lines = (" ".join(html.unescape(line).split()).strip("| ") for line in page.splitlines())
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+@pytest.fixture(scope="module")
+def small(make_scores, images):
+    """Rows of six cases with two seeds, and their images."""
+    scores = make_scores(cases=6, seeds=2)
+    return scores, [row for row in images if row["case"] in {row.case for row in scores}]
+
+
+def test_the_reports_of_an_experiment(small, make_summary):
+    scores, images = small
+    summary = make_summary(scores, images)
+    compare("report.md", render(summary))
+    compare("report.txt", text_of(page(summary, scores, images, [], ["Brats18_P03_1"])))
+
+
+def test_the_overview_of_several(small, make_scores, make_summary, tmp_path):
+    free = make_scores(cases=16, seeds=1, shares=dict.fromkeys(("full", "zero", "copy"), 1.0))
+    broken = {"full": 1.0, "zero": 0.0, "copy": 0.2, "plumbing": 0.6}
+    summaries = {
+        "t2f": make_summary(*small),
+        "t1n": make_summary(free, missing=["t1n"]),
+        "t1n-t2w": make_summary(make_scores(16, 3, broken), missing=["t1n", "t2w"]),
+    }
+    compare("overview.md", render_overview(list(summaries.values())))
+    links = {name: (f"{name}/report.html", summary) for name, summary in summaries.items()}
+    compare("index.txt", text_of(write_index(tmp_path, links).read_text("utf-8")))
+
+
+def around(value, half=0.01):
+    return Estimate(value, value - half, value + half)
+
+
+def region(gap=0.3, share=0.88, loss=0.03, defined=True):
+    found = Estimate(share, share - 0.09, share + 0.07) if defined else None
+    return RegionFacts(around(gap), defined, found, around(loss, 0.005))
+
+
+def facts(rivals=(), zero=0.3, arm="agi", regions=(), patients=40, missing=("t2f",)):
+    """Facts about an arm; rivals as kind and lead, or kind, lead and half its interval."""
+    made = [Rival(kind, kind, around(*lead), 0.8) for kind, *lead in (("zero", zero), *rivals)]
+    return Facts(missing, arm, 0.85, dict(regions) or {"WT": region()}, made, patients)
+
+
+FREE = {"WT": region(0.004, defined=False), "ET": region(-0.001, defined=False)}
+WIDE = RegionFacts(Estimate(0.3, -0.01, 0.6), False)
+UNBOUNDED = RegionFacts(around(0.3), True, Estimate(0.8, 0.5, math.inf), around(0.01))
+CHEAP = ("boosted", 0.05)
+JUDGED = (
+    facts(regions=FREE, missing=("t1n",)),
+    facts(regions=FREE, missing=("t1n", "t2f"), patients=6),
+    facts([("copy", 0.1)], regions={"WT": WIDE}),
+    facts([("boosted", -0.2)], 0.0, None),
+    facts([], 0.0, None),
+    facts([("copy", -0.05)], -0.1, regions={"WT": region(share=-0.3, loss=0.4)}),
+    facts([], 0.005),
+    facts([("boosted", -0.002), ("ridge", 0.05)]),
+    facts([("copy", 0)]),
+    facts([("ridge", -0.05)]),
+    facts([("boosted", 0.004)], missing=("t1n", "t1c")),
+    facts([CHEAP]),
+    facts([CHEAP, ("specialist", 0.02)]),
+    facts([CHEAP, ("specialist", -0.005)]),
+    facts([CHEAP, ("specialist", -0.012, 0.008)]),
+    facts([("boosted", -0.001), ("specialist", -0.03)]),
+    facts([CHEAP, ("dropout", -0.03)]),
+    facts([CHEAP, ("retrained", -0.03)]),
+    facts([CHEAP, ("synthetic", -0.04)]),
+    facts([CHEAP], patients=1),
+    facts([CHEAP], regions={"WT": region(share=0.95), "TC": region(0.01, defined=False),
+                            "ET": region(share=0.2, loss=0.24)}, missing=("t1c",)),
+    facts([CHEAP], regions={"ET": region(share=0.7, loss=0.09), "TC": WIDE}),
+    facts([CHEAP], regions={"WT": UNBOUNDED}),
+    facts([("copy", 0.1)], regions={"WT": region(), "ET": region(0.001, loss=0.08, defined=False)}),
+)  # fmt: skip
+GAP = {"gap": around(0.01), "smallest": 0.02}
+OTHERS = (
+    ("no_gap", {"reason": "small_gap", **GAP}),
+    ("no_gap", {"reason": "gap_may_be_zero", **GAP}),
+    ("no_gap", {"reason": "one_patient", **GAP}),
+    ("few_patients", {"cases": 2, "patients": 1, "enough": 15}),
+    ("without_region", {"region": "ET", "cases": ["a"], "empty": "brats"}),
+    ("without_region", {"region": "ET", "cases": ["a", "b"], "empty": "skip"}),
+    ("weak_segmenter", {"region": "ET", "dice": 0.4}),
+    ("contrast_agent", {}),
+    ("hopeless_tests", {"family": 9}),
+    ("large_voxels", {"voxel_mm3": 8.0}),
+    ("rivals_not_run", {"kinds": ["specialist", "dropout"]}),
+    ("foreign_segmenter", {"name": "theirs"}),
+    ("rivals_of_another_preset", {"preset": "cpu-small"}),
+    ("unknown_training", {"names": ["a", "b"]}),
+    ("retrained_on_files", {"name": "a"}),
+    ("interval_method", {"seeds": [0]}),
+    ("if_frozen", {"word": "yes"}),
+    ("plumbing", {"check": {"passed": True, "dice_change": {"WT": -0.0001}, "tolerance": 0.002}}),
+    ("views_fit", {"slices": 48}),
+    ("views_too_large", {"count": 2}),
+    ("volumes_gone", {"cases": ["a", "b"]}),
+    ("orientation", {"known": True, "tilt": None}),
+    ("orientation", {"known": True, "tilt": 20.0}),
+    ("orientation", {"known": False, "tilt": None}),
+)
+
+
+def test_every_sentence_of_a_verdict_and_the_rarer_ones(make_summary, small):
+    text = [f"- {say('headline', v=judge(f))}\n  {say('standing', v=judge(f))}" for f in JUDGED]
+    text += [f"- {name}: {say(name, **values)}" for name, values in OTHERS]
+    summary = make_summary(*small, segmenter="models/theirs")
+    text.append(say("setting", config=summary["config"]))
+    text.append(say("methods", s=summary | {"tests": [], "noninferiority": []}, patients=6))
+    text += [kind.what.format(missing="FLAIR") for kind in ARM_KINDS.values()]
+    compare("sentences.txt", "\n".join(text) + "\n")
