@@ -114,6 +114,7 @@ def draw_scores(panels: Mapping[str, Sequence[tuple[str, Any, Any, Any]]], path:
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     widths = [1.2 + 0.55 * len(columns) for columns in panels.values()]
     figure, axes = plt.subplots(
@@ -133,8 +134,8 @@ def draw_scores(panels: Mapping[str, Sequence[tuple[str, Any, Any, Any]]], path:
         axis.set_xticks(range(len(columns)), labels, rotation=90, fontsize=8)
         axis.set_xlim(-0.6, len(columns) - 0.4)
         axis.grid(axis="y", alpha=0.25)
-    dots = [plt.Line2D([], [], ls="", marker="o", color=BLUE, ms=4),
-            plt.Line2D([], [], ls="", marker="o", mec=ORANGE, mfc="none", ms=4)]  # fmt: skip
+    dots = [Line2D([], [], ls="", marker="o", color=BLUE, ms=4),
+            Line2D([], [], ls="", marker="o", mec=ORANGE, mfc="none", ms=4)]  # fmt: skip
     figure.legend(
         dots, ["a case; bar: mean, 95 % interval", "its tumour blanked"],
         loc="outside upper center", ncols=2, frameon=False, fontsize=9,
@@ -187,8 +188,8 @@ def draw_levels(
 
 def _drawn(values: Sequence[float]) -> np.ndarray:
     """What can be drawn: infinite values become NaN."""
-    values = np.asarray(values, float)
-    return np.where(np.isfinite(values), values, np.nan)
+    known = np.asarray(values, float)
+    return np.where(np.isfinite(known), known, np.nan)
 
 
 def _spans(brain: np.ndarray, margin: int = 2) -> list[tuple[int, int]]:
