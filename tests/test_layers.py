@@ -4,6 +4,7 @@ import ast
 import functools
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,14 @@ FLOORS = {
         ["synth3d.errors", "synth3d.files", "synth3d.settings", "synth3d.machine"],
         ["synth3d.images", "synth3d.models", "synth3d.losses", "synth3d.pictures"],
         ["synth3d.cohort"],
-        ["synth3d.config", "synth3d.phantom", "synth3d.scoring"],
+        ["synth3d.phantom", "synth3d.scoring"],
         ["synth3d.data"],
         ["synth3d.frameworks"],
         ["synth3d.inference"],
         ["synth3d.training"],
         ["synth3d.completion", "synth3d.experiments"],
         ["synth3d.cli"],
+        ["synth3d"],
     ],
     "seg_eval": [
         ["seg_eval.scoring", "seg_eval.cohort"],
@@ -35,10 +37,14 @@ FLOORS = {
         ["seg_eval.report"],
         ["seg_eval.run"],
         ["seg_eval.cli"],
+        ["seg_eval"],
     ],
     "scripts": [["scripts"]],
 }
 """From the ground up; a room imports what stands on lower floors. Files of one floor may share."""
+
+ROOFS = ("synth3d", "seg_eval")
+"""Packages whose ``__init__`` is the public API: a roof over all rooms, which no room imports."""
 
 MAY_IMPORT = {
     "cuda_ops": set(),
@@ -49,11 +55,14 @@ MAY_IMPORT = {
 }
 # Between the stages only files travel: seg_eval takes vocabulary, never tensors or training.
 VOCABULARY = {
-    "synth3d", "synth3d.cohort", "synth3d.completion", "synth3d.config", "synth3d.errors",
-    "synth3d.files", "synth3d.images", "synth3d.scoring", "synth3d.settings",
+    "synth3d.cohort", "synth3d.completion", "synth3d.errors", "synth3d.files", "synth3d.images",
+    "synth3d.scoring", "synth3d.settings",
 }  # fmt: skip
+FACELESS = {"nnunet_plans", "scripts"}
+"""nnU-Net loads each module of ``nnunet_plans`` by its bare name; scripts are programs."""
+
 DOORS = {
-    "cupy": {"cuda_ops/kernels.py"},
+    "cupy": {"cuda_ops/cuda.py"},
     "torchio": {"synth3d/data/patches.py"},
     "nibabel": {"synth3d/images/volumes.py"},
     "SimpleITK": {"synth3d/images/registration.py"},
@@ -67,9 +76,17 @@ DOORS = {
     "PIL": {"seg_eval/report/slices.py"},
     "matplotlib": {"synth3d/pictures.py", "seg_eval/report/pictures.py"},
 }  # fmt: skip
-MOST_FILES = {"synth3d": 8, "seg_eval": 6}
-MOST_LINES, MOST_FUNCTION_LINES = 400, 60
+PROGRAMS = {
+    "cuda_ops/bench/command.py", "synth3d/cli.py", "synth3d/experiments/bench.py",
+    "synth3d/experiments/scores.py", "seg_eval/cli.py", "scripts/convert_brats_to_nnunet.py",
+    "scripts/convert_ixi_to_nnunet.py", "scripts/convert_nnunet_to_brats.py",
+}  # fmt: skip
+"""The only files that know argparse: what a shell starts. Below them requests are typed."""
+
+MOST_FILES = {"synth3d": 8, "seg_eval": 6, "cuda_ops": 9}
+MOST_LINES, MOST_FUNCTION_LINES, MOST_ARGUMENTS = 400, 60, 7
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def name_of(path: Path) -> str:
@@ -77,17 +94,33 @@ def name_of(path: Path) -> str:
 
 
 @functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
 def imports_of(path: Path) -> tuple[tuple[str, str], ...]:
-    """(module, name) of every import, lazy or not; the name is empty for ``import module``."""
+    """(module, name) of every import, lazy or not; the name is empty for ``import module``.
+
+    Of a roof that is imported as a whole, what is read from it counts.
+    """
     found: set[tuple[str, str]] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    nodes = list(ast.walk(tree_of(path)))
+    for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {(alias.name, "") for alias in node.names}
+            found |= {(alias.name, alias.asname or "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             assert node.module is not None
             found |= {(node.module, alias.name) for alias in node.names}
+    for roof in [roof for roof in ROOFS if (roof, "") in found]:
+        read = {n.attr for n in nodes if isinstance(n, ast.Attribute) and is_name(n.value, roof)}
+        found = (found - {(roof, "")}) | {(roof, name) for name in read}
     return tuple(sorted(found))
+
+
+def is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def room_of(module: str, name: str = "") -> str:
@@ -111,8 +144,24 @@ def files_of(room: str) -> list[Path]:
     return [path for path in SOURCES if room_of_file(path) == room]
 
 
-def ours(path: Path) -> list[tuple[str, str]]:
-    return [(m, n) for m, n in imports_of(path) if m.split(".")[0] in PACKAGES]
+def visits(path: Path) -> list[tuple[str, str, str]]:
+    """(room, module, name) of what a file takes from other rooms of ours.
+
+    A package's version and place, as in ``synth3d.__version__``, are free for all.
+    """
+    ours = [(m, n) for m, n in imports_of(path) if m.split(".")[0] in PACKAGES and n[:2] != "__"]
+    there = [(room_of(module, name), module, name) for module, name in ours]
+    return [visit for visit in there if visit[0] != room_of_file(path)]
+
+
+@pytest.mark.parametrize("package", ROOFS)
+def test_every_file_belongs_to_a_room(package):
+    """A file or folder that stands on no floor would be bound by no rule."""
+    expected = {f"{package}/__init__.py", f"{package}/__main__.py"}
+    assert {name_of(path) for path in files_of(package)} == expected
+    assert {room for floor in FLOORS[package] for room in floor} == {
+        room for room in ROOMS if room.split(".")[0] == package
+    }
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -121,24 +170,19 @@ def test_imports_run_downhill(room):
     height = {name: i for i, floor in enumerate(FLOORS[package]) for name in floor}
     wrong = set()
     for path in files_of(room):
-        for module, name in ours(path):
-            other, there = room_of(module, name), module.split(".")[0]
-            if there != package:
-                allowed = there in MAY_IMPORT[package]
-            elif other in (room, package):  # the package itself is its name and version
-                allowed = True
-            else:
-                allowed = room == package or height[other] <= height[room]
+        for other, module, name in visits(path):
+            there = other.split(".")[0]
+            allowed = there in MAY_IMPORT[package] and other not in ROOFS
+            if there == package:
+                allowed = height[other] <= height[room]
             wrong |= set() if allowed else {(name_of(path), module, name)}
     assert not wrong
 
 
 def test_no_circle_between_rooms():
-    graph = {room: set() for room in ROOMS}
+    standing: dict[str, set[str]] = {room: set() for room in ROOMS}
     for path in SOURCES:
-        here = room_of_file(path)
-        graph[here] |= {room_of(module, name) for module, name in ours(path)} - {here}
-    standing = {room: {to for to in tos if "." in to} for room, tos in graph.items()}
+        standing[room_of_file(path)] |= {other for other, _, _ in visits(path)}
     while free := [room for room, tos in standing.items() if not tos & standing.keys()]:
         for room in free:
             del standing[room]
@@ -149,9 +193,7 @@ def test_no_circle_between_rooms():
 def face_of(room: str) -> frozenset[str]:
     """The names that a folder hands on: its ``__all__``; nothing for a single file."""
     path = ROOT / room.replace(".", "/") / "__init__.py"
-    if not path.is_file():
-        return frozenset()
-    for node in ast.parse(path.read_text("utf-8")).body:
+    for node in tree_of(path).body if path.is_file() else ():
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
             return frozenset(ast.literal_eval(node.value))
     return frozenset()
@@ -159,44 +201,70 @@ def face_of(room: str) -> frozenset[str]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_other_rooms_are_entered_by_their_face(room):
-    """Only what a folder's ``__init__`` hands on; no file inside another room."""
+    """Only what a folder's ``__init__`` hands on; no file or folder inside another room."""
     inside = set()
     for path in files_of(room):
-        for module, name in ours(path):
-            other = room_of(module, name)
-            is_folder = (ROOT / other.replace(".", "/")).is_dir()
-            if other != room and "." in other and is_folder and name not in face_of(module):
+        for other, module, name in visits(path):
+            is_folder = (ROOT / other.replace(".", "/")).is_dir() and other not in FACELESS
+            own = room.startswith(f"{other}.")  # a bench may look at what it measures
+            if is_folder and not own and (module != other or name not in face_of(other)):
                 inside.add((name_of(path), module, name))
     assert not inside
 
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if room.split(".")[0] == "seg_eval"])
 def test_seg_eval_takes_only_vocabulary_from_synth3d(room):
-    used = {m for path in files_of(room) for m, _ in ours(path) if m.split(".")[0] == "synth3d"}
-    assert used <= VOCABULARY
+    visited = {other for path in files_of(room) for other, _, _ in visits(path)}
+    assert {other for other in visited if other.split(".")[0] == "synth3d"} <= VOCABULARY
+
+
+def users_of(library: str) -> set[str]:
+    """The files that import it or a part of it."""
+    modules = {path: {module.split(".")[0] for module, _ in imports_of(path)} for path in SOURCES}
+    return {name_of(path) for path in SOURCES if library in modules[path]}
 
 
 @pytest.mark.parametrize("library", DOORS)
 def test_heavy_libraries_have_one_door(library):
-    users = {
-        name_of(path)
-        for path in SOURCES
-        if library in {module.split(".")[0] for module, _ in imports_of(path)}
-    }
-    assert users == DOORS[library]
+    assert users_of(library) == DOORS[library]
+
+
+def test_only_programs_know_argparse():
+    assert users_of("argparse") == PROGRAMS
+
+
+def test_nothing_is_imported_by_a_text():
+    """Which the rules above could not read; only a public API on the roof may do it."""
+    hidden = ("import_module", "__import__")
+    users = {name_of(path) for path in SOURCES if any(w in path.read_text("utf-8") for w in hidden)}
+    assert users <= {f"{package}/__init__.py" for package in ROOFS}
+
+
+def functions_of(path: Path) -> list[Function]:
+    return [node for node in ast.walk(tree_of(path)) if isinstance(node, Function)]
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_files_and_functions_stay_small(room):
     for path in files_of(room):
-        text = path.read_text("utf-8")
-        assert len(text.splitlines()) <= MOST_LINES, name_of(path)
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
-                has_more = ast.get_docstring(node) and len(node.body) > 1
-                first = node.body[1] if has_more else node.body[0]
-                length = (node.end_lineno or 0) - first.lineno
-                assert length < MOST_FUNCTION_LINES, f"{name_of(path)}: {node.name} is too long"
+        assert len(path.read_text("utf-8").splitlines()) <= MOST_LINES, name_of(path)
+        for node in functions_of(path):
+            has_more = ast.get_docstring(node) and len(node.body) > 1
+            first = node.body[1] if has_more else node.body[0]
+            length = (node.end_lineno or 0) - first.lineno
+            assert length < MOST_FUNCTION_LINES, f"{name_of(path)}: {node.name} is too long"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_functions_take_few_arguments(room):
+    many = set()
+    for path in files_of(room):
+        for node in functions_of(path):
+            names = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            taken = [each.arg for each in names if each.arg not in ("self", "cls", "ctx")]
+            if len(taken) > MOST_ARGUMENTS:
+                many.add((name_of(path), node.name, len(taken)))
+    assert not many
 
 
 @pytest.mark.parametrize("package", MOST_FILES)
@@ -216,6 +284,13 @@ def test_a_file_drops_the_name_of_its_folder():
         if path.stem.startswith(f"{path.parent.name}_") or path.stem == path.parent.name
     }
     assert not repeats
+
+
+def test_a_prefix_used_three_times_is_a_folder():
+    """But in ``scripts``, whose paths users type."""
+    paths = [path for path in SOURCES if path.parent.name != "scripts"]
+    prefixes = Counter((path.parent, path.stem.split("_")[0]) for path in paths)
+    assert not [key for key, n in prefixes.items() if n > 2 and key[1]]
 
 
 def test_operator_and_models_import_with_torch_alone():
