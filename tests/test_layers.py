@@ -35,7 +35,7 @@ FLOORS = {
         ["seg_eval.segmenter"],
         ["seg_eval.experiment"],
         ["seg_eval.report"],
-        ["seg_eval.run"],
+        ["seg_eval.evaluation"],
         ["seg_eval.cli"],
         ["seg_eval"],
     ],
