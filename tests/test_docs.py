@@ -8,7 +8,6 @@ import ast
 import contextlib
 import functools
 import importlib
-import importlib.util
 import pkgutil
 import re
 import shlex
@@ -140,8 +139,8 @@ def program_of(words: list[str]) -> tuple[str, list[str]]:
         case ["make", *rest]:
             return "make", rest
         case ["python" | "python3", "-m", module, *rest] if module.split(".")[0] in PACKAGES:
-            has_main = importlib.util.find_spec(module).submodule_search_locations
-            return module + ".__main__" * bool(has_main), rest
+            is_package = (ROOT / module.replace(".", "/")).is_dir()
+            return module + ".__main__" * is_package, rest
         case ["python" | "python3", script, *rest] if script.startswith("scripts/"):
             return script, rest
     return "", words
