@@ -17,9 +17,9 @@ export MPLBACKEND ?= agg
 
 help:
 	@echo "make demo       phantom cohort -> AGI-Net -> nnU-Net -> Dice-recovery table (12 min, 2 cores)"
-	@echo "make test       lint and the default tests (under 15 min, 2 cores)"
+	@echo "make test       lint, types and the default tests (8 min, 2 cores)"
 	@echo "make test-full  the long checks too"
-	@echo "make bench      what rolling costs on this CPU, as tables (hours; ARGS=--quick; bench-layers, bench-networks)"
+	@echo "make bench      what rolling costs on this CPU, as tables (20 min; ARGS=--quick: 2; bench-layers, bench-networks)"
 	@echo "make gpu-check  its tests and its table on an NVIDIA GPU (10 min; PYTHON_GPU=python3: no $(VENV))"
 	@echo "make clean      remove what demo and test made, except $(VENV)"
 
@@ -67,7 +67,7 @@ bench-layers: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m cuda_ops.bench $(ARGS)
 
 bench-networks: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m synth3d.bench $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m synth3d.experiments.bench $(ARGS)
 
 may_import = $(PYTHON_GPU) -c "import $(1)" 2>/dev/null || { echo "error: $(PYTHON_GPU) cannot \
 import $(1); pip install torch cupy-cuda13x pytest hypothesis" >&2; exit 2; }

@@ -8,6 +8,7 @@ import ast
 import contextlib
 import functools
 import importlib
+import itertools
 import pkgutil
 import re
 import shlex
@@ -129,6 +130,10 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
     return found
 
 
+def flags_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
+
+
 def program_of(words: list[str]) -> tuple[str, list[str]]:
     """(module, script, ``make`` or nothing, arguments) of a command line in words."""
     while words and re.match(r"[A-Z_]+=", words[0]):
@@ -151,7 +156,8 @@ def command_lines(text: str) -> list[tuple[str, list[str]]]:
     begins = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:[\w./]*/)?(?:synth3d|seg_eval|make|python3?)\s")
     lines = text.replace("\\\n", " ").splitlines() + re.findall(r"\$\((\w[^()]+)\)", text)
     words = [shlex.split(line, comments=True) for line in lines if begins.match(line)]
-    return [(program, rest) for program, rest in map(program_of, words) if program]
+    alone = [list(itertools.takewhile(lambda word: word[:1] not in ">|&", line)) for line in words]
+    return [(program, rest) for program, rest in map(program_of, alone) if program]
 
 
 def made(makefile: str) -> str:
@@ -178,6 +184,7 @@ def test_every_command_is_understood(page):
             given = vars(parser_of(program).parse_args(words))
         except SystemExit as error:
             pytest.fail(f"{program} does not understand {words}: exit code {error.code}")
+        assert flags_in(" ".join(words)) <= options(parser_of(program)), words  # no abbreviations
         for key, known in CHOICES.items() if not created(page) else ():
             value = given.get(key)
             assert value is None or value in known or (ROOT / value).is_file(), (key, value, words)
@@ -204,8 +211,8 @@ def test_every_flag_target_and_recipe_in_the_text_exists(page):
             assert words[0] in TARGETS, span
             continue
         known = options(parser_of(program)) if program else anywhere
-        flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", span))
-        assert flags <= known | ({"--version"} if program else set()), (span, flags - known)
+        assert flags_in(span) <= known, span
+    assert flags_in("\n".join(blocks(page, "", "sh"))) <= anywhere  # in comments, too
     named = re.findall(r"[Rr]ecipes? ((?:`[\w-]+`(?:, | and )?)+)", PAGES[page])
     assert set(re.findall(r"`([\w-]+)`", " ".join(named))) <= RECIPES
 
