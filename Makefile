@@ -17,7 +17,7 @@ export MPLBACKEND ?= agg
 
 help:
 	@echo "make demo       phantom cohort -> AGI-Net -> nnU-Net -> Dice-recovery table (12 min, 2 cores)"
-	@echo "make test       lint and the default tests (under 15 min, 2 cores)"
+	@echo "make test       lint, types and the default tests (8 min, 2 cores)"
 	@echo "make test-full  the long checks too"
 	@echo "make bench      what rolling costs on this CPU, as tables (20 min; ARGS=--quick: 2; bench-layers, bench-networks)"
 	@echo "make gpu-check  its tests and its table on an NVIDIA GPU (10 min; PYTHON_GPU=python3: no $(VENV))"
@@ -36,6 +36,7 @@ demo: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The report is tried in a real browser; as root on Debian it is installed here.
 CHROMIUM = $(firstword $(foreach name,chromium chromium-browser google-chrome google-chrome-stable,$(shell command -v $(name) 2>/dev/null)))

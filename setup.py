@@ -62,6 +62,7 @@ setup(
             "pytest-timeout>=2.3",
             "hypothesis>=6.110",
             "ruff>=0.6",
+            "pyright[nodejs]>=1.1.414",  # brings itself and node along; downloads nothing more
             "build>=1.2",
             "lpips>=0.1.4",
             "torchmetrics>=1.4",

@@ -31,6 +31,7 @@ from synth3d.images import Grid, Scale, Volume, foreground, value_limits
 from synth3d.inference import (
     OnTile,
     SynthesisOptions,
+    Tiling,
     memory_format,
     sliding_window,
     synthesize_case,
@@ -361,10 +362,8 @@ class PlumbingMaker:
         result = sliding_window(
             lambda tiles: tiles,
             torch.from_numpy(view.sources([target])),
-            data.patch,
-            data.overlap,
-            active=torch.from_numpy(np.ascontiguousarray(view.brain)),
-            on_tile=on_tile,
+            Tiling(data.patch, data.overlap, on_tile=on_tile),
+            torch.from_numpy(np.ascontiguousarray(view.brain)),
         )
         back = restore(result.numpy(), prepared, self.config.task, data)[0]
         like = sibling(case, target, self.sources, self.common_grid)

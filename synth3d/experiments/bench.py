@@ -16,7 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cuda_ops import bench
+from cuda_ops.bench import (
+    Result,
+    Row,
+    Setting,
+    ask_a_process,
+    climb,
+    compare,
+    give_back_memory,
+    serve,
+    summary,
+    take,
+)
 from synth3d.models import GENERATORS, options_of
 
 DESCRIPTION = """Measure training steps, forward passes and memory of AGI-Net against the plain
@@ -87,7 +98,7 @@ CASES = (
 )
 
 
-def rows(device: torch.device) -> list[bench.Row]:
+def rows(device: torch.device) -> list[Row]:
     """All rows, in the order of the table; a GPU has no row of memory."""
     timed = [
         row for group in ("train", "infer") for case in CASES for row in _timed_rows(group, case)
@@ -95,18 +106,18 @@ def rows(device: torch.device) -> list[bench.Row]:
     return timed if device.type != "cpu" else [*timed, *memory_rows()]
 
 
-def _timed_rows(group: str, case: Case) -> Iterator[bench.Row]:
+def _timed_rows(group: str, case: Case) -> Iterator[Row]:
     """A training step (forward, L1, backward, Adam), or a forward pass without gradients."""
     for dtype in DTYPES:
-        yield bench.Row(
+        yield Row(
             f"{group}/{case.name}/{dtype}", str(case), partial(_compare, group=group, case=case),
             dtype, "channels_last", quick=case is RECIPE,
         )  # fmt: skip
 
 
-def memory_rows() -> Iterator[bench.Row]:
+def memory_rows() -> Iterator[Row]:
     """How far a process climbs in two training steps without an optimiser."""
-    yield bench.Row(
+    yield Row(
         f"memory/{RECIPE.name}/fp32", str(RECIPE), partial(_memory, case=RECIPE), "fp32",
         "channels_last", quick=True,
     )  # fmt: skip
@@ -116,12 +127,12 @@ def _bar(group: str, case: Case, name: str, dtype: str) -> float | None:
     return BARS.get((group, dtype)) if case is RECIPE and name == BARRED else None
 
 
-def _compare(row: bench.Row, setting: bench.Setting, group: str, case: Case) -> list[bench.Result]:
+def _compare(row: Row, setting: Setting, group: str, case: Case) -> list[Result]:
     calls = {name: _call(group, case, name, row.dtype, setting.device) for name in NETWORKS}
-    taken = bench.take(setting, calls)
+    taken = take(setting, calls)
     found = []
     for name in [name for name in NETWORKS if name != "plain"]:
-        ratio = bench.compare(taken[name], taken["plain"])
+        ratio = compare(taken[name], taken["plain"])
         found.append(
             row.result(
                 candidate=name,
@@ -130,7 +141,7 @@ def _compare(row: bench.Row, setting: bench.Setting, group: str, case: Case) -> 
                 of_minima=ratio.of_minima,
                 rounds=setting.rounds,
                 bar=_bar(group, case, name, row.dtype),
-                seconds=bench.summary({key: taken[key] for key in ("plain", name)}),
+                seconds=summary({key: taken[key] for key in ("plain", name)}),
             )  # fmt: skip
         )
     return found
@@ -176,10 +187,10 @@ def training_step(
     return step
 
 
-def _memory(row: bench.Row, setting: bench.Setting, case: Case) -> list[bench.Result]:
+def _memory(row: Row, setting: Setting, case: Case) -> list[Result]:
     task = {"case": case.name, "threads": setting.threads}
     peaks = {
-        name: bench.ask_a_process("synth3d.experiments.bench", task | {"network": name})
+        name: ask_a_process("synth3d.experiments.bench", task | {"network": name})
         for name in NETWORKS
     }
     return [
@@ -202,7 +213,7 @@ def child(task: str) -> int:
         task: JSON with case, network (their names) and threads.
     """
     what = json.loads(task)
-    bench.give_back_memory()
+    give_back_memory()
     torch.set_num_threads(what["threads"])
     case = next(case for case in CASES if case.name == what["case"])
     network, x = case.network(what["network"]), case.image()
@@ -214,14 +225,12 @@ def child(task: str) -> int:
             network(x).abs().mean().backward()
             network.zero_grad()
 
-    return bench.climb(two_steps)
+    return climb(two_steps)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    return bench.serve(
-        arguments, "python -m synth3d.experiments.bench", DESCRIPTION, EXAMPLES, rows
-    )
+    return serve(arguments, "python -m synth3d.experiments.bench", DESCRIPTION, EXAMPLES, rows)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """From a network to one whole case."""
 
 from synth3d.inference.case import memory_format, synthesize_case
-from synth3d.inference.tiles import OnTile, sliding_window
+from synth3d.inference.tiles import OnTile, Tiling, sliding_window
 from synth3d.inference.volume import SynthesisOptions, synthesize_volume
 
 __all__ = [
     "OnTile",
     "SynthesisOptions",
+    "Tiling",
     "memory_format",
     "sliding_window",
     "synthesize_case",

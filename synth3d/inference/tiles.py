@@ -7,6 +7,7 @@ Nothing here knows files, modalities or configurations.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -20,15 +21,44 @@ Network = Callable[[Tensor], Tensor]
 """(B, C, *patch) to (B, T, *patch), where a patch has three axes or two."""
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """How a volume is cut into tiles.
+
+    Attributes:
+        patch: Tile size (z, y, x) in voxels; (y, x) for a network of slices, which are then taken
+            one by one along the first axis.
+        overlap: Voxels (z, y, x) or (y, x) that neighbouring tiles share at the least, in
+            [0, patch).
+        batch: Tiles per call.
+        on_tile: Told (tiles done, tiles in all) after each call.
+
+    Raises:
+        ValueError: Numbers that no tiles can have.
+    """
+
+    patch: tuple[int, ...]
+    overlap: tuple[int, ...]
+    batch: int = 2
+    on_tile: OnTile | None = None
+
+    def __post_init__(self) -> None:
+        patch, overlap = self.patch, self.overlap
+        if len(patch) not in (2, 3) or len(overlap) != len(patch):
+            raise ValueError(f"patch and overlap are (z, y, x) or (y, x), got {patch}, {overlap}")
+        for axis, size, shared in zip("zyx"[-len(patch) :], patch, overlap, strict=True):
+            if not 0 <= shared < size:
+                raise ValueError(f"overlap along {axis} must be in [0, {size}), got {shared}")
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+
+
 def sliding_window(
     network: Network,
     volume: Tensor,
-    patch: Sequence[int],
-    overlap: Sequence[int],
-    batch: int = 2,
+    tiling: Tiling,
     active: Tensor | None = None,
     out_channels: int = 1,
-    on_tile: OnTile | None = None,
 ) -> Tensor:
     """``network`` over the whole ``volume``, tile by tile, blended without seams.
 
@@ -44,35 +74,35 @@ def sliding_window(
     Args:
         network: (B, C, *patch) to (B, ``out_channels``, *patch), any float dtype.
         volume: (C, D, H, W) float32, on the device where the network wants it.
-        patch: Tile size (z, y, x) in voxels; (y, x) for a network of slices, which are then taken
-            one by one along the first axis.
-        overlap: Voxels (z, y, x) or (y, x) that neighbouring tiles share at the least, in
-            [0, patch).
-        batch: Tiles per call.
+        tiling: Tiles, and how many a call.
         active: (D, H, W) bool, where a result is wanted: only the tiles that meet it are
             computed and the result is 0 elsewhere. None is everywhere.
         out_channels: Channels of the result.
-        on_tile: Called as ``on_tile(tiles done, tiles in all)`` after each call.
 
     Returns:
         (``out_channels``, D, H, W) float32, on the device of ``volume``; all 0 where nothing is
         active.
 
     Raises:
-        ValueError: Shapes, patch, overlap or batch do not fit, or the network returns another
-            shape than promised.
+        ValueError: Shapes do not fit, or the network returns another shape than promised.
     """
-    _check(volume, patch, overlap, batch, active)
-    if len(patch) == 2:
-        network, patch, overlap = _of_slices(network), (1, *patch), (0, *overlap)
+    if volume.dim() != 4 or 0 in volume.shape:
+        raise ValueError(f"volume must be a non-empty (C, D, H, W), got {tuple(volume.shape)}")
+    if active is not None and active.shape != volume.shape[1:]:
+        raise ValueError(
+            f"active is {tuple(active.shape)} but the volume {tuple(volume.shape[1:])}"
+        )
+    if len(tiling.patch) == 2:
+        network = _of_slices(network)
+        tiling = replace(tiling, patch=(1, *tiling.patch), overlap=(0, *tiling.overlap))
     shape = volume.shape[1:]
     result = volume.new_zeros((out_channels, *shape), dtype=torch.float32)
     inside = volume.new_ones(shape, dtype=torch.bool) if active is None else active
     if not inside.any():
         return result
-    box = _working_box(inside, patch)
+    box = _working_box(inside, tiling.patch)
     working, inside = volume[(slice(None), *box)], inside[box]
-    blended = _blend(network, working, inside, patch, overlap, batch, out_channels, on_tile)
+    blended = _blend(network, working, inside, tiling, out_channels)
     result[(slice(None), *box)] = torch.where(inside, blended, 0)
     return result
 
@@ -119,21 +149,14 @@ def tile_starts(side: int, size: int, overlap: int) -> list[int]:
 
 
 def _blend(
-    network: Network,
-    volume: Tensor,
-    inside: Tensor,
-    patch: Sequence[int],
-    overlap: Sequence[int],
-    batch: int,
-    out_channels: int,
-    on_tile: OnTile | None,
+    network: Network, volume: Tensor, inside: Tensor, tiling: Tiling, out_channels: int
 ) -> Tensor:
     """The blended result over all of ``volume``, of which tiles without ``inside`` stay 0."""
-    shape = volume.shape[1:]
+    shape, patch, batch = volume.shape[1:], tiling.patch, tiling.batch
     short = [max(size - side, 0) for size, side in zip(patch, shape, strict=True)]
     padding = [amount for missing in reversed(short) for amount in (0, missing)]
     volume, inside = F.pad(volume, padding), F.pad(inside, padding)
-    tiles = [tile for tile in _tiles(volume.shape[1:], patch, overlap) if inside[tile].any()]
+    tiles = [tile for tile in _tiles(volume.shape[1:], patch, tiling.overlap) if inside[tile].any()]
     window = hann_window(patch).to(volume.device)
     mean = volume.new_zeros((out_channels, *volume.shape[1:]), dtype=torch.float32)
     total = torch.zeros_like(mean[0])
@@ -150,8 +173,8 @@ def _blend(
             total[tile] += window
             part = mean[(slice(None), *tile)]
             part += (window / total[tile]) * (values - part)
-        if on_tile is not None:
-            on_tile(first + len(group), len(tiles))
+        if tiling.on_tile is not None:
+            tiling.on_tile(first + len(group), len(tiles))
     return mean[(slice(None), *(slice(side) for side in shape))]
 
 
@@ -174,21 +197,3 @@ def _working_box(inside: Tensor, patch: Sequence[int]) -> tuple[slice, ...]:
         first = max(min(first - max(size - (last - first), 0) // 2, side - size), 0)
         box.append(slice(first, min(max(last, first + size), side)))
     return tuple(box)
-
-
-def _check(
-    volume: Tensor, patch: Sequence[int], overlap: Sequence[int], batch: int, active: Tensor | None
-) -> None:
-    if volume.dim() != 4 or 0 in volume.shape:
-        raise ValueError(f"volume must be a non-empty (C, D, H, W), got {tuple(volume.shape)}")
-    if len(patch) not in (2, 3) or len(overlap) != len(patch):
-        raise ValueError(f"patch and overlap are (z, y, x) or (y, x), got {patch} and {overlap}")
-    for axis, size, shared in zip("zyx"[-len(patch) :], patch, overlap, strict=True):
-        if not 0 <= shared < size:
-            raise ValueError(f"overlap along {axis} must be in [0, {size}), got {shared}")
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
-    if active is not None and active.shape != volume.shape[1:]:
-        raise ValueError(
-            f"active is {tuple(active.shape)} but the volume {tuple(volume.shape[1:])}"
-        )

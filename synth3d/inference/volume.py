@@ -13,28 +13,21 @@ import torch
 from torch import Tensor
 
 from synth3d.frameworks import Diffusion, Framework
-from synth3d.inference.tiles import OnTile, sliding_window, tiles_per_call
+from synth3d.inference.tiles import Tiling, sliding_window, tiles_per_call
 
 
 @dataclass(frozen=True)
-class SynthesisOptions:
-    """How a volume is made.
+class SynthesisOptions(Tiling):
+    """How a volume is made: in tiles of the size of training, at least two a call on a CPU.
 
     Attributes:
-        patch: Tile size as in training: (z, y, x), or (y, x) of a 2-D framework.
-        overlap: Voxels that neighbouring tiles share at the least, as many numbers.
-        batch: Tiles per call of the generator; on a CPU at least two.
-        steps: Sampling steps of a diffusion; None is what its options say.
+        steps: Sampling steps of a diffusion; None is what its options say. ``on_tile`` is told of
+            the tiles of all of them.
         seed: Decides all randomness of a diffusion.
-        on_tile: Told (tiles done, tiles in all), over all steps.
     """
 
-    patch: tuple[int, ...]
-    overlap: tuple[int, ...]
-    batch: int = 2
     steps: int | None = None
     seed: int = 0
-    on_tile: OnTile | None = None
 
 
 @torch.no_grad()
@@ -92,9 +85,9 @@ def synthesize_volume(
             if options.on_tile is not None:
                 options.on_tile(at * tiles + done, of * tiles)
 
-        cut = options.patch, options.overlap, batch
+        tiling = Tiling(options.patch, options.overlap, batch, report)
         where = None if active is None else active.to(volume.device)
-        return sliding_window(on_tiles, volume, *cut, where, channels, report)
+        return sliding_window(on_tiles, volume, tiling, where, channels)
 
     if not isinstance(framework, Diffusion):
         make = partial(framework.synthesize, present=masks[0], wanted=masks[1], seed=options.seed)

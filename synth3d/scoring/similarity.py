@@ -91,8 +91,8 @@ def similarity_map(
         slice(part.start - whole.start, part.stop - whole.start)
         for part, whole in zip(touched, seen, strict=True)
     )
-    pictures = [volume[seen].astype(np.float64) for volume in (real, synthetic)]
-    found[touched] = _map(*pictures, data_range, window, axes)[inner]
+    first, second = (volume[seen].astype(np.float64) for volume in (real, synthetic))
+    found[touched] = _map(first, second, data_range, window, axes)[inner]
     return found
 
 

@@ -54,6 +54,7 @@ class ModalityHead(nn.Module):
             [float(i == j) for j in range(inputs)] for i in range(inputs) for _ in range(owned[i])
         ]
         mask = torch.tensor(rows).reshape(outputs, inputs, *[1] * dim)
+        self.mask: Tensor
         self.register_buffer("mask", mask, persistent=False)
         self.weight = nn.Parameter(torch.empty(outputs, 1, *[3] * dim))
         self.reset_parameters()

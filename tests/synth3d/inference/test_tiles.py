@@ -5,9 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synth3d.inference.tiles import hann_window, sliding_window, tile_starts, tiles_per_call
+from synth3d.inference.tiles import Tiling, hann_window, sliding_window, tile_starts, tiles_per_call
 
 SIDES = st.tuples(*[st.integers(1, 19)] * 3)
+
+
+def slide(network, volume, patch, overlap, batch=2, on_tile=None, **more):
+    return sliding_window(network, volume, Tiling(patch, overlap, batch, on_tile), **more)
 
 
 @st.composite
@@ -48,7 +52,7 @@ def test_hann_windows_are_positive_and_half_overlapping_ones_sum_to_one():
 @given(shape=SIDES, tile=patch_and_overlap(), batch=st.integers(1, 4))
 def test_the_identity_network_gives_back_its_input_bit_for_bit(shape, tile, batch):
     volume = random_volume(shape, channels=2)
-    result = sliding_window(lambda x: x, volume, *tile, batch=batch, out_channels=2)
+    result = slide(lambda x: x, volume, *tile, batch=batch, out_channels=2)
     assert torch.equal(result, volume)
 
 
@@ -57,7 +61,7 @@ def test_the_identity_network_gives_back_its_input_bit_for_bit(shape, tile, batc
 def test_the_result_is_the_input_where_active_and_zero_elsewhere(shape, tile, chance):
     volume = random_volume(shape)
     active = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < chance
-    result = sliding_window(lambda x: x, volume, *tile, active=active)
+    result = slide(lambda x: x, volume, *tile, active=active)
     assert torch.equal(result, volume * active)
 
 
@@ -72,21 +76,21 @@ def test_a_network_of_slices_sees_slices_and_gives_back_the_volume(shape, tile, 
         return tiles[:, :2]
 
     volume = random_volume(shape, channels=3)
-    result = sliding_window(network, volume, patch, overlap, active=active, out_channels=2)
+    result = slide(network, volume, patch, overlap, active=active, out_channels=2)
     assert torch.equal(result, volume[:2] * active)
 
 
 @pytest.mark.parametrize("shape", [(24, 17, 31), (5, 40, 8)])
 def test_a_voxelwise_network_is_applied_once_to_each_voxel(shape):
     volume = random_volume(shape, channels=3) / 1000
-    result = sliding_window(lambda x: x.sum(1, keepdim=True).sin(), volume, (8, 8, 8), (4, 4, 4))
+    result = slide(lambda x: x.sum(1, keepdim=True).sin(), volume, (8, 8, 8), (4, 4, 4))
     torch.testing.assert_close(result, volume.sum(0, keepdim=True).sin())
 
 
 def test_disagreeing_tiles_blend_without_a_seam():
     numbers = iter(range(100))
     volume = torch.zeros(1, 8, 8, 40)
-    result = sliding_window(
+    result = slide(
         lambda x: torch.full_like(x, next(numbers)), volume, (8, 8, 8), (4, 4, 4), batch=1
     )
     line = result[0, 4, 4]
@@ -107,8 +111,8 @@ def test_batching_does_not_change_the_result_and_every_call_is_full(batch):
 
     volume = random_volume((13, 9, 10)) / 1000
     with torch.inference_mode():
-        result = sliding_window(network, volume, (8, 8, 8), (4, 4, 4), batch)
-        one = sliding_window(lambda x: convolution(x.double()), volume, (8, 8, 8), (4, 4, 4), 1)
+        result = slide(network, volume, (8, 8, 8), (4, 4, 4), batch)
+        one = slide(lambda x: convolution(x.double()), volume, (8, 8, 8), (4, 4, 4), 1)
     torch.testing.assert_close(result, one, rtol=1e-6, atol=1e-6)
     assert set(seen) == {batch}
 
@@ -122,7 +126,7 @@ def test_tiles_without_active_voxels_are_never_computed():
     active = torch.zeros(64, 64, 64, dtype=torch.bool)
     active[30:34, 40:44, 2:5] = True
     calls, steps = [], []
-    sliding_window(
+    slide(
         lambda x: calls.append(x.shape) or x,
         random_volume(active.shape),
         (16, 16, 16),
@@ -139,13 +143,13 @@ def test_the_network_sees_real_voxels_around_a_small_active_region():
     active = torch.zeros(20, 20, 20, dtype=torch.bool)
     active[19, 0, 10] = True
     seen = []
-    sliding_window(lambda x: seen.append(x) or x, volume, (8, 8, 8), (4, 4, 4), active=active)
+    slide(lambda x: seen.append(x) or x, volume, (8, 8, 8), (4, 4, 4), active=active)
     assert seen[0].min() == 1
 
 
 def test_nothing_active_is_all_zero_without_a_call():
     active = torch.zeros(4, 5, 6, dtype=torch.bool)
-    result = sliding_window(
+    result = slide(
         lambda x: pytest.fail("called"), torch.ones(1, 4, 5, 6), (4, 4, 4), (0, 0, 0), active=active
     )
     assert torch.equal(result, torch.zeros(1, 4, 5, 6))
@@ -153,7 +157,7 @@ def test_nothing_active_is_all_zero_without_a_call():
 
 def test_half_precision_networks_are_blended_in_float32():
     volume = random_volume((9, 9, 9)) / 1000
-    result = sliding_window(lambda x: x.bfloat16(), volume, (4, 4, 4), (2, 2, 2))
+    result = slide(lambda x: x.bfloat16(), volume, (4, 4, 4), (2, 2, 2))
     assert result.dtype == torch.float32
     assert torch.equal(result, volume.bfloat16().float())
 
@@ -179,4 +183,4 @@ def test_refuses_what_does_not_fit(change, message):
         "overlap": (0, 0, 0),
     }
     with pytest.raises(ValueError, match=message):
-        sliding_window(**arguments | change)
+        slide(**arguments | change)

@@ -9,7 +9,7 @@ from torch import nn
 from synth3d.data.task import Task
 from synth3d.frameworks import FRAMEWORKS, Diffusion, build
 from synth3d.frameworks.diffusion import DDPM, DDPMOptions, IDDPMOptions
-from synth3d.inference.tiles import sliding_window
+from synth3d.inference.tiles import Tiling, sliding_window
 from synth3d.inference.volume import SynthesisOptions, synthesize_volume
 from synth3d.models.options import ModelConfig
 
@@ -147,7 +147,7 @@ def test_tiles_that_overlap_are_as_sharp_as_tiles_that_do_not():
         masks = (mask.expand(len(tiles), -1) for mask in YES)
         return cell.synthesize(tiles, *masks, seed=10 * next(seeds))
 
-    after = sliding_window(finished, sources, *cut, out_channels=1)[0]
+    after = sliding_window(finished, sources, Tiling(*cut))[0]
     assert after[11:13].std() < 0.8 * after[:4].std()
 
 
