@@ -98,16 +98,18 @@ def conv_per_sample(
     padding: Sides = 0,
     dilation: Sides = 1,
     way: str = "auto",
+    groups: int = 1,
 ) -> Tensor:
-    """Convolve sample b of ``x`` (B, C_in, \\*S) with ``kernels[b]`` (B, C_out, C_in, \\*k).
+    """Convolve sample b of ``x`` (B, C_in, \\*S) with ``kernels[b]``.
 
     Args:
         x: (B, C_in, D, H, W) or (B, C_in, H, W).
-        kernels: (B, C_out, C_in, \\*k), of the type of ``x`` unless under autocast.
+        kernels: (B, C_out, C_in / groups, \\*k), of the type of ``x`` unless under autocast.
         stride: Of the convolution, one number or one per axis (z, y, x).
         padding: Zeros on both sides, one number or one per axis.
         dilation: Of the convolution, one number or one per axis.
         way: ``"looped"``, ``"grouped"``, or ``"auto"`` for :func:`choose_way`.
+        groups: Of channels within a sample, as torch's convolutions have them.
 
     Returns:
         (B, C_out, \\*out) in the memory format of ``x``; empty for B = 0.
@@ -122,26 +124,27 @@ def conv_per_sample(
     geometry = Geometry.of(stride, padding, dilation, x.ndim - 2)
     if len(x) <= 1:  # the sum of no kernels: a kernel of zeros that knows where it is from
         kernel = kernels.squeeze(0) if len(x) else kernels.sum(0)
-        return CONV[x.ndim](x, kernel, None, *geometry)
+        return CONV[x.ndim](x, kernel, None, *geometry, groups)
     if way == "auto":
-        way = choose_way(x, kernels.shape[1:], geometry)
+        way = choose_way(x, kernels.shape[1:], geometry) if groups == 1 else "looped"
     # Autocast would cast each sample by itself, and for the forward alone.
     x, kernels = x.to(conv_dtype(x)), kernels.to(conv_dtype(kernels))
     if way == "grouped":
-        return _conv_grouped(x, kernels, geometry)
+        return _conv_grouped(x, kernels, geometry, groups)
     if not watched():
-        return _Looped.apply(x, kernels, geometry)
+        return _Looped.apply(x, kernels, geometry, groups)
     # split and unbind, not x[b] and kernels[b]: the backward of an index writes B zero tensors.
     pairs = zip(x.split(1), kernels.unbind(0), strict=True)
-    return _laid_as(x, torch.cat([CONV[x.ndim](*pair, None, *geometry) for pair in pairs]))
+    parts = [CONV[x.ndim](*pair, None, *geometry, groups) for pair in pairs]
+    return _laid_as(x, torch.cat(parts))
 
 
-def _conv_grouped(x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+def _conv_grouped(x: Tensor, kernels: Tensor, geometry: Geometry, groups: int = 1) -> Tensor:
     batch, outputs = kernels.shape[:2]
     joined = x.reshape(1, -1, *x.shape[2:])
     # Kernels in channels-last memory would turn the joined samples into that as well.
     stacked = kernels.flatten(0, 1).contiguous()
-    y = CONV[x.ndim](joined, stacked, None, *geometry, batch)
+    y = CONV[x.ndim](joined, stacked, None, *geometry, batch * groups)
     return _laid_as(x, y.reshape(batch, outputs, *y.shape[2:]))
 
 
@@ -158,18 +161,18 @@ class _Looped(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, kernels: Tensor, geometry: Geometry, groups: int) -> Tensor:
         ctx.save_for_backward(x, kernels)
-        ctx.geometry = geometry
+        ctx.geometry, ctx.groups = geometry, groups
         sizes = geometry.outputs(x.shape[2:], kernels.shape[3:])
         shape, layout = (len(x), kernels.shape[1], *sizes), format_of(x)
         whole = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
         for target, sample, kernel in zip(whole, x.split(1), kernels, strict=True):
-            target.copy_(CONV[x.ndim](sample, kernel, None, *geometry)[0])
+            target.copy_(CONV[x.ndim](sample, kernel, None, *geometry, groups)[0])
         return whole
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, kernels = ctx.saved_tensors
         samples = list(zip(grad.split(1), x.split(1), kernels.unbind(0), strict=True))
         found: list[Tensor | None] = [None, None]
@@ -177,21 +180,23 @@ class _Looped(torch.autograd.Function):
         for which in (1, 0):
             if not ctx.needs_input_grad[which]:
                 continue
-            parts = (_gradient(which, *sample, ctx.geometry) for sample in samples)
+            parts = (_gradient(which, *each, ctx.geometry, ctx.groups) for each in samples)
             if torch.is_grad_enabled() or watched():  # it is differentiated itself
                 found[which] = torch.stack(list(parts))
                 continue
             whole = found[which] = torch.empty_like(kernels if which else x)
             for target, part in zip(whole, parts, strict=True):
                 target.copy_(part)
-        return (*found, None)
+        return (*found, None, None)
 
 
-def _gradient(which: int, grad: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+def _gradient(
+    which: int, grad: Tensor, x: Tensor, kernel: Tensor, geometry: Geometry, groups: int
+) -> Tensor:
     """The gradient of one sample (``which`` 0), (C_in, \\*S), or of its kernel (1)."""
     wanted = (which == 0, which == 1, False)
     found = torch.ops.aten.convolution_backward(
-        grad, x, kernel, None, *geometry, False, [0] * (x.ndim - 2), 1, wanted
+        grad, x, kernel, None, *geometry, False, [0] * (x.ndim - 2), groups, wanted
     )[which]
     return found if which else found[0]
 

@@ -1,12 +1,9 @@
 """Grouped 3x3(x3) convolutions of gated features: torch's, with thin groups merged on the CPU."""
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from cuda_ops import watched
+from cuda_ops import conv_per_sample
 
 
 class GroupedConv2d(nn.Conv2d):
@@ -29,26 +26,18 @@ GROUPED: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: GroupedConv2d, 3: Gr
 
 
 def _convolved(layer: nn.Conv2d | nn.Conv3d, x: Tensor, gates: Tensor | None) -> Tensor:
-    gated = x if gates is None else x * gates.to(x.dtype)
-    merged = merged_groups(gated, layer.groups)
+    merged = merged_groups(x, layer.groups)
     weight = merge_groups(layer.weight, layer.groups, merged)
+    if gates is not None and x.device.type == "cpu":  # a small product instead of a large one
+        gates = gates.unflatten(1, (merged, 1, -1))
+        kernels = (weight.unflatten(0, (merged, -1)) * gates).flatten(1, 2)
+        sides = layer.stride, layer.padding, layer.dilation
+        y = conv_per_sample(x, kernels, *sides, groups=merged)
+        return y if layer.bias is None else y + layer.bias.to(y.dtype).view(-1, *[1] * (x.ndim - 2))
+    if gates is not None:
+        x = x * gates.to(x.dtype)
     convolve = nn.functional.conv3d if x.ndim == 5 else nn.functional.conv2d
-    with nullcontext() if gates is None or watched() else _made_again(gated, x, gates):
-        return convolve(
-            gated, weight, layer.bias, layer.stride, layer.padding, layer.dilation, merged
-        )
-
-
-def _made_again(gated: Tensor, x: Tensor, gates: Tensor) -> AbstractContextManager[Any]:
-    """Inside, ``gated`` is not kept for the backward, but multiplied again from what is kept."""
-
-    def keep(tensor: Tensor) -> tuple[Tensor, ...]:
-        return (x, gates) if tensor is gated else (tensor,)
-
-    def back(kept: tuple[Tensor, ...]) -> Tensor:
-        return kept[0] if len(kept) == 1 else kept[0] * kept[1].to(x.dtype)
-
-    return torch.autograd.graph.saved_tensors_hooks(keep, back)
+    return convolve(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation, merged)
 
 
 def merged_groups(x: Tensor, groups: int) -> int:
