@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from seg_eval.analysis.recovery import SMALLEST_GAP
+from seg_eval.analysis.recovery import SMALLEST_GAP, NoRatio
 from seg_eval.arms import ARM_KINDS, ArmKind
 from synth3d.scoring import FEW_CASES, Estimate
 
@@ -24,12 +24,7 @@ synthesis was compared with the other arms."""
 
 @dataclass(frozen=True)
 class Caveat:
-    """Something that limits the conclusions.
-
-    Attributes:
-        code: Which caveat it is.
-        figures: What it is about, by name.
-    """
+    """Something that limits the conclusions: which it is, and its figures by name."""
 
     code: str
     figures: dict[str, Any]
@@ -41,15 +36,20 @@ class RegionFacts:
 
     Attributes:
         gap: What blanking costs.
-        defined: Whether that is measurable.
+        no_ratio: Why that is not measurable; None where it is.
         recovery: What the arm wins back of it; None where not measurable, or without an arm.
         loss: What stays lost against the real sequence; None without an arm.
     """
 
     gap: Estimate
-    defined: bool
+    no_ratio: NoRatio | None
     recovery: Estimate | None = None
     loss: Estimate | None = None
+
+    @property
+    def defined(self) -> bool:
+        """Whether the gap is measurable."""
+        return self.no_ratio is None
 
     @property
     def loses_much(self) -> bool:
@@ -63,7 +63,7 @@ class Rival:
 
     Attributes:
         name: Of the arm.
-        kind: Of the arm.
+        kind: Its name.
         ahead: Mean Dice by which *synthesis* is ahead, over the regions with a measurable gap;
             without a synthetic arm, by which ``zero`` is.
         mean: The rival's own mean Dice over them.
@@ -76,7 +76,7 @@ class Rival:
 
     @property
     def about(self) -> ArmKind:
-        """Its kind's record."""
+        """The record of its kind."""
         return ARM_KINDS[self.kind]
 
 
@@ -168,12 +168,9 @@ class Advice:
 
 @dataclass(frozen=True)
 class Remark:
-    """What a good mean would hide of a region.
+    """What a good mean would hide of a region, and what stays lost there.
 
-    Attributes:
-        region: Its name.
-        code: ``partly_lost``, ``mostly_lost``, ``harmed``, ``untold`` or ``free``.
-        loss: What stays lost; None without a synthetic arm.
+    The code is ``partly_lost``, ``mostly_lost``, ``harmed``, ``untold`` or ``free``.
     """
 
     region: str
@@ -219,9 +216,9 @@ class Verdict:
 
 def judge(facts: Facts) -> Verdict:
     """Decide upon one synthetic arm, or upon none."""
+    if not facts.defined and facts.untold:
+        return Verdict(facts, "unknown_loss", "unclear", "unclear")
     if not facts.defined:
-        if facts.untold:
-            return Verdict(facts, "unknown_loss", "unclear", "unclear")
         worth: Worth = "unclear" if facts.is_hint else "nothing to win"
         return Verdict(facts, "no_loss", worth, worth)
     if facts.arm is None:  # `ahead` is then the lead of zero

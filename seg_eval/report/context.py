@@ -35,9 +35,9 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     """The keys of ``summary.json`` that the analysis fills, its decisions put into sentences."""
     summary, missing = findings.figures, question.missing
     verdict = findings.verdicts[0]
-    for name, region in summary["regions"].items():
-        gap, reason = verdict.facts.regions[name].gap, findings.no_gap[name]
-        region["gap_reason"] = say("no_gap", reason=reason, gap=gap, smallest=SMALLEST_GAP)
+    for name, region in verdict.facts.regions.items():
+        reason = say("no_gap", reason=region.no_ratio, gap=region.gap, smallest=SMALLEST_GAP)
+        summary["regions"][name]["gap_reason"] = reason
     summary["bootstrap"]["interval"] = say("interval_method", seeds=summary["bootstrap"]["seeds"])
     return summary | {
         "title": say("title", missing=missing),

@@ -11,7 +11,7 @@ def around(value, half=0.01):
 
 def region(gap=0.3, share=0.88, loss=0.03, defined=True):
     found = Estimate(share, share - 0.09, share + 0.07) if defined else None
-    return RegionFacts(around(gap), defined, found, around(loss, 0.005))
+    return RegionFacts(around(gap), None if defined else "small_gap", found, around(loss, 0.005))
 
 
 def rival(kind, ahead, half=0.01, name=None):
@@ -19,7 +19,7 @@ def rival(kind, ahead, half=0.01, name=None):
 
 
 BLANK = rival("zero", 0.3)
-WIDE = RegionFacts(Estimate(0.3, -0.01, 0.6), False)
+WIDE = RegionFacts(Estimate(0.3, -0.01, 0.6), "gap_may_be_zero")
 FREE = {"WT": region(0.004, defined=False), "ET": region(-0.001, defined=False)}
 
 
@@ -45,7 +45,7 @@ def codes(verdict):
     [
         (FREE, "no_loss", "nothing to win"),
         ({"WT": WIDE}, "unknown_loss", "unclear"),
-        ({"WT": RegionFacts(Estimate(0.001, -0.1, 0.12), False)}, "unknown_loss", "unclear"),
+        ({"WT": RegionFacts(Estimate(0.001, -0.1, 0.12), "small_gap")}, "unknown_loss", "unclear"),
     ],
     ids=["nothing is lost", "a large gap that is unsure", "an interval that reaches far"],
 )
@@ -62,7 +62,7 @@ def test_without_a_measurable_loss_nothing_is_compared(regions, reason, worth):
      ((rival("copy", 0.1),), None)],
 )  # fmt: skip
 def test_without_a_synthesiser_the_best_that_was_tried_is_named(rivals, best):
-    regions = {"WT": RegionFacts(around(0.3), True)}
+    regions = {"WT": RegionFacts(around(0.3), None)}
     verdict = judge(Facts(("t2f",), None, 0.6, regions, rivals, 40))
     assert (verdict.reason, decided(verdict)) == ("no_synthesis", ("unclear", "unclear", None))
     assert (verdict.advice.arm.name if verdict.advice else None) == best
@@ -139,7 +139,7 @@ def test_few_patients_are_a_hint(patients, is_hint):
     assert verdict.worth == verdict.worth_if_frozen == ("unclear" if is_hint else "yes")
 
 
-UNSURE_LOSS = RegionFacts(around(0.3), True, Estimate(0.7, 0.3, 1.1), around(0.06, 0.1))
+UNSURE_LOSS = RegionFacts(around(0.3), None, Estimate(0.7, 0.3, 1.1), around(0.06, 0.1))
 
 
 @pytest.mark.parametrize(
