@@ -57,7 +57,7 @@ def test_an_oblique_grid_has_its_tilt_and_a_broken_affine_is_unknown():
     affine = np.eye(4)
     affine[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
     assert Orientation(affine).tilt == pytest.approx(20)
-    for broken in (np.zeros((4, 4)), np.full((4, 4), np.nan), np.ones((4, 4)), np.eye(3)):
+    for broken in (np.zeros((4, 4)), np.full((4, 4), np.nan), np.ones((4, 4))):
         assert Orientation(broken).letters("axial") == ("?",) * 4
         assert not Orientation(broken).known
 
