@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seg_eval.analysis import SMALLEST_GAP, Findings, Question
-from seg_eval.arms import ARM_KINDS, Arm
+from seg_eval.arms import ARM_KINDS
 from seg_eval.report.charts import paired_dots, range_mark, scatter
 from seg_eval.report.page import (
     DASH,
@@ -49,34 +49,28 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
             "primary": verdict.facts.arm,
             "hint": verdict.facts.is_hint,
         },
-        "arms": [_describe_arm(arm, missing) for arm in question.arms],
+        "arms": [
+            {
+                "name": arm.name,
+                "kind": arm.kind,
+                "segmenter": arm.segmenter,
+                "group": arm.about.group,
+                "what": arm.about.what.format(missing=spoken(missing)),
+            }
+            for arm in question.arms
+        ],
         "verdict": list(dict.fromkeys(say("standing", v=each) for each in findings.verdicts)),
         "empty_rule": EMPTY_RULES[question.empty],
         "warnings": [say(caveat.code, **caveat.figures) for caveat in findings.caveats],
     }
 
 
-def _describe_arm(arm: Arm, missing: Sequence[str]) -> dict[str, str]:
-    kind = ARM_KINDS[arm.kind]
-    return {
-        "name": arm.name,
-        "kind": arm.kind,
-        "segmenter": arm.segmenter,
-        "group": kind.group,
-        "what": kind.what.format(missing=spoken(missing)),
-    }
-
-
 def describe(
     summary: Summary, scores: Sequence[Score], images: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """All values of a report but its slices.
+    """All values of a report but its slices, from ``summary.json`` and the rows of both CSV files.
 
-    Args:
-        summary: As in ``summary.json``.
-        scores: All rows of ``results.csv``, for the dots; those that the rule for empty regions
-            leaves out are not drawn.
-        images: All rows of ``image_scores.csv``.
+    Rows that the rule for empty regions leaves out are not drawn.
     """
     used = counted(scores, summary["config"]["empty"])
     arms = list_arms(summary)
@@ -165,24 +159,20 @@ def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[s
         for name, m in others.items()
     ]  # fmt: skip
 
-    def row(arm: Mapping[str, str], cell: Mapping[str, Any]) -> dict[str, Any]:
-        return {"arm": arm, "cells": [_metric_cell(n, cell["metrics"][n]) for n in others]}
+    def cells(found: Mapping[str, Any]) -> list[dict[str, str]]:
+        each = [(found["metrics"][name], metric) for name, metric in others.items()]
+        return [
+            {"mean": number(score["mean"], m.format), "interval": interval(score, m.format),
+             "median": number(score["median"], m.format) if m.unit == "mm" and score["n"] else ""}
+            for score, m in each
+        ]  # fmt: skip
 
     return [
         {"name": name, "metrics": heads,
-         "rows": [row(arm, region["arms"][arm["name"]]) for arm in arms],
+         "rows": [{"arm": arm, "cells": cells(region["arms"][arm["name"]])} for arm in arms],
          "terminal": table("scores", region=name, found=region, arms=arms)}
         for name, region in summary["regions"].items()
     ]  # fmt: skip
-
-
-def _metric_cell(name: str, found: Mapping[str, Any]) -> dict[str, str]:
-    form, has_outliers = METRICS[name].format, METRICS[name].unit == "mm"
-    return {
-        "mean": number(found["mean"], form),
-        "interval": interval(found, form),
-        "median": number(found["median"], form) if has_outliers and found["n"] else "",
-    }
 
 
 def _key_figures(summary: Summary) -> list[dict[str, str]]:
@@ -216,10 +206,7 @@ def warnings_first(summary: Summary) -> list[str]:
 
 
 def _dots(
-    arms: Sequence[Mapping[str, str]],
-    name: str,
-    region: Mapping[str, Any],
-    scores: Sequence[Score],
+    arms: Sequence[Mapping[str, str]], name: str, region: Mapping[str, Any], scores: Sequence[Score]
 ) -> dict[str, Any]:
     """The chart of paired cases of a region and the same as a table; seeds are averaged."""
     columns = []

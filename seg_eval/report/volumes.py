@@ -39,9 +39,7 @@ class CaseVolumes:
     """A case for the linked slice views; all volumes are of one shape (D, H, W) = (z, y, x).
 
     Attributes:
-        case: Its name.
-        patient: Whose it is.
-        role: Why it is shown: ``worst``, ``median`` or ``best``, or any other short text.
+        role: Why it is shown: ``worst``, ``median`` or ``best``.
         modality: The missing sequence, as in ``t2f``.
         real: The real sequence, float32, 0 dark to about 1 bright.
         arms: By name; ``full`` and ``zero`` are shown first where they are among them.
@@ -82,16 +80,12 @@ class CaseVolumes:
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Where the volumes of a case are: an entry of an experiment's ``volumes.json``.
+    """Where a case's :class:`CaseVolumes` are: an entry of an experiment's ``volumes.json``.
+
+    Paths are relative to the experiment's folder if they lie in there.
 
     Attributes:
-        case: Its name.
-        patient: Whose it is.
-        role: Why it is shown.
-        modality: The missing sequence, as in ``t2f``.
         scheme: Which integer is which tissue.
-        real: The real sequence; this and the others as a path, relative to the experiment's folder
-            if it lies in there.
         label: The expert's labels.
         brain: The real sequences that are not missing; they tell where the brain is.
         arms: By name the filled-in channel, None for zeros, and the predicted labels.
@@ -125,10 +119,10 @@ class CaseFiles:
 
         image = read(folder / self.real)
         return CaseVolumes(
-            case=self.case,
-            patient=self.patient,
-            role=self.role,
-            modality=self.modality,
+            self.case,
+            self.patient,
+            self.role,
+            self.modality,
             real=channel(self.real),
             arms={
                 name: ArmVolumes(channel(made) if made else None, masks(found))
