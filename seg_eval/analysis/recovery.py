@@ -67,8 +67,8 @@ def recovery(
 
     Args:
         full: (cases, seeds): every sequence real.
-        zero: The same cases and seeds, the sequence blanked.
-        arm: The same cases and seeds, the sequence replaced by this arm.
+        zero: The same, with the sequence blanked.
+        arm: The same, with the sequence replaced by this arm.
         bootstrap: Draws over these cases and seeds.
         smallest: Least gap that counts, in the score's unit.
         lower_is_better: True for distances: (zero - arm) / (zero - full).

@@ -37,15 +37,13 @@ IMAGE_KEYS = ("case", "patient", "arm", "modality", "seed")
 
 @dataclass(frozen=True)
 class Question:
-    """What an experiment asks of its rows.
+    """What an experiment asks of its rows; ``seed`` and ``resamples`` are of the bootstrap.
 
     Attributes:
         arms: The arms, ``full`` and ``zero`` among them; the first synthetic one is the primary.
         missing: The sequences that are missing, as ``t2f``.
         empty: Rule for regions that a case does not have, of ``EMPTY_RULES``.
         margin: Mean Dice that may be lost and still be called not inferior to ``full``.
-        seed: Of the bootstrap.
-        resamples: Of the bootstrap.
     """
 
     arms: Sequence[Arm]

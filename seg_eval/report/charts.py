@@ -45,9 +45,8 @@ def range_mark(
 def paired_dots(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """One line per case through its value in every arm, with the means; None without arms.
 
-    Args:
-        columns: One per arm: its ``name``, short ``label``, ``group``, ``dice`` by case, and their
-            ``mean`` with the ends ``low`` and ``high`` of its interval, None where it has none.
+    A column has an arm's ``name``, short ``label``, ``group``, ``dice`` by case, and their ``mean``
+    with the ends ``low`` and ``high`` of its interval, None where it has none.
     """
     if not columns:
         return None
@@ -85,12 +84,7 @@ def _band(column: Mapping[str, Any], y: Any) -> tuple[float, float] | None:
 
 
 def scatter(points: Sequence[Point], groups: Mapping[str, str]) -> dict[str, Any] | None:
-    """Error against loss, one shape per arm; None without points.
-
-    Args:
-        points: In any order.
-        groups: Of each arm, for its colour.
-    """
+    """Error against loss, one shape per arm, in the colour of its group; None without points."""
     if not points:
         return None
     width, height, left, top = 560, 320, 62, 12

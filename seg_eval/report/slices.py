@@ -42,15 +42,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plane:
-    """One plane of one case.
+    """One plane of one case, whose slices are tiles in rows and columns of a sheet.
 
     Attributes:
         name: axial, coronal or sagittal.
         indices: Index of each slice in the tile coordinates of the other planes.
         labels: Of each slice, naming its index in the file.
         start: Which slice is shown first.
-        columns: Tiles in a row of a sheet.
-        rows: Of a sheet.
         size: Width and height of a tile in voxels.
         aspect: Width over height in millimetres.
         letters: What is at left, right, top and bottom.

@@ -83,15 +83,10 @@ def lesion_scores(
     rule: LesionRule = BRATS_GLIOMA,
     whole: Distances | None = None,
 ) -> LesionScores:
-    """Score the lesions of one region.
+    """Score the lesions of one region, from two masks and the size of a voxel.
 
-    Args:
-        reference: (D, H, W) bool; may be empty.
-        prediction: The same shape; may be empty.
-        spacing_mm: Voxel size (z, y, x), positive.
-        rule: Sizes.
-        whole: Distances between the whole masks, if they are known already; they save the
-            search where all there is is one lesion.
+    Distances between the ``whole`` masks, if they are known already, save the search where all
+    there is is one lesion.
     """
     box = bounding_box(reference | prediction)
     if box is None:
@@ -170,26 +165,19 @@ def _hd95_each(
     belongs: tuple[np.ndarray, np.ndarray],
     spacing_mm: Sequence[float],
 ) -> list[float]:
-    """HD95 of each of ``lesions`` against its components.
+    """HD95 of each of ``lesions`` against the components that belong to it.
 
     Neither lesions nor components touch one another, so each takes its part of the surface of
     the whole mask.
-
-    Args:
-        masks: Reference and prediction.
-        numbers: Which lesion and which component each voxel is in, for the two.
-        lesions: Numbers of those wanted.
-        belongs: Pairs of a lesion's and a component's number, as two arrays.
-        spacing_mm: Voxel size.
     """
     edges = [surface_voxels(mask) for mask in masks]
     lesion_at, part_at = (
         number[tuple(edge.T)] for number, edge in zip(numbers, edges, strict=True)
     )
     lesion_of, part_of = belongs
-    found = []
-    for lesion in lesions:
+
+    def far(lesion: int) -> float:
         own = np.isin(part_at, part_of[lesion_of == lesion])
-        pair = nearest(edges[0][lesion_at == lesion], edges[1][own], spacing_mm)
-        found.append(hausdorff_95(pair))
-    return found
+        return hausdorff_95(nearest(edges[0][lesion_at == lesion], edges[1][own], spacing_mm))
+
+    return list(map(far, lesions))

@@ -131,16 +131,7 @@ def score_case(
     prediction: Mapping[str, np.ndarray],
     spacing_mm: Sequence[float],
 ) -> list[Score]:
-    """One row per region of ``reference``.
-
-    Args:
-        case: Of the row, as are the next three.
-        patient: Who it is.
-        arm: What stood in the missing channel.
-        seed: Of the segmenter.
-        reference: Bool masks (D, H, W) by region name.
-        prediction: The same regions and shape.
-        spacing_mm: Voxel size (z, y, x), positive.
+    """One row per region of ``reference``, which has bool masks (D, H, W) by region name.
 
     Raises:
         ValueError: A region is missing from the prediction, shapes differ, a mask is not bool
@@ -208,9 +199,5 @@ def voxel_volumes(scores: Sequence[Score]) -> list[float]:
 
 
 def exceeds_tolerance(voxel_mm3: Sequence[float]) -> bool:
-    """Whether some side of the voxels is longer than the tolerance of the surface distance.
-
-    Args:
-        voxel_mm3: As :func:`voxel_volumes` gives them.
-    """
+    """Whether some side of :func:`voxel_volumes` is longer than NSD tolerates."""
     return bool(voxel_mm3) and voxel_mm3[-1] > TOLERANCE_MM**3 * (1 + 3 * HEADER_ROUNDING)

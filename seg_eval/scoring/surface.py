@@ -41,10 +41,7 @@ VOXELS_PER_TARGET = 40
 class Distances:
     """Distances in mm from each surface voxel to the nearest one of the other surface.
 
-    Attributes:
-        of_reference: (N,) float64, one per surface voxel of the reference; infinite when the
-            prediction is empty, of length 0 when the reference is.
-        of_prediction: (M,) float64, the other way round.
+    One for each voxel of a surface; infinite where the other mask is empty.
     """
 
     of_reference: np.ndarray
@@ -68,13 +65,7 @@ def surface_voxels(mask: np.ndarray) -> np.ndarray:
 def surface_distances(
     reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]
 ) -> Distances:
-    """Both directed sets of distances between the surfaces of two masks.
-
-    Args:
-        reference: (D, H, W) bool; may be empty.
-        prediction: The same shape; may be empty.
-        spacing_mm: Voxel size (z, y, x), positive.
-    """
+    """Both directed sets of distances between the surfaces of two bool masks (D, H, W)."""
     return nearest(surface_voxels(reference), surface_voxels(prediction), spacing_mm)
 
 
