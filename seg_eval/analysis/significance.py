@@ -55,10 +55,6 @@ def signed_ranks(differences: np.ndarray, alternative: Alternative) -> SignedRan
     mean rank, and the distribution is counted over all sign flips given those ranks, so the p
     value is exact with ties and zeros too. Above :data:`EXACT_UP_TO` the normal approximation
     with continuity correction takes over. Differences are compared to 12 decimals.
-
-    Args:
-        differences: (patients,), finite.
-        alternative: "greater": positive differences prevail; or "two-sided".
     """
     rounded = np.round(differences, 12)
     differs = rounded != 0

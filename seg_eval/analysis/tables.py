@@ -11,14 +11,7 @@ from seg_eval.scoring import Score
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """One score by arm for one set of cases and seeds.
-
-    Attributes:
-        cases: The rows' case names.
-        patients: Patient of each case.
-        seeds: The columns' segmenter seeds.
-        values: Per arm (cases, seeds); NaN where the score is not defined.
-    """
+    """One score (cases, seeds) by arm, NaN where it is not defined; and whose the rows are."""
 
     cases: tuple[str, ...]
     patients: tuple[str, ...]

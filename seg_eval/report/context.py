@@ -26,9 +26,11 @@ from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
 Summary = Mapping[str, Any]
 """As in ``summary.json``, see ``docs/summary-schema.md``."""
 
-TERMINAL_METRICS = ("hd95_mm", "nsd", "lesion_dice", "volume_error_ml")
-"""Those of the table ``scores``, which fits a terminal; ``report.html`` has them all."""
-BETTER = {"higher": "higher is better", "lower": "lower is better", "zero": "0 is best"}
+AS_THEY_ARE = (
+    "title", "headline", "verdict", "empty_rule", "commands", "config", "versions", "hashes",
+    "seconds", "peak_memory_mb",
+)  # fmt: skip
+"""Keys of the summary that a page takes without a change."""
 
 
 def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
@@ -78,10 +80,11 @@ def describe(
     of_seeds = ("seeds_dice", "seeds_recovered") if len(seeds) > 1 else ()
     charts = [_dots(arms, name, region, used) for name, region in summary["regions"].items()]
     return {
-        **{key: summary[key] for key in ("title", "headline", "verdict", "empty_rule", "commands")},
+        **{key: summary[key] for key in AS_THEY_ARE},
+        "found": summary["regions"],
+        "patients": _patients(summary),
         "setting": say("setting", config=summary["config"]),
         "warnings": warnings_first(summary),
-        "figures": _key_figures(summary),
         "arms": arms,
         "groups": list(dict.fromkeys(arm["group"] for arm in arms)),
         "regions": regions,
@@ -98,7 +101,6 @@ def describe(
         "bootstrap": say("bootstrap", found=summary["bootstrap"]),
         "charts": [chart for chart in charts if chart["dots"]],
         "scatter": _scatter(summary, arms, used, images),
-        "records": _records(summary),
         "methods": say("methods", s=summary, patients=_patients(summary)),
         "bibtex": citations(summary),
     }
@@ -154,8 +156,8 @@ def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[s
     """
     others = {name: metric for name, metric in METRICS.items() if name != "dice"}
     heads = [
-        {"heading": f"{m.heading}, {m.unit}".removesuffix(", "), "better": BETTER[m.better],
-         "definition": m.definition, "on_terminal": name in TERMINAL_METRICS}
+        {"name": name, "heading": f"{m.heading}, {m.unit}".removesuffix(", "), "better": m.better,
+         "definition": m.definition}
         for name, m in others.items()
     ]  # fmt: skip
 
@@ -173,24 +175,6 @@ def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[s
          "terminal": table("scores", region=name, found=region, arms=arms)}
         for name, region in summary["regions"].items()
     ]  # fmt: skip
-
-
-def _key_figures(summary: Summary) -> list[dict[str, str]]:
-    """The strip under the headline: value, of what, and a line below."""
-    config, regions = summary["config"], summary["regions"]
-    cases, missing, primary = len(config["test"]), config["missing"], summary["headline"]["primary"]
-    below = say("tile_cases", cases=cases, patients=_patients(summary), seeds=len(config["seeds"]))
-    what = "test case" if cases == 1 else "test cases"
-    tiles = [{"value": str(cases), "what": what, "below": below}]
-    for name, region in regions.items():
-        recovered = region["arms"][primary]["recovery"] if primary else None
-        arm = short_name(primary or "")
-        tiles.append({
-            "value": number(region["gap"]["value"]),
-            "what": say("tile_lost", region=name, missing=missing),
-            "below": say("tile_gap", region=region, recovered=recovered, arm=arm),
-        })  # fmt: skip
-    return tiles
 
 
 def _patients(summary: Summary) -> int:
@@ -232,16 +216,6 @@ def _scatter(
     rows = [row for row in scores if row.region in (defined or regions)]
     points = error_and_loss(rows, images, list(groups))
     return scatter(points, groups)
-
-
-def _records(summary: Summary) -> list[dict[str, Any]]:
-    """Versions, hashes and times as tables of two columns."""
-    seconds = summary["seconds"] | {"peak memory, MB": summary["peak_memory_mb"]}
-    kept = {"Versions": summary["versions"], "Hashes": summary["hashes"], "Seconds": seconds}
-    return [
-        {"title": title, "rows": [[name, str(value)] for name, value in values.items()]}
-        for title, values in kept.items() if values
-    ]  # fmt: skip
 
 
 def citations(summary: Summary) -> str:

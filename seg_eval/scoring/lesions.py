@@ -59,11 +59,9 @@ BRATS_GLIOMA = LesionRule()
 
 @dataclass(frozen=True)
 class LesionScores:
-    """Lesion-wise scores of one region in one case.
+    """Means over lesions and false components of one region in one case, and their counts.
 
     Attributes:
-        dice: Mean over lesions and false components, in [0, 1].
-        hd95_mm: The same for HD95.
         lesions: Reference lesions that count.
         found: How many of them a predicted component touches.
         false: Predicted components that touch no reference lesion.
