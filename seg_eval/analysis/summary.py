@@ -58,10 +58,8 @@ class Question:
 class Findings:
     """What the rows mean, without words.
 
-    Attributes:
-        figures: The keys of ``summary.json`` that hold no sentence.
-        verdicts: One for each synthetic arm, the first of the primary; one without any.
-        caveats: What limits the conclusions.
+    The figures are the keys of ``summary.json`` that hold no sentence. There is a verdict for each
+    synthetic arm, the first of the primary; one without any.
     """
 
     figures: dict[str, Any]
@@ -268,13 +266,11 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
 
 def _check_plumbing(regions: dict[str, Any], arms: Sequence[Arm]) -> dict[str, Any] | None:
     """Whether the real image survives the export path; None without that arm."""
-    names = [arm.name for arm in arms if arm.about.is_check]
-    if not names:
+    check = next((arm.name for arm in arms if arm.about.is_check), None)
+    if check is None:
         return None
-    change = {
-        name: region["arms"][names[0]]["dice"] - region["arms"]["full"]["dice"]
-        for name, region in regions.items()
-    }
+    of_arms = {name: region["arms"] for name, region in regions.items()}
+    change = {name: arms[check]["dice"] - arms["full"]["dice"] for name, arms in of_arms.items()}
     passed = all(abs(value) <= PLUMBING_TOLERANCE for value in change.values())
     return {"passed": passed, "tolerance": PLUMBING_TOLERANCE, "dice_change": change}
 

@@ -26,12 +26,6 @@ from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
 Summary = Mapping[str, Any]
 """As in ``summary.json``, see ``docs/summary-schema.md``."""
 
-AS_THEY_ARE = (
-    "title", "headline", "verdict", "empty_rule", "commands", "config", "versions", "hashes",
-    "seconds", "peak_memory_mb",
-)  # fmt: skip
-"""Keys of the summary that a page takes without a change."""
-
 
 def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     """The keys of ``summary.json`` that the analysis fills, its decisions put into sentences."""
@@ -72,33 +66,30 @@ def describe(
 ) -> dict[str, Any]:
     """All values of a report but its slices, from ``summary.json`` and the rows of both CSV files.
 
-    Rows that the rule for empty regions leaves out are not drawn.
+    They are the summary, with tables, charts and sentences in the place of figures. Rows that the
+    rule for empty regions leaves out are not drawn.
     """
     used = counted(scores, summary["config"]["empty"])
     arms = list_arms(summary)
-    regions, seeds = describe_regions(summary, arms), summary["bootstrap"]["seeds"]
-    of_seeds = ("seeds_dice", "seeds_recovered") if len(seeds) > 1 else ()
+    regions, several = describe_regions(summary, arms), len(summary["bootstrap"]["seeds"]) > 1
+    of_seeds = ("seeds_dice", "seeds_recovered") if several else ()
     charts = [_dots(arms, name, region, used) for name, region in summary["regions"].items()]
     return {
-        **{key: summary[key] for key in AS_THEY_ARE},
+        **summary,
         "found": summary["regions"],
         "patients": _patients(summary),
-        "setting": say("setting", config=summary["config"]),
         "warnings": warnings_first(summary),
         "arms": arms,
         "groups": list(dict.fromkeys(arm["group"] for arm in arms)),
         "regions": regions,
         "dice": table("dice", regions=regions),
-        "seed_names": seeds,
         "seeds": [found for name in of_seeds if (found := table(name, s=summary))],
         "metrics": _metrics(summary, arms),
         "images": table("images", means=summary["images"], scores=IMAGE_SCORES),
         "benefit": table("benefit", rows=summary["image_benefit"], scores=IMAGE_SCORES),
         "tests": table("tests", rows=summary["tests"]),
         "noninferiority": table("noninferiority", rows=summary["noninferiority"]),
-        "margin": summary["config"]["margin"],
         "plumbing": say("plumbing", check=check) if (check := summary["plumbing"]) else "",
-        "bootstrap": say("bootstrap", found=summary["bootstrap"]),
         "charts": [chart for chart in charts if chart["dots"]],
         "scatter": _scatter(summary, arms, used, images),
         "methods": say("methods", s=summary, patients=_patients(summary)),
