@@ -74,13 +74,8 @@ def draw_planes(
 ) -> list[Plane]:
     """The three planes of ``case``, cropped to the head, with sheets and outlines.
 
-    Args:
-        case: Its volumes.
-        arms: Whose outlines are drawn; those with a channel, ``full`` aside, get a sheet of it
-            and one of its error.
-        limits: How many slices, how well.
-        known: Outlines of this very case from an earlier call, taken as they are; new ones are
-            added to it.
+    Those ``arms`` that have a channel, ``full`` aside, get a sheet of it and one of its error.
+    Outlines of this very case that are ``known`` are taken as they are, and new ones added.
     """
     turned = _Turned(case)
     volumes = {"real": turned(case.real)}

@@ -18,8 +18,6 @@ from seg_eval.scoring.surface import (
 SPACING = (3.0, 1.5, 1.0)
 SIDES = st.floats(0.3, 5)
 SPACINGS = st.tuples(SIDES, SIDES, SIDES)
-
-
 SHAPES = array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=4)
 PAIRS = SHAPES.flatmap(lambda shape: st.tuples(*[arrays(bool, shape)] * 2))
 """Two masks of one small shape, size-1 axes among them."""
@@ -81,8 +79,7 @@ def test_empty_masks_follow_brats(tolerance):
 
 def test_rounding_in_a_header_moves_nothing():
     a = voxels((4, 4, 4), (1, 1, 1))
-    b = np.roll(a, 1, axis=0)
-    assert nsd(a, b, np.float32([1.000001, 1, 1])) == 1
+    assert nsd(a, np.roll(a, 1, axis=0), np.float32([1.000001, 1, 1])) == 1
 
 
 @given(PAIRS, SPACINGS, st.permutations(range(3)), st.tuples(*[st.booleans()] * 3), st.data())
