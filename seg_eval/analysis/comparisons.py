@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from seg_eval.analysis.significance import (
@@ -12,24 +13,19 @@ from seg_eval.analysis.significance import (
     signed_ranks,
 )
 from seg_eval.analysis.tables import ScoreTable
-from seg_eval.arms import ARM_KINDS, Arm
+from seg_eval.arms import Arm
 from synth3d.scoring import PairedBootstrap
 
 
 def compare_arms(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Signed-rank tests of Dice of each synthetic arm against the kinds with a ``tested``.
 
-    Regions and comparisons of one synthetic arm are one family for Holm's correction. The first
-    synthetic arm is the experiment's question; the others are families of their own.
-
-    Args:
-        tables: Dice by region.
-        arms: The arms, in order.
+    Regions and comparisons of one synthetic arm are one family for Holm's correction.
     """
     rows = []
-    others = [arm for arm in arms if ARM_KINDS[arm.kind].tested]
-    others.sort(key=lambda arm: ARM_KINDS[arm.kind].tested == "two-sided")  # one-sided first
-    for arm in [arm for arm in arms if ARM_KINDS[arm.kind].group == "synthesis"]:
+    others = [arm for arm in arms if arm.about.tested]
+    others.sort(key=lambda arm: arm.about.tested == "two-sided")  # one-sided first
+    for arm in [arm for arm in arms if arm.about.group == "synthesis"]:
         family = [
             _compare(region, table, arm, other) for region, table in tables.items()
             for other in others
@@ -43,17 +39,13 @@ def compare_arms(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[
 
 def _compare(region: str, table: ScoreTable, arm: Arm, other: Arm) -> dict[str, Any]:
     differences = by_patient(table.values[arm.name] - table.values[other.name], table.patients)
-    alternative = ARM_KINDS[other.kind].tested or "two-sided"
-    found = signed_ranks(differences, alternative)
+    alternative = other.about.tested or "two-sided"
     return {
         "region": region,
         "arm": arm.name,
         "against": other.name,
         "alternative": alternative,
-        "n": found.patients,
-        "ties": found.ties,
-        "statistic": found.statistic,
-        "p": found.p,
+        **asdict(signed_ranks(differences, alternative)),
         "mean_difference": float(differences.mean()),
     }
 
@@ -70,7 +62,7 @@ def compare_with_full(
     """
     rows = []
     for region, table in tables.items():
-        for arm in [arm for arm in arms if ARM_KINDS[arm.kind].compared]:
+        for arm in [arm for arm in arms if arm.about.compared]:
             values = table.values["full"], table.values[arm.name]
             loss, passed = non_inferiority(*values, draws[region], margin)
             rows.append({

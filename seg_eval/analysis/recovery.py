@@ -66,9 +66,9 @@ def recovery(
     ``smallest`` and its 95 % interval lies above 0.
 
     Args:
-        full: (cases,) or (cases, seeds): every sequence real.
-        zero: The same cases and seeds, the sequence blanked.
-        arm: The same cases and seeds, the sequence replaced by this arm.
+        full: (cases, seeds): every sequence real.
+        zero: The same, with the sequence blanked.
+        arm: The same, with the sequence replaced by this arm.
         bootstrap: Draws over these cases and seeds.
         smallest: Least gap that counts, in the score's unit.
         lower_is_better: True for distances: (zero - arm) / (zero - full).
@@ -77,28 +77,23 @@ def recovery(
         ValueError: Other cases or seeds than the bootstrap's.
     """
     sign = -1.0 if lower_is_better else 1.0
-    top, floor, mine = (_two_dimensional(values) for values in (full, zero, arm))
-    known = ~np.isnan(top + floor + mine)  # a difference needs the case in all three
-    gaps = np.where(known, sign * (top - floor), np.nan)
-    gains = np.where(known, sign * (mine - floor), np.nan)
-    losses = np.where(known, sign * (top - mine), np.nan)
+    known = ~np.isnan(full + zero + arm)  # a difference needs the case in all three
+    gaps, gains, losses = (
+        np.where(known, sign * difference, np.nan)
+        for difference in (full - zero, arm - zero, full - arm)
+    )
     gap, gain, loss = (bootstrap.mean(values) for values in (gaps, gains, losses))
     reason = _why_not(gap, smallest, bootstrap.patients)
     return Recovery(
-        arm=float(mine[known].mean()),
+        arm=float(arm[known].mean()),
         gap=gap,
         gain=gain,
         loss=loss,
         ratio=None if reason else bootstrap.ratio(gains, gaps),
         reason=reason,
-        per_seed=tuple(_one_seed(gains[:, s], gaps[:, s], smallest) for s in range(top.shape[1])),
+        per_seed=tuple(_one_seed(gains[:, s], gaps[:, s], smallest) for s in range(full.shape[1])),
         patients=bootstrap.patients,
     )
-
-
-def _two_dimensional(values: np.ndarray) -> np.ndarray:
-    table = np.asarray(values, float)
-    return table[:, None] if table.ndim == 1 else table
 
 
 def _one_seed(gains: np.ndarray, gaps: np.ndarray, smallest: float) -> float | None:

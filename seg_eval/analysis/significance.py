@@ -27,34 +27,23 @@ EXACT_UP_TO = 200
 
 @dataclass(frozen=True)
 class SignedRanks:
-    """Outcome of one test.
+    """Outcome of one test of ``n`` patients, of whom ``ties`` did not differ.
 
-    Attributes:
-        statistic: Sum of the ranks of positive differences.
-        p: Probability of that or more under no difference.
-        patients: How many were compared.
-        ties: How many of them did not differ.
+    The statistic is the sum of the ranks of positive differences.
     """
 
+    n: int
+    ties: int
     statistic: float
     p: float
-    patients: int
-    ties: int
 
 
 def by_patient(values: np.ndarray, patients: Sequence[str]) -> np.ndarray:
-    """Mean over seeds, then over the cases of a patient; patients in alphabetical order.
+    """Mean of ``values`` (cases, seeds) over seeds, then over the cases of a patient.
 
-    Args:
-        values: (cases,) or (cases, seeds); NaN is left out.
-        patients: Patient of each case.
-
-    Returns:
-        (patients,), NaN for one without any value.
+    Patients come in alphabetical order; NaN is left out, and stands for one without any value.
     """
-    table = np.asarray(values, float)
-    table = table[:, None] if table.ndim == 1 else table
-    per_case = known_mean(table, 1)
+    per_case = known_mean(values, 1)
     owners = np.asarray(patients)
     return np.array([known_mean(per_case[owners == name], 0) for name in np.unique(owners)])
 
@@ -66,20 +55,15 @@ def signed_ranks(differences: np.ndarray, alternative: Alternative) -> SignedRan
     mean rank, and the distribution is counted over all sign flips given those ranks, so the p
     value is exact with ties and zeros too. Above :data:`EXACT_UP_TO` the normal approximation
     with continuity correction takes over. Differences are compared to 12 decimals.
-
-    Args:
-        differences: (patients,), finite.
-        alternative: "greater": positive differences prevail; or "two-sided".
     """
-    rounded = np.round(np.asarray(differences, float), 12)
-    ranks = rankdata(np.abs(rounded))[rounded != 0] if rounded.size else rounded
-    above = float(ranks[rounded[rounded != 0] > 0].sum())
-    if not len(ranks):
-        return SignedRanks(0.0, 1.0, len(rounded), len(rounded))
+    rounded = np.round(differences, 12)
+    differs = rounded != 0
+    ranks = rankdata(np.abs(rounded))[differs]
+    above = float(ranks[rounded[differs] > 0].sum())
     tails = _exact_tails if len(ranks) <= EXACT_UP_TO else _normal_tails
     at_least, at_most = tails(ranks, above)
     p = at_least if alternative == "greater" else min(1.0, 2 * min(at_least, at_most))
-    return SignedRanks(above, p, len(rounded), int((rounded == 0).sum()))
+    return SignedRanks(len(rounded), int((~differs).sum()), above, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -93,7 +77,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def non_inferiority(
-    full: np.ndarray, arm: np.ndarray, bootstrap: PairedBootstrap, margin: float = MARGIN
+    full: np.ndarray, arm: np.ndarray, bootstrap: PairedBootstrap, margin: float
 ) -> tuple[Estimate, bool]:
     """Whether an arm loses less than ``margin`` against the real sequence.
 
@@ -101,13 +85,8 @@ def non_inferiority(
         Mean of full - arm, whose ``high`` is its one-sided 95 % bound (the upper end of the
         two-sided 90 % interval); and whether that is below the margin, never so with a single
         patient, who has no bound.
-
-    Raises:
-        ValueError: Other cases or seeds than the bootstrap's, or a margin that is not above 0.
     """
-    if not margin > 0:
-        raise ValueError(f"expected a margin above 0, got {margin}")
-    loss = bootstrap.mean(np.asarray(full, float) - np.asarray(arm, float), confidence=0.90)
+    loss = bootstrap.mean(full - arm, confidence=0.90)
     return loss, bootstrap.patients > 1 and loss.high < margin
 
 

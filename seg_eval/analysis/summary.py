@@ -13,11 +13,11 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopeless
-from seg_eval.analysis.recovery import SMALLEST_HD95_GAP_MM, NoRatio, Recovery, recovery
+from seg_eval.analysis.recovery import SMALLEST_HD95_GAP_MM, Recovery, recovery
 from seg_eval.analysis.significance import MARGIN, by_patient
 from seg_eval.analysis.tables import ScoreTable, known_mean, tabulate
 from seg_eval.analysis.verdict import Caveat, Facts, RegionFacts, Rival, Verdict, judge
-from seg_eval.arms import ARM_KINDS, Arm
+from seg_eval.arms import Arm
 from seg_eval.scoring import METRICS, REGIONS, Score, counted, exceeds_tolerance, voxel_volumes
 from synth3d.scoring import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
 
@@ -37,15 +37,13 @@ IMAGE_KEYS = ("case", "patient", "arm", "modality", "seed")
 
 @dataclass(frozen=True)
 class Question:
-    """What an experiment asks of its rows.
+    """What an experiment asks of its rows; ``seed`` and ``resamples`` are of the bootstrap.
 
     Attributes:
         arms: The arms, ``full`` and ``zero`` among them; the first synthetic one is the primary.
         missing: The sequences that are missing, as ``t2f``.
         empty: Rule for regions that a case does not have, of ``EMPTY_RULES``.
         margin: Mean Dice that may be lost and still be called not inferior to ``full``.
-        seed: Of the bootstrap.
-        resamples: Of the bootstrap.
     """
 
     arms: Sequence[Arm]
@@ -60,37 +58,26 @@ class Question:
 class Findings:
     """What the rows mean, without words.
 
-    Attributes:
-        figures: The keys of ``summary.json`` that hold no sentence.
-        verdicts: One for each synthetic arm, the first of the primary; one without any.
-        no_gap: By region, why there is nothing to recover; None where there is.
-        caveats: What limits the conclusions.
+    The figures are the keys of ``summary.json`` that hold no sentence. There is a verdict for each
+    synthetic arm, the first of the primary; one without any.
     """
 
     figures: dict[str, Any]
     verdicts: tuple[Verdict, ...]
-    no_gap: dict[str, NoRatio | None]
     caveats: tuple[Caveat, ...]
 
 
 def summarise(
     scores: Sequence[Score], images: Sequence[Mapping[str, Any]], question: Question
 ) -> Findings:
-    """The meaning of an experiment's rows.
-
-    Args:
-        scores: All rows; every arm with the same cases and segmenter seeds.
-        images: All image-score rows.
-        question: What is asked of them.
+    """The meaning of an experiment's rows, at least one of which counts.
 
     Raises:
-        ValueError: There are no scores, or an arm lacks cases or seeds.
+        ValueError: An arm lacks cases or seeds.
     """
     arms = question.arms
-    used = counted(list(scores), question.empty)
+    used = counted(scores, question.empty)
     names = [name for name in REGIONS if any(row.region == name for row in used)]
-    if not names:
-        raise ValueError("expected scores of at least one region, got none")
     tables = {name: tabulate(used, arms, [name]) for name in names}
     draws = {name: _bootstrap(table, question) for name, table in tables.items()}
     found = {name: _recover(table, draws[name]) for name, table in tables.items()}
@@ -99,7 +86,7 @@ def summarise(
                                 tables[name], draws[name])
         for name in names
     }  # fmt: skip
-    synthetic = [arm.name for arm in arms if ARM_KINDS[arm.kind].group == "synthesis"]
+    synthetic = [arm.name for arm in arms if arm.about.group == "synthesis"]
     verdicts = tuple(judge(_gather(used, question, found, arm)) for arm in synthetic or [None])
     tests = compare_arms(tables, arms)
     table, voxels = tabulate(used, arms, names), voxel_volumes(used)
@@ -125,8 +112,7 @@ def summarise(
         caveats.append(Caveat("hopeless_tests", {"family": family}))
     if exceeds_tolerance(voxels):
         caveats.append(Caveat("large_voxels", {"voxel_mm3": voxels[-1]}))
-    no_gap: dict[str, NoRatio | None] = {name: r["zero"].reason for name, r in found.items()}
-    return Findings(figures, verdicts, no_gap, tuple(caveats))
+    return Findings(figures, verdicts, tuple(caveats))
 
 
 def _bootstrap(table: ScoreTable, question: Question) -> PairedBootstrap:
@@ -134,9 +120,9 @@ def _bootstrap(table: ScoreTable, question: Question) -> PairedBootstrap:
     return PairedBootstrap(table.patients, seeds, resamples, question.seed)
 
 
-def _recover(table: ScoreTable, draws: PairedBootstrap) -> dict[str, Recovery]:
+def _recover(table: ScoreTable, draws: PairedBootstrap, **how: Any) -> dict[str, Recovery]:
     full, zero = table.values["full"], table.values["zero"]
-    return {name: recovery(full, zero, mine, draws) for name, mine in table.values.items()}
+    return {name: recovery(full, zero, mine, draws, **how) for name, mine in table.values.items()}
 
 
 def _summarise_region(
@@ -151,6 +137,7 @@ def _summarise_region(
         metric: tabulate(rows, arms, region, metric) for metric in METRICS if metric != "dice"
     }
     floor = found["zero"]
+    hd95 = _recover(tables["hd95_mm"], draws, smallest=SMALLEST_HD95_GAP_MM, lower_is_better=True)
     return {
         "cases": len(dice.cases),
         "patients": draws.patients,
@@ -169,43 +156,35 @@ def _summarise_region(
                 "loss": asdict(r.loss),
                 "recovery": _plain(r.ratio),
                 "recovery_per_seed": list(r.per_seed),
-                "hd95_recovery": _plain(_hd95(tables["hd95_mm"], name, draws).ratio),
+                "hd95_recovery": _plain(hd95[name].ratio),
             }
             for name, r in found.items()
         },
     }
 
 
-def _hd95(table: ScoreTable, arm: str, draws: PairedBootstrap) -> Recovery:
-    full, zero, own = (table.values[name] for name in ("full", "zero", arm))
-    return recovery(full, zero, own, draws, SMALLEST_HD95_GAP_MM, lower_is_better=True)
-
-
 def _distribution(values: np.ndarray, draws: PairedBootstrap) -> dict[str, Any]:
     """A score over cases, each the mean over its seeds."""
     by_case = known_mean(values, 1)
     by_case = by_case[~np.isnan(by_case)]
-    per_seed = [None if math.isnan(v) else v for v in known_mean(values, 0).tolist()]
-    empty = dict.fromkeys(("mean", "median", "sd", "low", "high"))
-    if not len(by_case):
-        return empty | {"n": 0, "per_seed": per_seed}
-    mean = draws.mean(values)
-    return {
-        "mean": mean.value,
-        "median": float(np.median(by_case)),
-        "sd": float(by_case.std(ddof=1)) if len(by_case) > 1 else None,
-        "low": mean.low if math.isfinite(mean.low) else None,
-        "high": mean.high if math.isfinite(mean.high) else None,
-        "n": len(by_case),
-        "per_seed": per_seed,
-    }
+    found: dict[str, Any] = dict.fromkeys(("mean", "median", "sd", "low", "high"))
+    if len(by_case):
+        mean = draws.mean(values)
+        found |= {"mean": mean.value, "median": float(np.median(by_case))}
+        found |= {"low": _finite(mean.low), "high": _finite(mean.high)}
+    if len(by_case) > 1:
+        found["sd"] = float(by_case.std(ddof=1))
+    per_seed = [_finite(value) for value in known_mean(values, 0).tolist()]
+    return found | {"n": len(by_case), "per_seed": per_seed}
 
 
 def _plain(ratio: Estimate | None) -> dict[str, float | None] | None:
-    """JSON knows no infinity: an unbounded end of the interval becomes null."""
-    if ratio is None:
-        return None
-    return {key: value if math.isfinite(value) else None for key, value in asdict(ratio).items()}
+    return {key: _finite(value) for key, value in asdict(ratio).items()} if ratio else None
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows neither infinity nor NaN."""
+    return value if math.isfinite(value) else None
 
 
 def _gather(
@@ -219,7 +198,7 @@ def _gather(
     for region, arms in found.items():
         floor, own = arms["zero"], arms[name] if name else None
         share, loss = (own.ratio, own.loss) if own else (None, None)
-        about[region] = RegionFacts(floor.gap, floor.reason is None, share, loss)
+        about[region] = RegionFacts(floor.gap, floor.reason, share, loss)
     defined = [region for region, facts in about.items() if facts.defined]
     patients = max(arms["zero"].patients for arms in found.values())
     if not defined:
@@ -227,16 +206,12 @@ def _gather(
     table = tabulate(scores, question.arms, defined)
     draws = _bootstrap(table, question)
     own = table.values[name or "zero"]
-    rivals = [
-        Rival(
-            arm.name,
-            arm.kind,
-            draws.mean(own - table.values[arm.name]),
-            float(table.values[arm.name].mean()),
-        )
-        for arm in question.arms
-        if arm.name != name and (arm.kind == "zero" or ARM_KINDS[arm.kind].compared)
-    ]
+    rivals = []
+    for arm in question.arms:
+        if arm.name != name and (arm.kind == "zero" or arm.about.compared):
+            theirs = table.values[arm.name]
+            ahead = draws.mean(own - theirs)
+            rivals.append(Rival(arm.name, arm.kind, ahead, float(theirs.mean())))
     return Facts(missing, name, float(own.mean()), about, rivals, draws.patients)
 
 
@@ -262,15 +237,16 @@ def _image_benefit(
     found = []
     for arm in arms:
         rows = [row for row in images if row["arm"] == arm.name]
-        if not rows or not ARM_KINDS[arm.kind].compared:
+        if not rows or not arm.about.compared:
             continue
         loss = by_patient(table.values["full"] - table.values[arm.name], table.patients)
         for name in [name for name in BENEFIT_SCORES if name in rows[0]]:
-            by_case = {case: [r[name] for r in rows if r["case"] == case] for case in table.cases}
-            known = [[v for v in by_case[c] if v is not None] for c in table.cases]
-            score = by_patient(
-                np.array([np.mean(v) if v else np.nan for v in known]), table.patients
-            )
+            known = [
+                [r[name] for r in rows if r["case"] == case and r[name] is not None]
+                for case in table.cases
+            ]
+            by_case = np.array([[np.mean(values) if values else np.nan] for values in known])
+            score = by_patient(by_case, table.patients)
             both = ~(np.isnan(score) | np.isnan(loss))
             found.append(
                 {"arm": arm.name, "score": name, "against": "dice_loss"}
@@ -290,13 +266,11 @@ def _spearman(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
 
 def _check_plumbing(regions: dict[str, Any], arms: Sequence[Arm]) -> dict[str, Any] | None:
     """Whether the real image survives the export path; None without that arm."""
-    names = [arm.name for arm in arms if arm.about.is_check]
-    if not names:
+    check = next((arm.name for arm in arms if arm.about.is_check), None)
+    if check is None:
         return None
-    change = {
-        name: region["arms"][names[0]]["dice"] - region["arms"]["full"]["dice"]
-        for name, region in regions.items()
-    }
+    of_arms = {name: region["arms"] for name, region in regions.items()}
+    change = {name: arms[check]["dice"] - arms["full"]["dice"] for name, arms in of_arms.items()}
     passed = all(abs(value) <= PLUMBING_TOLERANCE for value in change.values())
     return {"passed": passed, "tolerance": PLUMBING_TOLERANCE, "dice_change": change}
 
@@ -314,7 +288,7 @@ def _caveats(table: ScoreTable, regions: dict[str, Any], question: Question) -> 
             found.append(Caveat("without_region", about))
         if (dice := region["arms"]["full"]["dice"]) < WEAK_DICE:
             found.append(Caveat("weak_segmenter", {"region": name, "dice": dice}))
-    synthesis = any(ARM_KINDS[arm.kind].group == "synthesis" for arm in question.arms)
+    synthesis = any(arm.about.group == "synthesis" for arm in question.arms)
     if "t1c" in question.missing and synthesis:
         found.append(Caveat("contrast_agent", {}))
     return found

@@ -11,14 +11,7 @@ from seg_eval.scoring import Score
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """One score by arm for one set of cases and seeds.
-
-    Attributes:
-        cases: The rows' case names.
-        patients: Patient of each case.
-        seeds: The columns' segmenter seeds.
-        values: Per arm (cases, seeds); NaN where the score is not defined.
-    """
+    """One score (cases, seeds) by arm, NaN where it is not defined; and whose the rows are."""
 
     cases: tuple[str, ...]
     patients: tuple[str, ...]
@@ -27,18 +20,9 @@ class ScoreTable:
 
 
 def tabulate(
-    scores: Iterable[Score],
-    arms: Sequence[Arm],
-    regions: Sequence[str],
-    metric: str = "dice",
+    scores: Iterable[Score], arms: Sequence[Arm], regions: Sequence[str], metric: str = "dice"
 ) -> ScoreTable:
     """Per case, seed and arm the score, averaged over those of ``regions`` that have one.
-
-    Args:
-        scores: Rows; those of other regions are passed over.
-        arms: Which arms to have.
-        regions: Which regions to average.
-        metric: A name of :data:`seg_eval.scoring.scores.METRICS`.
 
     Raises:
         ValueError: An arm has other cases or seeds than the others, or a row comes twice.
@@ -58,10 +42,12 @@ def tabulate(
     wanted = {(arm.name, case, seed) for arm in arms for case in cases for seed in seeds}
     if absent := sorted(wanted - cells.keys()):
         raise ValueError(f"no score for arm and case {absent[0][:2]} with seed {absent[0][2]}")
+
+    def mean(arm: Arm, case: str, seed: int) -> float:
+        return float(known_mean(np.array([*cells[arm.name, case, seed].values()], float), 0))
+
     values = {
-        arm.name: np.array(
-            [[_mean(cells[arm.name, case, seed].values()) for seed in seeds] for case in cases]
-        )
+        arm.name: np.array([[mean(arm, case, seed) for seed in seeds] for case in cases])
         for arm in arms
     }
     return ScoreTable(cases, tuple(patients[case] for case in cases), seeds, values)
@@ -73,7 +59,3 @@ def known_mean(values: np.ndarray, axis: int) -> np.ndarray:
     count = known.sum(axis)
     total = np.where(known, values, 0).sum(axis)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(known_mean(np.array(list(values), float), 0))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from seg_eval.analysis.recovery import SMALLEST_GAP
+from seg_eval.analysis.recovery import SMALLEST_GAP, NoRatio
 from seg_eval.arms import ARM_KINDS, ArmKind
 from synth3d.scoring import FEW_CASES, Estimate
 
@@ -17,19 +17,11 @@ LARGE_LOSS = 0.05
 """Mean Dice that is still lost and must be named, however much was won back elsewhere."""
 
 Worth = Literal["yes", "no", "unclear", "nothing to win"]
-Reason = Literal["unknown_loss", "no_loss", "no_synthesis", "compared"]
-"""It cannot be told whether anything is lost; nothing measurable is; nothing was synthesised; or
-synthesis was compared with the other arms."""
 
 
 @dataclass(frozen=True)
 class Caveat:
-    """Something that limits the conclusions.
-
-    Attributes:
-        code: Which caveat it is.
-        figures: What it is about, by name.
-    """
+    """Something that limits the conclusions: which it is, and its figures by name."""
 
     code: str
     figures: dict[str, Any]
@@ -41,15 +33,20 @@ class RegionFacts:
 
     Attributes:
         gap: What blanking costs.
-        defined: Whether that is measurable.
+        no_ratio: Why that is not measurable; None where it is.
         recovery: What the arm wins back of it; None where not measurable, or without an arm.
         loss: What stays lost against the real sequence; None without an arm.
     """
 
     gap: Estimate
-    defined: bool
+    no_ratio: NoRatio | None
     recovery: Estimate | None = None
     loss: Estimate | None = None
+
+    @property
+    def defined(self) -> bool:
+        """Whether the gap is measurable."""
+        return self.no_ratio is None
 
     @property
     def loses_much(self) -> bool:
@@ -63,7 +60,7 @@ class Rival:
 
     Attributes:
         name: Of the arm.
-        kind: Of the arm.
+        kind: Its name.
         ahead: Mean Dice by which *synthesis* is ahead, over the regions with a measurable gap;
             without a synthetic arm, by which ``zero`` is.
         mean: The rival's own mean Dice over them.
@@ -76,7 +73,7 @@ class Rival:
 
     @property
     def about(self) -> ArmKind:
-        """Its kind's record."""
+        """The record of its kind."""
         return ARM_KINDS[self.kind]
 
 
@@ -132,15 +129,15 @@ class Facts:
         """The blanked channel; there is one wherever a synthetic arm is judged."""
         return next(rival for rival in self.rivals if rival.kind == "zero")
 
+    @property
+    def cheap(self) -> Rival | None:
+        """The strongest rival that no network is trained for."""
+        return self.best(lambda kind: kind.is_cheap)
+
     def best(self, wanted: Callable[[ArmKind], bool]) -> Rival | None:
         """The strongest rival of the kinds that are ``wanted``."""
         of_kind = [rival for rival in self.rivals if wanted(rival.about)]
-        return min(of_kind, key=lambda rival: rival.ahead.value) if of_kind else None
-
-
-def is_cheap(kind: ArmKind) -> bool:
-    """Whether no network is trained for it."""
-    return kind.is_cheap
+        return min(of_kind, key=lambda rival: rival.ahead.value, default=None)
 
 
 def does_without(kind: ArmKind) -> bool:
@@ -168,12 +165,9 @@ class Advice:
 
 @dataclass(frozen=True)
 class Remark:
-    """What a good mean would hide of a region.
+    """What a good mean would hide of a region, and what stays lost there.
 
-    Attributes:
-        region: Its name.
-        code: ``partly_lost``, ``mostly_lost``, ``harmed``, ``untold`` or ``free``.
-        loss: What stays lost; None without a synthetic arm.
+    The code is ``partly_lost``, ``mostly_lost``, ``harmed``, ``untold`` or ``free``.
     """
 
     region: str
@@ -187,7 +181,8 @@ class Verdict:
 
     Attributes:
         facts: The figures with their intervals.
-        reason: On what ground it is decided; further attributes are of ``compared`` alone.
+        reason: It cannot be told whether anything is lost; nothing measurable is; nothing was
+            synthesised; or synthesis was ``compared``, to which further attributes belong.
         worth: The answer in a word; ``unclear`` wherever it is a hint.
         worth_if_frozen: The same, as if no segmenter could be trained anew.
         better: The arm to prefer.
@@ -203,7 +198,7 @@ class Verdict:
     """
 
     facts: Facts
-    reason: Reason
+    reason: Literal["unknown_loss", "no_loss", "no_synthesis", "compared"]
     worth: Worth
     worth_if_frozen: Worth
     better: Rival | None = None
@@ -219,9 +214,9 @@ class Verdict:
 
 def judge(facts: Facts) -> Verdict:
     """Decide upon one synthetic arm, or upon none."""
+    if not facts.defined and facts.untold:
+        return Verdict(facts, "unknown_loss", "unclear", "unclear")
     if not facts.defined:
-        if facts.untold:
-            return Verdict(facts, "unknown_loss", "unclear", "unclear")
         worth: Worth = "unclear" if facts.is_hint else "nothing to win"
         return Verdict(facts, "no_loss", worth, worth)
     if facts.arm is None:  # `ahead` is then the lead of zero
@@ -231,8 +226,7 @@ def judge(facts: Facts) -> Verdict:
         return Verdict(facts, "no_synthesis", "unclear", "unclear", advice=advice)
     frozen, worth, better = decide(facts)
     named, lead = _named(facts, better), facts.zero.ahead
-    cheap = facts.best(is_cheap)
-    outcome, follows = _hold_against(cheap, facts)
+    outcome, follows = _hold_against(facts)
     return Verdict(
         facts,
         "compared",
@@ -244,7 +238,7 @@ def judge(facts: Facts) -> Verdict:
         unbeaten=tuple(rival for rival in named if rival.ahead.value <= 0),
         advice=_advise(facts, frozen, better),
         remarks=_remarks(facts),
-        cheap=cheap or facts.zero,
+        cheap=facts.cheap or facts.zero,
         outcome=outcome,
         follows=follows,
     )
@@ -252,9 +246,9 @@ def judge(facts: Facts) -> Verdict:
 
 def decide(facts: Facts) -> tuple[Worth, Worth, Rival | None]:
     """Worth with a frozen segmenter, worth altogether, and the arm to prefer, if any."""
-    zero, cheap = facts.zero, facts.best(is_cheap)
+    zero, cheap = facts.zero, facts.cheap
     surely = [r for r in facts.rivals if r.ahead.high < 0]
-    better = min(surely, key=lambda r: r.ahead.value) if surely else None
+    better = min(surely, key=lambda r: r.ahead.value, default=None)
     as_good = [rival for rival in (zero, cheap) if rival and rival.ahead.value <= 0]
     frozen: Worth = "unclear"
     if as_good:
@@ -270,7 +264,7 @@ def decide(facts: Facts) -> tuple[Worth, Worth, Rival | None]:
 
 def _named(facts: Facts, better: Rival | None) -> list[Rival]:
     """The strongest cheap arm and the strongest of each other sort; ``better`` among them."""
-    cheap, without = facts.best(is_cheap), facts.best(does_without)
+    cheap, without = facts.cheap, facts.best(does_without)
     trained = facts.best(lambda kind: kind.own_segmenter)
     other = facts.best(lambda kind: kind.group == "synthesis")
     if trained is without:
@@ -290,7 +284,7 @@ def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
     elif frozen == "no":
         otherwise = Advice("will_do", facts.best(lambda kind: kind.is_cheap or kind.name == "zero"))
     else:
-        otherwise = Advice("more_cases" if facts.best(is_cheap) else "cheap_rivals")
+        otherwise = Advice("more_cases" if facts.cheap else "cheap_rivals")
     if better is None:
         untrained = frozen == "yes" and facts.best(does_without) is None
         return Advice("worth_it_untrained") if untrained else otherwise
@@ -318,14 +312,14 @@ def _remarks(facts: Facts) -> tuple[Remark, ...]:
     return (*lost, *free)
 
 
-def _hold_against(cheap: Rival | None, facts: Facts) -> tuple[str, str]:
+def _hold_against(facts: Facts) -> tuple[str, str]:
     """``outcome`` and ``follows`` of a :class:`Verdict`."""
-    lead = (cheap or facts.zero).ahead
+    lead = (facts.cheap or facts.zero).ahead
     if lead.low <= 0 < lead.value:
         return "leads", "more_cases"
     if lead.low <= 0:
         return ("loses", "not_worth_it") if lead.high < 0 else ("trails", "cheaper_will_do")
-    if cheap is None:
+    if facts.cheap is None:
         return "wins", "no_cheap_rival"
     if facts.zero.ahead.low <= 0:
         return "wins", "not_above_zero"

@@ -45,9 +45,8 @@ def range_mark(
 def paired_dots(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """One line per case through its value in every arm, with the means; None without arms.
 
-    Args:
-        columns: One per arm: its ``name``, short ``label``, ``group``, ``dice`` by case, and their
-            ``mean`` with the ends ``low`` and ``high`` of its interval, None where it has none.
+    A column has an arm's ``name``, short ``label``, ``group``, ``dice`` by case, and their ``mean``
+    with the ends ``low`` and ``high`` of its interval, None where it has none.
     """
     if not columns:
         return None
@@ -58,6 +57,11 @@ def paired_dots(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     def y(value: float) -> float:
         return round(top + height * (1 - (value - ticks[0]) / (1 - ticks[0])), 1)
 
+    def band(column: Mapping[str, Any]) -> tuple[float, float] | None:
+        if None in (column["low"], column["high"]):
+            return None
+        return y(column["high"]), max(round(y(column["low"]) - y(column["high"]), 1), 1)
+
     places = [(left + step * (number + 0.5), column) for number, column in enumerate(columns)]
     cases = sorted({case for column in columns for case in column["dice"]})
     return {
@@ -66,7 +70,7 @@ def paired_dots(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "faint": 0.75 if len(cases) <= 12 else 0.45 if len(cases) <= 60 else 0.2,
         "rules": [{"y": y(tick), "text": f"{tick:.4g}"} for tick in ticks],
         "columns": [
-            {"x": x, "y": y(column["mean"]), "about": column, "band": _band(column, y)}
+            {"x": x, "y": y(column["mean"]), "about": column, "band": band(column)}
             for x, column in places
         ],
         "cases": [
@@ -77,20 +81,8 @@ def paired_dots(columns: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _band(column: Mapping[str, Any], y: Any) -> tuple[float, float] | None:
-    """Top and height of the mean's interval; None where it has none."""
-    if None in (column["low"], column["high"]):
-        return None
-    return y(column["high"]), max(round(y(column["low"]) - y(column["high"]), 1), 1)
-
-
 def scatter(points: Sequence[Point], groups: Mapping[str, str]) -> dict[str, Any] | None:
-    """Error against loss, one shape per arm; None without points.
-
-    Args:
-        points: In any order.
-        groups: Of each arm, for its colour.
-    """
+    """Error against loss, one shape per arm, in the colour of its group; None without points."""
     if not points:
         return None
     width, height, left, top = 560, 320, 62, 12

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seg_eval.analysis import SMALLEST_GAP, Findings, Question
-from seg_eval.arms import ARM_KINDS, Arm
+from seg_eval.arms import ARM_KINDS
 from seg_eval.report.charts import paired_dots, range_mark, scatter
 from seg_eval.report.page import (
     DASH,
@@ -26,18 +26,14 @@ from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
 Summary = Mapping[str, Any]
 """As in ``summary.json``, see ``docs/summary-schema.md``."""
 
-TERMINAL_METRICS = ("hd95_mm", "nsd", "lesion_dice", "volume_error_ml")
-"""Those of the table ``scores``, which fits a terminal; ``report.html`` has them all."""
-BETTER = {"higher": "higher is better", "lower": "lower is better", "zero": "0 is best"}
-
 
 def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     """The keys of ``summary.json`` that the analysis fills, its decisions put into sentences."""
     summary, missing = findings.figures, question.missing
     verdict = findings.verdicts[0]
-    for name, region in summary["regions"].items():
-        gap, reason = verdict.facts.regions[name].gap, findings.no_gap[name]
-        region["gap_reason"] = say("no_gap", reason=reason, gap=gap, smallest=SMALLEST_GAP)
+    for name, region in verdict.facts.regions.items():
+        reason = say("no_gap", reason=region.no_ratio, gap=region.gap, smallest=SMALLEST_GAP)
+        summary["regions"][name]["gap_reason"] = reason
     summary["bootstrap"]["interval"] = say("interval_method", seeds=summary["bootstrap"]["seeds"])
     return summary | {
         "title": say("title", missing=missing),
@@ -49,62 +45,53 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
             "primary": verdict.facts.arm,
             "hint": verdict.facts.is_hint,
         },
-        "arms": [_describe_arm(arm, missing) for arm in question.arms],
+        "arms": [
+            {
+                "name": arm.name,
+                "kind": arm.kind,
+                "segmenter": arm.segmenter,
+                "group": arm.about.group,
+                "what": arm.about.what.format(missing=spoken(missing)),
+            }
+            for arm in question.arms
+        ],
         "verdict": list(dict.fromkeys(say("standing", v=each) for each in findings.verdicts)),
         "empty_rule": EMPTY_RULES[question.empty],
         "warnings": [say(caveat.code, **caveat.figures) for caveat in findings.caveats],
     }
 
 
-def _describe_arm(arm: Arm, missing: Sequence[str]) -> dict[str, str]:
-    kind = ARM_KINDS[arm.kind]
-    return {
-        "name": arm.name,
-        "kind": arm.kind,
-        "segmenter": arm.segmenter,
-        "group": kind.group,
-        "what": kind.what.format(missing=spoken(missing)),
-    }
-
-
 def describe(
     summary: Summary, scores: Sequence[Score], images: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """All values of a report but its slices.
+    """All values of a report but its slices, from ``summary.json`` and the rows of both CSV files.
 
-    Args:
-        summary: As in ``summary.json``.
-        scores: All rows of ``results.csv``, for the dots; those that the rule for empty regions
-            leaves out are not drawn.
-        images: All rows of ``image_scores.csv``.
+    They are the summary, with tables, charts and sentences in the place of figures. Rows that the
+    rule for empty regions leaves out are not drawn.
     """
     used = counted(scores, summary["config"]["empty"])
     arms = list_arms(summary)
-    regions, seeds = describe_regions(summary, arms), summary["bootstrap"]["seeds"]
-    of_seeds = ("seeds_dice", "seeds_recovered") if len(seeds) > 1 else ()
+    regions, several = describe_regions(summary, arms), len(summary["bootstrap"]["seeds"]) > 1
+    of_seeds = ("seeds_dice", "seeds_recovered") if several else ()
     charts = [_dots(arms, name, region, used) for name, region in summary["regions"].items()]
     return {
-        **{key: summary[key] for key in ("title", "headline", "verdict", "empty_rule", "commands")},
-        "setting": say("setting", config=summary["config"]),
+        **summary,
+        "found": summary["regions"],
+        "patients": _patients(summary),
         "warnings": warnings_first(summary),
-        "figures": _key_figures(summary),
         "arms": arms,
         "groups": list(dict.fromkeys(arm["group"] for arm in arms)),
         "regions": regions,
         "dice": table("dice", regions=regions),
-        "seed_names": seeds,
         "seeds": [found for name in of_seeds if (found := table(name, s=summary))],
         "metrics": _metrics(summary, arms),
         "images": table("images", means=summary["images"], scores=IMAGE_SCORES),
         "benefit": table("benefit", rows=summary["image_benefit"], scores=IMAGE_SCORES),
         "tests": table("tests", rows=summary["tests"]),
         "noninferiority": table("noninferiority", rows=summary["noninferiority"]),
-        "margin": summary["config"]["margin"],
         "plumbing": say("plumbing", check=check) if (check := summary["plumbing"]) else "",
-        "bootstrap": say("bootstrap", found=summary["bootstrap"]),
         "charts": [chart for chart in charts if chart["dots"]],
         "scatter": _scatter(summary, arms, used, images),
-        "records": _records(summary),
         "methods": say("methods", s=summary, patients=_patients(summary)),
         "bibtex": citations(summary),
     }
@@ -160,47 +147,25 @@ def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[s
     """
     others = {name: metric for name, metric in METRICS.items() if name != "dice"}
     heads = [
-        {"heading": f"{m.heading}, {m.unit}".removesuffix(", "), "better": BETTER[m.better],
-         "definition": m.definition, "on_terminal": name in TERMINAL_METRICS}
+        {"name": name, "heading": f"{m.heading}, {m.unit}".removesuffix(", "), "better": m.better,
+         "definition": m.definition}
         for name, m in others.items()
     ]  # fmt: skip
 
-    def row(arm: Mapping[str, str], cell: Mapping[str, Any]) -> dict[str, Any]:
-        return {"arm": arm, "cells": [_metric_cell(n, cell["metrics"][n]) for n in others]}
+    def cells(found: Mapping[str, Any]) -> list[dict[str, str]]:
+        each = [(found["metrics"][name], metric) for name, metric in others.items()]
+        return [
+            {"mean": number(score["mean"], m.format), "interval": interval(score, m.format),
+             "median": number(score["median"], m.format) if m.unit == "mm" and score["n"] else ""}
+            for score, m in each
+        ]  # fmt: skip
 
     return [
         {"name": name, "metrics": heads,
-         "rows": [row(arm, region["arms"][arm["name"]]) for arm in arms],
+         "rows": [{"arm": arm, "cells": cells(region["arms"][arm["name"]])} for arm in arms],
          "terminal": table("scores", region=name, found=region, arms=arms)}
         for name, region in summary["regions"].items()
     ]  # fmt: skip
-
-
-def _metric_cell(name: str, found: Mapping[str, Any]) -> dict[str, str]:
-    form, has_outliers = METRICS[name].format, METRICS[name].unit == "mm"
-    return {
-        "mean": number(found["mean"], form),
-        "interval": interval(found, form),
-        "median": number(found["median"], form) if has_outliers and found["n"] else "",
-    }
-
-
-def _key_figures(summary: Summary) -> list[dict[str, str]]:
-    """The strip under the headline: value, of what, and a line below."""
-    config, regions = summary["config"], summary["regions"]
-    cases, missing, primary = len(config["test"]), config["missing"], summary["headline"]["primary"]
-    below = say("tile_cases", cases=cases, patients=_patients(summary), seeds=len(config["seeds"]))
-    what = "test case" if cases == 1 else "test cases"
-    tiles = [{"value": str(cases), "what": what, "below": below}]
-    for name, region in regions.items():
-        recovered = region["arms"][primary]["recovery"] if primary else None
-        arm = short_name(primary or "")
-        tiles.append({
-            "value": number(region["gap"]["value"]),
-            "what": say("tile_lost", region=name, missing=missing),
-            "below": say("tile_gap", region=region, recovered=recovered, arm=arm),
-        })  # fmt: skip
-    return tiles
 
 
 def _patients(summary: Summary) -> int:
@@ -216,10 +181,7 @@ def warnings_first(summary: Summary) -> list[str]:
 
 
 def _dots(
-    arms: Sequence[Mapping[str, str]],
-    name: str,
-    region: Mapping[str, Any],
-    scores: Sequence[Score],
+    arms: Sequence[Mapping[str, str]], name: str, region: Mapping[str, Any], scores: Sequence[Score]
 ) -> dict[str, Any]:
     """The chart of paired cases of a region and the same as a table; seeds are averaged."""
     columns = []
@@ -245,16 +207,6 @@ def _scatter(
     rows = [row for row in scores if row.region in (defined or regions)]
     points = error_and_loss(rows, images, list(groups))
     return scatter(points, groups)
-
-
-def _records(summary: Summary) -> list[dict[str, Any]]:
-    """Versions, hashes and times as tables of two columns."""
-    seconds = summary["seconds"] | {"peak memory, MB": summary["peak_memory_mb"]}
-    kept = {"Versions": summary["versions"], "Hashes": summary["hashes"], "Seconds": seconds}
-    return [
-        {"title": title, "rows": [[name, str(value)] for name, value in values.items()]}
-        for title, values in kept.items() if values
-    ]  # fmt: skip
 
 
 def citations(summary: Summary) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_type_hints
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import numpy as np
 
@@ -65,10 +65,7 @@ LIBRARIES = ("torch", "nnunetv2", "scikit-learn", "numpy", "nibabel", "torchio")
 def write_outputs(
     experiment: Experiment, scores: Sequence[Score], images: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Write all of them into the experiment's folder; ``summary.json`` last.
-
-    Returns:
-        The summary, as in ``summary.json``.
+    """Write all of them into the experiment's folder, ``summary.json`` last, and hand that on.
 
     Raises:
         InputError: The folder cannot be written, or no score counts.
@@ -115,12 +112,9 @@ def write_outputs(
 
 
 def rebuild(folder: Path) -> str:
-    """Write ``report.html`` and ``report.md`` of a finished experiment anew from its folder.
+    """Write ``report.html`` and ``report.md`` of a finished experiment anew; the Markdown.
 
     Where the volumes of a case are gone, the page has no slices of it and says so.
-
-    Returns:
-        The Markdown.
 
     Raises:
         InputError: Not a finished experiment, one of another version, or damaged; or the folder
@@ -195,16 +189,13 @@ def page(
     views, note = fit_views(cases, summary)
     if gone:
         note = f"{note} {say('volumes_gone', cases=list(dict.fromkeys(gone)))}".strip()
-    return fill(
-        "report.html.j2",
-        describe(summary, scores, images)
-        | {
-            "views": [describe_view(view, summary) for view in views],
-            "view_note": note,
-            "error_colours": ERROR_COLOURS,
-            "largest_error": LARGEST_ERROR,
-        },
-    )
+    context = describe(summary, scores, images) | {
+        "views": [describe_view(view, summary) for view in views],
+        "view_note": note,
+        "error_colours": ERROR_COLOURS,
+        "largest_error": LARGEST_ERROR,
+    }
+    return fill("report.html.j2", context)
 
 
 def render(summary: Summary) -> str:
@@ -221,21 +212,15 @@ def write_index(folder: Path, summaries: Mapping[str, tuple[str, Summary]]) -> P
     """Write ``index.html``: one row per missing sequence with its sentence and a link.
 
     Args:
-        folder: Where it is written; the links are relative to it.
-        summaries: Per sequence its page, as in ``t2f/report.html``, and its summary.
+        folder: Where it is written.
+        summaries: Per sequence its page relative to it, as ``t2f/report.html``, and its summary.
 
     Raises:
         InputError: The file cannot be written.
-        ValueError: A link is not relative.
     """
-    names = list(
-        dict.fromkeys(name for _, found in summaries.values() for name in found["regions"])
-    )
+    names = list(dict.fromkeys(name for _, each in summaries.values() for name in each["regions"]))
     rows = []
     for code, (link, summary) in summaries.items():
-        parts = urlsplit(link)
-        if parts.scheme or parts.netloc or link.startswith("/"):
-            raise ValueError(f"expected a relative link to the page of {code}, got {link!r}")
         regions = {r["name"]: r["rows"] for r in describe_regions(summary, list_arms(summary))}
         cells = [{row["arm"]["name"]: row for row in regions.get(name, ())} for name in names]
         rows.append({
@@ -262,19 +247,17 @@ def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence
 
 def _read_rows(path: Path, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The inverse of :func:`_write_rows`, with the type of each column: str, int, else float."""
-    readers = {name: kind if kind in (str, int) else _number for name, kind in columns.items()}
+
+    def parse(cell: str, kind: Any) -> Any:
+        return kind(cell) if kind in (str, int) else float(cell) if cell else None
+
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror}; run the experiment again"
-        ) from error
-    return [{name: readers[name](cell) for name, cell in row.items()} for row in rows]
-
-
-def _number(cell: str) -> float | None:
-    return float(cell) if cell else None
+        again = "run the experiment again"
+        raise InputError(f"cannot read {path}: {error.strerror}; {again}") from error
+    return [{name: parse(cell, columns[name]) for name, cell in row.items()} for row in rows]
 
 
 def chosen_cases(
@@ -291,13 +274,9 @@ def chosen_cases(
     scored = [case for case in cases if case.name in full]
     figures = [own[case.name] - (0 if synthetic else full[case.name]) for case in scored]
     order = [scored[i] for i in np.argsort(figures, kind="stable")]
-    roles = {"median": order[len(order) // 2], "worst": order[0], "best": order[-1]}
     # With one or two cases the median keeps its picture and the others would repeat it.
-    named: dict[str, Case] = {}
-    for role, case in roles.items():
-        if case not in named.values():
-            named[role] = case
-    return {role: named[role] for role in ("worst", "median", "best") if role in named}
+    roles = {len(order) - 1: "best", 0: "worst"} | {len(order) // 2: "median"}
+    return {role: order[place] for place, role in sorted(roles.items())}
 
 
 def _case_files(experiment: Experiment, case: Case, role: str, modality: Modality) -> CaseFiles:
@@ -314,10 +293,10 @@ def _case_files(experiment: Experiment, case: Case, role: str, modality: Modalit
         made = place(builder.path(arm, case, modality)) if is_filled else None
         arms[arm.name] = made, place(experiment.prediction(arm, case, plan.seeds[0]))
     return CaseFiles(
-        case=case.name,
-        patient=case.patient,
-        role=role,
-        modality=modality,
+        case.name,
+        case.patient,
+        role,
+        modality,
         scheme=plan.cohort.scheme,
         real=place(case.images[modality]),
         label=place(case.label),

@@ -29,12 +29,7 @@ REGION_NAMES = {"WT": "whole tumour", "TC": "tumour core", "ET": "enhancing tumo
 
 
 def say(name: str, /, **values: Any) -> str:
-    """One sentence of ``sentences.j2`` as plain text, in one line.
-
-    Args:
-        name: Of its macro.
-        values: The macro's arguments.
-    """
+    """One sentence of ``sentences.j2`` as plain text in one line, from its macro's arguments."""
     sentences = _environment(is_html=False).get_template("sentences.j2").module
     return " ".join(getattr(sentences, name)(**values).split())
 
@@ -56,12 +51,7 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
 
 
 def table(name: str, /, **values: Any) -> dict[str, Any] | None:
-    """One table of ``tables.j2`` as text, ``heads`` and ``rows``; None without rows.
-
-    Args:
-        name: Of its macro.
-        values: The macro's arguments.
-    """
+    """One table of ``tables.j2`` as text, ``heads`` and ``rows``; None without rows."""
     tables = _environment(is_html=False).get_template("tables.j2").module
     lines = [line for line in getattr(tables, name)(**values).splitlines() if line.strip()]
     heads, *rows = ([" ".join(cell.split()) for cell in line.split("¦")] for line in lines)
@@ -85,7 +75,7 @@ def interval(estimate: Any, form: str = ".3f", times: float = 1) -> str:
     Args:
         estimate: An ``Estimate``, or what ``summary.json`` has of one: ``low``, ``high`` and
             ``value`` or ``mean``. An end that is None or infinite is unbounded.
-        form: Of ``format()``.
+        form: Of :func:`number`.
         times: A factor; a negative one turns the interval round.
     """
     if (found := _plain(estimate)) is None:
@@ -191,12 +181,9 @@ def _environment(is_html: bool) -> Any:
         "say": say, "tolerance_mm": TOLERANCE_MM, "empty_hd95_mm": EMPTY_HD95_MM,
         "lesion_rule": BRATS_GLIOMA, "reference_shares": REFERENCE_SHARES,
     }  # fmt: skip
-    made.filters |= {
-        "aligned": _aligned, "basename": lambda path: Path(path).name, "figure": figure,
-        "interval": interval, "listed": listed, "many": many, "number": number,
-        "p_value": p_value, "percent": percent,
-        "region": lambda name: REGION_NAMES.get(name, name), "share": share, "short": short_name,
-        "signed": signed,
-        "spoken": spoken, "words": _words,
-    }  # fmt: skip
+    named = (figure, interval, listed, many, number, p_value, percent, share, signed, spoken)
+    made.filters |= {each.__name__: each for each in named}
+    made.filters |= {"aligned": _aligned, "short": short_name, "words": _words}
+    made.filters["basename"] = lambda path: Path(path).name
+    made.filters["region"] = lambda name: REGION_NAMES.get(name, name)
     return made

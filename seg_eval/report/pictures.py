@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
-from seg_eval.scoring import Score
+from seg_eval.scoring import Score, bounding_box
 from synth3d.files import atomic_path
 
 INK, PALE = "#222222", "#BBBBBB"
@@ -35,7 +35,7 @@ def arm_colours(groups: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-_RUN = re.compile(r"(?:t1n|t1c|t2w|t2f|pd)(?:-(?:t1n|t1c|t2w|t2f|pd))*-(.+)-[0-9a-f]{8}")
+_RUN = re.compile(r"(?:(?:t1n|t1c|t2w|t2f|pd)-)+(.+)-[0-9a-f]{8}")
 
 
 def short_name(arm: str, length: int = 22) -> str:
@@ -66,9 +66,8 @@ class Point:
     Attributes:
         case: Its name.
         arm: Whose.
-        error: Mean absolute error of the filled-in sequence inside the tumour, x; the mean over
-            sequences where several are missing.
-        loss: Dice lost against the real sequence, mean over regions and seeds, y.
+        error: Mean absolute error inside the tumour, over the sequences that are missing.
+        loss: Dice lost against the real sequence, mean over regions and seeds.
     """
 
     case: str
@@ -117,11 +116,8 @@ def draw_scatter(
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.set(xlabel="mean |error| inside the tumour", ylabel="Dice lost against the real sequence")
     axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, fontsize=10, loc="left", pad=10)
-    if arms:
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    _save(figure, path)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    _save(figure, path, axes, title)
 
 
 def draw_dice(
@@ -158,9 +154,7 @@ def draw_dice(
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, fontsize=10, loc="left", pad=10)
-    _save(figure, path)
+    _save(figure, path, axes, title)
 
 
 def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, path: Path) -> None:
@@ -168,12 +162,6 @@ def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, pa
 
     The slice is the one with most tumour. First column: the real channel and the expert's
     contours. Radiological view: the patient's left is on the right.
-
-    Args:
-        case: With WT among the expert's regions.
-        arms: Those of its arms that are drawn, a column each.
-        title: Above the picture.
-        path: Of the PNG.
     """
     real, truth = case.real, case.truth
     turned, name = slicer(case, truth["WT"])
@@ -181,22 +169,19 @@ def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, pa
     height, width = turned(real).shape
     figure = _figure(1.75 * columns + 0.6, 1.75 * 3 * height / width + 0.9)
     grid = figure.subplots(3, columns, squeeze=False)
-    grid[0, 0].set_ylabel("channel")
-    grid[1, 0].set_ylabel("|error|")
-    grid[2, 0].set_ylabel("segmentation")
+    for axes, label in zip(grid[:, 0], ("channel", "|error|", "segmentation"), strict=True):
+        axes.set_ylabel(label)
     _show(grid[0, 0], turned(real), "real")
-    _show(grid[1, 0], np.zeros((height, width)), "", "inferno", 0.5)
+    image = _show(grid[1, 0], np.zeros((height, width)), "", "inferno", 0.5)
     _outline(grid[2, 0], turned, real, truth, "expert")
-    image = None
     for column, (arm_name, arm) in enumerate(arms.items(), start=1):
         channel = np.zeros_like(real) if arm.channel is None else arm.channel
         _show(grid[0, column], turned(channel), short_name(arm_name))
         error = np.abs(turned(channel) - turned(real))
-        image = _show(grid[1, column], error, "", "inferno", 0.5)
+        _show(grid[1, column], error, "", "inferno", 0.5)
         _outline(grid[2, column], turned, real, arm.masks, "")
-    if image is not None:
-        bar = figure.colorbar(image, ax=list(grid[1]), fraction=0.012, pad=0.01)
-        bar.ax.tick_params(labelsize=7)
+    bar = figure.colorbar(image, ax=list(grid[1]), fraction=0.012, pad=0.01)
+    bar.ax.tick_params(labelsize=7)
     for region, colour in REGION_COLOURS.items():
         grid[2, 0].plot([], [], color=colour, label=region)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
@@ -210,8 +195,7 @@ def slicer(case: CaseVolumes, tumour: np.ndarray) -> tuple[Callable[..., np.ndar
     head = orientation.turn(case.real) != 0
     area = (orientation.turn(tumour) if tumour.any() else head).sum(axis=(0, 1))
     index = int(area.argmax())
-    seen = [np.flatnonzero(head.any(axis=axes)) for axes in ((1, 2), (0, 2))]
-    across, down = (slice(at[0], at[-1] + 1) if len(at) else slice(None) for at in seen)
+    across, down, _ = bounding_box(head) or (slice(None),) * 3
     at = orientation.file_index(2, index, len(area))
     name = f"slice {orientation.file_axis(2)} = {at}"
     return lambda volume: orientation.turn(volume)[across, down, index].T, name
@@ -243,6 +227,9 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Any, path: Path, axes: Any = None, title: str = "") -> None:
+    if axes is not None:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(title, fontsize=10, loc="left", pad=10)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seg_eval.report.volumes import PLANES, CaseVolumes
-from seg_eval.scoring import dice
+from seg_eval.scoring import bounding_box, dice
 
 BRIGHTEST = 1.2
 """Shown as white; the scale's 1 is the 99th percentile or so, tumours are above it."""
@@ -29,19 +29,12 @@ MOST_PIECES = 200
 """Closed lines in one outline; of more, as in a prediction that is mere noise, the longest."""
 Outlines = dict[tuple[str, str, str, int], str]
 """Paths that were found, by region, owner, plane and index: they are slow where masks are noise."""
-_FACING = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
-"""Right, down, left and up, as x and y."""
 _AXIS = {"axial": 2, "coronal": 1, "sagittal": 0}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a viewer may hold.
-
-    Attributes:
-        slices: Per plane at most.
-        quality: Of the WebP pictures, 0 to 100.
-    """
+    """How much a viewer may hold: slices per plane, and the quality of WebP, 0 to 100."""
 
     slices: int
     quality: int
@@ -49,15 +42,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plane:
-    """One plane of one case.
+    """One plane of one case, whose slices are tiles in rows and columns of a sheet.
 
     Attributes:
         name: axial, coronal or sagittal.
         indices: Index of each slice in the tile coordinates of the other planes.
         labels: Of each slice, naming its index in the file.
         start: Which slice is shown first.
-        columns: Tiles in a row of a sheet.
-        rows: Of a sheet.
         size: Width and height of a tile in voxels.
         aspect: Width over height in millimetres.
         letters: What is at left, right, top and bottom.
@@ -83,16 +74,10 @@ def draw_planes(
 ) -> list[Plane]:
     """The three planes of ``case``, cropped to the head, with sheets and outlines.
 
-    Args:
-        case: Its volumes.
-        arms: Whose outlines are drawn; those with a channel, ``full`` aside, get a sheet of it
-            and one of its error.
-        limits: How many slices, how well.
-        known: Outlines of this very case from an earlier call, taken as they are; new ones are
-            added to it.
+    Those ``arms`` that have a channel, ``full`` aside, get a sheet of it and one of its error.
+    Outlines of this very case that are ``known`` are taken as they are, and new ones added.
     """
-    box = _head(case)
-    turned = _Turned(case, box)
+    turned = _Turned(case)
     volumes = {"real": turned(case.real)}
     for name in arms:
         channel = case.arms[name].channel
@@ -110,7 +95,7 @@ def agreement(case: CaseVolumes, arms: Sequence[str]) -> dict[str, dict[str, flo
     """Dice of the very masks that are shown, by region and arm."""
     return {
         region: {
-            name: dice(truth.astype(bool), case.arms[name].masks[region].astype(bool))
+            name: dice(truth, case.arms[name].masks[region])
             for name in arms
             if region in case.arms[name].masks
         }
@@ -119,12 +104,14 @@ def agreement(case: CaseVolumes, arms: Sequence[str]) -> dict[str, dict[str, flo
 
 
 class _Turned:
-    """Volumes of a case cropped to a box, turned to the viewer's axes, with an empty edge."""
+    """Volumes of a case turned to the viewer's axes, cropped to the head, with an empty edge."""
 
-    def __init__(self, case: CaseVolumes, box: tuple[slice, slice, slice]) -> None:
-        self.case, self.box = case, box
+    def __init__(self, case: CaseVolumes) -> None:
         self.orientation = case.orientation
-        self.whole = self.orientation.turn(case.real).shape
+        used = np.any([np.nan_to_num(case.real), *case.truth.values()], axis=0)
+        self.whole = self.orientation.turn(used).shape
+        whole = tuple(slice(0, length) for length in self.whole)
+        self.box = bounding_box(self.orientation.turn(used)) or whole
         self.spacing = self.orientation.turn_spacing(case.spacing_mm)
 
     def __call__(self, volume: np.ndarray) -> np.ndarray:
@@ -137,20 +124,6 @@ class _Turned:
         at = self.orientation.file_index(axis, at, self.whole[axis])
         name = self.orientation.file_axis(axis)
         return f"{name} = {at} of 0–{self.whole[axis] - 1}"
-
-
-def _head(case: CaseVolumes) -> tuple[slice, slice, slice]:
-    """The box, in turned axes, that holds all that is not exactly 0."""
-    found = np.nan_to_num(case.real) != 0
-    for mask in case.truth.values():
-        found = found | mask.astype(bool)
-    found = case.orientation.turn(found)
-    sides = []
-    for axis in range(3):
-        used = np.flatnonzero(found.any(axis=tuple(i for i in range(3) if i != axis)))
-        low, high = (used[0], used[-1] + 1) if len(used) else (0, found.shape[axis])
-        sides.append(slice(int(low), int(high)))
-    return sides[0], sides[1], sides[2]
 
 
 def _draw_plane(
@@ -167,21 +140,19 @@ def _draw_plane(
     across, down = (i for i in range(3) if i != axis)
     width, height = real.shape[across], real.shape[down]
     columns = max(1, min(len(indices), round(math.sqrt(len(indices) * height / width))))
-    sheets = {}
+    sheets, how = {}, (columns, limits.quality)
     tiles = {name: _tiles(volume, axis, indices) for name, volume in volumes.items()}
     for name, each in tiles.items():
-        sheets[name] = _encode(each / BRIGHTEST, columns, limits.quality)
+        sheets[name] = _encode(each / BRIGHTEST, *how)
         if name != "real":
             error = np.abs(each - tiles["real"]) / LARGEST_ERROR
-            sheets[name.replace("channel", "error", 1)] = _encode(
-                error, columns, limits.quality, ERROR_COLOURS
-            )
+            sheets[name.replace("channel", "error", 1)] = _encode(error, *how, ERROR_COLOURS)
     outlines: dict[str, dict[str, list[str]]] = {}
     for owner, regions in masks.items():
         for region, mask in regions.items():
             keys = [(region, owner, plane, index) for index in indices]
             for key in [key for key in keys if key not in known]:
-                known[key] = outline(_tiles(mask, axis, [key[-1]])[0] > 0)
+                known[key] = outline(_tiles(mask, axis, [key[-1]])[0])
             outlines.setdefault(region, {})[owner] = [known[key] for key in keys]
     return Plane(
         name=plane,
@@ -199,10 +170,7 @@ def _draw_plane(
 
 
 def _choose(
-    axis: int,
-    shape: tuple[int, ...],
-    masks: Mapping[str, Mapping[str, np.ndarray]],
-    most: int,
+    axis: int, shape: tuple[int, ...], masks: Mapping[str, Mapping[str, np.ndarray]], most: int
 ) -> tuple[list[int], int]:
     """Slices through whatever is outlined, and which of them has most of the expert's tumour.
 
@@ -236,8 +204,7 @@ def _encode(
     from PIL import Image, ImageOps
 
     count, height, width = tiles.shape
-    values = np.nan_to_num(np.clip(tiles, 0, 1))
-    bytes_ = (255 * values).round().astype(np.uint8)
+    bytes_ = (255 * np.nan_to_num(np.clip(tiles, 0, 1))).round().astype(np.uint8)
     shrink = min(1.0, LARGEST_TILE / max(height, width))
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
     sheet = Image.new("L", (size[0] * columns, size[1] * math.ceil(count / columns)))
@@ -259,12 +226,12 @@ def outline(mask: np.ndarray) -> str:
     Pixel (r, c) has its middle at x = 2c + 1, y = 2r + 1; the outline runs half-way between
     the middles of what is in and what is out. Pixels that touch at a corner alone are apart.
     """
+    from skimage.measure import find_contours
+
     path = []
-    inside = np.pad(mask, 1)
-    for loop in sorted(_loops(inside), key=len, reverse=True)[:MOST_PIECES]:
-        pixel, side = np.divmod(np.array(loop), 4)
-        row, column = np.divmod(pixel, inside.shape[1])
-        points = 2 * np.stack([column, row], axis=1) - 1 + _FACING[side]
+    loops = find_contours(np.pad(mask, 1).astype(float), 0.5)
+    for loop in sorted(loops, key=len, reverse=True)[:MOST_PIECES]:
+        points = np.rint(2 * loop[:, ::-1] - 1).astype(int)
         steps = np.diff(points, axis=0)
         turns = np.any(steps[1:] != steps[:-1], axis=1)
         corners = points[np.concatenate([[True], turns, [True]])]
@@ -272,35 +239,3 @@ def outline(mask: np.ndarray) -> str:
         x, y = corners[0]
         path.append(f"M{x} {y}l{' '.join(map(str, moves))}z".replace(" -", "-"))
     return "".join(path)
-
-
-def _loops(inside: np.ndarray) -> list[list[int]]:
-    """The closed lines around what is in, each a list of sides with the first again at the end.
-
-    A side is 4 times the flat index of its inner pixel plus where it faces (:data:`_FACING`). Lines
-    run clockwise; from each side the next one follows from the two pixels ahead. Found for all
-    sides at once: a prediction that is mere noise has tens of thousands in a slice.
-
-    Args:
-        inside: (rows, columns) bool, with nothing in its outermost pixels.
-    """
-    width, flat = inside.shape[1], inside.ravel()
-    shift = (1, width, -1, -width)  # to the right, down, left, up
-    pixels = np.flatnonzero(flat)
-    follow: dict[int, int] = {}
-    for side in range(4):
-        inner = pixels[~flat[pixels + shift[side]]]
-        ahead = inner + shift[(side + 1) % 4]
-        beyond = ahead + shift[side]
-        onward = np.where(flat[beyond], 4 * beyond + (side + 3) % 4, 4 * ahead + side)
-        onward = np.where(flat[ahead], onward, 4 * inner + (side + 1) % 4)
-        follow |= zip((4 * inner + side).tolist(), onward.tolist(), strict=True)
-    loops = []
-    for start in list(follow):
-        if start not in follow:
-            continue
-        loop = [start]
-        while loop[-1] in follow:
-            loop.append(follow.pop(loop[-1]))
-        loops.append(loop)
-    return loops

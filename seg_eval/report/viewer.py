@@ -34,14 +34,10 @@ class View:
     @property
     def size(self) -> int:
         """Bytes of its pictures and outlines."""
-        sheets = sum(len(uri) for plane in self.planes for uri in plane.sheets.values())
-        return sheets + sum(
-            len(path)
-            for plane in self.planes
-            for owners in plane.outlines.values()
-            for paths in owners.values()
-            for path in paths
-        )
+        texts = [uri for plane in self.planes for uri in plane.sheets.values()]
+        for owners in (owners for plane in self.planes for owners in plane.outlines.values()):
+            texts += [path for paths in owners.values() for path in paths]
+        return sum(map(len, texts))
 
 
 def fit_views(cases: Sequence[CaseVolumes], summary: Mapping[str, Any]) -> tuple[list[View], str]:

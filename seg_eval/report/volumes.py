@@ -25,12 +25,9 @@ LETTERS = {
 
 @dataclass(frozen=True)
 class ArmVolumes:
-    """What one arm gave the segmenter in a case, and what came back.
+    """What one arm gave the segmenter in a case, and the regions that came back by name.
 
-    Attributes:
-        channel: The missing sequence as the segmenter saw it, (D, H, W), 0 dark to about 1
-            bright; None where there was none (zeros, or a segmenter without that channel).
-        masks: Predicted regions by name, bool (D, H, W).
+    There is no channel where it was blank, or the segmenter has none for the sequence.
     """
 
     channel: np.ndarray | None
@@ -42,9 +39,7 @@ class CaseVolumes:
     """A case for the linked slice views; all volumes are of one shape (D, H, W) = (z, y, x).
 
     Attributes:
-        case: Its name.
-        patient: Whose it is.
-        role: Why it is shown: ``worst``, ``median`` or ``best``, or any other short text.
+        role: Why it is shown: ``worst``, ``median`` or ``best``.
         modality: The missing sequence, as in ``t2f``.
         real: The real sequence, float32, 0 dark to about 1 bright.
         arms: By name; ``full`` and ``zero`` are shown first where they are among them.
@@ -67,9 +62,11 @@ class CaseVolumes:
     spacing_mm: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        if self.real.ndim != 3 or 0 in self.real.shape:
-            raise ValueError(f"{self.case}: expected a volume (D, H, W), got {self.real.shape}")
-        for name, volume in self._others():
+        others = {f"expert {region}": mask for region, mask in self.truth.items()}
+        for name, arm in self.arms.items():
+            others |= {f"{name} {region}": mask for region, mask in arm.masks.items()}
+            others |= {f"{name} channel": arm.channel} if arm.channel is not None else {}
+        for name, volume in others.items():
             if volume.shape != self.real.shape:
                 raise ValueError(
                     f"{self.case}: {name} is {volume.shape}, the real sequence {self.real.shape}"
@@ -78,28 +75,17 @@ class CaseVolumes:
     @cached_property
     def orientation(self) -> "Orientation":
         """How its voxel axes run in the patient."""
-        return Orientation(np.asarray(self.affine, float))
-
-    def _others(self) -> list[tuple[str, np.ndarray]]:
-        found = [(f"expert {region}", mask) for region, mask in self.truth.items()]
-        for name, arm in self.arms.items():
-            found += [(f"{name} {region}", mask) for region, mask in arm.masks.items()]
-            found += [(f"{name} channel", arm.channel)] if arm.channel is not None else []
-        return found
+        return Orientation(self.affine)
 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Where the volumes of a case are: an entry of an experiment's ``volumes.json``.
+    """Where a case's :class:`CaseVolumes` are: an entry of an experiment's ``volumes.json``.
+
+    Paths are relative to the experiment's folder if they lie in there.
 
     Attributes:
-        case: Its name.
-        patient: Whose it is.
-        role: Why it is shown.
-        modality: The missing sequence, as in ``t2f``.
         scheme: Which integer is which tissue.
-        real: The real sequence; this and the others as a path, relative to the experiment's folder
-            if it lies in there.
         label: The expert's labels.
         brain: The real sequences that are not missing; they tell where the brain is.
         arms: By name the filled-in channel, None for zeros, and the predicted labels.
@@ -133,10 +119,10 @@ class CaseFiles:
 
         image = read(folder / self.real)
         return CaseVolumes(
-            case=self.case,
-            patient=self.patient,
-            role=self.role,
-            modality=self.modality,
+            self.case,
+            self.patient,
+            self.role,
+            self.modality,
             real=channel(self.real),
             arms={
                 name: ArmVolumes(channel(made) if made else None, masks(found))
@@ -157,18 +143,17 @@ class Orientation:
 
     def __init__(self, affine: np.ndarray) -> None:
         """Read ``affine``, (4, 4) voxel (x, y, z) to mm, RAS+."""
-        columns = affine[:3, :3] if affine.shape == (4, 4) else np.zeros((3, 3))
-        lengths = np.linalg.norm(columns, axis=0)
-        self.known = bool(np.isfinite(columns).all() and (lengths > 0).all())
-        directions = columns / lengths if self.known else np.eye(3)
-        self.known = self.known and abs(np.linalg.det(directions)) > 1e-3
+        columns = affine[:3, :3]
+        with np.errstate(all="ignore"):
+            directions = columns / np.linalg.norm(columns, axis=0)
+            self.known = bool(abs(np.linalg.det(directions)) > 1e-3)  # which NaN is not
         if not self.known:
             directions = np.eye(3)
-        _, self.axes = linear_sum_assignment(-np.abs(directions))
+        rows, self.axes = linear_sum_assignment(-np.abs(directions))
         """Per anatomical axis (right, front, head) the voxel axis (x, y, z) that runs along it."""
-        self.signs = np.sign([directions[row, axis] for row, axis in enumerate(self.axes)])
-        along = np.abs([directions[row, axis] for row, axis in enumerate(self.axes)])
-        self.tilt = float(np.degrees(np.arccos(np.clip(along.min(), 0, 1))))
+        along = directions[rows, self.axes]
+        self.signs = np.sign(along)
+        self.tilt = float(np.degrees(np.arccos(np.clip(np.abs(along).min(), 0, 1))))
         """Degrees at most between a voxel axis and the nearest anatomical one."""
 
     def letters(self, plane: str) -> tuple[str, str, str, str]:

@@ -13,7 +13,7 @@ from seg_eval.scoring.scores import (
     score_case,
     voxel_volumes,
 )
-from seg_eval.scoring.surface import EMPTY_HD95_MM, TOLERANCE_MM
+from seg_eval.scoring.surface import EMPTY_HD95_MM, TOLERANCE_MM, bounding_box
 
 __all__ = [
     "BRATS_GLIOMA",
@@ -24,6 +24,7 @@ __all__ = [
     "REGIONS",
     "Score",
     "TOLERANCE_MM",
+    "bounding_box",
     "channel_scores",
     "counted",
     "dice",

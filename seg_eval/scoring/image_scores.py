@@ -36,15 +36,14 @@ def channel_scores(
 ) -> dict[str, float | None]:
     """All of :data:`IMAGE_SCORES` for one channel of one case.
 
+    A score is None where it is not defined (no tumour, no brain) or not finite (the PSNR of equal
+    volumes). Our own take the part of the whole tumour that is inside the brain.
+
     Args:
         real: (D, H, W) in scanner units, 0 outside the head.
         synthetic: The same shape, in any units: each volume is brought to range by itself.
         brain: (D, H, W) bool.
-        tumour: (D, H, W) bool; the whole tumour. Our own scores take its part inside the brain.
-
-    Returns:
-        By name, in the order of :data:`IMAGE_SCORES`; None where a score is not defined (no
-        tumour, no brain) or not finite (the PSNR of equal volumes).
+        tumour: (D, H, W) bool.
 
     Raises:
         ValueError: The shapes differ, a mask is not bool, or a volume has voxels that are not

@@ -19,6 +19,7 @@ Re-implemented after rachitsaluja/BraTS-2023-Metrics. There, sizes of the dilati
 to 2 n. HD95 is that of :mod:`seg_eval.scoring.surface`, not DeepMind's.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,6 @@ from seg_eval.scoring.surface import (
     HEADER_ROUNDING,
     Distances,
     bounding_box,
-    check_pair,
     hausdorff_95,
     nearest,
     surface_voxels,
@@ -48,12 +48,10 @@ class LesionRule:
         dilation_mm: Lesions nearer than about twice this are one; a predicted component
             within it belongs to the lesion. 3 for GLI, SSA and PED, 1 for MEN and MET.
         smallest_mm3: Reference lesions up to this volume are left out. 50, for MET 2.
-        penalty_mm: HD95 of a missed lesion and of a false one.
     """
 
     dilation_mm: float = 3.0
     smallest_mm3: float = 50.0
-    penalty_mm: float = EMPTY_HD95_MM
 
 
 BRATS_GLIOMA = LesionRule()
@@ -61,11 +59,9 @@ BRATS_GLIOMA = LesionRule()
 
 @dataclass(frozen=True)
 class LesionScores:
-    """Lesion-wise scores of one region in one case.
+    """Means over lesions and false components of one region in one case, and their counts.
 
     Attributes:
-        dice: Mean over lesions and false components, in [0, 1].
-        hd95_mm: The same for HD95.
         lesions: Reference lesions that count.
         found: How many of them a predicted component touches.
         false: Predicted components that touch no reference lesion.
@@ -85,21 +81,11 @@ def lesion_scores(
     rule: LesionRule = BRATS_GLIOMA,
     whole: Distances | None = None,
 ) -> LesionScores:
-    """Score the lesions of one region.
+    """Score the lesions of one region, from two masks and the size of a voxel.
 
-    Args:
-        reference: (D, H, W) bool; may be empty.
-        prediction: The same shape; may be empty.
-        spacing_mm: Voxel size (z, y, x), positive.
-        rule: Sizes and penalties.
-        whole: Distances between the whole masks, if they are known already; they save the
-            search where all there is is one lesion.
-
-    Raises:
-        ValueError: The masks differ in shape, are not bool (D, H, W), or the spacing is not
-            three positive numbers.
+    Distances between the ``whole`` masks, if they are known already, save the search where all
+    there is is one lesion.
     """
-    check_pair(reference, prediction, spacing_mm)
     box = bounding_box(reference | prediction)
     if box is None:
         return LesionScores(1.0, 0.0, 0, 0, 0)
@@ -128,7 +114,7 @@ def lesion_scores(
         belongs = (lesion_of, part_of)
         far = _hd95_each((reference, prediction), (territory, components), found, belongs,
                          spacing_mm)  # fmt: skip
-    penalties = (counted.size - found.size + false) * rule.penalty_mm
+    penalties = (counted.size - found.size + false) * EMPTY_HD95_MM
     dice = 2 * overlap[counted] / (size[counted] + claimed[counted])
     return LesionScores(
         dice=float(dice.sum()) / (counted.size + false),
@@ -146,18 +132,15 @@ def dilation_offsets(spacing_mm: Sequence[float], dilation_mm: float) -> np.ndar
     """
     limit = dilation_mm * (1 + HEADER_ROUNDING)
     spans = [np.arange(-int(limit // side), int(limit // side) + 1) for side in spacing_mm]
-    offsets = np.stack(np.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, 3)
+    offsets = np.array(list(itertools.product(*spans)))
     return offsets[(np.abs(offsets) * spacing_mm).sum(axis=1) <= 2 * limit]
 
 
 def _territories(mask: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, int]:
     """The dilated ``mask``, numbered by what hangs together, within its own box; the count."""
     margin = offsets.max(axis=0)
-    grown = np.zeros(
-        (np.array(mask.shape) + 2 * margin).tolist(), dtype=bool
-    )  # never in Fortran order
+    grown = np.pad(np.ascontiguousarray(mask), margin[:, None])
     inner = tuple(slice(room, room + side) for room, side in zip(margin, mask.shape, strict=True))
-    grown[inner] = mask
     base = np.ravel_multi_index(tuple((surface_voxels(mask) + margin).T), grown.shape)
     strides = np.array(grown.strides)  # in voxels, since one is a byte
     flat = grown.reshape(-1)
@@ -180,26 +163,19 @@ def _hd95_each(
     belongs: tuple[np.ndarray, np.ndarray],
     spacing_mm: Sequence[float],
 ) -> list[float]:
-    """HD95 of each of ``lesions`` against its components.
+    """HD95 of each of ``lesions`` against the components that belong to it.
 
     Neither lesions nor components touch one another, so each takes its part of the surface of
     the whole mask.
-
-    Args:
-        masks: Reference and prediction.
-        numbers: Which lesion and which component each voxel is in, for the two.
-        lesions: Numbers of those wanted.
-        belongs: Pairs of a lesion's and a component's number, as two arrays.
-        spacing_mm: Voxel size (z, y, x).
     """
     edges = [surface_voxels(mask) for mask in masks]
     lesion_at, part_at = (
         number[tuple(edge.T)] for number, edge in zip(numbers, edges, strict=True)
     )
     lesion_of, part_of = belongs
-    found = []
-    for lesion in lesions:
+
+    def far(lesion: int) -> float:
         own = np.isin(part_at, part_of[lesion_of == lesion])
-        pair = nearest(edges[0][lesion_at == lesion], edges[1][own], spacing_mm)
-        found.append(hausdorff_95(pair))
-    return found
+        return hausdorff_95(nearest(edges[0][lesion_at == lesion], edges[1][own], spacing_mm))
+
+    return list(map(far, lesions))

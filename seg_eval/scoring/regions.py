@@ -14,10 +14,6 @@ def region_masks(labels: np.ndarray, scheme: LabelScheme) -> dict[str, np.ndarra
     WT is necrosis, oedema and enhancing tumour, TC necrosis and enhancing tumour, ET enhancing
     tumour alone (Menze et al. 2015, §II-C). A resection cavity belongs to none of them, as
     BraTS 2024 scores it.
-
-    Args:
-        labels: Integers of any shape, 0 for background.
-        scheme: Which integer means which tissue.
     """
     enhancing = labels == scheme.enhancing
     core = enhancing | (labels == scheme.necrosis)
@@ -25,10 +21,7 @@ def region_masks(labels: np.ndarray, scheme: LabelScheme) -> dict[str, np.ndarra
 
 
 def from_brats_2023(labels: np.ndarray, scheme: LabelScheme) -> np.ndarray:
-    """Labels coded 1 necrosis, 2 oedema, 3 enhancing, painted with the cohort's integers.
-
-    Returns:
-        uint8, same shape.
+    """Labels coded 1 necrosis, 2 oedema, 3 enhancing, painted with the cohort's integers, uint8.
 
     Raises:
         ValueError: A label is not 0, 1, 2 or 3.

@@ -27,15 +27,7 @@ EMPTY_RULES = {
 
 @dataclass(frozen=True)
 class Metric:
-    """How a column of :class:`Score` is shown and read.
-
-    Attributes:
-        heading: For a table.
-        unit: "" where it has none.
-        format: Of ``format()``.
-        better: ``higher``, ``lower``, or ``zero`` for what has a sign.
-        definition: One sentence, for the report.
-    """
+    """How a column of :class:`Score` is shown, which way is better, and one sentence on it."""
 
     heading: str
     unit: str
@@ -93,27 +85,8 @@ METRICS = {
 class Score:
     """One row of ``results.csv``: one region of one case in one arm with one segmenter.
 
-    Attributes:
-        case: Case name.
-        patient: Who it is; several cases may share one.
-        arm: What stood in the missing channel.
-        seed: Of the segmenter.
-        region: WT, TC or ET.
-        dice: In [0, 1]; this and the next four follow the rule "brats" of :data:`EMPTY_RULES`.
-        hd95_mm: See :func:`seg_eval.scoring.surface.hausdorff_95`.
-        nsd: See :func:`seg_eval.scoring.surface.normalised_surface_distance`, in [0, 1].
-        lesion_dice: See :mod:`seg_eval.scoring.lesions`.
-        lesion_hd95_mm: See :mod:`seg_eval.scoring.lesions`.
-        lesions: Lesions of the reference that count.
-        found_lesions: How many of them were found.
-        false_lesions: Predicted components that touch no lesion.
-        sensitivity: Found share of the reference; None for an empty reference.
-        precision: Right share of the prediction; None for an empty prediction.
-        reference_ml: Volume in the expert's labels.
-        predicted_ml: Volume in the prediction.
-        volume_error_ml: Predicted minus reference.
-        reference_voxels: Size of the region in the expert's labels.
-        predicted_voxels: Size of the region in the prediction.
+    ``docs/summary-schema.md`` explains each column. Empty masks follow the rule "brats" of
+    :data:`EMPTY_RULES`; a share of nothing is None.
     """
 
     case: str
@@ -139,17 +112,12 @@ class Score:
 
 
 def dice(reference: np.ndarray, prediction: np.ndarray) -> float:
-    """2 |A & B| / (|A| + |B|) of two bool masks of any, equal, shape.
+    """2 |A & B| / (|A| + |B|) of two bool masks of one shape.
 
     Two empty masks score 1 and a false alarm on an empty reference 0, as BraTS ranks it
     (Isensee et al. 2020), so every arm is averaged over the same cases. nnU-Net's own summary
     gives NaN and drops the pair instead.
-
-    Raises:
-        ValueError: The shapes differ.
     """
-    if reference.shape != prediction.shape:
-        raise ValueError(f"reference is {reference.shape}, prediction {prediction.shape}")
     total = int(reference.sum()) + int(prediction.sum())
     return 2 * int((reference & prediction).sum()) / total if total else 1.0
 
@@ -163,16 +131,7 @@ def score_case(
     prediction: Mapping[str, np.ndarray],
     spacing_mm: Sequence[float],
 ) -> list[Score]:
-    """One row per region of ``reference``.
-
-    Args:
-        case: Name of the case.
-        patient: Who it is.
-        arm: What stood in the missing channel.
-        seed: Of the segmenter.
-        reference: Bool masks (D, H, W) by region name.
-        prediction: The same regions and shape.
-        spacing_mm: Voxel size (z, y, x), positive.
+    """One row per region of ``reference``, which has bool masks (D, H, W) by region name.
 
     Raises:
         ValueError: A region is missing from the prediction, shapes differ, a mask is not bool
@@ -180,6 +139,8 @@ def score_case(
     """
     if lacking := sorted(reference.keys() - prediction.keys()):
         raise ValueError(f"the prediction of {case} has no region {', '.join(lacking)}")
+    if len(spacing_mm) != 3 or not all(np.isfinite(side) and side > 0 for side in spacing_mm):
+        raise ValueError(f"expected a spacing of three positive mm (z, y, x), got {spacing_mm}")
     return [
         Score(case, patient, arm, seed, region, **_measure(mask, prediction[region], spacing_mm))
         for region, mask in reference.items()
@@ -190,6 +151,11 @@ def _measure(
     reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]
 ) -> dict[str, Any]:
     """The scores of one pair of masks by name of column."""
+    if reference.shape != prediction.shape:
+        raise ValueError(f"reference is {reference.shape}, prediction {prediction.shape}")
+    for mask in (reference, prediction):
+        if mask.ndim != 3 or mask.dtype != bool:
+            raise ValueError(f"expected a bool mask (D, H, W), got {mask.dtype} {mask.shape}")
     distances = surface_distances(reference, prediction, spacing_mm)
     lesions = lesion_scores(reference, prediction, spacing_mm, whole=distances)
     real, found = int(reference.sum()), int(prediction.sum())
@@ -215,13 +181,7 @@ def _measure(
 
 
 def counted(scores: Sequence[Score], empty: str) -> list[Score]:
-    """The rows that enter the means under a rule of :data:`EMPTY_RULES`.
-
-    Raises:
-        ValueError: Unknown rule.
-    """
-    if empty not in EMPTY_RULES:
-        raise ValueError(f"expected one of {sorted(EMPTY_RULES)}, got {empty!r}")
+    """The rows that enter the means under a rule of :data:`EMPTY_RULES`."""
     return [row for row in scores if empty == "brats" or row.reference_voxels]
 
 
@@ -239,9 +199,5 @@ def voxel_volumes(scores: Sequence[Score]) -> list[float]:
 
 
 def exceeds_tolerance(voxel_mm3: Sequence[float]) -> bool:
-    """Whether some side of the voxels is longer than the tolerance of the surface distance.
-
-    Args:
-        voxel_mm3: As :func:`voxel_volumes` gives them.
-    """
+    """Whether some side of :func:`voxel_volumes` is longer than NSD tolerates."""
     return bool(voxel_mm3) and voxel_mm3[-1] > TOLERANCE_MM**3 * (1 + 3 * HEADER_ROUNDING)

@@ -17,18 +17,21 @@ from concurrent.futures import Executor, process
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synth3d import __version__
 from synth3d.cohort import Case, Modality, find_cases
 from synth3d.completion.executor import local_executor
-from synth3d.completion.plan import Job, Made, Maker, in_the_way, plan, refuse_to_write_input
+from synth3d.completion.plan import Job, Made, in_the_way, plan, refuse_to_write_input
 from synth3d.completion.receipts import Layout, is_done, write_dataset_json, write_receipt
 from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
 from synth3d.files import claim, link_or_copy, progress, sweep, write_json
 from synth3d.images import write_like
 from synth3d.machine import peak_memory_mb, pick_device
+
+if TYPE_CHECKING:
+    from synth3d.completion.makers import Maker
 
 
 @dataclass(frozen=True)
@@ -184,11 +187,11 @@ def complete_case(
         return "made" if made else "linked", ""
 
 
-_LOADED: dict[tuple[CompleteRequest, str], Maker] = {}
+_LOADED: dict[tuple[CompleteRequest, str], "Maker"] = {}
 """The maker that this process has loaded last: a worker loads a run once, not for each case."""
 
 
-def _maker(request: CompleteRequest, identity: str | None = None) -> Maker:
+def _maker(request: CompleteRequest, identity: str | None = None) -> "Maker":
     """The run or the plumbing, ready to work.
 
     Args:
@@ -230,7 +233,7 @@ def _maker(request: CompleteRequest, identity: str | None = None) -> Maker:
 def _write_case(
     job: Job,
     made: Mapping[Modality, Made],
-    maker: Maker,
+    maker: "Maker",
     request: CompleteRequest,
     started: float,
 ) -> None:
@@ -278,14 +281,14 @@ def _scale_facts(made: Made) -> dict[str, Any]:
     return facts
 
 
-def describe(modality: Modality, made: Made, maker: Maker) -> str:
+def describe(modality: Modality, made: Made, maker: "Maker") -> str:
     """What stands in the header of a picture that was not acquired."""
     kind = "synthetic" if made.synthetic else "re-exported real"
     return f"{kind} {modality} by synth3d {__version__} {maker.name}"
 
 
 def _write_made(
-    job: Job, modality: Modality, made: Made, path: Path, maker: Maker, layout: Layout
+    job: Job, modality: Modality, made: Made, path: Path, maker: "Maker", layout: Layout
 ) -> list[Path]:
     """The picture and, where the layout has one, its side-car."""
     write_like(made.like, made.data, path, describe(modality, made, maker))

@@ -118,38 +118,25 @@ def summary(make_summary: Any, scores: list[Score], images: list[dict[str, Any]]
     return make_summary(scores, images)
 
 
-def blob(
-    shape: tuple[int, int, int], centre: tuple, radii: tuple, rng: Any, lumps: float = 0.2
-) -> np.ndarray:
-    """A lumpy ellipsoid; centre and radii as shares of the half-axes."""
+def blob(shape: tuple[int, ...], centre: tuple, radii: tuple) -> np.ndarray:
+    """An ellipsoid; centre and radii as shares of the half-axes."""
     grid = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij", sparse=True)
-    distance = sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radii, strict=True))
-    noise = gaussian_filter(rng.standard_normal(shape), [n / 24 for n in shape])
-    return distance + lumps * noise / noise.std() < 1
+    return sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radii, strict=True)) < 1
 
 
 def make_case(
     name: str, role: str, shape: tuple[int, int, int] = (39, 60, 60),
     spacing: tuple[float, float, float] = (2.0, 2.0, 2.0), seed: int = 0, lost: float = 0.3,
-    affine: np.ndarray = LAS,
 ) -> CaseVolumes:  # fmt: skip
-    """A head with ventricles, folds and a tumour; the synthetic FLAIR is blurred and duller."""
-    rng = np.random.default_rng(seed)
-    head = blob(shape, (0, 0, 0), (0.82, 0.86, 0.7), rng, 0.04)
-    ventricle = blob(shape, (0.08, -0.02, 0.1), (0.2, 0.34, 0.08), rng)
-    ventricle |= blob(shape, (0.08, -0.02, -0.1), (0.2, 0.34, 0.08), rng)
-    fold = gaussian_filter(rng.standard_normal(shape), [n / 60 for n in shape])
-    brain = 0.5 + 0.09 * fold / fold.std() - 0.32 * gaussian_filter(ventricle.astype(float), 0.7)
-    at = (0.2, -0.25, 0.32)
-    core, ring = blob(shape, at, (0.13, 0.12, 0.1), rng), blob(shape, at, (0.2, 0.18, 0.15), rng)
-    oedema = blob(shape, at, (0.34, 0.36, 0.27), rng)
-    truth = {"WT": oedema | ring | core, "TC": ring | core, "ET": ring & ~core}
-    truth = {region: mask & head for region, mask in truth.items()}
+    """A grainy head with a tumour; the synthetic FLAIR is blurred and duller."""
+    rng, at = np.random.default_rng(seed), (0.2, -0.25, 0.32)
+    head, core = blob(shape, (0, 0, 0), (0.82, 0.86, 0.7)), blob(shape, at, (0.13, 0.12, 0.1))
+    truth = {"WT": blob(shape, at, (0.34, 0.36, 0.27)), "TC": blob(shape, at, (0.25, 0.25, 0.2))}
+    truth["ET"] = truth["TC"] & ~core
+    brain = 0.5 + 0.09 * gaussian_filter(rng.standard_normal(shape), 0.7)
     bright = 0.42 * gaussian_filter(truth["WT"].astype(float), 0.8) - 0.2 * core
-    grain = 0.02 * rng.standard_normal(shape)
-    real = (np.clip(brain + bright + grain, 0.02, 1.3) * head).astype(np.float32)
-    dull = brain + (1 - lost) * bright
-    synthetic = (np.clip(gaussian_filter(dull, 0.9), 0.02, 1.3) * head).astype(np.float32)
+    real = ((brain + bright) * head).astype(np.float32)
+    synthetic = gaussian_filter((brain + (1 - lost) * bright) * head, 0.9).astype(np.float32)
 
     def predicted(width: float, level: float) -> dict[str, np.ndarray]:
         return {r: gaussian_filter(m.astype(float), width) > level for r, m in truth.items()}
@@ -161,12 +148,12 @@ def make_case(
         PRIMARY: ArmVolumes(synthetic, close),
         "specialist": ArmVolumes(None, close),
     }
-    return CaseVolumes(name, name, role, "t2f", real, arms, truth, affine, spacing)
+    return CaseVolumes(name, name, role, "t2f", real, arms, truth, LAS, spacing)
 
 
 @pytest.fixture(scope="session")
 def phantom() -> Callable[..., CaseVolumes]:
-    """Makes cases: (name, role, shape, spacing, seed, lost, affine)."""
+    """Makes cases: (name, role, shape, spacing, seed, lost)."""
     return make_case
 
 

@@ -72,7 +72,7 @@ def around(value, half=0.01):
 
 def region(gap=0.3, share=0.88, loss=0.03, defined=True):
     found = Estimate(share, share - 0.09, share + 0.07) if defined else None
-    return RegionFacts(around(gap), defined, found, around(loss, 0.005))
+    return RegionFacts(around(gap), None if defined else "small_gap", found, around(loss, 0.005))
 
 
 def facts(rivals=(), zero=0.3, arm="agi", regions=(), patients=40, missing=("t2f",)):
@@ -82,8 +82,8 @@ def facts(rivals=(), zero=0.3, arm="agi", regions=(), patients=40, missing=("t2f
 
 
 FREE = {"WT": region(0.004, defined=False), "ET": region(-0.001, defined=False)}
-WIDE = RegionFacts(Estimate(0.3, -0.01, 0.6), False)
-UNBOUNDED = RegionFacts(around(0.3), True, Estimate(0.8, 0.5, math.inf), around(0.01))
+WIDE = RegionFacts(Estimate(0.3, -0.01, 0.6), "gap_may_be_zero")
+UNBOUNDED = RegionFacts(around(0.3), None, Estimate(0.8, 0.5, math.inf), around(0.01))
 CHEAP = ("boosted", 0.05)
 JUDGED = (
     facts(regions=FREE, missing=("t1n",)),

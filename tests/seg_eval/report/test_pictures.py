@@ -64,20 +64,13 @@ def test_the_scatter_has_a_point_for_each_error_with_a_dice(tmp_path):
               {"case": "a", "arm": "copy", "mae_tumour": 0.3},
               {"case": "a", "arm": "ridge", "mae_tumour": None}]  # fmt: skip
     points = error_and_loss(rows, images, ["ridge", "zero"])
-    assert [(p.case, p.arm, p.error) for p in points] == [("a", "ridge", 0.1)]
-    assert points[0].loss == pytest.approx(0.2)
+    assert points == [Point("a", "ridge", 0.1, pytest.approx(0.2))]
+    several = [{"case": "a", "arm": "ridge", "mae_tumour": 0.4}, *images]  # missing sequences
+    assert error_and_loss(rows, several, ["ridge"])[0].error == pytest.approx(0.25)
     draw_scatter(points, ARMS, "title", tmp_path / "scatter.png")
     draw_scatter([Point("a", arm, 0.1, 0.0) for arm in ARMS], ARMS, "all", tmp_path / "all.png")
     assert min(size_of_png(tmp_path / "scatter.png")) > 300
     assert min(size_of_png(tmp_path / "all.png")) > 300
-
-
-def test_several_missing_sequences_of_a_case_are_one_point():
-    rows = [score("a", "full", 0.9), score("a", "ridge", 0.7)]
-    images = [{"case": "a", "arm": "ridge", "modality": "t2f", "mae_tumour": 0.1},
-              {"case": "a", "arm": "ridge", "modality": "t1c", "mae_tumour": 0.4}]  # fmt: skip
-    (point,) = error_and_loss(rows, images, ["ridge"])
-    assert (point.case, point.error) == ("a", pytest.approx(0.25))
 
 
 @pytest.mark.parametrize("tumour", [True, False])

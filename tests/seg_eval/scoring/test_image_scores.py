@@ -21,16 +21,6 @@ def case(seed=0, shape=SHAPE):
     return np.where(brain, tissue, 0).astype(np.float32), brain, tumour
 
 
-def test_every_score_has_its_heading_and_format():
-    real, brain, tumour = case()
-    scores = channel_scores(real, 0.5 * real + 3 * brain, brain, tumour)
-    assert list(scores) == list(IMAGE_SCORES)
-    for name, (heading, form, better) in IMAGE_SCORES.items():
-        assert heading
-        assert format(scores[name], form)
-        assert better in ("higher", "lower", "control")
-
-
 def test_equal_channels_are_perfect():
     real, brain, tumour = case()
     scores = channel_scores(real, real, brain, tumour)
@@ -61,6 +51,10 @@ def test_the_formulas_are_those_of_synth3d():
     expected = image_scores(*pair, brain, tumour & brain)
     expected |= score_case(real, synthetic, brain, tumour, "brasyn")
     assert scores == {name: pytest.approx(expected[name]) for name in IMAGE_SCORES}
+    for name, (heading, form, better) in IMAGE_SCORES.items():
+        assert heading
+        assert format(scores[name], form)
+        assert better in ("higher", "lower", "control")
 
 
 @given(st.floats(0.05, 50), st.floats(-100, 100))
@@ -74,15 +68,6 @@ def test_our_scores_do_not_depend_on_the_units_of_the_channel(gain, shift):
             assert moved[name] == pytest.approx(scores[name], rel=1e-3, abs=1e-4)
 
 
-def test_no_tumour_leaves_its_scores_out():
-    real, brain, _ = case()
-    scores = channel_scores(real, 2 * real, brain, np.zeros(SHAPE, bool))
-    absent = {name for name, value in scores.items() if value is None}
-    assert absent >= {name for name in IMAGE_SCORES if "tumour" in name}
-    assert scores["mae_brain"] == pytest.approx(0, abs=1e-6)
-    assert scores["ssim_rest@brasyn"] == pytest.approx(1)
-
-
 @pytest.mark.parametrize("shape", [(1, 9, 9), (1, 1, 1), (3, 1, 4)], ids=str)
 def test_degenerate_volumes_have_scores_or_none(shape):
     real = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
@@ -92,15 +77,5 @@ def test_degenerate_volumes_have_scores_or_none(shape):
             scores = channel_scores(real, synthetic, brain, tumour)
             assert list(scores) == list(IMAGE_SCORES)
             assert all(value is None or np.isfinite(value) for value in scores.values())
-
-
-def test_refuses_what_cannot_be_compared():
-    real, brain, tumour = case()
-    with pytest.raises(ValueError, match="synthetic is"):
-        channel_scores(real, real[1:], brain, tumour)
-    with pytest.raises(ValueError, match="tumour mask must be bool"):
-        channel_scores(real, real, brain, tumour.astype(int))
-    broken = real.copy()
-    broken[0, 0, 0] = np.nan
-    with pytest.raises(ValueError, match="synthetic volume has 1 NaN"):
-        channel_scores(real, broken, brain, tumour)
+            absent = {name for name, value in scores.items() if value is None}
+            assert tumour.any() or absent >= {name for name in IMAGE_SCORES if "tumour" in name}

@@ -1,8 +1,9 @@
+from dataclasses import astuple
+
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from seg_eval.scoring.lesions import BRATS_GLIOMA, LesionRule, dilation_offsets, lesion_scores
@@ -26,28 +27,12 @@ def compare(reference, prediction, spacing=ONE_MM, rule=BRATS_GLIOMA):
     return lesion_scores(reference, prediction, spacing, rule)
 
 
-def test_one_lesion_found_without_more_is_the_plain_score():
-    a, b = box(SHAPE, (4, 4, 4)), box(SHAPE, (4, 5, 5))
-    got = compare(a, b)
-    assert got.dice == dice(a, b)
-    assert got.hd95_mm == hausdorff_95(surface_distances(a, b, ONE_MM))
-    assert (got.lesions, got.found, got.false) == (1, 1, 0)
-
-
 def test_a_missed_and_a_false_lesion_count_zero_and_374():
     near, far, elsewhere = (4, 4, 2), (4, 4, 18), (4, 4, 34)
     got = compare(box(SHAPE, near, far), box(SHAPE, near, elsewhere))
     assert got.dice == pytest.approx(1 / 3)
     assert got.hd95_mm == pytest.approx(2 * 374 / 3)
     assert (got.lesions, got.found, got.false) == (2, 1, 1)
-
-
-def test_a_single_stray_voxel_is_a_false_lesion():
-    a = box(SHAPE, (4, 4, 2))
-    b = a.copy()
-    b[0, 0, 30] = True
-    got = compare(a, b)
-    assert (got.dice, got.hd95_mm, got.false) == (0.5, 187, 1)
 
 
 @pytest.mark.parametrize(("gap", "lesions"), [(1, 1), (6, 1), (7, 2), (8, 2)])
@@ -61,14 +46,6 @@ def test_lesions_up_to_six_voxels_apart_are_one(gap, lesions):
     assert missed.dice == pytest.approx(2 / 3 if lesions == 1 else 1 / 2)
 
 
-@pytest.mark.parametrize(("gap", "false"), [(0, 0), (2, 0), (3, 1)])
-def test_a_component_within_three_voxels_belongs_to_the_lesion(gap, false):
-    a = box(SHAPE, (4, 4, 2))
-    got = compare(a, box(SHAPE, (4, 4, 6 + gap)))
-    assert (got.found, got.false) == (1 - false, false)
-    assert got.dice == 0
-
-
 def test_one_component_over_two_lesions_belongs_to_both():
     a = box(SHAPE, (4, 4, 2), (4, 4, 16))
     b = np.zeros(SHAPE, bool)
@@ -76,15 +53,6 @@ def test_one_component_over_two_lesions_belongs_to_both():
     got = compare(a, b)
     assert (got.lesions, got.found, got.false) == (2, 2, 0)
     assert got.dice == pytest.approx(2 * 64 / (64 + 288))
-
-
-def test_two_components_in_one_lesion_are_taken_together():
-    a = np.zeros(SHAPE, bool)
-    a[4:8, 4:8, 2:20] = True
-    b = box(SHAPE, (4, 4, 2), (4, 4, 16))
-    got = compare(a, b)
-    assert (got.lesions, got.found, got.false) == (1, 1, 0)
-    assert got.dice == pytest.approx(2 * 128 / (288 + 128))
 
 
 @pytest.mark.parametrize(
@@ -106,15 +74,6 @@ def test_lesions_of_at_most_50_cubic_millimetres_are_left_out(spacing, voxels, c
     assert (got.dice, got.hd95_mm, got.false) == (1, 0, 0)  # nothing to count is 1 and 0
     missed = compare(a, np.zeros_like(a), spacing)
     assert (missed.dice, missed.hd95_mm) == ((0, 374) if counts else (1, 0))
-
-
-def test_hitting_a_lesion_that_is_left_out_is_no_false_alarm():
-    a = box(SHAPE, (4, 4, 2))
-    a[0, 0, 30] = True
-    b = a.copy()
-    b[0, 0, 30:33] = True
-    got = compare(a, b)
-    assert (got.dice, got.hd95_mm, got.lesions, got.false) == (1, 0, 1, 0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (4, 4, 4), (1, 9, 1), (0, 3, 3)], ids=str)
@@ -150,7 +109,7 @@ def by_the_book(reference, prediction, spacing, rule, steps):
     grown = ndimage.binary_dilation(reference, element, iterations=steps)
     territory, count = ndimage.label(grown, touching)
     parts, part_count = ndimage.label(prediction, touching)
-    hit, dices, distances = set(), [], []
+    hit, found, dices, distances = set(), 0, [], []
     for number in range(1, count + 1):
         lesion = reference & (territory == number)
         around = ndimage.binary_dilation(lesion, element, iterations=steps)
@@ -158,12 +117,14 @@ def by_the_book(reference, prediction, spacing, rule, steps):
         hit |= own
         if lesion.sum() * np.prod(spacing) <= rule.smallest_mm3:
             continue
+        found += bool(own)
         claimed = np.isin(parts, list(own))
         dices.append(dice(lesion, claimed))
         distances.append(hausdorff_95(surface_distances(lesion, claimed, spacing)))
     false = part_count - len(hit)
+    counts = len(dices), found, false
     dices, distances = dices + [0] * false, distances + [374] * false
-    return (np.mean(dices), np.mean(distances)) if dices else (1, 0)
+    return (np.mean(dices), np.mean(distances), *counts) if dices else (1, 0, *counts)
 
 
 @st.composite
@@ -180,7 +141,7 @@ def test_agrees_with_the_rule_by_the_book(pair, steps, smallest):
     rule = LesionRule(dilation_mm=steps, smallest_mm3=smallest)
     got = compare(*pair, rule=rule)
     expected = by_the_book(*pair, ONE_MM, rule, steps)
-    assert (got.dice, got.hd95_mm) == pytest.approx(expected)
+    assert astuple(got) == pytest.approx(expected)
 
 
 @given(scattered())
@@ -191,16 +152,6 @@ def test_known_distances_change_nothing_and_masks_are_not_touched(pair):
     np.testing.assert_array_equal(pair, kept)
 
 
-@given(scattered())
-def test_counts_add_up(pair):
-    got = compare(*pair, rule=ALL)
-    parts = ndimage.label(pair[1], np.ones((3, 3, 3)))[1]
-    assert 0 <= got.found <= got.lesions
-    assert 0 <= got.false <= parts
-    assert 0 <= got.dice <= 1
-    assert got.hd95_mm >= 0
-
-
 @given(scattered(), st.permutations(range(3)), st.integers(0, 5))
 def test_room_turned_axes_and_the_order_in_memory_change_nothing(pair, order, room):
     spacing = (2.5, 1.0, 1.5)
@@ -209,32 +160,3 @@ def test_room_turned_axes_and_the_order_in_memory_change_nothing(pair, order, ro
     b = compare(*moved, [spacing[axis] for axis in order], ALL)
     assert (a.lesions, a.found, a.false) == (b.lesions, b.found, b.false)
     assert (a.dice, a.hd95_mm) == pytest.approx((b.dice, b.hd95_mm))
-
-
-@given(scattered())
-def test_one_more_false_lesion_adds_a_zero(pair):
-    reference, prediction = (np.pad(mask, 10) for mask in pair)
-    before = compare(reference, prediction, rule=ALL)
-    assume(before.lesions + before.false)
-    prediction[0, 0, 0] = True
-    after = compare(reference, prediction, rule=ALL)
-    count = before.lesions + before.false
-    assert after.false == before.false + 1
-    assert after.dice == pytest.approx(before.dice * count / (count + 1))
-    assert after.hd95_mm == pytest.approx((before.hd95_mm * count + 374) / (count + 1))
-
-
-@given(arrays(bool, (5, 4, 3)), arrays(bool, (5, 4, 3)))
-def test_what_grows_into_one_lesion_scores_as_a_whole(a, b):
-    """In so small a volume everything hangs together, and nothing is too far to touch."""
-    assume(a.any() and b.any())
-    wide = LesionRule(dilation_mm=6, smallest_mm3=0)
-    got = compare(a, b, rule=wide)
-    assert (got.lesions, got.found, got.false) == (1, 1, 0)
-    assert got.dice == dice(a, b)
-    assert got.hd95_mm == pytest.approx(hausdorff_95(surface_distances(a, b, ONE_MM)))
-
-
-def test_refuses_masks_of_different_shapes():
-    with pytest.raises(ValueError, match="reference is"):
-        compare(np.zeros((1, 2, 3), bool), np.zeros((3, 2, 1), bool))
