@@ -36,7 +36,6 @@ class Cohort:
     """A cohort that passed its checks.
 
     Attributes:
-        folder: Where the cases are.
         train: Real, complete cases for the segmenter and the voxel-wise rivals.
         test: Cases on which every arm is scored; none of a patient in ``train``.
         scheme: Which integer is which tissue.
@@ -49,11 +48,7 @@ class Cohort:
 
 
 def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Splits | None) -> Splits:
-    """The user's split, else the one the synthesiser was trained with, else a drawn one.
-
-    Raises:
-        InputError: The split does not fit the cohort, or has no training or test case.
-    """
+    """The user's split, else the one the synthesiser was trained with, else a drawn one."""
     if splits_file is not None:
         splits, origin = read_splits(splits_file, cases), str(splits_file)
     elif of_run is not None:
@@ -62,19 +57,14 @@ def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Split
             raise InputError(f"{origin} does not fit the cohort: {'; '.join(problems)}")
     else:
         splits, origin = make_splits(cases), "the drawn split"
-    for side, names in (("train", splits.train), ("test", splits.test)):
-        if not names:
+    for side in ("train", "test"):
+        if not getattr(splits, side):
             raise InputError(f"{origin} has no {side} cases")
     return splits
 
 
 def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = None) -> Cohort:
-    """Find the cases, split them by patient, and check every header and every label.
-
-    Args:
-        folder: The cohort.
-        splits_file: JSON with train, val and test; None takes ``of_run`` or draws one.
-        of_run: The split of the synthesiser that is judged.
+    """Find the cases, split them as :func:`choose_splits`, check every header and every label.
 
     Raises:
         InputError: No cases, a bad split, missing files, differing grids within a case, labels
@@ -108,15 +98,10 @@ def _checked_labels(case: LabelledCase) -> set[int]:
 
 
 def refuse_leak(cohort: Cohort, training: Iterable[str], where: str) -> None:
-    """Stop when a patient of the test set is among the ``training`` case names.
-
-    Args:
-        cohort: With the cases that are scored.
-        training: Names of cases that something learned from, of any cohort.
-        where: What the training cases are, for the sentence.
+    """Stop when a patient of the test set is among ``training``, names of cases of any cohort.
 
     Raises:
-        InputError: Naming each test case and its twin.
+        InputError: Naming each test case and its twin; ``where`` says what learned from them.
     """
     patients = {case.name: case.patient for case in (*cohort.train, *cohort.test)}
     known = {patients.get(name, patient_of(name)): name for name in training}

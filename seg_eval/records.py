@@ -55,11 +55,7 @@ class Times:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What an experiment's folder says it is about, its arms by name; {} for a new folder.
-
-    Raises:
-        InputError: The file holds anything else.
-    """
+    """What an experiment's folder says it is about, its arms by name; {} for a new folder."""
     path = folder / "config.json"
     if not path.is_file():
         return {}
@@ -72,17 +68,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_scores(path: Path, arm: str, seed: int, cases: Mapping[str, str]) -> list[Score]:
-    """The rows of one arm and segmenter seed: every region of every case once.
-
-    Args:
-        path: ``scores/<arm>/seed<N>.json``.
-        arm: Its name.
-        seed: Of the segmenter.
-        cases: The patient of each case.
-
-    Raises:
-        InputError: The file holds anything else.
-    """
+    """The rows of one arm and segmenter seed: every region of every case, by patient, once."""
     rows = read_as(tuple[Score, ...], path)
     found = sorted((row.case, row.patient, row.region, row.arm, row.seed) for row in rows)
     wanted = [(*pair, region, arm, seed) for pair in cases.items() for region in REGIONS]
@@ -94,37 +80,22 @@ def read_scores(path: Path, arm: str, seed: int, cases: Mapping[str, str]) -> li
 def read_image_scores(
     path: Path, arm: str, cases: Mapping[str, str], modalities: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The rows of one arm: every modality of every case once.
-
-    Args:
-        path: ``scores/<arm>/images.json``.
-        arm: Its name.
-        cases: The patient of each case.
-        modalities: The missing ones.
-
-    Raises:
-        InputError: The file holds anything else.
-    """
+    """The rows of one arm: every missing modality of every case, by patient, once."""
     rows = read_as(tuple[dict[str, str | float | None], ...], path)
     keys = ("case", "patient", "arm", "modality")
     found = sorted(str([row.get(key) for key in keys]) for row in rows)
     wanted = [str([*pair, arm, modality]) for pair in cases.items() for modality in modalities]
-    whole = all(
-        row.keys() == {*keys, *IMAGE_SCORES}
-        and not any(isinstance(row[name], str) for name in IMAGE_SCORES)
-        for row in rows
-    )
-    if not whole or found != sorted(wanted):
+    columns = {*keys, *IMAGE_SCORES}
+    whole = all(row.keys() == columns for row in rows)
+    if not whole or any(isinstance(row[name], str) for row in rows for name in IMAGE_SCORES):
+        raise _other_rows(path)
+    if found != sorted(wanted):
         raise _other_rows(path)
     return list(rows)
 
 
 def read_times(folder: Path) -> Times:
-    """What the stages of an experiment took; nothing yet where there is no file.
-
-    Raises:
-        InputError: The file holds anything else.
-    """
+    """What the stages of an experiment took; nothing yet where there is no file."""
     path = folder / "times.json"
     return read_as(Times, path) if path.is_file() else Times()
 
@@ -142,10 +113,8 @@ def timed(folder: Path, stage: str) -> Iterator[None]:
     times = read_times(folder)
     before = times.seconds.get(stage, 0)
     seconds = times.seconds | {stage: round(before + time.monotonic() - started, 2)}
-    peak = max(
-        resource.getrusage(who).ru_maxrss // 1024
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    who = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    peak = max(resource.getrusage(each).ru_maxrss // 1024 for each in who)
     write_json(folder / "times.json", asdict(Times(seconds, max(peak, times.peak_memory_mb))))
 
 

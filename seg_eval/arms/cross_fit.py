@@ -57,7 +57,6 @@ def check_out_of_fold(
 
     Raises:
         InputError: Another tool's folder lacks training cases, or there are too few patients.
-        ValueError: The arm has no synthesiser.
     """
     source = arm.synthesiser
     if isinstance(source, Completed):
@@ -97,12 +96,9 @@ class CrossFit:
 
     Attributes:
         arm: Whose synthesiser's training is repeated without each fold.
-        cohort: Whose training cases are completed.
-        missing: What is synthesised.
         folds: How many networks are trained.
         folder: Where the runs and files of the folds are kept.
-        synth3d: The program.
-        threads: For it.
+        threads: Of ``synth3d``.
     """
 
     arm: Arm
@@ -115,19 +111,14 @@ class CrossFit:
 
     def places(self, out: Path, cases: Sequence[Case]) -> Files:
         """Where the files of ``cases`` are when ``out`` is completed."""
-        missing = self.missing
-        return {
-            case.name: {name: completed_file(out, case, missing, name) for name in missing}
-            for case in cases
-        }
+        gone = self.missing
+        return {c.name: {name: completed_file(out, c, gone, name) for name in gone} for c in cases}
 
 
 def out_of_fold(fit: CrossFit, executor: Executor | None = None) -> Files:
     """Synthetic files of all training cases, made now if they are not there.
 
-    Args:
-        fit: What is wanted.
-        executor: Does the folds, each on its own; without one they are done in order, here.
+    An ``executor`` does the folds, each on its own; without one they are done in order, here.
 
     Raises:
         InputError: Another tool's folder lacks training cases, or there are too few patients.
@@ -146,9 +137,8 @@ def _complete_fold(fit: CrossFit, number: int, split: Splits) -> Files:
     out = fit.folder / f"completed-{number}"
     files = fit.places(out, [case for case in fit.cohort.train if case.name in split.test])
     if not all(path.is_file() for paths in files.values() for path in paths.values()):
-        fold_run = _train_fold(fit, number, split)
-        data = fit.cohort.folder
-        fit.synth3d(completion(fold_run, data, out, fit.missing, split.test, fit.threads))
+        run, data = _train_fold(fit, number, split), fit.cohort.folder
+        fit.synth3d(completion(run, data, out, fit.missing, split.test, fit.threads))
     return files
 
 

@@ -181,13 +181,8 @@ class Arm:
 
     @property
     def synthesiser(self) -> "SynthesisRun | Completed":
-        """Where its channels come from.
-
-        Raises:
-            ValueError: From no synthesiser.
-        """
-        if self.source is None:
-            raise ValueError(f"the arm {self.name} has no synthesiser")
+        """Where its channels come from, of an arm that has a synthesiser."""
+        assert self.source is not None
         return self.source
 
     @property
@@ -214,11 +209,7 @@ class Arm:
 def parse_kinds(words: Iterable[str]) -> tuple[str, ...]:
     """Kinds of arm, in the order of :data:`ARM_KINDS`, from words of ``--arms``.
 
-    Args:
-        words: Each a kind, a group, or several of them with commas between.
-
-    Raises:
-        InputError: A word is neither.
+    A word is a kind, a group, or several of them with commas between.
     """
     names = split_words(words)
     if unknown := sorted(set(names) - set(ARM_KINDS) - set(groups())):

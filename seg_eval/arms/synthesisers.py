@@ -36,10 +36,6 @@ class StageFailedError(RuntimeError):
 def run_synth3d(arguments: Sequence[str], device: str = "auto") -> None:
     """Run ``synth3d`` with this interpreter, all of its output on our standard error.
 
-    Args:
-        arguments: The command and its flags.
-        device: For the commands that compute.
-
     Raises:
         StageFailedError: It ended with another exit code than 0, which becomes ours.
         KeyboardInterrupt: It was interrupted.
@@ -67,10 +63,9 @@ class SynthesisRun:
     Attributes:
         folder: Where it is; its name names the arm.
         targets: What it can make.
-        sources: What it needs for that; empty if it does not say.
         data_folder: The cohort it was trained on, if it says so.
-        weights_sha256: Hash of its weights.
         splits: Who it learned from, was chosen on, and kept for testing.
+        sources: What it needs for that; empty if it does not say.
     """
 
     folder: Path

@@ -17,12 +17,7 @@ Rows = list[dict[str, Any]]
 
 
 def scores_of(experiment: Experiment) -> tuple[list[Score], Rows]:
-    """Do whatever is not yet done; the score rows and the image-score rows of all arms.
-
-    Raises:
-        InputError: A file is missing or bad, or the folder cannot be written.
-        StageFailedError: A program that was called failed.
-    """
+    """Do whatever is not yet done; the score rows and the image-score rows of all arms."""
     plan, folder = experiment.plan, experiment.folder
     files = pin_case_files(experiment)
     for arm in plan.arms:
@@ -48,7 +43,6 @@ def scores_of(experiment: Experiment) -> tuple[list[Score], Rows]:
 
 
 def _all_rows(experiment: Experiment) -> tuple[list[Score], Rows]:
-    """The rows of all arms, read back."""
     plan = experiment.plan
     rows: list[Score] = []
     images: Rows = []
@@ -62,11 +56,7 @@ def _all_rows(experiment: Experiment) -> tuple[list[Score], Rows]:
 
 
 def score_arm(experiment: Experiment, arm: Arm, seed: int) -> Rows:
-    """Scores of an arm's predictions by the segmenter of one seed: every region of every case.
-
-    Raises:
-        InputError: A prediction is missing or cannot be read.
-    """
+    """Scores of an arm's predictions by the segmenter of one seed: every region of every case."""
     cases, scheme = experiment.plan.cohort.test, experiment.plan.cohort.scheme
     predictions = {case.name: experiment.prediction(arm, case, seed) for case in cases}
     if absent := [name for name, path in predictions.items() if not path.is_file()]:

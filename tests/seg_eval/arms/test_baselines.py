@@ -73,10 +73,9 @@ def test_regression_finds_a_flair_that_is_linear_in_the_others(cases, sample, na
     assert error < (0.02 if name == "ridge" else 0.04)
 
 
-def test_the_same_seed_draws_the_same_voxels(cases):
-    first, again, other = (
-        sample_training(cases[:2], SOURCES, "t2f", seed, voxels_per_case=50) for seed in (1, 1, 2)
-    )
+def test_the_same_seed_draws_the_same_voxels(cases, monkeypatch):
+    monkeypatch.setattr("seg_eval.arms.baselines.VOXELS_PER_CASE", 50)
+    first, again, other = (sample_training(cases[:2], SOURCES, "t2f", seed) for seed in (1, 1, 2))
     assert first.inputs.shape == (100, 3)
     np.testing.assert_array_equal(first.inputs, again.inputs)
     assert not np.array_equal(first.inputs, other.inputs)
@@ -85,11 +84,6 @@ def test_the_same_seed_draws_the_same_voxels(cases):
 def test_the_missing_sequence_does_not_define_the_brain(cases):
     with_target = read_channels(cases[0], SOURCES, "t2f")
     np.testing.assert_array_equal(with_target.brain, read_channels(cases[0], SOURCES).brain)
-
-
-def test_refuses_no_training_cases():
-    with pytest.raises(ValueError, match="at least one training case"):
-        sample_training([], SOURCES, "t2f")
 
 
 def test_a_template_is_the_mean_of_the_training_cases_inside_each_brain(cases):

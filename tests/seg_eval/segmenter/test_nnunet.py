@@ -17,7 +17,7 @@ from seg_eval.segmenter import nnunet
 from seg_eval.segmenter import preprocessing as preparation
 from seg_eval.segmenter.nnunet import Segmenter, train_segmenter
 from seg_eval.segmenter.preprocessing import prepare
-from seg_eval.segmenter.raw_dataset import RawDataset, RawRequest, write_raw_dataset
+from seg_eval.segmenter.raw_dataset import RawPlan, RawRequest, write_raw_dataset
 from synth3d.cohort.cases import MODALITIES, Case, find_cases
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, read_label, write_new
@@ -56,7 +56,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
 
 
 @pytest.fixture(scope="module")
-def raw(cases, tmp_path_factory: pytest.TempPathFactory) -> RawDataset:
+def raw(cases, tmp_path_factory: pytest.TempPathFactory) -> RawPlan:
     return write_raw_dataset(RawRequest(tmp_path_factory.mktemp("raw"), cases, 601, "Toy"))
 
 

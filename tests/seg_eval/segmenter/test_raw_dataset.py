@@ -111,7 +111,7 @@ def test_cases_without_labels_become_test_images(tmp_path, cohort_2023):
     )
     assert len(list((raw.folder / "imagesTs").iterdir())) == 8
     assert description(raw.folder)["numTraining"] == 0
-    assert not raw.files
+    assert {len(files) for files in raw.files.values()} == {4}
 
 
 def test_all_missing_files_are_named_at_once(tmp_path, cohort_2023):
