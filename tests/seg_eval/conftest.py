@@ -1,6 +1,7 @@
 """A toy cohort and stand-ins for the heavy machines, so that a whole experiment takes seconds."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,29 @@ def toy_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy") / "cohort"
     _write_cohort(folder)
     return folder
+
+
+@pytest.fixture
+def own_cohort(toy_cohort: Path, tmp_path: Path) -> Path:
+    """A copy of the toy cohort that may be changed."""
+    return Path(shutil.copytree(toy_cohort, tmp_path / "cohort"))
+
+
+@pytest.fixture
+def theirs(toy_cohort: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Another tool's FLAIR of the toy cases with these letters, in the folder ``theirs``.
+
+    Floats from 0 to 1 with a background of -1, which means nothing to a segmenter once mended.
+    """
+
+    def write(letters: str = "ABCDEFGH") -> Path:
+        for name in (name for name in NAMES if name[-3] in letters):
+            real = read(toy_cohort / name / f"{name}_flair.nii.gz")
+            volume = np.where(real.data > 0, real.data / real.data.max(), -1)
+            write_new(tmp_path / "theirs" / real.path.name, volume, real.affine, np.float32)
+        return tmp_path / "theirs"
+
+    return write
 
 
 @pytest.fixture

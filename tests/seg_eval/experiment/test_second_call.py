@@ -1,32 +1,14 @@
 """What vanished or changed between two calls of one experiment: made again, or refused."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from synth3d.cohort.cases import find_cases
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, write_like
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
-
-
-@pytest.fixture
-def own_cohort(toy_cohort, tmp_path) -> Path:
-    """A copy of the toy cohort that may be changed."""
-    return Path(shutil.copytree(toy_cohort, tmp_path / "cohort"))
-
-
-@pytest.fixture
-def their_files(toy_cohort, tmp_path) -> Path:
-    """Another tool's FLAIR of all cases."""
-    out = tmp_path / "theirs"
-    for case in find_cases(toy_cohort):
-        real = case.images["t2f"]
-        write_like(real, read(real).data * 2, out / real.name)
-    return out
 
 
 def test_files_of_an_arm_that_were_deleted_are_made_again(run_toy, folder):
@@ -60,8 +42,10 @@ def retrained_of(machines) -> list[Path]:
 
 
 def test_out_of_fold_files_of_another_tool_that_changed_are_not_the_old_ones(
-    run_toy, machines, their_files, folder
+    run_toy, machines, theirs, folder
 ):
+    their_files = theirs()
+
     def call(name):
         flags = ("--arms", "retrained", "--completed", f"c={their_files}")
         run_toy(*flags, run=(), name=name)
@@ -79,9 +63,7 @@ def test_out_of_fold_files_of_another_tool_that_changed_are_not_the_old_ones(
     assert call("three") != first
 
 
-def test_out_of_fold_synthesis_is_of_the_cases_as_they_are(
-    own_cohort, run_toy, machines, write_run, tmp_path
-):
+def test_out_of_fold_synthesis_is_of_the_cases_as_they_are(own_cohort, run_toy, machines):
     def call(name):
         machines.log.clear()
         flags = ("--arms", "retrained", "--data", str(own_cohort), "--folds", "2")
