@@ -64,12 +64,7 @@ def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Split
 
 
 def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = None) -> Cohort:
-    """Find the cases, split them as :func:`choose_splits`, check every header and every label.
-
-    Raises:
-        InputError: No cases, a bad split, missing files, differing grids within a case, labels
-            of no known scheme; always with the case's name.
-    """
+    """Find the cases, split them as :func:`choose_splits`, check every header and every label."""
     cases = find_cases(folder)
     splits = choose_splits(cases, splits_file, of_run)
     by_name = {case.name: case for case in cases}
@@ -89,7 +84,7 @@ def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = 
 
 def _checked_labels(case: LabelledCase) -> set[int]:
     check_same_grid([*(case.images[name] for name in MODALITIES), case.label])
-    values = {int(value) for value in np.unique(read_label(case.label).data)}
+    values = {*np.unique(read_label(case.label).data).tolist()}
     try:
         label_scheme(values)
     except InputError as error:
@@ -98,11 +93,7 @@ def _checked_labels(case: LabelledCase) -> set[int]:
 
 
 def refuse_leak(cohort: Cohort, training: Iterable[str], where: str) -> None:
-    """Stop when a patient of the test set is among ``training``, names of cases of any cohort.
-
-    Raises:
-        InputError: Naming each test case and its twin; ``where`` says what learned from them.
-    """
+    """Stop when a patient of the test set is among ``training``, names of cases of any cohort."""
     patients = {case.name: case.patient for case in (*cohort.train, *cohort.test)}
     known = {patients.get(name, patient_of(name)): name for name in training}
     found = [

@@ -82,9 +82,7 @@ def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "
     return Outcome(parent / name, code)
 
 
-def call(request: Callable[P, RunRequest]) -> Callable[P, Path]:
-    """``seg_eval.run``: a function of the settings of a request, for use from Python."""
-
+def _from_python(request: Callable[P, RunRequest]) -> Callable[P, Path]:
     @functools.wraps(request)
     def run(*args: P.args, **settings: P.kwargs) -> Path:
         return evaluate(request(*args, **settings)).folder
@@ -92,7 +90,8 @@ def call(request: Callable[P, RunRequest]) -> Callable[P, Path]:
     return run
 
 
-run = call(RunRequest)
+run = _from_python(RunRequest)
+"""``seg_eval.run``: a function of the settings of a request."""
 
 
 def report(folder: Path) -> None:

@@ -34,6 +34,10 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+OTHER_ROWS = (
+    "is damaged or of another version: its rows are not those of this arm's cases; remove it and "
+    "run again"
+)
 GUARD = "restore it, or give another --name"
 """What to do about a damaged file that keeps two experiments from being mixed in one folder."""
 
@@ -73,7 +77,7 @@ def read_scores(path: Path, arm: str, seed: int, cases: Mapping[str, str]) -> li
     found = sorted((row.case, row.patient, row.region, row.arm, row.seed) for row in rows)
     wanted = [(*pair, region, arm, seed) for pair in cases.items() for region in REGIONS]
     if found != sorted(wanted) or not all(0 <= row.dice <= 1 for row in rows):
-        raise _other_rows(path)
+        raise InputError(f"{path} {OTHER_ROWS}")
     return list(rows)
 
 
@@ -85,12 +89,10 @@ def read_image_scores(
     keys = ("case", "patient", "arm", "modality")
     found = sorted(str([row.get(key) for key in keys]) for row in rows)
     wanted = [str([*pair, arm, modality]) for pair in cases.items() for modality in modalities]
-    columns = {*keys, *IMAGE_SCORES}
-    whole = all(row.keys() == columns for row in rows)
-    if not whole or any(isinstance(row[name], str) for row in rows for name in IMAGE_SCORES):
-        raise _other_rows(path)
-    if found != sorted(wanted):
-        raise _other_rows(path)
+    whole = all(row.keys() == {*keys, *IMAGE_SCORES} for row in rows)
+    texts = any(isinstance(row.get(name), str) for row in rows for name in IMAGE_SCORES)
+    if texts or not whole or found != sorted(wanted):
+        raise InputError(f"{path} {OTHER_ROWS}")
     return list(rows)
 
 
@@ -116,10 +118,3 @@ def timed(folder: Path, stage: str) -> Iterator[None]:
     who = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
     peak = max(resource.getrusage(each).ru_maxrss // 1024 for each in who)
     write_json(folder / "times.json", asdict(Times(seconds, max(peak, times.peak_memory_mb))))
-
-
-def _other_rows(path: Path) -> InputError:
-    return InputError(
-        f"{path} is damaged or of another version: its rows are not those of this arm's cases; "
-        "remove it and run again"
-    )

@@ -71,9 +71,7 @@ class Completed:
             InputError: The file is unreadable, on another grid, not finite, empty inside the
                 brain, or the very same as the real one.
         """
-        source, real = self.file(case.name, modality), case.images[modality]
-        if source is None:
-            raise InputError(f"{self.folder} has no {modality} for {case.name}")
+        source, real = self._found[case.name][modality], case.images[modality]
         check_same_grid([real, source])
         made = read(source).data
         if np.array_equal(made, read(real).data):

@@ -28,9 +28,6 @@ def folds_of(cases: Sequence[Case], folds: int) -> tuple[tuple[Case, ...], ...]:
     """``cases`` in ``folds`` parts of about equal size, a patient in one part only.
 
     Patients are dealt out in the order of their names, those with the most cases first.
-
-    Raises:
-        InputError: Fewer than two folds, or fewer patients than folds.
     """
     patients: dict[str, list[Case]] = {}
     for case in sorted(cases, key=lambda case: case.name):
@@ -119,10 +116,7 @@ def out_of_fold(fit: CrossFit, executor: Executor | None = None) -> Files:
     """Synthetic files of all training cases, made now if they are not there.
 
     An ``executor`` does the folds, each on its own; without one they are done in order, here.
-
-    Raises:
-        InputError: Another tool's folder lacks training cases, or there are too few patients.
-        StageFailedError: The program failed.
+    What cannot be done is refused as :func:`check_out_of_fold` refuses it.
     """
     splits = check_out_of_fold(fit.arm, fit.cohort, fit.missing, fit.folds)
     if isinstance(fit.arm.source, Completed):

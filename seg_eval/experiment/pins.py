@@ -13,11 +13,7 @@ from synth3d.settings import read_as
 
 
 def pin_case_files(experiment: Experiment) -> CaseMarks:
-    """Remember the cases' files in ``case_files.json``; finished arms saw them as they are.
-
-    Raises:
-        InputError: A file changed since the experiment was begun.
-    """
+    """Remember the cases' files in ``case_files.json``; finished arms saw them as they are."""
     pin, cohort = experiment.folder / "case_files.json", experiment.plan.cohort
     before = read_as(CaseMarks, pin, GUARD) if pin.is_file() else {}
     owners = {
@@ -38,11 +34,7 @@ def pin_case_files(experiment: Experiment) -> CaseMarks:
 
 
 def pin_segmenters(experiment: Experiment, models: Mapping[Key, Path]) -> None:
-    """Remember which segmenters these are in ``segmenters.json``; predictions are theirs.
-
-    Raises:
-        InputError: One was trained anew since the experiment was begun.
-    """
+    """Remember which segmenters these are in ``segmenters.json``; predictions are theirs."""
     pin = experiment.folder / "segmenters.json"
     before = read_as(dict[str, Pin], pin, GUARD) if pin.is_file() else {}
     now = {

@@ -96,9 +96,6 @@ def make_plan(
     """One experiment of ``request``, with everything checked that can be before any work.
 
     There are no ``sources`` yet where a synthesiser has still to be trained.
-
-    Raises:
-        InputError: The cohort, a synthesiser or the segmenter does not serve.
     """
     runs = [source for source in sources if isinstance(source, SynthesisRun)]
     cohort = load_cohort(request.cohort, request.splits, runs[0].splits if runs else None)
@@ -178,9 +175,6 @@ def choose_folder(parent: Path, name: str | None, plan: Plan) -> Path:
     """The folder in ``parent`` that holds the experiment already, or a free one.
 
     Without a ``name`` it is ``<missing>-<cohort>``, with a number if need be.
-
-    Raises:
-        InputError: The named folder holds another experiment.
     """
     described = plan.describe()
     folder = stem = parent / (name or f"{plan.stem}-{plan.cohort.folder.resolve().name}")

@@ -64,11 +64,7 @@ def missing_predictions(experiment: Experiment) -> dict[Key, Todo]:
 
 
 def predict(experiment: Experiment, key: Key, model: Path, todo: Todo) -> None:
-    """Write the predictions of one segmenter, in the labels of the cohort.
-
-    Raises:
-        InputError: An arm's channels are no input for the segmenter.
-    """
+    """Write the predictions of one segmenter, in the labels of the cohort."""
     (kind, seed), plan, engines = key, experiment.plan, experiment.engines
     load = engines.open_segmenter if plan.is_foreign(kind) else engines.load_segmenter
     segment = load(model, plan.threads)

@@ -151,9 +151,6 @@ def told_plainly(doing: str, log: Path | None = None, hint: str = "") -> Iterato
         doing: What the block does: ``training nnU-Net``.
         log: Where nnU-Net's own words are.
         hint: What the user may do about memory.
-
-    Raises:
-        InputError: In their place.
     """
     try:
         yield

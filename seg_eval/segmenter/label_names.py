@@ -68,11 +68,7 @@ def label_codes(dataset: Any, path: Path) -> LabelCodes:
     """What a model paints whose dataset.json holds ``dataset``; ``path`` is for the sentence.
 
     With regions, ``regions_class_order`` is what nnU-Net paints, whatever the sets say; without
-    it the sets themselves tell.
-
-    Raises:
-        InputError: It names neither the three regions nor the three tissues, says nonsense, or
-            paints a large region over a smaller one.
+    it the sets themselves tell. What does not name them, or paints one over another, is refused.
     """
     labels = dataset.get("labels") if isinstance(dataset, dict) else None
     if not isinstance(labels, dict):

@@ -34,13 +34,11 @@ class ModelFolder:
 
     Attributes:
         folder: The folder with dataset.json, plans.json and fold_*.
-        channels: Modality of channel 0, 1, ...
         codes: What the painted integers mean.
         table: Integer that nnU-Net's prediction holds → integer of BraTS 2023.
         configuration: ``3d_fullres``, ``3d_lowres``, ``2d`` or one of the plans' own names.
         folds: Those to average: ``0``, ``1``, ... or ``all``.
         checkpoint: File name in each of them.
-        plans: The content of plans.json.
     """
 
     folder: Path

@@ -14,12 +14,7 @@ from synth3d.errors import InputError
 def network_input(channels: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
     """The (D, H, W) channels in the order of ``names``: (C, D, H, W) float32, a copy.
 
-    Channels are exactly 0 outside the brain, and everywhere for an absent modality.
-
-    Raises:
-        InputError: A channel is missing, shapes differ, a voxel is NaN or infinite, all channels
-            are zero, the background is not zero, or a channel is constant but not zero inside the
-            brain.
+    Channels must be exactly 0 outside the brain, and everywhere for an absent modality.
     """
     if absent := [name for name in names if name not in channels]:
         raise InputError(

@@ -56,7 +56,7 @@ def train_segmenter(
         prepared: The dataset.
         seed: Each seed has a model folder of its own.
         threads: Of torch; more than the free cores is much slower than one.
-        device: As :func:`seg_eval.segmenter.environment.pick_device`.
+        device: As :func:`pick_device` takes it.
         channel_dropout: Probability that a training patch loses one random channel.
 
     Returns:
@@ -138,11 +138,7 @@ class Segmenter:
     """
 
     def __init__(self, model: Path | ModelFolder, threads: int = 1, device: str = "auto") -> None:
-        """Load ``model``, a folder from :func:`train_segmenter` or one that was read before.
-
-        Only load models you trust: nnU-Net's checkpoints are pickles.
-        :func:`open_model_folder` asks for that.
-        """
+        """Load a trusted ``model``: it holds pickles, which :func:`open_model_folder` asks for."""
         found = model if isinstance(model, ModelFolder) else read_model_folder(model)
         self.model, self.channels, self._threads = found, found.channels, threads
         chosen = pick_device(device)
@@ -159,16 +155,12 @@ class Segmenter:
     def predict(
         self, channels: Mapping[str, np.ndarray], spacing_mm: Sequence[float]
     ) -> np.ndarray:
-        """Label a case, by the mean of the logits of all folds.
+        """Label a case by the mean of the logits of all folds: uint8 (D, H, W), BraTS 2023.
 
         Args:
             channels: (D, H, W) arrays by modality, as :func:`network_input` takes them, in any
                 positive scale.
             spacing_mm: Voxel sides (z, y, x).
-
-        Returns:
-            uint8 (D, H, W): 0 background, 1 necrosis, 2 oedema, 3 enhancing tumour, whatever
-            integers the model itself paints.
         """
         stack = network_input(channels, self.channels)
         predictor = self._predictor
@@ -231,20 +223,16 @@ def _load(model: ModelFolder, device: str) -> Any:
 def open_model_folder(
     folder: Path, trust: bool, threads: int = 1, device: str = "auto", own: Path | None = None
 ) -> Segmenter:
-    """A segmenter from any nnU-Net v2 model folder.
+    """A segmenter from any nnU-Net v2 model folder, ``.../<Trainer>__<Plans>__<configuration>``.
 
     Args:
-        folder: ``.../<Trainer>__<Plans>__<configuration>``, as nnU-Net leaves it.
+        folder: What is not finished or cannot serve is refused before anything is unpickled.
         trust: The user vouches for the folder. nnU-Net's checkpoints are pickles.
         threads: Of torch.
-        device: As :func:`seg_eval.segmenter.environment.pick_device`.
+        device: As :func:`pick_device` takes it.
         own: The user's own work folder: a model that we trained there needs no ``trust``. A
             model.json proves nothing by itself, since whoever made a folder can write one;
             that the folder lies where only the user's own runs are is what counts.
-
-    Raises:
-        InputError: The folder is none, is not finished, is not trusted, or has channels, labels,
-            normalisation or a configuration that we cannot serve. Nothing was unpickled then.
     """
     model = read_model_folder(folder)
     if not refuse_untrusted(model, trust, own):

@@ -80,18 +80,11 @@ def prepare(
         preset: The network and its schedule.
         cases: Cases of ``raw`` to train on.
         threads: Of torch.
-        plans_of: A dataset with at least the channels of this one, whose plans are taken
-            instead of planning anew: patch, network, spacing and normalisation are then the
-            same, and only the number of input channels differs.
+        plans_of: A dataset of the same preset with at least the channels of this one, whose plans
+            are taken instead of planning anew: patch, network, spacing and normalisation are then
+            the same, and only the number of input channels differs.
     """
-    names = [case.name for case in cases]
-    if not names:
-        raise InputError("no training case for the segmenter")
-    if unknown := sorted(set(names) - set(raw.files)):
-        raise InputError(f"not in the raw dataset {raw.folder.name}: {', '.join(unknown)}")
-    if plans_of is not None:
-        _refuse_other_network(raw, preset, plans_of)
-    root = work / preset.name
+    names, root = [case.name for case in cases], work / preset.name
     receipt = root / "prepared.json"
     before = read_object(receipt) if receipt.is_file() else {}
     files = {name: raw.files[name] for name in names}
@@ -135,25 +128,11 @@ def finished(receipt: dict[str, Any], inputs: str) -> bool:
 
 
 def network_digest(plans: dict[str, Any]) -> str:
-    """SHA-256 over all that plans say of patch, network, spacing and resampling.
-
-    Equal for datasets that differ in their channels alone, as :func:`prepare` makes them with
-    ``plans_of``.
-    """
+    """SHA-256 over all that plans say of patch, network, spacing and resampling, not channels."""
     from nnunet_plans.planners import PER_CHANNEL
 
     configuration = plans["configurations"][CONFIGURATION]
     return digest({key: configuration[key] for key in configuration if key not in PER_CHANNEL})
-
-
-def _refuse_other_network(raw: RawPlan, preset: Preset, other: Prepared) -> None:
-    same = (other.preset.name, other.preset.network) == (preset.name, preset.network)
-    if not same:
-        raise InputError(f"the plans of {other.root} are of another preset than {preset.name}")
-    if extra := [name for name in raw.channels if name not in other.raw.channels]:
-        raise InputError(f"the plans of {other.root} know no channel {', '.join(extra)}")
-    if not other.plans.is_file():
-        raise InputError(f"{other.plans} is missing; prepare that dataset first")
 
 
 def _fingerprint(prepared: Prepared, cases: Sequence[str]) -> None:

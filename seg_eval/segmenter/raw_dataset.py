@@ -64,11 +64,9 @@ class RawPlan:
 
     Attributes:
         folder: ``.../DatasetXXX_Name``.
-        channels: Modality of channel 0, 1, ...
         images: Per case the image files that it is made from in channel order, absolute.
         labels: Per case the label file that it is made from, absolute; empty without labels.
         codes: Integer in those files → integer in the dataset.
-        layout: How the files get there.
         ending: Of all files of the dataset.
     """
 
@@ -141,12 +139,7 @@ def plan_raw_dataset(request: RawRequest) -> RawPlan:
 
 
 def write_planned(plan: RawPlan) -> None:
-    """Write what was planned; ``dataset.json`` comes last, so without it nothing is finished.
-
-    Raises:
-        InputError: A label file has an integer that its scheme does not know, or the folder
-            has files of another dataset.
-    """
+    """Write what was planned; ``dataset.json`` comes last, so without it nothing is finished."""
     make_folder(plan.folder)
     put = link_or_copy if plan.layout == "link" else _copy
     for case, targets in plan.files.items():
@@ -179,13 +172,11 @@ def write_planned(plan: RawPlan) -> None:
 def make_room(folder: Path, sources: Iterable[Path], overwrite: bool) -> bool:
     """Refuse to touch a finished dataset in ``folder`` or, if told, take its files away.
 
-    An unfinished one, without ``dataset.json``, stays as it is, to be gone on with.
+    An unfinished one, without ``dataset.json``, stays as it is, to be gone on with. None may
+    hold one of ``sources``.
 
     Returns:
         Whether a dataset was taken away.
-
-    Raises:
-        InputError: It is finished and may not be replaced, or one of ``sources`` lies in it.
     """
     for path in sources:
         if path.absolute().is_relative_to(folder.absolute()):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seg_eval.cli import build_parser, request_of
+from seg_eval.cli import build_parser, main, request_of
 from seg_eval.evaluation import evaluate
 from seg_eval.experiment.engines import Engines, Predict
 from seg_eval.experiment.request import RunRequest
@@ -105,6 +105,22 @@ def write_run() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one sentence with which a command is refused."""
+
+    def sentence(command: str, *flags: str) -> str:
+        missing = ["--missing", "flair"] if command == "run" else []
+        assert main([command, *missing, *flags]) == 2
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        last = error.strip().splitlines()[-1]
+        assert last.startswith("error: ")
+        return last
+
+    return sentence
 
 
 def request(*flags: str, **changes: Any) -> RunRequest:

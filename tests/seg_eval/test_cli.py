@@ -9,19 +9,11 @@ from seg_eval.arms.synthesisers import StageFailedError, run_synth3d
 from seg_eval.cli import main
 
 
-def refused(capsys, *arguments):
-    """The one sentence with which a command is refused."""
-    assert main(list(arguments)) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ")
-    assert "Traceback" not in error
-    return error
-
-
-def run_of(capsys, tmp_path, cohort, *flags):
-    """The refusal of an experiment on ``cohort``."""
+@pytest.fixture
+def run_of(refused, tmp_path):
+    """The refusal of an experiment on a cohort."""
     work = ["--work", str(tmp_path / "w"), "--arms", "copy"]
-    return refused(capsys, "run", "--missing", "flair", "--data", str(cohort), *work, *flags)
+    return lambda cohort, *flags: refused("run", "--data", str(cohort), *work, *flags)
 
 
 def test_help_is_instant_and_has_examples_and_the_arms_of_the_table():
@@ -58,51 +50,51 @@ def test_without_a_command_it_says_what_there_is(capsys):
         *(("--name", name, "wants a plain folder name") for name in ("", "..", "a/b", "../../up")),
     ],
 )
-def test_what_a_flag_cannot_be_is_refused(capsys, toy_cohort, tmp_path, flag, value, named):
-    assert named in run_of(capsys, tmp_path, toy_cohort, flag, value)
+def test_what_a_flag_cannot_be_is_refused(run_of, toy_cohort, tmp_path, flag, value, named):
+    assert named in run_of(toy_cohort, flag, value)
     assert not (tmp_path / "w").exists()
 
 
-def test_a_folder_that_is_no_run_or_an_unfinished_one_is_refused(capsys, toy_cohort, tmp_path):
+def test_a_folder_that_is_no_run_or_an_unfinished_one_is_refused(refused, toy_cohort, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    flags = ["run", "--missing", "flair", "--data", str(toy_cohort), "--run", str(run)]
-    assert "not a run folder" in refused(capsys, *flags)
+    flags = ("run", "--data", str(toy_cohort), "--run", str(run))
+    assert "not a run folder" in refused(*flags)
     (run / "config.json").write_text("{}")
-    assert "is not finished" in refused(capsys, *flags)
+    assert "is not finished" in refused(*flags)
     (run / "done.json").write_text("{}")
     (run / "cohort.json").write_text("{}")
-    assert "is damaged" in refused(capsys, *flags)
+    assert "is damaged" in refused(*flags)
 
 
-def test_a_run_for_another_sequence_is_refused(capsys, toy_cohort, tmp_path, write_run):
+def test_a_run_for_another_sequence_is_refused(refused, toy_cohort, tmp_path, write_run):
     run = write_run(tmp_path / "run", toy_cohort, "t1c")
     flags = ["--data", str(toy_cohort), "--run", str(run), "--work", str(tmp_path)]
-    assert "makes t1c, not t2f" in refused(capsys, "run", "--missing", "flair", *flags)
+    assert "makes t1c, not t2f" in refused("run", *flags)
 
 
-def test_cases_that_cannot_be_used_are_named(capsys, own_cohort, toy_splits, tmp_path):
+def test_cases_that_cannot_be_used_are_named(run_of, own_cohort, toy_splits, tmp_path):
     label = own_cohort / "Brats18_TOY_C_1" / "Brats18_TOY_C_1_seg.nii.gz"
     label.write_bytes(label.read_bytes()[:-20])
     flags = ("--splits", str(toy_splits))
-    assert label.name in run_of(capsys, tmp_path, own_cohort, *flags)
+    assert label.name in run_of(own_cohort, *flags)
     (own_cohort / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_t1.nii.gz").unlink()
     (own_cohort / "Brats18_TOY_H_1" / "Brats18_TOY_H_1_seg.nii.gz").unlink()
-    error = run_of(capsys, tmp_path, own_cohort, *flags)
+    error = run_of(own_cohort, *flags)
     assert "Brats18_TOY_A_1 lacks t1n" in error
     assert "Brats18_TOY_H_1 lacks the label" in error
     assert not (tmp_path / "w").exists()
 
 
-def test_a_split_without_test_cases_is_refused(capsys, toy_cohort, tmp_path):
+def test_a_split_without_test_cases_is_refused(run_of, toy_cohort, tmp_path):
     split = tmp_path / "s.json"
     split.write_text('{"train": ["Brats18_TOY_A_1"], "test": []}')
-    assert "has no test cases" in run_of(capsys, tmp_path, toy_cohort, "--splits", str(split))
+    assert "has no test cases" in run_of(toy_cohort, "--splits", str(split))
 
 
-def test_a_folder_that_is_no_experiment_cannot_be_reported(capsys, tmp_path):
+def test_a_folder_that_is_no_experiment_cannot_be_reported(refused, tmp_path):
     ask = ("report", "--experiment", str(tmp_path))
-    assert "not a finished experiment" in refused(capsys, *ask)
+    assert "not a finished experiment" in refused(*ask)
 
 
 @pytest.mark.parametrize(

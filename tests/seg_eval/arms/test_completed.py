@@ -62,16 +62,6 @@ def test_files_that_cannot_be_judged_are_refused(case, tmp_path, change, sentenc
     assert not (tmp_path / "out.nii.gz").exists()
 
 
-def test_nan_voxels_are_refused(case, tmp_path):
-    source = theirs(tmp_path / "in", case, lambda v: v + 1)
-    path = source.file(case.name, "t2f")
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    content[352:356] = np.float32(np.nan).tobytes()
-    path.write_bytes(gzip.compress(bytes(content)))
-    with pytest.raises(InputError, match="1 NaN or infinite voxels"):
-        source.write(case, "t2f", ("t2f",), tmp_path / "out.nii.gz")
-
-
 def test_all_absent_files_are_named_at_once(case, toy_cohort, tmp_path):
     source = theirs(tmp_path / "in", case, lambda v: v + 1)
     others = [other for other in find_cases(toy_cohort) if other.name[-3] in "FGH"]
