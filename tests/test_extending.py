@@ -199,27 +199,18 @@ def test_the_runs_use_what_was_added(extended):
     folder = extended[0] / "work" / "runs"
     read = {name: json.loads((folder / name / "config.json").read_text())
             for name in ("plain", "huber")}  # fmt: skip
+    assert len([*(extended[0] / "work" / "completed").rglob("*-t2f.nii.gz")]) == 6
     assert read["plain"]["model"]["name"] == "plain"
     assert read["huber"]["train"]["framework"] == "huber"
     assert read["huber"]["train"]["huber"] == {"weight": 100.0, "delta": 0.05}
 
 
-def test_the_generator_completes_a_cohort(extended):
-    made = list((extended[0] / "work" / "completed").rglob("*-t2f.nii.gz"))
-    assert len(made) == 6
-
-
-def test_listed_files_are_read_without_code(extended):
-    audit = output(extended, "audit scans")
-    assert "6 cases" in audit
-    assert "nnunet" in audit
-
-
-def test_a_naming_of_its_own_is_read_and_written(extended):
-    audit = output(extended, "audit clinic")
-    assert "6 cases" in audit
-    assert "4 patients" in audit
-    assert "clinic" in audit
+def test_a_dataset_is_read_without_code_and_one_with_its_own_naming_written_too(extended):
+    for command, said in (
+        ("audit scans", ("6 cases", "nnunet")),
+        ("audit clinic", ("6 cases", "4 patients", "clinic")),
+    ):
+        assert all(text in output(extended, command) for text in said)
     made = sorted(p.name for p in (extended[0] / "completed").rglob("*.flair.nii.gz"))
     assert made == [f"mr{i // 2:04d}v{i % 2 + 1}.flair.nii.gz" for i in range(1, 7)]
 

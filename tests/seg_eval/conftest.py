@@ -91,20 +91,20 @@ def toy_splits(tmp_path: Path) -> Path:
     return path
 
 
+def _write_run(folder: Path, data: Path, *targets: str, split: dict = SPLIT) -> Path:
+    """A finished run folder, which makes FLAIR unless told otherwise."""
+    folder.mkdir(parents=True)
+    done = {"targets": targets or ["t2f"], "data_folder": str(data.resolve())}
+    (folder / "config.json").write_text("{}")
+    (folder / "cohort.json").write_text(json.dumps(split))
+    (folder / "done.json").write_text(json.dumps(done | {"weights_sha256": "0" * 64}))
+    return folder
+
+
 @pytest.fixture
 def write_run() -> Callable[..., Path]:
-    """Writes a finished run folder: (folder, data, target) with the toy split."""
-
-    def write(folder: Path, data: Path, target: str = "t2f", split: dict = SPLIT) -> Path:
-        folder.mkdir(parents=True)
-        done = {"finished": True, "targets": [target], "data_folder": str(data.resolve())}
-        done["weights_sha256"] = "0" * 64
-        (folder / "config.json").write_text(json.dumps({"targets": [target]}))
-        (folder / "cohort.json").write_text(json.dumps(split))
-        (folder / "done.json").write_text(json.dumps(done))
-        return folder
-
-    return write
+    """Writes a finished run folder: (folder, data, *targets), with the toy split."""
+    return _write_run
 
 
 @pytest.fixture
@@ -228,16 +228,9 @@ class FakeMachines:
         elif command == "train":
             work = Path(options["--work"])
             run = work / "runs" / options.get("--name", "fresh")
-            self._train(run, Path(options.get("--data", work / "phantom")))
+            _write_run(run, Path(options.get("--data", work / "phantom")))
         else:
             self._complete(list(arguments))
-
-    def _train(self, run: Path, data: Path) -> None:
-        run.mkdir(parents=True)
-        done = {"targets": ["t2f"], "data_folder": str(data.resolve()), "weights_sha256": "1" * 64}
-        (run / "config.json").write_text("{}")
-        (run / "cohort.json").write_text(json.dumps(SPLIT))
-        (run / "done.json").write_text(json.dumps(done))
 
     def _complete(self, arguments: list[str]) -> None:
         data, out = (Path(arguments[arguments.index(flag) + 1]) for flag in ("--data", "--out"))
@@ -247,6 +240,8 @@ class FakeMachines:
                 continue
             for modality in missing:
                 real = data / name / f"{name}_{SUFFIX[modality]}.nii.gz"
+                if (out / name / real.name).is_file():
+                    continue
                 volume = read(real).data
                 if "--plumbing" not in arguments:
                     volume = np.where(volume > 0, 0.7 * volume + 40, 0)

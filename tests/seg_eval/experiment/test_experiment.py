@@ -5,9 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import seg_eval.experiment.score as scoring
-from seg_eval import evaluation
-from seg_eval.arms.build import ArmBuilder
 from seg_eval.evaluation import evaluate
 from seg_eval.experiment.request import RunRequest
 from synth3d.errors import InputError
@@ -73,42 +70,6 @@ def test_a_second_call_does_no_heavy_work_again(quick, machines, folder):
     quick()
     assert machines.log.count("predict") == 1
     assert (folder / "results.csv").read_bytes() == before
-
-
-@pytest.mark.parametrize("stage", ["build", "predict", "score_arm", "write_outputs"])
-def test_a_killed_experiment_goes_on_where_it_was(quick, machines, folder, monkeypatch, stage):
-    class Killed(BaseException):
-        pass
-
-    owner = {"build": ArmBuilder, "write_outputs": evaluation}.get(stage, scoring)
-    original = getattr(owner, stage)
-    calls = []
-
-    def dies_the_second_time(*given, **named):
-        calls.append(1)
-        if len(calls) == (1 if stage in ("predict", "write_outputs") else 3):
-            raise Killed
-        return original(*given, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, stage, dies_the_second_time)
-        with pytest.raises(Killed):
-            quick()
-    done = sorted(path for path in folder.rglob("*.nii.gz"))
-    times = {path: path.stat().st_mtime_ns for path in done}
-    machines.log.clear()
-    assert quick() == 0
-    assert {path: path.stat().st_mtime_ns for path in done} == times
-    if stage in ("score_arm", "write_outputs"):
-        assert "predict" not in machines.log
-    assert (folder / "summary.json").is_file()
-
-
-def test_a_missing_prediction_is_an_error_with_its_name(quick, folder, monkeypatch):
-    monkeypatch.setattr(scoring, "missing_predictions", lambda experiment: {})
-    with pytest.raises(InputError, match="arm full has no prediction for Brats18_TOY_F_1"):
-        quick()
-    assert not (folder / "summary.json").exists()
 
 
 def test_a_synthesiser_that_leaves_a_case_out_is_an_error(quick, machines):

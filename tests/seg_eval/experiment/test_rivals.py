@@ -1,6 +1,5 @@
 """Arms beyond the frozen segmenter of one seed: seeds, honest rivals, other tools, several gone."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -114,9 +113,7 @@ def test_other_files_under_the_same_name_are_another_experiment(run_toy, theirs)
 def test_two_sequences_may_be_missing_at_once(
     run_toy, machines, folder, write_run, toy_cohort, tmp_path
 ):
-    run = write_run(tmp_path / "work" / "runs" / "pair", toy_cohort)
-    done = json.loads((run / "done.json").read_text()) | {"targets": ["t1c", "t2f"]}
-    (run / "done.json").write_text(json.dumps(done))
+    run = write_run(tmp_path / "work" / "runs" / "pair", toy_cohort, "t1c", "t2f")
     flags = ("--missing", "flair,t1ce", "--arms", "default,specialist")
     run_toy(*flags, run=(run,))
     assert machines.tasks[-1].channels == ("t1n", "t2w")

@@ -1,10 +1,10 @@
 """What vanished or changed between two calls of one experiment: made again, or refused."""
 
-import json
 from pathlib import Path
 
 import pytest
 
+from seg_eval import read_summary
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, write_like
 
@@ -52,7 +52,7 @@ def test_out_of_fold_files_of_another_tool_that_changed_are_not_the_old_ones(
         return retrained_of(machines)
 
     first = call("one")
-    warnings = json.loads((folder.with_name("one") / "summary.json").read_text())["warnings"]
+    warnings = read_summary(folder.with_name("one"))["warnings"]
     assert any("retrained learned from the files of c;" in text for text in warnings)
     assert call("two") == first
     path = their_files / "Brats18_TOY_A_1_flair.nii.gz"
@@ -80,8 +80,7 @@ def test_out_of_fold_synthesis_is_of_the_cases_as_they_are(own_cohort, run_toy, 
 def test_only_the_segmenters_of_this_call_are_listed_with_their_hashes(run_toy, folder, tmp_path):
     def call(seeds):
         run_toy("--arms", "full", "--seeds", seeds)
-        hashes = json.loads((folder / "summary.json").read_text())["hashes"]
-        return {name for name in hashes if name.startswith("segmenter")}
+        return {name for name in read_summary(folder)["hashes"] if name.startswith("segmenter")}
 
     call("0,1")
     for model in (tmp_path / "work" / "segmenters").glob("*/model-*"):

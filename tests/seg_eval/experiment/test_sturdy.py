@@ -42,15 +42,19 @@ def test_killed_at_any_write_it_ends_as_if_nothing_had_happened(run_toy, folder,
             try:
                 return run_toy(*flags) == 0
             except Killed:
+                for path in folder.rglob("[!.]*.nii.gz"):
+                    made.setdefault(path, path.stat().st_mtime_ns)
                 (folder / ".partial-1-half.json").write_text("{")
                 return False
 
     flags = ("--arms", "copy,ridge,plumbing,specialist", "--seeds", "0,1")
     run_toy(*flags, name="whole")
     chance, kills = random.Random(0), 0
+    made: dict[Path, int] = {}
     while not survives(chance.randrange(5, 40)):
         kills += 1
     assert kills > 5
+    assert {path: path.stat().st_mtime_ns for path in made} == made, "what was there is kept"
     assert outcome(folder) == outcome(folder.with_name("whole"))
     assert not list(folder.rglob(".partial*"))
 

@@ -123,14 +123,6 @@ def test_all_numbered_folds_are_averaged_and_fold_all_serves_alone(ensemble, vol
     assert read_model_folder(ensemble).folds == ("all",)
 
 
-def test_an_unfinished_fold_is_named(ensemble):
-    (ensemble / "fold_1" / "checkpoint_final.pth").rename(
-        ensemble / "fold_1" / "checkpoint_latest.pth"
-    )
-    with pytest.raises(InputError, match=r"fold_1 without checkpoint_final\.pth"):
-        read_model_folder(ensemble)
-
-
 def test_published_best_checkpoints_are_taken(foreign, volumes, expected):
     folder = foreign()
     fold = folder / "fold_0"
@@ -170,19 +162,14 @@ def test_a_model_of_our_own_work_folder_needs_no_trust(ours, work, volumes, expe
 
 def test_a_receipt_counts_only_in_our_folder_and_for_its_checkpoint(ours, tmp_path):
     home, away = tmp_path / "home", tmp_path / "away"
-    model = home / ours.name
-    shutil.copytree(ours, model)
-    assert trained_here(read_model_folder(model), home)
-    assert not trained_here(read_model_folder(model), away)
-    assert not trained_here(read_model_folder(model), None)
-    shutil.copytree(ours, away / ours.name)
-    (home / "link").symlink_to(away / ours.name)
-    assert not trained_here(
-        replace(read_model_folder(away / ours.name), folder=home / "link"), home
-    )
+    model = Path(shutil.copytree(ours, home / ours.name))
+    found = read_model_folder(model)
+    assert [trained_here(found, own) for own in (home, away, None)] == [True, False, False]
+    (home / "link").symlink_to(shutil.copytree(ours, away / ours.name))
+    assert not trained_here(replace(found, folder=home / "link"), home)
     checkpoint = model / "fold_0" / "checkpoint_final.pth"
     checkpoint.write_bytes(checkpoint.read_bytes() + b"x")
-    assert not trained_here(read_model_folder(model), home)
+    assert not trained_here(found, home)
 
 
 def test_a_foreign_trainer_class_is_found_through_nnunets_variable(
@@ -340,6 +327,11 @@ def test_a_folder_near_a_model_is_told_where_the_model_is(written, tmp_path):
         read_model_folder(folder / "fold_0")
     with pytest.raises(InputError, match=f"did you mean .*{folder.name}"):
         read_model_folder(tmp_path)
-    shutil.rmtree(folder / "fold_0")
+    (folder / "fold_1").mkdir()
+    (folder / "fold_1" / "checkpoint_latest.pth").touch()
+    with pytest.raises(InputError, match=r"fold_1 without checkpoint_final\.pth"):
+        read_model_folder(folder)
+    for name in ("fold_0", "fold_1"):
+        shutil.rmtree(folder / name)
     with pytest.raises(InputError, match="no fold_0"):
         read_model_folder(folder)
