@@ -21,12 +21,9 @@ __all__ = ["read_summary", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "run":
-        from seg_eval.evaluation import run
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from seg_eval.evaluation import run
+    from seg_eval.report import read_summary
 
-        return run
-    if name == "read_summary":
-        from seg_eval.report import read_summary
-
-        return read_summary
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return {"run": run, "read_summary": read_summary}[name]

@@ -56,139 +56,76 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="seg_eval",
-        description=ABOUT,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    about: dict[str, Any] = {"description": ABOUT, "epilog": EXAMPLES, "formatter_class": raw}
+    parser = argparse.ArgumentParser(prog="seg_eval", **about)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    _add_run(commands)
-    _add_report(commands)
-    _add_paths(commands)
+    told = "the whole experiment; a killed one goes on with the same command"
+    # The defaults are those of a request.
+    run = commands.add_parser("run", help=told, argument_default=argparse.SUPPRESS, **about)
+    run.set_defaults(command=_run)
+    _add_materials(run)
+    _add_statistics(run)
+    told = "print a finished experiment again"
+    report = commands.add_parser("report", help=told)
+    report.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
+    report.set_defaults(command=_report)
+    told = "lines for a shell, so that stock nnU-Net commands find our trainers and segmenters"
+    example = 'example:\n  eval "$(seg_eval paths --segmenter work/segmenters/NAME/cpu-mini)"'
+    paths = commands.add_parser("paths", help=told, epilog=example, formatter_class=raw)
+    told = "folder of a trained preset: WORK/segmenters/NAME/PRESET"
+    paths.add_argument("--segmenter", type=Path, help=told)
+    paths.set_defaults(command=_paths)
     return parser
 
 
-def _add_run(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "run",
-        help="the whole experiment; a killed one goes on with the same command",
-        description=ABOUT,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,  # defaults are those of a request
-    )
-    parser.add_argument(
-        "--missing",
-        required=True,
-        help="t1|t1n|t1ce|t1c|t2|t2w|flair|t2f; several with commas are missing at once; all "
-        "makes one experiment for each of the four",
-    )
-    parser.add_argument("--data", type=Path, help="cohort folder; without it phantoms are used")
-    parser.add_argument(
-        "--splits", type=Path, help="JSON with train, val and test; default: the run's own"
-    )
-    parser.add_argument(
-        "--run",
-        type=Path,
-        action="append",
-        help="finished synth3d run, may be repeated; default: the newest that fits, or a new one",
-    )
-    parser.add_argument(
-        "--completed",
-        action="append",
-        metavar="[NAME=]FOLDER",
-        help="missing channels made by any other tool, files named as in the cohort; may be "
-        "repeated",
-    )
-    parser.add_argument("--recipe", help="for a synthesiser that has to be trained first")
-    parser.add_argument("--work", type=Path, help="where all is kept")
-    parser.add_argument("--name", help="folder under WORK/eval; default: MISSING-COHORT")
-    parser.add_argument("--arms", action="append", metavar="ARM,ARM", help=help_on_arms())
-    parser.add_argument(
-        "--preset", help="segmenter: cpu-mini (phantoms), cpu-small (default), standard, resenc-m"
-    )
-    parser.add_argument(
-        "--segmenter",
-        type=Path,
-        metavar="FOLDER",
-        help="an nnU-Net v2 model folder of yours as the frozen segmenter",
-    )
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="load the checkpoints of --segmenter: they are pickles, which can run any code",
-    )
-    _add_statistics(parser)
-    parser.add_argument("--threads", type=int, help="CPU threads; default: all cores")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
-    parser.set_defaults(command=_run)
+def _add_materials(run: argparse.ArgumentParser) -> None:
+    add = run.add_argument
+    told = "t1|t1n|t1ce|t1c|t2|t2w|flair|t2f; several with commas are missing at once; all "
+    add("--missing", required=True, help=told + "makes one experiment for each of the four")
+    add("--data", type=Path, help="cohort folder; without it phantoms are used")
+    add("--splits", type=Path, help="JSON with train, val and test; default: the run's own")
+    told = "finished synth3d run, may be repeated; default: the newest that fits, or a new one"
+    add("--run", type=Path, action="append", help=told)
+    told = "missing channels made by any other tool, files named as in the cohort; may be repeated"
+    add("--completed", action="append", metavar="[NAME=]FOLDER", help=told)
+    add("--recipe", help="for a synthesiser that has to be trained first")
+    add("--work", type=Path, help="where all is kept")
+    add("--name", help="folder under WORK/eval; default: MISSING-COHORT")
+    add("--arms", action="append", metavar="ARM,ARM", help=help_on_arms())
+    told = "segmenter: cpu-mini (phantoms), cpu-small (default), standard, resenc-m"
+    add("--preset", help=told)
+    told = "an nnU-Net v2 model folder of yours as the frozen segmenter"
+    add("--segmenter", type=Path, metavar="FOLDER", help=told)
+    told = "load the checkpoints of --segmenter: they are pickles, which can run any code"
+    add("--trust", action="store_true", help=told)
+    add("--threads", type=int, help="CPU threads; default: all cores")
+    add("--device", help="auto, cpu, cuda, cuda:1")
+    add("--dry-run", action="store_true", help="say what would be done, and stop")
 
 
-def _add_statistics(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--empty",
-        choices=("brats", "skip"),
-        help="a region that a case does not have: brats scores 1 if the prediction is empty too "
-        "and 0 if not; skip leaves the case out in every arm",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        help="of voxel draws and bootstrap, and of the segmenter without --seeds; not of synthesis",
-    )
-    parser.add_argument(
-        "--seeds",
-        metavar="0,1,2",
-        help="segmenters of each kind are trained with these seeds; default: SEED alone",
-    )
-    parser.add_argument(
-        "--margin",
-        type=float,
-        help="mean Dice below full that still counts as no worse",
-    )
-    parser.add_argument(
-        "--folds",
-        type=int,
-        help="of the out-of-fold synthesis that the arm retrained learns from",
-    )
-
-
-def _add_report(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("report", help="print a finished experiment again")
-    parser.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
-    parser.set_defaults(command=_report)
-
-
-def _add_paths(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "paths",
-        help="lines for a shell, so that stock nnU-Net commands find our trainers and segmenters",
-        epilog='example:\n  eval "$(seg_eval paths --segmenter work/segmenters/NAME/cpu-mini)"',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--segmenter", type=Path, help="folder of a trained preset: WORK/segmenters/NAME/PRESET"
-    )
-    parser.set_defaults(command=_paths)
+def _add_statistics(run: argparse.ArgumentParser) -> None:
+    add = run.add_argument
+    told = "a region that a case does not have: brats scores 1 if the prediction is empty too "
+    told += "and 0 if not; skip leaves the case out in every arm"
+    add("--empty", choices=("brats", "skip"), help=told)
+    told = "of voxel draws and bootstrap, and of the segmenter without --seeds; not of synthesis"
+    add("--seed", type=int, help=told)
+    told = "segmenters of each kind are trained with these seeds; default: SEED alone"
+    add("--seeds", metavar="0,1,2", help=told)
+    add("--margin", type=float, help="mean Dice below full that still counts as no worse")
+    told = "of the out-of-fold synthesis that the arm retrained learns from"
+    add("--folds", type=int, help=told)
 
 
 def request_of(args: argparse.Namespace) -> "RunRequest":
-    """What the flags of `seg_eval run` ask for.
-
-    Raises:
-        InputError: A flag has no sense.
-    """
+    """What the flags of `seg_eval run` ask for."""
     from seg_eval.experiment import RunRequest
 
     known = {field.name for field in fields(RunRequest)}
-    settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(args).items()
-        if name in known
-    }
-    return RunRequest(**settings)
+    given: dict[str, Any] = {name: value for name, value in vars(args).items() if name in known}
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    return RunRequest(**given)
 
 
 def _run(args: argparse.Namespace) -> int:

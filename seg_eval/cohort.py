@@ -36,7 +36,6 @@ class Cohort:
     """A cohort that passed its checks.
 
     Attributes:
-        folder: Where the cases are.
         train: Real, complete cases for the segmenter and the voxel-wise rivals.
         test: Cases on which every arm is scored; none of a patient in ``train``.
         scheme: Which integer is which tissue.
@@ -49,11 +48,7 @@ class Cohort:
 
 
 def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Splits | None) -> Splits:
-    """The user's split, else the one the synthesiser was trained with, else a drawn one.
-
-    Raises:
-        InputError: The split does not fit the cohort, or has no training or test case.
-    """
+    """The user's split, else the one the synthesiser was trained with, else a drawn one."""
     if splits_file is not None:
         splits, origin = read_splits(splits_file, cases), str(splits_file)
     elif of_run is not None:
@@ -62,24 +57,14 @@ def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Split
             raise InputError(f"{origin} does not fit the cohort: {'; '.join(problems)}")
     else:
         splits, origin = make_splits(cases), "the drawn split"
-    for side, names in (("train", splits.train), ("test", splits.test)):
-        if not names:
+    for side in ("train", "test"):
+        if not getattr(splits, side):
             raise InputError(f"{origin} has no {side} cases")
     return splits
 
 
 def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = None) -> Cohort:
-    """Find the cases, split them by patient, and check every header and every label.
-
-    Args:
-        folder: The cohort.
-        splits_file: JSON with train, val and test; None takes ``of_run`` or draws one.
-        of_run: The split of the synthesiser that is judged.
-
-    Raises:
-        InputError: No cases, a bad split, missing files, differing grids within a case, labels
-            of no known scheme; always with the case's name.
-    """
+    """Find the cases, split them as :func:`choose_splits`, check every header and every label."""
     cases = find_cases(folder)
     splits = choose_splits(cases, splits_file, of_run)
     by_name = {case.name: case for case in cases}
@@ -99,7 +84,7 @@ def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = 
 
 def _checked_labels(case: LabelledCase) -> set[int]:
     check_same_grid([*(case.images[name] for name in MODALITIES), case.label])
-    values = {int(value) for value in np.unique(read_label(case.label).data)}
+    values = {*np.unique(read_label(case.label).data).tolist()}
     try:
         label_scheme(values)
     except InputError as error:
@@ -108,16 +93,7 @@ def _checked_labels(case: LabelledCase) -> set[int]:
 
 
 def refuse_leak(cohort: Cohort, training: Iterable[str], where: str) -> None:
-    """Stop when a patient of the test set is among the ``training`` case names.
-
-    Args:
-        cohort: With the cases that are scored.
-        training: Names of cases that something learned from, of any cohort.
-        where: What the training cases are, for the sentence.
-
-    Raises:
-        InputError: Naming each test case and its twin.
-    """
+    """Stop when a patient of the test set is among ``training``, names of cases of any cohort."""
     patients = {case.name: case.patient for case in (*cohort.train, *cohort.test)}
     known = {patients.get(name, patient_of(name)): name for name in training}
     found = [

@@ -25,14 +25,7 @@ from seg_eval.experiment import (
     scores_of,
     train_synthesiser,
 )
-from seg_eval.report import (
-    OUTPUTS,
-    rebuild,
-    render,
-    render_overview,
-    write_index,
-    write_outputs,
-)
+from seg_eval.report import OUTPUTS, rebuild, render, render_overview, write_index, write_outputs
 from seg_eval.segmenter import segmenters_folder
 from synth3d.files import lock, read_json, sweep, write_json, write_text
 
@@ -41,12 +34,7 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request.
-
-    Attributes:
-        folder: Of the experiment, or of the overview over several.
-        code: 1 if the check of the export path failed in one of them, else 0.
-    """
+    """The folder of an experiment or of an overview; 1 if its check of the export path failed."""
 
     folder: Path
     code: int
@@ -61,7 +49,6 @@ def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "
         words: The command line, for the record.
 
     Raises:
-        InputError: Something the user gave cannot be used.
         StageFailedError: A program that was called failed.
     """
     engines = engines or real_engines(request.device, request.trust, request.work)
@@ -95,9 +82,7 @@ def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "
     return Outcome(parent / name, code)
 
 
-def call(request: Callable[P, RunRequest]) -> Callable[P, Path]:
-    """``seg_eval.run``: a function of the settings of a request, for use from Python."""
-
+def _from_python(request: Callable[P, RunRequest]) -> Callable[P, Path]:
     @functools.wraps(request)
     def run(*args: P.args, **settings: P.kwargs) -> Path:
         return evaluate(request(*args, **settings)).folder
@@ -105,15 +90,12 @@ def call(request: Callable[P, RunRequest]) -> Callable[P, Path]:
     return run
 
 
-run = call(RunRequest)
+run = _from_python(RunRequest)
+"""``seg_eval.run``: a function of the settings of a request."""
 
 
 def report(folder: Path) -> None:
-    """Write a finished experiment's report anew and print it.
-
-    Raises:
-        InputError: Not a finished experiment, a damaged one, or one of another version.
-    """
+    """Write a finished experiment's report anew and print it."""
     print(rebuild(folder))
     _print_files(folder)
 
@@ -162,17 +144,12 @@ def _carry_out(experiment: Experiment, words: str) -> int:
 
 def _write_overview(folder: Path, experiments: Sequence[Experiment]) -> None:
     """One page and one table over the experiments of ``--missing all``."""
-    summaries = {each.plan.stem: read_json(each.folder / "summary.json") for each in experiments}
-    text = render_overview(list(summaries.values()))
+    summaries = [read_json(each.folder / "summary.json") for each in experiments]
+    text = render_overview(summaries)
     write_text(folder / "overview.md", text)
-    links = {
-        each.plan.stem: (
-            os.path.relpath(each.folder / "report.html", folder),
-            summaries[each.plan.stem],
-        )
-        for each in experiments
-    }
-    page = write_index(folder, links)
+    pages = [os.path.relpath(each.folder / "report.html", folder) for each in experiments]
+    stems = [each.plan.stem for each in experiments]
+    page = write_index(folder, dict(zip(stems, zip(pages, summaries, strict=True), strict=True)))
     print(text)
     print(f"{folder / 'overview.md'}\n{page}")
 
@@ -185,10 +162,8 @@ def _print_plan(experiment: Experiment, choice: Choice) -> None:
     plan = experiment.plan
     print(json.dumps(plan.describe(), indent=2))
     print(f"experiment folder: {experiment.folder}")
-    if plan.foreign:
-        print(f"segmenter: {plan.foreign}")
-    else:
-        print(f"segmenter ({plan.preset}) in {experiment.models}")
+    trained = f"segmenter ({plan.preset}) in {experiment.models}"
+    print(f"segmenter: {plan.foreign}" if plan.foreign else trained)
     if choice.training:
         print(f"synthesiser: to be trained: {shlex.join(['synth3d', *choice.training])}")
     for arm in plan.arms:

@@ -34,6 +34,10 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+OTHER_ROWS = (
+    "is damaged or of another version: its rows are not those of this arm's cases; remove it and "
+    "run again"
+)
 GUARD = "restore it, or give another --name"
 """What to do about a damaged file that keeps two experiments from being mixed in one folder."""
 
@@ -55,11 +59,7 @@ class Times:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What an experiment's folder says it is about, its arms by name; {} for a new folder.
-
-    Raises:
-        InputError: The file holds anything else.
-    """
+    """What an experiment's folder says it is about, its arms by name; {} for a new folder."""
     path = folder / "config.json"
     if not path.is_file():
         return {}
@@ -72,59 +72,32 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_scores(path: Path, arm: str, seed: int, cases: Mapping[str, str]) -> list[Score]:
-    """The rows of one arm and segmenter seed: every region of every case once.
-
-    Args:
-        path: ``scores/<arm>/seed<N>.json``.
-        arm: Its name.
-        seed: Of the segmenter.
-        cases: The patient of each case.
-
-    Raises:
-        InputError: The file holds anything else.
-    """
+    """The rows of one arm and segmenter seed: every region of every case, by patient, once."""
     rows = read_as(tuple[Score, ...], path)
     found = sorted((row.case, row.patient, row.region, row.arm, row.seed) for row in rows)
     wanted = [(*pair, region, arm, seed) for pair in cases.items() for region in REGIONS]
     if found != sorted(wanted) or not all(0 <= row.dice <= 1 for row in rows):
-        raise _other_rows(path)
+        raise InputError(f"{path} {OTHER_ROWS}")
     return list(rows)
 
 
 def read_image_scores(
     path: Path, arm: str, cases: Mapping[str, str], modalities: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The rows of one arm: every modality of every case once.
-
-    Args:
-        path: ``scores/<arm>/images.json``.
-        arm: Its name.
-        cases: The patient of each case.
-        modalities: The missing ones.
-
-    Raises:
-        InputError: The file holds anything else.
-    """
+    """The rows of one arm: every missing modality of every case, by patient, once."""
     rows = read_as(tuple[dict[str, str | float | None], ...], path)
     keys = ("case", "patient", "arm", "modality")
     found = sorted(str([row.get(key) for key in keys]) for row in rows)
     wanted = [str([*pair, arm, modality]) for pair in cases.items() for modality in modalities]
-    whole = all(
-        row.keys() == {*keys, *IMAGE_SCORES}
-        and not any(isinstance(row[name], str) for name in IMAGE_SCORES)
-        for row in rows
-    )
-    if not whole or found != sorted(wanted):
-        raise _other_rows(path)
+    whole = all(row.keys() == {*keys, *IMAGE_SCORES} for row in rows)
+    texts = any(isinstance(row.get(name), str) for row in rows for name in IMAGE_SCORES)
+    if texts or not whole or found != sorted(wanted):
+        raise InputError(f"{path} {OTHER_ROWS}")
     return list(rows)
 
 
 def read_times(folder: Path) -> Times:
-    """What the stages of an experiment took; nothing yet where there is no file.
-
-    Raises:
-        InputError: The file holds anything else.
-    """
+    """What the stages of an experiment took; nothing yet where there is no file."""
     path = folder / "times.json"
     return read_as(Times, path) if path.is_file() else Times()
 
@@ -142,15 +115,6 @@ def timed(folder: Path, stage: str) -> Iterator[None]:
     times = read_times(folder)
     before = times.seconds.get(stage, 0)
     seconds = times.seconds | {stage: round(before + time.monotonic() - started, 2)}
-    peak = max(
-        resource.getrusage(who).ru_maxrss // 1024
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    who = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    peak = max(resource.getrusage(each).ru_maxrss // 1024 for each in who)
     write_json(folder / "times.json", asdict(Times(seconds, max(peak, times.peak_memory_mb))))
-
-
-def _other_rows(path: Path) -> InputError:
-    return InputError(
-        f"{path} is damaged or of another version: its rows are not those of this arm's cases; "
-        "remove it and run again"
-    )

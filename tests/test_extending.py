@@ -33,6 +33,17 @@ for line in json.load(sys.stdin):
         sys.exit(f"exit code {code}: {line}")
 """
 
+JUDGE = """
+import json, sys
+sys.path.append(sys.argv[1])
+from conftest import FakeMachines, request
+from seg_eval.arms import help_on_arms
+from seg_eval.evaluation import evaluate
+assert evaluate(request(*json.load(sys.stdin)), FakeMachines().engines()).code == 0
+print(help_on_arms())
+"""
+"""`seg_eval run` with stand-ins for the heavy work, of which the phantoms are one."""
+
 
 def sections() -> dict[str, str]:
     """Title of each chapter → its text."""
@@ -86,8 +97,9 @@ def shrunk(words: list[str], whole: bool = False) -> list[str]:
 
 
 def extend(folder: Path, cohort: Path) -> None:
-    """A copy of synth3d in ``folder`` with all that the page says, and cohorts beside it."""
-    shutil.copytree(ROOT / "synth3d", folder / "synth3d", ignore=shutil.ignore_patterns("__py*"))
+    """A copy of our code in ``folder`` with all that the page says, and cohorts beside it."""
+    for package in ("synth3d", "seg_eval"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__py*"))
     own = "tests/synth3d/frameworks"
     (folder / own).mkdir(parents=True)
     fixtures = [f"{part}/conftest.py" for part in ("tests", "tests/synth3d", own)]
@@ -138,7 +150,7 @@ def extended(phantom_cohort, tmp_path_factory) -> tuple[Path, str]:
             if words[0] == "python":
                 if words[1] != "-m":
                     run(folder, *words[1:])
-            elif "--dry-run" in words or words[1] != "ablate":
+            elif words[0] == "synth3d" and ("--dry-run" in words or words[1] != "ablate"):
                 lines.append(shrunk(words))
     return folder, run(folder, "-c", RUN_ALL, text=json.dumps(lines))
 
@@ -153,7 +165,8 @@ def output(extended: tuple[Path, str], begin: str) -> str:
 def test_every_block_is_tried():
     shown = TEXT.count("\n```text\n")
     assert TEXT.count("\n```") == 2 * (shown + len(BLOCK.findall(TEXT)))
-    assert set(sections()) == {"A generator", "A framework", "A dataset", "An experiment"}
+    titles = {"A generator", "A framework", "A dataset", "An experiment", "An arm"}
+    assert set(sections()) == titles
     assert all(commands(title) for title in sections())
 
 
@@ -186,27 +199,18 @@ def test_the_runs_use_what_was_added(extended):
     folder = extended[0] / "work" / "runs"
     read = {name: json.loads((folder / name / "config.json").read_text())
             for name in ("plain", "huber")}  # fmt: skip
+    assert len([*(extended[0] / "work" / "completed").rglob("*-t2f.nii.gz")]) == 6
     assert read["plain"]["model"]["name"] == "plain"
     assert read["huber"]["train"]["framework"] == "huber"
     assert read["huber"]["train"]["huber"] == {"weight": 100.0, "delta": 0.05}
 
 
-def test_the_generator_completes_a_cohort(extended):
-    made = list((extended[0] / "work" / "completed").rglob("*-t2f.nii.gz"))
-    assert len(made) == 6
-
-
-def test_listed_files_are_read_without_code(extended):
-    audit = output(extended, "audit scans")
-    assert "6 cases" in audit
-    assert "nnunet" in audit
-
-
-def test_a_naming_of_its_own_is_read_and_written(extended):
-    audit = output(extended, "audit clinic")
-    assert "6 cases" in audit
-    assert "4 patients" in audit
-    assert "clinic" in audit
+def test_a_dataset_is_read_without_code_and_one_with_its_own_naming_written_too(extended):
+    for command, said in (
+        ("audit scans", ("6 cases", "nnunet")),
+        ("audit clinic", ("6 cases", "4 patients", "clinic")),
+    ):
+        assert all(text in output(extended, command) for text in said)
     made = sorted(p.name for p in (extended[0] / "completed").rglob("*.flair.nii.gz"))
     assert made == [f"mr{i // 2:04d}v{i % 2 + 1}.flair.nii.gz" for i in range(1, 7)]
 
@@ -215,6 +219,26 @@ def test_the_tables_are_planned(extended):
     assert "2 of 2 cells" in output(extended, "ablate gates.toml")
     assert "dropout-0.4-seed1" in output(extended, "ablate dropout")
     assert "huber-agi-net-seed0" in output(extended, "ablate frameworks")
+
+
+def test_the_arms_stand_in_every_table(extended):
+    """With nothing else told of them: in the help, in what is trained, in the summary."""
+    (words,) = commands("An arm")
+    assert words[:2] == ["seg_eval", "run"]
+    asked = [*words[2:], "--work", "judged", "--name", "toy", "--threads", "1"]
+    fixtures = str(ROOT / "tests" / "seg_eval")
+    printed = run(extended[0], "-c", JUDGE, fixtures, text=json.dumps(asked))
+    folder = extended[0] / "judged" / "eval" / "toy"
+    summary = json.loads((folder / "summary.json").read_text())
+    arms = {arm["name"]: arm["group"] for arm in summary["arms"]}
+    assert arms.items() >= {"average": "naive", "sieve": "rival"}.items()
+    assert re.search(r"ridge, average, .*\(together: default\) and .*sieve.*rivals", printed)
+    assert {"segmenter frozen", "segmenter sieve"} <= summary["seconds"].keys()
+    assert summary["notes"]["average"] == "the mean of t1n, t1c, t2w"
+    assert summary["notes"]["average"] in printed
+    assert set(summary["images"]) == {"copy", "average"}
+    rows = (folder / "results.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[2] for row in rows} == arms.keys()
 
 
 @pytest.mark.slow

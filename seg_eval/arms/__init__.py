@@ -15,7 +15,7 @@ from seg_eval.arms.kinds import (
 )
 
 if TYPE_CHECKING:
-    from seg_eval.arms.baselines import FILLINGS, share_one_grid
+    from seg_eval.arms.baselines import share_one_grid
     from seg_eval.arms.build import ArmBuilder
     from seg_eval.arms.completed import Completed, parse_completed
     from seg_eval.arms.cross_fit import CrossFit, check_out_of_fold, out_of_fold
@@ -29,27 +29,16 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "ARM_KINDS", "FILLINGS", "Arm", "ArmBuilder", "ArmKind", "Completed", "CrossFit", "Program",
+    "ARM_KINDS", "Arm", "ArmBuilder", "ArmKind", "Completed", "CrossFit", "Program",
     "StageFailedError", "SynthesisRun", "check_out_of_fold", "finished_runs", "help_on_arms",
     "kinds_with", "name_arms", "out_of_fold", "parse_completed", "parse_kinds", "read_run",
     "run_synth3d", "share_one_grid", "split_words",
 ]  # fmt: skip
 
-_FILES = {
-    "baselines": ("FILLINGS", "share_one_grid"),
-    "build": ("ArmBuilder",),
-    "completed": ("Completed", "parse_completed"),
-    "cross_fit": ("CrossFit", "check_out_of_fold", "out_of_fold"),
-    "synthesisers": (
-        *("Program", "StageFailedError", "SynthesisRun", "finished_runs", "read_run"),
-        "run_synth3d",
-    ),
-}
-
 
 def __getattr__(name: str) -> Any:
-    """What is loaded when it is used, so that ``seg_eval --help`` is instant."""
-    for file, names in _FILES.items():
-        if name in names:
-            return getattr(import_module(f"seg_eval.arms.{file}"), name)
+    """What the files of this folder have, loaded when used: ``seg_eval --help`` is instant."""
+    for file in ("synthesisers", "completed", "baselines", "cross_fit", "build"):
+        if name in __all__ and hasattr(found := import_module(f"seg_eval.arms.{file}"), name):
+            return getattr(found, name)
     raise AttributeError(name)

@@ -8,7 +8,7 @@ earned its keep. :data:`FILLINGS` names them by kind of arm.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,18 +19,6 @@ from synth3d.images import Scale, ScalePrior, check_same_grid, foreground, grid,
 
 VOXELS_PER_CASE = 20_000
 """Voxels drawn from each training case; 21 cases give 420 000 rows of three numbers."""
-
-
-class Regressor(Protocol):
-    """A scikit-learn regressor."""
-
-    def fit(self, X: np.ndarray, y: np.ndarray) -> "Regressor":
-        """Learn from (rows, sources) and (rows,)."""
-        ...
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """(rows, sources) to (rows,)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -60,12 +48,7 @@ class Channels:
 def read_channels(
     case: Case, sources: Sequence[Modality], target: Modality | None = None
 ) -> Channels:
-    """The source sequences of ``case`` (and its target), with the brain of the sources alone.
-
-    Raises:
-        InputError: A file cannot be read.
-        KeyError: The case lacks one of them.
-    """
+    """The source sequences of ``case`` (and its target), with the brain of the sources alone."""
     wanted: list[Modality] = [*sources, target] if target else list(sources)
     volumes: dict[Modality, np.ndarray] = {name: read(case.images[name]).data for name in wanted}
     brain = np.any([foreground(volumes[name]) for name in sources], axis=0)
@@ -77,10 +60,7 @@ class TrainingSample:
     """What the training cases teach about one missing sequence.
 
     Attributes:
-        cases: The training cases.
         sources: The available sequences, in the order of the columns of ``inputs``.
-        target: The missing sequence.
-        seed: Of whatever is drawn at random.
         inputs: (voxels, sources) normalised intensities.
         output: (voxels,) the target's normalised intensity.
         prior: Intensity scales of the training cases, to give a prediction scanner units.
@@ -117,16 +97,8 @@ def sample_training(
     sources: Sequence[Modality],
     target: Modality,
     seed: int = 0,
-    voxels_per_case: int = VOXELS_PER_CASE,
 ) -> TrainingSample:
-    """Draw brain voxels of the training cases; the same seed draws the same voxels.
-
-    Raises:
-        ValueError: No cases.
-        InputError: A file cannot be read.
-    """
-    if not cases:
-        raise ValueError("expected at least one training case, got none")
+    """Draw brain voxels of the training cases; the same seed draws the same voxels."""
     inputs, outputs, scales, correlations = [], [], [], []
     for number, case in enumerate(progress(cases, desc="sampling training voxels", unit="case")):
         channels = read_channels(case, sources, target)
@@ -135,22 +107,14 @@ def sample_training(
         columns = channels.columns(sources)
         output = own.apply(channels.volumes[target], brain)[brain]
         correlations.append([pearson(column, output) for column in columns.T])
-        generator = np.random.default_rng([seed, number])
-        rows = generator.permutation(len(output))[:voxels_per_case]
+        rows = np.random.default_rng([seed, number]).permutation(len(output))[:VOXELS_PER_CASE]
         inputs.append(columns[rows])
         outputs.append(output[rows])
         scales.append({**channels.scales, target: own})
     means = np.abs(correlations).mean(axis=0).tolist()
-    return TrainingSample(
-        cases,
-        sources,
-        target,
-        seed,
-        np.concatenate(inputs),
-        np.concatenate(outputs),
-        ScalePrior(scales),
-        dict(zip(sources, means, strict=True)),
-    )
+    columns, output = np.concatenate(inputs), np.concatenate(outputs)
+    alike = dict(zip(sources, means, strict=True))
+    return TrainingSample(cases, sources, target, seed, columns, output, ScalePrior(scales), alike)
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
@@ -184,8 +148,7 @@ def template(sample: TrainingSample) -> tuple[Fill, str]:
     does, it is the template's median. One training case is in memory at a time.
 
     Raises:
-        InputError: The training cases do not share one grid, or a file cannot be read; from the
-            filling, that a case lies on another grid than they.
+        InputError: The training cases or, from the filling, a test case lie on another grid.
     """
     target, cases = sample.target, sample.cases
     space = check_same_grid([case.images[target] for case in cases])
@@ -221,14 +184,13 @@ def boosted(sample: TrainingSample) -> tuple[Fill, str]:
     """Gradient-boosted trees, voxel by voxel."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    model = HistGradientBoostingRegressor(
-        max_iter=200, early_stopping=False, random_state=sample.seed
-    )
-    return regression(model, sample)
+    options: dict[str, Any] = {"max_iter": 200, "early_stopping": False}
+    boosting = HistGradientBoostingRegressor(**options, random_state=sample.seed)
+    return regression(boosting, sample)
 
 
-def regression(model: Regressor, sample: TrainingSample) -> tuple[Fill, str]:
-    """The target as ``model`` sees it once it is fitted; an empty brain gives zeros."""
+def regression(model: Any, sample: TrainingSample) -> tuple[Fill, str]:
+    """The target as scikit-learn's ``model`` sees it once it is fitted; an empty brain is zeros."""
     model.fit(sample.inputs, sample.output)
 
     def fill(case: Case, channels: Channels) -> np.ndarray:
@@ -250,10 +212,6 @@ FILLINGS: dict[str, Filling] = {
 
 
 def share_one_grid(cases: Sequence[Case], modality: Modality) -> bool:
-    """Whether all ``cases`` lie on one grid, so that a template means something.
-
-    Raises:
-        InputError: A header cannot be read.
-    """
-    grids = [grid(case.images[modality]) for case in cases]
-    return all(grids[0].difference(other) is None for other in grids)
+    """Whether all ``cases`` lie on one grid, so that a template means something."""
+    first, *others = [grid(case.images[modality]) for case in cases]
+    return all(first.difference(other) is None for other in others)

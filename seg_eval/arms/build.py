@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -27,7 +26,10 @@ from synth3d.images import read, write_like
 
 
 class ArmBuilder:
-    """Makes the files of arms under ``folder``; an arm that is finished is not made again."""
+    """Makes files of arms of ``cohort``'s test cases, all of ``missing`` replaced, in ``folder``.
+
+    An arm that is finished is not made again.
+    """
 
     def __init__(
         self,
@@ -38,12 +40,9 @@ class ArmBuilder:
         seed: int = 0,
         threads: int = 1,
     ) -> None:
-        """Make arms of ``cohort``'s test cases with all of ``missing`` replaced."""
         self.folder, self.cohort, self.missing = folder, cohort, missing
         self.synth3d, self.seed, self.threads = synth3d, seed, threads
-        self.sources: tuple[Modality, ...] = tuple(
-            name for name in MODALITIES if name not in missing
-        )
+        self.sources: tuple[Modality, ...] = tuple(n for n in MODALITIES if n not in missing)
         self._samples: dict[Modality, TrainingSample] = {}
 
     def path(self, arm: Arm, case: Case, modality: Modality) -> Path:
@@ -64,25 +63,24 @@ class ArmBuilder:
         """Make what ``arm`` lacks.
 
         Raises:
-            InputError: A file cannot be read or written, or another tool's file cannot be used.
-            StageFailedError: ``synth3d complete`` failed, or left a case out.
+            InputError: Another tool's file cannot be used, or ``synth3d complete`` left a case out.
+            StageFailedError: ``synth3d complete`` failed.
             ValueError: Nothing is known that makes this kind of arm.
         """
         if self.is_finished(arm):
             return
         started = time.monotonic()
         note = self._make(arm)
-        lacking: dict[Modality, list[str]] = {}
-        for modality, case in self._gaps(arm):
-            lacking.setdefault(modality, []).append(case)
-        for modality, cases in lacking.items():
-            raise InputError(f"arm {arm.name} has no {modality} for {', '.join(cases)}")
-        record: dict[str, Any] = {
+        for modality in self.missing:
+            if cases := [case for name, case in self._gaps(arm) if name == modality]:
+                raise InputError(f"arm {arm.name} has no {modality} for {', '.join(cases)}")
+        source = arm.source
+        record = {
             "arm": arm.name,
             "kind": arm.kind,
             "missing": list(self.missing),
-            "run": asdict(arm.source) if isinstance(arm.source, SynthesisRun) else None,
-            "completed": str(arm.source.folder) if isinstance(arm.source, Completed) else None,
+            "run": asdict(source) if isinstance(source, SynthesisRun) else None,
+            "completed": str(source.folder) if isinstance(source, Completed) else None,
             "cases": [case.name for case in self.cohort.test],
             "note": note,
             "seconds": round(time.monotonic() - started, 2),
@@ -105,10 +103,9 @@ class ArmBuilder:
             return self._take_over(arm, arm.source)
         if arm.source is None and not arm.about.is_check:
             raise ValueError(f"FILLINGS has no function for the arm {arm.name}")
-        run = arm.source.folder if arm.source else None
-        cases = [case.name for case in self.cohort.test]
-        out = self.folder / arm.name
-        self.synth3d(completion(run, self.cohort.folder, out, self.missing, cases, self.threads))
+        run, data = arm.source.folder if arm.source else None, self.cohort.folder
+        out, cases = self.folder / arm.name, [case.name for case in self.cohort.test]
+        self.synth3d(completion(run, data, out, self.missing, cases, self.threads))
         return ""
 
     def note(self, arm: Arm) -> str:
@@ -118,11 +115,7 @@ class ArmBuilder:
         return str(read_object(self.receipt(arm), "note")["note"])
 
     def read(self, arm: Arm, case: Case) -> dict[Modality, np.ndarray | None]:
-        """The missing channels (D, H, W) float32 in scanner units; None for exact zeros.
-
-        Raises:
-            InputError: A file is missing or cannot be read.
-        """
+        """The missing channels (D, H, W) float32 in scanner units; None for exact zeros."""
         if not arm.has_files and not arm.about.is_real:
             return dict.fromkeys(self.missing)
         return {name: read(self.path(arm, case, name)).data for name in self.missing}

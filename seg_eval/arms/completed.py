@@ -20,8 +20,7 @@ class Completed:
 
     Attributes:
         name: The arm's name.
-        folder: In any naming that :mod:`synth3d.cohort.cases` reads, flat or with case folders; the
-            case names must be those of the cohort.
+        folder: In any naming of a cohort, flat or with case folders, and with its case names.
     """
 
     name: str
@@ -45,11 +44,7 @@ class Completed:
         ]
 
     def require(self, cases: Sequence[Case], missing: Sequence[Modality]) -> None:
-        """Make sure that every case has every missing channel.
-
-        Raises:
-            InputError: Naming all that are absent.
-        """
+        """Refuse a folder without every missing channel of every case, naming all at once."""
         if absent := self.absent(cases, missing):
             raise InputError(
                 f"{self.folder} lacks {len(absent)} synthesised files of the test cases "
@@ -58,13 +53,10 @@ class Completed:
 
     def identity(self, cases: Sequence[Case], missing: Sequence[Modality]) -> str:
         """A hash over the files of ``cases``: equal files, equal arm."""
-        files = {
-            f"{case.name} {modality}": sha256(path)
-            for case in cases
-            for modality in missing
-            if (path := self.file(case.name, modality)) is not None
+        found = {
+            f"{case.name} {name}": self.file(case.name, name) for case in cases for name in missing
         }
-        return digest(files)
+        return digest({key: sha256(path) for key, path in found.items() if path})
 
     def write(
         self, case: Case, modality: Modality, missing: Sequence[Modality], path: Path
@@ -72,21 +64,14 @@ class Completed:
         """Write a channel to ``path`` as a segmenter may see it, marked as synthetic.
 
         Other tools leave -1 or noise in the background, and nnU-Net crops and normalises by
-        what is not zero, so everything outside the brain of the real channels is set to 0.
-
-        Args:
-            case: The real case; its channels other than ``missing`` tell where the brain is.
-            modality: Which channel.
-            missing: All channels that are taken to be missing.
-            path: Written as float32 on the grid of a real channel.
+        what is not zero, so everything outside the brain is set to 0, which the channels of
+        ``case`` other than ``missing`` show.
 
         Raises:
             InputError: The file is unreadable, on another grid, not finite, empty inside the
-                brain, or the very same as the real one; or ``path`` cannot be written.
+                brain, or the very same as the real one.
         """
-        source, real = self.file(case.name, modality), case.images[modality]
-        if source is None:
-            raise InputError(f"{self.folder} has no {modality} for {case.name}")
+        source, real = self._found[case.name][modality], case.images[modality]
         check_same_grid([real, source])
         made = read(source).data
         if np.array_equal(made, read(real).data):
@@ -101,24 +86,16 @@ class Completed:
 
 
 def brain_without(case: Case, missing: Sequence[Modality]) -> np.ndarray:
-    """Bool (D, H, W): where any sequence of BraTS that is *not* missing shows the head.
-
-    Raises:
-        InputError: A file cannot be read.
-    """
-    known = [name for name in MODALITIES if name not in missing]
-    return np.any([foreground(read(case.images[name]).data) for name in known], axis=0)
+    """Bool (D, H, W): where any sequence of BraTS that is *not* missing shows the head."""
+    known = [case.images[name] for name in MODALITIES if name not in missing]
+    return np.any([foreground(read(path).data) for path in known], axis=0)
 
 
 def parse_completed(text: str) -> Completed:
-    """``FOLDER`` or ``NAME=FOLDER``, as given to ``--completed``.
-
-    Raises:
-        InputError: No such folder, or an empty name.
-    """
-    name, equals, rest = text.partition("=")
+    """``FOLDER`` or ``NAME=FOLDER``, as given to ``--completed``."""
+    name, equals, given = text.partition("=")
     named = bool(equals) and not Path(text).is_dir()
-    given = rest if named else text
+    given = given if named else text
     folder = Path(given)
     chosen = name.strip() if named else folder.resolve().name
     if not given or not folder.is_dir():  # the path of an empty word would be where we are

@@ -28,9 +28,6 @@ def folds_of(cases: Sequence[Case], folds: int) -> tuple[tuple[Case, ...], ...]:
     """``cases`` in ``folds`` parts of about equal size, a patient in one part only.
 
     Patients are dealt out in the order of their names, those with the most cases first.
-
-    Raises:
-        InputError: Fewer than two folds, or fewer patients than folds.
     """
     patients: dict[str, list[Case]] = {}
     for case in sorted(cases, key=lambda case: case.name):
@@ -57,7 +54,6 @@ def check_out_of_fold(
 
     Raises:
         InputError: Another tool's folder lacks training cases, or there are too few patients.
-        ValueError: The arm has no synthesiser.
     """
     source = arm.synthesiser
     if isinstance(source, Completed):
@@ -97,12 +93,9 @@ class CrossFit:
 
     Attributes:
         arm: Whose synthesiser's training is repeated without each fold.
-        cohort: Whose training cases are completed.
-        missing: What is synthesised.
         folds: How many networks are trained.
         folder: Where the runs and files of the folds are kept.
-        synth3d: The program.
-        threads: For it.
+        threads: Of ``synth3d``.
     """
 
     arm: Arm
@@ -115,23 +108,15 @@ class CrossFit:
 
     def places(self, out: Path, cases: Sequence[Case]) -> Files:
         """Where the files of ``cases`` are when ``out`` is completed."""
-        missing = self.missing
-        return {
-            case.name: {name: completed_file(out, case, missing, name) for name in missing}
-            for case in cases
-        }
+        gone = self.missing
+        return {c.name: {name: completed_file(out, c, gone, name) for name in gone} for c in cases}
 
 
 def out_of_fold(fit: CrossFit, executor: Executor | None = None) -> Files:
     """Synthetic files of all training cases, made now if they are not there.
 
-    Args:
-        fit: What is wanted.
-        executor: Does the folds, each on its own; without one they are done in order, here.
-
-    Raises:
-        InputError: Another tool's folder lacks training cases, or there are too few patients.
-        StageFailedError: The program failed.
+    An ``executor`` does the folds, each on its own; without one they are done in order, here.
+    What cannot be done is refused as :func:`check_out_of_fold` refuses it.
     """
     splits = check_out_of_fold(fit.arm, fit.cohort, fit.missing, fit.folds)
     if isinstance(fit.arm.source, Completed):
@@ -146,9 +131,8 @@ def _complete_fold(fit: CrossFit, number: int, split: Splits) -> Files:
     out = fit.folder / f"completed-{number}"
     files = fit.places(out, [case for case in fit.cohort.train if case.name in split.test])
     if not all(path.is_file() for paths in files.values() for path in paths.values()):
-        fold_run = _train_fold(fit, number, split)
-        data = fit.cohort.folder
-        fit.synth3d(completion(fold_run, data, out, fit.missing, split.test, fit.threads))
+        run, data = _train_fold(fit, number, split), fit.cohort.folder
+        fit.synth3d(completion(run, data, out, fit.missing, split.test, fit.threads))
     return files
 
 

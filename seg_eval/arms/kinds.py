@@ -11,6 +11,7 @@ The standard library and :mod:`synth3d.errors` suffice here, so that a command l
 arms at once.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -28,9 +29,6 @@ Alternative = Literal["greater", "two-sided"]
 @dataclass(frozen=True)
 class ArmKind:
     """All that is known of one kind of arm; a new kind is one record in :data:`ARM_KINDS`.
-
-    A kind whose channels are made from the training cases has its function in
-    :data:`seg_eval.arms.baselines.FILLINGS`.
 
     Attributes:
         name: As ``--arms`` and ``summary.json`` have it.
@@ -181,13 +179,8 @@ class Arm:
 
     @property
     def synthesiser(self) -> "SynthesisRun | Completed":
-        """Where its channels come from.
-
-        Raises:
-            ValueError: From no synthesiser.
-        """
-        if self.source is None:
-            raise ValueError(f"the arm {self.name} has no synthesiser")
+        """Where its channels come from, of an arm that has a synthesiser."""
+        assert self.source is not None
         return self.source
 
     @property
@@ -214,11 +207,7 @@ class Arm:
 def parse_kinds(words: Iterable[str]) -> tuple[str, ...]:
     """Kinds of arm, in the order of :data:`ARM_KINDS`, from words of ``--arms``.
 
-    Args:
-        words: Each a kind, a group, or several of them with commas between.
-
-    Raises:
-        InputError: A word is neither.
+    A word is a kind, a group, or several of them with commas between.
     """
     names = split_words(words)
     if unknown := sorted(set(names) - set(ARM_KINDS) - set(groups())):
@@ -238,9 +227,6 @@ def name_arms(kinds: Sequence[str], sources: "Sequence[SynthesisRun | Completed]
 
     References are always there; a kind that learns from synthesis brings the synthetic arms with
     it, since it is fed the first one's channels, and without any source it is left out.
-
-    Raises:
-        InputError: Two sources of one name, or a source named as another arm.
     """
     wanted = {*kinds, *kinds_with("is_reference")}
     synthesises = bool(wanted & {*kinds_with("needs_synthesis")})
@@ -252,10 +238,9 @@ def name_arms(kinds: Sequence[str], sources: "Sequence[SynthesisRun | Completed]
             arms.append(Arm(name, name))
         elif name in wanted and sources:
             arms.append(Arm(name, name, sources[0], sources[0].name))
-    names = [arm.name for arm in arms]
-    taken = {name for name in names if names.count(name) > 1}
-    taken |= {source.name for source in sources} & set(ARM_KINDS)
-    if taken:
+    names = Counter(arm.name for arm in arms)
+    taken = {source.name for source in sources} & {*ARM_KINDS}
+    if taken := taken | {name for name, times in names.items() if times > 1}:
         raise InputError(
             f"two arms would be named {', '.join(sorted(taken))}; rename the run folder, or give "
             "--completed NAME=FOLDER"

@@ -22,11 +22,7 @@ Program = Callable[[Sequence[str]], None]
 
 
 class StageFailedError(RuntimeError):
-    """A stage ended badly although its input was accepted; one sentence for the user.
-
-    Attributes:
-        exit_code: What the command line should end with.
-    """
+    """A stage ended badly although its input was accepted; the command ends with ``exit_code``."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -36,13 +32,8 @@ class StageFailedError(RuntimeError):
 def run_synth3d(arguments: Sequence[str], device: str = "auto") -> None:
     """Run ``synth3d`` with this interpreter, all of its output on our standard error.
 
-    Args:
-        arguments: The command and its flags.
-        device: For the commands that compute.
-
     Raises:
         StageFailedError: It ended with another exit code than 0, which becomes ours.
-        KeyboardInterrupt: It was interrupted.
     """
     name, *flags = arguments
     if name in ("train", "complete"):
@@ -67,10 +58,9 @@ class SynthesisRun:
     Attributes:
         folder: Where it is; its name names the arm.
         targets: What it can make.
-        sources: What it needs for that; empty if it does not say.
         data_folder: The cohort it was trained on, if it says so.
-        weights_sha256: Hash of its weights.
         splits: Who it learned from, was chosen on, and kept for testing.
+        sources: What it needs for that; empty if it does not say.
     """
 
     folder: Path
@@ -96,11 +86,7 @@ class SynthesisRun:
 
 
 def read_run(folder: Path) -> SynthesisRun:
-    """What a finished run says about itself (``done.json``, ``cohort.json``).
-
-    Raises:
-        InputError: Not a run folder, not finished, or damaged.
-    """
+    """What a finished run says about itself (``done.json``, ``cohort.json``)."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a run folder: it has no config.json")
     if not (folder / "done.json").is_file():

@@ -19,23 +19,14 @@ from synth3d.errors import InputError
 
 @dataclass(frozen=True)
 class Choice:
-    """The synthesisers of an experiment.
-
-    Attributes:
-        sources: Those that are there.
-        training: Arguments of ``synth3d`` that train one first; empty where none has to be.
-    """
+    """The synthesisers that are there; else arguments of ``synth3d`` that train one first."""
 
     sources: tuple[SynthesisRun | Completed, ...] = ()
     training: tuple[str, ...] = ()
 
 
 def choose(request: RunRequest, missing: tuple[Modality, ...]) -> Choice:
-    """What synthesises ``missing``; nothing is trained.
-
-    Raises:
-        InputError: A named run or folder does not fit.
-    """
+    """What synthesises ``missing``; nothing is trained, and what does not fit is refused."""
     if not any(ARM_KINDS[kind].needs_synthesis for kind in request.kinds):
         if request.run or request.completed:
             print("note: --run and --completed are not used, since --arms leaves out synthetic")
@@ -51,21 +42,15 @@ def choose(request: RunRequest, missing: tuple[Modality, ...]) -> Choice:
 def train_synthesiser(
     request: RunRequest, missing: tuple[Modality, ...], training: Sequence[str], synth3d: Program
 ) -> SynthesisRun:
-    """The run that ``training`` leaves, or one that has been finished meanwhile.
-
-    Raises:
-        InputError: It left none.
-        StageFailedError: It failed.
-    """
-    found = _newest_run(request, missing)
-    if found is None:
-        print(f"no finished run makes {' and '.join(missing)} on this cohort: training one")
-        synth3d(training)
-        found = _newest_run(request, missing)
-    if found is None:
-        names = " and ".join(missing)
-        raise InputError(f"training left no finished run for {names} in {request.work / 'runs'}")
-    return found
+    """The run that ``training`` leaves, or one that has been finished meanwhile."""
+    if found := _newest_run(request, missing):
+        return found
+    names = " and ".join(missing)
+    print(f"no finished run makes {names} on this cohort: training one")
+    synth3d(training)
+    if found := _newest_run(request, missing):
+        return found
+    raise InputError(f"training left no finished run for {names} in {request.work / 'runs'}")
 
 
 def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[SynthesisRun]:
@@ -74,10 +59,8 @@ def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[Synt
     for run in runs:
         if not any(run.can_make(each) for each in request.wanted):
             needs = f" from {', '.join(run.sources)}" if run.sources else ""
-            raise InputError(
-                f"the run {run.folder} makes {', '.join(run.targets)}{needs}, not "
-                f"{' and '.join(missing)}"
-            )
+            made, names = ", ".join(run.targets), " and ".join(missing)
+            raise InputError(f"the run {run.folder} makes {made}{needs}, not {names}")
     fitting = [run for run in runs if run.can_make(missing)]
     for run in fitting:
         if run.data_folder is None or run.data_folder.resolve() != request.cohort.resolve():

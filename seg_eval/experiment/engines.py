@@ -20,7 +20,6 @@ class Engines:
     """What does the heavy work.
 
     Attributes:
-        synth3d: Runs the ``synth3d`` program.
         train_segmenter: Gives the model folder of a training; goes on with what is there, and
             returns at once when it is finished.
         load_segmenter: (model folder, threads) to a segmenter that was trained here.
@@ -34,13 +33,7 @@ class Engines:
 
 
 def real_engines(device: str, trust: bool, own: Path) -> Engines:
-    """The `synth3d` program and nnU-Net.
-
-    Args:
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        trust: A segmenter from elsewhere may be unpickled.
-        own: The user's work folder; what was trained there is trusted.
-    """
+    """The `synth3d` program and nnU-Net; ``trust`` and ``own`` as in :func:`open_model_folder`."""
     return Engines(
         synth3d=partial(run_synth3d, device=device),
         train_segmenter=partial(train, device=device),

@@ -24,14 +24,7 @@ class Experiment:
     """A plan in its folder."""
 
     def __init__(self, plan: Plan, folder: Path, models: Path, engines: Engines) -> None:
-        """Set up without touching the disk.
-
-        Args:
-            plan: What to do.
-            folder: Where it is written.
-            models: Where the cohort's segmenters are, or will be.
-            engines: What does the heavy work.
-        """
+        """Set up without touching the disk; ``models`` is where the cohort's segmenters belong."""
         self.plan, self.folder, self.models, self.engines = plan, folder, models, engines
         self.builder = ArmBuilder(
             folder / "arms", plan.cohort, plan.missing, self.synth3d, plan.seed, plan.threads
@@ -39,8 +32,7 @@ class Experiment:
 
     def note_command(self, words: str) -> None:
         """Remember a command that the experiment was made with, in ``commands.json``."""
-        known = self.commands()
-        if words not in known:
+        if words not in (known := self.commands()):
             write_json(self.folder / "commands.json", [*known, words])
 
     def commands(self) -> list[str]:
@@ -49,11 +41,7 @@ class Experiment:
         return list(read_as(tuple[str, ...], path)) if path.is_file() else []
 
     def synth3d(self, arguments: Sequence[str]) -> None:
-        """Run ``synth3d`` and remember with which arguments.
-
-        Raises:
-            StageFailedError: It failed.
-        """
+        """Run ``synth3d`` and remember with which arguments."""
         self.note_command(shlex.join(["synth3d", *arguments]))
         self.engines.synth3d(arguments)
 

@@ -13,14 +13,7 @@ from synth3d.settings import read_as
 
 
 def pin_case_files(experiment: Experiment) -> CaseMarks:
-    """Remember the cases' files in ``case_files.json``; finished arms saw them as they are.
-
-    Returns:
-        Size, modification time and SHA-256 by absolute path.
-
-    Raises:
-        InputError: A file changed since the experiment was begun.
-    """
+    """Remember the cases' files in ``case_files.json``; finished arms saw them as they are."""
     pin, cohort = experiment.folder / "case_files.json", experiment.plan.cohort
     before = read_as(CaseMarks, pin, GUARD) if pin.is_file() else {}
     owners = {
@@ -29,12 +22,8 @@ def pin_case_files(experiment: Experiment) -> CaseMarks:
         for path in (*(case.images[name] for name in MODALITIES), case.label)
     }
     now = marks(owners, before)
-    changed = {
-        name
-        for path, name in owners.items()
-        if str(path) in before and before[str(path)][2] != now[str(path)][2]
-    }
-    if changed:
+    other = {path for path in now.keys() & before.keys() if now[path][2] != before[path][2]}
+    if changed := {name for path, name in owners.items() if str(path) in other}:
         raise InputError(
             f"files of {', '.join(sorted(changed))} changed since {experiment.folder} was begun; "
             "give another --name or remove that folder"
@@ -45,15 +34,7 @@ def pin_case_files(experiment: Experiment) -> CaseMarks:
 
 
 def pin_segmenters(experiment: Experiment, models: Mapping[Key, Path]) -> None:
-    """Remember which segmenters these are in ``segmenters.json``; predictions are theirs.
-
-    Args:
-        experiment: Whose segmenters they are.
-        models: The model folder of each.
-
-    Raises:
-        InputError: One was trained anew since the experiment was begun.
-    """
+    """Remember which segmenters these are in ``segmenters.json``; predictions are theirs."""
     pin = experiment.folder / "segmenters.json"
     before = read_as(dict[str, Pin], pin, GUARD) if pin.is_file() else {}
     now = {

@@ -13,6 +13,7 @@ from seg_eval.arms import (
     check_out_of_fold,
     name_arms,
     share_one_grid,
+    split_words,
 )
 from seg_eval.cohort import Cohort, load_cohort, refuse_leak
 from seg_eval.experiment.request import RunRequest
@@ -28,15 +29,8 @@ class Plan:
 
     Attributes:
         missing: The sequences that are taken away, all at once.
-        cohort: The checked cases.
         arms: What takes their place; ``full`` and ``zero`` among them.
-        preset: Of the segmenters, a name in ``nnunet_plans.presets``.
-        seeds: One segmenter of each kind is trained for each of them.
-        seed: Of the voxel draws and the bootstrap.
-        threads: For everything that computes.
-        empty: Rule for regions that a case does not have, see ``scores.EMPTY_RULES``.
-        margin: Mean Dice below ``full`` that still counts as no worse.
-        folds: Of the synthesis that ``retrained`` learns from.
+        preset, seeds, seed, threads, empty, margin, folds: As :class:`RunRequest` has them.
         foreign: A model folder that takes the frozen segmenter's place; None trains one.
     """
 
@@ -85,16 +79,14 @@ class Plan:
 
     def _origin(self, arm: Arm) -> dict[str, Any]:
         found: dict[str, Any] = {"kind": arm.kind}
-        learns = arm.about.learns_from_synthesis
-        if learns and isinstance(arm.source, SynthesisRun):
-            found["folds"] = self.folds
-        if isinstance(arm.source, SynthesisRun):
-            found["run"] = str(arm.source.folder)
-            found["weights_sha256"] = arm.source.weights_sha256
-        if isinstance(arm.source, Completed):
-            found["completed"] = str(arm.source.folder)
+        learns, source = arm.about.learns_from_synthesis, arm.source
+        if isinstance(source, SynthesisRun):
+            found |= {"folds": self.folds} if learns else {}
+            return found | {"run": str(source.folder), "weights_sha256": source.weights_sha256}
+        if isinstance(source, Completed):
             cases = (*self.cohort.test, *(self.cohort.train if learns else ()))
-            found["files_sha256"] = arm.source.identity(cases, self.missing)
+            files = source.identity(cases, self.missing)
+            return found | {"completed": str(source.folder), "files_sha256": files}
         return found
 
 
@@ -103,13 +95,7 @@ def make_plan(
 ) -> Plan:
     """One experiment of ``request``, with everything checked that can be before any work.
 
-    Args:
-        request: What the user wants.
-        missing: The sequences that are taken away.
-        sources: What synthesises; none where that has still to be trained.
-
-    Raises:
-        InputError: The cohort, a synthesiser or the segmenter does not serve.
+    There are no ``sources`` yet where a synthesiser has still to be trained.
     """
     runs = [source for source in sources if isinstance(source, SynthesisRun)]
     cohort = load_cohort(request.cohort, request.splits, runs[0].splits if runs else None)
@@ -124,7 +110,7 @@ def make_plan(
         model = read_model_folder(foreign)
         refuse_untrusted(model, request.trust, request.work)
         refuse_unfit(foreign, model.channels, missing)
-    vain = set(_vain_kinds(request, cohort, missing))
+    vain = _vain_kinds(request, cohort, missing)
     arms = tuple(name_arms([kind for kind in request.kinds if kind not in vain], sources))
     for arm in arms:
         if arm.about.learns_from_synthesis:
@@ -146,11 +132,10 @@ def make_plan(
 
 def _vain_kinds(request: RunRequest, cohort: Cohort, missing: Sequence[Modality]) -> list[str]:
     """Kinds of arm that nobody asked for by name and that would mean nothing in this cohort."""
-    unnamed = [kind for kind in request.kinds if kind not in request.named_kinds]
-    vain = [kind for kind in unnamed if ARM_KINDS[kind].needs_one_grid]
-    if not vain or share_one_grid([*cohort.train, *cohort.test], missing[0]):
-        return []
-    return vain
+    named = {*split_words(request.arms)}
+    vain = [kind for kind in request.kinds if ARM_KINDS[kind].needs_one_grid and kind not in named]
+    one = not vain or share_one_grid([*cohort.train, *cohort.test], missing[0])
+    return [] if one else vain
 
 
 PINNED = ("missing", "data", "train", "test", "preset", "segmenter", "seed")
@@ -160,19 +145,18 @@ PINNED = ("missing", "data", "train", "test", "preset", "segmenter", "seed")
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What keeps two descriptions from sharing a folder, one phrase each; [] when nothing.
 
-    Arms and seeds may come and go; the rule for empty regions, the margin and the threads may
-    change; an arm of one name must stay the same thing.
+    The rule for empty regions, the margin and the threads may change, and there may be no old
+    one; an arm of one name must stay the same thing.
     """
-    found = [
-        f"{key} is {_short(new[key])}, was {_short(old.get(key))}"
-        for key in PINNED
-        if old.get(key) != new[key]
+    if not old:
+        return []
+    changed = [key for key in PINNED if old.get(key) != new[key]]
+    before, arms = old["arms"], new["arms"]
+    others = [name for name in sorted(arms.keys() & before) if arms[name] != before[name]]
+    return [
+        *(f"{key} is {_short(new[key])}, was {_short(old.get(key))}" for key in changed),
+        *(f"arm {name} comes from other weights, files or folds than before" for name in others),
     ]
-    before = old.get("arms", {})
-    for name in sorted(new["arms"].keys() & before.keys()):
-        if new["arms"][name] != before[name]:
-            found.append(f"arm {name} comes from other weights, files or folds than before")
-    return found
 
 
 def remembered(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
@@ -188,31 +172,18 @@ def _short(value: Any) -> str:
 
 
 def choose_folder(parent: Path, name: str | None, plan: Plan) -> Path:
-    """The folder of the experiment: the one that holds it already, or a free one.
+    """The folder in ``parent`` that holds the experiment already, or a free one.
 
-    Args:
-        parent: Folder of all experiments.
-        name: The user's choice; None picks ``<missing>-<cohort>``, with a number if need be.
-        plan: What the experiment is.
-
-    Raises:
-        InputError: The named folder holds another experiment.
+    Without a ``name`` it is ``<missing>-<cohort>``, with a number if need be.
     """
     described = plan.describe()
-    if name is not None:
-        folder = parent / name
-        if found := _conflicts(folder, described):
+    folder = stem = parent / (name or f"{plan.stem}-{plan.cohort.folder.resolve().name}")
+    number = 1
+    while found := differences(read_config(folder), described):
+        if name is not None:
             raise InputError(
                 f"{folder} holds another experiment ({'; '.join(found)}); give another --name"
             )
-        return folder
-    stem = f"{plan.stem}-{plan.cohort.folder.resolve().name}"
-    number, folder = 1, parent / stem
-    while _conflicts(folder, described):
-        number, folder = number + 1, parent / f"{stem}-{number + 1}"
+        number += 1
+        folder = stem.with_name(f"{stem.name}-{number}")
     return folder
-
-
-def _conflicts(folder: Path, described: dict[str, Any]) -> list[str]:
-    before = read_config(folder)
-    return differences(before, described) if before else []

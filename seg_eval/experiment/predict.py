@@ -20,16 +20,7 @@ Todo = list[tuple[LabelledCase, list[Arm]]]
 
 
 def train_segmenters(experiment: Experiment, files: CaseMarks) -> dict[Key, Path]:
-    """The model folder of each segmenter, trained now if it is not there.
-
-    Args:
-        experiment: Whose segmenters they are.
-        files: The marks of the cases' files.
-
-    Raises:
-        InputError: The data cannot be used.
-        StageFailedError: The out-of-fold synthesis failed.
-    """
+    """The model folder of each segmenter, trained now if it is not there."""
     return {key: _model(experiment, key, files) for key in experiment.segmenters()}
 
 
@@ -42,16 +33,8 @@ def _model(experiment: Experiment, key: Key, files: CaseMarks) -> Path:
     if kind is not None and kind.learns_from_synthesis:
         with timed(experiment.folder, "out-of-fold synthesis"):
             replace = dict(out_of_fold(_cross_fit(experiment, name, files)))
-    training = Training(
-        cohort=plan.cohort,
-        folder=experiment.models,
-        preset=plan.preset,
-        seed=seed,
-        threads=plan.threads,
-        kind=kind,
-        missing=plan.missing,
-        replace=replace,
-    )
+    known = (plan.cohort, experiment.models, plan.preset, seed, plan.threads)
+    training = Training(*known, kind, plan.missing, replace)
     with timed(experiment.folder, f"segmenter {name}"):
         return experiment.engines.train_segmenter(training)
 
@@ -61,44 +44,27 @@ def _cross_fit(experiment: Experiment, segmenter: str, files: CaseMarks) -> Cros
     plan = experiment.plan
     arm = next(arm for arm in plan.arms if arm.segmenter == segmenter)
     origin = plan.describe()["arms"][arm.name]
-    contents = [
-        files[str(case.images[name].absolute())][2]
-        for case in plan.cohort.train
-        for name in MODALITIES
-    ]
+    images = [case.images[name] for case in plan.cohort.train for name in MODALITIES]
+    contents = [files[str(path.absolute())][2] for path in images]
     folder = experiment.models / "out-of-fold" / digest(origin, plan.missing, contents)[:12]
-    return CrossFit(
-        arm, plan.cohort, plan.missing, plan.folds, folder, experiment.synth3d, plan.threads
-    )
+    program, threads = experiment.synth3d, plan.threads
+    return CrossFit(arm, plan.cohort, plan.missing, plan.folds, folder, program, threads)
 
 
 def missing_predictions(experiment: Experiment) -> dict[Key, Todo]:
     """Per segmenter and test case, the arms that it has not seen yet."""
     todo: dict[Key, Todo] = {}
     for kind, seed in experiment.segmenters():
+        seen = [arm for arm in experiment.plan.arms if arm.segmenter == kind]
         for case in experiment.plan.cohort.test:
-            arms = [
-                arm
-                for arm in experiment.plan.arms
-                if arm.segmenter == kind and not experiment.prediction(arm, case, seed).is_file()
-            ]
+            arms = [a for a in seen if not experiment.prediction(a, case, seed).is_file()]
             if arms:
                 todo.setdefault((kind, seed), []).append((case, arms))
     return todo
 
 
 def predict(experiment: Experiment, key: Key, model: Path, todo: Todo) -> None:
-    """Write the predictions of one segmenter, in the labels of the cohort.
-
-    Args:
-        experiment: Whose predictions they are.
-        key: Kind and seed of the segmenter.
-        model: Its folder.
-        todo: What it is to look at.
-
-    Raises:
-        InputError: A file cannot be read or written, or is no input for the segmenter.
-    """
+    """Write the predictions of one segmenter, in the labels of the cohort."""
     (kind, seed), plan, engines = key, experiment.plan, experiment.engines
     load = engines.open_segmenter if plan.is_foreign(kind) else engines.load_segmenter
     segment = load(model, plan.threads)
@@ -118,7 +84,6 @@ def predict(experiment: Experiment, key: Key, model: Path, todo: Todo) -> None:
             except InputError as error:
                 raise InputError(f"arm {arm.name}, case {case.name}: {error}") from error
             labels = from_brats_2023(labels, plan.cohort.scheme)
-            mark = f"PREDICTION arm {arm.name} by seg_eval"
-            path = experiment.prediction(arm, case, seed)
-            write_like(case.label, labels, path, description=mark)
+            path, mark = experiment.prediction(arm, case, seed), f"PREDICTION arm {arm.name}"
+            write_like(case.label, labels, path, description=f"{mark} by seg_eval")
     list(bar)

@@ -1,6 +1,7 @@
 """What a user asks of `seg_eval run`: missing sequences, cohort, arms, segmenters, statistics."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,11 +103,6 @@ class RunRequest:
         return parse_kinds(self.arms)
 
     @property
-    def named_kinds(self) -> set[str]:
-        """The kinds that were asked for by name and not with a group of them."""
-        return {*split_words(self.arms)} & {*self.kinds}
-
-    @property
     def cohort(self) -> Path:
         """The cohort's folder, where phantoms may have to be made first."""
         return self.data or self.work / "phantom"
@@ -128,14 +124,7 @@ class RunRequest:
 
 
 def parse_missing(text: str) -> list[tuple[Modality, ...]]:
-    """What ``--missing`` asks for: one set of sequences per experiment.
-
-    ``flair`` is one, ``flair,t1ce`` one that misses both at once, ``all`` each of the four in
-    turn. Sequences of a set are in the order of :data:`MODALITIES`.
-
-    Raises:
-        InputError: An unknown sequence, one that the segmenter does not see, or all at once.
-    """
+    """What ``--missing`` asks for: one set of sequences per experiment, in their usual order."""
     if text.strip().lower() == "all":
         return [(name,) for name in MODALITIES]
     named = {parse_modality(word) for word in split_words([text])}
@@ -149,19 +138,14 @@ def parse_missing(text: str) -> list[tuple[Modality, ...]]:
 
 
 def parse_seeds(text: str | None, seed: int) -> tuple[int, ...]:
-    """Seeds of the segmenters from ``--seeds 0,1,2``; without it the one ``seed``.
-
-    Raises:
-        InputError: Not whole numbers from 0 up that fit into 32 bits, or one of them twice.
-    """
+    """Seeds of the segmenters from ``--seeds 0,1,2``; without it the one ``seed``."""
     if not 0 <= seed < SEEDS:
         raise InputError(f"--seed must be a whole number from 0 to {SEEDS - 1}, got {seed}")
     if text is None:
         return (seed,)
-    try:
+    seeds: tuple[int, ...] = ()
+    with suppress(ValueError):
         seeds = tuple(map(int, split_words([text])))
-    except ValueError:
-        seeds = ()
     if not seeds or min(seeds) < 0 or max(seeds) >= SEEDS or len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds wants different whole numbers as in 0,1,2, got {text!r}")
     return seeds

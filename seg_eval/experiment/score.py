@@ -9,7 +9,6 @@ from seg_eval.experiment.pins import pin_case_files, pin_segmenters
 from seg_eval.experiment.predict import missing_predictions, predict, train_segmenters
 from seg_eval.records import read_image_scores, read_scores, timed
 from seg_eval.scoring import Score, channel_scores, region_masks, score_case
-from synth3d.errors import InputError
 from synth3d.files import progress, write_json
 from synth3d.images import read, read_label
 
@@ -17,12 +16,7 @@ Rows = list[dict[str, Any]]
 
 
 def scores_of(experiment: Experiment) -> tuple[list[Score], Rows]:
-    """Do whatever is not yet done; the score rows and the image-score rows of all arms.
-
-    Raises:
-        InputError: A file is missing or bad, or the folder cannot be written.
-        StageFailedError: A program that was called failed.
-    """
+    """Do whatever is not yet done; the score rows and the image-score rows of all arms."""
     plan, folder = experiment.plan, experiment.folder
     files = pin_case_files(experiment)
     for arm in plan.arms:
@@ -48,7 +42,6 @@ def scores_of(experiment: Experiment) -> tuple[list[Score], Rows]:
 
 
 def _all_rows(experiment: Experiment) -> tuple[list[Score], Rows]:
-    """The rows of all arms, read back."""
     plan = experiment.plan
     rows: list[Score] = []
     images: Rows = []
@@ -62,20 +55,13 @@ def _all_rows(experiment: Experiment) -> tuple[list[Score], Rows]:
 
 
 def score_arm(experiment: Experiment, arm: Arm, seed: int) -> Rows:
-    """Scores of an arm's predictions by the segmenter of one seed: every region of every case.
-
-    Raises:
-        InputError: A prediction is missing or cannot be read.
-    """
+    """Scores of an arm's predictions by the segmenter of one seed: every region of every case."""
     cases, scheme = experiment.plan.cohort.test, experiment.plan.cohort.scheme
-    predictions = {case.name: experiment.prediction(arm, case, seed) for case in cases}
-    if absent := [name for name, path in predictions.items() if not path.is_file()]:
-        raise InputError(f"arm {arm.name} has no prediction for {', '.join(absent)}")
     rows: Rows = []
     for case in progress(cases, desc=f"scoring {arm.name}, seed {seed}", unit="case"):
         label = read_label(case.label)
         truth = region_masks(label.data, scheme)
-        found = region_masks(read_label(predictions[case.name]).data, scheme)
+        found = region_masks(read_label(experiment.prediction(arm, case, seed)).data, scheme)
         about = (case.name, case.patient, arm.name, seed)
         rows += [asdict(row) for row in score_case(*about, truth, found, label.spacing_mm)]
     return rows

@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -26,16 +27,14 @@ _SCREEN: list[TextIO] = []
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """``os.environ`` with ``variables`` set, as it was afterwards."""
-    before = {name: os.environ.get(name) for name in variables}
+    before = {name: os.environ[name] for name in variables if name in os.environ}
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
@@ -52,8 +51,8 @@ def nnunet_environment(
     Trainers are looked for here and then where ``nnUNet_extTrainer`` pointed before.
 
     Args:
-        threads: Threads of torch. nnU-Net's own variable for it is read once, when it is first
-            imported, and only ever limits torch's; so it gets the number of processors.
+        threads: Of torch. nnU-Net's own variable for it is read once, when it is first imported,
+            and only ever limits torch's; so it gets the number of processors.
         log: What nnU-Net prints and warns is appended here; without a file it is dropped.
         folders: Of ``raw``, ``preprocessed`` and ``results``.
         workers: Augmentation processes; 0 works in this process but breaks planning.
@@ -100,7 +99,7 @@ def _chatter_to(log: Path | None) -> Iterator[None]:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("default")
-            warnings.showwarning = _writer(file)
+            warnings.showwarning = partial(_write_warning, file)
             yield
     finally:
         _SCREEN.pop()
@@ -152,45 +151,37 @@ def told_plainly(doing: str, log: Path | None = None, hint: str = "") -> Iterato
         doing: What the block does: ``training nnU-Net``.
         log: Where nnU-Net's own words are.
         hint: What the user may do about memory.
-
-    Raises:
-        InputError: In their place.
     """
-    more = f"; nnU-Net's own words are in {log}" if log else ""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(_full(doing)) from error
-        raise
-    except MemoryError as error:
-        raise InputError(f"{doing} needs more memory than this machine has free{more}") from error
-    except RuntimeError as error:
-        said = str(error)
-        if "out of memory" in said.lower() or "can't allocate memory" in said:
-            where = "the GPU has" if "cuda" in said.lower() else "this machine has"
-            raise InputError(
-                f"{doing} needs more memory than {where} free{f': {hint}' if hint else ''}{more}"
-            ) from error
-        if "PytorchStreamWriter failed" in said or "No space left" in said:
-            raise InputError(_full(doing)) from error
-        if "background workers" in said.lower():
-            raise InputError(
-                f"a worker process of nnU-Net died while {doing}, mostly for want of memory: use "
-                f"fewer workers{more}"
-            ) from error
+    except (OSError, MemoryError, RuntimeError) as error:
+        more = f"; nnU-Net's own words are in {log}" if log else ""
+        if sentence := _what_gave_out(error, doing, hint, more):
+            raise InputError(sentence) from error
         raise
 
 
-def _full(doing: str) -> str:
-    return f"the disk is full (while {doing}); free some space and give the same command again"
+def _what_gave_out(error: Exception, doing: str, hint: str, more: str) -> str:
+    """Memory, disk or a worker, in a sentence; empty where it is something else."""
+    said = "" if isinstance(error, OSError) else str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "PytorchStreamWriter failed" in said or "No space left" in said:
+        return f"the disk is full (while {doing}); free some space and give the same command again"
+    if isinstance(error, MemoryError):
+        return f"{doing} needs more memory than this machine has free{more}"
+    if "out of memory" in said.lower() or "can't allocate memory" in said:
+        where = "the GPU has" if "cuda" in said.lower() else "this machine has"
+        return f"{doing} needs more memory than {where} free{f': {hint}' if hint else ''}{more}"
+    if "background workers" in said.lower():
+        died = f"a worker process of nnU-Net died while {doing}, mostly for want of memory"
+        return f"{died}: use fewer workers{more}"
+    return ""
 
 
-def _writer(file: TextIO) -> Any:
-    def show(message: Any, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
-        file.write(warnings.formatwarning(message, category, filename, lineno))
-
-    return show
+def _write_warning(
+    file: TextIO, message: Any, category: Any, name: str, line: int, *_: Any
+) -> None:
+    file.write(warnings.formatwarning(message, category, name, line))
 
 
 @contextlib.contextmanager
@@ -237,13 +228,10 @@ def tame(trainer: Any) -> None:
 
 
 def pick_device(wanted: str) -> str:
-    """``cpu``, ``cuda`` or ``cuda:1`` for ``cpu``, ``cuda``, ``cuda:1`` or ``auto``.
+    """``cpu``, ``cuda`` or ``cuda:1`` for ``cpu``, ``cuda``, ``cuda:1`` or ``auto``, if there.
 
     Several GPUs are used as nnU-Net uses them, one training each: start one process per seed,
     each with its own ``cuda:N`` or with ``CUDA_VISIBLE_DEVICES=N`` and ``cuda``.
-
-    Raises:
-        InputError: It is no device, or CUDA or that GPU is wanted and absent.
     """
     import torch
 
@@ -254,8 +242,7 @@ def pick_device(wanted: str) -> str:
         raise InputError(f"the device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
     if wanted != "cpu" and not torch.cuda.is_available():
         raise InputError(f"device {wanted} was asked for, but torch finds no CUDA GPU")
-    if match[1] and int(match[1]) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    if match[1] and int(match[1]) >= (count := torch.cuda.device_count()):
         raise InputError(f"device {wanted} was asked for, but torch finds {count} (from cuda:0)")
     return wanted
 
@@ -264,12 +251,8 @@ def fill_batch(network: Any, features: int, patch: Sequence[int]) -> None:
     """Let ``network`` work on small tiles in pairs, three times faster on a CPU.
 
     PyTorch hands a 3-D convolution of a single sample to oneDNN only when channels x depth x
-    height exceed 20480; below, two samples cost a third of one. The second is the first again.
-
-    Args:
-        network: Gets tiles of shape (1, C, D, H, W); its caller uses the first output only.
-        features: Channels of its finest stage.
-        patch: Tile, voxels (z, y, x).
+    height exceed 20480; below, two samples cost a third of one. The second is the first again,
+    and the caller uses the first output only. The finest stage has ``features`` channels.
     """
     if 2 * features * patch[0] * patch[1] <= 20480:
         network.register_forward_pre_hook(lambda _, tiles: (tiles[0].repeat(2, 1, 1, 1, 1),))

@@ -40,8 +40,6 @@ class LabelCodes:
 
     Attributes:
         necrosis: Necrotic and other non-enhancing core.
-        oedema: Oedema and infiltration.
-        enhancing: Enhancing tumour.
         cavity: Resection cavity, which is no tumour; None where the model knows none.
         regions: Whether the network has one sigmoid per region, or one softmax over labels.
         others: Integers of names that say nothing to us.
@@ -67,18 +65,10 @@ class LabelCodes:
 
 
 def label_codes(dataset: Any, path: Path) -> LabelCodes:
-    """What a model with this dataset.json paints.
+    """What a model paints whose dataset.json holds ``dataset``; ``path`` is for the sentence.
 
     With regions, ``regions_class_order`` is what nnU-Net paints, whatever the sets say; without
-    it the sets themselves tell.
-
-    Args:
-        dataset: The content of nnU-Net's dataset.json.
-        path: Where it came from, for the sentence.
-
-    Raises:
-        InputError: It names neither the three regions nor the three tissues, says nonsense, or
-            paints a large region over a smaller one.
+    it the sets themselves tell. What does not name them, or paints one over another, is refused.
     """
     labels = dataset.get("labels") if isinstance(dataset, dict) else None
     if not isinstance(labels, dict):
@@ -90,7 +80,8 @@ def label_codes(dataset: Any, path: Path) -> LabelCodes:
         tissues = _single(_by_alias(sets, TISSUES) or {})
         painted = _single(sets)
     elif (painted := _painted_regions(dataset, sets)) is not None:
-        tissues = {name: painted.get(_alias_in(sets, region), 0) for name, region in HEADS.items()}
+        called = {region: next(a for a in REGIONS[region] if a in sets) for region in REGIONS}
+        tissues = {name: painted.get(called[region], 0) for name, region in HEADS.items()}
     else:
         tissues, painted = _single(_tissues_of(parts)), _single(sets)
     if tissues.keys() != TISSUES.keys() or len({*tissues.values()} - {0}) < len(TISSUES):
@@ -115,10 +106,6 @@ def _sets(labels: Mapping[str, Any]) -> dict[str, set[int]]:
     }  # fmt: skip
 
 
-def _alias_in(sets: Mapping[str, set[int]], region: str) -> str:
-    return next(alias for alias in REGIONS[region] if alias in sets)
-
-
 def _plain(name: Any) -> str:
     return re.sub(r"[^a-z]", "", str(name).lower())
 
@@ -127,21 +114,13 @@ def _by_alias(
     sets: Mapping[str, set[int]], aliases: Mapping[str, Sequence[str]]
 ) -> dict[str, set[int]] | None:
     """What each of ``aliases`` is called exactly once, or None."""
-    found = {}
-    for name, others in aliases.items():
-        values = [sets[alias] for alias in others if alias in sets]
-        if len(values) != 1:
-            return None
-        found[name] = values[0]
-    return found
+    found = {name: [sets[a] for a in others if a in sets] for name, others in aliases.items()}
+    once = all(len(values) == 1 for values in found.values())
+    return {name: values[0] for name, values in found.items()} if once else None
 
 
 def _painted_regions(dataset: Mapping[str, Any], sets: Mapping[str, set[int]]) -> Any:
-    """The integer painted for each region by its plain name, or None where no order is given.
-
-    Raises:
-        InputError: The order does not fit the regions, or a larger one hides a smaller one.
-    """
+    """The integer painted for each region by its plain name, or None where no order is given."""
     order = dataset.get("regions_class_order")
     if not isinstance(order, list | tuple):
         return None
@@ -170,6 +149,4 @@ def _tissues_of(parts: Mapping[str, set[int]]) -> dict[str, set[int]]:
 
 def _single(parts: Mapping[str, set[int]]) -> dict[str, int]:
     """The sets that hold one integer, as that integer."""
-    return {
-        name: int(value) for name, values in parts.items() if len(values) == 1 for value in values
-    }
+    return {name: min(values) for name, values in parts.items() if len(values) == 1}

@@ -34,13 +34,11 @@ class ModelFolder:
 
     Attributes:
         folder: The folder with dataset.json, plans.json and fold_*.
-        channels: Modality of channel 0, 1, ...
         codes: What the painted integers mean.
         table: Integer that nnU-Net's prediction holds → integer of BraTS 2023.
         configuration: ``3d_fullres``, ``3d_lowres``, ``2d`` or one of the plans' own names.
         folds: Those to average: ``0``, ``1``, ... or ``all``.
         checkpoint: File name in each of them.
-        plans: The content of plans.json.
     """
 
     folder: Path
@@ -53,17 +51,13 @@ class ModelFolder:
     plans: Mapping[str, Any]
 
     @property
-    def checkpoints(self) -> dict[str, Path]:
+    def checkpoints(self) -> list[Path]:
         """The checkpoint of each fold."""
-        return {fold: self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds}
+        return [self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds]
 
 
 def refuse_untrusted(model: ModelFolder, trust: bool, own: Path | None) -> bool:
-    """Whether we trained the model ourselves; stop if not and nobody vouches for it.
-
-    Raises:
-        InputError: Neither.
-    """
+    """Whether we trained the model ourselves; stop if not and nobody vouches for it."""
     ours = trained_here(model, own)
     if not ours and not trust:
         raise InputError(
@@ -75,26 +69,17 @@ def refuse_untrusted(model: ModelFolder, trust: bool, own: Path | None) -> bool:
 
 
 def refuse_unfit(folder: Path, channels: Sequence[Modality], missing: Sequence[Modality]) -> None:
-    """Stop at a segmenter that cannot be asked what the missing sequences are worth to it.
-
-    Raises:
-        InputError: It does not take them, takes nothing else, or takes what a cohort has not.
-    """
+    """Stop at a segmenter that cannot be asked what the missing sequences are worth to it."""
+    takes, gone, known = (", ".join(names) for names in (channels, missing, MODALITIES))
+    said = ""
     if lacking := [name for name in missing if name not in channels]:
-        raise InputError(
-            f"the segmenter {folder} takes {', '.join(channels)}; it does not miss "
-            f"{', '.join(lacking)}"
-        )
-    if set(channels) <= set(missing):
-        raise InputError(
-            f"the segmenter {folder} takes {', '.join(channels)} alone; without "
-            f"{', '.join(missing)} it would have nothing to look at"
-        )
-    if strange := [name for name in channels if name not in MODALITIES]:
-        raise InputError(
-            f"the segmenter {folder} wants {', '.join(strange)}, which is not among "
-            f"{', '.join(MODALITIES)}"
-        )
+        said = f"takes {takes}; it does not miss {', '.join(lacking)}"
+    elif set(channels) <= set(missing):
+        said = f"takes {takes} alone; without {gone} it would have nothing to look at"
+    elif strange := [name for name in channels if name not in MODALITIES]:
+        said = f"wants {', '.join(strange)}, which is not among {known}"
+    if said:
+        raise InputError(f"the segmenter {folder} {said}")
 
 
 def trained_here(model: ModelFolder, own: Path | None) -> bool:
@@ -102,27 +87,20 @@ def trained_here(model: ModelFolder, own: Path | None) -> bool:
 
     Where the receipt remembers the checkpoint's SHA-256, the file must still be that one.
     """
-    receipt = model.folder / "model.json"
+    receipt, files = model.folder / "model.json", model.checkpoints
     if own is None or not receipt.is_file():
         return False
-    if not model.folder.resolve().is_relative_to(own.resolve()):
+    if not all(path.resolve().is_relative_to(own.resolve()) for path in (model.folder, *files)):
         return False
     said = read_json(receipt)
     if not isinstance(said, dict) or not said.get("finished"):
         return False
-    files = model.checkpoints
-    if any(not path.resolve().is_relative_to(own.resolve()) for path in files.values()):
-        return False
     remembered = said.get("checkpoint_sha256")
-    return remembered is None or {sha256(path) for path in files.values()} == {remembered}
+    return remembered is None or {sha256(path) for path in files} == {remembered}
 
 
 def read_model_folder(folder: Path) -> ModelFolder:
-    """What ``folder`` says of itself; opens JSON files alone.
-
-    Raises:
-        InputError: As :func:`seg_eval.segmenter.nnunet.open_model_folder`, but for trust.
-    """
+    """What ``folder`` says of itself, or why it cannot serve; opens JSON files alone."""
     try:
         return _read(folder)
     except InputError:
@@ -136,15 +114,15 @@ def read_model_folder(folder: Path) -> ModelFolder:
 def _read(folder: Path) -> ModelFolder:
     for name in ("dataset.json", "plans.json"):
         if not (folder / name).is_file():
-            raise InputError(
-                f"{folder} holds no finished nnU-Net model (no {name}){_advice(folder)}"
-            )
-    dataset, plans = read_json(folder / "dataset.json"), read_json(folder / "plans.json")
-    codes = label_codes(dataset, folder / "dataset.json")
+            said = f"{folder} holds no finished nnU-Net model (no {name})"
+            raise InputError(said + _advice(folder))
+    described = folder / "dataset.json"
+    dataset, plans = read_json(described), read_json(folder / "plans.json")
+    codes = label_codes(dataset, described)
     if codes.others:
         names = ", ".join(codes.others)
-        raise InputError(f"{folder / 'dataset.json'} has labels that say nothing to us: {names}")
-    channels = _channels(dataset, folder / "dataset.json")
+        raise InputError(f"{described} has labels that say nothing to us: {names}")
+    channels = _channels(dataset, described)
     name = _configuration_name(folder, plans)
     _refuse_what_we_cannot_feed(folder, plans, name, channels)
     chosen = _folds(folder)
@@ -167,15 +145,15 @@ def _channels(dataset: Mapping[str, Any], path: Path) -> tuple[Modality, ...]:
     names = dataset.get("channel_names", dataset.get("modality"))
     if not isinstance(names, dict) or {*names} != {str(index) for index in range(len(names))}:
         raise InputError(f"{path} has no channel_names numbered from 0")
-    found: dict[str, Modality] = {}
-    for index in range(len(names)):
-        said = str(names[str(index)])
-        found[said] = _modality(said, index, path)
-    if len(found) < len(names) or len({*found.values()}) < len(names):
-        raise InputError(f"{path} has two channels of one modality: {', '.join(names.values())}")
+    said = [str(names[str(index)]) for index in range(len(names))]
+    found: tuple[Modality, ...] = tuple(
+        _modality(name, index, path) for index, name in enumerate(said)
+    )
+    if len({*found}) < len(found):
+        raise InputError(f"{path} has two channels of one modality: {', '.join(said)}")
     if not found:
         raise InputError(f"{path} has no channel at all")
-    return tuple(found.values())
+    return found
 
 
 def _modality(name: str, index: int, path: Path) -> Modality:
@@ -209,14 +187,11 @@ def _configuration_name(folder: Path, plans: Any) -> str:
 
 def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A configuration with all that it inherits."""
-    chain: list[dict[str, Any]] = []
+    known, merged = plans["configurations"], {}
     following: str | None = name
-    while following is not None and len(chain) <= len(plans["configurations"]):
-        chain.append(plans["configurations"].get(following, {}))
-        following = chain[-1].get("inherits_from")
-    merged: dict[str, Any] = {}
-    for values in reversed(chain):
-        merged |= values
+    for _ in range(len(known) + 1):  # which ends a circle, too
+        values = known.get(following, {})
+        merged, following = values | merged, values.get("inherits_from")
     return merged
 
 
@@ -230,11 +205,9 @@ def _refuse_what_we_cannot_feed(
             "the first; give its 3d_fullres or 3d_lowres model"
         )
     schemes = configuration.get("normalization_schemes", ())
-    if len(schemes) != len(channels):
-        raise InputError(
-            f"{folder / 'plans.json'} has {len(schemes)} normalisation schemes for "
-            f"{len(channels)} channels"
-        )
+    if (count := len(schemes)) != len(channels):
+        said = f"{count} normalisation schemes for {len(channels)} channels"
+        raise InputError(f"{folder / 'plans.json'} has {said}")
     for channel, scheme in zip(channels, schemes, strict=True):
         if scheme != NORMALISATION:
             raise InputError(
@@ -261,9 +234,9 @@ def _folds(folder: Path) -> tuple[str, ...]:
 
 def _checkpoint(folder: Path, folds: Sequence[str]) -> str:
     """The file to take from all ``folds``: the final one, or the best where only that was kept."""
+    known = {FINAL, BEST, LATEST}
     has = {
-        fold: {name for name in (FINAL, BEST, LATEST) if (folder / f"fold_{fold}" / name).is_file()}
-        for fold in folds
+        fold: {p.name for p in (folder / f"fold_{fold}").glob("*.pth")} & known for fold in folds
     }
     if all(FINAL in files for files in has.values()):
         return FINAL

@@ -12,20 +12,9 @@ from synth3d.errors import InputError
 
 
 def network_input(channels: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """The channels stacked in the order of ``names``.
+    """The (D, H, W) channels in the order of ``names``: (C, D, H, W) float32, a copy.
 
-    Args:
-        channels: (D, H, W) arrays by modality, in any order, of which those in ``names`` are
-            taken; exactly 0 outside the brain, and everywhere for an absent modality.
-        names: Modality of channel 0, 1, ...
-
-    Returns:
-        (C, D, H, W) float32, a copy.
-
-    Raises:
-        InputError: A channel is missing, shapes differ, a voxel is NaN or infinite, all channels
-            are zero, the background is not zero, or a channel is constant but not zero inside the
-            brain.
+    Channels must be exactly 0 outside the brain, and everywhere for an absent modality.
     """
     if absent := [name for name in names if name not in channels]:
         raise InputError(
@@ -36,9 +25,8 @@ def network_input(channels: Mapping[str, np.ndarray], names: Sequence[str]) -> n
         found = ", ".join(f"{n} {a.shape}" for n, a in zip(names, arrays, strict=True))
         raise InputError(f"channels must be 3-D with one shape, got {found}")
     stack = np.stack(arrays).astype(np.float32)
-    bad = {name: int((~np.isfinite(x)).sum()) for name, x in zip(names, stack, strict=True)}
-    for name, count in bad.items():
-        if count:
+    for name, volume in zip(names, stack, strict=True):
+        if count := int((~np.isfinite(volume)).sum()):
             raise InputError(f"{name} has {count} voxels that are NaN or infinite")
     _refuse_traps(stack, names)
     return stack

@@ -32,6 +32,11 @@ from synth3d.errors import InputError
 from synth3d.files import lock, read_object, sha256, sweep, write_json
 
 LESS_MEMORY = "choose another GPU with cuda:N, or a smaller preset"
+UNLOADABLE = (
+    RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError, ImportError,
+    EOFError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What nnU-Net dies of at a checkpoint that is none of its own."""
 
 
 def train_segmenter(
@@ -50,16 +55,12 @@ def train_segmenter(
     Args:
         prepared: The dataset.
         seed: Each seed has a model folder of its own.
-        threads: Threads of torch; more than the free cores is much slower than one.
-        device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto`` for CUDA where there is one.
+        threads: Of torch; more than the free cores is much slower than one.
+        device: As :func:`pick_device` takes it.
         channel_dropout: Probability that a training patch loses one random channel.
 
     Returns:
         The model folder, as nnU-Net lays it out, with our ``model.json``.
-
-    Raises:
-        InputError: Another process trains this model or prepares its data, the training
-            diverged, or memory or disk give out.
     """
     preset = prepared.preset
     trainer = "ScheduledTrainer" if channel_dropout else preset.trainer
@@ -116,11 +117,10 @@ def _train(dataset: str, name: str, plans: str, device: str, resume: bool) -> di
         trainer.run_training()
     if not np.isfinite(trainer.logger.get_value("train_losses", -1)):
         raise InputError(f"nnU-Net's training diverged; lower the learning rate of {plans}")
-    begin, end = (
-        trainer.logger.get_value(f"epoch_{side}_timestamps", None) for side in ("start", "end")
-    )
+    begin, end = (f"epoch_{side}_timestamps" for side in ("start", "end"))
+    told = trainer.logger.get_value
     return {
-        "seconds": round(sum(end) - sum(begin), 1),
+        "seconds": round(sum(told(end, None)) - sum(told(begin, None)), 1),
         "epochs": trainer.num_epochs,
         "iterations": trainer.num_epochs * trainer.num_iterations_per_epoch,
         "parameters": sum(weight.numel() for weight in trainer.network.parameters()),
@@ -138,14 +138,7 @@ class Segmenter:
     """
 
     def __init__(self, model: Path | ModelFolder, threads: int = 1, device: str = "auto") -> None:
-        """Load ``model``, a folder from :func:`train_segmenter` or one that was read before.
-
-        Only load models you trust: nnU-Net's checkpoints are pickles.
-        :func:`open_model_folder` asks for that.
-
-        Raises:
-            InputError: The folder holds no finished model that we can use.
-        """
+        """Load a trusted ``model``: it holds pickles, which :func:`open_model_folder` asks for."""
         found = model if isinstance(model, ModelFolder) else read_model_folder(model)
         self.model, self.channels, self._threads = found, found.channels, threads
         chosen = pick_device(device)
@@ -162,20 +155,12 @@ class Segmenter:
     def predict(
         self, channels: Mapping[str, np.ndarray], spacing_mm: Sequence[float]
     ) -> np.ndarray:
-        """Label a case.
+        """Label a case by the mean of the logits of all folds: uint8 (D, H, W), BraTS 2023.
 
         Args:
-            channels: (D, H, W) arrays by modality, of which the network takes its own; an absent
-                modality is exact zeros. Intensities may have any positive scale.
+            channels: (D, H, W) arrays by modality, as :func:`network_input` takes them, in any
+                positive scale.
             spacing_mm: Voxel sides (z, y, x).
-
-        Returns:
-            uint8 (D, H, W): 0 background, 1 necrosis, 2 oedema, 3 enhancing tumour, whatever
-            integers the model itself paints; the mean of the logits of all folds.
-
-        Raises:
-            InputError: As :func:`seg_eval.segmenter.network_input.network_input`, or memory gives
-            out.
         """
         stack = network_input(channels, self.channels)
         predictor = self._predictor
@@ -190,22 +175,14 @@ class Segmenter:
             )
             logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
             labels = export_prediction.convert_predicted_logits_to_segmentation_with_correct_shape(
-                logits,
-                plans,
-                configuration,
-                predictor.label_manager,
-                properties,
+                *(logits, plans, configuration, predictor.label_manager, properties),
                 num_threads_torch=self._threads,
             )
         return self._codes[np.asarray(labels, dtype=np.uint8)]
 
 
 def _load(model: ModelFolder, device: str) -> Any:
-    """nnU-Net's predictor with all folds of ``model``; unpickles its checkpoints.
-
-    Raises:
-        InputError: nnU-Net cannot load them, or they are of another configuration.
-    """
+    """nnU-Net's predictor with all folds of ``model``; unpickles its checkpoints."""
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -222,10 +199,7 @@ def _load(model: ModelFolder, device: str) -> Any:
         trained = predictor.configuration_manager.configuration
     except (MemoryError, OSError):
         raise
-    except (
-        *(RuntimeError, KeyError, TypeError, ValueError, AttributeError, AssertionError),
-        *(ImportError, EOFError, pickle.UnpicklingError),
-    ) as error:
+    except UNLOADABLE as error:
         if "out of memory" in str(error):
             raise
         if "Could not find requested nnunet trainer" in str(error):
@@ -247,26 +221,18 @@ def _load(model: ModelFolder, device: str) -> Any:
 
 
 def open_model_folder(
-    folder: Path,
-    trust: bool,
-    threads: int = 1,
-    device: str = "auto",
-    own: Path | None = None,
+    folder: Path, trust: bool, threads: int = 1, device: str = "auto", own: Path | None = None
 ) -> Segmenter:
-    """A segmenter from any nnU-Net v2 model folder.
+    """A segmenter from any nnU-Net v2 model folder, ``.../<Trainer>__<Plans>__<configuration>``.
 
     Args:
-        folder: ``.../<Trainer>__<Plans>__<configuration>``, as nnU-Net leaves it.
+        folder: What is not finished or cannot serve is refused before anything is unpickled.
         trust: The user vouches for the folder. nnU-Net's checkpoints are pickles.
-        threads: Threads of torch.
-        device: As :func:`seg_eval.segmenter.environment.pick_device`.
+        threads: Of torch.
+        device: As :func:`pick_device` takes it.
         own: The user's own work folder: a model that we trained there needs no ``trust``. A
             model.json proves nothing by itself, since whoever made a folder can write one;
             that the folder lies where only the user's own runs are is what counts.
-
-    Raises:
-        InputError: The folder is none, is not finished, is not trusted, or has channels, labels,
-            normalisation or a configuration that we cannot serve. Nothing was unpickled then.
     """
     model = read_model_folder(folder)
     if not refuse_untrusted(model, trust, own):

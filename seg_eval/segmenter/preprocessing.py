@@ -15,7 +15,7 @@ from typing import Any
 from nnunet_plans.presets import Preset
 from seg_eval.records import CaseMarks, digest, marks
 from seg_eval.segmenter.environment import nnunet_environment, shown, told_plainly
-from seg_eval.segmenter.raw_dataset import RawDataset
+from seg_eval.segmenter.raw_dataset import RawPlan
 from synth3d.cohort import Case
 from synth3d.errors import InputError
 from synth3d.files import lock, read_object, sha256, write_json
@@ -30,13 +30,11 @@ class Prepared:
     """A dataset that nnU-Net can train on.
 
     Attributes:
-        raw: The raw dataset.
         root: ``work/<preset>``.
-        preset: What was planned for.
         digest: Changes with the voxels, the split and the network.
     """
 
-    raw: RawDataset
+    raw: RawPlan
     root: Path
     preset: Preset
     digest: str
@@ -62,7 +60,7 @@ class Prepared:
 
 
 def prepare(
-    raw: RawDataset,
+    raw: RawPlan,
     work: Path,
     preset: Preset,
     cases: Sequence[Case],
@@ -81,24 +79,12 @@ def prepare(
         work: Everything goes to ``work/<preset>``.
         preset: The network and its schedule.
         cases: Cases of ``raw`` to train on.
-        threads: Threads of torch.
-        plans_of: A dataset with at least the channels of this one, whose plans are taken
-            instead of planning anew: patch, network, spacing and normalisation are then the
-            same, and only the number of input channels differs.
-
-    Raises:
-        InputError: There is no case, one is not in ``raw`` or cannot be read by nnU-Net, another
-            process works in the folder, ``plans_of`` is of another preset or lacks a channel, or
-            memory or disk give out.
+        threads: Of torch.
+        plans_of: A dataset of the same preset with at least the channels of this one, whose plans
+            are taken instead of planning anew: patch, network, spacing and normalisation are then
+            the same, and only the number of input channels differs.
     """
-    names = [case.name for case in cases]
-    if not names:
-        raise InputError("no training case for the segmenter")
-    if unknown := sorted(set(names) - set(raw.files)):
-        raise InputError(f"not in the raw dataset {raw.folder.name}: {', '.join(unknown)}")
-    if plans_of is not None:
-        _refuse_other_network(raw, preset, plans_of)
-    root = work / preset.name
+    names, root = [case.name for case in cases], work / preset.name
     receipt = root / "prepared.json"
     before = read_object(receipt) if receipt.is_file() else {}
     files = {name: raw.files[name] for name in names}
@@ -142,25 +128,11 @@ def finished(receipt: dict[str, Any], inputs: str) -> bool:
 
 
 def network_digest(plans: dict[str, Any]) -> str:
-    """SHA-256 over all that plans say of patch, network, spacing and resampling.
-
-    Equal for datasets that differ in their channels alone, as :func:`prepare` makes them with
-    ``plans_of``.
-    """
+    """SHA-256 over all that plans say of patch, network, spacing and resampling, not channels."""
     from nnunet_plans.planners import PER_CHANNEL
 
     configuration = plans["configurations"][CONFIGURATION]
     return digest({key: configuration[key] for key in configuration if key not in PER_CHANNEL})
-
-
-def _refuse_other_network(raw: RawDataset, preset: Preset, other: Prepared) -> None:
-    same = (other.preset.name, other.preset.network) == (preset.name, preset.network)
-    if not same:
-        raise InputError(f"the plans of {other.root} are of another preset than {preset.name}")
-    if extra := [name for name in raw.channels if name not in other.raw.channels]:
-        raise InputError(f"the plans of {other.root} know no channel {', '.join(extra)}")
-    if not other.plans.is_file():
-        raise InputError(f"{other.plans} is missing; prepare that dataset first")
 
 
 def _fingerprint(prepared: Prepared, cases: Sequence[str]) -> None:
@@ -177,7 +149,7 @@ def _fingerprint(prepared: Prepared, cases: Sequence[str]) -> None:
         raise InputError(f"nnU-Net cannot use the dataset: {error}") from error
 
 
-def _readable(raw: RawDataset, cases: Sequence[str]) -> Iterator[str]:
+def _readable(raw: RawPlan, cases: Sequence[str]) -> Iterator[str]:
     """The cases one by one, each with sound images; SimpleITK would read NaN voxels as 0."""
     for case in shown(cases, "nnU-Net fingerprint", unit="case"):
         for path in raw.files[case][:-1]:

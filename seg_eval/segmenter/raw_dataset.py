@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,31 +59,14 @@ class RawRequest:
 
 
 @dataclass(frozen=True)
-class RawDataset:
-    """An nnU-Net raw dataset on disk.
-
-    Attributes:
-        folder: ``.../DatasetXXX_Name``.
-        channels: Modality of channel 0, 1, ...
-        files: Per case its image files in channel order and then its label file.
-    """
-
-    folder: Path
-    channels: tuple[Modality, ...]
-    files: Mapping[str, tuple[Path, ...]]
-
-
-@dataclass(frozen=True)
 class RawPlan:
-    """A raw dataset that is checked and not yet written.
+    """A raw dataset that is checked, and where its files are when it is written.
 
     Attributes:
         folder: ``.../DatasetXXX_Name``.
-        channels: Modality of channel 0, 1, ...
-        images: Per case its image files in channel order, absolute.
-        labels: Per case its label file as it is now, absolute; empty without labels.
+        images: Per case the image files that it is made from in channel order, absolute.
+        labels: Per case the label file that it is made from, absolute; empty without labels.
         codes: Integer in those files → integer in the dataset.
-        layout: How the files get there.
         ending: Of all files of the dataset.
     """
 
@@ -99,14 +83,33 @@ class RawPlan:
         other = any(old != new for old, new in self.codes.items())
         return other or ending_of(self.labels[case].name) != self.ending
 
+    @cached_property
+    def files(self) -> Mapping[str, tuple[Path, ...]]:
+        """Per case its image files in the dataset in channel order, and its label file if any."""
+        return {
+            case: (*self._placed_images(case), *self._placed_label(case)) for case in self.images
+        }
 
-def write_raw_dataset(request: RawRequest) -> RawDataset:
-    """Write and describe it; once more changes no byte of a file that is already right.
+    def _placed_images(self, case: str) -> Iterable[Path]:
+        if self.layout == "reference":
+            return self.images[case]
+        side = self.folder / ("imagesTr" if self.labels else "imagesTs")
+        return [side / f"{case}_{n:04d}{self.ending}" for n in range(len(self.channels))]
 
-    Raises:
-        InputError: As :func:`plan_raw_dataset` and :func:`write_planned`.
-    """
-    return write_planned(plan_raw_dataset(request))
+    def _placed_label(self, case: str) -> Iterable[Path]:
+        if case not in self.labels:
+            return []
+        if self.layout == "reference" and not self.recoded(case):
+            return [self.labels[case]]
+        side = self.folder / ("recoded" if self.layout == "reference" else "labelsTr")
+        return [side / f"{case}{self.ending}"]
+
+
+def write_raw_dataset(request: RawRequest) -> RawPlan:
+    """Write and describe it; once more changes no byte of a file that is already right."""
+    plan = plan_raw_dataset(request)
+    write_planned(plan)
+    return plan
 
 
 def plan_raw_dataset(request: RawRequest) -> RawPlan:
@@ -135,50 +138,45 @@ def plan_raw_dataset(request: RawRequest) -> RawPlan:
     return RawPlan(dataset, tuple(request.channels), images, targets, codes, layout, ending)
 
 
-def write_planned(plan: RawPlan) -> RawDataset:
-    """Write what was planned; ``dataset.json`` comes last, so without it nothing is finished.
-
-    Raises:
-        InputError: A label file has an integer that its scheme does not know, or the folder
-            cannot be written.
-    """
+def write_planned(plan: RawPlan) -> None:
+    """Write what was planned; ``dataset.json`` comes last, so without it nothing is finished."""
     make_folder(plan.folder)
-    images, labels = dict(plan.images), _labels(plan)
-    if plan.layout != "reference":
-        images, labels = _place(plan, labels)
+    put = link_or_copy if plan.layout == "link" else _copy
+    for case, targets in plan.files.items():
+        images, label = plan.images[case], plan.labels.get(case)
+        for source, target in zip(images, targets, strict=False):
+            if target != source:
+                put(source, target)
+        if label and plan.recoded(case):
+            _rewrite(label, plan.codes, targets[-1])
+        elif label and label != targets[-1]:
+            put(label, targets[-1])
     description = {
         "channel_names": {str(index): channel for index, channel in enumerate(plan.channels)},
         "labels": LABELS,
         "regions_class_order": REGIONS_CLASS_ORDER,
-        "numTraining": len(labels),
+        "numTraining": len(plan.labels),
         "file_ending": plan.ending,
         "overwrite_image_reader_writer": "SimpleITKIO",
     }
     if plan.layout == "reference":
         description["dataset"] = {
-            case: {"images": [str(path) for path in files], "label": str(labels[case])}
-            for case, files in images.items()
+            case: {"images": [str(path) for path in files[:-1]], "label": str(files[-1])}
+            for case, files in plan.files.items()
         }
+    else:
+        _refuse_strangers(plan)
     write_description(plan.folder, description)
-    files = {case: (*paths, labels[case]) for case, paths in images.items() if case in labels}
-    return RawDataset(plan.folder, plan.channels, files)
 
 
 def make_room(folder: Path, sources: Iterable[Path], overwrite: bool) -> bool:
     """Refuse to touch a finished dataset in ``folder`` or, if told, take its files away.
 
-    An unfinished one, without ``dataset.json``, stays as it is, to be gone on with.
-
-    Args:
-        folder: ``.../DatasetXXX_Name``; need not exist.
-        sources: Files that the new dataset is made from.
-        overwrite: Take the finished dataset away.
+    An unfinished one, without ``dataset.json``, stays as it is, to be gone on with. None may
+    hold one of ``sources``.
 
     Returns:
         Whether a dataset was taken away.
-
-    Raises:
-        InputError: It is finished and may not be replaced, or a source lies in it.
     """
     for path in sources:
         if path.absolute().is_relative_to(folder.absolute()):
@@ -195,11 +193,7 @@ def make_room(folder: Path, sources: Iterable[Path], overwrite: bool) -> bool:
 
 
 def dataset_folder(folder: Path, dataset_id: int, name: str) -> Path:
-    """``DatasetXXX_Name`` in ``folder``; not created.
-
-    Raises:
-        InputError: nnU-Net would refuse the id or the name, or the id is another dataset's.
-    """
+    """``DatasetXXX_Name`` in ``folder``, if nnU-Net takes the id and the name; not created."""
     if not 1 <= dataset_id <= 999:
         raise InputError(f"the dataset id must be 1 to 999, got {dataset_id}")
     if not name or not all(character.isalnum() or character in "_-" for character in name):
@@ -227,27 +221,22 @@ def _images(request: RawRequest) -> dict[str, tuple[Path, ...]]:
         missing += [f"{case.name} lacks the label" for case in cases if case.label is None]
     if missing:
         raise InputError(f"the nnU-Net dataset needs {', '.join(channels)}: {'; '.join(missing)}")
-    return {
-        case: tuple(files[channel].absolute() for channel in channels)
-        for case, files in available.items()
-    }
+    return {case: tuple(files[c].absolute() for c in channels) for case, files in available.items()}
 
 
-def _labels(plan: RawPlan) -> dict[str, Path]:
-    """A label file in BraTS 2023 integers for each case: its own one, or a rewritten one."""
-    folder = plan.folder / ("recoded" if plan.layout == "reference" else "labelsTr")
-    return {
-        case: _rewritten(path, plan.codes, folder / f"{case}{plan.ending}")
-        if plan.recoded(case)
-        else path
-        for case, path in plan.labels.items()
-    }
+def _refuse_strangers(plan: RawPlan) -> None:
+    """Stop at files that nnU-Net would take for cases of this dataset."""
+    ours = {path for paths in plan.files.values() for path in paths}
+    folders = {*(path.parent for path in ours), plan.folder / "labelsTr"}
+    there = {path for folder in folders for path in folder.glob("[!.]*")}
+    if strangers := sorted(path.name for path in there - ours):
+        raise InputError(f"{plan.folder} has files of another dataset: {', '.join(strangers)}")
 
 
 def _scheme_of(paths: Mapping[str, Path], naming: str) -> LabelScheme:
     values: set[int] = set()
     for path in paths.values():
-        values |= {int(value) for value in np.unique(read_label(path).data)}
+        values |= {*np.unique(read_label(path).data).tolist()}
     if values <= {0}:
         raise InputError("no case has a labelled voxel; there is nothing to learn")
     return label_scheme(values, naming)
@@ -259,17 +248,15 @@ def consecutive_codes(scheme: LabelScheme) -> dict[int, int]:
     return codes if scheme.cavity is None else codes | {scheme.cavity: 0}
 
 
-def _rewritten(source: Path, codes: Mapping[int, int], target: Path) -> Path:
-    """``target``, holding the labels of ``source`` in new integers on the same grid."""
+def _rewrite(source: Path, codes: Mapping[int, int], target: Path) -> None:
+    """The labels of ``source`` in new integers, on the same grid."""
     old = read_label(source).data
+    if unknown := sorted({*np.unique(old).tolist()} - codes.keys()):
+        raise InputError(f"{source} has the label {unknown[0]}, which its cohort does not know")
     new = np.zeros(old.shape, dtype=np.uint8)
     for before, after in codes.items():
         new[old == before] = after
-    unknown = sorted({int(value) for value in np.unique(old)} - codes.keys())
-    if unknown:
-        raise InputError(f"{source} has the label {unknown[0]}, which its cohort does not know")
     write_like(source, new, target)
-    return target
 
 
 def _ending(paths: Sequence[Path], layout: Layout) -> str:
@@ -278,33 +265,6 @@ def _ending(paths: Sequence[Path], layout: Layout) -> str:
     if len(endings) > 1 and layout != "reference":
         raise InputError(f"nnU-Net wants one file ending, the cases have {' and '.join(endings)}")
     return ".nii.gz" if ".nii.gz" in endings else endings[0]
-
-
-def _place(
-    plan: RawPlan, labels: Mapping[str, Path]
-) -> tuple[dict[str, tuple[Path, ...]], dict[str, Path]]:
-    """Put the files under nnU-Net's names; rewritten labels are there already."""
-    put = link_or_copy if plan.layout == "link" else _copy
-    side = plan.folder / ("imagesTr" if labels else "imagesTs")
-    placed_images = {
-        case: tuple(side / f"{case}_{n:04d}{plan.ending}" for n, _ in enumerate(paths))
-        for case, paths in plan.images.items()
-    }
-    placed_labels = {
-        case: path if plan.recoded(case) else plan.folder / "labelsTr" / f"{case}{plan.ending}"
-        for case, path in labels.items()
-    }
-    for case, targets in placed_images.items():
-        for source, target in zip(plan.images[case], targets, strict=True):
-            put(source, target)
-    for case, target in placed_labels.items():
-        if target != labels[case]:
-            put(labels[case], target)
-    ours = {path for paths in placed_images.values() for path in paths} | {*placed_labels.values()}
-    there = {path for folder in (side, plan.folder / "labelsTr") for path in folder.glob("*")}
-    if strangers := sorted(path.name for path in there - ours if not path.name.startswith(".")):
-        raise InputError(f"{plan.folder} has files of another dataset: {', '.join(strangers)}")
-    return placed_images, placed_labels
 
 
 def _copy(source: Path, target: Path) -> None:

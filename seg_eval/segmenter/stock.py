@@ -20,14 +20,9 @@ from synth3d.errors import InputError
 def paths(segmenter: Path | None = None) -> dict[str, str]:
     """nnU-Net's variables by name: where our trainers are and, if wanted, a segmenter's folders.
 
-    Trainers that the user has pointed nnU-Net at stay, after ours.
-
     Args:
         segmenter: ``.../<preset>`` with ``preprocessed`` in it, or the folder above where that
             has one preset only. Raw data are expected in ``raw`` beside the preset.
-
-    Raises:
-        InputError: Nothing was prepared there, or several presets were.
     """
     found = {WHERE_TRAINERS: trainer_folders()}
     if segmenter is None:

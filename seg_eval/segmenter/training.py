@@ -25,13 +25,9 @@ class Training:
     """One segmenter to be trained.
 
     Attributes:
-        cohort: Its training cases are learned from.
         folder: Of all segmenters of the cohort.
         preset: A name in ``nnunet_plans.presets``.
-        seed: Of its weights and patches.
-        threads: Of torch.
         kind: Whose own segmenter it is; None for the frozen one.
-        missing: What is missing in the experiment.
         replace: Synthetic files by training case and modality, where it learns from such.
     """
 
@@ -67,14 +63,7 @@ class Training:
 
 
 def train(task: Training, device: str) -> Path:
-    """Train what ``task`` asks for, go on with a killed training, or find it done.
-
-    Returns:
-        The model folder.
-
-    Raises:
-        InputError: The data cannot be used, or another process works in the folder.
-    """
+    """The model folder of what ``task`` asks for, trained now, gone on with, or found done."""
     cases, own = task.cohort.train, task.own_folder
     preset, threads = PRESETS[task.preset], task.threads
     request = RawRequest(task.folder / "raw", cases, 501, "Cohort", scheme=task.cohort.scheme)

@@ -1,6 +1,7 @@
 """A toy cohort and stand-ins for the heavy machines, so that a whole experiment takes seconds."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seg_eval.cli import build_parser, request_of
+from seg_eval.cli import build_parser, main, request_of
 from seg_eval.evaluation import evaluate
 from seg_eval.experiment.engines import Engines, Predict
 from seg_eval.experiment.request import RunRequest
@@ -60,6 +61,29 @@ def toy_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def own_cohort(toy_cohort: Path, tmp_path: Path) -> Path:
+    """A copy of the toy cohort that may be changed."""
+    return Path(shutil.copytree(toy_cohort, tmp_path / "cohort"))
+
+
+@pytest.fixture
+def theirs(toy_cohort: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Another tool's FLAIR of the toy cases with these letters, in the folder ``theirs``.
+
+    Floats from 0 to 1 with a background of -1, which means nothing to a segmenter once mended.
+    """
+
+    def write(letters: str = "ABCDEFGH") -> Path:
+        for name in (name for name in NAMES if name[-3] in letters):
+            real = read(toy_cohort / name / f"{name}_flair.nii.gz")
+            volume = np.where(real.data > 0, real.data / real.data.max(), -1)
+            write_new(tmp_path / "theirs" / real.path.name, volume, real.affine, np.float32)
+        return tmp_path / "theirs"
+
+    return write
+
+
+@pytest.fixture
 def toy_splits(tmp_path: Path) -> Path:
     """4 training, 1 validation, 3 test cases."""
     path = tmp_path / "splits.json"
@@ -67,20 +91,36 @@ def toy_splits(tmp_path: Path) -> Path:
     return path
 
 
+def _write_run(folder: Path, data: Path, *targets: str, split: dict = SPLIT) -> Path:
+    """A finished run folder, which makes FLAIR unless told otherwise."""
+    folder.mkdir(parents=True)
+    done = {"targets": targets or ["t2f"], "data_folder": str(data.resolve())}
+    (folder / "config.json").write_text("{}")
+    (folder / "cohort.json").write_text(json.dumps(split))
+    (folder / "done.json").write_text(json.dumps(done | {"weights_sha256": "0" * 64}))
+    return folder
+
+
 @pytest.fixture
 def write_run() -> Callable[..., Path]:
-    """Writes a finished run folder: (folder, data, target) with the toy split."""
+    """Writes a finished run folder: (folder, data, *targets), with the toy split."""
+    return _write_run
 
-    def write(folder: Path, data: Path, target: str = "t2f", split: dict = SPLIT) -> Path:
-        folder.mkdir(parents=True)
-        done = {"finished": True, "targets": [target], "data_folder": str(data.resolve())}
-        done["weights_sha256"] = "0" * 64
-        (folder / "config.json").write_text(json.dumps({"targets": [target]}))
-        (folder / "cohort.json").write_text(json.dumps(split))
-        (folder / "done.json").write_text(json.dumps(done))
-        return folder
 
-    return write
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one sentence with which a command is refused."""
+
+    def sentence(command: str, *flags: str) -> str:
+        missing = ["--missing", "flair"] if command == "run" else []
+        assert main([command, *missing, *flags]) == 2
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        last = error.strip().splitlines()[-1]
+        assert last.startswith("error: ")
+        return last
+
+    return sentence
 
 
 def request(*flags: str, **changes: Any) -> RunRequest:
@@ -188,16 +228,9 @@ class FakeMachines:
         elif command == "train":
             work = Path(options["--work"])
             run = work / "runs" / options.get("--name", "fresh")
-            self._train(run, Path(options.get("--data", work / "phantom")))
+            _write_run(run, Path(options.get("--data", work / "phantom")))
         else:
             self._complete(list(arguments))
-
-    def _train(self, run: Path, data: Path) -> None:
-        run.mkdir(parents=True)
-        done = {"targets": ["t2f"], "data_folder": str(data.resolve()), "weights_sha256": "1" * 64}
-        (run / "config.json").write_text("{}")
-        (run / "cohort.json").write_text(json.dumps(SPLIT))
-        (run / "done.json").write_text(json.dumps(done))
 
     def _complete(self, arguments: list[str]) -> None:
         data, out = (Path(arguments[arguments.index(flag) + 1]) for flag in ("--data", "--out"))
@@ -207,6 +240,8 @@ class FakeMachines:
                 continue
             for modality in missing:
                 real = data / name / f"{name}_{SUFFIX[modality]}.nii.gz"
+                if (out / name / real.name).is_file():
+                    continue
                 volume = read(real).data
                 if "--plumbing" not in arguments:
                     volume = np.where(volume > 0, 0.7 * volume + 40, 0)

@@ -1,4 +1,3 @@
-import shutil
 import subprocess
 import sys
 import time
@@ -10,19 +9,11 @@ from seg_eval.arms.synthesisers import StageFailedError, run_synth3d
 from seg_eval.cli import main
 
 
-def refused(capsys, *arguments):
-    """The one sentence with which a command is refused."""
-    assert main(list(arguments)) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ")
-    assert "Traceback" not in error
-    return error
-
-
-def run_of(capsys, tmp_path, cohort, *flags):
-    """The refusal of an experiment on ``cohort``."""
+@pytest.fixture
+def run_of(refused, tmp_path):
+    """The refusal of an experiment on a cohort."""
     work = ["--work", str(tmp_path / "w"), "--arms", "copy"]
-    return refused(capsys, "run", "--missing", "flair", "--data", str(cohort), *work, *flags)
+    return lambda cohort, *flags: refused("run", "--data", str(cohort), *work, *flags)
 
 
 def test_help_is_instant_and_has_examples_and_the_arms_of_the_table():
@@ -47,112 +38,85 @@ def test_without_a_command_it_says_what_there_is(capsys):
     assert "run" in capsys.readouterr().out
 
 
-def test_a_folder_that_is_not_there_is_refused(capsys, tmp_path):
-    assert "nowhere" in run_of(capsys, tmp_path, tmp_path / "nowhere")
-    assert not (tmp_path / "w").exists()
-
-
 @pytest.mark.parametrize(
     ("flag", "value", "named"),
     [
+        ("--data", "nowhere", "nowhere"),
         ("--missing", "dwi", "'dwi'"),
-        ("--missing", "PD", "cannot miss pd"),
-        ("--arms", "magic", "unknown arm(s) magic; known: full, zero"),
         ("--preset", "huge", "known: cpu-mini"),
         ("--threads", "0", "--threads must be"),
         ("--margin", "1", "--margin"),
-        ("--seed", "-1", "--seed must be"),
+        ("--work", "/proc/nowhere", "/proc/nowhere"),
+        *(("--name", name, "wants a plain folder name") for name in ("", "..", "a/b", "../../up")),
     ],
 )
-def test_what_a_flag_cannot_be_is_refused(capsys, toy_cohort, tmp_path, flag, value, named):
-    assert named in run_of(capsys, tmp_path, toy_cohort, flag, value)
-
-
-def test_a_folder_that_is_no_run_or_an_unfinished_one_is_refused(capsys, toy_cohort, tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    flags = ["run", "--missing", "flair", "--data", str(toy_cohort), "--run", str(run)]
-    assert "not a run folder" in refused(capsys, *flags)
-    (run / "config.json").write_text("{}")
-    assert "is not finished" in refused(capsys, *flags)
-    (run / "done.json").write_text("{}")
-    (run / "cohort.json").write_text("{}")
-    assert "is damaged" in refused(capsys, *flags)
-
-
-def test_a_run_for_another_sequence_is_refused(capsys, toy_cohort, tmp_path, write_run):
-    run = write_run(tmp_path / "run", toy_cohort, "t1c")
-    flags = ["--data", str(toy_cohort), "--run", str(run), "--work", str(tmp_path)]
-    assert "makes t1c, not t2f" in refused(capsys, "run", "--missing", "flair", *flags)
-
-
-def test_cases_without_a_sequence_or_a_label_are_named(capsys, toy_cohort, toy_splits, tmp_path):
-    data = tmp_path / "data"
-    shutil.copytree(toy_cohort, data)
-    (data / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_t1.nii.gz").unlink()
-    (data / "Brats18_TOY_H_1" / "Brats18_TOY_H_1_seg.nii.gz").unlink()
-    error = run_of(capsys, tmp_path, data, "--splits", str(toy_splits))
-    assert "Brats18_TOY_A_1 lacks t1n" in error
-    assert "Brats18_TOY_H_1 lacks the label" in error
-
-
-def test_a_split_without_test_cases_is_refused(capsys, toy_cohort, tmp_path):
-    split = tmp_path / "s.json"
-    split.write_text('{"train": ["Brats18_TOY_A_1"], "test": []}')
-    assert "has no test cases" in run_of(capsys, tmp_path, toy_cohort, "--splits", str(split))
-
-
-def test_a_work_folder_that_cannot_be_written_is_refused(capsys, toy_cohort, tmp_path):
-    (tmp_path / "work").write_text("a file, not a folder")
-    flags = ("--work", str(tmp_path / "work"))
-    assert "work" in run_of(capsys, tmp_path, toy_cohort, *flags)
-
-
-def test_a_truncated_label_is_refused_with_its_name(capsys, toy_cohort, toy_splits, tmp_path):
-    data = tmp_path / "data"
-    shutil.copytree(toy_cohort, data)
-    label = data / "Brats18_TOY_C_1" / "Brats18_TOY_C_1_seg.nii.gz"
-    label.write_bytes(label.read_bytes()[:-20])
-    error = run_of(capsys, tmp_path, data, "--splits", str(toy_splits))
-    assert label.name in error
+def test_what_a_flag_cannot_be_is_refused(run_of, toy_cohort, tmp_path, flag, value, named):
+    assert named in run_of(toy_cohort, flag, value)
     assert not (tmp_path / "w").exists()
 
 
-def test_a_folder_that_is_no_sound_experiment_cannot_be_reported(capsys, tmp_path):
+def test_a_folder_that_is_no_run_or_an_unfinished_one_is_refused(refused, toy_cohort, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    flags = ("run", "--data", str(toy_cohort), "--run", str(run))
+    assert "not a run folder" in refused(*flags)
+    (run / "config.json").write_text("{}")
+    assert "is not finished" in refused(*flags)
+    (run / "done.json").write_text("{}")
+    (run / "cohort.json").write_text("{}")
+    assert "is damaged" in refused(*flags)
+
+
+def test_a_run_for_another_sequence_is_refused(refused, toy_cohort, tmp_path, write_run):
+    run = write_run(tmp_path / "run", toy_cohort, "t1c")
+    flags = ["--data", str(toy_cohort), "--run", str(run), "--work", str(tmp_path)]
+    assert "makes t1c, not t2f" in refused("run", *flags)
+
+
+def test_cases_that_cannot_be_used_are_named(run_of, own_cohort, toy_splits, tmp_path):
+    label = own_cohort / "Brats18_TOY_C_1" / "Brats18_TOY_C_1_seg.nii.gz"
+    label.write_bytes(label.read_bytes()[:-20])
+    flags = ("--splits", str(toy_splits))
+    assert label.name in run_of(own_cohort, *flags)
+    (own_cohort / "Brats18_TOY_A_1" / "Brats18_TOY_A_1_t1.nii.gz").unlink()
+    (own_cohort / "Brats18_TOY_H_1" / "Brats18_TOY_H_1_seg.nii.gz").unlink()
+    error = run_of(own_cohort, *flags)
+    assert "Brats18_TOY_A_1 lacks t1n" in error
+    assert "Brats18_TOY_H_1 lacks the label" in error
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_split_without_test_cases_is_refused(run_of, toy_cohort, tmp_path):
+    split = tmp_path / "s.json"
+    split.write_text('{"train": ["Brats18_TOY_A_1"], "test": []}')
+    assert "has no test cases" in run_of(toy_cohort, "--splits", str(split))
+
+
+def test_a_folder_that_is_no_experiment_cannot_be_reported(refused, tmp_path):
     ask = ("report", "--experiment", str(tmp_path))
-    assert "not a finished experiment" in refused(capsys, *ask)
-    for content in ("{}", "[]", '{"schema": 1}', '{"schema": 2}', "{"):
-        (tmp_path / "summary.json").write_text(content)
-        assert str(tmp_path) in refused(capsys, *ask)
+    assert "not a finished experiment" in refused(*ask)
 
 
-def test_an_interrupt_ends_with_130(monkeypatch, capsys):
-    def interrupted(*given, **named):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "goes on where it stopped"),
+        (StageFailedError("`synth3d train` failed", 3), 3, "error: `synth3d train` failed\n"),
+        (MemoryError("Unable to allocate 9 GiB"), 2, "too little free memory: Unable to allocate"),
+    ],
+)
+def test_how_it_ends(monkeypatch, capsys, error, code, said):
+    def ends(*given, **named):
+        raise error
 
-    monkeypatch.setattr("seg_eval.evaluation.evaluate", interrupted)
-    assert main(["run", "--missing", "flair"]) == 130
-    assert "goes on where it stopped" in capsys.readouterr().err
-
-
-def test_a_failed_program_gives_its_exit_code(monkeypatch, capsys):
-    def failed(*given, **named):
-        raise StageFailedError("`synth3d train` ended with exit code 2", 2)
-
-    monkeypatch.setattr("seg_eval.evaluation.evaluate", failed)
-    assert main(["run", "--missing", "flair"]) == 2
-    assert capsys.readouterr().err == "error: `synth3d train` ended with exit code 2\n"
+    monkeypatch.setattr("seg_eval.evaluation.evaluate", ends)
+    assert main(["run", "--missing", "flair"]) == code
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "Traceback" not in printed
 
 
 def test_synth3d_is_run_as_a_program_and_its_refusal_is_passed_on(tmp_path):
     with pytest.raises(StageFailedError, match="exit code 2") as caught:
         run_synth3d(["train", "--data", str(tmp_path / "nowhere"), "--work", str(tmp_path)])
     assert caught.value.exit_code == 2
-
-
-def test_too_little_memory_is_one_sentence(monkeypatch, capsys):
-    def starved(*given, **named):
-        raise MemoryError("Unable to allocate 9 GiB")
-
-    monkeypatch.setattr("seg_eval.evaluation.evaluate", starved)
-    assert "too little free memory: Unable to allocate" in refused(capsys, "run", "--missing", "t1")

@@ -14,7 +14,8 @@ from seg_eval.arms.synthesisers import read_run
 from seg_eval.cohort import load_cohort
 from synth3d.cohort.cases import Case, patient_of
 from synth3d.errors import InputError
-from synth3d.images.volumes import read, write_like
+
+NAMES = tuple(f"Brats18_TOY_{letter}_1" for letter in "ABCD")
 
 
 def cases(names):
@@ -83,60 +84,33 @@ def test_no_network_completes_a_case_that_it_learned_from(
             assert completed
             assert not learned[Path(options["--run"]).name] & set(completed)
     assert len(learned) == 2
-
-
-def test_a_second_call_makes_nothing_again_and_a_killed_one_goes_on(
-    cohort, machines, retrained, tmp_path
-):
-    arm = retrained()
-    files = make(arm, cohort, tmp_path / "oof", machines)
     machines.log.clear()
-    assert make(arm, cohort, tmp_path / "oof", machines) == files
-    assert machines.log == []
+    assert make(arm, cohort, tmp_path / "oof", machines, executor) == files
+    assert machines.log == [], "a second call made something again"
 
 
-def test_the_files_of_another_tool_must_cover_the_training_cases(cohort, machines, tmp_path):
-    case = cohort.train[0]
-    real = case.images["t2f"]
-    write_like(real, read(real).data * 2, tmp_path / "in" / real.name)
-    arm = Arm("retrained", "retrained", Completed("theirs", tmp_path / "in"), "theirs")
+def test_the_files_of_another_tool_must_cover_the_training_cases(
+    cohort, machines, theirs, tmp_path
+):
+    def arm(letters):
+        return Arm("retrained", "retrained", Completed("theirs", theirs(letters)), "theirs")
+
     with pytest.raises(InputError, match=r"lacks Brats18_TOY_B_1 t2f, .*TOY_D_1 t2f; put their"):
-        make(arm, cohort, tmp_path / "oof", machines)
-    for case in cohort.train:
-        real = case.images["t2f"]
-        write_like(real, read(real).data * 2, tmp_path / "in" / real.name)
-    arm = Arm("retrained", "retrained", Completed("theirs", tmp_path / "in"), "theirs")
-    files = make(arm, cohort, tmp_path / "oof", machines)
+        make(arm("A"), cohort, tmp_path / "oof", machines)
+    files = make(arm("ABCD"), cohort, tmp_path / "oof", machines)
     assert machines.log == []
     assert all(path["t2f"].is_file() for path in files.values())
-    assert not any(path["t2f"].is_relative_to(tmp_path / "in") for path in files.values())
+    assert not any(path["t2f"].is_relative_to(theirs()) for path in files.values())
 
 
-def splits_of(machines) -> list[dict]:
-    commands = [command for command in machines.commands if command[0] == "train"]
-    return [json.loads(Path(c[c.index("--splits") + 1]).read_text()) for c in commands]
-
-
-def test_a_run_validated_on_training_cases_of_the_segmenter_has_folds_that_validate(
-    cohort, machines, retrained, tmp_path
-):
-    names = [case.name for case in cohort.train]
-    split = {"train": names[:3], "val": names[3:], "test": []}
-    make(retrained(split=split), cohort, tmp_path / "oof", machines)
-    for made in splits_of(machines):
-        assert made["train"]
-        assert made["val"]
-        assert {*made["train"], *made["val"], *made["test"]} == {*names}
-        assert len(made["train"] + made["val"] + made["test"]) == len(names)
-
-
-def test_what_a_run_of_another_cohort_was_validated_on_is_not_asked_for(
-    cohort, machines, retrained, tmp_path
-):
-    split = {"train": ["Elsewhere_1"], "val": ["Elsewhere_2"], "test": []}
-    make(retrained(split=split), cohort, tmp_path / "oof", machines)
-    assert not any("Elsewhere" in name for split in splits_of(machines) for name in split["val"])
-    assert all(split["val"] for split in splits_of(machines))
+@pytest.mark.parametrize("val", [NAMES[3], "Elsewhere_2"])
+def test_every_fold_trains_and_validates_on_cases_of_the_segmenter_alone(cohort, retrained, val):
+    """Whether the run was validated on one of them, or learned from another cohort."""
+    arm = retrained(split={"train": ["Elsewhere_1"], "val": [val], "test": []})
+    for made in check_out_of_fold(arm, cohort, ("t2f",), 2):
+        assert made.train
+        assert made.val
+        assert sorted((*made.train, *made.val, *made.test)) == [*NAMES]
 
 
 def test_two_visits_of_a_patient_are_never_on_two_sides(cohort, retrained):

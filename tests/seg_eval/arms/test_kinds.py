@@ -1,20 +1,8 @@
-from dataclasses import replace
-
 import pytest
 
 from seg_eval.arms.baselines import FILLINGS
 from seg_eval.arms.completed import Completed
-from seg_eval.arms.kinds import (
-    ARM_KINDS,
-    Arm,
-    ArmKind,
-    groups,
-    help_on_arms,
-    kinds_with,
-    name_arms,
-    parse_kinds,
-)
-from seg_eval.report import read_summary
+from seg_eval.arms.kinds import ARM_KINDS, Arm, ArmKind, groups, kinds_with, name_arms, parse_kinds
 from synth3d.errors import InputError
 
 KINDS = tuple(ARM_KINDS)
@@ -69,33 +57,8 @@ def test_every_kind_is_either_filled_in_or_made_by_a_synthesiser_or_has_no_files
     assert all(kind.needs_synthesis or kind.is_check or not kind.has_files for kind in others)
 
 
-@pytest.mark.usefixtures("plain_pictures")
-def test_a_new_arm_is_one_record_and_its_function(run_toy, folder, monkeypatch, machines):
-    """From ``--arms`` to the summary, with nothing else told of it."""
-    doubled = ArmKind(
-        "doubled", "naive", "T2 twice as bright in place of {missing}", "a doubled T2"
-    )
-    rival = replace(
-        ARM_KINDS["dropout"], name="sieve", channel_dropout=0.9, words="a sieve of a segmenter"
-    )
-
-    def double(sample):
-        return lambda case, channels: 2 * channels.volumes["t2w"], f"in place of {sample.target}"
-
-    monkeypatch.setitem(ARM_KINDS, "doubled", doubled)
-    monkeypatch.setitem(ARM_KINDS, "sieve", rival)
+def test_a_kind_without_its_function_is_not_taken_for_the_real_file(run_toy, monkeypatch):
+    """What a whole kind is, docs/extending.md says, and its test does it."""
+    monkeypatch.setitem(ARM_KINDS, "doubled", ArmKind("doubled", "naive", "", "a doubled T2"))
     with pytest.raises(ValueError, match="no function for the arm doubled"):
         run_toy("--arms", "doubled")
-    monkeypatch.setitem(FILLINGS, "doubled", double)
-    assert "plumbing, doubled (together: default)" in help_on_arms()
-    assert run_toy("--arms", "doubled,sieve") == 0
-    summary = read_summary(folder)
-    assert {arm["name"]: arm["group"] for arm in summary["arms"]} == {
-        "full": "reference", "zero": "reference", "doubled": "naive", "sieve": "rival",
-    }  # fmt: skip
-    assert summary["notes"]["doubled"] == "in place of t2f"
-    assert set(summary["images"]) == {"doubled"}
-    assert [task.kind for task in machines.tasks[-2:]] == [None, rival]
-    assert {row.split(",")[2] for row in (folder / "results.csv").read_text().splitlines()[1:]} == {
-        "full", "zero", "doubled", "sieve",
-    }  # fmt: skip

@@ -57,15 +57,16 @@ def test_no_damage_of_a_record_is_a_traceback(run_toy, folder):
         run_toy(*flags)
 
 
-def rows_of(folder: Path, name: str) -> tuple[Path, list[dict[str, Any]]]:
+def rows_of(folder: Path, name: str) -> tuple[Path, list[dict[str, Any]], dict[str, str]]:
+    """The file, its rows, and the patient of each of its cases."""
     path = folder / "scores" / "copy" / name
-    return path, json.loads(path.read_text())
+    rows = json.loads(path.read_text())
+    return path, rows, {row["case"]: row["patient"] for row in rows}
 
 
 def test_scores_of_other_cases_seeds_or_arms_are_refused(run_toy, folder):
     run_toy("--arms", "copy")
-    path, rows = rows_of(folder, "seed0.json")
-    cases = {row["case"]: row["patient"] for row in rows}
+    path, rows, cases = rows_of(folder, "seed0.json")
     fewer = dict(list(cases.items())[1:])
     others = dict.fromkeys(cases, "somebody")
     assert [row.dice for row in read_scores(path, "copy", 0, cases)] == [r["dice"] for r in rows]
@@ -86,8 +87,7 @@ def test_scores_of_other_cases_seeds_or_arms_are_refused(run_toy, folder):
 
 def test_image_scores_of_other_cases_or_without_a_score_are_refused(run_toy, folder):
     run_toy("--arms", "copy")
-    path, rows = rows_of(folder, "images.json")
-    cases = {row["case"]: row["patient"] for row in rows}
+    path, rows, cases = rows_of(folder, "images.json")
     assert read_image_scores(path, "copy", cases, ["t2f"]) == rows
     for known, missing in ((cases, ["t1c"]), (dict.fromkeys(cases, "somebody"), ["t2f"])):
         with pytest.raises(InputError, match="its rows are not those"):

@@ -3,8 +3,10 @@
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,52 +14,56 @@ import pytest
 from seg_eval.evaluation import evaluate
 from seg_eval.experiment.request import RunRequest
 from synth3d.cli import main as synth3d
-from synth3d.cohort.cases import Case, find_cases
+from synth3d.cohort.cases import find_cases
 from synth3d.images.volumes import read, write_new
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
-CHANNELS = ("t2f", "t1n", "t1c", "t2w")
-BIDS = {"t1n": "T1w", "t1c": "ce-gd_T1w", "t2w": "T2w", "t2f": "FLAIR"}
+ORDER = ("t2f", "t1n", "t1c", "t2w")
+NUMBERED = {str(index): name for index, name in enumerate(ORDER)}
+BIDS = {"t1n": "T1w", "t1c": "ce-gd_T1w", "t2w": "T2w", "t2f": "FLAIR", "seg": "dseg"}
+FLAT = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair", "seg": "seg"}
 
 
-def as_nnunet(case: Case, number: int, out: Path) -> None:
-    for part in ("imagesTr", "labelsTr"):
-        (out / part).mkdir(parents=True, exist_ok=True)
-    for channel, name in enumerate(CHANNELS):
-        shutil.copy(case.images[name], out / "imagesTr" / f"{case.name}_{channel:04d}.nii.gz")
-    shutil.copy(case.label, out / "labelsTr" / f"{case.name}.nii.gz")
-    names = {str(index): name for index, name in enumerate(CHANNELS)}
-    (out / "dataset.json").write_text(json.dumps({"channel_names": names}))
+def nnunet(case: str, number: int, role: str) -> str:
+    if role == "seg":
+        return f"labelsTr/{case}.nii.gz"
+    return f"imagesTr/{case}_{ORDER.index(role):04d}.nii.gz"
 
 
-def as_listed_nnunet(case: Case, number: int, out: Path) -> None:
+def listed(case: str, number: int, role: str) -> str:
     """Files of one name in a folder per sequence, listed in dataset.json."""
-    path = out / "dataset.json"
-    names = {str(index): name for index, name in enumerate(CHANNELS)}
-    value = json.loads(path.read_text()) if path.is_file() else {"channel_names": names}
-    images = {**case.images, "seg": case.label}
-    for name, image in images.items():
-        (out / name / case.name).mkdir(parents=True)
-        shutil.copy(image, out / name / case.name / "image.nii.gz")
-    value.setdefault("dataset", {})[case.name] = {
-        "images": [f"{name}/{case.name}/image.nii.gz" for name in CHANNELS],
-        "label": f"seg/{case.name}/image.nii.gz",
-    }
-    path.write_text(json.dumps(value))
+    return f"{role}/{case}/image.nii.gz"
 
 
-def as_bids(case: Case, number: int, out: Path) -> None:
-    folder = out / f"sub-{number:02d}" / "ses-1" / "anat"
-    folder.mkdir(parents=True)
-    for name, suffix in BIDS.items():
-        shutil.copy(case.images[name], folder / f"sub-{number:02d}_ses-1_{suffix}.nii.gz")
-    shutil.copy(case.label, folder / f"sub-{number:02d}_ses-1_dseg.nii.gz")
+def bids(case: str, number: int, role: str) -> str:
+    return f"sub-{number:02d}/ses-1/anat/sub-{number:02d}_ses-1_{BIDS[role]}.nii.gz"
 
 
-def as_flat_unzipped(case: Case, number: int, out: Path) -> None:
-    out.mkdir(exist_ok=True)
-    for path in (*case.images.values(), case.label):
-        (out / path.name.removesuffix(".gz")).write_bytes(gzip.decompress(path.read_bytes()))
+def flat_unzipped(case: str, number: int, role: str) -> str:
+    return f"{case}_{FLAT[role]}.nii"
+
+
+def gadolinium(case: str, number: int, role: str) -> str:
+    """T1ce is called T1Gd, and there is a file of either ending."""
+    name = FLAT[role].replace("t1ce", "t1gd")
+    return f"{case}/{case}_{name}.nii{'' if role == 't2f' else '.gz'}"
+
+
+def write_cohort(source: Path, named: Callable[[str, int, str], str], out: Path) -> None:
+    """The cohort under other names, with a dataset.json where nnU-Net has one."""
+    described: dict[str, Any] = {"channel_names": NUMBERED}
+    for number, case in enumerate(find_cases(source)):
+        for role, path in {**case.images, "seg": case.label}.items():
+            target = out / named(case.name, number, role)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            content = path.read_bytes()
+            target.write_bytes(content if target.suffix == ".gz" else gzip.decompress(content))
+        if named is listed:
+            images, label = ([listed(case.name, 0, r) for r in of] for of in (ORDER, ("seg",)))
+            entry = {"images": images, "label": label[0]}
+            described.setdefault("dataset", {})[case.name] = entry
+    if named in (nnunet, listed):
+        (out / "dataset.json").write_text(json.dumps(described))
 
 
 def asked(data: Path, work: Path, missing: str, arms: str) -> RunRequest:
@@ -70,28 +76,13 @@ def asked(data: Path, work: Path, missing: str, arms: str) -> RunRequest:
     )
 
 
-def as_brats_with_gadolinium(case: Case, number: int, out: Path) -> None:
-    """T1ce is called T1Gd, and there is a file of either ending."""
-    (out / case.name).mkdir(parents=True)
-    for path in (*case.images.values(), case.label):
-        shutil.copy(path, out / case.name / path.name.replace("_t1ce", "_t1gd"))
-    zipped = out / case.name / case.images["t2f"].name
-    zipped.with_suffix("").write_bytes(gzip.decompress(zipped.read_bytes()))
-    zipped.unlink()
-
-
-@pytest.mark.parametrize(
-    "rename",
-    [as_nnunet, as_listed_nnunet, as_bids, as_flat_unzipped, as_brats_with_gadolinium],
-)
-def test_arms_of_a_cohort_in_any_naming(rename, toy_cohort, machines, tmp_path):
+@pytest.mark.parametrize("named", [nnunet, listed, bids, flat_unzipped, gadolinium])
+def test_arms_of_a_cohort_in_any_naming(named, toy_cohort, machines, tmp_path):
     data, work = tmp_path / "data", tmp_path / "work"
-    for number, case in enumerate(find_cases(toy_cohort)):
-        rename(case, number, data)
+    write_cohort(toy_cohort, named, data)
     codes = []
-    engines = machines.engines()
     engines = replace(
-        engines, synth3d=lambda words: codes.append(synth3d([*words, "--device", "cpu"]))
+        machines.engines(), synth3d=lambda words: codes.append(synth3d([*words, "--device", "cpu"]))
     )
     assert evaluate(asked(data, work, "flair,t1ce", "copy,plumbing"), engines).code == 0
     assert codes == [0]

@@ -1,32 +1,14 @@
 """What vanished or changed between two calls of one experiment: made again, or refused."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from synth3d.cohort.cases import find_cases
+from seg_eval import read_summary
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, write_like
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
-
-
-@pytest.fixture
-def own_cohort(toy_cohort, tmp_path) -> Path:
-    """A copy of the toy cohort that may be changed."""
-    return Path(shutil.copytree(toy_cohort, tmp_path / "cohort"))
-
-
-@pytest.fixture
-def their_files(toy_cohort, tmp_path) -> Path:
-    """Another tool's FLAIR of all cases."""
-    out = tmp_path / "theirs"
-    for case in find_cases(toy_cohort):
-        real = case.images["t2f"]
-        write_like(real, read(real).data * 2, out / real.name)
-    return out
 
 
 def test_files_of_an_arm_that_were_deleted_are_made_again(run_toy, folder):
@@ -60,15 +42,17 @@ def retrained_of(machines) -> list[Path]:
 
 
 def test_out_of_fold_files_of_another_tool_that_changed_are_not_the_old_ones(
-    run_toy, machines, their_files, folder
+    run_toy, machines, theirs, folder
 ):
+    their_files = theirs()
+
     def call(name):
         flags = ("--arms", "retrained", "--completed", f"c={their_files}")
         run_toy(*flags, run=(), name=name)
         return retrained_of(machines)
 
     first = call("one")
-    warnings = json.loads((folder.with_name("one") / "summary.json").read_text())["warnings"]
+    warnings = read_summary(folder.with_name("one"))["warnings"]
     assert any("retrained learned from the files of c;" in text for text in warnings)
     assert call("two") == first
     path = their_files / "Brats18_TOY_A_1_flair.nii.gz"
@@ -79,9 +63,7 @@ def test_out_of_fold_files_of_another_tool_that_changed_are_not_the_old_ones(
     assert call("three") != first
 
 
-def test_out_of_fold_synthesis_is_of_the_cases_as_they_are(
-    own_cohort, run_toy, machines, write_run, tmp_path
-):
+def test_out_of_fold_synthesis_is_of_the_cases_as_they_are(own_cohort, run_toy, machines):
     def call(name):
         machines.log.clear()
         flags = ("--arms", "retrained", "--data", str(own_cohort), "--folds", "2")
@@ -98,8 +80,7 @@ def test_out_of_fold_synthesis_is_of_the_cases_as_they_are(
 def test_only_the_segmenters_of_this_call_are_listed_with_their_hashes(run_toy, folder, tmp_path):
     def call(seeds):
         run_toy("--arms", "full", "--seeds", seeds)
-        hashes = json.loads((folder / "summary.json").read_text())["hashes"]
-        return {name for name in hashes if name.startswith("segmenter")}
+        return {name for name in read_summary(folder)["hashes"] if name.startswith("segmenter")}
 
     call("0,1")
     for model in (tmp_path / "work" / "segmenters").glob("*/model-*"):

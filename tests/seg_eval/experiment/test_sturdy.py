@@ -4,33 +4,16 @@ import errno
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from seg_eval.cli import main
 from synth3d.files import lock
 
-SLOW = Path(__file__).with_name("slow_machines.py")
 
-
-def run_slowly(log: Path, *words: object, kill_after: float | None = None) -> int:
-    """The exit code of one call; ``-SIGKILL`` when it was killed after so many seconds."""
-    command = [sys.executable, str(SLOW), *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    with (
-        log.open("a") as file,
-        subprocess.Popen(command, env=environment, stdout=file, stderr=file) as process,
-    ):
-        try:
-            return process.wait(kill_after or 300)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            return process.wait()
+class Killed(BaseException):
+    """Raised instead of a write to the disk."""
 
 
 def outcome(folder: Path) -> tuple[str, str, dict]:
@@ -42,54 +25,56 @@ def outcome(folder: Path) -> tuple[str, str, dict]:
     return *tables, summary
 
 
-def test_kill_9_at_any_moment_changes_nothing(toy_cohort, toy_splits, tmp_path):
-    """Killed again and again at random moments, it ends as if nothing had happened."""
-    log = tmp_path / "log"
-    began = time.monotonic()
-    assert run_slowly(log, toy_cohort, toy_splits, tmp_path / "whole") == 0, log.read_text()
-    seconds = time.monotonic() - began
-    chance = random.Random(0)
-    codes = []
-    while len(codes) < 6 and codes[-1:] != [0]:
-        patience = seconds * chance.uniform(0.3, 0.9)
-        code = run_slowly(log, toy_cohort, toy_splits, tmp_path / "killed", kill_after=patience)
-        assert code in (0, -signal.SIGKILL), log.read_text()
-        codes.append(code)
-    assert -signal.SIGKILL in codes
-    assert run_slowly(log, toy_cohort, toy_splits, tmp_path / "killed") == 0, log.read_text()
-    whole_folder, killed_folder = (tmp_path / name / "eval" / "toy" for name in ("whole", "killed"))
-    assert outcome(killed_folder) == outcome(whole_folder)
-    assert not list(killed_folder.rglob(".partial*"))
+@pytest.mark.usefixtures("plain_pictures")
+def test_killed_at_any_write_it_ends_as_if_nothing_had_happened(run_toy, folder, monkeypatch):
+    """Again and again, before a file takes its place or after it, with half a file left over."""
+
+    def survives(writes: int) -> bool:
+        allowed, sync = iter(range(writes)), os.fsync
+
+        def sync_or_die(handle: int) -> None:
+            if next(allowed, None) is None:
+                raise Killed
+            sync(handle)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("synth3d.files.os.fsync", sync_or_die)
+            try:
+                return run_toy(*flags) == 0
+            except Killed:
+                for path in folder.rglob("[!.]*.nii.gz"):
+                    made.setdefault(path, path.stat().st_mtime_ns)
+                (folder / ".partial-1-half.json").write_text("{")
+                return False
+
+    flags = ("--arms", "copy,ridge,plumbing,specialist", "--seeds", "0,1")
+    run_toy(*flags, name="whole")
+    chance, kills = random.Random(0), 0
+    made: dict[Path, int] = {}
+    while not survives(chance.randrange(5, 40)):
+        kills += 1
+    assert kills > 5
+    assert {path: path.stat().st_mtime_ns for path in made} == made, "what was there is kept"
+    assert outcome(folder) == outcome(folder.with_name("whole"))
+    assert not list(folder.rglob(".partial*"))
 
 
-def refused(capsys, toy_cohort, toy_splits, work) -> str:
-    flags = ["run", "--missing", "flair", "--data", str(toy_cohort), "--splits", str(toy_splits)]
-    assert main([*flags, "--arms", "copy", "--work", str(work), "--name", "toy"]) == 2
-    error = capsys.readouterr().err
-    assert "Traceback" not in error
-    return error.strip().splitlines()[-1]
+@pytest.fixture
+def refused_run(refused, toy_cohort, toy_splits, tmp_path) -> Callable[[], str]:
+    flags = ["--data", str(toy_cohort), "--splits", str(toy_splits), "--arms", "copy"]
+    return lambda: refused("run", *flags, "--work", str(tmp_path / "w"), "--name", "toy")
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(
-    capsys, toy_cohort, toy_splits, tmp_path, monkeypatch
-):
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(refused_run, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("synth3d.files.os.fsync", full)
-    sentence = refused(capsys, toy_cohort, toy_splits, tmp_path / "w")
-    assert "No space left on device" in sentence
+    assert "No space left on device" in refused_run()
     written = [path for path in (tmp_path / "w").rglob("*") if path.is_file()]
     assert [path.name for path in written if path.name != ".lock"] == []
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write in")
-def test_a_read_only_place_is_one_sentence(capsys, toy_cohort, toy_splits):
-    sentence = refused(capsys, toy_cohort, toy_splits, Path("/proc/nowhere"))
-    assert "/proc/nowhere" in sentence
-
-
-def test_two_runs_on_one_folder_are_one_sentence(capsys, toy_cohort, toy_splits, tmp_path):
+def test_two_runs_on_one_folder_are_one_sentence(refused_run, tmp_path):
     with lock(tmp_path / "w" / "eval" / "toy"):
-        sentence = refused(capsys, toy_cohort, toy_splits, tmp_path / "w")
-    assert "another process works in" in sentence
+        assert "another process works in" in refused_run()

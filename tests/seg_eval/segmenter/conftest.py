@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from nnunet_plans.presets import PRESETS, Network, Preset
-from synth3d.cohort.cases import MODALITIES, Case
+from seg_eval.segmenter.nnunet import train_segmenter
+from seg_eval.segmenter.preprocessing import Prepared, prepare
+from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
+from synth3d.cohort.cases import MODALITIES, Case, find_cases
 from synth3d.images.volumes import read
 
 Weights = Mapping[str, torch.Tensor]
@@ -24,6 +27,31 @@ def toy() -> Preset:
         network=Network((16, 16, 16), 2, (4, 8, 8), (1, 1)),
         schedule={"epochs": 3, "iterations": 4, "validation_iterations": 1, "save_every": 1},
     )
+
+
+@pytest.fixture(scope="session")
+def cases(phantom_cohort: Path) -> list[Case]:
+    """Six phantoms; three of them are trained on."""
+    return find_cases(phantom_cohort)
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the segmenters of the phantoms are."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="session")
+def frozen(cases: list[Case], work: Path, toy: Preset) -> Prepared:
+    """The phantoms, prepared for the frozen segmenter."""
+    raw = write_raw_dataset(RawRequest(work / "raw", cases[:3], 501, "Cohort"))
+    return prepare(raw, work, toy, cases[:3])
+
+
+@pytest.fixture(scope="session")
+def ours(frozen: Prepared) -> Path:
+    """The frozen segmenter."""
+    return train_segmenter(frozen)
 
 
 @pytest.fixture(scope="session")

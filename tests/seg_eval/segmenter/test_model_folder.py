@@ -18,34 +18,13 @@ from seg_eval.segmenter.nnunet import (
 )
 from seg_eval.segmenter.preprocessing import prepare
 from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
-from synth3d.cohort.cases import MODALITIES, find_cases
+from synth3d.cohort.cases import MODALITIES
 from synth3d.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
 
 PLAIN = {"background": 0, "NCR": 1, "ED": 2, "ET": 3}
 SPACING = (1, 1, 1)
-
-
-@pytest.fixture(scope="module")
-def cases(phantom_cohort):
-    return find_cases(phantom_cohort)
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("work")
-
-
-@pytest.fixture(scope="module")
-def prepared(cases, work, toy):
-    raw = write_raw_dataset(RawRequest(work / "raw", cases[:3], 501, "Cohort"))
-    return prepare(raw, work, toy, cases[:3])
-
-
-@pytest.fixture(scope="module")
-def ours(prepared) -> Path:
-    return train_segmenter(prepared)
 
 
 @pytest.fixture(scope="module")
@@ -97,33 +76,12 @@ def test_our_own_folder_is_nnunets_and_predicts_as_nnunet_does(ours, volumes, ex
     np.testing.assert_array_equal(oracle(ours, stack), expected)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("T1", "T1ce", "T2", "FLAIR"),
-        ("t1_native", "T1Gd", "t2w", "T2-FLAIR"),
-        ("MR_T1", "t1 post contrast", "T2-weighted", "flair"),
-    ],
-)
-def test_channels_are_known_by_name(foreign, volumes, expected, names):
-    folder = foreign(channel_names={str(index): name for index, name in enumerate(names)})
-    segmenter = opened(folder)
-    assert segmenter.channels == MODALITIES
-    np.testing.assert_array_equal(segmenter.predict(volumes, SPACING), expected)
-
-
 def test_another_order_of_channels_is_followed(foreign, volumes, expected):
     folder = foreign(channel_names={"0": "FLAIR", "1": "T1", "2": "T1ce", "3": "T2"})
     segmenter = opened(folder)
     assert segmenter.channels == ("t2f", "t1n", "t1c", "t2w")
     renamed = {name: volumes[MODALITIES[place]] for place, name in enumerate(segmenter.channels)}
     np.testing.assert_array_equal(segmenter.predict(renamed, SPACING), expected)
-
-
-def test_swapped_regions_come_back_as_ours(foreign, volumes, expected):
-    labels = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "ET": [3]}
-    folder = foreign(labels=labels, regions_class_order=[1, 2, 3])
-    np.testing.assert_array_equal(opened(folder).predict(volumes, SPACING), expected)
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -145,9 +103,9 @@ def test_a_model_of_plain_labels_is_understood(cases, tmp_path, volumes, swapped
 
 
 @pytest.fixture
-def ensemble(foreign, prepared) -> Path:
+def ensemble(foreign, frozen) -> Path:
     folder = foreign()
-    other = train_segmenter(prepared, seed=1)
+    other = train_segmenter(frozen, seed=1)
     shutil.copytree(other / "fold_0", folder / "fold_1")
     shutil.copytree(other / "fold_0", folder / "fold_all")
     return folder
@@ -163,14 +121,6 @@ def test_all_numbered_folds_are_averaged_and_fold_all_serves_alone(ensemble, vol
     for fold in ("fold_0", "fold_1"):
         shutil.rmtree(ensemble / fold)
     assert read_model_folder(ensemble).folds == ("all",)
-
-
-def test_an_unfinished_fold_is_named(ensemble):
-    (ensemble / "fold_1" / "checkpoint_final.pth").rename(
-        ensemble / "fold_1" / "checkpoint_latest.pth"
-    )
-    with pytest.raises(InputError, match=r"fold_1 without checkpoint_final\.pth"):
-        read_model_folder(ensemble)
 
 
 def test_published_best_checkpoints_are_taken(foreign, volumes, expected):
@@ -212,19 +162,14 @@ def test_a_model_of_our_own_work_folder_needs_no_trust(ours, work, volumes, expe
 
 def test_a_receipt_counts_only_in_our_folder_and_for_its_checkpoint(ours, tmp_path):
     home, away = tmp_path / "home", tmp_path / "away"
-    model = home / ours.name
-    shutil.copytree(ours, model)
-    assert trained_here(read_model_folder(model), home)
-    assert not trained_here(read_model_folder(model), away)
-    assert not trained_here(read_model_folder(model), None)
-    shutil.copytree(ours, away / ours.name)
-    (home / "link").symlink_to(away / ours.name)
-    assert not trained_here(
-        replace(read_model_folder(away / ours.name), folder=home / "link"), home
-    )
+    model = Path(shutil.copytree(ours, home / ours.name))
+    found = read_model_folder(model)
+    assert [trained_here(found, own) for own in (home, away, None)] == [True, False, False]
+    (home / "link").symlink_to(shutil.copytree(ours, away / ours.name))
+    assert not trained_here(replace(found, folder=home / "link"), home)
     checkpoint = model / "fold_0" / "checkpoint_final.pth"
     checkpoint.write_bytes(checkpoint.read_bytes() + b"x")
-    assert not trained_here(read_model_folder(model), home)
+    assert not trained_here(found, home)
 
 
 def test_a_foreign_trainer_class_is_found_through_nnunets_variable(
@@ -280,56 +225,11 @@ def test_a_renamed_folder_is_known_by_its_log(foreign, volumes, expected):
         read_model_folder(folder)
 
 
-def plans_with(ours: Path, **values) -> dict:
-    configurations = json.loads((ours / "plans.json").read_text())["configurations"]
-    configurations["3d_fullres"] |= values
-    return {"configurations": configurations}
-
-
-def test_what_cannot_be_served_is_refused_in_a_sentence(foreign, ours, tmp_path):
-    def refusal(name, match, plans=None, **described):
-        folder = foreign(plans, name=f"{name}__p__3d_fullres", **described)
-        with pytest.raises(InputError, match=match):
-            open_model_folder(folder, trust=True)
-
-    four = {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}
-    refusal("a", "name of channel 1 says too little: 'dwi'", channel_names=four | {"1": "DWI"})
-    refusal("b", "name of channel 0 says too little: 'ct'", channel_names=four | {"0": "CT"})
-    refusal("c", "two channels of one modality", channel_names=four | {"1": "t1w"})
-    refusal("d", "two channels of one modality", channel_names=four | {"1": "T1"})
-    refusal("e", "numbered from 0", channel_names={"1": "T1", "2": "T1ce"})
-    refusal("f", "4 normalisation schemes for 3 channels",
-            channel_names={"0": "T1", "1": "T1ce", "2": "T2"})  # fmt: skip
-    refusal("g", "labels that say nothing to us: vessel",
-            labels={**PLAIN, "vessel": 4}, regions_class_order=None)  # fmt: skip
-    schemes = ["CTNormalization", *["ZScoreNormalization"] * 3]
-    refusal("h", "normalises t1n by CTNormalization",
-            plans_with(ours, normalization_schemes=schemes))  # fmt: skip
-    refusal("i", "second stage of a cascade", plans_with(ours, previous_stage="3d_lowres"))
-    refusal("j", "read by NibabelIOWithReorient", {"image_reader_writer": "NibabelIOWithReorient"})
-    refusal("k", "no configurations", {"configurations": None})
-    wide = {"features_per_stage": [5, 8, 8]}
-    architecture = json.loads((ours / "plans.json").read_text())["configurations"]["3d_fullres"]
-    architecture["architecture"]["arch_kwargs"] |= wide
-    refusal("l", "cannot be loaded by nnunetv2",
-            plans_with(ours, architecture=architecture["architecture"]))  # fmt: skip
-    with pytest.raises(InputError, match="there is no such folder"):
-        read_model_folder(tmp_path / "none")
-    with pytest.raises(InputError, match="give the folder above"):
-        read_model_folder(ours / "fold_0")
-    with pytest.raises(InputError, match=f"did you mean .*{ours.name}"):
-        read_model_folder(ours.parent)
-    (tmp_path / "bare").mkdir()
-    for name in ("dataset.json", "plans.json"):
-        shutil.copy(ours / name, tmp_path / "bare")
-    with pytest.raises(InputError, match="does not tell which|no fold_0"):
-        read_model_folder(tmp_path / "bare")
-
-
 CONFIGURATION = {"normalization_schemes": ["ZScoreNormalization"] * 4}
 PLANS = {"image_reader_writer": "SimpleITKIO", "configurations": {"3d_fullres": CONFIGURATION}}
+FOUR = {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"}
 DATASET = {
-    "channel_names": {"0": "T1", "1": "T1ce", "2": "T2", "3": "FLAIR"},
+    "channel_names": FOUR,
     "labels": {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]},
     "regions_class_order": [2, 1, 3],
 }
@@ -337,6 +237,8 @@ DATASET = {
 
 @pytest.fixture
 def written(tmp_path):
+    """A model folder of which there is nothing but what reading it needs."""
+
     def write(dataset=None, plans=None):
         folder = tmp_path / "Trainer__Plans__3d_fullres"
         (folder / "fold_0").mkdir(parents=True)
@@ -348,23 +250,88 @@ def written(tmp_path):
     return write
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("T1", "T1ce", "T2", "FLAIR"),
+        ("t1_native", "T1Gd", "t2w", "T2-FLAIR"),
+        ("MR_T1", "t1 post contrast", "T2-weighted", "flair"),
+    ],
+)
+def test_channels_are_known_by_name(written, names):
+    named = {str(index): name for index, name in enumerate(names)}
+    assert read_model_folder(written({"channel_names": named})).channels == MODALITIES
+
+
 def test_a_tissue_may_be_a_list_of_one_integer(written):
     labels = {"background": 0, "NCR": [1], "ED": [2], "ET": [3]}
     model = read_model_folder(written({"labels": labels, "regions_class_order": None}))
     assert model.table == {0: 0, 1: 1, 2: 2, 3: 3}
 
 
+def channels(**changed):
+    return {"channel_names": FOUR | {key[1:]: name for key, name in changed.items()}}, {}
+
+
+def configured(**values):
+    return {}, {"configurations": {"3d_fullres": CONFIGURATION | values}}
+
+
+DAMAGED = "is damaged, or not nnU-Net v2's"
+CT = ["CTNormalization", *["ZScoreNormalization"] * 3]
+ORIENTED = "NibabelIOWithReorient"
+
+
 @pytest.mark.parametrize(
-    ("dataset", "plans"),
+    ("described", "sentence"),
     [
-        ({"regions_class_order": [None, 1, 3]}, {}),
-        ({"labels": {"background": "none", "NCR": 1, "ED": 2, "ET": 3}}, {}),
-        ({}, {"configurations": {"3d_fullres": None}}),
-        ({}, {"configurations": {"3d_fullres": {"normalization_schemes": None}}}),
-        ({}, {"configurations": {"3d_fullres": CONFIGURATION | {"inherits_from": []}}}),
+        (channels(_1="DWI"), "name of channel 1 says too little: 'dwi'"),
+        (channels(_0="CT"), "name of channel 0 says too little: 'ct'"),
+        (channels(_1="t1w"), "two channels of one modality"),
+        (channels(_1="T1"), "two channels of one modality"),
+        (channels(_5="T1"), "numbered from 0"),
+        (({"channel_names": {"0": "T1", "1": "T2"}}, {}), "4 normalisation schemes for 2 channels"),
+        (({"labels": PLAIN | {"vessel": 4}, "regions_class_order": None}, {}), "to us: vessel"),
+        (configured(normalization_schemes=CT), "normalises t1n by CTNormalization"),
+        (configured(previous_stage="3d_lowres"), "second stage of a cascade"),
+        (({}, {"image_reader_writer": ORIENTED}), f"read by {ORIENTED}"),
+        (({}, {"configurations": None}), "no configurations"),
+        (({}, {"configurations": {"2d": {}}}), "does not tell which of 2d it is"),
+        (({"regions_class_order": [None, 1, 3]}, {}), DAMAGED),
+        (({"labels": PLAIN | {"background": "none"}}, {}), DAMAGED),
+        (({}, {"configurations": {"3d_fullres": None}}), DAMAGED),
+        (configured(normalization_schemes=None), DAMAGED),
+        (configured(inherits_from=[]), DAMAGED),
     ],
 )
-def test_nonsense_is_one_sentence(written, dataset, plans):
-    folder = written(dataset, plans)
-    with pytest.raises(InputError, match="is damaged, or not nnU-Net v2's"):
+def test_what_cannot_be_served_is_refused_in_a_sentence(written, described, sentence):
+    folder = written(*described)
+    with pytest.raises(InputError, match=sentence):
+        read_model_folder(folder)
+
+
+def test_another_network_than_the_plans_have_is_refused(foreign, ours):
+    plans = json.loads((ours / "plans.json").read_text())
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    architecture["arch_kwargs"]["features_per_stage"] = [5, 8, 8]
+    folder = foreign(plans)
+    with pytest.raises(InputError, match="cannot be loaded by nnunetv2"):
+        opened(folder)
+
+
+def test_a_folder_near_a_model_is_told_where_the_model_is(written, tmp_path):
+    folder = written()
+    with pytest.raises(InputError, match="there is no such folder"):
+        read_model_folder(tmp_path / "none")
+    with pytest.raises(InputError, match="give the folder above"):
+        read_model_folder(folder / "fold_0")
+    with pytest.raises(InputError, match=f"did you mean .*{folder.name}"):
+        read_model_folder(tmp_path)
+    (folder / "fold_1").mkdir()
+    (folder / "fold_1" / "checkpoint_latest.pth").touch()
+    with pytest.raises(InputError, match=r"fold_1 without checkpoint_final\.pth"):
+        read_model_folder(folder)
+    for name in ("fold_0", "fold_1"):
+        shutil.rmtree(folder / name)
+    with pytest.raises(InputError, match="no fold_0"):
         read_model_folder(folder)

@@ -1,9 +1,6 @@
 """nnU-Net in our hands: prepared, trained, stopped, continued and asked, on toy brains."""
 
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +14,10 @@ from seg_eval.segmenter import nnunet
 from seg_eval.segmenter import preprocessing as preparation
 from seg_eval.segmenter.nnunet import Segmenter, train_segmenter
 from seg_eval.segmenter.preprocessing import prepare
-from seg_eval.segmenter.raw_dataset import RawDataset, RawRequest, write_raw_dataset
+from seg_eval.segmenter.raw_dataset import RawPlan, RawRequest, write_raw_dataset
 from synth3d.cohort.cases import MODALITIES, Case, find_cases
 from synth3d.errors import InputError
-from synth3d.images.volumes import read, read_label, write_new
+from synth3d.images.volumes import read_label, write_new
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
 
@@ -56,7 +53,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
 
 
 @pytest.fixture(scope="module")
-def raw(cases, tmp_path_factory: pytest.TempPathFactory) -> RawDataset:
+def raw(cases, tmp_path_factory: pytest.TempPathFactory) -> RawPlan:
     return write_raw_dataset(RawRequest(tmp_path_factory.mktemp("raw"), cases, 601, "Toy"))
 
 
@@ -136,18 +133,22 @@ def test_one_seed_gives_one_model_and_another_seed_another(
 def test_a_training_that_was_stopped_ends_with_the_same_weights(
     model, build, tmp_path, monkeypatch, weights_of
 ):
-    def stop_after_an_epoch(trainer):
+    """Killed while it writes the checkpoint of its second epoch."""
+
+    def stopped(trainer):
+        save = trainer.save_checkpoint
+
+        def save_checkpoint(filename):
+            save(filename)
+            if trainer.current_epoch > 0:
+                os.truncate(filename, 1000)
+                raise KeyboardInterrupt
+
+        trainer.save_checkpoint = save_checkpoint
         tame(trainer)
-        finish = trainer.on_epoch_end
-
-        def on_epoch_end():
-            finish()
-            raise KeyboardInterrupt
-
-        trainer.on_epoch_end = on_epoch_end
 
     tame = nnunet.tame
-    monkeypatch.setattr(nnunet, "tame", stop_after_an_epoch)
+    monkeypatch.setattr(nnunet, "tame", stopped)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path)
     fold = tmp_path / model.relative_to(model.parents[3]) / "fold_0"
@@ -169,53 +170,13 @@ def test_preprocessing_goes_on_with_the_next_case(raw, cases, tmp_path, monkeypa
     assert redone == [f"{cases[1].name}.pkl"]
 
 
-def test_other_data_makes_another_model(cases, tmp_path, toy):
-    for number in range(2):
-        write_toy(tmp_path / "in", number)
-    found = find_cases(tmp_path / "in")
-
-    def digest() -> str:
-        raw = write_raw_dataset(RawRequest(tmp_path / "raw", found, 601, "Toy"))
-        return prepare(raw, tmp_path / "work", toy, found).digest
-
-    first = digest()
-    assert digest() == first
-    image = found[0].images["t2f"]
-    write_new(image, read(image).data * 2, np.eye(4), np.int16)
-    assert digest() != first
-
-
-def test_nnunets_variables_and_the_callers_randomness_are_put_back(
-    model, build, tmp_path, monkeypatch, capfd
-):
-    monkeypatch.setenv("nnUNet_raw", "mine")
-    monkeypatch.delenv("nnUNet_results", raising=False)
-    torch.manual_seed(7)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
-    threads, environment = torch.get_num_threads(), dict(os.environ)
-    build(tmp_path, seed=5)
-    assert dict(os.environ) == environment
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.rand(3), expected)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "training nnU-Net" in err
-    assert "Epoch 1" in (tmp_path / "toy" / "nnunet.log").read_text()
-
-
 def test_dropout_training_has_a_folder_of_its_own(model, build, work, weights_of):
     robust = build(work, channel_dropout=0.5)
     assert robust.name == "ScheduledTrainer__toy-seed0-dropout0.5__3d_fullres"
     assert not same(weights_of(robust), weights_of(model))
 
 
-def test_what_cannot_work_is_said_in_a_sentence(model, raw, cases, tmp_path, toy, volumes_of):
-    stranger = replace(cases[0], name="Toy-00099-000")
-    with pytest.raises(InputError, match="not in the raw dataset Dataset601_Toy: Toy-00099-000"):
-        prepare(raw, tmp_path, toy, [stranger])
-    with pytest.raises(InputError, match="no training case"):
-        prepare(raw, tmp_path, toy, [])
+def test_what_cannot_work_is_said_in_a_sentence(model, cases, tmp_path, volumes_of):
     with pytest.raises(InputError, match="no finished nnU-Net model"):
         Segmenter(tmp_path)
     channels = volumes_of(cases[0])
@@ -250,40 +211,3 @@ def test_a_proper_training_finds_all_regions_of_a_new_case(raw, cases, tmp_path,
     for labels in ((1, 2, 3), (1, 3), (3,)):
         a, b = np.isin(found, labels), np.isin(truth, labels)
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.8
-
-
-RUN = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-from nnunet_plans.presets import PRESETS, Network
-from seg_eval.segmenter.nnunet import train_segmenter
-from seg_eval.segmenter.preprocessing import prepare
-from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
-from synth3d.cohort import find_cases
-data, work = map(Path, sys.argv[1:])
-cases = find_cases(data)
-raw = write_raw_dataset(RawRequest(work / "raw", cases, 601, "Toy"))
-network = Network((16, 16, 16), 2, (4, 8, 8), (1, 1))
-schedule = {"epochs": 12, "iterations": 2, "validation_iterations": 1, "save_every": 1}
-preset = replace(PRESETS["cpu-mini"], name="toy", network=network, schedule=schedule)
-print(train_segmenter(prepare(raw, work, preset, cases)))
-"""
-
-
-@pytest.mark.slow
-def test_kill_9_and_the_same_command_again_end_with_the_same_weights(cases, tmp_path, weights_of):
-    def start(work: Path) -> subprocess.Popen:
-        command = [sys.executable, "-c", RUN, str(cases[0].folder.parent), str(work)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-    killed = start(tmp_path / "killed")
-    while not (found := list((tmp_path / "killed").rglob("checkpoint_latest.pth"))):
-        assert killed.poll() is None
-        time.sleep(0.02)
-    killed.kill()
-    killed.wait()
-    assert not found[0].with_name("checkpoint_final.pth").exists()
-    ends = [start(tmp_path / name).communicate()[0].strip() for name in ("killed", "calm")]
-    first, second = (weights_of(Path(end)) for end in ends)
-    assert same(first, second)

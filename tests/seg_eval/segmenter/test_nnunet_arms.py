@@ -4,20 +4,18 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from nnunet_plans.presets import PRESETS
-from seg_eval.records import digest
 from seg_eval.segmenter import nnunet
 from seg_eval.segmenter.environment import nnunet_environment
 from seg_eval.segmenter.nnunet import Segmenter, train_segmenter
 from seg_eval.segmenter.preprocessing import Prepared, network_digest, prepare
 from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
-from synth3d.cohort.cases import MODALITIES, Case, find_cases
+from synth3d.cohort.cases import MODALITIES
 from synth3d.errors import InputError
 from synth3d.files import lock, read_json, sha256
 from synth3d.images.volumes import read, write_like
@@ -25,16 +23,6 @@ from synth3d.images.volumes import read, write_like
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
 
 THREE = tuple(name for name in MODALITIES if name != "t2f")
-
-
-@pytest.fixture(scope="module")
-def cases(phantom_cohort) -> list[Case]:
-    return find_cases(phantom_cohort)
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("arms")
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +35,6 @@ def dataset(cases, work, toy) -> Callable[..., Prepared]:
         return prepare(raw, folder, preset or toy, cases[:3], plans_of=plans_of)
 
     return make
-
-
-@pytest.fixture(scope="module")
-def frozen(dataset) -> Prepared:
-    return dataset("frozen")
 
 
 def test_a_specialist_takes_its_three_of_four_channels(dataset, frozen, cases, volumes_of):
@@ -68,7 +51,7 @@ def test_a_specialist_takes_its_three_of_four_channels(dataset, frozen, cases, v
         segmenter.predict({k: v for k, v in channels.items() if k != "t1c"}, (1, 1, 1))
 
 
-def test_all_arms_share_one_network_and_only_the_channels_differ(dataset, frozen, weights_of):
+def test_all_arms_share_one_network_and_only_the_channels_differ(dataset, frozen, ours, weights_of):
     special = dataset("specialist", frozen, channels=THREE)
     mine, theirs = read_json(frozen.plans), read_json(special.plans)
     assert network_digest(mine) == network_digest(theirs)
@@ -83,7 +66,7 @@ def test_all_arms_share_one_network_and_only_the_channels_differ(dataset, frozen
     assert receipt["plans_of"] == sha256(frozen.plans)
     assert receipt["plans_sha256"] == sha256(special.plans)
     assert read_json(frozen.root / "prepared.json")["plans_of"] is None
-    models = [train_segmenter(frozen), train_segmenter(special)]
+    models = [ours, train_segmenter(special)]
     told = [read_json(model / "model.json") for model in models]
     assert told[0]["network_sha256"] == told[1]["network_sha256"]
     weights = [weights_of(model) for model in models]
@@ -108,22 +91,6 @@ def test_frozen_plans_hold_even_where_other_data_would_be_planned_otherwise(data
     assert special.digest != dataset("specialist", frozen, channels=THREE).digest
 
 
-def test_the_digest_without_frozen_plans_is_what_it_always_was(frozen, cases, toy):
-    """Finished trainings of earlier versions stay finished."""
-    from dataclasses import asdict
-    from importlib.metadata import version
-
-    files = {case.name: frozen.raw.files[case.name] for case in cases[:3]}
-    assert frozen.digest == digest(
-        {case: [sha256(path) for path in paths] for case, paths in files.items()},
-        MODALITIES,
-        asdict(toy.network),
-        [[case.name for case in cases[:3]], []],
-        version("nnunetv2"),
-    )
-    assert frozen.folder == frozen.root / "preprocessed" / "Dataset501_Cohort"
-
-
 def test_a_retrained_segmenter_sees_the_replaced_channel(dataset, frozen, cases, work):
     replaced = {}
     for case in cases[:3]:
@@ -137,24 +104,11 @@ def test_a_retrained_segmenter_sees_the_replaced_channel(dataset, frozen, cases,
     assert Segmenter(model).channels == MODALITIES
 
 
-def test_plans_that_do_not_fit_are_refused(dataset, frozen):
-    special = dataset("specialist", frozen, channels=THREE)
-    with pytest.raises(InputError, match="know no channel t2f"):
-        dataset("wrong", special)
-    with pytest.raises(InputError, match="of another preset than cpu-mini"):
-        dataset("wrong", frozen, PRESETS["cpu-mini"])
-    nowhere = replace(frozen, root=frozen.root / "none")
-    with pytest.raises(InputError, match="is missing; prepare that dataset first"):
-        dataset("wrong", nowhere)
-
-
 def test_two_seeds_may_be_trained_at_once_but_not_one_twice(frozen, cases, toy):
     """As with one process per GPU; the data are not prepared anew meanwhile."""
     name = "ScheduledTrainer__toy-seed7__3d_fullres"
-    with (
-        lock(frozen.root, shared=True),
-        lock(frozen.root / "locks" / name),
-    ):  # as a training holds them
+    as_a_training = frozen.root / "locks" / name
+    with lock(frozen.root, shared=True), lock(as_a_training):
         with pytest.raises(InputError, match=f"another process works in .*{name}"):
             train_segmenter(frozen, seed=7)
         with pytest.raises(InputError, match="another process works in"):

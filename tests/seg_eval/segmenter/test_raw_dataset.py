@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
+from seg_eval.segmenter.raw_dataset import RawPlan, RawRequest, write_raw_dataset
 from synth3d.cohort.cases import MODALITIES, Case, find_cases
 from synth3d.errors import InputError
 from synth3d.images.volumes import read_label, write_new
@@ -39,12 +39,22 @@ def cohort_2023(tmp_path) -> list[Case]:
     return find_cases(tmp_path / "in")
 
 
+@pytest.fixture
+def write(tmp_path):
+    """The cases as ``raw/Dataset601_Toy``."""
+
+    def written(cases: list[Case], number: int = 601, name: str = "Toy", **options) -> RawPlan:
+        return write_raw_dataset(RawRequest(tmp_path / "raw", cases, number, name, **options))
+
+    return written
+
+
 def description(folder: Path) -> dict:
     return json.loads((folder / "dataset.json").read_text())
 
 
-def test_files_are_used_where_they_lie_and_matched_by_name(tmp_path, cohort_2023):
-    raw = write_raw_dataset(RawRequest(tmp_path / "raw", cohort_2023, 601, "Toy", ("t2f", "t1n")))
+def test_files_are_used_where_they_lie_and_matched_by_name(write, tmp_path, cohort_2023):
+    raw = write(cohort_2023, channels=("t2f", "t1n"))
     found = description(raw.folder)
     assert raw.folder == tmp_path / "raw" / "Dataset601_Toy"
     assert found["channel_names"] == {"0": "t2f", "1": "t1n"}
@@ -57,44 +67,40 @@ def test_files_are_used_where_they_lie_and_matched_by_name(tmp_path, cohort_2023
     assert [path.name for path in raw.folder.iterdir()] == ["dataset.json"]
 
 
-def test_labels_1_2_4_are_rewritten_to_1_2_3_on_the_same_grid(tmp_path, cohort_2018):
-    raw = write_raw_dataset(RawRequest(tmp_path / "raw", cohort_2018, 601, "Toy"))
+def test_labels_1_2_4_are_rewritten_to_1_2_3_on_the_same_grid(write, cohort_2018):
+    raw = write(cohort_2018)
     for case in cohort_2018:
         old, new = read_label(case.label), read_label(raw.files[case.name][-1])
         np.testing.assert_array_equal(new.data, np.where(old.data == 4, 3, old.data))
         np.testing.assert_array_equal(new.affine, old.affine)
 
 
-def test_a_second_run_changes_nothing(tmp_path, cohort_2018):
+def test_a_second_run_changes_nothing(write, tmp_path, cohort_2018):
     def contents() -> dict[str, bytes]:
         return {str(p): p.read_bytes() for p in (tmp_path / "raw").rglob("*") if p.is_file()}
 
-    first = write_raw_dataset(RawRequest(tmp_path / "raw", cohort_2018, 601, "Toy"))
+    first = write(cohort_2018)
     before = contents()
-    assert write_raw_dataset(RawRequest(tmp_path / "raw", cohort_2018, 601, "Toy")) == first
+    assert write(cohort_2018) == first
     assert contents() == before
 
 
-def test_the_scheme_is_that_of_the_cohort_not_of_a_case(tmp_path, cohort_2018):
-    raw = write_raw_dataset(
-        RawRequest(tmp_path / "raw", cohort_2018[1:] + cohort_2018[:1], 601, "Toy")
-    )
+def test_the_scheme_is_that_of_the_cohort_not_of_a_case(write, cohort_2018):
+    raw = write(cohort_2018[1:] + cohort_2018[:1])
     assert raw.files["Brats18_B_1"][-1].parent.name == "recoded"
 
 
-def test_a_file_can_be_replaced_and_then_need_not_exist(tmp_path, cohort_2023):
+def test_a_file_can_be_replaced_and_then_need_not_exist(write, cohort_2023):
     synthetic = cohort_2023[0].images["t1n"]
     cohort_2023[0].images["t2f"].unlink()
     name = cohort_2023[0].name
-    raw = write_raw_dataset(
-        RawRequest(tmp_path / "raw", cohort_2023, 601, "Toy", replace={name: {"t2f": synthetic}})
-    )
+    raw = write(cohort_2023, replace={name: {"t2f": synthetic}})
     assert raw.files[name][3] == synthetic
 
 
 @pytest.mark.parametrize("layout", ["link", "copy"])
-def test_standard_names_hold_the_same_bytes(tmp_path, cohort_2018, layout):
-    raw = write_raw_dataset(RawRequest(tmp_path / "raw", cohort_2018, 601, "Toy", layout=layout))
+def test_standard_names_hold_the_same_bytes(write, cohort_2018, layout):
+    raw = write(cohort_2018, layout=layout)
     assert "dataset" not in description(raw.folder)
     for case in cohort_2018:
         for channel, modality in enumerate(MODALITIES):
@@ -105,35 +111,33 @@ def test_standard_names_hold_the_same_bytes(tmp_path, cohort_2018, layout):
         assert set(np.unique(read_label(label).data)) <= {0, 1, 2, 3}
 
 
-def test_cases_without_labels_become_test_images(tmp_path, cohort_2023):
-    raw = write_raw_dataset(
-        RawRequest(tmp_path / "raw", cohort_2023, 601, "Toy", layout="link", labels=False)
-    )
+def test_cases_without_labels_become_test_images(write, cohort_2023):
+    raw = write(cohort_2023, layout="link", labels=False)
     assert len(list((raw.folder / "imagesTs").iterdir())) == 8
     assert description(raw.folder)["numTraining"] == 0
-    assert not raw.files
+    assert {len(files) for files in raw.files.values()} == {4}
 
 
-def test_all_missing_files_are_named_at_once(tmp_path, cohort_2023):
+def test_all_missing_files_are_named_at_once(write, cohort_2023):
     cohort_2023[0].images["t2f"].unlink()
     cohort_2023[1].images["t1c"].unlink()
     with pytest.raises(InputError, match=r"00001-000 lacks t2f; .*00002-000 lacks t1c"):
-        write_raw_dataset(RawRequest(tmp_path / "raw", cohort_2023, 601, "Toy"))
+        write(cohort_2023)
 
 
-def test_a_cohort_without_any_tumour_is_refused(tmp_path):
+def test_a_cohort_without_any_tumour_is_refused(write, tmp_path):
     write_case(tmp_path / "in", "BraTS-GLI-00001-000", ())
     with pytest.raises(InputError, match="no case has a labelled voxel"):
-        write_raw_dataset(RawRequest(tmp_path / "raw", find_cases(tmp_path / "in"), 601, "Toy"))
+        write(find_cases(tmp_path / "in"))
 
 
 @pytest.mark.parametrize(("number", "name"), [(0, "Toy"), (1000, "Toy"), (5, "a b"), (5, "")])
-def test_ids_and_names_that_nnunet_refuses_are_refused(tmp_path, cohort_2023, number, name):
+def test_ids_and_names_that_nnunet_refuses_are_refused(write, cohort_2023, number, name):
     with pytest.raises(InputError, match="dataset"):
-        write_raw_dataset(RawRequest(tmp_path / "raw", cohort_2023, number, name))
+        write(cohort_2023, number, name)
 
 
-def test_an_id_means_one_dataset(tmp_path, cohort_2023):
-    write_raw_dataset(RawRequest(tmp_path / "raw", cohort_2023, 601, "Toy"))
+def test_an_id_means_one_dataset(write, cohort_2023):
+    write(cohort_2023)
     with pytest.raises(InputError, match="Dataset601_Toy"):
-        write_raw_dataset(RawRequest(tmp_path / "raw", cohort_2023, 601, "Other"))
+        write(cohort_2023, name="Other")
