@@ -26,18 +26,11 @@ SCALED = ("warmup", "adversarial_start")
 
 @dataclass(frozen=True)
 class Shared:
-    """What all runs of a table share.
+    """What all runs of a table share: the cohort ``data`` and what is done with it where.
 
-    Attributes:
-        data: The cohort folder.
-        splits: Of its cases.
-        splits_file: Where they stand; None for those that follow from the names.
-        part: The side that is scored, ``val`` or ``test``.
-        cases: Of that side, sorted by name.
-        root: Folder with ``runs`` and ``scores``.
-        conventions: Of the scores; the first leads.
-        device: ``cpu``, ``cuda`` or ``cuda:1``.
-        threads: CPU threads of each run.
+    ``cases`` are those of the side ``part`` (``val`` or ``test``), which is scored; ``splits_file``
+    is None where the splits follow from the names; ``root`` gets ``runs`` and ``scores``; the first
+    of ``conventions`` leads; ``threads`` are those of each run.
     """
 
     data: Path
@@ -59,14 +52,10 @@ class Shared:
 
 @dataclass(frozen=True)
 class Test:
-    """One cell with one seed, to be scored.
+    """One cell with one seed, to be scored into the JSON file ``path``.
 
-    Attributes:
-        cell: Of the table.
-        seed: Of the training.
-        config: Of the run, with what differs when it is tested.
-        path: The JSON file of its scores.
-        identity: What the scores follow from, besides the weights.
+    ``config`` is the run's with what differs when it is tested, ``identity`` what the scores follow
+    from besides the weights.
     """
 
     cell: Cell
@@ -78,13 +67,9 @@ class Test:
 
 @dataclass(frozen=True)
 class Item:
-    """One run to be trained, and the tests that are made on it.
+    """The folder of one run to be trained, and the tests that all cells make on it.
 
-    Attributes:
-        run: The run folder.
-        config: What is trained.
-        tests: Of all cells that use this run.
-        folder: Where its log and its scores lie.
+    Its log and its scores lie in ``folder``.
     """
 
     run: Path
@@ -130,7 +115,7 @@ def normalised(values: Mapping[str, Any]) -> dict[str, Any]:
 
     A swap of the framework then keeps none of them by accident.
     """
-    config = to_plain(parse(RunConfig, copy.deepcopy(dict(values))))
+    config = to_plain(parse(RunConfig, values))
     train = config["train"]
     for key in SHARED_KEYS:
         if train.get(key) is not None:
@@ -162,11 +147,7 @@ def with_budget(values: dict[str, Any], steps: int, assigned: Sequence[str]) -> 
 
 
 def configure(values: Mapping[str, Any], *layers: Overrides) -> RunConfig:
-    """``values`` with dotted settings laid over them, one layer after the other.
-
-    Raises:
-        InputError: They do not fit.
-    """
+    """``values`` with dotted settings laid over them, one layer after the other."""
     plain = copy.deepcopy(dict(values))
     for layer in layers:
         for key, value in layer.items():
@@ -181,16 +162,10 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
     """
     silent = {"train.threads", "train.validate_every", "data.validation_cases"}
     default, own = flatten(to_plain(RunConfig())), to_plain(config)
-    own["train"] = {
-        key: value
-        for key, value in own["train"].items()
-        if not isinstance(value, dict) or key == config.train.framework
-    }
-    return {
-        key: value
-        for key, value in flatten(own).items()
-        if value != default.get(key) and key not in silent
-    }
+    for name in FRAMEWORKS.keys() - {config.train.framework}:
+        del own["train"][name]
+    settings = flatten(own).items()
+    return {k: v for k, v in settings if v != default.get(k) and k not in silent}
 
 
 def digest_of(value: Any) -> str:
@@ -204,21 +179,17 @@ def choose_cells(
     """The cells that exist for ``base``, and the names of those that are to be run.
 
     ``only`` has patterns with ``*`` and ``?``, comma-separated; None is all. The baselines of what
-    matches are run too.
-
-    Raises:
-        InputError: Nothing matches, or only what does not exist in this dimension.
+    matches are run too. That nothing matches, or what does not exist in this dimension, is refused.
     """
     everything = list(table.cells(base, choices))
     cells = [cell for cell in everything if base.dim in cell.dims]
-    if only is None:
-        return cells, [cell.name for cell in cells]
-    patterns = only.split(",")
+    patterns = ["*"] if only is None else only.split(",")
     named = [cell for cell in everything if any(fnmatch(cell.name, p) for p in patterns)]
     if not named:
         known = ", ".join(cell.name for cell in everything)
         raise InputError(f"--only {only}: no such cell; the table has {known}")
-    if foreign := [cell for cell in named if base.dim not in cell.dims]:
+    foreign = [cell for cell in named if base.dim not in cell.dims]
+    if foreign and only is not None:
         names, dim = ", ".join(cell.name for cell in foreign), foreign[0].dims[0]
         raise InputError(
             f"--only {only}: {names} is published in {dim}-D only; use --dim {dim}d, or leave it "
@@ -233,14 +204,8 @@ def make_items(
 ) -> list[Item]:
     """The runs of ``cells``, all cells of the first seed before those of the next.
 
-    Args:
-        cells: What to run.
-        values: Base settings, normalised.
-        seeds: How many; the base's own and the numbers after it.
-        shared: What all runs share.
-
-    Raises:
-        InputError: A cell's settings do not fit.
+    ``values`` are the base's settings, normalised; ``seeds`` as many as this: the base's own and
+    the numbers after it.
     """
     items: dict[Path, Item] = {}
     first = int(values["train"]["seed"])
