@@ -70,7 +70,7 @@ def score_run(order: Mapping[str, Any]) -> None:
         for config, rows in zip(configs, found, strict=True):
             moved = misalign(prepared, config.task, config.data, config.misalign)
             made = _synthesize(run, moved, device)
-            rows += [judge.row(index, channel) for index, channel in enumerate(made)]
+            rows += [judge.row(*one) for one in zip(run.config.targets, made, strict=True)]
     facts = {
         "parameters": count_parameters(run.framework.generator.requires_grad_(True)),
         "run": order["run"],
@@ -104,12 +104,13 @@ class _Judge:
         grid_of: Modality = next(name for name in ordered if name in case.images)
         raw = read_on_one_grid(case, (grid_of, *config.targets), common)
         self.turn = turn_to("axial", prepared.affine)
-        targets: tuple[Modality, ...] = config.targets
-        self.real = [(target, self.turn.apply(raw[target].data)) for target in targets]
+        self.real: dict[Modality, np.ndarray] = {
+            target: self.turn.apply(raw[target].data) for target in config.targets
+        }
 
-    def row(self, index: int, channel: np.ndarray) -> dict[str, Any]:
-        """The scores of the target ``index``, of which ``channel`` (D, H, W) was made."""
-        target, real = self.real[index]
+    def row(self, target: Modality, channel: np.ndarray) -> dict[str, Any]:
+        """The scores of ``target``, of which ``channel`` (D, H, W) was made."""
+        real = self.real[target]
         scanner = self.prepared.scales[target].invert(channel, self.prepared.brain)
         brain, tumour = foreground(real), None
         if self.prepared.tumour is not None:

@@ -7,11 +7,13 @@ cube of ``FIELD_OF_VIEW_MM``, with x towards left, y towards posterior, z toward
 BraTS files lie. No tumour and no image intensity lives here.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 FIELD_OF_VIEW_MM = 192.0
 """Edge of the cube that holds the head."""
@@ -79,18 +81,13 @@ def load_template() -> Template:
     solid = ndimage.binary_fill_holes(brain[step])
     depth = np.asarray(ndimage.distance_transform_edt(solid, sampling=COARSE_MM))
     fluid = ndimage.uniform_filter(brain - grey - white, COARSE_MM)[step]
-    lines = (
-        COARSE_MM * np.arange(count) + first
-        for count, first in zip(depth.shape, origin, strict=True)
-    )
-    x, y, z = np.meshgrid(*lines, indexing="ij", sparse=True)
+    x, y, z = COARSE_MM * np.indices(depth.shape) + origin.reshape(3, 1, 1, 1)
     # Deep fluid below the callosum and above the cisterns: the ventricles, near enough.
     near = (np.abs(x) < 45) & (y > -60) & (y < 40) & (z > -8) & (z < 32) & (depth > 30)
     ventricle = near & (fluid > 0.45)
     away = np.asarray(ndimage.distance_transform_edt(~ventricle, sampling=COARSE_MM))
-    to_float = np.float32
-    return Template(grey, white, brain.astype(to_float), depth.astype(to_float),
-                    away.astype(to_float), origin)  # fmt: skip
+    whole, depth, away = (field.astype(np.float32) for field in (brain, depth, away))
+    return Template(grey, white, whole, depth, away, origin)
 
 
 def grid_mm(n: int) -> np.ndarray:
@@ -124,18 +121,14 @@ def _spline_basis(n: int, knots: int, cell_mm: float) -> np.ndarray:
 
 
 def resample(
-    field: np.ndarray, n: int, shift: np.ndarray | None = None, thickness: np.ndarray | None = None
-) -> np.ndarray:
-    """``field`` (z, y, x) on ``n`` voxels a side, each the mean over its own box.
+    field: np.ndarray, n: int, shift: Iterable[float] = (0, 0, 0),
+    thickness: Iterable[float] = (1, 1, 1),
+) -> np.ndarray:  # fmt: skip
+    """``field``, a cube over the field of view, on ``n`` voxels a side, each the mean of a box.
 
-    Args:
-        field: A cube over the field of view.
-        n: Voxels along each side of the result.
-        shift: (z, y, x) in voxels of the result, by which the boxes are moved.
-        thickness: (z, y, x) in voxels of the result: edge of the boxes, 1 when omitted.
+    The boxes are moved by ``shift`` and have edges of ``thickness`` (z, y, x), both in voxels of
+    the result.
     """
-    shift = np.zeros(3) if shift is None else shift
-    thickness = np.ones(3) if thickness is None else thickness
     for moved, wide in zip(shift, thickness, strict=True):
         field = np.tensordot(field, _boxes(field.shape[0], n, float(moved), float(wide)), (0, 1))
     return field
@@ -168,7 +161,7 @@ def make_subject(rng: np.random.Generator, n: int) -> np.ndarray:
     """
     position = grid_mm(n)
     scale, tilt = rng.uniform(0.97, 1.07, 3), np.deg2rad(rng.normal(0, 2.5, 3))
-    turn = _rotation(tilt) @ np.diag(scale)
+    turn = Rotation.from_euler("XYZ", tilt).as_matrix() @ np.diag(scale)
     mni = np.tensordot(turn.astype(np.float32), position, 1)
     mni += (MIDDLE_MM + rng.normal(0, 2, 3).astype(np.float32)).reshape(3, 1, 1, 1)
     widening = np.float32(rng.beta(1.5, 2) * 4)
@@ -177,17 +170,6 @@ def make_subject(rng: np.random.Generator, n: int) -> np.ndarray:
         mni += np.stack([np.float32(size_mm) * smooth_field(rng, n, cell_mm) for _ in range(3)])
     return mni
 
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    """Product of the rotations about x, y and z, angles in rad."""
-    result = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = [(1, 2), (2, 0), (0, 1)][axis]
-        turn = np.eye(3)
-        turn[i, i] = turn[j, j] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        result = result @ turn
-    return result
 
 
 @lru_cache(maxsize=2)

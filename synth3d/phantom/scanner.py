@@ -106,8 +106,7 @@ def make_patient(rng: np.random.Generator) -> dict[str, Tissue]:
         spread = VARIED.get(name, ORDINARY)
         wet, apart = rng.normal(0, spread, 2)  # more water lengthens both times
         t1, t2 = tissue.t1_ms * np.exp(wet), tissue.t2_ms * np.exp(0.8 * wet + 0.6 * apart)
-        if name != "csf":
-            t1 = t1 * field
+        t1 *= 1.0 if name == "csf" else field
         agent = tissue.agent * float(np.exp(rng.normal(0, 0.3)))
         density = tissue.density * float(np.exp(rng.normal(0, 0.015)))
         patient[name] = Tissue(float(t1), float(t2), density, agent)
@@ -168,12 +167,7 @@ def scan(
 ) -> np.ndarray:
     """One scan: int16 on the grid of the head's brain, 0 outside, at least 1 inside.
 
-    Args:
-        rng: For what differs from scan to scan.
-        modality: One of the four.
-        head: The patient's.
-        protocol: The settings.
-        moved: The patient moved by up to a voxel before this scan.
+    ``moved``: the patient moved by up to a voxel before it.
     """
     brain, n = head.brain, head.brain.shape[0]
     ideal = sum(share * np.float32(signal(head.tissues[name], modality, protocol))
