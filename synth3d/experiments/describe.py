@@ -103,8 +103,8 @@ def describe(request: DescribeRequest) -> dict[str, Any]:
         InputError: A model, option or size that does not exist or fit.
     """
     try:
-        network, options = _ghost(request)
-        memory = _Memory(network, request, options.get("checkpoint_routing", "auto"))
+        memory = Memory(request)
+        network, options = memory.network, memory.options
         side = request.side if request.side is not None else SIDES[network.dim]
         shape = (1, request.in_channels, *[side] * network.dim)
         found = {
@@ -121,7 +121,7 @@ def describe(request: DescribeRequest) -> dict[str, Any]:
                 slope, constant = memory.line(shape, recompute)
                 found |= {f"{word}_bytes_per_voxel": slope, f"{word}_bytes_constant": constant}
         if request.fit is not None:
-            found["fit"] = _fit(parse_size(request.fit), memory)
+            found["fit"] = memory.fit(parse_size(request.fit))
     except (ValueError, RuntimeError, TypeError) as error:
         raise InputError(str(error)) from error
     return found
@@ -248,59 +248,57 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2] or ""])
 
 
-def _fit(budget: int, memory: "_Memory") -> dict[str, Any]:
-    """The largest training patch that ``budget`` bytes allow, and the batch.
-
-    The largest cube (square in 2-D) of sides the network can halve, at most 128 (256), that fits
-    twice; where not even 32 does, once. Where the largest fits twice, as many samples as fit, at
-    most 16. AGI-Net's routing is computed again in the backward only if the patch needs it.
-    """
-    choices = [(batch, memory.largest(budget, batch)) for batch in (2, 1)]
-    batch, side = next(((b, s) for b, s in choices if s), (0, 0))
-    if not side:
-        least = memory.step(memory.sides[0], 1, memory.lean)
-        raise InputError(
-            f"a batch of one {memory.sides[0]}-voxel patch needs {least / 1e9:.2f} GB and the "
-            f"budget is {budget / 1e9:.2f} GB; give more, or take smaller widths"
-        )
-    while side == memory.sides[-1] and batch < MOST:
-        if memory.step(side, batch + 1, memory.lean) > budget:
-            break
-        batch += 1
-    recompute = memory.lean and memory.step(side, batch, False) > budget
-    return {
-        "patch": [side] * memory.network.dim,
-        "batch": batch,
-        "bytes": memory.step(side, batch, recompute),
-        "budget": budget,
-        "precision": memory.precision,
-        "recompute_routing": recompute,
-        "assumptions": ASSUMPTIONS,
-    }
-
-
-class _Memory:
+class Memory:
     """What training steps of a network keep and need, with its routing recomputed or not.
 
-    ``wish`` is AGI-Net's option ``checkpoint_routing``: true, false or ``auto``.
+    ``wish`` is AGI-Net's option ``checkpoint_routing``: true, false or ``auto``; a ``lean`` network
+    may recompute.
     """
 
-    def __init__(self, network: Any, request: DescribeRequest, wish: bool | str) -> None:
-        self.network, self.wish = network, wish
+    def __init__(self, request: DescribeRequest) -> None:
+        self.network, self.options = _ghost(request)
+        self.wish = self.options.get("checkpoint_routing", "auto")
         self.inputs, self.precision = request.in_channels, request.precision
-        self.lean = hasattr(network, "recompute_routing") and wish in (True, "auto")
-        factor = 2**network.levels
-        most = max(factor, LARGEST[network.dim] // factor * factor)
+        self.lean = hasattr(self.network, "recompute_routing") and self.wish in (True, "auto")
+        factor = 2**self.network.levels
+        most = max(factor, LARGEST[self.network.dim] // factor * factor)
         least = min(most, math.ceil(SMALLEST / factor) * factor)
         self.sides = range(least, most + 1, factor)
         self.kept = functools.cache(self._kept)
 
-    def largest(self, budget: int, batch: int) -> int:
-        """The largest side that fits, recomputing where that may be; 0 if none."""
-        fitting = bisect.bisect_right(
-            self.sides, budget, key=lambda side: self.step(side, batch, self.lean)
-        )
-        return self.sides[fitting - 1] if fitting else 0
+    def fit(self, budget: int) -> dict[str, Any]:
+        """The largest training patch that ``budget`` bytes allow, and the batch.
+
+        The largest cube (square in 2-D) of sides the network can halve, at most 128 (256), that
+        fits twice; where not even 32 does, once. Where the largest fits twice, as many samples as
+        fit, at most 16. AGI-Net's routing is computed again in the backward only if need be.
+        """
+        for batch in (2, 1):
+            fitting = bisect.bisect_right(
+                self.sides, budget, key=lambda side: self.step(side, batch, self.lean)
+            )
+            if fitting:
+                break
+        else:
+            least = self.step(self.sides[0], 1, self.lean)
+            raise InputError(
+                f"a batch of one {self.sides[0]}-voxel patch needs {least / 1e9:.2f} GB and the "
+                f"budget is {budget / 1e9:.2f} GB; give more, or take smaller widths"
+            )
+        side, fits = self.sides[fitting - 1], [batch]
+        if side == self.sides[-1]:
+            fits += [b for b in range(3, MOST + 1) if self.step(side, b, self.lean) <= budget]
+        batch = fits[-1]
+        recompute = self.lean and self.step(side, batch, False) > budget
+        return {
+            "patch": [side] * self.network.dim,
+            "batch": batch,
+            "bytes": self.step(side, batch, recompute),
+            "budget": budget,
+            "precision": self.precision,
+            "recompute_routing": recompute,
+            "assumptions": ASSUMPTIONS,
+        }
 
     def step(self, side: int, batch: int, recompute: bool) -> int:
         """Bytes of a step; every sample after the second keeps as much as the second."""

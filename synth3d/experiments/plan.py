@@ -16,6 +16,7 @@ from typing import Any
 from synth3d.cohort import Case, Splits
 from synth3d.errors import InputError
 from synth3d.experiments.tables import Cell, Choices, Overrides, Table
+from synth3d.files import read_object
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.settings import flatten, override, parse, to_plain
 from synth3d.training import SHARED_KEYS, RunConfig, read_config, read_done
@@ -102,10 +103,10 @@ class Item:
 
         def is_scored(test: Test) -> bool:
             try:
-                known = json.loads(test.path.read_text("utf-8"))["identity"]
-            except (OSError, ValueError, KeyError, TypeError):
+                known = read_object(test.path, "identity")
+            except InputError:
                 return False
-            return known == {**test.identity, "weights_sha256": digest}
+            return known["identity"] == {**test.identity, "weights_sha256": digest}
 
         return [test for test in self.tests if not is_scored(test)]
 

@@ -4,9 +4,10 @@ The only file that opens images. What comes in is checked to the last byte; what
 the grid of another file, with the same bytes each time.
 """
 
+import contextlib
 import gzip
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeVar
@@ -78,11 +79,7 @@ def check_content(volume: Volume) -> None:
 
 
 def read_label(path: Path) -> Volume:
-    """The segmentation in ``path`` as int16 (z, y, x); it may be empty (all zero).
-
-    Raises:
-        InputError: It cannot be read, is truncated or not 3-D, or its values are not integers.
-    """
+    """The segmentation in ``path`` as int16 (z, y, x), of whole numbers; it may be all zero."""
     volume = read_unchecked(path)
     with np.errstate(invalid="ignore"):
         label = volume.data.astype(np.int16)
@@ -140,10 +137,7 @@ def resample(volume: Volume, target: Grid) -> Volume:
     """``volume`` on the grid ``target``: linear, 0 outside its own field of view.
 
     Places are compared by the affines alone, nothing is registered; a volume that is on the grid
-    already comes back as it is.
-
-    Raises:
-        InputError: The two do not overlap.
+    already comes back as it is. Two that do not overlap are refused.
     """
     if target.difference(volume.grid) is None:
         return volume
@@ -243,17 +237,12 @@ def write_new(path: Path, data: np.ndarray, affine: np.ndarray, dtype: Any) -> N
     _write(path, header, data, slope=1.0)
 
 
-def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """``path`` unpacked; damage becomes one sentence."""
     try:
-        return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _read(path: Path, file: IO[bytes] | gzip.GzipFile, size: int) -> bytes:
-    """At most ``size`` bytes; damage becomes one sentence."""
-    try:
-        return file.read(size)
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            yield file  # type: ignore[misc]
     except EOFError as error:
         raise InputError(f"{path} is truncated: the compressed stream ends early") from error
     except (gzip.BadGzipFile, zlib.error) as error:
@@ -265,12 +254,12 @@ def _read(path: Path, file: IO[bytes] | gzip.GzipFile, size: int) -> bytes:
 def _content(path: Path) -> tuple[Any, bytes]:
     """Header and all bytes it promises; read to the end so that the checksum is verified."""
     with _opened(path) as file:
-        head = _read(path, file, 540)
+        head = file.read(540)
         header = _header(path, head)
         voxels = int(np.prod(header.get_data_shape(), dtype=np.int64))
         size = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
-        content = head + _read(path, file, max(size - len(head), 0))
-        while _read(path, file, 2**20):
+        content = head + file.read(max(size - len(head), 0))
+        while file.read(2**20):
             pass
     if len(content) < size:
         raise InputError(f"{path} is truncated: {len(content)} of {size} bytes")
@@ -279,7 +268,7 @@ def _content(path: Path) -> tuple[Any, bytes]:
 
 def _header_of(path: Path) -> Any:
     with _opened(path) as file:
-        return _header(path, _read(path, file, 540))
+        return _header(path, file.read(540))
 
 
 def _header(path: Path, head: bytes) -> Any:

@@ -27,13 +27,10 @@ COARSE_MM = 3
 
 @dataclass(frozen=True)
 class Template:
-    """MNI152, arrays (x, y, z) in RAS+.
+    """MNI152, arrays (x, y, z) in RAS+: fractions in [0, 1] on the 1 mm grid.
 
-    Attributes:
-        grey, white, brain: Fractions in [0, 1] on the 1 mm grid.
-        depth_mm: Distance to the brain's surface, on the coarse grid; 0 outside.
-        ventricle_mm: Distance to the lateral and third ventricles, on the coarse grid.
-        origin_mm: MNI position of the first voxel of both grids.
+    On the coarse grid, the distances to the brain's surface (0 outside) and to the lateral and
+    third ventricles. ``origin_mm`` is the MNI position of the first voxel of both grids.
     """
 
     grey: np.ndarray
@@ -48,12 +45,8 @@ class Template:
 class Anatomy:
     """One head without disease; arrays (z, y, x), float32.
 
-    Attributes:
-        white, grey, csf: Tissue fractions in [0, 1] that add up to 1; all CSF outside the head.
-        brain: 1 inside the brain, 0 outside, fractions on its surface.
-        depth_mm: Distance to the brain's surface.
-        ventricle_mm: Distance to the ventricles.
-        mni_mm: (3, z, y, x), MNI position (x, y, z) that each voxel shows.
+    The tissue fractions add up to 1, all CSF outside the head; ``brain`` is 1 inside, 0 outside,
+    fractions on its surface. ``mni_mm`` (3, z, y, x) is the MNI position each voxel shows.
     """
 
     white: np.ndarray
@@ -121,15 +114,13 @@ def _spline_basis(n: int, knots: int, cell_mm: float) -> np.ndarray:
 
 
 def resample(
-    field: np.ndarray, n: int, shift: Iterable[float] = (0, 0, 0),
-    thickness: Iterable[float] = (1, 1, 1),
-) -> np.ndarray:  # fmt: skip
+    field: np.ndarray, n: int, shift: Iterable[float] = (0, 0, 0), thick: float = 1
+) -> np.ndarray:
     """``field``, a cube over the field of view, on ``n`` voxels a side, each the mean of a box.
 
-    The boxes are moved by ``shift`` and have edges of ``thickness`` (z, y, x), both in voxels of
-    the result.
+    The boxes are moved by ``shift`` (z, y, x) and are ``thick`` along z, in voxels of the result.
     """
-    for moved, wide in zip(shift, thickness, strict=True):
+    for moved, wide in zip(shift, (thick, 1, 1), strict=True):
         field = np.tensordot(field, _boxes(field.shape[0], n, float(moved), float(wide)), (0, 1))
     return field
 
@@ -169,7 +160,6 @@ def make_subject(rng: np.random.Generator, n: int) -> np.ndarray:
     for cell_mm, size_mm in ((48.0, 3.0), (24.0, 1.3)):
         mni += np.stack([np.float32(size_mm) * smooth_field(rng, n, cell_mm) for _ in range(3)])
     return mni
-
 
 
 @lru_cache(maxsize=2)

@@ -19,11 +19,8 @@ from synth3d.phantom.anatomy import (
     smooth_field,
 )
 
-FRONT_CELLS = 48
-"""The front travels on this many cells a side (4 mm)."""
-
-REACH_CELLS = 16
-"""It is followed this many cells to each side of its seed."""
+FRONT_CELLS, REACH_CELLS = 48, 16
+"""The front travels on so many cells a side (4 mm), and so far to each side of its seed."""
 
 FAR_MM = 500.0
 """Arrival where the front never comes."""
@@ -36,7 +33,7 @@ class Plan:
     Attributes:
         low_grade: A diffuse core without necrosis; little or no enhancement.
         seeds_mm: MNI positions (x, y, z) of the main and, perhaps, a satellite lesion.
-        radii_mm: Radius of each lesion's core.
+        radii_mm: Of each lesion's core.
         oedema_mm: Reach of the oedema beyond the core, in white matter.
         rim_mm: Thickness of the enhancing rim.
         push_mm: How far the tissue around the core is pushed outwards.
@@ -54,10 +51,7 @@ class Plan:
 class Tumour:
     """A grown glioma; arrays (z, y, x), membership in [0, 1], on the anatomy's grid.
 
-    Attributes:
-        necrosis: Necrotic or, in a low-grade glioma, non-enhancing core (BraTS label 1).
-        oedema: Oedema with infiltrating tumour (label 2).
-        enhancing: Enhancing rim (label 3).
+    BraTS labels 1 (in a low-grade glioma the non-enhancing core), 2 and 3.
     """
 
     necrosis: np.ndarray

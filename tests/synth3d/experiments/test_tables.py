@@ -8,7 +8,7 @@ import torch
 
 from synth3d.errors import InputError
 from synth3d.experiments.plan import choose_cells, configure, identity_of, normalised, with_budget
-from synth3d.experiments.tables import TABLES, Cell, Choices, find_table
+from synth3d.experiments.tables import TABLES, Cell, Choices, Printed, find_table
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.training.config import build_framework
 from synth3d.training.recipes import read_recipe
@@ -116,15 +116,6 @@ def test_arc_is_left_out_in_3d_and_refused_by_name():
         choose_cells(TABLES["components"], config, MOVE, "nothing")
 
 
-def test_the_shifted_cells_move_one_source_by_three_voxels():
-    values, _ = base(3)
-    cells = cells_of("convolutions", 3)
-    moved = configure(values, cells["cagr-shifted"].overrides).misalign
-    assert (moved.source, moved.shift, moved.draw) == ("t2w", 3.0, "fixed_magnitude")
-    assert moved.active
-    assert not configure(values, cells["cagr-aligned"].overrides).misalign.active
-
-
 @pytest.mark.parametrize("retrain", [False, True])
 def test_a_curve_is_tested_only_or_trained_too(retrain):
     values, _ = base(3)
@@ -132,6 +123,8 @@ def test_a_curve_is_tested_only_or_trained_too(retrain):
     tested = configure(values, cell.overrides, cell.testing).misalign
     assert (tested.source, tested.rotate, tested.draw) == ("t1n", 7.5, "uniform_box")
     assert configure(values, cell.overrides).misalign.active == retrain
+    shifted = configure(values, cells_of("convolutions", 3)["cagr-shifted"].overrides).misalign
+    assert (shifted.source, shifted.shift, shifted.draw) == ("t2w", 3.0, "fixed_magnitude")
 
 
 def test_a_swapped_framework_keeps_its_own_losses_and_the_recipes_critic():
@@ -151,16 +144,10 @@ def test_printed_numbers_are_the_papers():
         (table, name): cell.printed
         for table in TABLES for name, cell in cells_of(table, "paper-3d").items()
     }  # fmt: skip
-    assert printed["components", "conv"][IXI].psnr == 34.38
-    assert printed["components", "gr"][IXI].gain == 0.47
     assert printed["components", "ca"] == printed["frameworks", "ddpm-agi-net"] == {}
     assert printed["components", "cagr"][IXI].psnr == printed["stages", "5-up1"][IXI].psnr == 34.96
-    groups = [printed["groups", f"n{n}"][IXI].psnr for n in (1, 2, 4, 8, 16)]
-    assert groups == [34.76, 34.85, 34.93, 34.96, 34.88]
-    shifted = printed["convolutions", "cagr-shifted"][IXI]
-    assert (shifted.gain, shifted.psnr) == (1.49, None)
-    assert printed["frameworks", "pix2pix-agi-net"][BRATS].psnr == 24.54
-    assert printed["frameworks", "ddpm-resunet"][BRATS].psnr == 20.14
+    assert printed["convolutions", "cagr-shifted"][IXI] == Printed(gain=1.49)
+    assert printed["frameworks", "ddpm-resunet"][BRATS] == Printed(20.14, 84.97, 4.18, mark="†")
     for numbers in (numbers for cells in printed.values() for numbers in cells.values()):
         if numbers.gain is not None and numbers.psnr is not None:
             assert min(abs(numbers.psnr - start - numbers.gain) for start in (34.38, 24.06)) < 0.006

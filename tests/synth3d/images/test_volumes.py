@@ -72,40 +72,29 @@ def test_axes_are_reversed_by_the_seam_and_by_nothing_else():
         xyz_to_zyx(array[0, 0, 0])
 
 
-@given(arrays(np.int8, st.tuples(*[st.integers(1, 4)] * 4)))
-def test_the_seam_is_its_own_inverse(array):
-    np.testing.assert_array_equal(xyz_to_zyx(xyz_to_zyx(array)), array)
-
-
 @settings(max_examples=40)
 @given(
-    data=st.sampled_from(["uint8", "int16", "uint16", "int32", "float32", "float64"]).flatmap(
-        lambda dtype: arrays(
-            dtype,
-            st.tuples(*[st.integers(1, 5)] * 3),
-            elements=st.integers(0, 250).map(float)
-            if dtype.startswith("float")
-            else st.integers(0, 250),
-        )
-    ),
+    data=arrays("uint8", st.tuples(*[st.integers(1, 5)] * 3)),
+    dtype=st.sampled_from(["uint8", "int16", "uint16", "int32", "float32", "float64"]),
     affine=st.sampled_from(list(AFFINES.values())),
     ending=st.sampled_from([".nii", ".nii.gz"]),
 )
-def test_what_is_written_is_read(tmp_path_factory, data, affine, ending):
+def test_what_is_written_is_read(tmp_path_factory, data, dtype, affine, ending):
     path = tmp_path_factory.mktemp("round") / f"a{ending}"
     data[0, 0, 0] = 1
-    write_new(path, data, affine, data.dtype)
+    write_new(path, data, affine, dtype)
     volume = read(path)
     np.testing.assert_array_equal(volume.data, data)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
     assert volume.data.dtype == np.float32
-    assert nib.load(path).get_data_dtype() == data.dtype
+    assert nib.load(path).get_data_dtype() == dtype
     assert grid(path).shape_zyx == data.shape
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
-@pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
-@pytest.mark.parametrize("codes", [(1, 2), (0, 4), (3, 0)])
+@pytest.mark.parametrize(
+    ("dtype", "codes"), [("int16", (1, 2)), ("uint8", (0, 4)), ("float32", (3, 0))]
+)
 def test_a_new_file_lies_on_the_grid_of_its_sibling(tmp_path, affine, dtype, codes):
     reference = sibling(tmp_path / "t1.nii.gz", dtype, affine, codes)
     write_like(reference, DATA + 0.4, tmp_path / "t2.nii.gz", "synthetic: a test")
