@@ -27,7 +27,6 @@ from synth3d.cohort import Case, Modality, ending_of, find_cases, parse_modality
 from synth3d.errors import InputError, run_guarded
 from synth3d.files import atomic_path, link_or_copy, lock, progress, read_json, sha256, write_json
 from synth3d.images import (
-    Search,
     check_same_grid,
     grid,
     read,
@@ -169,7 +168,7 @@ def _move(job: Job, group: tuple[int, ...], folder: Path, side: str, threads: in
     if done and read_json(record).get("inputs") == inputs:
         return
     fixed, first = read(job.fixed), read(job.images[group[0]])
-    rigid = register_rigid(fixed, first, Search(threads=threads))
+    rigid = register_rigid(fixed, first, threads)
     write_transform(rigid, transform)
     for index, path in zip(group, outputs, strict=True):
         source = job.images[index]

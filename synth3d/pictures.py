@@ -42,13 +42,13 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     checks = [line for line in log if "validation" in line]
     if checks:
         steps = [line["step"] for line in checks]
-        psnr = [line["validation"]["psnr"] for line in checks]
-        ssim = [line["validation"]["ssim"] for line in checks]
-        right.plot(steps, psnr, "o-", color=BLUE, ms=4)
-        right.set_ylabel("PSNR in the brain (dB)", color=BLUE)
-        other = right.twinx()
-        other.plot(steps, ssim, "s--", color=ORANGE, ms=4)
-        other.set_ylabel("SSIM in the brain", color=ORANGE)
+        for axis, name, unit, mark, colour in (
+            (right, "psnr", " (dB)", "o-", BLUE), (right.twinx(), "ssim", "", "s--", ORANGE)
+        ):  # fmt: skip
+            axis.plot(
+                steps, [each["validation"][name] for each in checks], mark, color=colour, ms=4
+            )
+            axis.set_ylabel(f"{name.upper()} in the brain{unit}", color=colour)
     right.set(title="validation, whole volumes", xlabel="step")
     for axis in (left, right):
         axis.grid(alpha=0.25)

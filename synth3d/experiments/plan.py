@@ -213,7 +213,10 @@ def make_items(
     for seed in range(first, first + seeds):
         for cell in cells:
             config = configure(values, cell.overrides, {"train.seed": seed})
-            run = shared.root / "runs" / _run_name(config, shared)
+            model, digest = config.model, digest_of([identity_of(config), shared.cohort])
+            module = [model.module] if model.name == "agi-net" else []
+            parts = *config.targets, config.train.framework, model.name, *module
+            run = shared.root / "runs" / "-".join([*parts, f"seed{seed}", digest])
             folder = shared.root / "scores" / run.name
             tested = configure(to_plain(config), cell.testing)
             identity = {
@@ -228,12 +231,3 @@ def make_items(
             test = Test(cell, seed, tested, path, identity)
             items[run] = replace(known, tests=(*known.tests, test))
     return list(items.values())
-
-
-def _run_name(config: RunConfig, shared: Shared) -> str:
-    """As readable as may be; the digest says the rest."""
-    model = config.model
-    parts = [*config.targets, config.train.framework, model.name]
-    parts += [model.module] if model.name == "agi-net" else []
-    digest = digest_of([identity_of(config), shared.cohort])
-    return "-".join([*parts, f"seed{config.train.seed}", digest])

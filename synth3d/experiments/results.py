@@ -126,8 +126,7 @@ def _column(value: Mapping[str, Any], name: str) -> dict[Key, float]:
 
 
 def _shared(columns: Sequence[Mapping[Key, float]]) -> list[Key]:
-    first = columns[0] if columns else {}
-    return [key for key in first if all(key in column for column in columns)]
+    return [key for key in next(iter(columns), ()) if all(key in each for each in columns)]
 
 
 def _matrix(columns: Iterable[Mapping[Key, float]], keys: Sequence[Key]) -> np.ndarray:

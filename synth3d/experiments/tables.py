@@ -45,17 +45,11 @@ class Printed:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of a table.
+    """One row of a table: ``overrides`` (dotted setting → value) over the base configuration.
 
-    Attributes:
-        name: Unique in its table.
-        overrides: Dotted setting → value, over the base configuration.
-        testing: The same, on top, when the finished run is tested.
-        against: The cell it is compared with; empty for a baseline.
-        series: For a curve, which line the cell is a point of.
-        level: For a curve, how far along.
-        printed: Task → what the paper prints.
-        dims: Where the cell exists.
+    ``testing`` lies on top when the finished run is tested. ``against`` is the cell it is compared
+    with, empty for a baseline. On a curve it is a point of the line ``series`` at ``level``.
+    ``printed`` is task → what the paper prints; ``dims`` is where the cell exists.
     """
 
     name: str
@@ -216,7 +210,9 @@ def _with_printed(make: Maker, value: Mapping[str, Any]) -> Maker:
     return cells
 
 
-TABLES = _shipped()
+TABLES: dict[str, Table] = {
+    **_shipped(),
+}
 
 
 def find_table(name: str) -> tuple[str, Table]:

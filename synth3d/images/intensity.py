@@ -2,17 +2,15 @@
 
 The network's scale is linear: 0 at a low percentile of the brain and 1/2 at its median, which is
 healthy tissue. Above 1 it bends into a logarithmic shoulder, so that bright tissue (enhancing
-tumour in T1c, oedema in FLAIR) is compressed but never clipped, and every value can be
-inverted. Background is exactly 0 in both scales.
+tumour in T1c, oedema in FLAIR) is compressed but never clipped. Background is 0 in both scales.
 
 Why the median and not a high percentile: p99.5 lies in the tumour where there is one, so the
 same healthy tissue comes out at different levels in different patients, and no network can
 know at which. On 24 real cases healthy FLAIR then varies by 0.12 (standard deviation) between
 patients while the tumour stands out by 0.33; with the median it varies by 0.01.
 
-The paper's own convention is :meth:`Scale.papers`: 0 fixed, 1 at p99.5 of the whole volume, clipped
-to [0, 1]. It exists to reproduce the paper's tables; what it clips (on skull-stripped BraTS about
-half of the enhancing tumour in T1c) no inverse brings back.
+The paper's own convention, :meth:`Scale.papers`, exists to reproduce its tables; what it clips (on
+skull-stripped BraTS about half of the enhancing tumour in T1c) no inverse brings back.
 """
 
 from collections.abc import Mapping, Sequence

@@ -26,25 +26,12 @@ WORSE = 0.95
 Not 1: two images that lie on one lattice score a little too well, unblurred by interpolation."""
 
 
-@dataclass(frozen=True)
-class Search:
-    """How mutual information is climbed.
-
-    Attributes:
-        least: Samples that a level has at least, if it has so many voxels.
-        threads: 1 gives the same bits each time.
-    """
-
-    least: int = 200_000
-    threads: int = 1
-
-
 SHRINK, SMOOTH_MM = (4, 2, 1), (4.0, 2.0, 0.0)
 """Downsampling factor and the Gaussian's standard deviation of each level, coarse to fine."""
 BINS = 32
 """Of the joint histogram."""
-SAMPLED, SEED = 0.03, 1
-"""Share of a level's voxels that are looked at, and what draws them."""
+SAMPLED, LEAST, SEED = 0.03, 200_000, 1
+"""Share of a level's voxels that are looked at, at least so many if it has them; what draws."""
 ITERATIONS = 300
 """At most, a level."""
 
@@ -76,25 +63,24 @@ class Rigid:
         return (self.matrix @ middle - middle)[:3]
 
 
-def register_rigid(fixed: Volume, moving: Volume, search: Search | None = None) -> Rigid:
+def register_rigid(fixed: Volume, moving: Volume, threads: int = 1) -> Rigid:
     """The rigid motion under which ``moving`` tells most about ``fixed``.
 
     The search starts from the better of two places: as the headers say, and with the centres of
-    mass on each other.
+    mass on each other. One of ``threads`` gives the same bits each time.
 
     Raises:
         InputError: The images do not overlap under either start, one is constant, the optimiser
             fails, or what it found is worse than doing nothing.
     """
-    search = search or Search()
     for volume in (fixed, moving):
         if volume.data.min() == volume.data.max():
             raise InputError(f"{volume.path} is constant; there is nothing to register")
-    with _threads(search.threads):
-        return _register(fixed, moving, search)
+    with _threads(threads):
+        return _register(fixed, moving)
 
 
-def _register(fixed: Volume, moving: Volume, search: Search) -> Rigid:
+def _register(fixed: Volume, moving: Volume) -> Rigid:
     import SimpleITK as sitk  # noqa: N813
 
     images = _image(fixed), _image(moving)
@@ -104,18 +90,18 @@ def _register(fixed: Volume, moving: Volume, search: Search) -> Rigid:
     starts[0].SetCenter(starts[1].GetCenter())
     # Coarse smoothing for the choice: at full resolution one voxel off may look like chance.
     blurred = [sitk.SmoothingRecursiveGaussian(image, [SMOOTH_MM[0]] * 3) for image in images]
-    worth = [_information(blurred, start, search) for start in starts]
+    worth = [_information(blurred, start) for start in starts]
     if not np.isfinite(worth).any():
         raise InputError(f"{moving.path} does not overlap {fixed.path} under any start")
     start = starts[int(np.nanargmax(worth))]
     try:
-        composite = _climb(search, start, fixed.data.size).Execute(*images)
+        composite = _climb(start, fixed.data.size).Execute(*images)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"{moving.path} cannot be registered to {fixed.path}: {reason}") from error
     found = composite.GetNthTransform(0).Downcast()
-    after = _information(images, found, search)
-    before = _information(images, sitk.Euler3DTransform(), search)
+    after = _information(images, found)
+    before = _information(images, sitk.Euler3DTransform())
     if not np.isfinite(after) or after < WORSE * before:
         raise InputError(
             f"registering {moving.path} to {fixed.path} made it worse (mutual information "
@@ -167,26 +153,25 @@ def _image(volume: Volume) -> Any:
     return image
 
 
-def _method(search: Search, start: Any) -> Any:
+def _method(start: Any) -> Any:
     """Mattes mutual information over all voxels, from ``start``."""
     import SimpleITK as sitk  # noqa: N813
 
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(search.threads)
+
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetInitialTransform(sitk.Euler3DTransform(start), inPlace=False)
     return method
 
 
-def _climb(search: Search, start: Any, voxels: int) -> Any:
+def _climb(start: Any, voxels: int) -> Any:
     """The method with its levels, samples and optimiser, for a fixed image of ``voxels``."""
-    method = _method(search, start)
+    method = _method(start)
     method.SetShrinkFactorsPerLevel(SHRINK)
     method.SetSmoothingSigmasPerLevel(SMOOTH_MM)
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    least = [search.least * factor**3 / voxels for factor in SHRINK]
-    shares = [min(1.0, max(SAMPLED, share)) for share in least]
+    shares = [min(1.0, max(SAMPLED, LEAST * factor**3 / voxels)) for factor in SHRINK]
     if min(shares) < 1:
         method.SetMetricSamplingStrategy(method.RANDOM)
         method.SetMetricSamplingPercentagePerLevel(shares, SEED)
@@ -201,10 +186,10 @@ def _climb(search: Search, start: Any, voxels: int) -> Any:
     return method
 
 
-def _information(images: Sequence[Any], transform: Any, search: Search) -> float:
+def _information(images: Sequence[Any], transform: Any) -> float:
     """Mutual information in nats; NaN where the images do not overlap."""
     try:
-        return -float(_method(search, transform).MetricEvaluate(*images))
+        return -float(_method(transform).MetricEvaluate(*images))
     except RuntimeError:
         return float("nan")
 

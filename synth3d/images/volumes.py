@@ -53,8 +53,6 @@ class Volume:
 
 def xyz_to_zyx(array: ArrayOrTensor) -> ArrayOrTensor:
     """``array``, numpy or torch, with the three trailing axes reversed; its own inverse."""
-    if array.ndim < 3:  # type: ignore[attr-defined]
-        raise ValueError(f"expected at least three axes, got {array.ndim}")  # type: ignore[attr-defined]
     return array.swapaxes(-1, -3)  # type: ignore[attr-defined]
 
 

@@ -207,13 +207,6 @@ def test_a_run_that_another_process_owns_is_left_to_it(shared, pretend, capsys):
     assert capsys.readouterr().err.count("waiting for another process") == 1
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(shared, pretend):
-    pretend()
-    shared.root.write_text("a file where a folder should be")
-    with pytest.raises(InputError, match="cannot create the folder"):
-        work(items(shared), shared)
-
-
 def test_an_interruption_ends_the_programs_and_begins_no_more(shared, pretend, monkeypatch):
     pretend()
     started: list[subprocess.Popen] = []
@@ -260,6 +253,12 @@ def test_progress_counts_steps(shared, capsys):
     assert capsys.readouterr().err == ""
     progress.tell([], 1, 1)
     assert "1 of 3 runs done, 1 failed" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(shared):
+    shared.root.write_text("a file where a folder should be")
+    with pytest.raises(InputError, match="cannot create the folder"):
+        work(items(shared), shared)
 
 
 def test_durations_in_words():

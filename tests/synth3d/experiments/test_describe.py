@@ -75,13 +75,10 @@ def test_activations_are_a_line_in_the_voxels():
     assert agi["recomputed_bytes_per_voxel"] < 1.05 * plain["saved_bytes_per_voxel"]
 
 
-def test_a_hand_count():
+def test_hand_counts():
+    """At C channels and P positions: head map, reads of 2^d corners, convolution."""
     net = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU())
     assert count_flops(net, (1, 2, 4, 5)) == 20 * 3 * (2 * 18 + 1) + 60
-
-
-def test_what_the_other_convolutions_cost():
-    """By hand, at C channels and P positions: head map, reads of 2^d corners, convolution."""
     c, p = 8, 16 * 16
     x = (1, c, 16, 16)
     maps = p * 27 * (2 * 9 * c + 1)
@@ -92,6 +89,8 @@ def test_what_the_other_convolutions_cost():
     assert count_flops(DeformableConv(c, 2, "warp"), x) == warp
     routing = p * c * (2 * 9 + 5 + 1 + 1) + 2 * (2 * c * 3) + 3
     assert count_flops(RotatingConv(c, 3).eval(), x) == conv + routing
+    with pytest.raises(ValueError, match="no counting rule for Bilinear"):
+        count_flops(nn.Bilinear(1, 1, 1), (1, 1))
 
 
 @pytest.mark.parametrize("model", ["deform-resunet", "arc-resunet", "agi-net", "resunet"])
@@ -100,11 +99,6 @@ def test_every_model_and_the_time_can_be_described(model):
     timed = DescribeRequest(model, "2d", (8, 16), groups, None, ["time_embedding=true"], side=16)
     found = describe(timed)
     assert min(found["parameters"], found["flops"], found["saved_bytes_per_voxel"]) > 0
-
-
-def test_a_layer_without_a_rule_is_refused():
-    with pytest.raises(ValueError, match="no counting rule for Bilinear"):
-        count_flops(nn.Bilinear(1, 1, 1), (1, 1))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +110,7 @@ def test_a_layer_without_a_rule_is_refused():
         ({"groups": 7}, "do not split"),
         ({"dim": "4d"}, "dim"),
         ({"model": "resunet", "side": 8}, "sides of at least 16"),
-        ({"fit": "8x"}, "expected a size"),
+        ({"model": "resunet", "widths": (8, 16), "fit": "8x"}, "expected a size"),
         ({"assign": ["widths=3"]}, "give it as --widths"),
         ({"assign": ["depth"]}, "--set takes key=value"),
         ({"model": "arc-resunet"}, "exists in 2-D only"),
