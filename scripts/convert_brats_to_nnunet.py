@@ -80,12 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
 def lent_channels(
     completed: Path, take: Sequence[str], wanted: Mapping[str, Sequence[Modality]]
 ) -> dict[str, dict[Modality, Path]]:
-    """Per case the files of ``completed`` for the modalities that it lacks or that are taken.
-
-    Raises:
-        InputError: ``completed`` is no cohort, a modality is unknown, or taken files are absent;
-            all of those are named at once.
-    """
+    """Per case the files of ``completed`` for the modalities that it lacks or that are taken."""
     taken = [parse_modality(name) for name in take]
     there = {case.name: case.images for case in find_cases(completed)}
     lent, absent = {}, []
@@ -100,15 +95,8 @@ def lent_channels(
 
 
 def scheme_of(paths: Sequence[Path], naming: str, release: str | None) -> LabelScheme:
-    """What the labels in ``paths`` mean, found out from all of them together or as told.
-
-    Raises:
-        InputError: Labels cannot be read, none has any tumour, or some have
-            integers that the release does not know; all such files are named.
-    """
-    found = {
-        path: set(np.unique(read_label(path).data).tolist()) for path in progress(paths, "labels")
-    }
+    """What the labels in ``paths`` mean, found out from all of them together or as told."""
+    found = {p: set(np.unique(read_label(p).data).tolist()) for p in progress(paths, "labels")}
     values = set().union(*found.values())
     if values <= {0}:
         raise InputError("no case has a labelled voxel; there is nothing to learn")
@@ -135,11 +123,7 @@ def tell(plan: RawPlan, lent: Mapping[str, Mapping[Modality, Path]]) -> None:
 
 
 def convert(args: argparse.Namespace) -> int:
-    """Write the dataset and say where it is.
-
-    Raises:
-        InputError: Something the user gave cannot be used.
-    """
+    """Write the dataset and say where it is."""
     if args.take and args.completed is None:
         raise InputError("--take needs --completed, the folder to take from")
     if args.labels and args.no_labels:

@@ -25,17 +25,8 @@ import numpy as np
 from seg_eval.segmenter import dataset_folder, make_room, write_description
 from synth3d.cohort import Case, Modality, ending_of, find_cases, parse_modality
 from synth3d.errors import InputError, run_guarded
-from synth3d.files import (
-    atomic_path,
-    link_or_copy,
-    lock,
-    progress,
-    read_json,
-    sha256,
-    write_json,
-)
+from synth3d.files import atomic_path, link_or_copy, lock, progress, read_json, sha256, write_json
 from synth3d.images import (
-    Search,
     check_same_grid,
     grid,
     read,
@@ -57,14 +48,9 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class Job:
-    """One case to convert.
+    """One case to convert: a file per channel, all of which get the grid of ``fixed``.
 
-    Attributes:
-        case: Its name.
-        images: File of each channel, in channel order.
-        fixed: The file whose grid all channels get.
-        moved: Channels to be moved, grouped by grid; the first of each group is registered.
-        label: Its segmentation on the grid, or None.
+    Channels to be ``moved`` are grouped by grid; the first of each group is registered.
     """
 
     case: str
@@ -103,12 +89,7 @@ def plan_jobs(
     labels: Path | None,
     skip: bool,
 ) -> list[Job]:
-    """What is to be done for each complete case; reads headers only.
-
-    Raises:
-        InputError: Files are missing and ``skip`` is not set, a label does not lie on the grid,
-            or nothing is left; everything missing is named at once.
-    """
+    """What is to be done for each complete case; reads headers only."""
     jobs, lacking = [], []
     for case in cases:
         absent: list[str] = list(case.missing(channels))
@@ -130,32 +111,20 @@ def plan_jobs(
 
 
 def _job(case: Case, channels: Sequence[Modality], grid_of: Modality, label: Path | None) -> Job:
-
     images = tuple(case.images[channel] for channel in channels)
     fixed = case.images[grid_of]
     if label is not None:
         check_same_grid([fixed, label])
-    target = grid(fixed)
-    groups: list[list[int]] = []
+    groups: dict[Path, list[int]] = {fixed: []}
     for index, path in enumerate(images):
-        own = grid(path)
-        if target.difference(own) is None:
-            continue
-        group = next((g for g in groups if grid(images[g[0]]).difference(own) is None), None)
-        if group is None:
-            groups.append([index])
-        else:
-            group.append(index)
-    return Job(case.name, images, fixed, tuple(map(tuple, groups)), label)
+        first = next((p for p in groups if grid(p).difference(grid(path)) is None), path)
+        groups.setdefault(first, []).append(index)
+    del groups[fixed]
+    return Job(case.name, images, fixed, tuple(map(tuple, groups.values())), label)
 
 
 def label_names(jobs: Sequence[Job], given: Sequence[str] | None) -> dict[str, int]:
-    """nnU-Net's ``labels``; empty without labels.
-
-    Raises:
-        InputError: A label has negative integers, no case has any, the names are not as many as
-            the integers, or some integer between occurs nowhere.
-    """
+    """nnU-Net's ``labels``: as many names as there are integers, which have no gap."""
     paths = [job.label for job in jobs if job.label is not None]
     if not paths:
         return {"background": 0}
@@ -171,21 +140,22 @@ def label_names(jobs: Sequence[Job], given: Sequence[str] | None) -> dict[str, i
 
 def convert_case(job: Job, folder: Path, side: str, copy: bool, threads: int) -> None:
     """Write all files of one case; what an earlier run finished from the same files stays."""
-    put = copy_file if copy else link_or_copy
     moved = {index for group in job.moved for index in group}
-    for index, path in enumerate(job.images):
-        if index not in moved:
-            put(path, folder / side / f"{job.case}_{index:04d}.nii.gz")
+    kept = {
+        folder / side / f"{job.case}_{index:04d}.nii.gz": path
+        for index, path in enumerate(job.images)
+        if index not in moved
+    }
+    if job.label is not None:
+        kept[folder / "labelsTr" / f"{job.case}.nii.gz"] = job.label
+    for target, source in kept.items():
+        if not copy:
+            link_or_copy(source, target)
+            continue
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
     for group in job.moved:
         _move(job, group, folder, side, threads)
-    if job.label is not None:
-        put(job.label, folder / "labelsTr" / f"{job.case}.nii.gz")
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Put a copy of ``source`` at ``target`` in one piece."""
-    with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
 
 
 def _move(job: Job, group: tuple[int, ...], folder: Path, side: str, threads: int) -> None:
@@ -198,12 +168,12 @@ def _move(job: Job, group: tuple[int, ...], folder: Path, side: str, threads: in
     if done and read_json(record).get("inputs") == inputs:
         return
     fixed, first = read(job.fixed), read(job.images[group[0]])
-    rigid = register_rigid(fixed, first, Search(threads=threads))
+    rigid = register_rigid(fixed, first, threads)
     write_transform(rigid, transform)
     for index, path in zip(group, outputs, strict=True):
         source = job.images[index]
         data = resample_rigid(read(source), fixed.grid, rigid)
-        write_new(path, data, grid(job.fixed).affine, stored_type(source))
+        write_new(path, data, grid(job.fixed).affine, _stored_type(source))
     before = rigid.information_before
     found = {
         "inputs": inputs,
@@ -215,7 +185,7 @@ def _move(job: Job, group: tuple[int, ...], folder: Path, side: str, threads: in
     write_json(record, found)
 
 
-def stored_type(path: Path) -> Any:
+def _stored_type(path: Path) -> Any:
     """The integer type of ``path``, or float32 where it has another or is scaled."""
     limits = value_limits(path)
     kinds = (np.uint8, np.int16, np.uint16, np.int32)
@@ -224,11 +194,7 @@ def stored_type(path: Path) -> Any:
 
 
 def convert(args: argparse.Namespace) -> int:
-    """Write the dataset and say where it is.
-
-    Raises:
-        InputError: Something the user gave cannot be used.
-    """
+    """Write the dataset and say where it is."""
     channels: list[Modality] = [parse_modality(name) for name in args.channels]
     grid_of = parse_modality(args.grid)
     if grid_of not in channels or len(set(channels)) < len(channels):

@@ -12,7 +12,6 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,14 +19,7 @@ from seg_eval.segmenter import label_codes
 from synth3d.cohort import MODALITIES, Case, ending_of, find_cases
 from synth3d.errors import InputError, run_guarded
 from synth3d.files import progress, read_json
-from synth3d.images import (
-    check_same_grids,
-    grid,
-    read_label,
-    value_limits,
-    write_like,
-    write_new,
-)
+from synth3d.images import check_same_grids, grid, read_label, value_limits, write_like, write_new
 
 EXAMPLES = """examples:
   convert_nnunet_to_brats.py predictions BraTS out
@@ -40,8 +32,8 @@ EXAMPLES = """examples:
 ENHANCING = {"brats2018": 4, "brats2023": 3}
 SEPARATOR = {"brats2018": "_", "brats2023": "-"}
 RELEASE_OF_NAME = (
-    (re.compile(r"BraTS-[A-Z]+-\d+-\d+", re.I), "brats2023"),
-    (re.compile(r"BraTS(1[5-9]|2[01]|2021)_.+", re.I), "brats2018"),
+    (r"BraTS-[A-Z]+-\d+-\d+", "brats2023"),
+    (r"BraTS(1[5-9]|2[01]|2021)_.+", "brats2018"),
 )
 TISSUES = ("necrosis", "oedema", "enhancing")
 
@@ -65,28 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def meaning(dataset: Any, path: Path) -> dict[str, int]:
-    """The integers that stand for ``necrosis``, ``oedema`` and ``enhancing``.
-
-    Args:
-        dataset: nnU-Net's dataset.json.
-        path: Where it came from, for the sentence.
-
-    Raises:
-        InputError: It names neither the three regions nor the three tissues, or says nonsense.
-    """
-    try:
-        return label_codes(dataset, path).tissues
-    except InputError as error:
-        raise InputError(f"{error}; say it with --codes") from error
-
-
 def meaning_of(codes: str | None, path: Path) -> dict[str, int]:
-    """The meaning that ``--codes`` or the dataset.json in ``path`` gives.
-
-    Raises:
-        InputError: There is none.
-    """
+    """The integers of ``TISSUES`` that ``--codes`` or the dataset.json in ``path`` gives."""
     if codes:
         numbers = [int(part) if part.strip().isdecimal() else 0 for part in codes.split(",")]
         if min(numbers) < 1 or len(numbers) != len(TISSUES) or len({*numbers}) != len(TISSUES):
@@ -94,20 +66,17 @@ def meaning_of(codes: str | None, path: Path) -> dict[str, int]:
         return dict(zip(TISSUES, numbers, strict=True))
     if not path.is_file():
         raise InputError(f"no {path} to tell what the predicted integers mean; give --codes")
-    return meaning(read_json(path), path)
+    try:
+        return label_codes(read_json(path), path).tissues
+    except InputError as error:
+        raise InputError(f"{error}; say it with --codes") from error
 
 
 def release_of(cases: Sequence[Case]) -> str:
-    """The release whose integers the cohort uses: by its labels, else by its names.
-
-    Raises:
-        InputError: Neither decides.
-    """
+    """The release whose integers the cohort uses: by its labels, else by its names."""
     naming, name = cases[0].naming, cases[0].name
-    by_name = naming if naming in ENHANCING else None
-    for pattern, release in RELEASE_OF_NAME:
-        if by_name is None and pattern.fullmatch(name):
-            by_name = release
+    known = (release for pattern, release in RELEASE_OF_NAME if re.fullmatch(pattern, name, re.I))
+    by_name = naming if naming in ENHANCING else next(known, None)
     four = False
     for case in cases:
         values = set(np.unique(read_label(case.label).data).tolist()) if case.label else set()
@@ -127,12 +96,7 @@ def release_of(cases: Sequence[Case]) -> str:
 
 
 def matched(folder: Path, cases: Sequence[Case], data: Path) -> list[tuple[Case, Path]]:
-    """Each prediction in ``folder`` with its case of ``data``, in the order of names.
-
-    Raises:
-        InputError: There is no prediction, or some belong to no case or lie on another grid than
-            theirs; all of them are named.
-    """
+    """Each prediction in ``folder`` with its case of ``data``, in the order of names."""
     if not folder.is_dir():
         raise InputError(f"no folder {folder}")
     by_name = {case.name: case for case in cases}
@@ -159,11 +123,7 @@ def target(case: Case, release: str, out: Path, flat: bool) -> Path:
 
 
 def recoded(path: Path, codes: Mapping[int, int]) -> np.ndarray:
-    """The labels of ``path`` (D, H, W) in new integers.
-
-    Raises:
-        InputError: It has an integer that ``codes`` does not know.
-    """
+    """The labels of ``path`` (D, H, W) in new integers, all of which ``codes`` must know."""
     old = read_label(path).data
     if unknown := sorted(set(np.unique(old).tolist()) - codes.keys()):
         raise InputError(f"{path} has the labels {unknown}, of which dataset.json says nothing")
@@ -178,20 +138,16 @@ def write_segmentation(case: Case, labels: np.ndarray, path: Path) -> None:
 
     Where the case has floating or scaled images only, a fresh header with their affine serves.
     """
-    own = [path for path in (case.label, *case.images.values()) if path is not None]
-    plain = next((file for file in own if np.isfinite(value_limits(file)).all()), None)
-    if plain is not None:
-        write_like(plain, labels, path)
+    own = [file for file in (case.label, *case.images.values()) if file is not None]
+    plain = [file for file in own if np.isfinite(value_limits(file)).all()]
+    if plain:
+        write_like(plain[0], labels, path)
     else:
         write_new(path, labels, grid(own[0]).affine, np.uint8)
 
 
 def convert(args: argparse.Namespace) -> int:
-    """Write the segmentations and say where they are.
-
-    Raises:
-        InputError: Something the user gave cannot be used.
-    """
+    """Write the segmentations and say where they are."""
     path = args.dataset_json or args.predictions / "dataset.json"
     tissues = meaning_of(args.codes, path)
     cases = find_cases(args.data)

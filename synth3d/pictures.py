@@ -42,13 +42,13 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     checks = [line for line in log if "validation" in line]
     if checks:
         steps = [line["step"] for line in checks]
-        psnr = [line["validation"]["psnr"] for line in checks]
-        ssim = [line["validation"]["ssim"] for line in checks]
-        right.plot(steps, psnr, "o-", color=BLUE, ms=4)
-        right.set_ylabel("PSNR in the brain (dB)", color=BLUE)
-        other = right.twinx()
-        other.plot(steps, ssim, "s--", color=ORANGE, ms=4)
-        other.set_ylabel("SSIM in the brain", color=ORANGE)
+        for axis, name, unit, mark, colour in (
+            (right, "psnr", " (dB)", "o-", BLUE), (right.twinx(), "ssim", "", "s--", ORANGE)
+        ):  # fmt: skip
+            axis.plot(
+                steps, [each["validation"][name] for each in checks], mark, color=colour, ms=4
+            )
+            axis.set_ylabel(f"{name.upper()} in the brain{unit}", color=colour)
     right.set(title="validation, whole volumes", xlabel="step")
     for axis in (left, right):
         axis.grid(alpha=0.25)
@@ -66,19 +66,16 @@ def draw_contact_sheet(
 ) -> None:
     """Three planes × (inputs, synthetic, real, |error|) of one case, as radiologists hang them.
 
-    Args:
-        panels: Name → volume (D, H, W) in the network's scale, in the order to be shown.
-        error: |synthetic − real|, same grid.
-        brain: Bool, to crop to.
-        tumour: Bool or None; its outline is drawn on every panel, through its centre.
-        affine: Voxel (x, y, z) → mm, for which way is up.
-        title: Above the sheet.
-        path: The PNG to write.
+    ``panels`` are names → volumes (D, H, W) in the network's scale, in the order to be shown. They
+    are cropped to ``brain`` and cut through the centre of the ``tumour``, whose outline is drawn.
+    ``affine``, voxel (x, y, z) → mm, says which way is up.
     """
     plt = _pyplot()
     outlined = tumour if tumour is not None and tumour.any() else None
     box = _box(brain)
-    turn = tuple(_turns(affine))
+    # Flips that put superior and anterior up and the patient's right on the left.
+    flips = affine[2, 2] < 0, affine[1, 1] < 0, affine[0, 0] > 0
+    turn = tuple(slice(None, None, -1 if flip else None) for flip in flips)
     mask = (outlined if outlined is not None else brain)[box][turn]
     centre = [int(round(float(c.mean()))) for c in np.nonzero(mask)] if mask.any() else [0, 0, 0]
     shown = {**panels, "|error|": error}
@@ -87,12 +84,10 @@ def draw_contact_sheet(
     figure.suptitle(title, fontsize=10)
     for column, (name, volume) in zip(axes.T, shown.items(), strict=True):
         column[0].set_title(name, fontsize=9)
-        looks = (
-            {"cmap": "magma", "vmax": 0.4} if name == "|error|" else {"cmap": "gray", "vmax": 1.15}
-        )
+        cmap, most = ("magma", 0.4) if name == "|error|" else ("gray", 1.15)
         for row, axis in enumerate(column):
             cut = volume[box][turn].take(centre[row], axis=row)
-            axis.imshow(cut, vmin=0, origin="lower", **looks)
+            axis.imshow(cut, cmap, vmin=0, vmax=most, origin="lower")
             if outlined is not None:
                 outline = mask.take(centre[row], axis=row)
                 axis.contour(outline, [0.5], colors=ORANGE, linewidths=0.7)
@@ -105,10 +100,8 @@ def draw_contact_sheet(
 def draw_scores(panels: Mapping[str, Sequence[tuple[str, Any, Any, Any]]], path: Path) -> None:
     """A dot per case for each score, and its mean with the 95 % interval; one panel per kind.
 
-    Args:
-        panels: Title to columns: label, values of the cases, values with the tumour blanked (NaN
-            where there is none), and a summary with ``mean``, ``low`` and ``high``.
-        path: The PNG to write.
+    ``panels`` are titles → columns: label, values of the cases, values with the tumour blanked (NaN
+    where there is none), and a summary with ``mean``, ``low`` and ``high``.
     """
     plt = _pyplot()
     widths = [1.2 + 0.55 * len(columns) for columns in panels.values()]
@@ -143,13 +136,9 @@ def draw_levels(
 ) -> None:
     """A score against how far something is off: levels on the left, differences on the right.
 
-    Args:
-        lines: Series to ``level``, ``mean`` and ``sd`` over seeds (the band), and ``difference``:
-            None, or ``mean``, ``low`` and ``high`` of cell minus baseline (the band on the right).
-        axis: Label of the levels, with their unit.
-        score: Label of the score.
-        title: Above both.
-        path: The PNG to write.
+    ``lines`` are series → ``level``, ``mean`` and ``sd`` over seeds (the band), and ``difference``:
+    None, or ``mean``, ``low`` and ``high`` of cell minus baseline (the band on the right). ``axis``
+    labels the levels, with their unit.
     """
     plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
@@ -179,19 +168,11 @@ def draw_levels(
 
 def _drawn(values: Sequence[float]) -> np.ndarray:
     """What can be drawn: infinite values become NaN."""
-    values = np.asarray(values, float)
     return np.where(np.isfinite(values), values, np.nan)
 
 
 def _box(brain: np.ndarray, margin: int = 2) -> tuple[slice, ...]:
     """What is to be shown along (z, y, x): the brain with a margin, or all where there is none."""
-    if not brain.any():
-        return (slice(None),) * 3
-    where = np.nonzero(brain)
-    return tuple(slice(max(0, int(w.min()) - margin), int(w.max()) + 1 + margin) for w in where)
-
-
-def _turns(affine: np.ndarray) -> list[slice]:
-    """Flips of (z, y, x) that put superior and anterior up and the patient's right on the left."""
-    x, y, z = (float(affine[i, i]) for i in range(3))
-    return [slice(None, None, -1 if flip else None) for flip in (z < 0, y < 0, x > 0)]
+    where = np.argwhere(brain if brain.any() else np.ones_like(brain))
+    low, high = where.min(0) - margin, where.max(0) + 1 + margin
+    return tuple(slice(max(0, a), b) for a, b in zip(low.tolist(), high.tolist(), strict=True))

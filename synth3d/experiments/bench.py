@@ -5,12 +5,13 @@ Every figure is a ratio of two networks measured in the same rounds of one proce
 routing at half resolution.
 """
 
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,7 @@ MODULE = "synth3d.experiments.bench"
 FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 DTYPES = ("fp32", "bf16")
 AGI = {"stages": 5, "checkpoint_routing": False}
-NETWORKS: dict[str, tuple[str, dict[str, object]]] = {
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("resunet", {}),
     "agi": ("agi-net", AGI),
     "agi-stride2": ("agi-net", AGI | {"routing_stride": 2}),
@@ -78,9 +79,10 @@ class Case:
         """The one of ``NETWORKS`` at this size, channels-last; its weights repeat."""
         torch.manual_seed(0)
         model, options = NETWORKS[name]
-        size = {"dim": self.dim, "widths": self.widths, "groups": self.groups} | options
-        taken = {key: size[key] for key in size.keys() & options_of(model)}
-        return GENERATORS[model](3, 1, **taken).to(memory_format=FORMATS[self.dim])
+        size: dict[str, Any] = {"dim": self.dim, "widths": self.widths, "groups": self.groups}
+        taken = {k: v for k, v in (size | options).items() if k in options_of(model)}
+        network: nn.Module = GENERATORS[model](3, 1, **taken)
+        return network.to(memory_format=FORMATS[self.dim])
 
     def image(self) -> Tensor:
         """(B, 3, \\*S), channels-last, always the same."""
@@ -99,81 +101,55 @@ CASES = (
 
 
 def rows(device: torch.device) -> list[Row]:
-    """All rows, in the order of the table; a GPU has no row of memory."""
-    timed = [
-        row for group in ("train", "infer") for case in CASES for row in _timed_rows(group, case)
-    ]
-    return timed if device.type != "cpu" else [*timed, *memory_rows()]
+    """All rows, in the order of the table; a GPU has no row of memory.
+
+    A training step (forward, L1, backward, Adam), a forward pass without gradients, and how far a
+    process climbs in two training steps without an optimiser.
+    """
+    sizes = itertools.product(("train", "infer"), CASES, DTYPES)
+    timed = [_row(group, case, dtype, partial(_compare, case=case)) for group, case, dtype in sizes]
+    return timed if device.type != "cpu" else [*timed, memory_row()]
 
 
-def _timed_rows(group: str, case: Case) -> Iterator[Row]:
-    """A training step (forward, L1, backward, Adam), or a forward pass without gradients."""
-    for dtype in DTYPES:
-        yield Row(
-            f"{group}/{case.name}/{dtype}", str(case), partial(_compare, group=group, case=case),
-            dtype, "channels_last", quick=case is RECIPE,
-        )  # fmt: skip
+def memory_row() -> Row:
+    """The row of memory, at the size of the recipe."""
+    return _row("memory", RECIPE, "fp32", partial(_memory, case=RECIPE))
 
 
-def memory_rows() -> Iterator[Row]:
-    """How far a process climbs in two training steps without an optimiser."""
-    yield Row(
-        f"memory/{RECIPE.name}/fp32", str(RECIPE), partial(_memory, case=RECIPE), "fp32",
-        "channels_last", quick=True,
-    )  # fmt: skip
+def _row(group: str, case: Case, dtype: str, measure: Callable[..., list[Result]]) -> Row:
+    name, quick = f"{group}/{case.name}/{dtype}", case is RECIPE
+    return Row(name, str(case), measure, dtype, "channels_last", quick=quick)
 
 
 def _bar(group: str, case: Case, name: str, dtype: str) -> float | None:
     return BARS.get((group, dtype)) if case is RECIPE and name == BARRED else None
 
 
-def _compare(row: Row, setting: Setting, group: str, case: Case) -> list[Result]:
+def _compare(row: Row, setting: Setting, case: Case) -> list[Result]:
+    group = row.name.split("/")[0]
     calls = {name: _call(group, case, name, row.dtype, setting.device) for name in NETWORKS}
     taken = take(setting, calls)
-    found = []
-    for name in [name for name in NETWORKS if name != "plain"]:
-        ratio = compare(taken[name], taken["plain"])
-        found.append(
-            row.result(
-                candidate=name,
-                value=ratio.median,
-                lowest=ratio.lowest,
-                of_minima=ratio.of_minima,
-                rounds=setting.rounds,
-                bar=_bar(group, case, name, row.dtype),
-                seconds=summary({key: taken[key] for key in ("plain", name)}),
-            )  # fmt: skip
+    ratios = {name: compare(taken[name], taken["plain"]) for name in NETWORKS if name != "plain"}
+    return [
+        row.result(
+            candidate=name,
+            value=ratio.median,
+            lowest=ratio.lowest,
+            of_minima=ratio.of_minima,
+            rounds=setting.rounds,
+            bar=_bar(group, case, name, row.dtype),
+            seconds=summary({key: taken[key] for key in ("plain", name)}),
         )
-    return found
+        for name, ratio in ratios.items()
+    ]
 
 
 def _call(
     group: str, case: Case, name: str, dtype: str, device: torch.device
 ) -> Callable[[], object]:
-    """One training step or one forward pass of a network, ready to be repeated."""
+    """One training step, as a run's, or one forward pass of a network, ready to be repeated."""
     network, x = case.network(name).to(device), case.image().to(device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16")
-    if group == "train":
-        return training_step(network, x, autocast)
-    network.eval()
-
-    def infer() -> Tensor:
-        with torch.inference_mode(), autocast:
-            return network(x)
-
-    return infer
-
-
-def training_step(
-    network: nn.Module, x: Tensor, autocast: AbstractContextManager[object]
-) -> Callable[[], None]:
-    """Forward, L1, backward and Adam, as a run's, ready to be repeated.
-
-    Args:
-        network: (B, 3, \\*S) -> (B, 1, \\*S), on the device of ``x``.
-        x: (B, 3, \\*S).
-        autocast: For the forward.
-    """
     optimizer = torch.optim.Adam(network.parameters(), 1e-4, fused=True)
     target = torch.zeros_like(x[:, :1])
 
@@ -184,15 +160,17 @@ def training_step(
         optimizer.step()
         optimizer.zero_grad()
 
-    return step
+    def infer() -> Tensor:
+        with torch.inference_mode(), autocast:
+            return network(x)
+
+    network.train(group == "train")
+    return step if group == "train" else infer
 
 
 def _memory(row: Row, setting: Setting, case: Case) -> list[Result]:
     task = {"case": case.name, "threads": setting.threads}
-    peaks = {
-        name: ask_a_process("synth3d.experiments.bench", task | {"network": name})
-        for name in NETWORKS
-    }
+    peaks = {name: ask_a_process(MODULE, task | {"network": name}) for name in NETWORKS}
     return [
         row.result(
             candidate=name,
@@ -200,7 +178,7 @@ def _memory(row: Row, setting: Setting, case: Case) -> list[Result]:
             rounds=1,
             bar=_bar("memory", case, name, row.dtype),
             note=f"{peaks[name] / 2**20:.0f} : {peaks['plain'] / 2**20:.0f} MiB",
-        )  # fmt: skip
+        )
         for name in NETWORKS
         if name != "plain"
     ]
@@ -209,8 +187,7 @@ def _memory(row: Row, setting: Setting, case: Case) -> list[Result]:
 def child(task: str) -> int:
     """Bytes of resident memory that two training steps add, the optimiser's not included.
 
-    Args:
-        task: JSON with case, network (their names) and threads.
+    ``task`` is JSON with case, network (their names) and threads.
     """
     what = json.loads(task)
     give_back_memory()
@@ -230,7 +207,7 @@ def child(task: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
-    return serve(arguments, "python -m synth3d.experiments.bench", DESCRIPTION, EXAMPLES, rows)
+    return serve(arguments, f"python -m {MODULE}", DESCRIPTION, EXAMPLES, rows)
 
 
 if __name__ == "__main__":

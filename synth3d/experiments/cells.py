@@ -8,7 +8,6 @@ the run's own.
 """
 
 import contextlib
-import dataclasses
 import os
 import subprocess
 import sys
@@ -39,10 +38,10 @@ def work(
     jobs: int = 1,
     on_done: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
-    """Do everything that is not done yet.
+    """Do everything that is not done yet, in the order of ``items``.
 
     Args:
-        items: The runs, in the order in which they are begun.
+        items: The runs.
         shared: What they share.
         executor: Does the runs; None for ``jobs`` of them side by side on this machine.
         jobs: Without an executor.
@@ -50,9 +49,6 @@ def work(
 
     Returns:
         Name of each run that failed → why, and where its log is.
-
-    Raises:
-        InputError: A folder or file cannot be written.
     """
     waiting = [item for item in items if item.todo]
     progress = Progress(waiting, len(items))
@@ -105,14 +101,7 @@ def _failure(unit: Future[str]) -> str:
 
 
 def do(item: Item, shared: Shared) -> str:
-    """Train and score one run: the unit of work.
-
-    Returns:
-        Nothing when its scores are there; else why it failed, or ``BUSY``.
-
-    Raises:
-        InputError: A folder or file cannot be written.
-    """
+    """Train and score one run, the unit of work; why it failed, ``BUSY``, or nothing when done."""
     with contextlib.ExitStack() as locks:
         try:
             locks.enter_context(lock(item.folder))
@@ -137,13 +126,13 @@ def _run(command: Sequence[str], log: Path, threads: int) -> str:
     source = str(Path(synth3d.__file__).parents[1])
     paths = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)}
+    nothing, together = subprocess.DEVNULL, subprocess.STDOUT
     with log.open("ab") as file:
         file.write(f"$ {' '.join(command)}\n".encode())
         file.flush()
         program = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-            env=environment,
-        )  # fmt: skip
+            command, stdin=nothing, stdout=file, stderr=together, env=environment
+        )
     _programs.add(program)
     try:
         code = program.wait()
@@ -165,12 +154,10 @@ def train_command(item: Item, shared: Shared) -> list[str]:
 
     A run that was begun goes on with as many threads as it had: it then ends with the same weights.
     """
-    config, recipe = item.config, item.folder / "recipe.json"
+    values, recipe = to_plain(item.config), item.folder / "recipe.json"
     if (item.run / "config.json").is_file():
-        threads = read_config(item.run).train.threads
-        train = dataclasses.replace(config.train, threads=threads)
-        config = dataclasses.replace(config, train=train)
-    write_json(recipe, to_plain(config))
+        values["train"]["threads"] = read_config(item.run).train.threads
+    write_json(recipe, values)
     splits = ["--splits", str(shared.splits_file)] if shared.splits_file else []
     return [
         sys.executable, "-m", "synth3d", "train", "--data", str(shared.data), *splits,
@@ -181,16 +168,19 @@ def train_command(item: Item, shared: Shared) -> list[str]:
 
 def score_command(item: Item, shared: Shared) -> list[str]:
     """The program that scores ``item``; its order is written first."""
-    order = item.folder / "order" / "order.json"
-    tests = [
-        {"config": to_plain(test.config), "path": str(test.path), "identity": test.identity}
-        for test in item.todo
-    ]
-    cases = [case.name for case in shared.cases]
-    about = {"run": item.run, "data": shared.data, "cases": cases, "tests": tests}
-    rest = {"conventions": shared.conventions, "device": shared.device, "threads": shared.threads}
-    write_json(order, about | rest)
-    return [sys.executable, "-m", "synth3d.experiments.scores", str(order)]
+    path = item.folder / "order" / "order.json"
+    order = {
+        "run": item.run,
+        "data": shared.data,
+        "cases": [case.name for case in shared.cases],
+        "tests": [
+            {"config": to_plain(test.config), "path": test.path, "identity": test.identity}
+            for test in item.todo
+        ],
+        **{key: getattr(shared, key) for key in ("conventions", "device", "threads")},
+    }
+    write_json(path, order)
+    return [sys.executable, "-m", "synth3d.experiments.scores", str(path)]
 
 
 class Progress:
@@ -212,19 +202,16 @@ class Progress:
         if now - self.told < self.every and left == self.left:
             return
         self.told, self.left = now, left
-        places = []
-        for item in running:
-            steps, done = item.config.train.steps, _steps_done(item)
-            at = "scoring" if done == steps else f"step {done} of {steps}"
-            places.append(f"{item.name} {at}")
-        under_way = f" ({', '.join(places)})" if places else ""
-        under_way += f", {failed} failed" if failed else ""
+        places = ", ".join(f"{item.name} {_place(item)}" for item in running)
+        text = f"{self.total - left - failed} of {self.total} runs done"
+        text += f" ({places})" if places else ""
+        text += f", {failed} failed" if failed else ""
         whole = sum(item.config.train.steps for item in self.items)
         done = sum(map(_steps_done, self.items))
         if self.start < done < whole:
             seconds = (now - self.began) * (whole - done) / (done - self.start)
-            under_way += f", about {duration(seconds)} left"
-        _say(f"{self.total - left - failed} of {self.total} runs done{under_way}")
+            text += f", about {duration(seconds)} left"
+        _say(text)
 
     def tell_waiting(self, items: Sequence[Item]) -> None:
         """Say once that only runs are left which other processes have."""
@@ -232,6 +219,11 @@ class Progress:
             names = ", ".join(item.name for item in items)
             _say(f"waiting for another process that works on {names}")
         self.waited = True
+
+
+def _place(item: Item) -> str:
+    steps, done = item.config.train.steps, _steps_done(item)
+    return "scoring" if done == steps else f"step {done} of {steps}"
 
 
 def _steps_done(item: Item) -> int:

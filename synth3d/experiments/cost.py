@@ -12,14 +12,7 @@ import torch
 from synth3d.data import Batch
 from synth3d.errors import InputError
 from synth3d.experiments.cells import duration, train_command
-from synth3d.experiments.plan import (
-    Item,
-    Shared,
-    configure,
-    digest_of,
-    identity_of,
-    with_budget,
-)
+from synth3d.experiments.plan import Item, Shared, configure, digest_of, identity_of, with_budget
 from synth3d.files import make_folder, read_json, write_json
 from synth3d.machine import keep_memory
 from synth3d.training import RunConfig, Trainer, read_log
@@ -30,33 +23,23 @@ UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 def parse_budget(text: str) -> tuple[int, float]:
-    """``600`` → (600 steps, 0); ``10min``, ``90s``, ``1.5h`` → (0, seconds).
-
-    Raises:
-        InputError: Neither.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)?", text.strip())
-    if match and match[2] and float(match[1]) > 0:
-        return 0, float(match[1]) * UNITS[match[2]]
-    if match and not match[2] and match[1].isdigit() and int(match[1]) > 0:
-        return int(match[1]), 0.0
-    raise InputError(f"--budget takes steps (600) or a duration (90s, 10min, 1.5h), got {text!r}")
+    """``600`` → (600 steps, 0); ``10min``, ``90s``, ``1.5h`` → (0, seconds); else refused."""
+    match = re.fullmatch(r"(?:(\d+)|(\d+(?:\.\d+)?)\s*(s|min|h))", text.strip())
+    steps = int(match[1] or 0) if match else 0
+    seconds = float(match[2]) * UNITS[match[3]] if match and match[2] else 0.0
+    if not steps and not seconds:
+        raise InputError(
+            f"--budget takes steps (600) or a duration (90s, 10min, 1.5h), got {text!r}"
+        )
+    return steps, seconds
 
 
 def steps_in(seconds: float, baseline: Item, shared: Shared, values: Mapping[str, Any]) -> int:
     """How many steps of ``baseline`` take ``seconds`` on this machine, in tens.
 
     They are measured once, by a short training of its own, and remembered beside it: the same
-    command later means the same steps, however busy the machine is then.
-
-    Args:
-        seconds: Of one run.
-        baseline: The first baseline of the table.
-        shared: Of the table.
-        values: Base settings, normalised, before any budget.
-
-    Raises:
-        InputError: The short training fails.
+    command later means the same steps, however busy the machine is then. ``values`` are the base's
+    settings before any budget.
     """
     cell = baseline.tests[0].cell
     config = configure(with_budget(dict(values), TIMED_STEPS, ()), cell.overrides)
@@ -86,20 +69,15 @@ def estimate(items: Sequence[Item], device: str, jobs: int) -> str:
     known: dict[str, float | str] = {}
     lines, whole = [], 0.0
     for item in items:
-        kind = digest_of({k: v for k, v in identity_of(item.config).items() if k != "train.seed"})
-        if not item.trained and kind not in known:
-            try:
-                pace = seconds_per_step(item.config, device)
-                known[kind] = pace * item.config.train.steps
-            except InputError as error:
-                known[kind] = f"cannot be trained here: {error}"
-        cost = known.get(kind, 0.0)
         if item.trained:
             text = "trained" if item.todo else "trained, scored"
-        elif isinstance(cost, str):
-            text = cost
         else:
-            text, whole = duration(cost), whole + cost
+            settings = identity_of(item.config)
+            kind = digest_of({k: v for k, v in settings.items() if k != "train.seed"})
+            cost = known[kind] if kind in known else _cost(item.config, device)
+            known[kind] = cost
+            text = cost if isinstance(cost, str) else duration(cost)
+            whole += 0.0 if isinstance(cost, str) else cost
         cells = ", ".join(sorted({test.cell.name for test in item.tests}))
         lines.append(f"{item.name:28} {text}  [{cells}]")
     lines.append(
@@ -109,12 +87,16 @@ def estimate(items: Sequence[Item], device: str, jobs: int) -> str:
     return "\n".join(lines)
 
 
-def seconds_per_step(config: RunConfig, device: str) -> float:
-    """Timed on random voxels: without data, and once with and once without a late critic.
+def _cost(config: RunConfig, device: str) -> float | str:
+    """Seconds that the run will take, or why it cannot be built on this machine."""
+    try:
+        return _seconds_per_step(config, device) * config.train.steps
+    except InputError as error:
+        return f"cannot be trained here: {error}"
 
-    Raises:
-        InputError: The run cannot be built on this machine.
-    """
+
+def _seconds_per_step(config: RunConfig, device: str) -> float:
+    """Timed on random voxels: without data, and once with and once without a late critic."""
     keep_memory()
     torch.set_num_threads(config.train.threads)
     trainer = Trainer(config, torch.device(device))

@@ -11,6 +11,7 @@ reproduce the tables of the AGI-Net paper):
 """
 
 import bisect
+import contextlib
 import functools
 import json
 import math
@@ -83,32 +84,27 @@ class DescribeRequest:
 
 
 def describe_model(request: DescribeRequest) -> int:
-    """``synth3d describe``: print the figures of :func:`describe`; 0.
-
-    Raises:
-        InputError: A model, option or size that does not exist or fit.
-    """
+    """``synth3d describe``: print the figures of :func:`describe`; 0."""
     found = describe(request)
     print(json.dumps(found) if request.json else as_text(found))
     return 0
 
 
 def describe(request: DescribeRequest) -> dict[str, Any]:
-    """Describe one generator by numbers.
+    """One generator by numbers.
 
     Returns:
-        The arguments, and ``parameters``; ``flops`` of one sample of ``flops_input``, by the
-        rules of this module; and what a training step keeps for the backward in float32, per
-        sample: ``saved_bytes_per_voxel`` voxels + ``saved_bytes_constant``, from
-        ``flops_input`` and half its side. For AGI-Net also the two with the routing recomputed.
-        With ``fit``, the proposed ``patch`` and ``batch`` and what a step with them needs.
+        The arguments, and ``parameters``; ``flops`` of one sample of ``flops_input``; and what a
+        training step keeps for the backward in float32, per sample: ``saved_bytes_per_voxel``
+        voxels + ``saved_bytes_constant``, from ``flops_input`` and half its side. For AGI-Net also
+        the two with the routing recomputed. With ``fit``, the proposed ``patch`` and ``batch``.
 
     Raises:
         InputError: A model, option or size that does not exist or fit.
     """
     try:
-        network, options = _ghost(request)
-        memory = _Memory(network, request, options.get("checkpoint_routing", "auto"))
+        memory = Memory(request)
+        network, options = memory.network, memory.options
         side = request.side if request.side is not None else SIDES[network.dim]
         shape = (1, request.in_channels, *[side] * network.dim)
         found = {
@@ -125,7 +121,7 @@ def describe(request: DescribeRequest) -> dict[str, Any]:
                 slope, constant = memory.line(shape, recompute)
                 found |= {f"{word}_bytes_per_voxel": slope, f"{word}_bytes_constant": constant}
         if request.fit is not None:
-            found["fit"] = _fit(parse_size(request.fit), memory)
+            found["fit"] = memory.fit(parse_size(request.fit))
     except (ValueError, RuntimeError, TypeError) as error:
         raise InputError(str(error)) from error
     return found
@@ -141,12 +137,11 @@ def _ghost(request: DescribeRequest) -> tuple[Any, dict[str, Any]]:
     if flags := sorted(given.keys() & {"dim", "widths", "groups", "stages"}):
         raise InputError(f"--set {flags[0]}: give it as --{flags[0]}")
     options = {"dim": int(request.dim[0]), "widths": tuple(request.widths), **given}
-    if request.stages is not None:
-        options["stages"] = request.stages
-    elif "stages" in known:
-        options["stages"] = min(5, 2 * len(request.widths) - 1)
-    if request.groups is not None or "groups" in known:
-        options["groups"] = request.groups if request.groups is not None else 8
+    usual = {"stages": min(5, 2 * len(request.widths) - 1), "groups": 8}
+    for key, value in usual.items():
+        asked = getattr(request, key)
+        if asked is not None or key in known:
+            options[key] = value if asked is None else asked
     if unknown := ", ".join(sorted(options.keys() - known)):
         raise InputError(f"{model} has no option {unknown}; it has {', '.join(sorted(known))}")
     with torch.device("meta"):
@@ -182,35 +177,25 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_flops(model: nn.Module, shape: Sequence[int]) -> int:
-    """Floating-point operations of one forward pass, by this module's rules.
-
-    Args:
-        model: On any device; only a model on ``meta`` is counted without being computed.
-        shape: Of the input, (B, C, \\*S).
+    """Floating-point operations of one forward pass of (B, C, \\*S), by this module's rules.
 
     Raises:
         ValueError: A layer with parameters for which there is no rule.
     """
     counts: list[int] = []
-    handles = []
-    for layer in model.modules():
-        rule = next((RULES[kind] for kind in type(layer).__mro__ if kind in RULES), None)
-        if rule:
-            handles.append(
-                layer.register_forward_hook(
-                    lambda layer, x, y, rule=rule: counts.append(rule(layer, x[0], y))
-                )
-            )
-        elif any(True for _ in layer.parameters(recurse=False)):
-            raise ValueError(f"no counting rule for {type(layer).__name__}; add one to RULES")
     device = next(model.parameters()).device
     told = {"time": torch.zeros(shape[0], device=device)} if getattr(model, "time", None) else {}
-    try:
-        with torch.no_grad():
-            model(torch.zeros(tuple(shape), device=device), **told)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for layer in model.modules():
+            rule = next((RULES[kind] for kind in type(layer).__mro__ if kind in RULES), None)
+            if rule:
+                hook = layer.register_forward_hook(
+                    lambda layer, x, y, rule=rule: counts.append(rule(layer, x[0], y))
+                )
+                hooks.enter_context(hook)
+            elif any(True for _ in layer.parameters(recurse=False)):
+                raise ValueError(f"no counting rule for {type(layer).__name__}; add one to RULES")
+        model(torch.zeros(tuple(shape), device=device), **told)
     return sum(counts)
 
 
@@ -256,75 +241,64 @@ RULES: dict[type[nn.Module], Rule] = {
 
 
 def parse_size(text: str) -> int:
-    """``"8GB"`` to bytes; GB is 10^9, GiB is 2^30, and a bare number is bytes.
-
-    Raises:
-        InputError: It is no size.
-    """
+    """``"8GB"`` to bytes; GB is 10^9, GiB is 2^30, and a bare number is bytes."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text.lower())
     if not match:
         raise InputError(f"expected a size as in 8GB or 512MiB, got {text!r}")
     return int(float(match[1]) * UNITS[match[2] or ""])
 
 
-def _fit(budget: int, memory: "_Memory") -> dict[str, Any]:
-    """The largest training patch that ``budget`` bytes allow, and the batch.
-
-    The largest cube (square in 2-D) of sides the network can halve, at most 128 (256), that fits
-    twice; where not even 32 does, once. Where the largest fits twice, as many samples as fit, at
-    most 16. AGI-Net's routing is computed again in the backward only if the patch needs it.
-
-    Raises:
-        InputError: Not even one smallest patch fits.
-    """
-    choices = [(batch, memory.largest(budget, batch)) for batch in (2, 1)]
-    batch, side = next(((b, s) for b, s in choices if s), (0, 0))
-    if not side:
-        least = memory.step(memory.sides[0], 1, memory.lean)
-        raise InputError(
-            f"a batch of one {memory.sides[0]}-voxel patch needs {least / 1e9:.2f} GB and the "
-            f"budget is {budget / 1e9:.2f} GB; give more, or take smaller widths"
-        )
-    if side == memory.sides[-1]:
-        while batch < MOST and memory.step(side, batch + 1, memory.lean) <= budget:
-            batch += 1
-    recompute = memory.lean and memory.step(side, batch, False) > budget
-    return {
-        "patch": [side] * memory.network.dim,
-        "batch": batch,
-        "bytes": memory.step(side, batch, recompute),
-        "budget": budget,
-        "precision": memory.precision,
-        "recompute_routing": recompute,
-        "assumptions": ASSUMPTIONS,
-    }
-
-
-class _Memory:
+class Memory:
     """What training steps of a network keep and need, with its routing recomputed or not.
 
-    Args:
-        network: Without memory itself.
-        request: Says the input channels and the precision.
-        wish: AGI-Net's option ``checkpoint_routing``: true, false or ``auto``.
+    ``wish`` is AGI-Net's option ``checkpoint_routing``: true, false or ``auto``; a ``lean`` network
+    may recompute.
     """
 
-    def __init__(self, network: Any, request: DescribeRequest, wish: bool | str) -> None:
-        self.network, self.wish = network, wish
+    def __init__(self, request: DescribeRequest) -> None:
+        self.network, self.options = _ghost(request)
+        self.wish = self.options.get("checkpoint_routing", "auto")
         self.inputs, self.precision = request.in_channels, request.precision
-        self.lean = hasattr(network, "recompute_routing") and wish in (True, "auto")
-        factor = 2**network.levels
-        most = max(factor, LARGEST[network.dim] // factor * factor)
+        self.lean = hasattr(self.network, "recompute_routing") and self.wish in (True, "auto")
+        factor = 2**self.network.levels
+        most = max(factor, LARGEST[self.network.dim] // factor * factor)
         least = min(most, math.ceil(SMALLEST / factor) * factor)
         self.sides = range(least, most + 1, factor)
         self.kept = functools.cache(self._kept)
 
-    def largest(self, budget: int, batch: int) -> int:
-        """The largest side that fits, recomputing where that may be; 0 if none."""
-        fitting = bisect.bisect_right(
-            self.sides, budget, key=lambda side: self.step(side, batch, self.lean)
-        )
-        return self.sides[fitting - 1] if fitting else 0
+    def fit(self, budget: int) -> dict[str, Any]:
+        """The largest training patch that ``budget`` bytes allow, and the batch.
+
+        The largest cube (square in 2-D) of sides the network can halve, at most 128 (256), that
+        fits twice; where not even 32 does, once. Where the largest fits twice, as many samples as
+        fit, at most 16. AGI-Net's routing is computed again in the backward only if need be.
+        """
+        for batch in (2, 1):
+            fitting = bisect.bisect_right(
+                self.sides, budget, key=lambda side: self.step(side, batch, self.lean)
+            )
+            if fitting:
+                break
+        else:
+            least = self.step(self.sides[0], 1, self.lean)
+            raise InputError(
+                f"a batch of one {self.sides[0]}-voxel patch needs {least / 1e9:.2f} GB and the "
+                f"budget is {budget / 1e9:.2f} GB; give more, or take smaller widths"
+            )
+        side, fits = self.sides[fitting - 1], [batch]
+        if side == self.sides[-1]:
+            fits += [b for b in range(3, MOST + 1) if self.step(side, b, self.lean) <= budget]
+        batch = fits[-1]
+        recompute = self.lean and self.step(side, batch, False) > budget
+        return {
+            "patch": [side] * self.network.dim,
+            "batch": batch,
+            "bytes": self.step(side, batch, recompute),
+            "budget": budget,
+            "precision": self.precision,
+            "recompute_routing": recompute,
+            "assumptions": ASSUMPTIONS,
+        }
 
     def step(self, side: int, batch: int, recompute: bool) -> int:
         """Bytes of a step; every sample after the second keeps as much as the second."""
@@ -340,10 +314,7 @@ class _Memory:
         """Bytes per voxel, and bytes besides, of what a step in float32 keeps for each sample.
 
         The line through the counts at ``shape`` (1, C, \\*S) and at half its sides (rounded to
-        what the network takes).
-
-        Raises:
-            ValueError: The sides are so small that both are the same.
+        what the network takes), which must differ.
         """
         factor = 2**self.network.levels
         half = [max(factor, s // 2 // factor * factor) for s in shape[2:]]

@@ -16,6 +16,7 @@ from typing import Any
 from synth3d.cohort import Case, Splits
 from synth3d.errors import InputError
 from synth3d.experiments.tables import Cell, Choices, Overrides, Table
+from synth3d.files import read_object
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.settings import flatten, override, parse, to_plain
 from synth3d.training import SHARED_KEYS, RunConfig, read_config, read_done
@@ -26,18 +27,11 @@ SCALED = ("warmup", "adversarial_start")
 
 @dataclass(frozen=True)
 class Shared:
-    """What all runs of a table share.
+    """What all runs of a table share: the cohort ``data`` and what is done with it where.
 
-    Attributes:
-        data: The cohort folder.
-        splits: Of its cases.
-        splits_file: Where they stand; None for those that follow from the names.
-        part: The side that is scored, ``val`` or ``test``.
-        cases: Of that side, sorted by name.
-        root: Folder with ``runs`` and ``scores``.
-        conventions: Of the scores; the first leads.
-        device: ``cpu``, ``cuda`` or ``cuda:1``.
-        threads: CPU threads of each run.
+    ``cases`` are those of the side ``part`` (``val`` or ``test``), which is scored; ``splits_file``
+    is None where the splits follow from the names; ``root`` gets ``runs`` and ``scores``; the first
+    of ``conventions`` leads; ``threads`` are those of each run.
     """
 
     data: Path
@@ -59,14 +53,10 @@ class Shared:
 
 @dataclass(frozen=True)
 class Test:
-    """One cell with one seed, to be scored.
+    """One cell with one seed, to be scored into the JSON file ``path``.
 
-    Attributes:
-        cell: Of the table.
-        seed: Of the training.
-        config: Of the run, with what differs when it is tested.
-        path: The JSON file of its scores.
-        identity: What the scores follow from, besides the weights.
+    ``config`` is the run's with what differs when it is tested, ``identity`` what the scores follow
+    from besides the weights.
     """
 
     cell: Cell
@@ -78,13 +68,9 @@ class Test:
 
 @dataclass(frozen=True)
 class Item:
-    """One run to be trained, and the tests that are made on it.
+    """The folder of one run to be trained, and the tests that all cells make on it.
 
-    Attributes:
-        run: The run folder.
-        config: What is trained.
-        tests: Of all cells that use this run.
-        folder: Where its log and its scores lie.
+    Its log and its scores lie in ``folder``.
     """
 
     run: Path
@@ -117,10 +103,10 @@ class Item:
 
         def is_scored(test: Test) -> bool:
             try:
-                known = json.loads(test.path.read_text("utf-8"))["identity"]
-            except (OSError, ValueError, KeyError, TypeError):
+                known = read_object(test.path, "identity")
+            except InputError:
                 return False
-            return known == {**test.identity, "weights_sha256": digest}
+            return known["identity"] == {**test.identity, "weights_sha256": digest}
 
         return [test for test in self.tests if not is_scored(test)]
 
@@ -130,7 +116,7 @@ def normalised(values: Mapping[str, Any]) -> dict[str, Any]:
 
     A swap of the framework then keeps none of them by accident.
     """
-    config = to_plain(parse(RunConfig, copy.deepcopy(dict(values))))
+    config = to_plain(parse(RunConfig, values))
     train = config["train"]
     for key in SHARED_KEYS:
         if train.get(key) is not None:
@@ -162,11 +148,7 @@ def with_budget(values: dict[str, Any], steps: int, assigned: Sequence[str]) -> 
 
 
 def configure(values: Mapping[str, Any], *layers: Overrides) -> RunConfig:
-    """``values`` with dotted settings laid over them, one layer after the other.
-
-    Raises:
-        InputError: They do not fit.
-    """
+    """``values`` with dotted settings laid over them, one layer after the other."""
     plain = copy.deepcopy(dict(values))
     for layer in layers:
         for key, value in layer.items():
@@ -181,16 +163,10 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
     """
     silent = {"train.threads", "train.validate_every", "data.validation_cases"}
     default, own = flatten(to_plain(RunConfig())), to_plain(config)
-    own["train"] = {
-        key: value
-        for key, value in own["train"].items()
-        if not isinstance(value, dict) or key == config.train.framework
-    }
-    return {
-        key: value
-        for key, value in flatten(own).items()
-        if value != default.get(key) and key not in silent
-    }
+    for name in FRAMEWORKS.keys() - {config.train.framework}:
+        del own["train"][name]
+    settings = flatten(own).items()
+    return {k: v for k, v in settings if v != default.get(k) and k not in silent}
 
 
 def digest_of(value: Any) -> str:
@@ -204,21 +180,17 @@ def choose_cells(
     """The cells that exist for ``base``, and the names of those that are to be run.
 
     ``only`` has patterns with ``*`` and ``?``, comma-separated; None is all. The baselines of what
-    matches are run too.
-
-    Raises:
-        InputError: Nothing matches, or only what does not exist in this dimension.
+    matches are run too. That nothing matches, or what does not exist in this dimension, is refused.
     """
     everything = list(table.cells(base, choices))
     cells = [cell for cell in everything if base.dim in cell.dims]
-    if only is None:
-        return cells, [cell.name for cell in cells]
-    patterns = only.split(",")
+    patterns = ["*"] if only is None else only.split(",")
     named = [cell for cell in everything if any(fnmatch(cell.name, p) for p in patterns)]
     if not named:
         known = ", ".join(cell.name for cell in everything)
         raise InputError(f"--only {only}: no such cell; the table has {known}")
-    if foreign := [cell for cell in named if base.dim not in cell.dims]:
+    foreign = [cell for cell in named if base.dim not in cell.dims]
+    if foreign and only is not None:
         names, dim = ", ".join(cell.name for cell in foreign), foreign[0].dims[0]
         raise InputError(
             f"--only {only}: {names} is published in {dim}-D only; use --dim {dim}d, or leave it "
@@ -233,21 +205,18 @@ def make_items(
 ) -> list[Item]:
     """The runs of ``cells``, all cells of the first seed before those of the next.
 
-    Args:
-        cells: What to run.
-        values: Base settings, normalised.
-        seeds: How many; the base's own and the numbers after it.
-        shared: What all runs share.
-
-    Raises:
-        InputError: A cell's settings do not fit.
+    ``values`` are the base's settings, normalised; ``seeds`` as many as this: the base's own and
+    the numbers after it.
     """
     items: dict[Path, Item] = {}
     first = int(values["train"]["seed"])
     for seed in range(first, first + seeds):
         for cell in cells:
             config = configure(values, cell.overrides, {"train.seed": seed})
-            run = shared.root / "runs" / _run_name(config, shared)
+            model, digest = config.model, digest_of([identity_of(config), shared.cohort])
+            module = [model.module] if model.name == "agi-net" else []
+            parts = *config.targets, config.train.framework, model.name, *module
+            run = shared.root / "runs" / "-".join([*parts, f"seed{seed}", digest])
             folder = shared.root / "scores" / run.name
             tested = configure(to_plain(config), cell.testing)
             identity = {
@@ -262,12 +231,3 @@ def make_items(
             test = Test(cell, seed, tested, path, identity)
             items[run] = replace(known, tests=(*known.tests, test))
     return list(items.values())
-
-
-def _run_name(config: RunConfig, shared: Shared) -> str:
-    """As readable as may be; the digest says the rest."""
-    model = config.model
-    parts = [*config.targets, config.train.framework, model.name]
-    parts += [model.module] if model.name == "agi-net" else []
-    digest = digest_of([identity_of(config), shared.cohort])
-    return "-".join([*parts, f"seed{config.train.seed}", digest])

@@ -22,22 +22,19 @@ PAPERS = "paper-agi"
 """The convention under which the paper's printed numbers stand beside ours."""
 
 
-def write_report(folder: Path, summary: Mapping[str, Any]) -> str:
+def write_report(
+    folder: Path, summary: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
+) -> str:
     """Write ``table.md``, ``table.csv``, ``table.json``, ``scores.csv`` and, for a curve, a PNG.
 
-    Args:
-        folder: Of the table.
-        summary: From :func:`synth3d.experiments.results.summarise`, with ``title``, ``axis``,
-            ``about``, ``notes``, ``conventions`` and ``case_scores`` beside it.
-
-    Returns:
-        The Markdown.
+    ``summary`` is from :func:`synth3d.experiments.results.summarise`, with ``title``, ``axis``,
+    ``about``, ``notes`` and ``conventions`` beside it. Returns the Markdown.
     """
     text = render(summary)
     write_text(folder / "table.md", text)
     write_text(folder / "table.csv", _csv(_flat(summary)))
-    write_text(folder / "scores.csv", _csv(summary["case_scores"]))
-    write_json(folder / "table.json", {k: v for k, v in summary.items() if k != "case_scores"})
+    write_text(folder / "scores.csv", _csv(scores))
+    write_json(folder / "table.json", summary)
     lines = curves(summary)
     if summary["axis"] and lines:
         label = f"{_heading(summary['primary'])}, {summary['conventions'][0]}"
@@ -150,16 +147,15 @@ def _flat(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             row |= {"patients": score.get("patients", 0), "difference": gap.get("mean")}
             row |= {"low": gap.get("low"), "high": gap.get("high")}
             row |= {"seeds_above_0": gap.get("positive"), "seeds_compared": gap.get("seeds")}
-            rows.append(
-                row | {key: cell[key] for key in ("parameters", "steps", "seconds_per_step")}
-            )
+            row |= {key: cell[key] for key in ("parameters", "steps", "seconds_per_step")}
+            rows.append(row)
     return rows
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, lineterminator="\n", restval="")
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(stream, list(names), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({n: "" if row.get(n) is None else row[n] for n in names} for row in rows)
+    writer.writerows(rows)  # None and what a row lacks are empty
     return stream.getvalue()

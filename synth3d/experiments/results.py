@@ -1,7 +1,7 @@
 """What the scored runs of a table say: one plain value, from which every output is rendered."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,17 +21,11 @@ Scored = Mapping[int, Mapping[str, Any]]
 
 
 def collect(items: Sequence[Item]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Cell → seed → scores, of all that are there and valid.
-
-    Raises:
-        InputError: A file of scores lacks some.
-    """
+    """Cell → seed → scores, of all that are there and valid."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for item in items:
-        missing = {id(test) for test in item.todo}
-        for test in item.tests:
-            if id(test) in missing:
-                continue
+        todo = item.todo
+        for test in [test for test in item.tests if test not in todo]:
             value = read_object(test.path, "rows")
             if not value["rows"] or not all(row["scores"] for row in value["rows"]):
                 raise InputError(
@@ -39,6 +33,17 @@ def collect(items: Sequence[Item]) -> dict[str, dict[int, dict[str, Any]]]:
                 )
             found.setdefault(test.cell.name, {})[test.seed] = value
     return {cell: dict(sorted(seeds.items())) for cell, seeds in found.items()}
+
+
+def case_scores(results: Mapping[str, Scored]) -> list[dict[str, Any]]:
+    """One plain row per cell, seed and image."""
+    return [
+        {"cell": cell, "seed": seed} | {k: v for k, v in row.items() if k != "scores"}
+        | row["scores"]
+        for cell, by_seed in results.items()
+        for seed, value in by_seed.items()
+        for row in value["rows"]
+    ]  # fmt: skip
 
 
 def summarise(
@@ -49,17 +54,12 @@ def summarise(
 ) -> dict[str, Any]:
     """Everything about a table's scores.
 
-    A cell is compared with its baseline over the seeds and cases that both have.
-
-    Args:
-        cells: All of the table.
-        results: From :func:`collect`; cells without results are listed as not run.
-        conventions: Of the scores; a table is read by the PSNR under the first.
-        seeds: That were asked for.
+    A cell is compared with its baseline over the seeds and cases that both have. Cells without
+    ``results`` for one of the ``seeds`` that were asked for are listed as not run.
 
     Returns:
-        ``primary``, the score by which the table is read; ``cells``, each with ``scores``;
-        ``missing``; ``warnings``; ``verdict``.
+        ``primary``, the score by which the table is read: the PSNR under the first convention;
+        ``cells``, each with ``scores``; ``missing``; ``warnings``; ``verdict``.
     """
     rows = [_summary(cell, results, seeds) for cell in cells if results.get(cell.name)]
     lack = {
@@ -79,23 +79,18 @@ def summarise(
 
 def _summary(cell: Cell, results: Mapping[str, Scored], wanted: Sequence[int]) -> dict[str, Any]:
     mine = {seed: value for seed, value in results[cell.name].items() if seed in wanted}
-    theirs = results.get(cell.against, {}) if cell.against else {}
+    theirs = results.get(cell.against, {})
     first = next(iter(mine.values()))
-    names = list(dict.fromkeys(name for row in first["rows"] for name in row["scores"]))
+    names = dict.fromkeys(name for row in first["rows"] for name in row["scores"])
     training = [value["training"] for value in mine.values()]
-    return {
-        "name": cell.name,
-        "against": cell.against,
-        "series": cell.series,
-        "level": cell.level,
-        "overrides": dict(cell.overrides),
-        "testing": dict(cell.testing),
+    about = asdict(cell)
+    del about["dims"]
+    return about | {
         "seeds": list(mine),
         "runs": [value["run"] for value in mine.values()],
         "parameters": first["parameters"],
         "steps": training[0]["steps"],
         "seconds_per_step": float(np.mean([each["seconds"] / each["steps"] for each in training])),
-        "printed": {task: asdict(printed) for task, printed in cell.printed.items()},
         "scores": {name: _score(name, mine, theirs) for name in names},
     }
 
@@ -107,18 +102,14 @@ def _score(name: str, mine: Scored, theirs: Scored) -> dict[str, Any]:
     found: dict[str, Any] = {"mean": None, "sd": None, "rows": len(keys), "difference": None}
     if not keys:
         return found
-    found |= level(np.array([[column[key] for key in keys] for column in own.values()]))
+    found |= level(_matrix(own.values(), keys))
     found["patients"] = len({patient for _, _, patient in keys})
     both = [seed for seed in mine if seed in theirs]
-    other = {seed: _column(theirs[seed], name) for seed in both}
-    keys = _shared([*(own[seed] for seed in both), *other.values()]) if both else []
-    if keys:
-        ours, base = (
-            np.array([[columns[seed][key] for key in keys] for seed in both])
-            for columns in (own, other)
-        )
+    ours, base = [own[seed] for seed in both], [_column(theirs[seed], name) for seed in both]
+    if keys := _shared([*ours, *base]):
         patients = [patient for _, _, patient in keys]
-        found["difference"] = difference(ours, base, patients) | {"rows": len(keys)}
+        gap = difference(_matrix(ours, keys), _matrix(base, keys), patients)
+        found["difference"] = gap | {"rows": len(keys)}
     return found
 
 
@@ -135,7 +126,11 @@ def _column(value: Mapping[str, Any], name: str) -> dict[Key, float]:
 
 
 def _shared(columns: Sequence[Mapping[Key, float]]) -> list[Key]:
-    return [key for key in columns[0] if all(key in column for column in columns)]
+    return [key for key in next(iter(columns), ()) if all(key in each for each in columns)]
+
+
+def _matrix(columns: Iterable[Mapping[Key, float]], keys: Sequence[Key]) -> np.ndarray:
+    return np.array([[column[key] for key in keys] for column in columns])
 
 
 def level(scores: np.ndarray) -> dict[str, float | None]:
@@ -144,10 +139,8 @@ def level(scores: np.ndarray) -> dict[str, float | None]:
     ``scores`` is (seeds, cases), not empty; one seed has no ``sd``.
     """
     means = scores.mean(1)
-    return {
-        "mean": float(means.mean()),
-        "sd": float(means.std(ddof=1)) if len(means) > 1 else None,
-    }
+    sd = float(means.std(ddof=1)) if len(means) > 1 else None
+    return {"mean": float(means.mean()), "sd": sd}
 
 
 def difference(
@@ -169,9 +162,6 @@ def difference(
     Returns:
         ``mean`` of all differences, ``low`` and ``high`` of its 95 % interval, and in how many
         ``seeds`` the mean difference is above 0, ``positive``.
-
-    Raises:
-        ValueError: Shapes differ, or there is nothing.
     """
     if scores.shape != baseline.shape or scores.ndim != 2 or not scores.size:
         raise ValueError(f"expected equal (seeds, cases), got {scores.shape} and {baseline.shape}")
@@ -200,12 +190,11 @@ def _warnings(
             f"{seeds} seeds are few (under {FEW_SEEDS}): their spread is hardly known, and "
             "the intervals are too narrow"
         )
-    cells = [
+    if cells := [
         name if len(seeds) == wanted else f"{name} (seed {', '.join(map(str, seeds))})"
         for name, seeds in lack.items()
         if seeds
-    ]
-    if cells:
+    ]:
         found.append(f"not run, or failed: {', '.join(cells)}")
     return found
 
@@ -215,23 +204,22 @@ def verdict(rows: Sequence[Mapping[str, Any]], score: str) -> list[str]:
 
     A cell beats its baseline when its whole 95 % interval, to 0.01 dB, lies above 0.
     """
-    sides: dict[str, list[str]] = {"above": [], "below": [], "neither": []}
+    better, worse, neither = found = [], [], []
     for row in rows:
         gap = row["scores"].get(score, {}).get("difference")
         if gap is None:
             continue
         low, high = round(gap["low"], 2), round(gap["high"], 2)
-        side = "above" if low > 0 else "below" if high < 0 else "neither"
-        sides[side].append(
+        side = better if low > 0 else worse if high < 0 else neither
+        side.append(
             f"{row['name']} ({gap['mean']:+.2f} dB [{gap['low']:+.2f}, {gap['high']:+.2f}] against "
             f"{row['against']})"
         )
-    words = {
-        "above": "Better than its baseline",
-        "below": "Worse than its baseline",
-        "neither": "Not told apart from its baseline",
-    }
-    return [f"{words[side]}: {', '.join(names) or 'none'}." for side, names in sides.items()]
+    words = ("Better than", "Worse than", "Not told apart from")
+    return [
+        f"{word} its baseline: {', '.join(names) or 'none'}."
+        for word, names in zip(words, found, strict=True)
+    ]
 
 
 def curves(summary: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
@@ -241,10 +229,9 @@ def curves(summary: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
         score = row["scores"][summary["primary"]]
         if not row["series"] or score["mean"] is None:
             continue
-        empty: dict[str, list[Any]] = {"level": [], "mean": [], "sd": [], "difference": []}
-        line = found.setdefault(row["series"], empty)
-        line["level"].append(row["level"])
-        line["mean"].append(score["mean"])
-        line["sd"].append(score["sd"] or 0.0)
-        line["difference"].append(score["difference"])
+        point = {key: score[key] for key in ("mean", "sd", "difference")}
+        point |= {"level": row["level"], "sd": score["sd"] or 0.0}
+        line = found.setdefault(row["series"], {})
+        for key, value in point.items():
+            line.setdefault(key, []).append(value)
     return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort import Case, Splits, parse_modality
+from synth3d.cohort import parse_modality
 from synth3d.errors import InputError
 from synth3d.experiments.cells import work
 from synth3d.experiments.cost import estimate, parse_budget, steps_in
@@ -29,7 +29,7 @@ from synth3d.experiments.plan import (
     with_budget,
 )
 from synth3d.experiments.report import write_report
-from synth3d.experiments.results import collect, summarise
+from synth3d.experiments.results import case_scores, collect, summarise
 from synth3d.experiments.tables import TABLES, Cell, Choices, Table, find_table
 from synth3d.files import read_object, write_json
 from synth3d.machine import pick_device, suited
@@ -84,10 +84,8 @@ class AblateRequest:
 def ablate(request: AblateRequest, executor: Executor | None = None) -> int:
     """Rerun a table and write its report; 0 when every run has its scores, 1 when one failed.
 
-    Args:
-        request: What to run.
-        executor: Does the runs, each of which is a picklable, idempotent unit of work on folders
-            that all workers see; None for ``request.jobs`` programs side by side on this machine.
+    ``executor`` does the runs, each of which is a picklable, idempotent unit of work on folders
+    that all workers see; None for ``request.jobs`` programs side by side on this machine.
 
     Raises:
         InputError: A flag, the recipe or the cohort cannot be used.
@@ -114,15 +112,23 @@ class _Ablation:
             recipe=request.recipe or default_recipe(request.data, device, request.dim),
             threads=request.threads or max(1, (os.cpu_count() or 1) // request.jobs),
         )
-        self.values, self.assigned = base_values(request, self.table, device)
+        self.values, self.assigned = _base_values(request, self.table, device)
         base = configure(self.values)
-        self.choices = choose(request, base)
+        self.choices = _choose(request, base)
         self.cells, self.chosen = choose_cells(self.table, base, self.choices, request.only)
-        conventions = conventions_of(request.convention, base)
+        conventions = _conventions_of(request.convention, base)
         root = request.work / "ablate"
         suffix = f"-{request.mode}" if self.table.axis and self.choices.retrain else ""
         self.folder = root / (request.name or self.name + suffix)
-        self.shared = Shared(*find_scored(request), root, conventions, device, request.threads or 1)
+        data, cases, splits = find_cohort(request.data, request.splits, request.work)
+        names = set(getattr(splits, request.part))
+        scored = tuple(sorted((c for c in cases if c.name in names), key=lambda case: case.name))
+        if not scored:
+            raise InputError(f"the split has no {request.part} cases")
+        self.shared = Shared(
+            data, splits, request.splits, request.part, scored, root, conventions, device,
+            request.threads or 1,
+        )  # fmt: skip
 
     def items(self, cells: Sequence[Cell]) -> list[Item]:
         """Runs of ``cells`` with the settings as they stand."""
@@ -139,9 +145,7 @@ class _Ablation:
             print(estimate(items, self.shared.device, self.request.jobs))
             return 0
         self._keep_settings()
-        failures: dict[str, str] = {}
-        if not self.request.report:
-            failures = self._work(items, executor)
+        failures = {} if self.request.report else self._work(items, executor)
         print(self.report(failures), end="")
         print(f"\nwritten: {self.folder / 'table.md'}, and .csv, .json, scores.csv beside it")
         return 1 if failures else 0
@@ -182,21 +186,17 @@ class _Ablation:
         )
 
     def _keep_settings(self) -> None:
-        """Remember what this table is of; refuse to mix it with another.
-
-        Raises:
-            InputError: The folder holds a table of other settings.
-        """
+        """Remember what this table is of; refuse to mix it with another."""
+        digests = {c.name: digest_of([dict(c.overrides), dict(c.testing)]) for c in self.cells}
         settings = flatten(
             {
                 "base": identity_of(configure(self.values)),
-                "cells": {cell.name: digest_of([dict(cell.overrides), dict(cell.testing)])
-                          for cell in self.cells},
+                "cells": digests,
                 "cohort": self.shared.cohort,
                 "part": self.shared.part,
                 "conventions": list(self.shared.conventions),
             }
-        )  # fmt: skip
+        )
         path = self.folder / "settings.json"
         if not path.is_file():
             write_json(path, settings)
@@ -223,34 +223,22 @@ class _Ablation:
             "failures": dict(failures),
             "settings": self.values,
             "choices": vars(self.choices),
-            "case_scores": [
-                {"cell": cell, "seed": seed, **{k: v for k, v in row.items() if k != "scores"},
-                 **row["scores"]}
-                for cell, by_seed in results.items()
-                for seed, value in by_seed.items()
-                for row in value["rows"]
-            ],
-        }  # fmt: skip
-        return write_report(self.folder, summary)
+        }
+        return write_report(self.folder, summary, case_scores(results))
 
 
-def base_values(
+def _base_values(
     request: AblateRequest, table: Table, device: str
 ) -> tuple[dict[str, Any], list[str]]:
     """The base as plain settings, and the keys that the user gave with ``--set``.
 
     The table's defaults lie under the user's own settings, of which the recipe is named. Where the
     recipe asks for bfloat16 and this CPU has none, the base is in float32.
-
-    Raises:
-        InputError: The recipe or a flag cannot be used.
     """
     assert request.recipe is not None
-    asked = TrainRequest(
-        data=request.data, dim=request.dim, plane=request.plane, target=request.target,
-        sources=request.sources, recipe=request.recipe, assign=tuple(request.assign),
-        threads=request.threads,
-    )  # fmt: skip
+    shared = ("data", "dim", "plane", "target", "sources", "recipe", "threads")
+    given = {name: getattr(request, name) for name in shared}
+    asked = TrainRequest(**given, assign=tuple(request.assign))
     values = normalised(to_plain(resolve(asked, device)))
     assigned = [parse_assignment(text)[0] for text in request.assign]
     wanted = values["train"]["precision"]
@@ -258,34 +246,25 @@ def base_values(
     if emulated and "train.precision" not in assigned:
         values["train"]["precision"] = "fp32"
         print("this CPU has no bfloat16: all runs in fp32 (--set train.precision=bf16 insists)")
-    given = {*flatten(read_recipe(request.recipe)), *assigned}
+    known = {*flatten(read_recipe(request.recipe)), *assigned}
     for key, value in table.defaults.items():
-        if key not in given:
+        if key not in known:
             override(values, key, value)
     return values, assigned
 
 
-def choose(request: AblateRequest, base: RunConfig) -> Choices:
-    """What is moved, and how; T2 if it is a source, as in the paper.
-
-    Raises:
-        InputError: ``--move`` is no source.
-    """
-    move = parse_modality(request.move) if request.move else None
-    if move is not None and move not in base.sources:
+def _choose(request: AblateRequest, base: RunConfig) -> Choices:
+    """What is moved, and how; T2 if it is a source, as in the paper."""
+    usual = "t2w" if "t2w" in base.sources else base.sources[-1]
+    move = parse_modality(request.move) if request.move else usual
+    if move not in base.sources:
         raise InputError(f"--move {request.move}: the sources are {', '.join(base.sources)}")
-    if move is None:
-        move = "t2w" if "t2w" in base.sources else base.sources[-1]
     draw = {"fixed": "fixed_magnitude", "box": "uniform_box"}[request.draw]
     return Choices(move, draw, request.mode == "train-and-test")
 
 
-def conventions_of(text: str | None, base: RunConfig) -> tuple[str, ...]:
-    """Names of the conventions of the scores; the first leads and has a PSNR.
-
-    Raises:
-        InputError: Unknown, or without a PSNR.
-    """
+def _conventions_of(text: str | None, base: RunConfig) -> tuple[str, ...]:
+    """Names of the conventions of the scores; the first leads and has a PSNR."""
     default = ("ours", "paper-agi") if base.data.intensity == "median" else ("paper-agi", "ours")
     names = tuple(dict.fromkeys(text.split(","))) if text else default
     if unknown := [name for name in names if name not in CONVENTIONS]:
@@ -295,19 +274,3 @@ def conventions_of(text: str | None, base: RunConfig) -> tuple[str, ...]:
     if "psnr" not in CONVENTIONS[names[0]].scores:
         raise InputError(f"the first convention must have a PSNR, which {names[0]} has not")
     return names
-
-
-def find_scored(
-    request: AblateRequest,
-) -> tuple[Path, Splits, Path | None, str, tuple[Case, ...]]:
-    """The cohort folder (phantoms without ``--data``), splits, their file, ``--part``, its cases.
-
-    Raises:
-        InputError: Folder or split cannot be used, or the part is empty.
-    """
-    folder, cases, splits = find_cohort(request.data, request.splits, request.work)
-    names = set(getattr(splits, request.part))
-    scored = tuple(sorted((c for c in cases if c.name in names), key=lambda case: case.name))
-    if not scored:
-        raise InputError(f"the split has no {request.part} cases")
-    return folder, splits, request.splits, request.part, scored

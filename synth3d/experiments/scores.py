@@ -50,13 +50,9 @@ def _work(args: argparse.Namespace) -> int:
 def score_run(order: Mapping[str, Any]) -> None:
     """Score a run with its averaged weights; write one JSON file per test.
 
-    Args:
-        order: ``run``, a finished run folder; ``data``, the cohort folder; ``cases``, names of
-            those that are scored; ``conventions``; ``device``; and ``tests``, each with
-            ``config`` (a run's, of which ``misalign`` counts here), ``path`` and ``identity``.
-
-    Raises:
-        InputError: The run or a case cannot be used, or a score is not a number.
+    ``order`` has ``run``, a finished run folder; ``data``, the cohort folder; ``cases``, names of
+    those that are scored; ``conventions``; ``device``; and ``tests``, each with ``config`` (a
+    run's, of which ``misalign`` counts here), ``path`` and ``identity``.
     """
     run, tests = load_run(Path(order["run"])), order["tests"]
     device = torch.device(pick_device(order["device"]))
@@ -74,7 +70,7 @@ def score_run(order: Mapping[str, Any]) -> None:
         for config, rows in zip(configs, found, strict=True):
             moved = misalign(prepared, config.task, config.data, config.misalign)
             made = _synthesize(run, moved, device)
-            rows += [judge.row(index, channel) for index, channel in enumerate(made)]
+            rows += [judge.row(*one) for one in zip(run.config.targets, made, strict=True)]
     facts = {
         "parameters": count_parameters(run.framework.generator.requires_grad_(True)),
         "run": order["run"],
@@ -106,17 +102,15 @@ class _Judge:
         common: Any = config.data.common_grid
         ordered: list[Modality] = [common, *config.sources]
         grid_of: Modality = next(name for name in ordered if name in case.images)
-        names: list[Modality] = [grid_of]
-        names += config.targets
-        raw = read_on_one_grid(case, names, common)
+        raw = read_on_one_grid(case, (grid_of, *config.targets), common)
         self.turn = turn_to("axial", prepared.affine)
-        self.real: list[tuple[Modality, np.ndarray]] = [
-            (target, self.turn.apply(raw[target].data)) for target in config.targets
-        ]
+        self.real: dict[Modality, np.ndarray] = {
+            target: self.turn.apply(raw[target].data) for target in config.targets
+        }
 
-    def row(self, index: int, channel: np.ndarray) -> dict[str, Any]:
-        """The scores of the target ``index``, of which ``channel`` (D, H, W) was made."""
-        target, real = self.real[index]
+    def row(self, target: Modality, channel: np.ndarray) -> dict[str, Any]:
+        """The scores of ``target``, of which ``channel`` (D, H, W) was made."""
+        real = self.real[target]
         scanner = self.prepared.scales[target].invert(channel, self.prepared.brain)
         brain, tumour = foreground(real), None
         if self.prepared.tumour is not None:

@@ -3,7 +3,7 @@
 from synth3d.images.grids import Grid, grid_misfits
 from synth3d.images.intensity import FOREIGN, MOST_HEAD, Scale, ScalePrior, foreground
 from synth3d.images.planes import PLANES, Turn, turn_to
-from synth3d.images.registration import Search, register_rigid, resample_rigid, write_transform
+from synth3d.images.registration import register_rigid, resample_rigid, write_transform
 from synth3d.images.volumes import (
     NiftiImage,
     Volume,
@@ -23,33 +23,9 @@ from synth3d.images.volumes import (
 )
 
 __all__ = [
-    "FOREIGN",
-    "Grid",
-    "MOST_HEAD",
-    "NiftiImage",
-    "PLANES",
-    "Scale",
-    "ScalePrior",
-    "Search",
-    "Turn",
-    "Volume",
-    "check_content",
-    "check_same_grid",
-    "check_same_grids",
-    "foreground",
-    "grid",
-    "grid_misfits",
-    "image_like",
-    "read",
-    "read_label",
-    "read_unchecked",
-    "register_rigid",
-    "resample",
-    "resample_rigid",
-    "turn_to",
-    "value_limits",
-    "write_like",
-    "write_new",
-    "write_transform",
-    "xyz_to_zyx",
-]
+    "FOREIGN", "Grid", "MOST_HEAD", "NiftiImage", "PLANES", "Scale", "ScalePrior",
+    "Turn", "Volume", "check_content", "check_same_grid", "check_same_grids", "foreground",
+    "grid", "grid_misfits", "image_like", "read", "read_label", "read_unchecked",
+    "register_rigid", "resample", "resample_rigid", "turn_to", "value_limits", "write_like",
+    "write_new", "write_transform", "xyz_to_zyx",
+]  # fmt: skip

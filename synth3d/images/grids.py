@@ -55,11 +55,7 @@ class Grid:
 
 
 def grid_misfits(grids: Mapping[Path, Grid]) -> tuple[Path, list[str]]:
-    """The first file on the commonest of ``grids``, and a clause for each file on another.
-
-    Raises:
-        ValueError: There is no grid.
-    """
+    """The first file on the commonest of ``grids``, and a clause for each file on another."""
     if not grids:
         raise ValueError("no grids to compare")
     votes = {

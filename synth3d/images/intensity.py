@@ -2,22 +2,20 @@
 
 The network's scale is linear: 0 at a low percentile of the brain and 1/2 at its median, which is
 healthy tissue. Above 1 it bends into a logarithmic shoulder, so that bright tissue (enhancing
-tumour in T1c, oedema in FLAIR) is compressed but never clipped, and every value can be
-inverted. Background is exactly 0 in both scales.
+tumour in T1c, oedema in FLAIR) is compressed but never clipped. Background is 0 in both scales.
 
 Why the median and not a high percentile: p99.5 lies in the tumour where there is one, so the
 same healthy tissue comes out at different levels in different patients, and no network can
 know at which. On 24 real cases healthy FLAIR then varies by 0.12 (standard deviation) between
 patients while the tumour stands out by 0.33; with the median it varies by 0.01.
 
-The paper's own convention is :meth:`Scale.papers`: 0 fixed, 1 at p99.5 of the whole volume, clipped
-to [0, 1]. It exists to reproduce the paper's tables; what it clips (on skull-stripped BraTS about
-half of the enhancing tumour in T1c) no inverse brings back.
+The paper's own convention, :meth:`Scale.papers`, exists to reproduce its tables; what it clips (on
+skull-stripped BraTS about half of the enhancing tumour in T1c) no inverse brings back.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -72,30 +70,17 @@ class Scale:
         return self.high - self.low
 
     @classmethod
-    def fit(
-        cls,
-        volume: np.ndarray,
-        mask: np.ndarray,
-        lower: float | None = 0.5,
-        anchor: Literal["median", "p99.5"] = "median",
-    ) -> "Scale":
-        """The scale of ``volume`` (any shape) from its percentiles inside ``mask``.
+    def fit(cls, volume: np.ndarray, mask: np.ndarray, lower: float | None = 0.5) -> "Scale":
+        """The scale of ``volume`` (any shape) from its percentiles inside ``mask`` (bool).
 
-        Args:
-            volume: Intensities in scanner units.
-            mask: Bool, same shape; where the brain is.
-            lower: Percentile that becomes 0; None fixes 0 at intensity 0 (the paper's choice).
-            anchor: ``"median"`` puts the brain's median at 1/2, ``"p99.5"`` that percentile at 1.
-
-        Returns:
-            A scale; a constant or empty brain gives one of unit width, so nothing divides by 0.
+        0 is the percentile ``lower``, or intensity 0 where that is None; 1/2 is the median. A
+        constant or empty brain gives a scale of unit width, so nothing divides by 0.
         """
         inside = volume[mask]
         if inside.size == 0:
             return cls(0.0, 1.0)
         low = 0.0 if lower is None else float(np.percentile(inside, lower))
-        middle = low + 2 * (float(np.median(inside)) - low)
-        high = middle if anchor == "median" else float(np.percentile(inside, 99.5))
+        high = low + 2 * (float(np.median(inside)) - low)
         if high <= low:  # more than half of the brain is at its minimum
             high = float(np.percentile(inside, 99.5))
         return cls(low, high if high > low else low + 1.0)
@@ -107,10 +92,7 @@ class Scale:
         The paper prints the minimum (0) and the percentile. That it is taken over the whole volume,
         background included, and that what exceeds it is clipped, is the reading adopted here;
         neither is printed. On a skull-stripped brain that fills a sixth of its volume
-        p99.5 is p97 of the brain.
-
-        Args:
-            volume: Intensities in scanner units, any shape; an empty or dark one gives unit width.
+        p99.5 is p97 of the brain. An empty or dark volume gives unit width.
         """
         high = float(np.percentile(volume, 99.5)) if volume.size else 0.0
         if high <= 0 and volume.size:
@@ -163,19 +145,14 @@ class ScalePrior:
     """
 
     def __init__(self, cases: Sequence[Mapping[str, Scale]]) -> None:
-        """Keep the scales of the training cases: one mapping modality → scale per case."""
         self.cases = [dict(case) for case in cases]
 
     def estimate(self, target: str, sources: Mapping[str, Scale]) -> Scale:
-        """The likely scale of ``target``, given the scales of the case's own sequences.
-
-        Raises:
-            ValueError: No training case has the target.
-        """
+        """The likely scale of ``target``, given the scales of the case's own sequences."""
         known = [case for case in self.cases if target in case]
         if not known:
             raise ValueError(f"no training case has {target}, its intensity scale is unknown")
-        widths = np.array([_log_width(case[target]) for case in known])
+        widths = np.array([float(np.log(case[target].width)) for case in known])
         pairs = [(w, _log_level(c, sources)) for w, c in zip(widths, known, strict=True)]
         levels = np.array([level for _, level in pairs if level is not None])
         ratios = np.array([width - level for width, level in pairs if level is not None])
@@ -200,15 +177,11 @@ class ScalePrior:
         return cls([{name: Scale.from_dict(s) for name, s in case.items()} for case in value])
 
 
-def _log_width(scale: Scale) -> float:
-    return float(np.log(scale.width))
-
-
 def _log_level(case: Mapping[str, Scale], sources: Mapping[str, Scale]) -> float | None:
     """Mean log width of the sequences named in ``sources``; None if the case lacks one."""
     if not sources or any(name not in case for name in sources):
         return None
-    return float(np.mean([_log_width(case[name]) for name in sources]))
+    return float(np.mean([float(np.log(case[name].width)) for name in sources]))
 
 
 def _placed(values: np.ndarray, inside: np.ndarray) -> np.ndarray:

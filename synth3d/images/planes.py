@@ -49,9 +49,7 @@ class Turn:
     def affine(self, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The affine of the turned volume: voxel (column, row, slice) → mm.
 
-        Args:
-            affine: (4, 4), voxel (x, y, z) → mm.
-            shape: (D, H, W) of the volume before the turn.
+        ``affine`` and ``shape`` (D, H, W) are the volume's before the turn.
         """
         to_old = np.zeros((4, 4))
         to_old[3, 3] = 1
@@ -66,15 +64,7 @@ class Turn:
 
 
 def turn_to(plane: str, affine: np.ndarray) -> Turn:
-    """The turn that brings the slices of ``plane`` to the front.
-
-    Args:
-        plane: A name in ``PLANES``.
-        affine: (4, 4), voxel (x, y, z) → mm, RAS+.
-
-    Raises:
-        KeyError: ``plane`` is none.
-    """
+    """The turn that brings the slices of ``plane``, a name in ``PLANES``, to the front."""
     letters = Grid((1, 1, 1), affine).orientation[::-1]  # of z, y, x
     body = [_AXIS[letter] for letter in letters]
     axes = [body.index(_AXIS[letter]) for letter in PLANES[plane]]

@@ -6,7 +6,7 @@ affines; only the transform file is in ITK's LPS.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,29 +26,14 @@ WORSE = 0.95
 Not 1: two images that lie on one lattice score a little too well, unblurred by interpolation."""
 
 
-@dataclass(frozen=True)
-class Search:
-    """How mutual information is climbed.
-
-    Attributes:
-        shrink: Downsampling factor of each level, coarse to fine.
-        smooth_mm: Standard deviation of the Gaussian of each level.
-        bins: Of the joint histogram.
-        sampled: Share of a level's voxels that are looked at, in (0, 1].
-        least: Samples that a level has at least, if it has so many voxels.
-        iterations: At most so many a level.
-        threads: 1 gives the same bits each time.
-        seed: Draws the samples; positive.
-    """
-
-    shrink: tuple[int, ...] = (4, 2, 1)
-    smooth_mm: tuple[float, ...] = (4.0, 2.0, 0.0)
-    bins: int = 32
-    sampled: float = 0.03
-    least: int = 200_000
-    iterations: int = 300
-    threads: int = 1
-    seed: int = 1
+SHRINK, SMOOTH_MM = (4, 2, 1), (4.0, 2.0, 0.0)
+"""Downsampling factor and the Gaussian's standard deviation of each level, coarse to fine."""
+BINS = 32
+"""Of the joint histogram."""
+SAMPLED, LEAST, SEED = 0.03, 200_000, 1
+"""Share of a level's voxels that are looked at, at least so many if it has them; what draws."""
+ITERATIONS = 300
+"""At most, a level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +53,9 @@ class Rigid:
     @property
     def angle_degrees(self) -> float:
         """By how much it turns."""
-        # From the skew part: the trace alone loses small angles to rounding.
-        turn = self.matrix[:3, :3]
-        sine = np.linalg.norm(
-            [turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]
-        )
-        return float(np.degrees(np.arctan2(sine, np.trace(turn) - 1)))
+        from scipy.spatial.transform import Rotation
+
+        return float(np.degrees(Rotation.from_matrix(self.matrix[:3, :3]).magnitude()))
 
     def shift_mm(self, fixed: Grid) -> np.ndarray:
         """How far, in RAS+ mm, it moves the middle of ``fixed``."""
@@ -81,45 +63,45 @@ class Rigid:
         return (self.matrix @ middle - middle)[:3]
 
 
-def register_rigid(fixed: Volume, moving: Volume, search: Search | None = None) -> Rigid:
+def register_rigid(fixed: Volume, moving: Volume, threads: int = 1) -> Rigid:
     """The rigid motion under which ``moving`` tells most about ``fixed``.
 
     The search starts from the better of two places: as the headers say, and with the centres of
-    mass on each other.
+    mass on each other. One of ``threads`` gives the same bits each time.
 
     Raises:
         InputError: The images do not overlap under either start, one is constant, the optimiser
             fails, or what it found is worse than doing nothing.
     """
-    search = search or Search()
     for volume in (fixed, moving):
         if volume.data.min() == volume.data.max():
             raise InputError(f"{volume.path} is constant; there is nothing to register")
-    with _threads(search.threads):
-        return _register(fixed, moving, search)
+    with _threads(threads):
+        return _register(fixed, moving)
 
 
-def _register(fixed: Volume, moving: Volume, search: Search) -> Rigid:
+def _register(fixed: Volume, moving: Volume) -> Rigid:
     import SimpleITK as sitk  # noqa: N813
 
     images = _image(fixed), _image(moving)
-    starts = [sitk.Euler3DTransform(), _centred(*images)]
+    mode = sitk.CenteredTransformInitializerFilter.MOMENTS
+    centred = sitk.CenteredTransformInitializer(*images, sitk.Euler3DTransform(), mode)
+    starts = [sitk.Euler3DTransform(), sitk.Euler3DTransform(centred)]
     starts[0].SetCenter(starts[1].GetCenter())
     # Coarse smoothing for the choice: at full resolution one voxel off may look like chance.
-    blurred = tuple(sitk.SmoothingRecursiveGaussian(image, search.smooth_mm[0]) for image in images)
-    worth = [_information(*blurred, start, search) for start in starts]
+    blurred = [sitk.SmoothingRecursiveGaussian(image, [SMOOTH_MM[0]] * 3) for image in images]
+    worth = [_information(blurred, start) for start in starts]
     if not np.isfinite(worth).any():
         raise InputError(f"{moving.path} does not overlap {fixed.path} under any start")
     start = starts[int(np.nanargmax(worth))]
     try:
-        composite = _climb(search, start, fixed.data.size).Execute(*images)
+        composite = _climb(start, fixed.data.size).Execute(*images)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"{moving.path} cannot be registered to {fixed.path}: {reason}") from error
     found = composite.GetNthTransform(0).Downcast()
-    after, before = (
-        _information(*images, transform, search) for transform in (found, sitk.Euler3DTransform())
-    )
+    after = _information(images, found)
+    before = _information(images, sitk.Euler3DTransform())
     if not np.isfinite(after) or after < WORSE * before:
         raise InputError(
             f"registering {moving.path} to {fixed.path} made it worse (mutual information "
@@ -134,11 +116,7 @@ def resample_rigid(moving: Volume, fixed: Grid, rigid: Rigid) -> np.ndarray:
 
 
 def write_transform(rigid: Rigid, path: Path) -> None:
-    """Write ``rigid`` as an ITK text transform (.tfm; LPS mm, fixed to moving places).
-
-    Raises:
-        InputError: ``path`` cannot be written.
-    """
+    """Write ``rigid`` as an ITK text transform (.tfm; LPS mm, fixed to moving places)."""
     import SimpleITK as sitk  # noqa: N813
 
     matrix = LPS @ rigid.matrix @ LPS
@@ -175,41 +153,32 @@ def _image(volume: Volume) -> Any:
     return image
 
 
-def _centred(fixed: Any, moving: Any) -> Any:
-    import SimpleITK as sitk  # noqa: N813
-
-    mode = sitk.CenteredTransformInitializerFilter.MOMENTS
-    initial = sitk.CenteredTransformInitializer(fixed, moving, sitk.Euler3DTransform(), mode)
-    return sitk.Euler3DTransform(initial)
-
-
-def _method(search: Search, start: Any) -> Any:
+def _method(start: Any) -> Any:
     """Mattes mutual information over all voxels, from ``start``."""
     import SimpleITK as sitk  # noqa: N813
 
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(search.threads)
-    method.SetMetricAsMattesMutualInformation(search.bins)
+
+    method.SetMetricAsMattesMutualInformation(BINS)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetInitialTransform(sitk.Euler3DTransform(start), inPlace=False)
     return method
 
 
-def _climb(search: Search, start: Any, voxels: int) -> Any:
+def _climb(start: Any, voxels: int) -> Any:
     """The method with its levels, samples and optimiser, for a fixed image of ``voxels``."""
-    method = _method(search, start)
-    method.SetShrinkFactorsPerLevel(search.shrink)
-    method.SetSmoothingSigmasPerLevel(search.smooth_mm)
+    method = _method(start)
+    method.SetShrinkFactorsPerLevel(SHRINK)
+    method.SetSmoothingSigmasPerLevel(SMOOTH_MM)
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    least = [search.least * factor**3 / voxels for factor in search.shrink]
-    shares = [min(1.0, max(search.sampled, share)) for share in least]
+    shares = [min(1.0, max(SAMPLED, LEAST * factor**3 / voxels)) for factor in SHRINK]
     if min(shares) < 1:
         method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentagePerLevel(shares, search.seed)
+        method.SetMetricSamplingPercentagePerLevel(shares, SEED)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=2.0,  # mm that the farthest voxel moves in the first step
         minStep=1e-4,
-        numberOfIterations=search.iterations,
+        numberOfIterations=ITERATIONS,
         relaxationFactor=0.8,  # halving stops before the angles, which pull least, have settled
         gradientMagnitudeTolerance=1e-8,
     )
@@ -217,10 +186,10 @@ def _climb(search: Search, start: Any, voxels: int) -> Any:
     return method
 
 
-def _information(fixed: Any, moving: Any, transform: Any, search: Search) -> float:
+def _information(images: Sequence[Any], transform: Any) -> float:
     """Mutual information in nats; NaN where the images do not overlap."""
     try:
-        return -float(_method(search, transform).MetricEvaluate(fixed, moving))
+        return -float(_method(transform).MetricEvaluate(*images))
     except RuntimeError:
         return float("nan")
 

@@ -4,9 +4,10 @@ The only file that opens images. What comes in is checked to the last byte; what
 the grid of another file, with the same bytes each time.
 """
 
+import contextlib
 import gzip
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeVar
@@ -28,12 +29,11 @@ MAX_VOXELS = 2**30
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """One image.
+    """One image and the file it came from.
 
     Attributes:
         data: (D, H, W) = (z, y, x); float32, or int16 from :func:`read_label`.
         affine: (4, 4), voxel (x, y, z) to mm, RAS+.
-        path: Where it came from.
     """
 
     data: np.ndarray
@@ -52,18 +52,8 @@ class Volume:
 
 
 def xyz_to_zyx(array: ArrayOrTensor) -> ArrayOrTensor:
-    """``array``, numpy or torch, with the three trailing axes reversed; its own inverse.
-
-    Raises:
-        ValueError: There are fewer than three axes.
-    """
-    n = array.ndim  # type: ignore[attr-defined]
-    if n < 3:
-        raise ValueError(f"expected at least three axes, got {n}")
-    order = (*range(n - 3), n - 1, n - 2, n - 3)
-    if isinstance(array, np.ndarray):
-        return array.transpose(order)
-    return array.permute(order)  # type: ignore[attr-defined]
+    """``array``, numpy or torch, with the three trailing axes reversed; its own inverse."""
+    return array.swapaxes(-1, -3)  # type: ignore[attr-defined]
 
 
 def read(path: Path) -> Volume:
@@ -79,11 +69,7 @@ def read(path: Path) -> Volume:
 
 
 def check_content(volume: Volume) -> None:
-    """Make sure that all voxels are finite and some are not zero.
-
-    Raises:
-        InputError: They are not; the sentence names the file.
-    """
+    """Refuse a volume with voxels that are not finite, or with none that is not zero."""
     if bad := int(np.count_nonzero(~np.isfinite(volume.data))):
         raise InputError(f"{volume.path} has {bad} NaN or infinite voxels")
     if not volume.data.any():
@@ -91,11 +77,7 @@ def check_content(volume: Volume) -> None:
 
 
 def read_label(path: Path) -> Volume:
-    """The segmentation in ``path`` as int16 (z, y, x); it may be empty (all zero).
-
-    Raises:
-        InputError: It cannot be read, is truncated or not 3-D, or its values are not integers.
-    """
+    """The segmentation in ``path`` as int16 (z, y, x), of whole numbers; it may be all zero."""
     volume = read_unchecked(path)
     with np.errstate(invalid="ignore"):
         label = volume.data.astype(np.int16)
@@ -105,12 +87,7 @@ def read_label(path: Path) -> Volume:
 
 
 def read_unchecked(path: Path) -> Volume:
-    """Like :func:`read`, but any values will do.
-
-    Raises:
-        InputError: It cannot be read, is truncated or not 3-D.
-    """
-    path = Path(path)
+    """Like :func:`read`, but any values will do."""
     header, content = _content(path)
     dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
     shape = header.get_data_shape()[::-1]  # x runs fastest in the file, as W does in our order
@@ -123,12 +100,7 @@ def read_unchecked(path: Path) -> Volume:
 
 
 def grid(path: Path) -> Grid:
-    """Where the voxels of ``path`` lie, from its header alone.
-
-    Raises:
-        InputError: It cannot be read or is not 3-D.
-    """
-    path = Path(path)
+    """Where the voxels of ``path`` lie, from its header alone."""
     header = _header_of(path)
     return Grid(header.get_data_shape()[::-1], header.get_best_affine())
 
@@ -139,9 +111,8 @@ def check_same_grid(paths: Iterable[Path]) -> Grid:
     Raises:
         InputError: A file differs from the grid that most files have (the first, in a draw); the
             sentence names each such file and in what it differs. Or a file cannot be read.
-        ValueError: There is no path.
     """
-    grids = {Path(path): grid(path) for path in paths}
+    grids = {path: grid(path) for path in paths}
     reference, misfits = grid_misfits(grids)
     if misfits:
         raise InputError(f"{'; '.join(misfits)}: resample the case to one grid")
@@ -149,11 +120,7 @@ def check_same_grid(paths: Iterable[Path]) -> Grid:
 
 
 def check_same_grids(groups: Iterable[Iterable[Path]]) -> None:
-    """Make sure that the files of each group lie on one grid; voxels are not read.
-
-    Raises:
-        InputError: They do not; the files of all groups are named at once.
-    """
+    """Refuse groups of files that do not share a grid each; all misfits are named at once."""
     sentences = []
     for paths in groups:
         try:
@@ -168,10 +135,7 @@ def resample(volume: Volume, target: Grid) -> Volume:
     """``volume`` on the grid ``target``: linear, 0 outside its own field of view.
 
     Places are compared by the affines alone, nothing is registered; a volume that is on the grid
-    already comes back as it is.
-
-    Raises:
-        InputError: The two do not overlap.
+    already comes back as it is. Two that do not overlap are refused.
     """
     if target.difference(volume.grid) is None:
         return volume
@@ -185,11 +149,7 @@ def sample_on(volume: Volume, target: Grid, motion: np.ndarray) -> np.ndarray:
     """``volume`` at the voxels of ``target``, (D, H, W) float32: linear, 0 outside.
 
     A voxel between the outermost samples and the edge of the field of view counts as outside.
-
-    Args:
-        volume: To be sampled.
-        target: Where.
-        motion: (4, 4), a place of the target to the same anatomy in the volume, RAS+ mm.
+    ``motion`` is (4, 4), a place of the target to the same anatomy in the volume, RAS+ mm.
     """
     from scipy import ndimage
 
@@ -201,24 +161,16 @@ def sample_on(volume: Volume, target: Grid, motion: np.ndarray) -> np.ndarray:
 
 
 def value_limits(path: Path) -> tuple[float, float]:
-    """Where :func:`write_like` ``path`` clamps: (-inf, inf) unless it has unscaled integers.
-
-    Raises:
-        InputError: It cannot be read or is not 3-D.
-    """
-    header = _header_of(Path(path))
+    """Where :func:`write_like` ``path`` clamps: (-inf, inf) unless it has unscaled integers."""
+    header = _header_of(path)
     dtype = header.get_data_dtype()
-    if dtype.kind == "f" or _scaling(Path(path), header) != (1.0, 0.0):
+    if dtype.kind == "f" or _scaling(path, header) != (1.0, 0.0):
         return -np.inf, np.inf
     return float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
 
 
 def write_like(
-    reference: Path,
-    data: np.ndarray,
-    path: Path,
-    description: str | None = None,
-    dtype: Any = None,
+    reference: Path, data: np.ndarray, path: Path, description: str = "", dtype: Any = None
 ) -> None:
     """Write ``data`` on the grid of ``reference``: same affine and codes, units and type.
 
@@ -232,58 +184,45 @@ def write_like(
         path: ``.nii`` or ``.nii.gz``; replaced in one piece.
         description: For the header, at most 79 bytes; longer is cut.
         dtype: A floating type for values in units of their own; None is the reference's.
-
-    Raises:
-        InputError: ``reference`` cannot be read or ``path`` cannot be written.
-        ValueError: The shapes disagree, ``data`` is not finite, ``dtype`` is an integer type, or
-            ``path`` ends otherwise.
     """
     if dtype is not None and np.dtype(dtype).kind != "f":
         raise ValueError(f"expected a floating type, got {np.dtype(dtype)}")
-    reference, path = Path(reference), Path(path)
+    header = _header_like(reference, data, description)
+    if dtype is not None:
+        header.set_data_dtype(dtype)
+    stored, (slope, inter) = header.get_data_dtype(), _scaling(reference, header)
+    if stored.kind == "f":
+        slope = 1.0
+    elif (slope, inter) != (1.0, 0.0):
+        slope = max(abs(slope), float(np.abs(data).max()) / np.iinfo(stored).max)
+    _write(path, header, data, slope)
+
+
+def image_like(reference: Path, data: np.ndarray, description: str) -> NiftiImage:
+    """``data`` (D, H, W) as a float32 nibabel image on the grid of ``reference``."""
+    header = _header_like(reference, data, description)
+    header.set_data_dtype(np.float32)
+    header.set_slope_inter(1, 0)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    return kind(xyz_to_zyx(data.astype(np.float32)), header.get_best_affine(), header)
+
+
+def _header_like(reference: Path, data: np.ndarray, description: str) -> Any:
     header = _header_of(reference)
     if data.shape != header.get_data_shape()[::-1]:
         raise ValueError(
             f"data is {data.shape} (z, y, x) but {reference} is {header.get_data_shape()[::-1]}; "
             "was it cropped or padded without being restored?"
         )
-    header["descrip"] = (description or "").encode("ascii", "replace")[:79]
-    header["cal_min"] = header["cal_max"] = 0
-    slope, inter = _scaling(reference, header)
-    if dtype is not None:
-        header.set_data_dtype(dtype)
-        slope = 1.0
-    elif (slope, inter) != (1.0, 0.0):
-        slope = _wide_enough(abs(slope), data, header.get_data_dtype())
-    _write(path, header, data, slope)
-
-
-def image_like(reference: Path, data: np.ndarray, description: str) -> NiftiImage:
-    """``data`` (D, H, W) as a float32 nibabel image on the grid of ``reference``.
-
-    Raises:
-        InputError: ``reference`` cannot be read.
-        ValueError: The shapes disagree.
-    """
-    header = _header_of(Path(reference))
-    if data.shape != header.get_data_shape()[::-1]:
-        raise ValueError(f"data is {data.shape} (z, y, x), {reference} is not")
-    header.set_data_dtype(np.float32)
-    header.set_slope_inter(1, 0)
     header["descrip"] = description.encode("ascii", "replace")[:79]
     header["cal_min"] = header["cal_max"] = 0
-    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    return kind(xyz_to_zyx(data.astype(np.float32)), header.get_best_affine(), header)
+    return header
 
 
 def write_new(path: Path, data: np.ndarray, affine: np.ndarray, dtype: Any) -> None:
     """Write ``data`` (D, H, W) as ``dtype`` on a grid of its own, in mm, RAS+ by ``affine``.
 
     Integer types are rounded and clamped to their range.
-
-    Raises:
-        InputError: ``path`` cannot be written.
-        ValueError: ``data`` is not three-dimensional or not finite.
     """
     if data.ndim != 3:
         raise ValueError(f"expected (D, H, W), got {data.shape}")
@@ -293,20 +232,15 @@ def write_new(path: Path, data: np.ndarray, affine: np.ndarray, dtype: Any) -> N
     header.set_xyzt_units("mm", "sec")
     header.set_qform(affine, code=1)
     header.set_sform(affine, code=1)
-    _write(Path(path), header, data, slope=1.0)
+    _write(path, header, data, slope=1.0)
 
 
-def _opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """``path`` unpacked; damage becomes one sentence."""
     try:
-        return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _read(path: Path, file: IO[bytes] | gzip.GzipFile, size: int) -> bytes:
-    """At most ``size`` bytes; damage becomes one sentence."""
-    try:
-        return file.read(size)
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            yield file  # type: ignore[misc]
     except EOFError as error:
         raise InputError(f"{path} is truncated: the compressed stream ends early") from error
     except (gzip.BadGzipFile, zlib.error) as error:
@@ -318,12 +252,12 @@ def _read(path: Path, file: IO[bytes] | gzip.GzipFile, size: int) -> bytes:
 def _content(path: Path) -> tuple[Any, bytes]:
     """Header and all bytes it promises; read to the end so that the checksum is verified."""
     with _opened(path) as file:
-        head = _read(path, file, 540)
+        head = file.read(540)
         header = _header(path, head)
         voxels = int(np.prod(header.get_data_shape(), dtype=np.int64))
         size = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
-        content = head + _read(path, file, max(size - len(head), 0))
-        while _read(path, file, 2**20):
+        content = head + file.read(max(size - len(head), 0))
+        while file.read(2**20):
             pass
     if len(content) < size:
         raise InputError(f"{path} is truncated: {len(content)} of {size} bytes")
@@ -332,7 +266,7 @@ def _content(path: Path) -> tuple[Any, bytes]:
 
 def _header_of(path: Path) -> Any:
     with _opened(path) as file:
-        return _header(path, _read(path, file, 540))
+        return _header(path, file.read(540))
 
 
 def _header(path: Path, head: bytes) -> Any:
@@ -370,13 +304,6 @@ def _scaling(path: Path, header: Any) -> tuple[float, float]:
     except HeaderDataError as error:
         raise InputError(f"{path} has a damaged header: {error}") from error
     return (1.0, 0.0) if slope is None else (float(slope), float(inter or 0))
-
-
-def _wide_enough(slope: float, data: np.ndarray, dtype: np.dtype) -> float:
-    """The step with which ``data`` fits into ``dtype``, at least ``slope``."""
-    if dtype.kind == "f":
-        return 1.0
-    return max(slope, float(np.abs(data).max()) / np.iinfo(dtype).max)
 
 
 def _write(path: Path, header: Any, data: np.ndarray, slope: float) -> None:

@@ -2,8 +2,4 @@
 
 from synth3d.phantom.cohort import PhantomRequest, make_cohort, write_phantoms
 
-__all__ = [
-    "PhantomRequest",
-    "make_cohort",
-    "write_phantoms",
-]
+__all__ = ["PhantomRequest", "make_cohort", "write_phantoms"]

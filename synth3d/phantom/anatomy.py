@@ -7,11 +7,13 @@ cube of ``FIELD_OF_VIEW_MM``, with x towards left, y towards posterior, z toward
 BraTS files lie. No tumour and no image intensity lives here.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 FIELD_OF_VIEW_MM = 192.0
 """Edge of the cube that holds the head."""
@@ -25,13 +27,10 @@ COARSE_MM = 3
 
 @dataclass(frozen=True)
 class Template:
-    """MNI152, arrays (x, y, z) in RAS+.
+    """MNI152, arrays (x, y, z) in RAS+: fractions in [0, 1] on the 1 mm grid.
 
-    Attributes:
-        grey, white, brain: Fractions in [0, 1] on the 1 mm grid.
-        depth_mm: Distance to the brain's surface, on the coarse grid; 0 outside.
-        ventricle_mm: Distance to the lateral and third ventricles, on the coarse grid.
-        origin_mm: MNI position of the first voxel of both grids.
+    On the coarse grid, the distances to the brain's surface (0 outside) and to the lateral and
+    third ventricles. ``origin_mm`` is the MNI position of the first voxel of both grids.
     """
 
     grey: np.ndarray
@@ -46,12 +45,8 @@ class Template:
 class Anatomy:
     """One head without disease; arrays (z, y, x), float32.
 
-    Attributes:
-        white, grey, csf: Tissue fractions in [0, 1] that add up to 1; all CSF outside the head.
-        brain: 1 inside the brain, 0 outside, fractions on its surface.
-        depth_mm: Distance to the brain's surface.
-        ventricle_mm: Distance to the ventricles.
-        mni_mm: (3, z, y, x), MNI position (x, y, z) that each voxel shows.
+    The tissue fractions add up to 1, all CSF outside the head; ``brain`` is 1 inside, 0 outside,
+    fractions on its surface. ``mni_mm`` (3, z, y, x) is the MNI position each voxel shows.
     """
 
     white: np.ndarray
@@ -79,18 +74,13 @@ def load_template() -> Template:
     solid = ndimage.binary_fill_holes(brain[step])
     depth = np.asarray(ndimage.distance_transform_edt(solid, sampling=COARSE_MM))
     fluid = ndimage.uniform_filter(brain - grey - white, COARSE_MM)[step]
-    lines = (
-        COARSE_MM * np.arange(count) + first
-        for count, first in zip(depth.shape, origin, strict=True)
-    )
-    x, y, z = np.meshgrid(*lines, indexing="ij", sparse=True)
+    x, y, z = COARSE_MM * np.indices(depth.shape) + origin.reshape(3, 1, 1, 1)
     # Deep fluid below the callosum and above the cisterns: the ventricles, near enough.
     near = (np.abs(x) < 45) & (y > -60) & (y < 40) & (z > -8) & (z < 32) & (depth > 30)
     ventricle = near & (fluid > 0.45)
     away = np.asarray(ndimage.distance_transform_edt(~ventricle, sampling=COARSE_MM))
-    to_float = np.float32
-    return Template(grey, white, brain.astype(to_float), depth.astype(to_float),
-                    away.astype(to_float), origin)  # fmt: skip
+    whole, depth, away = (field.astype(np.float32) for field in (brain, depth, away))
+    return Template(grey, white, whole, depth, away, origin)
 
 
 def grid_mm(n: int) -> np.ndarray:
@@ -124,19 +114,13 @@ def _spline_basis(n: int, knots: int, cell_mm: float) -> np.ndarray:
 
 
 def resample(
-    field: np.ndarray, n: int, shift: np.ndarray | None = None, thickness: np.ndarray | None = None
+    field: np.ndarray, n: int, shift: Iterable[float] = (0, 0, 0), thick: float = 1
 ) -> np.ndarray:
-    """``field`` (z, y, x) on ``n`` voxels a side, each the mean over its own box.
+    """``field``, a cube over the field of view, on ``n`` voxels a side, each the mean of a box.
 
-    Args:
-        field: A cube over the field of view.
-        n: Voxels along each side of the result.
-        shift: (z, y, x) in voxels of the result, by which the boxes are moved.
-        thickness: (z, y, x) in voxels of the result: edge of the boxes, 1 when omitted.
+    The boxes are moved by ``shift`` (z, y, x) and are ``thick`` along z, in voxels of the result.
     """
-    shift = np.zeros(3) if shift is None else shift
-    thickness = np.ones(3) if thickness is None else thickness
-    for moved, wide in zip(shift, thickness, strict=True):
+    for moved, wide in zip(shift, (thick, 1, 1), strict=True):
         field = np.tensordot(field, _boxes(field.shape[0], n, float(moved), float(wide)), (0, 1))
     return field
 
@@ -168,7 +152,7 @@ def make_subject(rng: np.random.Generator, n: int) -> np.ndarray:
     """
     position = grid_mm(n)
     scale, tilt = rng.uniform(0.97, 1.07, 3), np.deg2rad(rng.normal(0, 2.5, 3))
-    turn = _rotation(tilt) @ np.diag(scale)
+    turn = Rotation.from_euler("XYZ", tilt).as_matrix() @ np.diag(scale)
     mni = np.tensordot(turn.astype(np.float32), position, 1)
     mni += (MIDDLE_MM + rng.normal(0, 2, 3).astype(np.float32)).reshape(3, 1, 1, 1)
     widening = np.float32(rng.beta(1.5, 2) * 4)
@@ -176,18 +160,6 @@ def make_subject(rng: np.random.Generator, n: int) -> np.ndarray:
     for cell_mm, size_mm in ((48.0, 3.0), (24.0, 1.3)):
         mni += np.stack([np.float32(size_mm) * smooth_field(rng, n, cell_mm) for _ in range(3)])
     return mni
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    """Product of the rotations about x, y and z, angles in rad."""
-    result = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = [(1, 2), (2, 0), (0, 1)][axis]
-        turn = np.eye(3)
-        turn[i, i] = turn[j, j] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        result = result @ turn
-    return result
 
 
 @lru_cache(maxsize=2)

@@ -16,9 +16,18 @@ from synth3d.cohort import MODALITIES
 from synth3d.errors import InputError
 from synth3d.files import lock, progress, read_json, write_json
 from synth3d.images import write_new
-from synth3d.phantom import anatomy as phantom_anatomy
-from synth3d.phantom import scanner as phantom_scanner
-from synth3d.phantom import tumour as phantom_tumour
+from synth3d.phantom.anatomy import (
+    FIELD_OF_VIEW_MM,
+    Anatomy,
+    make_anatomy,
+    make_subject,
+    resample,
+    smooth_field,
+    vessels,
+    white_matter_lesions,
+)
+from synth3d.phantom.scanner import Head, make_patient, make_protocol, scan
+from synth3d.phantom.tumour import Tumour, grow_tumour, plan_tumour, push_aside
 
 VERSION = 1
 """Raised whenever the same seed gives other images."""
@@ -27,9 +36,6 @@ MANIFEST = "phantom.json"
 
 SMALLEST, LARGEST = 24, 192
 """Voxels along each side."""
-
-NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
-"""Labels as in BraTS 2023."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,7 @@ class PhantomRequest:
 
 
 def write_phantoms(request: PhantomRequest) -> int:
-    """``synth3d phantom``: make the cohort and say so; 0.
-
-    Raises:
-        InputError: As :func:`make_cohort`.
-    """
+    """``synth3d phantom``: make the cohort and say so; 0."""
     folders = make_cohort(**vars(request))
     print(f"{len(folders)} phantom cases in {request.out}")
     return 0
@@ -71,15 +73,16 @@ def make_cohort(
         seed: Any whole number from 0.
         overwrite: Replace a phantom cohort of other parameters that lies in ``out``.
 
-    Returns:
-        The folders, sorted.
-
     Raises:
         InputError: A parameter is out of range, ``out`` cannot be written, or holds something
             else.
     """
-    out = Path(out)
-    _check(cases, size, seed)
+    if not 1 <= cases <= 100_000:
+        raise InputError(f"a phantom cohort has 1 to 100000 cases, not {cases}")
+    if not SMALLEST <= size <= LARGEST:
+        raise InputError(f"the phantom's size must be {SMALLEST} to {LARGEST} voxels, not {size}")
+    if seed < 0:
+        raise InputError(f"the phantom's seed must not be negative, got {seed}")
     wanted = {"version": VERSION, "seed": seed, "size": size, "cases": cases}
     folders = [out / f"Phantom-{index:05d}-000" for index in range(cases)]
     there = _manifest(out)
@@ -99,57 +102,43 @@ def make_case(index: int, size: int, seed: int) -> dict[str, np.ndarray]:
     fine = size if size >= 96 else min(96, 2 * size)
     body, disease, room = (np.random.default_rng([seed, index, stream]) for stream in range(3))
     low_grade = index % 4 == 3
-    plan = phantom_tumour.plan_tumour(disease, low_grade)
-    mni_mm = phantom_tumour.push_aside(phantom_anatomy.make_subject(body, fine), plan)
-    anatomy = phantom_anatomy.make_anatomy(body, mni_mm)
-    tumour = phantom_tumour.grow_tumour(disease, anatomy, plan)
+    plan = plan_tumour(disease, low_grade)
+    mni_mm = push_aside(make_subject(body, fine), plan)
+    anatomy = make_anatomy(body, mni_mm)
+    tumour = grow_tumour(disease, anatomy, plan)
     fractions = mix_tissues(body, anatomy, tumour, low_grade)
-    texture = phantom_anatomy.smooth_field(body, fine, 5.0)
-    brain = phantom_anatomy.resample(anatomy.brain, size) > 0.5
-    tissues = phantom_scanner.make_patient(room)
-    protocol = phantom_scanner.make_protocol(room, tissues["csf"].t1_ms)
-    head = phantom_scanner.Head(fractions, tissues, texture, brain)
+    texture = smooth_field(body, fine, 5.0)
+    brain = resample(anatomy.brain, size) > 0.5
+    tissues = make_patient(room)
+    protocol = make_protocol(room, tissues["csf"].t1_ms)
+    head = Head(fractions, tissues, texture, brain)
     moved = room.choice(len(MODALITIES), size=room.integers(0, 3), replace=False)
-    images = {
-        modality: phantom_scanner.scan(
-            np.random.default_rng([seed, index, 3 + place]), modality, head, protocol,
-            moved=place in moved,
-        )
-        for place, modality in enumerate(MODALITIES)
-    }  # fmt: skip
-    return {**images, "seg": _labels(tumour, size) * brain}
+    found = {}
+    for place, modality in enumerate(MODALITIES):
+        rng = np.random.default_rng([seed, index, 3 + place])
+        found[modality] = scan(rng, modality, head, protocol, moved=place in moved)
+    return {**found, "seg": _labels(tumour, size) * brain}
 
 
 def mix_tissues(
-    rng: np.random.Generator,
-    anatomy: phantom_anatomy.Anatomy,
-    tumour: phantom_tumour.Tumour,
-    low_grade: bool,
+    rng: np.random.Generator, anatomy: Anatomy, tumour: Tumour, low_grade: bool
 ) -> dict[str, np.ndarray]:
-    """What each voxel of a diseased head holds.
+    """Names of ``TISSUES`` to their shares (z, y, x) in a diseased head, which add up to 1.
 
-    Args:
-        rng: For age spots, vessels and how wet the oedema and how fluid the necrosis are.
-        anatomy: The healthy head.
-        tumour: The glioma, on the same grid.
-        low_grade: The core is non-enhancing tumour, not necrosis.
-
-    Returns:
-        Names of ``phantom_scanner.TISSUES`` to shares (z, y, x) in [0, 1] that add up to 1.
+    In a ``low_grade`` glioma the core is non-enhancing tumour, not necrosis.
     """
     n = anatomy.white.shape[0]
     healthy = 1 - tumour.necrosis - tumour.enhancing
     tissue = anatomy.white + anatomy.grey
-    patchy = 0.15 * phantom_anatomy.smooth_field(rng, n, 10.0)
+    patchy = 0.15 * smooth_field(rng, n, 10.0)
     share = anatomy.white / np.maximum(tissue, np.float32(1e-6))
     wet = np.clip(0.45 + 0.3 * share + patchy, 0.1, 0.95) * tumour.oedema
-    dry = healthy - wet / np.maximum(tissue, np.float32(1e-6))
-    dry = np.clip(dry, 0, 1)
-    spots = phantom_anatomy.white_matter_lesions(rng, anatomy)
-    blood = phantom_anatomy.vessels(rng, anatomy)
-    fluid = (0.0 if low_grade else 0.35) + 0.45 * phantom_anatomy.smooth_field(rng, n, 12.0)
+    dry = np.clip(healthy - wet / np.maximum(tissue, np.float32(1e-6)), 0, 1)
+    spots = white_matter_lesions(rng, anatomy)
+    blood = vessels(rng, anatomy)
+    fluid = (0.0 if low_grade else 0.35) + 0.45 * smooth_field(rng, n, 12.0)
     fluid = np.clip(fluid, 0, 1)
-    viable = np.clip(0.75 + 0.3 * phantom_anatomy.smooth_field(rng, n, 7.0), 0.15, 1)
+    viable = np.clip(0.75 + 0.3 * smooth_field(rng, n, 7.0), 0.15, 1)
     return {
         "white": dry * anatomy.white * (1 - spots),
         "grey": dry * anatomy.grey,
@@ -164,21 +153,16 @@ def mix_tissues(
     }
 
 
-def _labels(tumour: phantom_tumour.Tumour, size: int) -> np.ndarray:
-    """The tissue that rules each voxel, as uint8; a thin rim wins a draw."""
-    shares = {
-        NECROSIS: tumour.necrosis,
-        OEDEMA: tumour.oedema,
-        ENHANCING: np.float32(1.25) * tumour.enhancing,
-    }
-    sampled = {label: phantom_anatomy.resample(share, size) for label, share in shares.items()}
-    ruling = np.stack([1 - sum(sampled.values()), *sampled.values()]).argmax(axis=0)
-    return np.array([0, *sampled], dtype=np.uint8)[ruling]
+def _labels(tumour: Tumour, size: int) -> np.ndarray:
+    """The tissue that rules each voxel, numbered as in BraTS 2023; a thin rim wins a draw."""
+    shares = tumour.necrosis, tumour.oedema, np.float32(1.25) * tumour.enhancing
+    sampled = [resample(share, size) for share in shares]
+    return np.stack([1 - sum(sampled), *sampled]).argmax(axis=0).astype(np.uint8)
 
 
 def _affine(size: int) -> np.ndarray:
     """Voxel (x, y, z) to mm: LPS order and the origin as in BraTS files."""
-    edge = phantom_anatomy.FIELD_OF_VIEW_MM / size
+    edge = FIELD_OF_VIEW_MM / size
     affine = np.diag([-edge, -edge, edge, 1.0])
     affine[1, 3] = edge * (size - 1)
     return affine
@@ -199,22 +183,8 @@ def _write_case(folder: Path, index: int, size: int, seed: int) -> None:
             write_new(path, data, _affine(size), data.dtype)
 
 
-def _check(cases: int, size: int, seed: int) -> None:
-    """Refuse what cannot be made."""
-    if not 1 <= cases <= 100_000:
-        raise InputError(f"a phantom cohort has 1 to 100000 cases, not {cases}")
-    if not SMALLEST <= size <= LARGEST:
-        raise InputError(f"the phantom's size must be {SMALLEST} to {LARGEST} voxels, not {size}")
-    if seed < 0:
-        raise InputError(f"the phantom's seed must not be negative, got {seed}")
-
-
 def _manifest(out: Path) -> Any:
-    """What lies in ``out``: a manifest, or None for nothing at all.
-
-    Raises:
-        InputError: ``out`` is not a folder, or holds something that is not a phantom cohort.
-    """
+    """What lies in ``out``: a manifest, or None for nothing at all; something else is refused."""
     if (out / MANIFEST).is_file():
         return read_json(out / MANIFEST)
     if out.exists() and not out.is_dir():
@@ -226,9 +196,7 @@ def _manifest(out: Path) -> Any:
 
 def _make_room(out: Path, there: Any, overwrite: bool) -> None:
     """Take away a phantom cohort of other parameters, if that is allowed."""
-    if there is None:
-        return
-    if not overwrite:
+    if there is not None and not overwrite:
         raise InputError(
             f"{out} holds a phantom cohort of other parameters ({there}); "
             "choose another folder or overwrite it"

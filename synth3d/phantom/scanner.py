@@ -16,12 +16,9 @@ from synth3d.phantom.anatomy import resample, smooth_field
 
 @dataclass(frozen=True)
 class Tissue:
-    """What makes a tissue's signal.
+    """What makes a tissue's signal: relaxation times at 3 T, and protons relative to water.
 
-    Attributes:
-        t1_ms, t2_ms: Relaxation times at 3 T.
-        density: Protons relative to water.
-        agent: Concentration times relaxivity of the contrast agent after injection, 1/s.
+    ``agent`` is concentration times relaxivity of the contrast agent after injection, 1/s.
     """
 
     t1_ms: float
@@ -56,13 +53,9 @@ TEXTURE = {"t1n": -0.02, "t1c": -0.02, "t2w": 0.035, "t2f": 0.03}
 
 @dataclass(frozen=True)
 class Protocol:
-    """One patient's session, times in ms: what each of the four scans was set to.
+    """One patient's session: repetition, echo and inversion times in ms, flip angle in degrees.
 
-    Attributes:
-        spin_echo: T1-weighted scans are spin echoes, otherwise spoiled gradient echoes.
-        t1_tr, t1_te, t1_flip: Repetition and echo time, flip angle in degrees, of both T1 scans.
-        t2_tr, t2_te: Of the T2-weighted scan.
-        flair_tr, flair_te, flair_ti: Of the FLAIR scan.
+    ``spin_echo``: both T1-weighted scans are spin echoes, otherwise spoiled gradient echoes.
     """
 
     spin_echo: bool
@@ -106,8 +99,7 @@ def make_patient(rng: np.random.Generator) -> dict[str, Tissue]:
         spread = VARIED.get(name, ORDINARY)
         wet, apart = rng.normal(0, spread, 2)  # more water lengthens both times
         t1, t2 = tissue.t1_ms * np.exp(wet), tissue.t2_ms * np.exp(0.8 * wet + 0.6 * apart)
-        if name != "csf":
-            t1 = t1 * field
+        t1 *= 1.0 if name == "csf" else field
         agent = tissue.agent * float(np.exp(rng.normal(0, 0.3)))
         density = tissue.density * float(np.exp(rng.normal(0, 0.015)))
         patient[name] = Tissue(float(t1), float(t2), density, agent)
@@ -148,13 +140,10 @@ def signal(tissue: Tissue, modality: str, protocol: Protocol) -> float:
 
 @dataclass(frozen=True)
 class Head:
-    """What lies in the scanner.
+    """What lies in the scanner: tissue names to shares of each voxel (z, y, x) of a fine grid.
 
-    Attributes:
-        fractions: Tissue name to its share of each voxel, (z, y, x), on the fine grid.
-        tissues: Tissue name to what makes its signal in this patient.
-        texture: Patchy tissue water on the fine grid, mean 0, deviation 1.
-        brain: Bool, on the grid of the scans.
+    ``texture`` is patchy tissue water on that grid, mean 0, deviation 1; ``brain`` (bool) lies on
+    the grid of the scans.
     """
 
     fractions: Mapping[str, np.ndarray]
@@ -168,20 +157,14 @@ def scan(
 ) -> np.ndarray:
     """One scan: int16 on the grid of the head's brain, 0 outside, at least 1 inside.
 
-    Args:
-        rng: For what differs from scan to scan.
-        modality: One of the four.
-        head: The patient's.
-        protocol: The settings.
-        moved: The patient moved by up to a voxel before this scan.
+    ``moved``: the patient moved by up to a voxel before it.
     """
     brain, n = head.brain, head.brain.shape[0]
     ideal = sum(share * np.float32(signal(head.tissues[name], modality, protocol))
                 for name, share in head.fractions.items())  # fmt: skip
     ideal = ideal * (1 + np.float32(TEXTURE[modality]) * head.texture)
     shift = rng.uniform(-0.6, 0.6, 3) if moved else rng.normal(0, 0.05, 3)
-    thickness = np.array([rng.choice([1.0, 1.0, 1.6]), 1.0, 1.0])
-    image = resample(ideal.astype(np.float32), n, shift, thickness)
+    image = resample(ideal.astype(np.float32), n, shift, rng.choice([1.0, 1.0, 1.6]))
     image = image * np.exp(np.float32(rng.uniform(0.05, 0.17)) * smooth_field(rng, n, 80.0))
     own = smooth_field(rng, n, 9.0) + smooth_field(rng, n, 25.0)  # what no other scan knows
     image = image * (1 + np.float32(rng.uniform(0.01, 0.04)) * own)

@@ -19,17 +19,11 @@ from synth3d.phantom.anatomy import (
     smooth_field,
 )
 
-FRONT_CELLS = 48
-"""The front travels on this many cells a side (4 mm)."""
-
-REACH_CELLS = 16
-"""It is followed this many cells to each side of its seed."""
+FRONT_CELLS, REACH_CELLS = 48, 16
+"""The front travels on so many cells a side (4 mm), and so far to each side of its seed."""
 
 FAR_MM = 500.0
 """Arrival where the front never comes."""
-
-SLOWNESS = {"white": 1.0, "grey": 2.2, "csf": 7.0, "outside": 30.0}
-"""How many mm of white matter one mm of each tissue is worth to the front."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class Plan:
     Attributes:
         low_grade: A diffuse core without necrosis; little or no enhancement.
         seeds_mm: MNI positions (x, y, z) of the main and, perhaps, a satellite lesion.
-        radii_mm: Radius of each lesion's core.
+        radii_mm: Of each lesion's core.
         oedema_mm: Reach of the oedema beyond the core, in white matter.
         rim_mm: Thickness of the enhancing rim.
         push_mm: How far the tissue around the core is pushed outwards.
@@ -57,10 +51,7 @@ class Plan:
 class Tumour:
     """A grown glioma; arrays (z, y, x), membership in [0, 1], on the anatomy's grid.
 
-    Attributes:
-        necrosis: Necrotic or, in a low-grade glioma, non-enhancing core (BraTS label 1).
-        oedema: Oedema with infiltrating tumour (label 2).
-        enhancing: Enhancing rim (label 3).
+    BraTS labels 1 (in a low-grade glioma the non-enhancing core), 2 and 3.
     """
 
     necrosis: np.ndarray
@@ -154,13 +145,8 @@ def _ellipsoid_mm(rng: np.random.Generator, away_mm: np.ndarray) -> np.ndarray:
 
 
 def _slowness(rng: np.random.Generator, anatomy: Anatomy) -> np.ndarray:
-    """Cost of a mm for the front, on the front's cells."""
-    cost = (
-        SLOWNESS["white"] * anatomy.white
-        + SLOWNESS["grey"] * anatomy.grey
-        + SLOWNESS["csf"] * anatomy.csf
-        + SLOWNESS["outside"] * (1 - anatomy.brain)
-    )
+    """How many mm of white matter one mm is worth to the front, on the front's cells."""
+    cost = anatomy.white + 2.2 * anatomy.grey + 7.0 * anatomy.csf + 30.0 * (1 - anatomy.brain)
     uneven = np.exp(0.35 * smooth_field(rng, FRONT_CELLS, 12.0))
     return resample(cost.astype(np.float32), FRONT_CELLS) * uneven
 
@@ -182,12 +168,8 @@ def _travel(arrival: np.ndarray, slowness: np.ndarray) -> np.ndarray:
     steps = [step for step in itertools.product((-1, 0, 1), repeat=3) if step > (0, 0, 0)]
     pairs = []
     for step in steps:
-        here = tuple(
-            slice(max(0, -s), min(n, n - s)) for s, n in zip(step, arrival.shape, strict=True)
-        )
-        there = tuple(
-            slice(max(0, s), min(n, n + s)) for s, n in zip(step, arrival.shape, strict=True)
-        )
+        here = tuple(slice(1, None) if s < 0 else slice(-1 if s else None) for s in step)
+        there = tuple(slice(1, None) if s > 0 else slice(-1 if s else None) for s in step)
         length = np.float32(cell_mm * np.sqrt(sum(s * s for s in step)) / 2)
         pairs.append((here, there, length * (slowness[here] + slowness[there])))
     while True:

@@ -15,8 +15,7 @@ def test_curves_are_drawn_from_a_log_with_and_without_validation(tmp_path):
 
 
 def test_a_contact_sheet_has_a_column_for_every_panel(tmp_path):
-    rng = np.random.default_rng(0)
-    volume = rng.random((6, 8, 10))
+    volume = np.random.default_rng(0).random((6, 8, 10))
     brain = np.ones(volume.shape, bool)
     tumour = np.zeros_like(brain)
     tumour[2:4, 3:5, 4:6] = True

@@ -52,7 +52,7 @@ def test_each_network_is_held_against_the_plain_one(tiny, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="needs /proc")
 def test_peaks_are_those_of_another_process():
-    (row,) = bench.memory_rows()
+    row = bench.memory_row()
     how = cuda_ops.bench.Setting(torch.device("cpu"), cuda_ops.bench.command.CpuClock(), 1)
     found = {result.candidate: result for result in row.measure(row, how)}
     assert found["agi"].value > found["agi-stride2"].value > 1

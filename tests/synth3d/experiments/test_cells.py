@@ -114,15 +114,6 @@ class Backwards(Executor):
         future.set_result(fn(*args))
 
 
-class Losing(Executor):
-    """Loses every unit, as a cluster may."""
-
-    def submit(self, fn, /, *args, **keywords):
-        future: Future = Future()
-        future.set_exception(RuntimeError("the worker was killed"))
-        return future
-
-
 def test_cells_that_differ_in_testing_alone_share_a_run(shared):
     made = items(shared)
     assert [item.name for item in made] == ["conv-seed0", "cagr-seed0", "conv-seed1", "cagr-seed1"]
@@ -157,14 +148,9 @@ def test_two_that_work_at_once_share_the_runs(shared, pretend):
         other.join()
     assert failures == [{}, {}]
     assert sorted(begun) == EVERYTHING
-
-
-def test_new_seeds_leave_finished_runs_alone(shared, pretend):
-    begun = pretend()
-    work(items(shared, 1), shared)
     begun.clear()
-    work(items(shared, 2), shared)
-    assert sorted(begun) == ["cagr-seed1", "conv-seed1", "score cagr-seed1", "score conv-seed1"]
+    work(items(shared, 3), shared)  # more seeds leave finished runs alone
+    assert sorted(begun) == ["cagr-seed2", "conv-seed2", "score cagr-seed2", "score conv-seed2"]
 
 
 def test_scores_that_are_lost_or_of_other_weights_are_made_again(shared, pretend):
@@ -192,16 +178,15 @@ def test_a_failing_cell_stops_nobody_and_is_told_with_its_log(shared, pretend):
     assert work(items(shared), shared) == {}  # the same command tries again
 
 
-def test_a_program_that_leaves_no_scores_has_failed(shared, pretend, monkeypatch):
+def test_what_leaves_no_scores_or_is_lost_by_its_executor_has_failed(shared, pretend, monkeypatch):
     pretend()
     monkeypatch.setattr(cells_module, "score_command", lambda item, shared: [*PYTHON, "pass"])
     failures = work(items(shared, 1)[:1], shared)
     assert "without its scores" in failures["conv-seed0"]
-
-
-def test_a_unit_that_an_executor_loses_has_failed(shared):
-    failures = work(items(shared, 1), shared, Losing())
-    assert list(failures) == ["conv-seed0", "cagr-seed0"]
+    lost: Future = Future()
+    lost.set_exception(RuntimeError("the worker was killed"))
+    monkeypatch.setattr(Backwards, "submit", lambda *unit: lost)
+    failures = work(items(shared, 1)[:1], shared, Backwards())
     assert "the worker was killed" in failures["conv-seed0"]
 
 
@@ -220,13 +205,6 @@ def test_a_run_that_another_process_owns_is_left_to_it(shared, pretend, capsys):
     other.join()
     assert begun[2:] == ["conv-seed0", "score conv-seed0", "{}"]
     assert capsys.readouterr().err.count("waiting for another process") == 1
-
-
-def test_a_folder_that_cannot_be_written_is_an_error(shared, pretend):
-    pretend()
-    shared.root.write_text("a file where a folder should be")
-    with pytest.raises(InputError, match="cannot create the folder"):
-        work(items(shared), shared)
 
 
 def test_an_interruption_ends_the_programs_and_begins_no_more(shared, pretend, monkeypatch):
@@ -277,22 +255,19 @@ def test_progress_counts_steps(shared, capsys):
     assert "1 of 3 runs done, 1 failed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3, "3 s"), (89.6, "90 s"), (600, "10 min"), (11100, "3 h 05 min")]
-)
-def test_durations_in_words(seconds, text):
-    assert duration(seconds) == text
+def test_a_folder_that_cannot_be_written_is_an_error(shared):
+    shared.root.write_text("a file where a folder should be")
+    with pytest.raises(InputError, match="cannot create the folder"):
+        work(items(shared), shared)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("600", (600, 0)), ("90s", (0, 90)), ("10min", (0, 600)), ("1.5 h", (0, 5400))],
-)
-def test_budgets(text, expected):
-    assert parse_budget(text) == expected
+def test_durations_in_words():
+    assert [duration(s) for s in (3, 89.6, 600, 11100)] == ["3 s", "90 s", "10 min", "3 h 05 min"]
 
 
-@pytest.mark.parametrize("text", ["", "0", "-5", "1.5", "10 days", "0min", "min"])
-def test_bad_budgets_are_refused(text):
-    with pytest.raises(InputError, match="--budget"):
-        parse_budget(text)
+def test_budgets():
+    known = {"600": (600, 0), "90s": (0, 90), "10min": (0, 600), "1.5 h": (0, 5400)}
+    assert {text: parse_budget(text) for text in known} == known
+    for wrong in ("", "0", "-5", "1.5", "10 days", "0min", "min"):
+        with pytest.raises(InputError, match="--budget"):
+            parse_budget(wrong)

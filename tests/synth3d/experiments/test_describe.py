@@ -1,5 +1,6 @@
 """Parameters, operations and memory counted without running a model; a budget's proposal."""
 
+import functools
 import json
 import os
 import re
@@ -8,14 +9,20 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from synth3d.cli import main
 from synth3d.errors import InputError
 from synth3d.experiments import describe as describe_module
-from synth3d.experiments.describe import DescribeRequest, count_flops, describe, parse_size
+from synth3d.experiments.describe import (
+    DescribeRequest,
+    Memory,
+    count_flops,
+    describe,
+    parse_size,
+)
 from synth3d.models import AGINet, DeformableConv, ResUNet, RotatingConv
 
 # AGI-Net, Table 5: GFLOP of one 256 x 256 slice, one channel in and out.
@@ -23,15 +30,17 @@ GROUPS = {1: 238.84, 2: 190.52, 4: 166.36, 8: 154.28, 16: 148.24}
 STAGES = {1: 144.46, 2: 146.95, 3: 149.40, 4: 151.83, 5: 154.28, 6: 156.76, 7: 159.31}
 
 
-def gigaflops(model=AGINet, **options) -> float:
+def gigaflops(model=AGINet, inputs=1, dim=2, side=256, **options) -> float:
     with torch.device("meta"):
-        return count_flops(model(1, 1, dim=2, **options), (1, 1, 256, 256)) / 1e9
+        network = model(inputs, 1, dim=dim, **options)
+        return count_flops(network, (1, inputs, *[side] * dim)) / 1e9
 
 
 @pytest.mark.parametrize(
     ("options", "printed"),
     [
         ({"model": ResUNet}, 141.91),
+        ({"groups": 8, "routing": "parallel"}, GROUPS[8]),  # both wirings cost the same
         *(({"groups": groups}, printed) for groups, printed in GROUPS.items()),
         *(({"stages": stages}, printed) for stages, printed in STAGES.items()),
     ],
@@ -40,20 +49,10 @@ def test_flops_are_the_papers(options, printed):
     assert gigaflops(**options) == pytest.approx(printed, rel=1e-3)
 
 
-@pytest.mark.parametrize("groups", GROUPS)
-def test_both_wirings_cost_the_same(groups):
-    flops = [gigaflops(groups=groups, routing=r) for r in ("stacked", "parallel")]
-    assert flops[0] == pytest.approx(flops[1], abs=0.02)
-
-
-@pytest.mark.parametrize(
-    ("widths", "plain", "agi"),
-    [((64, 128, 256, 512), 858.6, 921.3), ((32, 64, 128, 256), 215.3, 231.2)],
-)
-def test_flops_of_volumes_are_the_specifications(widths, plain, agi):
-    for model, printed in (("resunet", plain), ("agi-net", agi)):
-        found = describe(DescribeRequest(model, widths=widths, in_channels=2, side=64))
-        assert found["flops"] / 1e9 == pytest.approx(printed, rel=1e-3)
+@pytest.mark.parametrize(("options", "printed"), [({"model": ResUNet}, 858.6), ({}, 921.3)])
+def test_flops_of_volumes_are_the_specifications(options, printed):
+    found = gigaflops(**options, inputs=2, dim=3, side=64)
+    assert found == pytest.approx(printed, rel=1e-3)
 
 
 def test_the_dictionary():
@@ -76,13 +75,10 @@ def test_activations_are_a_line_in_the_voxels():
     assert agi["recomputed_bytes_per_voxel"] < 1.05 * plain["saved_bytes_per_voxel"]
 
 
-def test_a_hand_count():
+def test_hand_counts():
+    """At C channels and P positions: head map, reads of 2^d corners, convolution."""
     net = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU())
     assert count_flops(net, (1, 2, 4, 5)) == 20 * 3 * (2 * 18 + 1) + 60
-
-
-def test_what_the_other_convolutions_cost():
-    """By hand, at C channels and P positions: head map, reads of 2^d corners, convolution."""
     c, p = 8, 16 * 16
     x = (1, c, 16, 16)
     maps = p * 27 * (2 * 9 * c + 1)
@@ -93,6 +89,8 @@ def test_what_the_other_convolutions_cost():
     assert count_flops(DeformableConv(c, 2, "warp"), x) == warp
     routing = p * c * (2 * 9 + 5 + 1 + 1) + 2 * (2 * c * 3) + 3
     assert count_flops(RotatingConv(c, 3).eval(), x) == conv + routing
+    with pytest.raises(ValueError, match="no counting rule for Bilinear"):
+        count_flops(nn.Bilinear(1, 1, 1), (1, 1))
 
 
 @pytest.mark.parametrize("model", ["deform-resunet", "arc-resunet", "agi-net", "resunet"])
@@ -101,11 +99,6 @@ def test_every_model_and_the_time_can_be_described(model):
     timed = DescribeRequest(model, "2d", (8, 16), groups, None, ["time_embedding=true"], side=16)
     found = describe(timed)
     assert min(found["parameters"], found["flops"], found["saved_bytes_per_voxel"]) > 0
-
-
-def test_a_layer_without_a_rule_is_refused():
-    with pytest.raises(ValueError, match="no counting rule for Bilinear"):
-        count_flops(nn.Bilinear(1, 1, 1), (1, 1))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +110,7 @@ def test_a_layer_without_a_rule_is_refused():
         ({"groups": 7}, "do not split"),
         ({"dim": "4d"}, "dim"),
         ({"model": "resunet", "side": 8}, "sides of at least 16"),
-        ({"fit": "8x"}, "expected a size"),
+        ({"model": "resunet", "widths": (8, 16), "fit": "8x"}, "expected a size"),
         ({"assign": ["widths=3"]}, "give it as --widths"),
         ({"assign": ["depth"]}, "--set takes key=value"),
         ({"model": "arc-resunet"}, "exists in 2-D only"),
@@ -136,36 +129,38 @@ def test_what_is_refused(arguments, claim):
 )  # fmt: skip
 def test_sizes(text, size):
     assert parse_size(text) == size
+    for wrong in ("", "GB", "8 TB", f"-{text}", f"{text}x", f"{text} of"):
+        with pytest.raises(InputError, match="expected a size as in 8GB"):
+            parse_size(wrong)
 
 
-@pytest.mark.parametrize("text", ["", "GB", "8 TB", "-1GB", "8x", "8 GB of"])
-def test_what_is_no_size(text):
-    with pytest.raises(InputError, match="expected a size as in 8GB"):
-        parse_size(text)
+@functools.cache
+def memory(*assign: str, **how) -> Memory:
+    """The counts of one small AGI-Net, or of the network that ``how`` says; made once."""
+    small = {"dim": "3d", "widths": (8, 16, 32), "groups": 2, "in_channels": 2}
+    return Memory(DescribeRequest(**small | how, assign=assign))
 
 
-def fit(budget: int, model: str = "agi-net", *assign: str, **more) -> dict:
+PLAIN = {"model": "resunet", "groups": None}
+
+
+@pytest.fixture
+def fit(monkeypatch):
     """The proposal for so many MB, of which the process itself takes none."""
-    groups, stages = (2, 5) if model == "agi-net" else (None, None)
-    request = DescribeRequest(
-        model, more.pop("dim", "3d"), (8, 16, 32), groups, stages, assign, 2, side=16,
-        fit=f"{budget}MB", **more,
-    )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(describe_module, "PROCESS", 0)
-        return describe(request)["fit"]
+    monkeypatch.setattr(describe_module, "PROCESS", 0)
+    return lambda megabytes, *assign, **how: memory(*assign, **how).fit(megabytes * 10**6)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(60, 3000))
-def test_a_proposal_fits_and_is_a_patch_the_network_takes(megabytes):
-    found = fit(megabytes, "resunet")
+def test_a_proposal_fits_and_is_a_patch_the_network_takes(fit, megabytes):
+    found = fit(megabytes, **PLAIN)
     assert found["bytes"] <= megabytes * 10**6
     assert found["patch"][0] % 4 == 0
     assert 32 <= found["patch"][0] <= 128
 
 
-def test_more_memory_never_means_less():
+def test_more_memory_never_means_less(fit):
     found = [fit(budget) for budget in (60, 300, 2700)]
     sizes = [f["patch"][0] ** 3 * f["batch"] for f in found]
     assert sizes == sorted(sizes)
@@ -174,26 +169,26 @@ def test_more_memory_never_means_less():
     assert found[-1]["batch"] >= 2
 
 
-def test_the_routing_is_recomputed_only_where_the_patch_needs_it():
+def test_the_routing_is_recomputed_only_where_the_patch_needs_it(fit):
     plenty, little = fit(10**5), fit(200)
     assert (plenty["batch"], plenty["recompute_routing"]) == (16, False)
     assert little["recompute_routing"]
-    kept = fit(200, "agi-net", "checkpoint_routing=false")
+    kept = fit(200, "checkpoint_routing=false")
     assert not kept["recompute_routing"]
     assert kept["patch"][0] < little["patch"][0]
-    assert not fit(1000, "resunet")["recompute_routing"]
+    assert not fit(1000, **PLAIN)["recompute_routing"]
 
 
-def test_bfloat16_and_slices_allow_more():
-    assert fit(200, precision="bf16")["patch"][0] > fit(200)["patch"][0]
-    flat = fit(1000, dim="2d")
+def test_bfloat16_and_slices_allow_more(fit):
+    assert fit(200, precision="bf16", **PLAIN)["patch"][0] > fit(200, **PLAIN)["patch"][0]
+    flat = fit(1000, dim="2d", **PLAIN)
     assert flat["patch"] == [256, 256]
     assert flat["batch"] > 2
 
 
-def test_too_little_is_refused_with_what_is_needed():
+def test_too_little_is_refused_with_what_is_needed(fit):
     with pytest.raises(InputError, match="needs 0.0[0-9] GB and the budget is 0.00 GB"):
-        fit(1, "resunet")
+        fit(1, **PLAIN)
 
 
 def test_the_command_prints_figures_and_a_proposal(capsys):

@@ -67,13 +67,6 @@ def test_pictures_hang_as_in_radiology(plane, orientation):
         assert Grid(shape, turn.affine(affine, volume.shape)).orientation == orientation
 
 
-def test_worked_example_the_lowest_axial_slice_of_an_lps_file_comes_first():
-    volume = np.zeros((2, 3, 4))
-    volume[0, 0, 0] = 1  # LPS: the lowest slice, most anterior, rightmost of the patient
-    assert turn_to("axial", np.diag([-1.0, -1, 1, 1])).apply(volume)[0, 0, 0] == 1
-    assert turn_to("axial", np.diag([1.0, 1, 1, 1])).apply(volume)[0, 2, 3] == 1
-
-
 @pytest.mark.parametrize("plane", PLANES)
 @given(stored=STORED, degrees=st.floats(-40, 40), about=st.integers(0, 2))
 def test_oblique_files_go_by_the_nearest_axis(plane, stored, degrees, about):

@@ -62,50 +62,33 @@ def test_x_runs_fastest_in_the_file_and_last_in_the_array(tmp_path):
     assert in_file.shape == (5, 4, 3)
     assert in_file[4, 1, 2] == DATA[2, 1, 4]
     assert read(tmp_path / "a.nii.gz").spacing_mm == (2.5, 1, 1)
-
-
-def test_axes_are_reversed_by_the_seam_and_by_nothing_else():
-    array = np.zeros((2, 7, 3, 4, 5))
-    assert xyz_to_zyx(array).shape == (2, 7, 5, 4, 3)
+    assert xyz_to_zyx(np.zeros((2, 7, 3, 4, 5))).shape == (2, 7, 5, 4, 3)
     assert xyz_to_zyx(torch.zeros(7, 3, 4, 5)).shape == (7, 5, 4, 3)
-    with pytest.raises(ValueError, match="at least three axes"):
-        xyz_to_zyx(array[0, 0, 0])
-
-
-@given(arrays(np.int8, st.tuples(*[st.integers(1, 4)] * 4)))
-def test_the_seam_is_its_own_inverse(array):
-    np.testing.assert_array_equal(xyz_to_zyx(xyz_to_zyx(array)), array)
 
 
 @settings(max_examples=40)
 @given(
-    data=st.sampled_from(["uint8", "int16", "uint16", "int32", "float32", "float64"]).flatmap(
-        lambda dtype: arrays(
-            dtype,
-            st.tuples(*[st.integers(1, 5)] * 3),
-            elements=st.integers(0, 250).map(float)
-            if dtype.startswith("float")
-            else st.integers(0, 250),
-        )
-    ),
+    data=arrays("uint8", st.tuples(*[st.integers(1, 5)] * 3)),
+    dtype=st.sampled_from(["uint8", "int16", "uint16", "int32", "float32", "float64"]),
     affine=st.sampled_from(list(AFFINES.values())),
     ending=st.sampled_from([".nii", ".nii.gz"]),
 )
-def test_what_is_written_is_read(tmp_path_factory, data, affine, ending):
+def test_what_is_written_is_read(tmp_path_factory, data, dtype, affine, ending):
     path = tmp_path_factory.mktemp("round") / f"a{ending}"
     data[0, 0, 0] = 1
-    write_new(path, data, affine, data.dtype)
+    write_new(path, data, affine, dtype)
     volume = read(path)
     np.testing.assert_array_equal(volume.data, data)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-5)
     assert volume.data.dtype == np.float32
-    assert nib.load(path).get_data_dtype() == data.dtype
+    assert nib.load(path).get_data_dtype() == dtype
     assert grid(path).shape_zyx == data.shape
 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
-@pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
-@pytest.mark.parametrize("codes", [(1, 2), (0, 4), (3, 0)])
+@pytest.mark.parametrize(
+    ("dtype", "codes"), [("int16", (1, 2)), ("uint8", (0, 4)), ("float32", (3, 0))]
+)
 def test_a_new_file_lies_on_the_grid_of_its_sibling(tmp_path, affine, dtype, codes):
     reference = sibling(tmp_path / "t1.nii.gz", dtype, affine, codes)
     write_like(reference, DATA + 0.4, tmp_path / "t2.nii.gz", "synthetic: a test")
@@ -198,19 +181,14 @@ def moved(by):
 def test_the_misfit_is_named_with_what_differs(tmp_path, shape, affine, match):
     paths = [tmp_path / f"{name}.nii.gz" for name in ("odd", "t1", "t2")]
     write_new(paths[0], np.ones(shape), affine, "int16")
-    for path in paths[1:]:
-        write_new(path, np.ones(SHAPE), LAS, "int16")
+    for path, by in zip(paths[1:], (0, 0.01), strict=True):  # rounding of an affine is no misfit
+        write_new(path, np.ones(SHAPE), moved(by), "int16")
+    shared = check_same_grid(paths[1:])
+    assert (shared.shape_zyx, shared.orientation) == (SHAPE, "LAS")
     with pytest.raises(InputError, match=rf"odd\.nii\.gz differs from t1\.nii\.gz in {match}"):
         check_same_grid(paths)
     with pytest.raises(InputError, match=r"odd\.nii\.gz .*; .*odd\.nii\.gz differs"):
         check_same_grids([paths, paths[1:], paths])
-
-
-def test_rounding_of_an_affine_is_no_misfit(tmp_path):
-    write_new(tmp_path / "a.nii.gz", DATA, LAS, "int16")
-    write_new(tmp_path / "b.nii.gz", DATA, moved(0.01), "int16")
-    shared = check_same_grid([tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"])
-    assert (shared.shape_zyx, shared.orientation) == (SHAPE, "LAS")
 
 
 def test_wrong_use_is_a_value_error(tmp_path):
