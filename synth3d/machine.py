@@ -1,6 +1,9 @@
 """This machine: its device, its precisions, its memory, its versions."""
 
+import os
 import platform
+import sys
+from importlib.metadata import version
 from typing import Any
 
 from synth3d import __version__
@@ -70,10 +73,23 @@ def versions() -> dict[str, str]:
     """What made the pictures."""
     import torch
 
+    python = platform.python_version()
+    return {"synth3d": __version__, "torch": torch.__version__, "python": python}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command line, for the record."""
+    import torch
+
+    libraries = versions() | {name: version(name) for name in ("torchio", "numpy", "nibabel")}
     return {
-        "synth3d": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "python": libraries.pop("python"),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "libraries": libraries,
+        "command": sys.argv,
     }
 
 

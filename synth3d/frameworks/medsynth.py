@@ -70,12 +70,11 @@ class MedSynth(Adversarial):
     @classmethod
     def centre(cls, generator: nn.Module, task: Task, options: Any) -> nn.Module:
         """With a residual the generator's output is a difference of images."""
-        if residual_channel(task, options) is None:
-            return Centred(generator)
-        return Centred(generator, offset=0)
+        alone = residual_channel(task, options) is None
+        return Centred(generator) if alone else Centred(generator, offset=0)
 
-    def make(self, sources: Tensor, present: Tensor, wanted: Tensor) -> Tensor:
-        """(B, S, *) → (B, T, *): the residual source plus the generator's output."""
+    def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
+        """The residual source plus the generator's output."""
         made = self.generator(sources, present, wanted)
         if self.residual is None:
             return made

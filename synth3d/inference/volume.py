@@ -58,15 +58,7 @@ def synthesize_volume(
 
     Returns:
         (T, D, H, W) float32 in the network's scale, on the device of ``sources``.
-
-    Raises:
-        ValueError: Shapes, patch, overlap or batch do not fit.
     """
-    if present.shape != sources.shape[:1] or wanted.ndim != 1:
-        raise ValueError(
-            f"present and wanted are (S,) = ({len(sources)},) and (T,), got "
-            f"{tuple(present.shape)} and {tuple(wanted.shape)}"
-        )
     weights = next(framework.generator.parameters(), torch.zeros(()))
     device, layout = weights.device, _memory_format(framework, len(options.patch))
     batch = tiles_per_call(options.batch, device)

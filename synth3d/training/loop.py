@@ -5,7 +5,6 @@ run that repeats its last leg ends with the same weights, bit for bit, as one th
 disturbed (on one kind of CPU and with the same number of threads).
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +14,23 @@ import numpy as np
 import torch
 
 from synth3d.cohort import Case, Splits
-from synth3d.data import Batch, Prepared, Stream, misalign, prepare, spacing_seen, to_subject
+from synth3d.data import (
+    Batch,
+    Prepared,
+    Stream,
+    misalign,
+    prepare,
+    seed_of,
+    spacing_seen,
+    to_subject,
+)
 from synth3d.errors import InputError
 from synth3d.files import lock, progress, sha256, write_json
 from synth3d.images import Grid, ScalePrior
+from synth3d.machine import environment
 from synth3d.training.config import RunConfig
 from synth3d.training.run_folder import (
     FORMAT,
-    environment,
     load_state,
     read_log,
     save_state,
@@ -40,7 +48,7 @@ AHEAD = 20
 
 def leg_seed(seed: int, leg: int) -> int:
     """A 63-bit seed that differs for every (seed, leg)."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{leg}".encode()).digest()[:8], "big") >> 1
+    return seed_of(f"{seed}/{leg}")
 
 
 def train(
@@ -59,11 +67,8 @@ def train(
             and only those in ``splits.val`` are validated on.
         splits: By patient.
         data_folder: Where the cases came from, for the record.
-        run: The run folder; made if need be.
+        run: The run folder; made if need be, returned finished.
         device: ``cpu``, ``cuda`` or ``cuda:1``.
-
-    Returns:
-        ``run``, finished.
 
     Raises:
         InputError: No usable training case, a bad file, or a run of another configuration.
@@ -142,14 +147,14 @@ def _begin(
     write_json(run / "environment.json", environment())
     cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
     write_json(run / "cohort.json", cohort | {"test": splits.test})
-    write_json(run / "scales.json", ScalePrior([case.scales for case in learn]).to_list())
+    write_json(run / "scales.json", ScalePrior([{**case.scales} for case in learn]).to_list())
     if not (run / "resume.pt").exists():
         return []
     try:
         trainer.load(load_state(run / "resume.pt"))
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{run / 'resume.pt'} belongs to another version or model ({reason}); "
@@ -226,17 +231,12 @@ def _checkpoint(
 
 
 def _finish(
-    trainer: Trainer,
-    run: Path,
-    data_folder: Path,
-    log: list[dict[str, Any]],
-    grids: dict[str, Any],
+    trainer: Trainer, run: Path, data_folder: Path, log: list[dict], grids: dict[str, Any]
 ) -> None:
     """Weights, then ``done.json``; the resume state is no longer needed."""
     weights = run / "weights.safetensors"
     with trainer.averaged():
         save_weights(weights, trainer.framework.generator)
-    last = next(line["validation"] for line in reversed(log) if "validation" in line)
     done = {
         "finished": True,
         "format": FORMAT,
@@ -245,7 +245,7 @@ def _finish(
         "data_folder": str(data_folder.resolve()),
         "steps": trainer.step,
         "weights_sha256": sha256(weights),
-        "validation": last,
+        "validation": next(line["validation"] for line in log[::-1] if "validation" in line),
         "seconds": round(sum(sum(line.get("seconds", {}).values()) for line in log), 1),
         **grids,
     }

@@ -147,7 +147,7 @@ def resolve(request: TrainRequest, device: str) -> RunConfig:
     if request.patch:
         override(values, "data.overlap", tuple(side // 4 * 2 for side in request.patch))
     if request.target:
-        targets = [parse_modality(name.strip()) for name in request.target.split(",")]
+        targets: list[Modality] = [parse_modality(name) for name in request.target.split(",")]
         override(values, "sources", _others(values, targets))
         override(values, "targets", targets)
     if request.sources:

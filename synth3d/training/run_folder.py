@@ -7,12 +7,8 @@ cases · ``resume.pt`` state of a run under way · ``log.jsonl`` · ``weights.sa
 """
 
 import json
-import os
-import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +24,6 @@ from synth3d.training.config import RunConfig, build_framework
 
 FORMAT = 1
 """Raised when a run folder of an older version can no longer be read."""
-
-_LIBRARIES = ("torch", "torchio", "numpy", "nibabel", "synth3d")
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and command line, for the record."""
-    libraries: dict[str, str] = {}
-    for name in _LIBRARIES:
-        try:
-            libraries[name] = version(name)
-        except PackageNotFoundError:
-            libraries[name] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "libraries": libraries,
-        "command": sys.argv,
-    }
 
 
 def save_weights(path: Path, module: nn.Module) -> None:
@@ -139,15 +114,10 @@ def read_config(run: Path) -> RunConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, ready to synthesise.
+    """A finished run, ready to synthesise; its folder's name is its own.
 
-    Attributes:
-        folder: The run folder; its name is the run's name.
-        config: What was trained.
-        framework: In evaluation mode, on the CPU, with nothing that only training needs.
-        prior: Likely intensity scales of the targets.
-        weights: The weights file.
-        weights_sha256: Its hash.
+    ``framework`` is in evaluation mode, on the CPU, with nothing that only training needs;
+    ``prior`` holds likely intensity scales of the targets.
     """
 
     folder: Path
