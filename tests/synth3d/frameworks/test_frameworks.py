@@ -10,7 +10,6 @@ from synth3d.errors import InputError
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.frameworks.adversarial import Pix2PixOptions
 from synth3d.frameworks.base import masked_l1
-from synth3d.frameworks.build import pick
 from synth3d.frameworks.mmgan import MMGanOptions
 from synth3d.settings import parse, to_plain
 from synth3d.training.config import RunConfig, TrainConfig, build_framework
@@ -100,12 +99,6 @@ def test_for_synthesis_alone_only_the_generator_has_weights_and_nothing_learns(n
     cell.generator.load_state_dict(trained, strict=True)
     with pytest.raises(ValueError, match="built for synthesis"):
         cell.players()
-
-
-def test_a_critic_cannot_be_asked_where_there_is_none(make_config, make_batch):
-    cell = build_framework(make_config("pix2pix"), training=False)
-    with pytest.raises(ValueError, match="has no critic"):
-        cell.generator_loss(make_batch(), 0)
 
 
 @EVERY
@@ -209,8 +202,8 @@ def test_unknown_names_and_parts_that_do_not_fit_are_told(make_config):
     ):
         with pytest.raises(InputError, match=named):
             build_framework(make_config("pix2pix", 3, **change))
-    with pytest.raises(InputError, match="unknown fruit 'pear'; known: \\['apple'\\]"):
-        pick({"apple": 1}, "pear", "fruit")
+    with pytest.raises(InputError, match="medsynth.residual must be first, none or one of"):
+        build_framework(make_config("medsynth", residual="pd"))
 
 
 def test_an_almost_empty_patch_gives_the_critic_finite_gradients_in_bf16(pix2pix, make_batch):
