@@ -4,9 +4,6 @@ A translation, a rotation about the centre and an elastic deformation of *one* s
 linear interpolation with zeros beyond the edge. For ``dim`` 2 everything happens within
 the slices of ``data.plane`` and is the same for all slices of a case, as when a patient moves
 between two sequences.
-
-``data.misregistration`` is something else: it moves all sources together against the target, in
-training alone, as augmentation.
 """
 
 from collections.abc import Sequence
@@ -64,8 +61,7 @@ def draw_motion(
     ``uniform_box``: each component of the shift, each angle and each control point evenly in
     ±its setting. ``fixed_magnitude``: the shift has exactly that length and the rotation exactly
     that angle, in an even direction, and the strongest control point exactly that displacement.
-    Motions of one generator state are proportional to their settings, so the points of a curve
-    over ``shift`` differ in length alone.
+    Motions of one generator state are proportional to their settings.
     """
     fixed = settings.draw == "fixed_magnitude"
 
@@ -148,7 +144,7 @@ def misalign(
 
 
 def _translate(volume: Tensor, amount: float, axis: int) -> Tensor:
-    """Along one axis, by a whole and a fractional part; zeros come in."""
+    """Along one axis; zeros come in."""
     whole = int(np.floor(amount))
     share = amount - whole
     near = _step(volume, whole, axis)
@@ -156,13 +152,9 @@ def _translate(volume: Tensor, amount: float, axis: int) -> Tensor:
 
 
 def _step(volume: Tensor, steps: int, axis: int) -> Tensor:
-    """Rolled by whole voxels, with zeros instead of what would come round."""
     side = volume.shape[axis]
-    moved = torch.zeros_like(volume)
-    if abs(steps) < side:
-        part = volume.narrow(axis, max(-steps, 0), side - abs(steps))
-        moved.narrow(axis, max(steps, 0), side - abs(steps)).copy_(part)
-    return moved
+    steps = max(-side, min(steps, side))
+    return F.pad(volume, [0, 0] * (volume.dim() - 1 - axis) + [steps, -steps])
 
 
 def _rotation(angles: Tensor, dim: int) -> Tensor:

@@ -120,11 +120,7 @@ class MisalignConfig:
         return bool(self.source) and bool(self.shift or self.rotate or self.elastic)
 
     def check_fits(self, task: Task) -> None:
-        """Refuse a source that ``task`` has not.
-
-        Raises:
-            InputError: As said.
-        """
+        """Refuse a source that ``task`` has not."""
         _require_source("misalign.source", self.source, task)
 
 

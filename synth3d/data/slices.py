@@ -51,16 +51,9 @@ def seen(prepared: Prepared, task: Task, data: DataConfig) -> Prepared:
 
 
 def restore(result: np.ndarray, prepared: Prepared, task: Task, data: DataConfig) -> np.ndarray:
-    """``result``, made from what :func:`seen` gave of the others, on the grid of ``prepared``.
+    """What was made from :func:`seen`, (T, slices, rows, columns) float32, on the case's own grid.
 
-    Args:
-        result: (T, slices, rows, columns) float32, or (T, D, H, W) for ``dim`` 3.
-        prepared: The case.
-        task: Of the run.
-        data: Of the run.
-
-    Returns:
-        (T, D, H, W) float32, 0 outside the brain.
+    Returns (T, D, H, W) float32, 0 outside the brain.
     """
     if task.dim == 3:
         return result * prepared.brain

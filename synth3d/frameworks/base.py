@@ -19,11 +19,10 @@ from synth3d.settings import require
 
 
 class Options:
-    """What a framework can be told: its subclasses are frozen dataclasses with a ``name``.
+    """What a framework can be told: frozen dataclasses with a ``name``, that of their table.
 
-    The defaults are those of the framework's own paper or reference code. In a recipe the fields
-    stand in a table of the framework's name, ``[train.pgan]``; tables of frameworks that are not
-    in use have no effect, so one recipe can serve several.
+    The defaults are those of the framework's own paper or reference code. Tables of frameworks
+    that are not in use have no effect, so one recipe can serve several.
     """
 
     name = ""
@@ -96,7 +95,8 @@ class Framework(nn.Module, ABC):
     """A generator together with one way of training and sampling it, in 2-D and 3-D alike.
 
     Args:
-        generator: Made for :meth:`channels`, and passed through :meth:`centre` if centred.
+        generator: Made for :meth:`channels`, and passed through :meth:`centre` if centred: all that
+            makes volumes, and all that a finished run keeps.
         task: From which sequences which are made.
         options: An instance of ``Options``.
         plan: Of the training; None for synthesis alone: then there is neither a critic nor any
@@ -106,14 +106,11 @@ class Framework(nn.Module, ABC):
         InputError: Options that do not fit the task or the plan, or a missing file.
 
     Attributes:
-        Options: What it can be told.
         needs: What a generator must offer.
         modes: Of :class:`synth3d.data.Task`, those that it can learn.
         hides_sources: Whether training hides sources by itself, so that any one that is there
             is enough even without ``data.source_dropout``.
-        validation_steps: How many sampling steps are enough while training; None where there are
-            none.
-        generator: All that makes volumes, and all that a finished run keeps.
+        validation_steps: How many sampling steps are enough while training, if there are any.
     """
 
     Options: ClassVar[type[Options]]

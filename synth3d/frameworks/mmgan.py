@@ -161,17 +161,11 @@ def impute(
 ) -> tuple[Tensor, Tensor]:
     """What the generator is shown: given channels, and something in place of the others.
 
-    Args:
-        truth: (B, C, *).
-        given: (B, C) bool.
-        how: ``zeros``; ``noise``: N(0, 1), one pattern for all hidden channels of a sample; or
-            ``mean``: of the given channels, voxel by voxel. The background, where no given
-            channel has a signal, stays 0.
-        draws: Makes the noise, on the CPU.
-        alike: One pattern of noise for all samples.
+    ``how``: ``zeros``; ``noise``: N(0, 1), one pattern for all hidden channels of a sample, or, if
+    ``alike``, of all samples; or ``mean``: of the given channels, voxel by voxel. The background,
+    where no given channel has a signal, stays 0.
 
-    Returns:
-        (B, C, *), and (B, C) bool, which channels hold something.
+    Returns (B, C, *), and (B, C) bool, which channels hold something.
     """
     mask = spread(given, truth.ndim)
     shown = torch.where(mask, truth, 0)

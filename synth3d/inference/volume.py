@@ -20,10 +20,8 @@ from synth3d.inference.tiles import Tiling, sliding_window, tiles_per_call
 class SynthesisOptions(Tiling):
     """How a volume is made: in tiles of the size of training, at least two a call on a CPU.
 
-    Attributes:
-        steps: Sampling steps of a diffusion; None is what its options say. ``on_tile`` is told of
-            the tiles of all of them.
-        seed: Decides all randomness of a diffusion.
+    A diffusion takes so many ``steps`` (None: what its options say), of all of which ``on_tile``
+    is told; ``seed`` decides all its randomness.
     """
 
     steps: int | None = None
@@ -52,9 +50,8 @@ def synthesize_volume(
         present: (S,) bool.
         wanted: (T,) bool; what is not wanted is free.
         options: Tiles, steps and seed.
-        active: (D, H, W) bool, where a result is wanted; 0 elsewhere. None is everywhere. A
-            diffusion should be given all of the brain: what is not active stays blank at all
-            its steps.
+        active: (D, H, W) bool, where a result is wanted; None is everywhere. A diffusion should be
+            given all of the brain: what is not active stays blank at all its steps.
 
     Returns:
         (T, D, H, W) float32 in the network's scale, on the device of ``sources``.

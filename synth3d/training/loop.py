@@ -5,6 +5,7 @@ run that repeats its last leg ends with the same weights, bit for bit, as one th
 disturbed (on one kind of CPU and with the same number of threads).
 """
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from synth3d.data import (
     to_subject,
 )
 from synth3d.errors import InputError
-from synth3d.files import lock, progress, sha256, write_json
+from synth3d.files import atomic_path, lock, progress, sha256, write_json
 from synth3d.images import Grid, ScalePrior
 from synth3d.machine import environment
 from synth3d.training.config import RunConfig
@@ -36,7 +37,6 @@ from synth3d.training.run_folder import (
     save_state,
     save_weights,
     write_config,
-    write_log,
 )
 from synth3d.training.trainer import Trainer
 from synth3d.training.validation import draw, validate
@@ -61,14 +61,8 @@ def train(
 ) -> Path:
     """Train in the folder ``run``, or go on with what a killed process left there.
 
-    Args:
-        config: What to train.
-        cases: All cases of the cohort; only those named in ``splits.train`` are learnt from
-            and only those in ``splits.val`` are validated on.
-        splits: By patient.
-        data_folder: Where the cases came from, for the record.
-        run: The run folder; made if need be, returned finished.
-        device: ``cpu``, ``cuda`` or ``cuda:1``.
+    Of all ``cases`` only those named in ``splits.train`` are learnt from and only those in
+    ``splits.val`` are validated on; ``data_folder`` is for the record. Returns ``run``, finished.
 
     Raises:
         InputError: No usable training case, a bad file, or a run of another configuration.
@@ -226,7 +220,8 @@ def _checkpoint(
         text = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         print(f"step {trainer.step}: validation {text}")
         draw(trainer.config, run, log, check[0], first)
-    write_log(run / "log.jsonl", log)
+    with atomic_path(run / "log.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
     save_state(run / "resume.pt", trainer.state())
 
 

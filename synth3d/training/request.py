@@ -123,8 +123,7 @@ def resolve(request: TrainRequest, device: str) -> RunConfig:
     """
     recipe = request.recipe or default_recipe(request.data, device, request.dim)
     values: dict[str, Any] = read_recipe(recipe)
-    train = values.get("train")
-    half = isinstance(train, dict) and train.get("precision") == "bf16"
+    half = flatten(values).get("train.precision") == "bf16"
     if half and not recipe.endswith(".json"):
         override(values, "train.precision", suited("bf16", device))
     flags = {
@@ -154,7 +153,7 @@ def resolve(request: TrainRequest, device: str) -> RunConfig:
         override(values, "sources", [parse_modality(name) for name in request.sources.split(",")])
     for text in request.assign:
         override(values, *parse_assignment(text))
-    if isinstance(train := values.get("train", {}), dict) and not train.get("threads"):
+    if not flatten(values).get("train.threads"):
         override(values, "train.threads", os.cpu_count() or 1)
     return parse(RunConfig, values)
 
@@ -175,9 +174,7 @@ def _others(values: dict[str, Any], targets: Sequence[Modality]) -> list[Modalit
 
 def default_recipe(data: Path | None, device: str, dim: str | None = None) -> str:
     """``phantom`` without data, else ``gpu`` or ``cpu`` for what the machine has; ``-2d`` of it."""
-    name = "gpu" if device.startswith("cuda") else "cpu"
-    if data is None:
-        name = "phantom"
+    name = "phantom" if data is None else "gpu" if device.startswith("cuda") else "cpu"
     return f"{name}-2d" if dim == "2d" else name
 
 

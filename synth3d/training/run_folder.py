@@ -75,12 +75,6 @@ def load_state(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def write_log(path: Path, lines: list[dict[str, Any]]) -> None:
-    """All log lines at once, one JSON value each."""
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
-
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The log lines, or none when there is no log yet.
 
