@@ -82,9 +82,15 @@ def to_subject(prepared: Prepared, task: Task, data: DataConfig) -> tio.Subject:
 
 
 def _padded_box(prepared: Prepared, data: DataConfig) -> tuple[Cut, np.ndarray, tuple[int, ...]]:
-    """For volumes: how to cut, the cut weights of centres, and no margins for later."""
+    """For volumes: how to cut, the cut weights of centres, and no margins for later.
+
+    Around the brain lie a quarter patch of zeros, and at least enough for one patch.
+    """
     box = brain_box(prepared.brain)
-    margins = [_margins(part, side) for part, side in zip(box, data.patch, strict=True)]
+    margins = []
+    for part, side in zip(box, data.patch, strict=True):
+        total = max(2 * (side // 4), side - (part.stop - part.start))
+        margins.append((total // 2, total - total // 2))
 
     def cut(volume: np.ndarray) -> np.ndarray:
         return np.pad(volume[(..., *box)], [(0, 0)] * (volume.ndim - 3) + margins)
@@ -108,13 +114,6 @@ def _whole_slices(prepared: Prepared, data: DataConfig) -> tuple[Cut, np.ndarray
     tumour = frame.cut(prepared.tumour) if prepared.tumour is not None else None
     centres = slice_centres(frame.cut(prepared.brain), tumour, data.tumour_chance)
     return frame.cut, centres, tuple(zeros for pair in frame.margins[::-1] for zeros in pair)
-
-
-def _margins(part: slice, side: int) -> tuple[int, int]:
-    """Zeros before and after: a quarter patch, and at least enough for one patch."""
-    length = part.stop - part.start
-    total = max(2 * (side // 4), side - length)
-    return total // 2, total - total // 2
 
 
 def patch_centres(brain: np.ndarray, tumour: np.ndarray | None, chance: float) -> np.ndarray:

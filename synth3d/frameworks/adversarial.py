@@ -10,7 +10,7 @@ from cuda_ops import full_precision
 from synth3d.data import Batch
 from synth3d.errors import InputError
 from synth3d.frameworks.base import Framework, Options, Player, counted, masked_l1
-from synth3d.losses import OBJECTIVES, Objective, least_squares
+from synth3d.losses import OBJECTIVES, Objective
 from synth3d.models import PatchCritic
 
 
@@ -23,6 +23,7 @@ class AdversarialOptions(Options):
     70-voxel PatchGAN.
     """
 
+    adversarial_loss = "lsgan"
     adversarial_weight: float = 1.0
     adversarial_start: int = 0
     critic_width: int = 64
@@ -69,7 +70,7 @@ class Adversarial(Framework):
     @property
     def objective(self) -> Objective:
         """How scores become a loss."""
-        return least_squares
+        return OBJECTIVES[self.options.adversarial_loss]
 
     def players(self) -> dict[str, Player]:
         """``generator``, then ``critic`` on what it has just made."""
@@ -142,11 +143,6 @@ class Pix2Pix(Adversarial):
     """L1 plus an adversarial loss from a conditional PatchGAN, on cat(sources, targets)."""
 
     Options = Pix2PixOptions
-
-    @property
-    def objective(self) -> Objective:
-        """As the options say."""
-        return OBJECTIVES[self.options.adversarial_loss]
 
     def fidelity(self, synthetic: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
         """Term ``l1``."""

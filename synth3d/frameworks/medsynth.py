@@ -10,7 +10,7 @@ from synth3d.data import Batch, Task
 from synth3d.errors import InputError
 from synth3d.frameworks.adversarial import Adversarial, AdversarialOptions
 from synth3d.frameworks.base import counted
-from synth3d.losses import Objective, cross_entropy, masked_mean, spread
+from synth3d.losses import masked_mean, spread
 from synth3d.models import Centred, ScalarCritic
 
 FIRST = -1
@@ -27,6 +27,7 @@ class MedSynthOptions(AdversarialOptions):
     """
 
     name = "medsynth"
+    adversarial_loss = "bce"
     adversarial_weight: float = 0.05
     critic_width: int = 32
     distance: str = "l1"
@@ -61,11 +62,6 @@ class MedSynth(Adversarial):
         """Of the targets alone, one logit per patch."""
         size = self.options.critic_width, self.options.critic_layers
         return ScalarCritic(len(self.task.targets), self.task.dim, *size)
-
-    @property
-    def objective(self) -> Objective:
-        """Binary cross-entropy."""
-        return cross_entropy
 
     @classmethod
     def centre(cls, generator: nn.Module, task: Task, options: Any) -> nn.Module:

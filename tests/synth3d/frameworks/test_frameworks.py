@@ -110,21 +110,6 @@ def test_the_generator_is_kept_and_a_critic_is_not(name, make_config):
     )  # fmt: skip
 
 
-def test_the_critic_learns_to_tell_real_from_synthetic(pix2pix, make_batch):
-    torch.manual_seed(0)
-    cell, batch, history = pix2pix(), make_batch(3), []
-    optimizer = torch.optim.Adam(cell.critic.parameters(), 2e-3)
-    for step in range(20):
-        cell.generator_loss(batch, step)
-        loss = cell.critic_loss(batch, step)["critic"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        history.append(loss.item())
-    assert history[-1] < 0.5 * history[0]
-    assert all(p.grad is None for p in cell.generator.parameters())  # it leaves it alone
-
-
 def test_the_critic_rests_until_it_is_called(pix2pix, make_batch):
     cell, batch = pix2pix(adversarial_start=5), make_batch(3)
     assert set(cell.generator_loss(batch, 4)) == {"l1"}
@@ -146,7 +131,10 @@ def test_pix2pix_is_the_sum_of_its_printed_terms(kind, pix2pix, make_batch):
     else:
         fools, tells = F.softplus(-fake).mean(), F.softplus(-real).mean() + F.softplus(fake).mean()
     torch.testing.assert_close(terms["adversarial"], 0.25 * fools)
-    torch.testing.assert_close(cell.critic_loss(batch, 0)["critic"], 0.5 * tells)
+    found = cell.critic_loss(batch, 0)["critic"]
+    torch.testing.assert_close(found, 0.5 * tells)
+    found.backward()
+    assert all(p.grad is None for p in cell.generator.parameters())  # it leaves it alone
 
 
 def test_what_is_not_wanted_is_not_judged(pix2pix, make_batch):
