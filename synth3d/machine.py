@@ -29,11 +29,7 @@ def suited(precision: str, device: Any) -> str:
 
 
 def pick_device(name: str) -> str:
-    """``auto`` becomes cuda where there is one.
-
-    Raises:
-        InputError: A CUDA device was asked for and there is none.
-    """
+    """``auto`` becomes cuda where there is one; a device that is not there is refused."""
     import torch
 
     if name == "auto":

@@ -14,11 +14,7 @@ from synth3d.files import read_json
 
 
 def require(claim: bool, key: str, rule: str, value: object) -> None:
-    """Refuse the ``value`` of ``key`` unless ``claim``.
-
-    Raises:
-        InputError: "``key`` must be ``rule``, got ``value``".
-    """
+    """Refuse the ``value`` of ``key`` unless ``claim``: it "must be ``rule``"."""
     if not claim:
         raise InputError(f"{key} must be {rule}, got {value!r}")
 
@@ -117,11 +113,7 @@ def override(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """``key=value`` with a TOML value (a bare word is a string): ``("train.steps", 100)``.
-
-    Raises:
-        InputError: There is no ``=``.
-    """
+    """``key=value`` with a TOML value (a bare word is a string): ``("train.steps", 100)``."""
     key, sign, value = text.partition("=")
     if not sign or not key:
         raise InputError(f"--set takes key=value, as in --set train.steps=1000, got {text!r}")

@@ -71,11 +71,7 @@ class DataConfig:
             require(fits, f"data.overlap[{axis}]", f"even and in [0, {size})", overlap)
 
     def check_fits(self, task: Task) -> None:
-        """Refuse what ``task`` cannot be learnt with.
-
-        Raises:
-            InputError: A patch of other axes, options of slices for volumes, or an unknown source.
-        """
+        """Refuse a patch of other axes, options of slices for volumes, or an unknown source."""
         _require_source("data.common_grid", self.common_grid, task)
         for key in ("slices_per_case", "slice_size") if task.dim == 3 else ():
             value = getattr(self, key)

@@ -163,10 +163,8 @@ class Stream:
 
     All randomness follows from a seed: patches, flips and movements are drawn from torch's global
     generator, hidden sources (``data.source_dropout``), or what is shown and wanted in a task of
-    mode ``any``, from one of their own. What is hidden is 0.
-
-    Raises:
-        InputError: The subjects do not fill one batch.
+    mode ``any``, from one of their own. What is hidden is 0. Subjects that do not fill one batch
+    are refused.
     """
 
     subjects: Sequence[tio.Subject]

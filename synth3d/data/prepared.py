@@ -97,9 +97,6 @@ def read_on_one_grid(
 
     Without ``common_grid`` they and the label must share one. With it they are brought to that
     sequence's, or to that of the first of ``names`` where the case lacks it.
-
-    Raises:
-        InputError: A file is bad, or the grids differ and nothing says what to bring where.
     """
     labels = [case.label] if case.label else []
     if not common_grid:

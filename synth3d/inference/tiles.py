@@ -58,10 +58,9 @@ def sliding_window(
 ) -> Tensor:
     """``network`` over the whole ``volume``, tile by tile, blended without seams.
 
-    A voxel's value is the mean of its tiles' values, weighted by a Hann window that is
-    positive up to the tile's rim. The mean is a running one, m += (w / Σw) (x - m), which
-    leaves equal values untouched: a network that returns its input gives back ``volume`` bit
-    for bit, whatever its shape, the patch and the overlap.
+    A voxel's value is the mean of its tiles' values, weighted by a Hann window that is positive up
+    to the tile's rim. The mean is a running one, m += (w / Σw) (x - m), which leaves equal values
+    untouched: a network that returns its input gives back ``volume`` bit for bit.
 
     Every call of ``network`` gets exactly ``batch`` samples (the last tile is repeated where
     they run out), so a per-sample network gives the same result for every ``batch``. How many
@@ -74,9 +73,6 @@ def sliding_window(
         active: (D, H, W) bool, where a result is wanted: only the tiles that meet it are
             computed and the result is 0 elsewhere. None is everywhere.
         out_channels: Of the result, (``out_channels``, D, H, W) float32 on the same device.
-
-    Raises:
-        ValueError: Shapes do not fit, or the network returns another shape than promised.
     """
     if active is not None and active.shape != volume.shape[1:]:
         raise ValueError(

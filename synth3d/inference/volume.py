@@ -37,7 +37,7 @@ def synthesize_volume(
     options: SynthesisOptions,
     active: Tensor | None = None,
 ) -> Tensor:
-    """All targets of one volume.
+    """All targets of one volume, (T, D, H, W) float32 in the network's scale, where sources are.
 
     The same arguments give the same volume, up to rounding whatever the batch: random numbers are
     drawn on the CPU for the whole volume from the seed, never for tiles.
@@ -52,9 +52,6 @@ def synthesize_volume(
         options: Tiles, steps and seed.
         active: (D, H, W) bool, where a result is wanted; None is everywhere. A diffusion should be
             given all of the brain: what is not active stays blank at all its steps.
-
-    Returns:
-        (T, D, H, W) float32 in the network's scale, on the device of ``sources``.
     """
     weights = next(framework.generator.parameters(), torch.zeros(()))
     device, layout = weights.device, _memory_format(framework, len(options.patch))

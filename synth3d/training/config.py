@@ -133,12 +133,9 @@ class RunConfig:
 
 
 def build_framework(config: RunConfig, training: bool = True) -> Framework:
-    """The framework of ``config`` around a fresh generator.
+    """The framework of ``config``, as :func:`synth3d.frameworks.build` makes or refuses it.
 
     Without ``training`` nothing but the generator has weights.
-
-    Raises:
-        InputError: As :func:`synth3d.frameworks.build`.
     """
     train = config.train
     rates = train.learning_rate, train.critic_learning_rate
@@ -150,9 +147,6 @@ def check_keys(keys: Iterable[str], framework: str) -> None:
     """Refuse keys given one by one that belong to another framework than the one in use.
 
     A recipe may hold tables for several frameworks; who sets ``train.pgan.…`` by hand means pgan.
-
-    Raises:
-        InputError: One of them would have no effect.
     """
     for key in keys:
         head, table, *_ = *key.split("."), ""

@@ -65,7 +65,7 @@ def train(
     ``splits.val`` are validated on; ``data_folder`` is for the record. Returns ``run``, finished.
 
     Raises:
-        InputError: No usable training case, a bad file, or a run of another configuration.
+        InputError: No usable training case, or a bad file.
     """
     with lock(run):
         if (run / "done.json").exists():

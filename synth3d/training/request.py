@@ -21,7 +21,7 @@ from synth3d.cohort import (
     read_splits,
 )
 from synth3d.errors import InputError
-from synth3d.files import read_json, read_object
+from synth3d.files import read_object
 from synth3d.machine import keep_memory, pick_device, suited
 from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework, check_keys, sources_for
@@ -93,9 +93,6 @@ def find_cohort(
 
     The first line printed says when phantoms are used. Without a splits file the split is
     drawn from the patients' names with a fixed seed.
-
-    Raises:
-        InputError: Folder or splits file cannot be used.
     """
     if data is None:
         folder = work / "phantom"
@@ -189,9 +186,6 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
     """Refuse to go on with a folder that another configuration, cohort or split began.
 
     Going on with another split would mix its test cases into what the weights have seen.
-
-    Raises:
-        InputError: Something differs; the message names the keys.
     """
     if not (run / "config.json").exists():
         return
@@ -211,8 +205,7 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
 def train_run(request: TrainRequest) -> Path | None:
     """Train as ``request`` says, or go on with what a killed process left; tells what it does.
 
-    Returns:
-        The finished run folder; None for a dry run.
+    Returns the finished run folder, None for a dry run.
 
     Raises:
         InputError: The request, the cohort or the run folder cannot be used.
@@ -247,7 +240,7 @@ def train_run(request: TrainRequest) -> Path | None:
     how = f"in {config.train.precision} on {device}"
     print(f"training {config.model.name} on {what} {how}: {run}")
     train(config, cases, splits, folder, run, device)
-    done = read_json(run / "done.json")
+    done = read_done(run)
     scores = "  ".join(f"{name} {value:.4g}" for name, value in done["validation"].items())
     print(f"finished: {run}  (validation in the brain: {scores})")
     print(f"pictures: {run / 'curves.png'}  {run / 'contact.png'}")

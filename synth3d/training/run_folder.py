@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from synth3d.errors import InputError
-from synth3d.files import atomic_path, read_json, sha256, write_json
+from synth3d.files import atomic_path, read_json, read_object, sha256, write_json
 from synth3d.frameworks import Framework
 from synth3d.images import ScalePrior
 from synth3d.settings import read_as, to_plain
@@ -62,11 +62,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What :func:`save_state` wrote.
-
-    Raises:
-        InputError: The file is damaged.
-    """
+    """What :func:`save_state` wrote; a damaged file is refused."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -76,11 +72,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The log lines, or none when there is no log yet.
-
-    Raises:
-        InputError: The file is damaged.
-    """
+    """The log lines, or none when there is no log yet; a damaged log is refused."""
     if not path.exists():
         return []
     try:
@@ -118,19 +110,13 @@ class Run:
     config: RunConfig
     framework: Framework
     prior: ScalePrior
-    weights: Path
     weights_sha256: str
 
 
 def read_done(run: Path) -> dict[str, Any]:
-    """What a finished run says of itself.
-
-    Raises:
-        InputError: The run is of another format.
-    """
-    done = read_json(run / "done.json")
-    if not isinstance(done, dict) or done.get("format") != FORMAT:
-        found = done.get("format") if isinstance(done, dict) else None
+    """What a finished run says of itself; a run of another format is refused."""
+    done = read_object(run / "done.json")
+    if (found := done.get("format")) != FORMAT:
         raise InputError(
             f"{run} has run format {found}, this version reads {FORMAT}; remove the folder and "
             "train it again"
@@ -161,4 +147,4 @@ def load_run(run: Path) -> Run:
     if unknown := [t for t in config.targets if not any(t in case for case in prior.cases)]:
         raise InputError(f"{run / 'scales.json'} is damaged: it has no scale of {unknown}")
     framework.eval().requires_grad_(False)
-    return Run(run, config, framework, prior, weights, digest)
+    return Run(run, config, framework, prior, digest)

@@ -24,9 +24,7 @@ def validate(trainer: Trainer, cases: Sequence[Prepared]) -> tuple[dict[str, flo
 
     The averaged weights are judged by the first target, in the network's scale (range 1), averaged
     over cases. A run on slices has psnr_slices and ssim_slices beside the volumes' psnr, ssim, mae.
-
-    Raises:
-        InputError: A score is not finite.
+    Scores that are not finite are refused.
     """
     config, framework, data = trainer.config, trainer.framework, trainer.config.data
     options = SynthesisOptions(data.patch, data.overlap, steps=framework.validation_steps)
