@@ -1,6 +1,9 @@
 """This machine: its device, its precisions, its memory, its versions."""
 
+import os
 import platform
+import sys
+from importlib.metadata import version
 from typing import Any
 
 from synth3d import __version__
@@ -26,11 +29,7 @@ def suited(precision: str, device: Any) -> str:
 
 
 def pick_device(name: str) -> str:
-    """``auto`` becomes cuda where there is one.
-
-    Raises:
-        InputError: A CUDA device was asked for and there is none.
-    """
+    """``auto`` becomes cuda where there is one; a device that is not there is refused."""
     import torch
 
     if name == "auto":
@@ -70,10 +69,23 @@ def versions() -> dict[str, str]:
     """What made the pictures."""
     import torch
 
+    python = platform.python_version()
+    return {"synth3d": __version__, "torch": torch.__version__, "python": python}
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command line, for the record."""
+    import torch
+
+    libraries = versions() | {name: version(name) for name in ("torchio", "numpy", "nibabel")}
     return {
-        "synth3d": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        "python": libraries.pop("python"),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "libraries": libraries,
+        "command": sys.argv,
     }
 
 

@@ -1,7 +1,6 @@
 """Plain TOML or JSON values to frozen dataclasses and back, strictly. Nothing evaluates code."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import tomllib
@@ -15,11 +14,7 @@ from synth3d.files import read_json
 
 
 def require(claim: bool, key: str, rule: str, value: object) -> None:
-    """Refuse the ``value`` of ``key`` unless ``claim``.
-
-    Raises:
-        InputError: "``key`` must be ``rule``, got ``value``".
-    """
+    """Refuse the ``value`` of ``key`` unless ``claim``: it "must be ``rule``"."""
     if not claim:
         raise InputError(f"{key} must be {rule}, got {value!r}")
 
@@ -27,30 +22,24 @@ def require(claim: bool, key: str, rule: str, value: object) -> None:
 def parse(schema: Any, data: Any, where: str = "config") -> Any:
     """Build ``schema`` from plain TOML or JSON values, strictly.
 
-    Args:
-        schema: A dataclass, ``tuple[...]``, ``dict[str, ...]``, a union, ``Any`` or a plain type.
-        data: The values.
-        where: What they are called in messages.
+    ``schema`` is a dataclass, ``tuple[...]``, ``dict[str, ...]``, a union, ``Any`` or a plain type.
 
     Raises:
         InputError: Unknown key or wrong type; the message has its path, ``config.data.patch[1]``.
     """
     if schema is Any:
         return data
-    if is_dataclass(schema):
+    origin, inner = get_origin(schema), get_args(schema)
+    if is_dataclass(schema) or origin is dict:
         return _parse_table(schema, data, where)
-    origin = get_origin(schema)
     if origin is tuple:
-        return _parse_list(get_args(schema), data, where)
-    if origin is dict:
-        return _parse_mapping(get_args(schema)[1], data, where)
+        return _parse_list(inner, data, where)
     if origin in (Union, types.UnionType):
-        if data is None and type(None) in get_args(schema):
+        if data is None and type(None) in inner:
             return None
-        return _parse_union([a for a in get_args(schema) if a is not type(None)], data, where)
-    if origin is not None:  # Literal: names are checked by the dataclass
-        schema = str
-    return _parse_plain(schema, data, where)
+        return _parse_union([one for one in inner if one is not type(None)], data, where)
+    # Of a Literal the names are checked by the dataclass.
+    return _parse_plain(schema if origin is None else str, data, where)
 
 
 def _parse_plain(schema: Any, data: Any, where: str) -> Any:
@@ -77,16 +66,13 @@ def _parse_union(schemas: list[Any], data: Any, where: str) -> Any:
 def _parse_table(schema: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected a table, got {data!r:.60}")
-    hints = get_type_hints(schema)
+    if get_origin(schema) is dict:
+        hints = dict.fromkeys(data, get_args(schema)[1])
+    else:
+        hints = get_type_hints(schema)
     if unknown := sorted(data.keys() - hints.keys()):
         raise InputError(f"{where}: unknown key(s) {unknown}; known: {sorted(hints)}")
     return schema(**{k: parse(hints[k], v, f"{where}.{k}") for k, v in data.items()})
-
-
-def _parse_mapping(item: Any, data: Any, where: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise InputError(f"{where}: expected a table, got {data!r:.60}")
-    return {key: parse(item, value, f"{where}.{key}") for key, value in data.items()}
 
 
 def _parse_list(items: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
@@ -103,10 +89,7 @@ def _parse_list(items: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...
 def read_as(schema: Any, path: Path, remedy: str = "remove it and run again") -> Any:
     """The values of a JSON file that this project wrote, as :func:`parse` builds ``schema``.
 
-    Args:
-        schema: As :func:`parse` takes it.
-        path: The file.
-        remedy: What to do about a damaged one. A file that guards its folder is not to be removed.
+    ``remedy`` is what to do about a damaged one; one that guards its folder is not to be removed.
 
     Raises:
         InputError: It cannot be read, or holds anything else: it was cut off, changed by hand, or
@@ -130,11 +113,7 @@ def override(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """``key=value`` with a TOML value (a bare word is a string): ``("train.steps", 100)``.
-
-    Raises:
-        InputError: There is no ``=``.
-    """
+    """``key=value`` with a TOML value (a bare word is a string): ``("train.steps", 100)``."""
     key, sign, value = text.partition("=")
     if not sign or not key:
         raise InputError(f"--set takes key=value, as in --set train.steps=1000, got {text!r}")
@@ -146,8 +125,6 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 def to_plain(config: Any) -> dict[str, Any]:
     """``config`` as plain JSON values; :func:`parse` is the inverse."""
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise TypeError(f"expected a dataclass instance, got {config!r}")
     return json.loads(json.dumps(asdict(config)))
 
 

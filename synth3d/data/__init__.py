@@ -6,7 +6,7 @@ from synth3d.data.options import DataConfig, MisalignConfig
 from synth3d.data.patches import Stream, to_subject
 from synth3d.data.prepared import Prepared, fit_scale, prepare, read_on_one_grid
 from synth3d.data.slices import restore, seen, spacing_seen
-from synth3d.data.task import Task
+from synth3d.data.task import Task, seed_of
 
 __all__ = [
     "Batch",
@@ -20,6 +20,7 @@ __all__ = [
     "prepare",
     "read_on_one_grid",
     "restore",
+    "seed_of",
     "seen",
     "spacing_seen",
     "to_subject",

@@ -18,9 +18,6 @@ class Batch:
         brain: (B, 1, *) bool.
         label: (B, 1, *) int8, tumour classes as in BraTS 2023: 0 background, 1 necrosis,
             2 oedema, 3 enhancing, −1 unknown, which is everywhere if none is given.
-
-    Raises:
-        ValueError: Sources and targets are on different grids.
     """
 
     sources: Tensor

@@ -4,12 +4,8 @@ A translation, a rotation about the centre and an elastic deformation of *one* s
 linear interpolation with zeros beyond the edge. For ``dim`` 2 everything happens within
 the slices of ``data.plane`` and is the same for all slices of a case, as when a patient moves
 between two sequences.
-
-``data.misregistration`` is something else: it moves all sources together against the target, in
-training alone, as augmentation.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from synth3d.cohort import parse_modality
 from synth3d.data.options import DataConfig, MisalignConfig
 from synth3d.data.prepared import Prepared
-from synth3d.data.task import Task
+from synth3d.data.task import Task, seed_of
 from synth3d.images import turn_to
 
 CONTROL_POINTS = 7
@@ -59,18 +56,12 @@ class Motion:
 def draw_motion(
     settings: MisalignConfig, dim: int, generator: torch.Generator | None = None
 ) -> Motion:
-    """A motion as ``settings`` says.
+    """A motion as ``settings`` says, by ``generator`` or torch's own.
 
     ``uniform_box``: each component of the shift, each angle and each control point evenly in
     ±its setting. ``fixed_magnitude``: the shift has exactly that length and the rotation exactly
     that angle, in an even direction, and the strongest control point exactly that displacement.
-    Motions of one generator state are proportional to their settings, so the points of a curve
-    over ``shift`` differ in length alone.
-
-    Args:
-        settings: How far.
-        dim: 2 or 3.
-        generator: The source of randomness; None is torch's own.
+    Motions of one generator state are proportional to their settings.
     """
     fixed = settings.draw == "fixed_magnitude"
 
@@ -99,9 +90,6 @@ def move(volume: Tensor, motion: Motion, spacing: Sequence[float]) -> Tensor:
         volume: (C, D, H, W) with d = 3, or (slices, rows, columns) with d = 2, float32.
         motion: Of as many axes.
         spacing: Voxel edges in mm, ([z,] y, x): rotations keep lengths in mm.
-
-    Returns:
-        The same shape.
     """
     d = len(motion.shift)
     if motion.rigid:
@@ -131,23 +119,16 @@ def misalign(
 ) -> Prepared:
     """``prepared`` with its one source moved as ``settings`` say, for testing.
 
-    The motion follows from the case's name and ``seed`` alone. The other sources, the target, the
-    brain and the scales stay. Lengths are voxels of what the network sees: with
-    ``data.slice_size`` they are converted to the case's own.
-
-    Args:
-        prepared: On its own grid.
-        task: Of the run.
-        data: Of the run.
-        settings: What moves, and how far.
-        seed: Of the experiment; not the run's.
+    The motion follows from the case's name and ``seed``, the experiment's, alone. The other
+    sources, the target, the brain and the scales stay. Lengths are voxels of what the network
+    sees: with ``data.slice_size`` they are converted to the case's own.
     """
     if not settings.active or settings.source not in prepared.volumes:
         return prepared
-    digest = hashlib.sha256(f"{seed}/{prepared.case.name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    source = parse_modality(settings.source)
+    generator = torch.Generator().manual_seed(seed_of(f"{seed}/{prepared.case.name}"))
     motion = draw_motion(settings, task.dim, generator)
-    volume = prepared.volumes[settings.source]  # type: ignore[index]
+    volume = np.ascontiguousarray(prepared.volumes[source])
     edges = np.linalg.norm(prepared.affine[:3, :3], axis=0)[::-1]
     if task.dim == 2:
         turn = turn_to(data.plane, prepared.affine)
@@ -158,14 +139,12 @@ def misalign(
         in_plane = [float(edges[axis]) for axis in turn.axes[1:]]
         moved = turn.undo(move(tensor, motion.scaled(zoom), in_plane).numpy())
     else:
-        tensor = torch.from_numpy(np.ascontiguousarray(volume))
-        moved = move(tensor[None], motion, edges.tolist())[0].numpy()
-    volumes = {**prepared.volumes, settings.source: np.ascontiguousarray(moved)}
-    return replace(prepared, volumes=volumes)
+        moved = move(torch.from_numpy(volume)[None], motion, edges.tolist())[0].numpy()
+    return replace(prepared, volumes={**prepared.volumes, source: np.ascontiguousarray(moved)})
 
 
 def _translate(volume: Tensor, amount: float, axis: int) -> Tensor:
-    """Along one axis, by a whole and a fractional part; zeros come in."""
+    """Along one axis; zeros come in."""
     whole = int(np.floor(amount))
     share = amount - whole
     near = _step(volume, whole, axis)
@@ -173,13 +152,9 @@ def _translate(volume: Tensor, amount: float, axis: int) -> Tensor:
 
 
 def _step(volume: Tensor, steps: int, axis: int) -> Tensor:
-    """Rolled by whole voxels, with zeros instead of what would come round."""
     side = volume.shape[axis]
-    moved = torch.zeros_like(volume)
-    if abs(steps) < side:
-        part = volume.narrow(axis, max(-steps, 0), side - abs(steps))
-        moved.narrow(axis, max(steps, 0), side - abs(steps)).copy_(part)
-    return moved
+    steps = max(-side, min(steps, side))
+    return F.pad(volume, [0, 0] * (volume.dim() - 1 - axis) + [steps, -steps])
 
 
 def _rotation(angles: Tensor, dim: int) -> Tensor:
@@ -195,7 +170,8 @@ def _rotation(angles: Tensor, dim: int) -> Tensor:
 def _dense(field: Tensor, shape: Sequence[int]) -> Tensor:
     """Control points (d, 7, ...) to (d, *shape): a cubic B-spline per axis, never beyond them."""
     for side in shape:
-        field = torch.tensordot(field, _spline(side), dims=([1], [1]))  # the axis goes to the end
+        # The axis goes to the end.
+        field = torch.tensordot(field, _spline(side), dims=([1], [1]))  # pyright: ignore[reportArgumentType]
     return field
 
 

@@ -71,14 +71,8 @@ class DataConfig:
             require(fits, f"data.overlap[{axis}]", f"even and in [0, {size})", overlap)
 
     def check_fits(self, task: Task) -> None:
-        """Refuse what ``task`` cannot be learnt with.
-
-        Raises:
-            InputError: A patch of other axes, options of slices for volumes, or an unknown source.
-        """
-        rule = f"one of the sources {list(task.sources)}, or empty"
-        known = not self.common_grid or self.common_grid in task.sources
-        require(known, "data.common_grid", rule, self.common_grid)
+        """Refuse a patch of other axes, options of slices for volumes, or an unknown source."""
+        _require_source("data.common_grid", self.common_grid, task)
         for key in ("slices_per_case", "slice_size") if task.dim == 3 else ():
             value = getattr(self, key)
             require(not value, f"data.{key}", "left out where dim is 3", value)
@@ -109,12 +103,10 @@ class MisalignConfig:
         for key in ("shift", "rotate", "elastic"):
             value = getattr(self, key)
             require(0 <= value < math.inf, f"misalign.{key}", "finite and ≥ 0", value)
-        for key, names in (
-            ("draw", ("uniform_box", "fixed_magnitude")),
-            ("when", ("train_and_test", "test_only")),
-        ):
-            value = getattr(self, key)
-            require(value in names, f"misalign.{key}", " or ".join(names), value)
+        known = self.draw in ("uniform_box", "fixed_magnitude")
+        require(known, "misalign.draw", "uniform_box or fixed_magnitude", self.draw)
+        known = self.when in ("train_and_test", "test_only")
+        require(known, "misalign.when", "train_and_test or test_only", self.when)
         named = bool(self.source) or not (self.shift or self.rotate or self.elastic)
         require(named, "misalign.source", "one of the sources, to say what moves", self.source)
 
@@ -124,11 +116,10 @@ class MisalignConfig:
         return bool(self.source) and bool(self.shift or self.rotate or self.elastic)
 
     def check_fits(self, task: Task) -> None:
-        """Refuse a source that ``task`` has not.
+        """Refuse a source that ``task`` has not."""
+        _require_source("misalign.source", self.source, task)
 
-        Raises:
-            InputError: As said.
-        """
-        rule = f"one of the sources {list(task.sources)}, or empty"
-        known = not self.source or self.source in task.sources
-        require(known, "misalign.source", rule, self.source)
+
+def _require_source(key: str, name: str, task: Task) -> None:
+    rule = f"one of the sources {list(task.sources)}, or empty"
+    require(not name or name in task.sources, key, rule, name)

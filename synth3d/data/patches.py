@@ -7,25 +7,36 @@ first (:mod:`synth3d.data.slices`), give patches one slice thick, which lose tha
 
 import contextlib
 import ctypes
-import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torchio as tio
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torchio.constants import INTENSITY, LABEL, SAMPLING_MAP
+from torchio.transforms import Compose, Pad, RandomAffine, RandomFlip, Transform
 
+from synth3d.cohort import parse_modality
 from synth3d.data.batch import Batch
 from synth3d.data.misalign import draw_motion, move
 from synth3d.data.options import DataConfig, MisalignConfig
 from synth3d.data.prepared import Prepared
-from synth3d.data.slices import draw_in, frame_of, learnt_slices, seen, slice_centres
-from synth3d.data.task import Task, draw_any, drop_sources
+from synth3d.data.slices import (
+    brain_box,
+    draw_in,
+    frame_of,
+    learnt_slices,
+    seen,
+    slice_centres,
+    with_tumour,
+)
+from synth3d.data.task import Task, draw_any, drop_sources, seed_of
 from synth3d.errors import InputError
 from synth3d.images import xyz_to_zyx
 
@@ -56,27 +67,30 @@ def to_subject(prepared: Prepared, task: Task, data: DataConfig) -> tio.Subject:
         tensor = torch.from_numpy(np.ascontiguousarray(xyz_to_zyx(volume), dtype))
         return tio.Image(tensor=tensor, affine=prepared.affine, type=kind)
 
-    label = (
-        {}
-        if prepared.label is None
-        else {"label": image(cut(prepared.label[None]), tio.LABEL, np.int8)}
-    )
-    return tio.Subject(
-        sources=image(cut(prepared.sources(task.sources)), tio.INTENSITY),
-        targets=image(cut(prepared.sources(task.targets)), tio.INTENSITY),
-        brain=image(cut(prepared.brain[None]), tio.LABEL, np.uint8),
-        centres=image(centres[None], tio.SAMPLING_MAP),
+    subject = tio.Subject(
+        sources=image(cut(prepared.sources(task.sources)), INTENSITY),
+        targets=image(cut(prepared.sources(task.targets)), INTENSITY),
+        brain=image(cut(prepared.brain[None]), LABEL, np.uint8),
+        centres=image(centres[None], SAMPLING_MAP),
         present=torch.tensor([name in prepared.volumes for name in task.sources]),
         wanted=torch.tensor([name in prepared.volumes for name in task.targets]),
         margins=margins,
-        **label,
     )
+    if prepared.label is not None:
+        subject.add_image(image(cut(prepared.label[None]), LABEL, np.int8), "label")
+    return subject
 
 
 def _padded_box(prepared: Prepared, data: DataConfig) -> tuple[Cut, np.ndarray, tuple[int, ...]]:
-    """For volumes: how to cut, the cut weights of centres, and no margins for later."""
+    """For volumes: how to cut, the cut weights of centres, and no margins for later.
+
+    Around the brain lie a quarter patch of zeros, and at least enough for one patch.
+    """
     box = brain_box(prepared.brain)
-    margins = [_margins(part, side) for part, side in zip(box, data.patch, strict=True)]
+    margins = []
+    for part, side in zip(box, data.patch, strict=True):
+        total = max(2 * (side // 4), side - (part.stop - part.start))
+        margins.append((total // 2, total - total // 2))
 
     def cut(volume: np.ndarray) -> np.ndarray:
         return np.pad(volume[(..., *box)], [(0, 0)] * (volume.ndim - 3) + margins)
@@ -102,77 +116,45 @@ def _whole_slices(prepared: Prepared, data: DataConfig) -> tuple[Cut, np.ndarray
     return frame.cut, centres, tuple(zeros for pair in frame.margins[::-1] for zeros in pair)
 
 
-def brain_box(brain: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around ``brain`` (D, H, W), as slices; the whole grid when it is empty."""
-    if not brain.any():
-        return tuple(slice(0, n) for n in brain.shape)
-    slices = []
-    for axis in range(brain.ndim):
-        others = tuple(a for a in range(brain.ndim) if a != axis)
-        where = np.flatnonzero(brain.any(axis=others))
-        slices.append(slice(int(where[0]), int(where[-1]) + 1))
-    return tuple(slices)
-
-
-def _margins(part: slice, side: int) -> tuple[int, int]:
-    """Zeros before and after: a quarter patch, and at least enough for one patch."""
-    length = part.stop - part.start
-    total = max(2 * (side // 4), side - length)
-    return total // 2, total - total // 2
-
-
 def patch_centres(brain: np.ndarray, tumour: np.ndarray | None, chance: float) -> np.ndarray:
     """Sampling weights (D, H, W), float32, summing to 1; zero outside the brain."""
-    weights = brain / max(1, brain.sum())
-    inside = tumour & brain if tumour is not None else np.zeros_like(brain)
-    if chance > 0 and inside.any():
-        weights = (1 - chance) * weights + chance * inside / inside.sum()
-    return weights.astype(np.float32)
+    return with_tumour(brain / max(1, brain.sum()), brain, tumour, chance)
 
 
-def augmentation(config: DataConfig, spacing_mm: Sequence[float], dim: int = 3) -> tio.Transform:
+def augmentation(config: DataConfig, spacing_mm: Sequence[float], dim: int = 3) -> Transform:
     """Random left-right flips, and a random shift of the sources against the target.
 
-    Args:
-        config: ``flip`` and ``misregistration`` (voxels, the largest shift along each axis).
-        spacing_mm: Voxel size (x, y, z); TorchIO takes shifts in mm.
-        dim: For 2 nothing moves from slice to slice.
+    ``spacing_mm`` is (x, y, z): TorchIO takes shifts in mm. For ``dim`` 2 nothing moves from slice
+    to slice.
     """
-    steps: list[tio.Transform] = []
+    steps: list[Transform] = []
     if config.flip:
-        steps.append(tio.RandomFlip(axes=("Left",), copy=False))
+        steps.append(RandomFlip(axes=("Left",), copy=False))  # pyright: ignore[reportArgumentType]
     if config.misregistration > 0:
         far = [config.misregistration * mm for mm in spacing_mm[:dim]] + [0.0] * (3 - dim)
-        reach = [value for mm in far for value in (mm, mm)]
-        span = tuple(v if i % 2 else -v for i, v in enumerate(reach))
-        steps.append(
-            tio.RandomAffine(
-                scales=0,
-                degrees=0,
-                translation=span,
-                include=["sources"],
-                default_pad_value=0,
-                copy=False,
-            )
-        )
-    return tio.Compose(steps, copy=False)  # the queue hands out copies already
+        span: Any = tuple(sign * mm for mm in far for sign in (-1, 1))
+        how: dict[str, Any] = {"include": ["sources"], "default_pad_value": 0, "copy": False}
+        steps.append(RandomAffine(scales=0, degrees=0, translation=span, **how))
+    return Compose(steps, copy=False)  # the queue hands out copies already
 
 
 def collate(patches: Sequence[tio.Subject], dim: int = 3) -> Batch:
     """TorchIO patches (C, x, y, z) to one Batch (B, C, z, y, x), or (B, C, y, x) for ``dim`` 2."""
 
     def stack(name: str) -> Tensor:
-        stacked = xyz_to_zyx(torch.stack([patch[name].data for patch in patches]))
+        stacked = xyz_to_zyx(torch.stack([getattr(patch, name).data for patch in patches]))
         return (stacked.squeeze(2) if dim == 2 else stacked).contiguous()
 
     brain = stack("brain") > 0
     label = torch.full_like(brain, -1, dtype=torch.int8)
     for index, patch in enumerate(patches):
         if "label" in patch:
-            known = xyz_to_zyx(patch["label"].data)
+            known = xyz_to_zyx(patch.label.data)
             label[index] = known.squeeze(1) if dim == 2 else known
-    masks = (torch.stack([patch[name] for patch in patches]) for name in ("present", "wanted"))
-    return Batch(stack("sources"), stack("targets"), *masks, brain, label)
+    present, wanted = (
+        torch.stack([getattr(patch, name) for patch in patches]) for name in ("present", "wanted")
+    )
+    return Batch(stack("sources"), stack("targets"), present, wanted, brain, label)
 
 
 @dataclass(frozen=True)
@@ -181,16 +163,8 @@ class Stream:
 
     All randomness follows from a seed: patches, flips and movements are drawn from torch's global
     generator, hidden sources (``data.source_dropout``), or what is shown and wanted in a task of
-    mode ``any``, from one of their own. What is hidden is 0.
-
-    Attributes:
-        subjects: Of :func:`to_subject`.
-        task: From which sequences which are made.
-        data: What is drawn.
-        misalign: The source that is out of place, if any.
-
-    Raises:
-        InputError: The subjects do not fill one batch.
+    mode ``any``, from one of their own. What is hidden is 0. Subjects that do not fill one batch
+    are refused.
     """
 
     subjects: Sequence[tio.Subject]
@@ -234,29 +208,22 @@ class Stream:
         """:meth:`batches` from torch's global generator as it stands."""
         hiding, data = torch.Generator().manual_seed(seed), self.data
         augment = augmentation(data, self.subjects[0].spacing, self.task.dim)
-        patch = data.patch[::-1] if self.task.dim == 3 else (*data.patch[::-1], 1)
+        patch: Any = data.patch[::-1] if self.task.dim == 3 else (*data.patch[::-1], 1)
+        on_its_way = partial(self._on_its_way, augment=augment)
+        pack = partial(collate, dim=self.task.dim)
         while True:
             queue = tio.Queue(
-                tio.SubjectsDataset(
-                    list(self.subjects), transform=partial(self._on_its_way, augment=augment)
-                ),
+                tio.SubjectsDataset(list(self.subjects), transform=on_its_way),
                 max_length=max(data.queue, data.batch),
                 samples_per_volume=data.patches_per_case,
                 sampler=tio.WeightedSampler(patch, "centres"),
                 start_background=False,
             )
-            loader = tio.SubjectsLoader(
-                queue,
-                collate_fn=partial(collate, dim=self.task.dim),
-                batch_size=data.batch,
-                num_workers=0,
-                drop_last=True,
-            )
-            for batch in loader:
+            how: dict[str, Any] = {"batch_size": data.batch, "drop_last": True}
+            for batch in tio.SubjectsLoader(queue, collate_fn=pack, **how):
                 yield self._hide(batch, hiding)
 
     def _hide(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """``batch`` with what may be looked at and what is wanted drawn anew."""
         wanted = batch.wanted
         if self.task.mode == "any":
             present, wanted = draw_any(batch.present, generator)
@@ -265,23 +232,23 @@ class Stream:
         shown = present.view(*present.shape, *[1] * (batch.sources.ndim - 2))
         return replace(batch, sources=batch.sources * shown, present=present, wanted=wanted)
 
-    def _on_its_way(self, subject: tio.Subject, augment: tio.Transform) -> tio.Subject:
+    def _on_its_way(self, subject: tio.Subject, augment: Transform) -> tio.Subject:
         """A case before patches are cut: padding, one source out of place, augmentation."""
         if self.task.dim == 2:
-            subject = tio.Pad(subject["margins"], copy=False)(subject)
+            subject = Pad(subject.margins, copy=False)(subject)
         if self.misalign.active and self.misalign.when == "train_and_test":
             self._move_one_source(subject)
         subject = augment(subject)
         if self.task.dim == 2:
-            centres = draw_in(subject["centres"].data[0], (*self.data.patch[::-1], 1))
-            subject["centres"].set_data(centres[None])
+            centres = draw_in(subject.centres.data[0], (*self.data.patch[::-1], 1))
+            subject.centres.set_data(centres[None])
         return subject
 
     def _move_one_source(self, subject: tio.Subject) -> None:
         """In place, by a draw from torch's global generator."""
-        dim, sources = self.task.dim, subject["sources"]
+        dim, sources = self.task.dim, subject.sources
         motion = draw_motion(self.misalign, dim)
-        channel = sources.data[self.task.sources.index(self.misalign.source)]
+        channel = sources.data[self.task.sources.index(parse_modality(self.misalign.source))]
         volume = xyz_to_zyx(channel)
         moved = move(volume if dim == 2 else volume[None], motion, sources.spacing[::-1][-dim:])
         channel.copy_(xyz_to_zyx(moved.reshape(volume.shape)))
@@ -297,8 +264,7 @@ class _Drawn(IterableDataset):
     def __iter__(self) -> Iterator[Batch]:
         worker, seed = get_worker_info(), self.seed
         if worker is not None and worker.id > 0:
-            digest = hashlib.sha256(f"{seed}/worker {worker.id}".encode()).digest()
-            seed = int.from_bytes(digest[:8], "big") >> 1
+            seed = seed_of(f"{seed}/worker {worker.id}")
         torch.manual_seed(seed)
         return self.stream.draw(seed)
 

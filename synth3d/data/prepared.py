@@ -4,11 +4,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
-from synth3d.cohort import Case, Modality, label_scheme
+from synth3d.cohort import Case, Modality, label_scheme, parse_modality
 from synth3d.data.options import DataConfig
 from synth3d.errors import InputError
 from synth3d.images import (
@@ -21,8 +21,6 @@ from synth3d.images import (
     read_label,
     resample,
 )
-
-A, B = TypeVar("A"), TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -62,20 +60,14 @@ def prepare(
     """Read one case and bring it into the network's scale.
 
     The brain is where any source is not background, so that training sees the mask that a
-    case with a missing target has.
-
-    Args:
-        case: At least one source; targets that are there are read too.
-        sources: Where the network looks.
-        targets: What it makes.
-        data: Its ``intensity`` and ``common_grid`` count; None is the defaults.
+    case with a missing target has. Of ``data`` the ``intensity`` and ``common_grid`` count.
 
     Raises:
         InputError: No source is there, a file is bad, the grids differ, or label values are in
             no scheme.
     """
     data = data or DataConfig()
-    have = [name for name in dict.fromkeys((*sources, *targets)) if name in case.images]
+    have: list[Modality] = [n for n in dict.fromkeys((*sources, *targets)) if n in case.images]
     if not any(name in case.images for name in sources):
         raise InputError(f"case {case.name} has none of the sources {list(sources)}")
     raw = read_on_one_grid(case, have, data.common_grid)
@@ -85,9 +77,8 @@ def prepare(
         scale = fit_scale(volume, brain, data.intensity)
         return scale, scale.apply(volume, brain & (volume != 0))
 
-    pairs = dict(zip(raw, side_by_side(scaled, [v.data for v in raw.values()]), strict=True))
-    scales = {name: scale for name, (scale, _) in pairs.items()}
-    volumes = {name: volume for name, (_, volume) in pairs.items()}
+    found = side_by_side(scaled, [raw[name].data for name in have])
+    scales, volumes = (dict(zip(have, each, strict=True)) for each in zip(*found, strict=True))
     tumour, label = _read_tumour(case) if case.label else (None, None)
     return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine, label)
 
@@ -106,9 +97,6 @@ def read_on_one_grid(
 
     Without ``common_grid`` they and the label must share one. With it they are brought to that
     sequence's, or to that of the first of ``names`` where the case lacks it.
-
-    Raises:
-        InputError: A file is bad, or the grids differ and nothing says what to bring where.
     """
     labels = [case.label] if case.label else []
     if not common_grid:
@@ -119,13 +107,14 @@ def read_on_one_grid(
             raise InputError(f"{error}, {hint}") from error
         volumes = side_by_side(read, [case.images[name] for name in names])
         return dict(zip(names, volumes, strict=True))
-    reference = case.images[common_grid if common_grid in names else names[0]]  # type: ignore[index]
+    common = parse_modality(common_grid)
+    reference = case.images[common if common in names else names[0]]
     check_same_grid([reference, *labels])
     target = grid(reference)
     return {name: resample(read(case.images[name]), target) for name in names}
 
 
-def side_by_side(work: Callable[[A], B], items: Sequence[A]) -> list[B]:
+def side_by_side(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """``work`` on every item in threads, in order; unzipping and numpy leave the lock alone."""
     with ThreadPoolExecutor(max(1, min(len(items), os.cpu_count() or 1))) as pool:
         return list(pool.map(work, items))
@@ -146,12 +135,8 @@ def tumour_classes(label: np.ndarray, naming: str | None = None) -> np.ndarray:
 
     A resection cavity is background. A 4 that may be either is −1, unknown.
 
-    Args:
-        label: (D, H, W) integers of any scheme of :func:`synth3d.cohort.label_scheme`.
-        naming: How the case's files are named.
-
     Raises:
-        InputError: A value is in no scheme.
+        InputError: A value is in no scheme of :func:`synth3d.cohort.label_scheme`.
     """
     enhancing = label_scheme(np.unique(label), naming).enhancing
     coded = label.astype(np.int8)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.ndimage import find_objects
 from torch.nn import functional as F
 
 from synth3d.data.options import DataConfig
 from synth3d.data.prepared import Prepared
 from synth3d.data.task import Task
-from synth3d.images import Grid, Turn, turn_to
+from synth3d.images import Grid, turn_to
 
 
 def seen(prepared: Prepared, task: Task, data: DataConfig) -> Prepared:
@@ -27,7 +28,14 @@ def seen(prepared: Prepared, task: Task, data: DataConfig) -> Prepared:
     if task.dim == 3:
         return prepared
     turn = turn_to(data.plane, prepared.affine)
-    turned = turn_all(prepared, turn)
+    turned = replace(
+        prepared,
+        volumes={name: turn.apply(volume) for name, volume in prepared.volumes.items()},
+        brain=turn.apply(prepared.brain),
+        tumour=turn.apply(prepared.tumour) if prepared.tumour is not None else None,
+        affine=turn.affine(prepared.affine, prepared.brain.shape),
+        label=turn.apply(prepared.label) if prepared.label is not None else None,
+    )
     own, size = turned.brain.shape[1:], tuple(data.slice_size)
     if size in ((), own):
         return turned
@@ -43,16 +51,9 @@ def seen(prepared: Prepared, task: Task, data: DataConfig) -> Prepared:
 
 
 def restore(result: np.ndarray, prepared: Prepared, task: Task, data: DataConfig) -> np.ndarray:
-    """``result``, made from :func:`seen`, on the grid of ``prepared``.
+    """What was made from :func:`seen`, (T, slices, rows, columns) float32, on the case's own grid.
 
-    Args:
-        result: (T, slices, rows, columns) float32, or (T, D, H, W) for ``dim`` 3.
-        prepared: The case as it was given to :func:`seen`.
-        task: The same.
-        data: The same.
-
-    Returns:
-        (T, D, H, W) float32, 0 outside the brain of ``prepared``.
+    Returns (T, D, H, W) float32, 0 outside the brain.
     """
     if task.dim == 3:
         return result * prepared.brain
@@ -63,18 +64,6 @@ def restore(result: np.ndarray, prepared: Prepared, task: Task, data: DataConfig
         inside = _resize(brain, size) > 0
         result = np.stack([_resize_inside(channel, inside, own) for channel in result])
     return np.ascontiguousarray(turn.undo(result)) * prepared.brain
-
-
-def turn_all(prepared: Prepared, turn: Turn) -> Prepared:
-    """Every array of ``prepared`` turned, and its affine with them."""
-    return replace(
-        prepared,
-        volumes={name: turn.apply(volume) for name, volume in prepared.volumes.items()},
-        brain=turn.apply(prepared.brain),
-        tumour=turn.apply(prepared.tumour) if prepared.tumour is not None else None,
-        affine=turn.affine(prepared.affine, prepared.brain.shape),
-        label=turn.apply(prepared.label) if prepared.label is not None else None,
-    )
 
 
 def spacing_seen(prepared: Prepared, task: Task, data: DataConfig) -> tuple[float, ...]:
@@ -88,25 +77,23 @@ def spacing_seen(prepared: Prepared, task: Task, data: DataConfig) -> tuple[floa
     return tuple(own[a] * n / m for a, n, m in zip(axes, sides, size, strict=True))
 
 
+def brain_box(brain: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box around ``brain``; empty where there is none."""
+    boxes = find_objects(brain.astype(np.uint8))
+    return boxes[0] if boxes else (slice(0, 0),) * brain.ndim
+
+
 def learnt_slices(brain: np.ndarray, count: int) -> slice:
     """Which slices of ``brain`` (slices, rows, columns) bool are learnt from.
 
-    Args:
-        brain: Where the brain is.
-        count: That many around the middle of the brain's extent, fewer where it has not as many;
-            0 is all from the first to the last that hold brain.
-
-    Returns:
-        A slice of the first axis; empty where there is no brain.
+    ``count`` around the middle of the brain's extent, fewer where it has not as many; for 0 all
+    from the first to the last that hold brain.
     """
-    where = np.flatnonzero(brain.any(axis=(1, 2)))
-    if not where.size:
-        return slice(0, 0)
-    first, stop = int(where[0]), int(where[-1]) + 1
-    if 0 < count < stop - first:
-        first = (first + stop - count) // 2
-        stop = first + count
-    return slice(first, stop)
+    extent = brain_box(brain)[0]
+    if not 0 < count < extent.stop - extent.start:
+        return extent
+    first = (extent.start + extent.stop - count) // 2
+    return slice(first, first + count)
 
 
 @dataclass(frozen=True)
@@ -114,9 +101,8 @@ class Frame:
     """Where slices lie in the frame that patches are cut from, and what of it is kept in memory.
 
     Along rows and columns: where a whole slice fits into the patch, the frame is the patch and the
-    slice lies at its beginning, just as :func:`synth3d.inference.tiles.sliding_window` lays it;
-    where it does
-    not, the frame is the brain's box with a quarter patch of zeros around it.
+    slice lies at its beginning, as :func:`synth3d.inference.tiles.sliding_window` lays it; where
+    it does not, the frame is the brain's box with a quarter patch of zeros around it.
 
     Attributes:
         origin: The frame's first voxel, in the case's own voxels; may be negative.
@@ -141,19 +127,13 @@ class Frame:
 
 
 def frame_of(brain: np.ndarray, patch: Sequence[int], count: int) -> Frame:
-    """The frame of a case.
-
-    Args:
-        brain: (slices, rows, columns) bool, some of it set in the slices that are learnt from.
-        patch: (rows, columns).
-        count: As in :func:`learnt_slices`.
-    """
+    """The frame of a case whose ``brain`` is in some of its :func:`learnt_slices`."""
     learnt = learnt_slices(brain, count)
-    origin, shape, kept = [learnt.start], [learnt.stop - learnt.start], []
-    kept.append(slice(0, shape[0]))
-    for axis, size in enumerate(patch, start=1):
-        at = np.flatnonzero(brain[learnt].any(axis=(0, 3 - axis)))
-        first, stop, side = int(at[0]), int(at[-1]) + 1, brain.shape[axis]
+    origin, shape = [learnt.start], [learnt.stop - learnt.start]
+    kept = [slice(0, shape[0])]
+    box = brain_box(brain[learnt])[1:]
+    for part, size, side in zip(box, patch, brain.shape[1:], strict=True):
+        first, stop = part.start, part.stop
         if side <= size:
             start, length = 0, size
         else:
@@ -170,14 +150,16 @@ def slice_centres(brain: np.ndarray, tumour: np.ndarray | None, chance: float) -
 
     Every slice that holds brain is as likely as any other, and within it every voxel of the
     brain; ``chance`` of the weight is spread over the tumour instead, where there is any.
-
-    Args:
-        brain: (slices, rows, columns) bool, some of it set; the slices that are learnt from.
-        tumour: The same, or None.
-        chance: In [0, 1].
     """
     area = brain.sum(axis=(1, 2), keepdims=True)
     weights = brain / np.maximum(area, 1) / max(1, np.count_nonzero(area))
+    return with_tumour(weights, brain, tumour, chance)
+
+
+def with_tumour(
+    weights: np.ndarray, brain: np.ndarray, tumour: np.ndarray | None, chance: float
+) -> np.ndarray:
+    """``weights``, ``chance`` of which is spread over the tumour in the brain, if there is any."""
     inside = tumour & brain if tumour is not None else np.zeros_like(brain)
     if chance > 0 and inside.any():
         weights = (1 - chance) * weights + chance * inside / inside.sum()
@@ -187,12 +169,8 @@ def slice_centres(brain: np.ndarray, tumour: np.ndarray | None, chance: float) -
 def draw_in(weights: torch.Tensor, patch: Sequence[int]) -> torch.Tensor:
     """``weights`` (three axes), those too near an edge moved to the nearest place for a centre.
 
-    Args:
-        weights: How likely each voxel is to be shown.
-        patch: Along the same axes; nowhere larger than ``weights``.
-
-    Returns:
-        How likely each voxel is to be the centre of a patch, which is voxel ``size // 2`` of it.
+    From how likely each voxel is to be shown to how likely it is to be the centre of a patch, which
+    is voxel ``size // 2`` of it. ``patch`` is nowhere larger than ``weights``.
     """
     for axis, size in enumerate(patch):
         first, last = size // 2, weights.shape[axis] - 1 - (size - 1) // 2

@@ -1,5 +1,6 @@
 """What is to be learnt: from which sequences to which, fixed or drawn anew for every batch."""
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -46,16 +47,15 @@ class Task:
             require(not both, "sources and targets", "disjoint", both)
 
 
+def seed_of(text: str) -> int:
+    """A 63-bit seed that follows from ``text`` alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
 def drop_sources(present: Tensor, chance: float, generator: torch.Generator) -> Tensor:
     """Hide each present source with probability ``chance``, never the last one of a sample.
 
-    Args:
-        present: (B, S) bool.
-        chance: In [0, 1).
-        generator: The source of randomness.
-
-    Returns:
-        (B, S) bool, a subset of ``present`` that is non-empty wherever ``present`` is.
+    Returns (B, S) bool, a subset of ``present`` that is non-empty wherever ``present`` is.
     """
     draw = torch.rand(present.shape, generator=generator)
     kept = present & (draw >= chance)
@@ -70,12 +70,7 @@ def draw_any(has: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     How many are shown is even among 1 … n − 1 of the n that a case has, how many of the rest are
     wanted is even among 1 … all, and which ones is even too.
 
-    Args:
-        has: (B, C) bool, what each case has; at least two.
-        generator: The source of randomness, on the CPU.
-
-    Returns:
-        ``present`` and ``wanted``, (B, C) bool each: disjoint, non-empty, both within ``has``.
+    Returns ``present`` and ``wanted``, (B, C) bool each: disjoint, non-empty, both within ``has``.
 
     Raises:
         ValueError: A case has fewer than two.

@@ -10,7 +10,7 @@ from cuda_ops import full_precision
 from synth3d.data import Batch
 from synth3d.errors import InputError
 from synth3d.frameworks.base import Framework, Options, Player, counted, masked_l1
-from synth3d.losses import OBJECTIVES, Objective, least_squares
+from synth3d.losses import OBJECTIVES, Objective
 from synth3d.models import PatchCritic
 
 
@@ -23,6 +23,7 @@ class AdversarialOptions(Options):
     70-voxel PatchGAN.
     """
 
+    adversarial_loss = "lsgan"
     adversarial_weight: float = 1.0
     adversarial_start: int = 0
     critic_width: int = 64
@@ -36,25 +37,20 @@ class AdversarialOptions(Options):
 class Adversarial(Framework):
     """A generator against a critic that judges the volume just synthesised.
 
-    What varies is the critic (``make_critic``), the way from sources to targets (``make``), the
-    terms beside the adversarial one (``fidelity``), what the critic is shown (``shown``) and how
-    its scores become a loss (``objective``). Voxels outside the brain and targets that are not
-    wanted are shown as 0, real and synthetic.
-
-    Attributes:
-        critic: None for synthesis alone.
+    What varies is the critic (``make_critic``), the way from sources to targets (``synthesize``),
+    the terms beside the adversarial one (``fidelity``), what the critic is shown (``shown``) and
+    how its scores become a loss (``objective``). Voxels outside the brain and targets that are not
+    wanted are shown as 0, real and synthetic. For synthesis alone there is no critic.
     """
 
     _synthetic: Tensor | None = None
 
     def prepare(self) -> None:
-        """The critic, for training.
-
-        Raises:
-            InputError: Training patches are too small for its layers.
-        """
-        self.critic: Any = None if self.plan is None else self.make_critic()
-        patch = self.plan.patch if self.plan else ()
+        """The critic, for training."""
+        self.critic: Any = None
+        if self.plan is None:
+            return
+        self.critic, patch = self.make_critic(), self.plan.patch
         if patch and min(patch) < self.critic.smallest:
             raise InputError(
                 f"data.patch {patch} is too small for a critic of {self.options.critic_layers} "
@@ -74,18 +70,17 @@ class Adversarial(Framework):
     @property
     def objective(self) -> Objective:
         """How scores become a loss."""
-        return least_squares
+        return OBJECTIVES[self.options.adversarial_loss]
 
     def players(self) -> dict[str, Player]:
         """``generator``, then ``critic`` on what it has just made."""
         players = super().players()
         assert self.plan is not None
-        assert self.critic is not None
         return players | {"critic": Player(self.critic, self.critic_loss, self.plan.critic_rate)}
 
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The terms of ``fidelity`` and, once it has started, ``adversarial``."""
-        synthetic = self.make(batch.sources, batch.present, batch.wanted)
+        synthetic = self.synthesize(batch.sources, batch.present, batch.wanted)
         terms = self.fidelity(synthetic.float(), batch, step)
         self._synthetic = synthetic.detach()
         if self.fights(step):
@@ -105,14 +100,6 @@ class Adversarial(Framework):
         loss = loss + self.objective(synthetic, torch.zeros_like(synthetic)).mean()
         return {"critic": 0.5 * loss}
 
-    def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
-        """As :meth:`make`; nothing is random."""
-        return self.make(sources, present, wanted)
-
-    def make(self, sources: Tensor, present: Tensor, wanted: Tensor) -> Tensor:
-        """(B, S, *) → (B, T, *): the generator's output as it is."""
-        return self.generator(sources, present, wanted)
-
     def fidelity(self, synthetic: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
         """Terms that compare ``synthetic`` (B, T, *), float32, with the targets; here none."""
         return {}
@@ -130,12 +117,7 @@ class Adversarial(Framework):
 
         Instance normalisation of a patch that is background nearly everywhere divides by almost
         nothing; in bfloat16 its gradient overflows.
-
-        Raises:
-            ValueError: There is no critic.
         """
-        if self.critic is None:
-            raise ValueError("this framework was built for synthesis and has no critic")
         with full_precision(seen.device.type):
             return self.critic(seen.float())
 
@@ -161,11 +143,6 @@ class Pix2Pix(Adversarial):
     """L1 plus an adversarial loss from a conditional PatchGAN, on cat(sources, targets)."""
 
     Options = Pix2PixOptions
-
-    @property
-    def objective(self) -> Objective:
-        """As the options say."""
-        return OBJECTIVES[self.options.adversarial_loss]
 
     def fidelity(self, synthetic: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
         """Term ``l1``."""

@@ -3,7 +3,6 @@
 A paper is a file here: its options, its losses, its way of sampling.
 """
 
-import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,29 +12,23 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from synth3d.data import Batch, Task
+from synth3d.data import Batch, Task, seed_of
 from synth3d.losses import masked_mean, spread
 from synth3d.models import Centred
 from synth3d.settings import require
 
 
 class Options:
-    """What a framework can be told: its subclasses are frozen dataclasses with a ``name``.
+    """What a framework can be told: frozen dataclasses with a ``name``, that of their table.
 
-    The defaults are those of the framework's own paper or reference code. In a recipe the fields
-    stand in a table of the framework's name, ``[train.pgan]``, on the command line ``--set
-    train.pgan.perceptual_weight=50``; tables of frameworks that are not in use have no effect, so
-    one recipe can serve several.
+    The defaults are those of the framework's own paper or reference code. Tables of frameworks
+    that are not in use have no effect, so one recipe can serve several.
     """
 
     name = ""
 
     def require(self, claim: bool, field: str, rule: str) -> None:
-        """Refuse the value of ``field``, by its dotted key, unless ``claim``.
-
-        Raises:
-            InputError: As said.
-        """
+        """Refuse the value of ``field``, by its dotted key, unless ``claim``."""
         require(claim, f"train.{self.name}.{field}", rule, getattr(self, field))
 
     def check_weights(self, *fields: str) -> None:
@@ -57,12 +50,8 @@ class Options:
 class TrainingPlan:
     """What a framework may know of the training it is built for.
 
-    Attributes:
-        steps: Of the whole training.
-        seed: Of :meth:`Framework.randomness`.
-        patch: What a batch holds, (z, y, x) or (row, column); empty is anything.
-        rate: Learning rate of the generator.
-        critic_rate: Learning rate of a critic.
+    ``seed`` is that of :meth:`Framework.randomness`; ``patch`` is what a batch holds, (z, y, x) or
+    (row, column), or anything if it is empty; ``rate`` is the generator's learning rate.
     """
 
     steps: int = 1
@@ -74,10 +63,10 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Player:
-    """A network that learns.
+    """A network that learns; no other player shares its weights.
 
     Attributes:
-        module: Its weights, which no other player shares.
+        module: Its weights.
         loss: (batch, step) → named, weighted, scalar terms; no terms: it rests at this step.
         rate: Its learning rate, before warm-up and decay.
         kept: Whether it is (part of) the framework's ``generator``: what a finished run keeps, as
@@ -92,11 +81,10 @@ class Player:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a training; all other players are frozen in it, buffers included.
+    """A part of a training, ``share`` of its steps; the shares of all stages make 1.
 
-    Attributes:
-        players: Names of those that learn, in the order in which each step asks them.
-        share: Of the steps; the shares of all stages make 1.
+    ``players`` learn, in the order in which each step asks them; all others are frozen, buffers
+    included.
     """
 
     players: tuple[str, ...]
@@ -107,7 +95,8 @@ class Framework(nn.Module, ABC):
     """A generator together with one way of training and sampling it, in 2-D and 3-D alike.
 
     Args:
-        generator: Made for :meth:`channels`, and passed through :meth:`centre` if centred.
+        generator: Made for :meth:`channels`, and passed through :meth:`centre` if centred: all that
+            makes volumes, and all that a finished run keeps.
         task: From which sequences which are made.
         options: An instance of ``Options``.
         plan: Of the training; None for synthesis alone: then there is neither a critic nor any
@@ -117,14 +106,11 @@ class Framework(nn.Module, ABC):
         InputError: Options that do not fit the task or the plan, or a missing file.
 
     Attributes:
-        Options: What it can be told.
         needs: What a generator must offer.
         modes: Of :class:`synth3d.data.Task`, those that it can learn.
         hides_sources: Whether training hides sources by itself, so that any one that is there
             is enough even without ``data.source_dropout``.
-        validation_steps: How many sampling steps are enough while training; None where there are
-            none.
-        generator: All that makes volumes, and all that a finished run keeps.
+        validation_steps: How many sampling steps are enough while training, if there are any.
     """
 
     Options: ClassVar[type[Options]]
@@ -154,11 +140,7 @@ class Framework(nn.Module, ABC):
         return Centred(generator)
 
     def players(self) -> dict[str, Player]:
-        """The networks that learn, by name; here the generator alone.
-
-        Raises:
-            ValueError: It was built for synthesis alone.
-        """
+        """The networks that learn, by name; here the generator alone. None without a plan."""
         if self.plan is None:
             raise ValueError("this framework was built for synthesis: nothing of it learns")
         rate = self.plan.rate
@@ -173,16 +155,16 @@ class Framework(nn.Module, ABC):
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Named, weighted, scalar terms to be minimised by the generator."""
 
-    @abstractmethod
     def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
-        """(B, S, *) → (B, T, *) in the network's scale; what is not wanted is free.
+        """(B, S, *) → (B, T, *) in the network's scale: here the generator's output as it is.
 
         Args:
             sources: (B, S, *); absent ones are 0.
             present: (B, S) bool.
-            wanted: (B, T) bool.
+            wanted: (B, T) bool; what is not wanted is free.
             seed: Decides all randomness, if there is any.
         """
+        return self.generator(sources, present, wanted)
 
     def randomness(self, step: int) -> torch.Generator:
         """The source of a step's random numbers; follows from the plan's seed and ``step`` alone.
@@ -190,8 +172,7 @@ class Framework(nn.Module, ABC):
         It is on the CPU, so that every device draws the same, and no part of a checkpoint.
         """
         seed = self.plan.seed if self.plan else 0
-        digest = hashlib.sha256(f"framework/{seed}/{step}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.Generator().manual_seed(seed_of(f"framework/{seed}/{step}"))
 
 
 def counted(batch: Batch) -> Tensor:

@@ -1,7 +1,5 @@
 """Any generator under any framework, by name: one cell of the table."""
 
-from typing import Any
-
 from torch import nn
 
 from synth3d.data import Task
@@ -27,43 +25,27 @@ FRAMEWORKS: dict[str, type[Framework]] = {
 """Ways of training and sampling a generator: name → class."""
 
 
-def pick(table: dict[str, Any], name: str, what: str) -> Any:
-    """``table[name]``, or an error that lists the names there are.
-
-    Raises:
-        InputError: The name is unknown.
-    """
-    if name not in table:
-        raise InputError(f"unknown {what} {name!r}; known: {sorted(table)}")
-    return table[name]
-
-
 def build(
     task: Task, model: ModelConfig, name: str, options: Options, plan: TrainingPlan | None = None
 ) -> Framework:
-    """The framework called ``name`` around a fresh generator.
-
-    Args:
-        task: From which sequences which are made.
-        model: The generator.
-        name: In ``FRAMEWORKS``.
-        options: Its own.
-        plan: Of the training; None for synthesis alone.
+    """The framework ``FRAMEWORKS[name]`` around a fresh generator; without a plan it only makes.
 
     Raises:
-        InputError: Unknown names, a model whose parts do not fit (groups, widths) or that cannot
+        InputError: An unknown model, one whose parts do not fit (groups, widths) or that cannot
             do what the framework needs, or as :class:`Framework`.
     """
-    framework = pick(FRAMEWORKS, name, "framework")
-    generator = pick(GENERATORS, model.name, "model")
+    framework = FRAMEWORKS[name]
+    if model.name not in GENERATORS:
+        raise InputError(f"unknown model {model.name!r}; known: {sorted(GENERATORS)}")
+    generator = GENERATORS[model.name]
     if lacking := framework.needs - generator.offers:
         able = sorted(known for known, g in GENERATORS.items() if framework.needs <= g.offers)
         raise InputError(f"{name} needs {sorted(lacking)} of {model.name}; able: {able}")
     if task.mode not in framework.modes:
         able = sorted(known for known, f in FRAMEWORKS.items() if task.mode in f.modes)
         raise InputError(f"{name} cannot learn mode {task.mode}; able: {able}")
-    taken = options_of(model.name)
-    shape = {key: getattr(model, key) for key in model.__dataclass_fields__ if key in taken}
+    taken = options_of(model.name) & model.__dataclass_fields__.keys()
+    shape = {key: getattr(model, key) for key in taken}
     if "time" in framework.needs:
         shape["time_embedding"] = True
     channels = framework.channels(len(task.sources), len(task.targets))
@@ -82,4 +64,4 @@ def start_as_identity(generator: nn.Module) -> None:
     """Set the last convolution of every ResBlock to 0, so that the block returns its input."""
     for module in generator.modules():
         if isinstance(module, ResBlock):
-            nn.init.zeros_(module.second.weight)
+            nn.init.zeros_(module.get_parameter("second.weight"))

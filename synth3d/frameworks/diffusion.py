@@ -46,14 +46,7 @@ class DiffusionOptions(Options):
 
 @dataclass(frozen=True)
 class Noised:
-    """Targets with noise on them; (B, T, *) each, but for the time.
-
-    Attributes:
-        image: The targets as a state without noise.
-        noise: What was added.
-        state: x_t.
-        index: t, (B,).
-    """
+    """Targets as a state without noise, noise, and their sum x_t, (B, T, *) each; t is (B,)."""
 
     image: Tensor
     noise: Tensor
@@ -67,7 +60,7 @@ class Diffusion(Framework):
     A volume is made by ``start``, for each of ``times`` one ``predict`` and one ``step``, and
     ``finish``. ``predict`` is of tiles, what it gives is blended, and all else is of the whole
     volume, where all randomness is: :func:`synth3d.inference.volume.synthesize_volume`. The
-    generator takes (B, S + T, *) and a time and gives (B, K, *), K as in :meth:`channels`.
+    generator takes (B, S + T, *) and a time and gives (B, K, *), K = T or 2 T as in ``channels``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"time"})
@@ -99,12 +92,9 @@ class Diffusion(Framework):
 
     @abstractmethod
     def terms(self, output: Tensor, noised: Noised, mask: Tensor) -> dict[str, Tensor]:
-        """Named loss terms of the generator's ``output`` (B, K, *), float32.
+        """Named loss terms of the generator's ``output`` (B, K, *), float32, for ``noised.state``.
 
-        Args:
-            output: For ``noised.state``.
-            noised: What it was asked about.
-            mask: (B, T, *) bool, what counts.
+        ``mask`` (B, T, *) says what counts.
         """
 
     def sampling(self, steps: int | None = None) -> Schedule:
@@ -123,15 +113,7 @@ class Diffusion(Framework):
     def predict(
         self, sources: Tensor, state: Tensor, time: int, present: Tensor, wanted: Tensor
     ) -> Tensor:
-        """The generator's output for tiles at one of :meth:`times`, (B, K, *) float32.
-
-        Args:
-            sources: (B, S, *).
-            state: (B, T, *).
-            time: One of :meth:`times`.
-            present: (B, S) bool.
-            wanted: (B, T) bool.
-        """
+        """The generator's output for tiles at one of :meth:`times`, (B, K, *) float32."""
         index = torch.full((len(sources),), time)
         return self._ask(sources, state, index, present, wanted)
 
@@ -151,9 +133,6 @@ class Diffusion(Framework):
             index: Which of :meth:`times`, from 0.
             generator: On the CPU; drawn from once, except at the last step, which gives the image.
             steps: As given to :meth:`times`.
-
-        Returns:
-            The next state, (T, *).
         """
         schedule = self.sampling(steps)
         at = len(schedule) - 1 - index
@@ -195,11 +174,9 @@ class Diffusion(Framework):
         given = torch.cat([sources, state * seen], dim=1)
         here = torch.cat([present, torch.ones_like(wanted)], dim=1)
         time = (index * (REFERENCE_STEPS / len(self.schedule))).to(sources.device, torch.float32)
-        return self.generator(given, here, self._asked(wanted), time).float()
-
-    def _asked(self, wanted: Tensor) -> Tensor:
-        """``wanted`` (B, T) for the generator's channels (B, K)."""
-        return wanted
+        n_targets = wanted.shape[1]
+        asked = wanted.repeat(1, self.channels(sources.shape[1], n_targets)[1] // n_targets)
+        return self.generator(given, here, asked, time).float()
 
 
 @dataclass(frozen=True)
@@ -317,9 +294,6 @@ class IDDPM(Diffusion):
         """The first half is the noise, the second the variance's place."""
         noise, share = prediction.chunk(2, dim=0)
         return noise, schedule.learned_log_variance(share, at)
-
-    def _asked(self, wanted: Tensor) -> Tensor:
-        return torch.cat([wanted, wanted], dim=1)
 
 
 def to_state(image: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from synth3d.data import Batch, Task
 from synth3d.errors import InputError
 from synth3d.frameworks.adversarial import Adversarial, AdversarialOptions
 from synth3d.frameworks.base import counted
-from synth3d.losses import Objective, cross_entropy, masked_mean, spread
+from synth3d.losses import masked_mean, spread
 from synth3d.models import Centred, ScalarCritic
 
 FIRST = -1
@@ -27,6 +27,7 @@ class MedSynthOptions(AdversarialOptions):
     """
 
     name = "medsynth"
+    adversarial_loss = "bce"
     adversarial_weight: float = 0.05
     critic_width: int = 32
     distance: str = "l1"
@@ -62,20 +63,14 @@ class MedSynth(Adversarial):
         size = self.options.critic_width, self.options.critic_layers
         return ScalarCritic(len(self.task.targets), self.task.dim, *size)
 
-    @property
-    def objective(self) -> Objective:
-        """Binary cross-entropy."""
-        return cross_entropy
-
     @classmethod
     def centre(cls, generator: nn.Module, task: Task, options: Any) -> nn.Module:
         """With a residual the generator's output is a difference of images."""
-        if residual_channel(task, options) is None:
-            return Centred(generator)
-        return Centred(generator, offset=0)
+        alone = residual_channel(task, options) is None
+        return Centred(generator) if alone else Centred(generator, offset=0)
 
-    def make(self, sources: Tensor, present: Tensor, wanted: Tensor) -> Tensor:
-        """(B, S, *) → (B, T, *): the residual source plus the generator's output."""
+    def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
+        """The residual source plus the generator's output."""
         made = self.generator(sources, present, wanted)
         if self.residual is None:
             return made

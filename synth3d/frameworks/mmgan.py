@@ -100,8 +100,8 @@ class MMGan(Adversarial):
         self._synthetic = self._given = None
         return {"critic": 0.5 * loss}
 
-    def make(self, sources: Tensor, present: Tensor, wanted: Tensor) -> Tensor:
-        """(B, S, *) → (B, T, *). Noise that stands in is one fixed pattern."""
+    def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
+        """Targets and absent sources are the hidden ones; noise that stands in is one pattern."""
         blank = sources.new_zeros((len(sources), wanted.shape[1], *sources.shape[2:]))
         given = torch.cat([present, torch.zeros_like(wanted)], dim=1)
         draws = torch.Generator().manual_seed(0)
@@ -113,14 +113,8 @@ class MMGan(Adversarial):
     ) -> Tensor:
         """All sequences (B, C, *) from those that are ``given``.
 
-        Args:
-            truth: (B, C, *); what is not given is not looked at.
-            given: (B, C) bool.
-            draws: Makes the noise, if noise stands in for what is not given.
-            alike: The same noise for every sample.
-
-        Returns:
-            (B, C, *); with implicit conditioning what is given comes back as it is.
+        What is not given is not looked at; with implicit conditioning what is given comes back as
+        it is. ``draws`` makes the noise, if that is what stands in; ``alike`` as in :func:`impute`.
         """
         shown, told = impute(truth, given, self.options.imputation, draws, alike)
         output = self.generator(shown, told, ~given)
@@ -129,15 +123,9 @@ class MMGan(Adversarial):
         return torch.where(spread(given, truth.ndim), truth.to(output.dtype), output)
 
     def hidden(self, known: Tensor, n_sources: int, step: int, draws: torch.Generator) -> Tensor:
-        """Which known channels are hidden at ``step``, (B, C) bool.
+        """Which of the ``known`` channels (B, S + T) bool are hidden at ``step``.
 
         Every subset that the curriculum allows by now is as likely as another, as in their code.
-
-        Args:
-            known: (B, C) bool, whose truth is known.
-            n_sources: S, of C = S + T.
-            step: Of the training.
-            draws: On the CPU.
         """
         forced = torch.zeros_like(known)
         if self.options.missing == "targets":
@@ -148,10 +136,8 @@ class MMGan(Adversarial):
             free, n_must = int(may.sum()), int(must.sum())
             fewest = 0 if n_must else 1
             highest = max(min(most - n_must, free - 1), 0)
-            sizes = torch.tensor(
-                [comb(free, m) if m >= fewest else 0 for m in range(highest + 1)],
-                dtype=torch.float64,
-            )
+            subsets = [comb(free, m) if m >= fewest else 0 for m in range(highest + 1)]
+            sizes = torch.tensor(subsets, dtype=torch.float64)
             n_hidden = int(sizes.multinomial(1, generator=draws)) if sizes.any() else 0
             order = torch.rand(known.shape[1], generator=draws).masked_fill(~may, 2).argsort()
             chosen = torch.zeros_like(may)
@@ -167,8 +153,7 @@ class MMGan(Adversarial):
         """
         stages, steps = n_channels - 1, self.plan.steps if self.plan else 1
         length = self.options.curriculum * steps / stages
-        reached = stages if length == 0 else 1 + int(step / length)
-        return min(reached, stages)
+        return stages if length == 0 else min(1 + int(step / length), stages)
 
 
 def impute(
@@ -176,17 +161,11 @@ def impute(
 ) -> tuple[Tensor, Tensor]:
     """What the generator is shown: given channels, and something in place of the others.
 
-    Args:
-        truth: (B, C, *).
-        given: (B, C) bool.
-        how: ``zeros``; ``noise``: N(0, 1), one pattern for all hidden channels of a sample; or
-            ``mean``: of the given channels, voxel by voxel. The background, where no given
-            channel has a signal, stays 0.
-        draws: On the CPU.
-        alike: One pattern of noise for all samples.
+    ``how``: ``zeros``; ``noise``: N(0, 1), one pattern for all hidden channels of a sample, or, if
+    ``alike``, of all samples; or ``mean``: of the given channels, voxel by voxel. The background,
+    where no given channel has a signal, stays 0.
 
-    Returns:
-        (B, C, *), and (B, C) bool, which channels hold something.
+    Returns (B, C, *), and (B, C) bool, which channels hold something.
     """
     mask = spread(given, truth.ndim)
     shown = torch.where(mask, truth, 0)

@@ -28,7 +28,3 @@ class Reconstruction(Framework):
         """One term, ``l1``."""
         synthetic = self.generator(batch.sources, batch.present, batch.wanted)
         return {"l1": self.options.l1_weight * masked_l1(synthetic.float(), batch)}
-
-    def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
-        """The generator's output as it is."""
-        return self.generator(sources, present, wanted)

@@ -16,14 +16,10 @@ def synthesize_case(
 ) -> np.ndarray:
     """All targets of one case, whole, on its own grid; the same for slices and for volumes.
 
-    Args:
-        framework: Ready to synthesise, on its device; autocast and gradients are the caller's.
-        prepared: On the case's own grid; absent sources are zeros, as in training.
-        data: What the framework was trained with.
-        options: How; None is with training's patch and overlap.
+    The framework is ready to synthesise, on its device; autocast and gradients are the caller's.
+    ``data`` is what it was trained with; without options its patch and overlap count.
 
-    Returns:
-        (T, D, H, W) float32 in the network's scale, 0 outside the brain.
+    Returns (T, D, H, W) float32 in the network's scale, 0 outside the brain.
     """
     task = framework.task
     view = seen(prepared, task, data)

@@ -28,13 +28,9 @@ class Tiling:
     Attributes:
         patch: Tile size (z, y, x) in voxels; (y, x) for a network of slices, which are then taken
             one by one along the first axis.
-        overlap: Voxels (z, y, x) or (y, x) that neighbouring tiles share at the least, in
-            [0, patch).
+        overlap: Voxels that neighbouring tiles share at the least along each axis.
         batch: Tiles per call.
-        on_tile: Told (tiles done, tiles in all) after each call.
-
-    Raises:
-        ValueError: Numbers that no tiles can have.
+        on_tile: Told after each call.
     """
 
     patch: tuple[int, ...]
@@ -62,10 +58,9 @@ def sliding_window(
 ) -> Tensor:
     """``network`` over the whole ``volume``, tile by tile, blended without seams.
 
-    A voxel's value is the mean of its tiles' values, weighted by a Hann window that is
-    positive up to the tile's rim. The mean is a running one, m += (w / Σw) (x - m), which
-    leaves equal values untouched: a network that returns its input gives back ``volume`` bit
-    for bit, whatever its shape, the patch and the overlap.
+    A voxel's value is the mean of its tiles' values, weighted by a Hann window that is positive up
+    to the tile's rim. The mean is a running one, m += (w / Σw) (x - m), which leaves equal values
+    untouched: a network that returns its input gives back ``volume`` bit for bit.
 
     Every call of ``network`` gets exactly ``batch`` samples (the last tile is repeated where
     they run out), so a per-sample network gives the same result for every ``batch``. How many
@@ -77,24 +72,21 @@ def sliding_window(
         tiling: Tiles, and how many a call.
         active: (D, H, W) bool, where a result is wanted: only the tiles that meet it are
             computed and the result is 0 elsewhere. None is everywhere.
-        out_channels: Channels of the result.
-
-    Returns:
-        (``out_channels``, D, H, W) float32, on the device of ``volume``; all 0 where nothing is
-        active.
-
-    Raises:
-        ValueError: Shapes do not fit, or the network returns another shape than promised.
+        out_channels: Of the result, (``out_channels``, D, H, W) float32 on the same device.
     """
-    if volume.dim() != 4 or 0 in volume.shape:
-        raise ValueError(f"volume must be a non-empty (C, D, H, W), got {tuple(volume.shape)}")
     if active is not None and active.shape != volume.shape[1:]:
         raise ValueError(
             f"active is {tuple(active.shape)} but the volume {tuple(volume.shape[1:])}"
         )
     if len(tiling.patch) == 2:
-        network = _of_slices(network)
-        tiling = replace(tiling, patch=(1, *tiling.patch), overlap=(0, *tiling.overlap))
+        solid = replace(tiling, patch=(1, *tiling.patch), overlap=(0, *tiling.overlap))
+        return sliding_window(
+            lambda tiles: network(tiles.squeeze(2)).unsqueeze(2),
+            volume,
+            solid,
+            active,
+            out_channels,
+        )
     shape = volume.shape[1:]
     result = volume.new_zeros((out_channels, *shape), dtype=torch.float32)
     inside = volume.new_ones(shape, dtype=torch.bool) if active is None else active
@@ -114,16 +106,6 @@ def tiles_per_call(batch: int, device: torch.device) -> int:
     return 2 if batch == 1 and device.type == "cpu" else batch
 
 
-def _of_slices(network: Network) -> Network:
-    """``network`` of (B, C, H, W) for tiles one slice thick."""
-
-    def flat(tiles: Tensor) -> Tensor:
-        made = network(tiles.squeeze(2))
-        return made.unsqueeze(2)
-
-    return flat
-
-
 def hann_window(patch: Sequence[int]) -> Tensor:
     """Weights of one tile, shape ``patch``: the product of sin²(π (i + ½) / n); all positive.
 
@@ -139,10 +121,7 @@ def hann_window(patch: Sequence[int]) -> Tensor:
 def tile_starts(side: int, size: int, overlap: int) -> list[int]:
     """First voxels of the tiles along one axis, evenly spread, the last one flush with the end.
 
-    Args:
-        side: Voxels of the volume along the axis, at least ``size``.
-        size: Voxels of the tile.
-        overlap: Voxels that neighbours share at the least.
+    The volume's ``side`` is at least the tile's ``size``.
     """
     count = 1 + -(-(side - size) // (size - overlap))
     return [round(k * (side - size) / max(count - 1, 1)) for k in range(count)]

@@ -20,10 +20,8 @@ from synth3d.inference.tiles import Tiling, sliding_window, tiles_per_call
 class SynthesisOptions(Tiling):
     """How a volume is made: in tiles of the size of training, at least two a call on a CPU.
 
-    Attributes:
-        steps: Sampling steps of a diffusion; None is what its options say. ``on_tile`` is told of
-            the tiles of all of them.
-        seed: Decides all randomness of a diffusion.
+    A diffusion takes so many ``steps`` (None: what its options say), of all of which ``on_tile``
+    is told; ``seed`` decides all its randomness.
     """
 
     steps: int | None = None
@@ -39,7 +37,7 @@ def synthesize_volume(
     options: SynthesisOptions,
     active: Tensor | None = None,
 ) -> Tensor:
-    """All targets of one volume.
+    """All targets of one volume, (T, D, H, W) float32 in the network's scale, where sources are.
 
     The same arguments give the same volume, up to rounding whatever the batch: random numbers are
     drawn on the CPU for the whole volume from the seed, never for tiles.
@@ -52,21 +50,9 @@ def synthesize_volume(
         present: (S,) bool.
         wanted: (T,) bool; what is not wanted is free.
         options: Tiles, steps and seed.
-        active: (D, H, W) bool, where a result is wanted; 0 elsewhere. None is everywhere. A
-            diffusion should be given all of the brain: what is not active stays blank at all
-            its steps.
-
-    Returns:
-        (T, D, H, W) float32 in the network's scale, on the device of ``sources``.
-
-    Raises:
-        ValueError: Shapes, patch, overlap or batch do not fit.
+        active: (D, H, W) bool, where a result is wanted; None is everywhere. A diffusion should be
+            given all of the brain: what is not active stays blank at all its steps.
     """
-    if present.shape != sources.shape[:1] or wanted.ndim != 1:
-        raise ValueError(
-            f"present and wanted are (S,) = ({len(sources)},) and (T,), got "
-            f"{tuple(present.shape)} and {tuple(wanted.shape)}"
-        )
     weights = next(framework.generator.parameters(), torch.zeros(()))
     device, layout = weights.device, _memory_format(framework, len(options.patch))
     batch = tiles_per_call(options.batch, device)

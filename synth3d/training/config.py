@@ -74,17 +74,15 @@ class _Loop:
         Raises:
             InputError: There is no such framework, or it does not have a key that was given.
         """
-        if self.framework not in FRAMEWORKS:
-            known = sorted(FRAMEWORKS)
-            raise InputError(
-                f"train.framework: unknown framework {self.framework!r}; known: {known}"
-            )
-        table = getattr(self, self.framework)
+        name, known = self.framework, sorted(FRAMEWORKS)
+        if name not in FRAMEWORKS:
+            raise InputError(f"train.framework: unknown framework {name!r}; known: {known}")
+        table = getattr(self, name)
         given = {key: getattr(self, key) for key in SHARED_KEYS if getattr(self, key) is not None}
         if foreign := sorted(key for key in given if not hasattr(table, key)):
             raise InputError(
-                f"train.{foreign[0]}: {self.framework} has no such option; leave it away, or set "
-                f"it for the framework that has it, as in train.pix2pix.{foreign[0]}"
+                f"train.{foreign[0]}: {name} has no such option; leave it away, or set it for the "
+                f"framework that has it, as in train.pix2pix.{foreign[0]}"
             )
         return dataclasses.replace(table, **given)
 
@@ -115,13 +113,13 @@ class RunConfig:
     targets: tuple[Modality, ...] = ("t2f",)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)  # pyright: ignore[reportInvalidTypeForm]
     misalign: MisalignConfig = field(default_factory=MisalignConfig)
 
     def __post_init__(self) -> None:
         task = self.task
-        object.__setattr__(self, "sources", task.sources)
-        object.__setattr__(self, "targets", task.targets)
+        for key in ("sources", "targets"):
+            object.__setattr__(self, key, getattr(task, key))
         self.misalign.check_fits(task)
         self.data.check_fits(task)
         for axis, size in zip("zyx"[-self.dim :], self.data.patch, strict=True):
@@ -135,14 +133,9 @@ class RunConfig:
 
 
 def build_framework(config: RunConfig, training: bool = True) -> Framework:
-    """The framework of ``config`` around a fresh generator.
+    """The framework of ``config``, as :func:`synth3d.frameworks.build` makes or refuses it.
 
-    Args:
-        config: What to build.
-        training: With what only losses need. Without, nothing but the generator has weights.
-
-    Raises:
-        InputError: As :func:`synth3d.frameworks.build`.
+    Without ``training`` nothing but the generator has weights.
     """
     train = config.train
     rates = train.learning_rate, train.critic_learning_rate
@@ -154,17 +147,9 @@ def check_keys(keys: Iterable[str], framework: str) -> None:
     """Refuse keys given one by one that belong to another framework than the one in use.
 
     A recipe may hold tables for several frameworks; who sets ``train.pgan.…`` by hand means pgan.
-
-    Args:
-        keys: Dotted, as in ``train.pgan.perceptual_weight``.
-        framework: The one in use.
-
-    Raises:
-        InputError: One of them would have no effect.
     """
     for key in keys:
-        head, _, rest = key.partition(".")
-        table = rest.partition(".")[0]
+        head, table, *_ = *key.split("."), ""
         if head == "train" and table in FRAMEWORKS and table != framework:
             raise InputError(
                 f"{key} has no effect under train.framework={framework}; leave it away, or use "

@@ -5,7 +5,7 @@ run that repeats its last leg ends with the same weights, bit for bit, as one th
 disturbed (on one kind of CPU and with the same number of threads).
 """
 
-import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,20 +15,28 @@ import numpy as np
 import torch
 
 from synth3d.cohort import Case, Splits
-from synth3d.data import Batch, Prepared, Stream, misalign, prepare, spacing_seen, to_subject
+from synth3d.data import (
+    Batch,
+    Prepared,
+    Stream,
+    misalign,
+    prepare,
+    seed_of,
+    spacing_seen,
+    to_subject,
+)
 from synth3d.errors import InputError
-from synth3d.files import lock, progress, sha256, write_json
+from synth3d.files import atomic_path, lock, progress, sha256, write_json
 from synth3d.images import Grid, ScalePrior
+from synth3d.machine import environment
 from synth3d.training.config import RunConfig
 from synth3d.training.run_folder import (
     FORMAT,
-    environment,
     load_state,
     read_log,
     save_state,
     save_weights,
     write_config,
-    write_log,
 )
 from synth3d.training.trainer import Trainer
 from synth3d.training.validation import draw, validate
@@ -40,7 +48,7 @@ AHEAD = 20
 
 def leg_seed(seed: int, leg: int) -> int:
     """A 63-bit seed that differs for every (seed, leg)."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{leg}".encode()).digest()[:8], "big") >> 1
+    return seed_of(f"{seed}/{leg}")
 
 
 def train(
@@ -53,20 +61,11 @@ def train(
 ) -> Path:
     """Train in the folder ``run``, or go on with what a killed process left there.
 
-    Args:
-        config: What to train.
-        cases: All cases of the cohort; only those named in ``splits.train`` are learnt from
-            and only those in ``splits.val`` are validated on.
-        splits: By patient.
-        data_folder: Where the cases came from, for the record.
-        run: The run folder; made if need be.
-        device: ``cpu``, ``cuda`` or ``cuda:1``.
-
-    Returns:
-        ``run``, finished.
+    Of all ``cases`` only those named in ``splits.train`` are learnt from and only those in
+    ``splits.val`` are validated on; ``data_folder`` is for the record. Returns ``run``, finished.
 
     Raises:
-        InputError: No usable training case, a bad file, or a run of another configuration.
+        InputError: No usable training case, or a bad file.
     """
     with lock(run):
         if (run / "done.json").exists():
@@ -142,14 +141,14 @@ def _begin(
     write_json(run / "environment.json", environment())
     cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
     write_json(run / "cohort.json", cohort | {"test": splits.test})
-    write_json(run / "scales.json", ScalePrior([case.scales for case in learn]).to_list())
+    write_json(run / "scales.json", ScalePrior([{**case.scales} for case in learn]).to_list())
     if not (run / "resume.pt").exists():
         return []
     try:
         trainer.load(load_state(run / "resume.pt"))
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
         reason = str(error).splitlines()[0]
         raise InputError(
             f"{run / 'resume.pt'} belongs to another version or model ({reason}); "
@@ -221,22 +220,18 @@ def _checkpoint(
         text = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         print(f"step {trainer.step}: validation {text}")
         draw(trainer.config, run, log, check[0], first)
-    write_log(run / "log.jsonl", log)
+    with atomic_path(run / "log.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
     save_state(run / "resume.pt", trainer.state())
 
 
 def _finish(
-    trainer: Trainer,
-    run: Path,
-    data_folder: Path,
-    log: list[dict[str, Any]],
-    grids: dict[str, Any],
+    trainer: Trainer, run: Path, data_folder: Path, log: list[dict], grids: dict[str, Any]
 ) -> None:
     """Weights, then ``done.json``; the resume state is no longer needed."""
     weights = run / "weights.safetensors"
     with trainer.averaged():
         save_weights(weights, trainer.framework.generator)
-    last = next(line["validation"] for line in reversed(log) if "validation" in line)
     done = {
         "finished": True,
         "format": FORMAT,
@@ -245,7 +240,7 @@ def _finish(
         "data_folder": str(data_folder.resolve()),
         "steps": trainer.step,
         "weights_sha256": sha256(weights),
-        "validation": last,
+        "validation": next(line["validation"] for line in log[::-1] if "validation" in line),
         "seconds": round(sum(sum(line.get("seconds", {}).values()) for line in log), 1),
         **grids,
     }

@@ -21,7 +21,7 @@ from synth3d.cohort import (
     read_splits,
 )
 from synth3d.errors import InputError
-from synth3d.files import read_json, read_object
+from synth3d.files import read_object
 from synth3d.machine import keep_memory, pick_device, suited
 from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework, check_keys, sources_for
@@ -93,9 +93,6 @@ def find_cohort(
 
     The first line printed says when phantoms are used. Without a splits file the split is
     drawn from the patients' names with a fixed seed.
-
-    Raises:
-        InputError: Folder or splits file cannot be used.
     """
     if data is None:
         folder = work / "phantom"
@@ -123,8 +120,7 @@ def resolve(request: TrainRequest, device: str) -> RunConfig:
     """
     recipe = request.recipe or default_recipe(request.data, device, request.dim)
     values: dict[str, Any] = read_recipe(recipe)
-    train = values.get("train")
-    half = isinstance(train, dict) and train.get("precision") == "bf16"
+    half = flatten(values).get("train.precision") == "bf16"
     if half and not recipe.endswith(".json"):
         override(values, "train.precision", suited("bf16", device))
     flags = {
@@ -147,14 +143,14 @@ def resolve(request: TrainRequest, device: str) -> RunConfig:
     if request.patch:
         override(values, "data.overlap", tuple(side // 4 * 2 for side in request.patch))
     if request.target:
-        targets = [parse_modality(name.strip()) for name in request.target.split(",")]
+        targets: list[Modality] = [parse_modality(name) for name in request.target.split(",")]
         override(values, "sources", _others(values, targets))
         override(values, "targets", targets)
     if request.sources:
         override(values, "sources", [parse_modality(name) for name in request.sources.split(",")])
     for text in request.assign:
         override(values, *parse_assignment(text))
-    if isinstance(train := values.get("train", {}), dict) and not train.get("threads"):
+    if not flatten(values).get("train.threads"):
         override(values, "train.threads", os.cpu_count() or 1)
     return parse(RunConfig, values)
 
@@ -175,9 +171,7 @@ def _others(values: dict[str, Any], targets: Sequence[Modality]) -> list[Modalit
 
 def default_recipe(data: Path | None, device: str, dim: str | None = None) -> str:
     """``phantom`` without data, else ``gpu`` or ``cpu`` for what the machine has; ``-2d`` of it."""
-    name = "gpu" if device.startswith("cuda") else "cpu"
-    if data is None:
-        name = "phantom"
+    name = "phantom" if data is None else "gpu" if device.startswith("cuda") else "cpu"
     return f"{name}-2d" if dim == "2d" else name
 
 
@@ -192,9 +186,6 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
     """Refuse to go on with a folder that another configuration, cohort or split began.
 
     Going on with another split would mix its test cases into what the weights have seen.
-
-    Raises:
-        InputError: Something differs; the message names the keys.
     """
     if not (run / "config.json").exists():
         return
@@ -214,8 +205,7 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
 def train_run(request: TrainRequest) -> Path | None:
     """Train as ``request`` says, or go on with what a killed process left; tells what it does.
 
-    Returns:
-        The finished run folder; None for a dry run.
+    Returns the finished run folder, None for a dry run.
 
     Raises:
         InputError: The request, the cohort or the run folder cannot be used.
@@ -250,7 +240,7 @@ def train_run(request: TrainRequest) -> Path | None:
     how = f"in {config.train.precision} on {device}"
     print(f"training {config.model.name} on {what} {how}: {run}")
     train(config, cases, splits, folder, run, device)
-    done = read_json(run / "done.json")
+    done = read_done(run)
     scores = "  ".join(f"{name} {value:.4g}" for name, value in done["validation"].items())
     print(f"finished: {run}  (validation in the brain: {scores})")
     print(f"pictures: {run / 'curves.png'}  {run / 'contact.png'}")

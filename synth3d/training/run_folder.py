@@ -7,12 +7,8 @@ cases · ``resume.pt`` state of a run under way · ``log.jsonl`` · ``weights.sa
 """
 
 import json
-import os
-import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,7 @@ import torch
 from torch import nn
 
 from synth3d.errors import InputError
-from synth3d.files import atomic_path, read_json, sha256, write_json
+from synth3d.files import atomic_path, read_json, read_object, sha256, write_json
 from synth3d.frameworks import Framework
 from synth3d.images import ScalePrior
 from synth3d.settings import read_as, to_plain
@@ -28,27 +24,6 @@ from synth3d.training.config import RunConfig, build_framework
 
 FORMAT = 1
 """Raised when a run folder of an older version can no longer be read."""
-
-_LIBRARIES = ("torch", "torchio", "numpy", "nibabel", "synth3d")
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and command line, for the record."""
-    libraries: dict[str, str] = {}
-    for name in _LIBRARIES:
-        try:
-            libraries[name] = version(name)
-        except PackageNotFoundError:
-            libraries[name] = "not installed"
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "libraries": libraries,
-        "command": sys.argv,
-    }
 
 
 def save_weights(path: Path, module: nn.Module) -> None:
@@ -87,11 +62,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What :func:`save_state` wrote.
-
-    Raises:
-        InputError: The file is damaged.
-    """
+    """What :func:`save_state` wrote; a damaged file is refused."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -100,18 +71,8 @@ def load_state(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def write_log(path: Path, lines: list[dict[str, Any]]) -> None:
-    """All log lines at once, one JSON value each."""
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-
-
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The log lines, or none when there is no log yet.
-
-    Raises:
-        InputError: The file is damaged.
-    """
+    """The log lines, or none when there is no log yet; a damaged log is refused."""
     if not path.exists():
         return []
     try:
@@ -139,34 +100,23 @@ def read_config(run: Path) -> RunConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, ready to synthesise.
+    """A finished run, ready to synthesise; its folder's name is its own.
 
-    Attributes:
-        folder: The run folder; its name is the run's name.
-        config: What was trained.
-        framework: In evaluation mode, on the CPU, with nothing that only training needs.
-        prior: Likely intensity scales of the targets.
-        weights: The weights file.
-        weights_sha256: Its hash.
+    ``framework`` is in evaluation mode, on the CPU, with nothing that only training needs;
+    ``prior`` holds likely intensity scales of the targets.
     """
 
     folder: Path
     config: RunConfig
     framework: Framework
     prior: ScalePrior
-    weights: Path
     weights_sha256: str
 
 
 def read_done(run: Path) -> dict[str, Any]:
-    """What a finished run says of itself.
-
-    Raises:
-        InputError: The run is of another format.
-    """
-    done = read_json(run / "done.json")
-    if not isinstance(done, dict) or done.get("format") != FORMAT:
-        found = done.get("format") if isinstance(done, dict) else None
+    """What a finished run says of itself; a run of another format is refused."""
+    done = read_object(run / "done.json")
+    if (found := done.get("format")) != FORMAT:
         raise InputError(
             f"{run} has run format {found}, this version reads {FORMAT}; remove the folder and "
             "train it again"
@@ -197,4 +147,4 @@ def load_run(run: Path) -> Run:
     if unknown := [t for t in config.targets if not any(t in case for case in prior.cases)]:
         raise InputError(f"{run / 'scales.json'} is damaged: it has no scale of {unknown}")
     framework.eval().requires_grad_(False)
-    return Run(run, config, framework, prior, weights, digest)
+    return Run(run, config, framework, prior, digest)

@@ -22,10 +22,6 @@ class Trainer:
     has come to learn one after the other on the same batch, and all others are frozen. Everything
     in it is in :meth:`state`, so a run goes on from a checkpoint as if it had never stopped.
 
-    Args:
-        config: What to train.
-        device: Where.
-
     Raises:
         InputError: As :func:`synth3d.training.config.build_framework`.
         ValueError: The framework's stages do not fit its players.
@@ -34,7 +30,8 @@ class Trainer:
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         torch.manual_seed(config.train.seed)
         self.config, self.device, self.step = config, device, 0
-        self.framework = build_framework(config).to(device, memory_format=memory_format(config.dim))
+        layout = memory_format(config.dim)
+        self.framework = build_framework(config).to(device).to(memory_format=layout)
         self.players, self.stages = self.framework.players(), tuple(self.framework.stages)
         self._check_stages()
         self.averages = {
@@ -161,12 +158,7 @@ class Trainer:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`.
-
-        Raises:
-            KeyError: It is of another version, or of other players.
-            RuntimeError: It is of other networks.
-        """
+        """Go on from :meth:`state`; ``KeyError`` or ``RuntimeError`` if it is of another run."""
         self.step = int(state["step"])
         self.framework.load_state_dict(state["framework"])
         for name, module in self.averages.items():
@@ -175,7 +167,7 @@ class Trainer:
             optimizer.load_state_dict(state["optimizers"][name])
 
 
-def rate_factor(step: int, train: TrainConfig) -> float:
+def rate_factor(step: int, train: TrainConfig) -> float:  # pyright: ignore[reportInvalidTypeForm]
     """Learning rate over its configured value: linear warm-up, then constant or cosine to 0."""
     if step < train.warmup:
         return (step + 1) / train.warmup

@@ -22,19 +22,9 @@ SCORES = {"psnr": psnr_brain, "ssim": ssim_brain, "mae": mae_brain}
 def validate(trainer: Trainer, cases: Sequence[Prepared]) -> tuple[dict[str, float], np.ndarray]:
     """Mean scores over whole volumes inside the brain, and the first case's synthesis.
 
-    The scores are of the first target, in the network's scale (range 1), averaged over cases. A run
-    on slices has those of its slices beside those of the volumes they make.
-
-    Args:
-        trainer: Of which the averaged weights are judged.
-        cases: At least one, with the first target.
-
-    Returns:
-        ({psnr, ssim, mae}, (T, D, H, W) of the first case); for ``dim`` 2 also psnr_slices and
-        ssim_slices.
-
-    Raises:
-        InputError: A score is not finite.
+    The averaged weights are judged by the first target, in the network's scale (range 1), averaged
+    over cases. A run on slices has psnr_slices and ssim_slices beside the volumes' psnr, ssim, mae.
+    Scores that are not finite are refused.
     """
     config, framework, data = trainer.config, trainer.framework, trainer.config.data
     options = SynthesisOptions(data.patch, data.overlap, steps=framework.validation_steps)
@@ -63,14 +53,9 @@ def slice_scores(
 ) -> dict[str, float]:
     """``psnr_slices`` and ``ssim_slices``: 2-D scores inside the brain, averaged over its slices.
 
-    SSIM has scikit-image's window, 7 x 7 within the slice. Slices without brain do not count; NaN
-    where there are no others.
-
-    Args:
-        real: (D, H, W) in the network's scale (range 1).
-        synthetic: The same shape and scale.
-        brain: (D, H, W) bool.
-        turn: What brings the slices to the front.
+    All (D, H, W), in the network's scale (range 1); ``turn`` brings the slices to the front. SSIM
+    has scikit-image's window, 7 x 7 within the slice. Slices without brain do not count; NaN where
+    there are no others.
     """
     if not brain.any():
         return {"psnr_slices": math.nan, "ssim_slices": math.nan}
@@ -92,15 +77,7 @@ def slice_scores(
 def draw(
     config: RunConfig, run: Path, log: list[dict[str, Any]], case: Prepared, result: np.ndarray
 ) -> None:
-    """``curves.png`` and ``contact.png`` in the folder ``run``.
-
-    Args:
-        config: Of the run.
-        run: Its folder.
-        log: Of the steps so far.
-        case: With all targets.
-        result: Its synthesis, (T, D, H, W) in the network's scale.
-    """
+    """``curves.png`` and ``contact.png`` in the folder ``run``: the log, and a case's synthesis."""
     draw_curves(log, run / "curves.png")
     target = config.targets[0]
     real = case.volumes[target]

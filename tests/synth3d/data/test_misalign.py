@@ -104,18 +104,6 @@ def test_motions_are_as_large_as_asked(dim, seed, draw):
     torch.testing.assert_close(motion.rotation @ motion.rotation.T, torch.eye(dim))
 
 
-def test_an_elastic_field_is_smooth_and_never_beyond_its_control_points():
-    from synth3d.data.misalign import _dense
-
-    field = torch.randn(2, CONTROL_POINTS, CONTROL_POINTS)
-    dense = _dense(field, (60, 50))
-    assert dense.shape == (2, 60, 50)
-    for component, points in zip(dense, field, strict=True):
-        assert points.min() <= component.min()
-        assert component.max() <= points.max()
-    assert (dense[:, 1:] - dense[:, :-1]).abs().max() < 0.6 * field.abs().max()
-
-
 @pytest.mark.parametrize("draw", ["uniform_box", "fixed_magnitude"])
 def test_the_points_of_a_curve_differ_in_length_alone(draw):
     def drawn(shift):
@@ -188,27 +176,20 @@ def test_nothing_happens_where_nothing_is_asked_or_the_source_is_absent(prepared
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_training_sees_the_source_astray_unless_only_the_test_does(prepared, dim):
+    """All channels hold one picture, so what moves shows against what does not."""
+    same = prepared.volumes["t1n"]
+    alike = dataclasses.replace(prepared, volumes={name: same for name in prepared.volumes})
+
     def stream(misalign):
-        return drawn(prepared, settings_of(dim, misalign), 3, 4)
+        return drawn(alike, settings_of(dim, misalign), 3, 4)
 
     test_only = stream(dataclasses.replace(FIXED, when="test_only"))
     for plain, again in zip(stream(MisalignConfig()), test_only, strict=True):
         assert torch.equal(plain.sources, again.sources)
-    first, again = stream(FIXED), stream(FIXED)
-    for a, b in zip(first, again, strict=True):
-        assert torch.equal(a.sources, b.sources)
-    seen = {float((batch.sources[:, 2] - batch.sources[:, 0]).abs().mean()) for batch in first}
-    assert len(seen) == 4
-
-
-@pytest.mark.parametrize("dim", [2, 3])
-def test_in_training_the_other_channels_and_the_target_stay(prepared, dim):
-    """All channels hold one picture, so what moves shows against what does not."""
-    same = prepared.volumes["t1n"]
-    alike = dataclasses.replace(prepared, volumes={name: same for name in prepared.volumes})
-    moved = 0
-    for batch in drawn(alike, settings_of(dim), 0, 6):
-        assert torch.equal(batch.sources[:, 0], batch.targets[:, 0])
-        assert torch.equal(batch.sources[:, 1], batch.targets[:, 0])
-        moved += int(not torch.equal(batch.sources[:, 2], batch.targets[:, 0]))
-    assert moved == 6
+    seen = set()
+    for first, again in zip(stream(FIXED), stream(FIXED), strict=True):
+        assert torch.equal(first.sources, again.sources)
+        assert torch.equal(first.sources[:, 0], first.targets[:, 0])  # the others stay
+        assert torch.equal(first.sources[:, 1], first.targets[:, 0])
+        seen.add(float((first.sources[:, 2] - first.targets[:, 0]).abs().mean()))
+    assert len(seen - {0}) == 4

@@ -61,10 +61,11 @@ def test_axes_turn_once_and_turn_back(prepared):
     assert found.sum() == pytest.approx(inside.sum(), rel=1e-5)
 
 
-def test_patches_have_the_asked_shape_and_hold_brain(prepared):
-    for batch in drawn(prepared):
-        assert batch.sources.shape == (2, 3, 16, 12, 8)
-        assert batch.targets.shape == batch.label.shape == (2, 1, 16, 12, 8)
+@pytest.mark.parametrize("patch", [(16, 12, 8), (64, 64, 64)])
+def test_patches_have_the_asked_shape_and_hold_brain(prepared, patch):
+    for batch in drawn(prepared, patch=patch, overlap=(0, 0, 0)):
+        assert batch.sources.shape == (2, 3, *patch)
+        assert batch.targets.shape == batch.label.shape == (2, 1, *patch)
         centre = tuple(side // 2 for side in batch.brain.shape[2:])
         assert batch.brain[(slice(None), 0, *centre)].all()
 
@@ -173,8 +174,3 @@ def test_labels_outside_any_scheme_are_refused_with_their_file(phantom_cohort, p
     write_like(prepared.case.label, label, path)
     with pytest.raises(InputError, match=r"seg.nii.gz: label values \[7"):
         prepare(dataclasses.replace(prepared.case, label=path), TASK.sources, TASK.targets)
-
-
-def test_a_brain_smaller_than_the_patch_is_padded(prepared):
-    (batch,) = drawn(prepared, 0, 1, patch=(64, 64, 64), overlap=(0, 0, 0))
-    assert batch.sources.shape[2:] == (64, 64, 64)

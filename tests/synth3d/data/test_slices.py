@@ -155,12 +155,6 @@ def test_resampling_keeps_the_field_of_view():
     assert spacing_seen(case, *settings) == pytest.approx((2.0 * 9 / 21, 1.0 * 13 / 26))
 
 
-def test_three_dimensional_cases_are_left_alone():
-    case, solid = case_of(), (Task(3, ("t1n", "t2w"), ("t2f",)), DataConfig())
-    assert seen(case, *solid) is case
-    assert spacing_seen(case, *solid) == (2.0, 1.5, 1.0)
-
-
 def test_worked_example_of_the_slices_that_are_learnt_from():
     brain = np.zeros((20, 4, 4), bool)
     brain[4:15, 1:3, 1:3] = True

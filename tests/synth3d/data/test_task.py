@@ -40,10 +40,6 @@ def test_tasks_that_nobody_can_learn_are_refused(values, key):
         Task(*values)
 
 
-def test_aliases_are_understood():
-    assert Task(3, ("T1", "t1ce"), ("flair",)) == Task(3, ("t1n", "t1c"), ("t2f",))
-
-
 @given(rows=ROWS, chance=st.floats(0, 0.99), seed=st.integers(0, 99))
 def test_dropping_keeps_a_nonempty_subset(rows, chance, seed):
     present = torch.tensor(rows)

@@ -114,14 +114,6 @@ def test_losses_count_wanted_voxels_of_the_brain_only(name, cell, make_batch):
     assert all(term == 0 for term in diffusion.generator_loss(nothing, 0).values())
 
 
-@BOTH
-def test_a_step_draws_the_same_noise_whenever_it_is_taken(name, cell, make_batch):
-    diffusion, batch = cell(name), make_batch(side=8)
-    found = [diffusion.generator_loss(batch, step)["noise"].item() for step in (5, 6, 5)]
-    assert found[0] == found[2]
-    assert found[0] != found[1]
-
-
 def drawn(diffusion, batch: Batch, steps: int = 100) -> Noised:
     """What it draws at step 0."""
     draws, image = diffusion.randomness(0), to_state(batch.targets)
@@ -140,24 +132,18 @@ def test_ddpm_minimises_the_squared_error_of_the_noise(options, make_batch):
     torch.testing.assert_close(found, noise[batch.brain].square().mean())
 
 
-def test_the_bound_is_zero_for_a_perfect_reverse_step_and_never_negative(options, make_batch):
-    diffusion, image = around(Spy(2), options["iddpm"]), to_state(make_batch(side=8).targets)
+def test_the_bound_is_zero_for_a_perfect_reverse_step_and_the_likelihood_at_the_last(options):
+    diffusion, image = around(Spy(2), options["iddpm"]), torch.zeros(3, 1, 8, 8)
     noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
-    index = torch.tensor([1, 60])
+    index = torch.tensor([1, 60, 0])
     noised = Noised(image, noise, diffusion.schedule.noised(image, noise, index), index)
     lowest = torch.full_like(noise, -1.0)
-    perfect = diffusion.bound(noise, lowest, noised)
+    perfect = diffusion.bound(noise, lowest, noised)[:2]
     torch.testing.assert_close(perfect, torch.zeros_like(perfect), rtol=0, atol=1e-4)
-    assert (diffusion.bound(noise + 0.3, lowest.neg(), noised) > 0).all()
-
-
-def test_the_last_step_of_the_bound_is_the_images_likelihood(options):
-    diffusion, image = around(Spy(2), options["iddpm"]), torch.zeros(1, 1, 4, 4)
-    noise, index = torch.full_like(image, 0.5), torch.tensor([0])
-    noised = Noised(image, noise, diffusion.schedule.noised(image, noise, index), index)
-    found = diffusion.bound(noise, torch.full_like(image, 1.0), noised)
-    beta = diffusion.schedule.beta[0].item()
-    assert found.flatten()[0].item() == pytest.approx(0.5 * math.log(2 * math.pi * beta), rel=1e-4)
+    assert (diffusion.bound(noise + 0.3, lowest.neg(), noised)[:2] > 0).all()
+    last = diffusion.bound(noise, lowest.neg(), noised)[2]
+    expected = 0.5 * math.log(2 * math.pi * diffusion.schedule.beta[0].item())
+    torch.testing.assert_close(last, torch.full_like(last, expected), rtol=1e-4, atol=1e-5)
 
 
 def test_the_bound_teaches_the_variance_and_not_the_noise(cell, make_batch):
@@ -212,28 +198,3 @@ def test_centred_networks_get_centred_sources_and_untouched_noise(name, cell, ma
     torch.testing.assert_close(x[:, :2], expected)
     assert torch.equal(x[:, 2:], batch.targets)
     assert torch.equal(found, x[:, 2:].expand_as(found))
-
-
-@pytest.mark.slow
-@BOTH
-def test_a_trained_diffusion_samples_what_the_sources_say(name, cell):
-    torch.manual_seed(0)
-    diffusion = cell(name, model={"centred": True})
-    optimizer = torch.optim.Adam(diffusion.generator.parameters(), 4e-3)
-    draws = torch.Generator().manual_seed(0)
-    masks = torch.ones(8, 2, dtype=torch.bool), torch.ones(8, 1, dtype=torch.bool)
-    brain = torch.ones(8, 1, 8, 8, dtype=torch.bool)
-
-    def batch() -> Batch:
-        coarse = torch.rand(8, 2, 4, 4, generator=draws)
-        sources = nn.functional.interpolate(coarse, size=8, mode="bilinear") + 0.01
-        return Batch(sources, sources[:, :1] - 0.8 * sources[:, 1:] + 0.4, *masks, brain)
-
-    for step in range(800):
-        optimizer.zero_grad()
-        sum(diffusion.generator_loss(batch(), step).values()).backward()
-        optimizer.step()
-    test = batch()
-    made = diffusion.eval().synthesize(test.sources, *masks)
-    error = (made - test.targets).square().mean()
-    assert error < 0.05 * test.targets.var()

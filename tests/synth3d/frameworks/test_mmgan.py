@@ -18,13 +18,9 @@ def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def two_targets(side: int = 16) -> Batch:
-    sources = torch.rand(2, 2, side, side, generator=draws()) + 0.1
-    brain = torch.ones(2, 1, side, side, dtype=torch.bool)
-    brain[..., :3] = False
-    targets = torch.stack([sources.mean(1), sources[:, 0] ** 2], 1) * brain
-    masks = torch.ones(2, 2, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool)
-    return Batch(sources * brain, targets, *masks, brain)
+@pytest.fixture
+def batch(make_batch) -> Batch:
+    return make_batch(targets=2)
 
 
 class Copies(nn.Module):
@@ -58,9 +54,9 @@ def make(critic: nn.Module | None = None, steps: int = 60, **options) -> MMGan:
     return cell
 
 
-def test_all_sequences_go_in_and_come_out():
+def test_all_sequences_go_in_and_come_out(batch):
     assert MMGan.channels(3, 1) == (4, 4)
-    cell, batch = make(), two_targets()
+    cell = make()
     assert cell.make_critic()(torch.zeros(1, 8, 24, 24)).shape[1] == 4
     assert cell.synthesize(batch.sources, batch.present, batch.wanted).shape == batch.targets.shape
     assert set(cell.generator_loss(batch, 0)) == {"l1", "adversarial"}
@@ -129,8 +125,8 @@ def test_what_stands_in_for_a_hidden_channel():
 
 
 @pytest.mark.parametrize("imputation", ["zeros", "noise", "mean"])
-def test_the_network_never_sees_what_is_hidden(imputation):
-    cell, batch = make(imputation=imputation, missing="targets", curriculum=1.0), two_targets()
+def test_the_network_never_sees_what_is_hidden(imputation, batch):
+    cell = make(imputation=imputation, missing="targets", curriculum=1.0)
     seen = []
     for wild in (0, 50):
         other = replace(batch, targets=batch.targets + wild)
@@ -139,8 +135,8 @@ def test_the_network_never_sees_what_is_hidden(imputation):
     assert torch.equal(*seen)
 
 
-def test_real_channels_come_back_as_they_are_and_do_not_count():
-    batch, cell = two_targets(), make(missing="targets", curriculum=1.0)
+def test_real_channels_come_back_as_they_are_and_do_not_count(batch):
+    cell = make(missing="targets", curriculum=1.0)
     truth = torch.cat([batch.sources, batch.targets], 1)
     given_ = torch.tensor([[True, True, False, False]] * 2)
     output = cell.complete(truth, given_, draws())
@@ -152,8 +148,7 @@ def test_real_channels_come_back_as_they_are_and_do_not_count():
     torch.testing.assert_close(found, expected)
 
 
-def test_without_implicit_conditioning_everything_known_counts():
-    batch = two_targets()
+def test_without_implicit_conditioning_everything_known_counts(batch):
     cell = make(missing="targets", curriculum=1.0, implicit_conditioning=False)
     found = cell.generator_loss(batch, 0)["l1"]
     truth = torch.cat([batch.sources, batch.targets], 1)
@@ -161,9 +156,9 @@ def test_without_implicit_conditioning_everything_known_counts():
     torch.testing.assert_close(found, 0.9 * error[batch.brain.expand_as(error)].mean())
 
 
-def test_the_critic_is_told_of_each_sequence_whether_it_is_real():
+def test_the_critic_is_told_of_each_sequence_whether_it_is_real(batch):
     judge = Judge()
-    cell, batch = make(judge, missing="targets", curriculum=1.0), two_targets()
+    cell = make(judge, missing="targets", curriculum=1.0)
     adversarial = cell.generator_loss(batch, 0)["adversarial"]
     critic = cell.critic_loss(batch, 0)["critic"]
     truth = torch.cat([batch.sources, batch.targets], 1)
@@ -177,8 +172,8 @@ def test_the_critic_is_told_of_each_sequence_whether_it_is_real():
     torch.testing.assert_close(critic, expected)
 
 
-def test_what_is_not_known_has_no_effect_at_all():
-    batch, found = two_targets(), []
+def test_what_is_not_known_has_no_effect_at_all(batch):
+    found = []
     present, wanted = batch.present.clone(), batch.wanted.clone()
     present[0, 1] = wanted[1, 0] = False
     sources = batch.sources * present[..., None, None]
@@ -191,8 +186,8 @@ def test_what_is_not_known_has_no_effect_at_all():
     assert found[0] == found[1]
 
 
-def test_absent_sources_are_made_too_and_noise_is_the_same_for_every_tile():
-    batch, cell = two_targets(), make(imputation="noise")
+def test_absent_sources_are_made_too_and_noise_is_the_same_for_every_tile(batch):
+    cell = make(imputation="noise")
     present = torch.tensor([[True, False], [True, True]])
     made = cell.synthesize(batch.sources, present, batch.wanted)
     x = cell.generator.shown[0]

@@ -1,12 +1,15 @@
 """A request is what the command line is, and the same from Python."""
 
 import json
+import shutil
 
 import pytest
 
-from synth3d.cli import build_parser
+from synth3d.cli import build_parser, main
+from synth3d.cohort.cases import find_cases
+from synth3d.cohort.splits import make_splits
 from synth3d.errors import InputError
-from synth3d.training import TrainRequest, train_run
+from synth3d.training import TrainRequest, resolve, train_run
 
 TINY = {
     "widths": (4, 8), "patch": (16, 16, 16), "steps": 2, "threads": 1, "device": "cpu",
@@ -27,6 +30,31 @@ def test_a_run_from_python_ends_in_its_folder(phantom_cohort, tmp_path, capsys):
     assert json.loads((run / "done.json").read_text())["finished"]
     assert train_run(request) == run
     assert "already trained" in capsys.readouterr().out
+
+
+def test_a_bad_file_stops_it_with_one_sentence_that_names_it(phantom_cohort, tmp_path, capsys):
+    data = shutil.copytree(phantom_cohort, tmp_path / "data")
+    bad = next(data.glob(f"*/{make_splits(find_cases(data)).train[0]}-t2w.nii.gz"))
+    bad.write_bytes(bad.read_bytes()[:-99])
+    flags = ["--work", str(tmp_path), "--recipe", "phantom", "--device", "cpu", "--steps", "2"]
+    assert main(["train", "--data", str(data), *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == said.count(f"error: {bad} is truncated") == 1
+    assert "Traceback" not in said
+    assert not [*tmp_path.rglob("weights.safetensors")]
+
+
+def test_a_targets_sources_are_the_others_of_the_recipe_or_of_brats():
+    grid = ("data.common_grid=pd",)
+    for recipe, target, sources in (
+        ("ixi-2d", "t1", ("t2w", "pd")),
+        ("ixi-2d", "t2", ("t1n", "pd")),
+        ("phantom", "t1ce", ("t1n", "t2w", "t2f")),
+        ("phantom", "pd", ("t1n", "t2w")),
+    ):
+        assign = grid if target == "t2" else ()
+        request = TrainRequest(recipe=recipe, target=target, assign=assign)
+        assert resolve(request, "cpu").sources == sources
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -13,7 +13,6 @@ from synth3d.data.options import DataConfig
 from synth3d.errors import InputError
 from synth3d.frameworks import FRAMEWORKS, Framework, Options, Player, Stage
 from synth3d.models.options import ModelConfig
-from synth3d.settings import parse
 from synth3d.training import config as settings
 from synth3d.training.config import RunConfig, TrainConfig, build_framework
 from synth3d.training.run_folder import load_state, load_weights, save_state, save_weights
@@ -151,21 +150,6 @@ def test_a_checkpoint_goes_on_in_any_stage_bit_for_bit(two, stop, tmp_path):
     assert [digest(a) for a in straight.averages.values()] == [
         digest(a) for a in resumed.averages.values()
     ]
-
-
-def test_a_frameworks_table_and_its_refusals_follow_from_its_options(two):
-    schema = type(two.train)
-    found = parse(schema, {"framework": "two", "two": {"weight": 3}}).options
-    assert found == TwoOptions(3.0)
-    for train, key in (
-        ({"two": {"wieght": 3}}, r"config.two: unknown key\(s\) \['wieght'\]"),
-        ({"two": {"weight": -1}}, "train.two.weight must be finite"),
-        ({"framework": "two", "l1_weight": 1.0}, "train.l1_weight: two has no such option"),
-    ):
-        with pytest.raises(InputError, match=key):
-            parse(schema, train)
-    with pytest.raises(InputError, match="train.two.weight has no effect"):
-        settings.check_keys(["train.two.weight"], "l1")
 
 
 def one_twice(self) -> dict[str, Player]:
