@@ -68,6 +68,14 @@ class RunRequest:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("data", "splits", "work", "segmenter"):  # from Python they may be strings
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(value))
+        runs = (self.run,) if isinstance(self.run, str | Path) else self.run
+        object.__setattr__(self, "run", tuple(Path(run) for run in runs))
+        for name in ("completed", "arms"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, (value,))
         parse_missing(self.missing)
         several = len(self.segmenter_seeds) > 1
         parse_kinds(self.arms)

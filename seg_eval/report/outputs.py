@@ -151,13 +151,13 @@ def _read_volumes(folder: Path, summary: Summary) -> tuple[list[CaseVolumes], li
     return volumes, gone
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
+def read_summary(folder: str | Path) -> dict[str, Any]:
     """``summary.json`` of a finished experiment.
 
     Raises:
         InputError: There is none, it cannot be read, or it is of another version.
     """
-    path = folder / "summary.json"
+    path = (folder := Path(folder)) / "summary.json"
     if not path.is_file():
         raise InputError(f"{folder} is not a finished experiment: it has no summary.json")
     summary = read_json(path)
