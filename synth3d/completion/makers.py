@@ -1,7 +1,6 @@
 """One case's missing sequences in scanner units: a trained run's, or the real ones sent through.
 
-The export: what the network sees of a case, tiles, blending, back to the case's own grid, inverse
-scale, type of the file. Writes no file; :mod:`synth3d.completion.run` does.
+Writes no file; :mod:`synth3d.completion.run` does.
 """
 
 from collections.abc import Sequence
@@ -42,7 +41,6 @@ from synth3d.training import Run, RunConfig
 FEWEST_LEVELS = 64
 """An integer file whose brain would span fewer grey levels than this takes its siblings' scale."""
 
-
 NEAREST: dict[Modality, tuple[Modality, ...]] = {
     "t1n": ("t1c", "t2w", "t2f"),
     "t1c": ("t1n", "t2w", "t2f"),
@@ -53,33 +51,99 @@ NEAREST: dict[Modality, tuple[Modality, ...]] = {
 """Which sibling lends a synthetic sequence its header, best first."""
 
 
-def sibling(
-    case: Case, target: Modality, sources: Sequence[Modality], common_grid: str = ""
-) -> Path:
-    """The file of ``case``, of one of ``sources``, whose header and type ``target`` borrows.
+class Maker:
+    """Something that can make ``targets`` of a case from its ``sources``.
 
-    What is no source may lie on another grid, as T1 does beside PD and T2 in IXI. With a
-    ``common_grid`` it is the sequence on whose grid the case was worked on.
+    Attributes:
+        config: How the run it stands for sees a case.
+        sources: Where the network looks, in channel order.
+        targets: What it can make.
+        random: Whether another seed gives another picture.
+        identity: Plain values that decide the result, besides the case's own files and the seed.
+        name: The run's name, or ``plumbing``.
+        title: What it is, for one line of text.
     """
-    have: list[Modality] = [m for m in sources if m in case.images]
-    order: tuple[Any, ...] = (common_grid, *have) if common_grid else (*NEAREST[target], *have)
-    return case.images[next(m for m in order if m in have)]
+
+    random = False
+    name = "plumbing"
+    identity: dict[str, Any]
+    title: str
+
+    def __init__(
+        self, config: RunConfig, sources: tuple[Modality, ...], targets: tuple[Modality, ...]
+    ) -> None:
+        """Take what is common to all makers."""
+        self.config, self.sources, self.targets = config, sources, targets
+
+    def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
+        """``case`` with the files that may be read when ``hidden`` count as missing."""
+        return replace(case, images={m: p for m, p in case.images.items() if m not in hidden})
+
+    def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
+        """Why ``wanted`` cannot be made of the readable ``case``, a clause each; empty if it can.
+
+        Nothing wanted may be trouble too: a source is gone that this maker cannot make.
+        """
+        if wanted and len(case.missing(self.sources)) == len(self.sources):
+            return [f"has none of the sequences {', '.join(self.sources)} that the run needs"]
+        return []
+
+    def make(
+        self,
+        case: Case,
+        wanted: Sequence[Modality],
+        *,
+        seed: int = 0,
+        draws: int = 1,
+        on_tile: OnTile | None = None,
+    ) -> dict[Modality, Made]:
+        """The ``wanted`` sequences of ``case``.
+
+        Args:
+            case: As :meth:`readable` gives it, without :meth:`trouble`.
+            wanted: Some of ``targets``.
+            seed: Decides all randomness; the same seed gives the same picture.
+            draws: How many pictures are averaged, of seeds that follow from ``seed``.
+            on_tile: Told (tiles done, tiles in all).
+
+        Raises:
+            InputError: A file of the case is bad, the network gives NaN, or several draws were
+                asked of a maker without randomness.
+        """
+        if draws > 1 and not self.random:
+            raise InputError(f"{self.name} makes the same picture of every seed: one draw is all")
+        more = np.random.SeedSequence(seed).generate_state(draws - 1)
+        return self._make(case, wanted, [seed, *map(int, more)], on_tile)
+
+    def _make(
+        self, case: Case, wanted: Sequence[Modality], seeds: list[int], on_tile: OnTile | None
+    ) -> dict[Modality, Made]:
+        raise NotImplementedError
+
+    def like(self, case: Case, target: Modality) -> Path:
+        """The file, of a source, whose header and type ``target`` borrows.
+
+        What is no source may lie on another grid, as T1 does beside PD and T2 in IXI. With a
+        common grid it is the sequence on whose grid the case was worked on.
+        """
+        have: list[Modality] = [m for m in self.sources if m in case.images]
+        common = self.config.data.common_grid
+        first: list[Modality] = [m for m in have if m == common] if common else [*NEAREST[target]]
+        return next(case.images[m] for m in (*first, *have) if m in have)
+
+    def export_facts(self) -> dict[str, Any]:
+        """What decides a picture besides weights and tiles; empty for plain 3-D."""
+        data, facts = self.config.data, {}
+        if self.config.dim == 2:
+            facts = {"plane": data.plane, "slice_size": list(data.slice_size)}
+        if data.intensity != "median":
+            facts["intensity"] = data.intensity
+        if data.common_grid:
+            facts["common_grid"] = data.common_grid
+        return facts
 
 
-def export_facts(config: RunConfig) -> dict[str, Any]:
-    """What of ``config`` decides a picture besides weights and tiles; empty for plain 3-D."""
-    data = config.data
-    facts: dict[str, Any] = {}
-    if config.dim == 2:
-        facts = {"plane": data.plane, "slice_size": list(data.slice_size)}
-    if data.intensity != "median":
-        facts["intensity"] = data.intensity
-    if data.common_grid:
-        facts["common_grid"] = data.common_grid
-    return facts
-
-
-class RunMaker:
+class RunMaker(Maker):
     """Makes what a trained run was trained for, with tiles of the size it was trained on."""
 
     def __init__(
@@ -101,12 +165,11 @@ class RunMaker:
             device: Where the generator runs.
         """
         config = run.config
+        super().__init__(config, config.sources, config.targets)
         self.run, self.batch, self.device = run, batch, torch.device(device)
-        self.sources, self.targets = config.sources, config.targets
         some_do = config.task.mode == "any" or run.framework.hides_sources
         self.needs_all = config.data.source_dropout == 0 and not some_do
         self.random = isinstance(run.framework, Diffusion)
-        self.common_grid = config.data.common_grid
         self.precision = precision or suited(config.train.precision, self.device)
         self.patch = tuple(config.data.patch)
         self.overlap = tuple(config.data.overlap)
@@ -118,7 +181,7 @@ class RunMaker:
             "patch": list(self.patch),
             "overlap": list(self.overlap),
             "precision": self.precision,
-        } | export_facts(config)
+        } | self.export_facts()
         self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
         self.title = (
@@ -128,50 +191,47 @@ class RunMaker:
         )
         run.framework.to(self.device).to(memory_format=memory_format(config.dim)).eval()
 
-    def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
-        """As :meth:`Maker.readable`: what counts as missing is not looked at."""
-        return replace(case, images={m: p for m, p in case.images.items() if m not in hidden})
+    def refuse_others(self, wanted: Sequence[Modality]) -> None:
+        """Raise an InputError unless ``wanted`` are among ``targets``."""
+        if unable := [name for name in wanted if name not in self.targets]:
+            raise InputError(
+                f"the run {self.run.folder} makes {'+'.join(self.targets)} and cannot make "
+                f"{'+'.join(unable)}"
+            )
 
     def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
         """As :meth:`Maker.trouble`."""
-        absent, able = case.missing(self.sources), "+".join(self.targets)
-        if wanted and len(absent) == len(self.sources):
-            return [_no_source(self.sources)]
+        absent, able = ", ".join(case.missing(self.sources)), "+".join(self.targets)
+        if trouble := super().trouble(case, wanted):
+            return trouble
         if absent and wanted and self.needs_all:
-            return [f"lacks {', '.join(absent)}, which the run needs to make {able}"]
+            return [f"lacks {absent}, which the run needs to make {able}"]
         if absent and not wanted:
-            return [f"lacks {', '.join(absent)}, which the run cannot make; it makes {able}"]
+            return [f"lacks {absent}, which the run cannot make; it makes {able}"]
         return []
 
-    def make(
-        self,
-        case: Case,
-        wanted: Sequence[Modality],
-        *,
-        seed: int = 0,
-        draws: int = 1,
-        on_tile: OnTile | None = None,
+    def _make(
+        self, case: Case, wanted: Sequence[Modality], seeds: list[int], on_tile: OnTile | None
     ) -> dict[Modality, Made]:
-        """As :meth:`Maker.make`; absent sources are zeros, as in training."""
-        if draws > 1 and not self.random:
-            raise InputError(
-                f"the run {self.name} makes the same picture of every seed: one draw is all"
-            )
+        """Absent sources are zeros, as in training."""
         prepared = prepare(replace(case, label=None), self.sources, (), self.run.config.data)
         self._warn_of_grid(case, prepared)
-        scales = {target: self._scale(case, prepared, target) for target in wanted}
-        mean: dict[Modality, np.ndarray] = {}
-        squares: dict[Modality, np.ndarray] = {}
-        for count, one in enumerate(seeds_of(seed, draws), 1):
-            told = on_tile and (lambda i, n, k=count: on_tile((k - 1) * n + i, draws * n))
-            result = dict(zip(self.targets, self._synthesize(prepared, one, told), strict=True))
-            for target in wanted:  # mean and squares as in Welford 1962, exact for a single draw
-                volume = _in_scanner_units(result[target], prepared, scales[target][0])
-                change = volume - mean.setdefault(target, volume.astype(np.float64))
-                mean[target] += change / count
-                squares[target] = squares.get(target, 0) + change * (volume - mean[target])
-        spread = {t: np.sqrt(squares[t] / (draws - 1)) for t in wanted} if draws > 1 else {}
-        return {t: self._made(case, t, scales[t], mean[t], spread.get(t)) for t in wanted}
+        siblings = list(prepared.scales.values())
+        scales: dict[Modality, tuple[Scale, str]] = {}
+        for target in wanted:
+            scale = self.run.prior.estimate(target, {**prepared.scales})
+            scales[target] = storable_scale(scale, siblings, value_limits(self.like(case, target)))
+        pictures = []
+        for done, seed in enumerate(seeds):
+            told = on_tile and (lambda i, n, k=done: on_tile(k * n + i, len(seeds) * n))
+            network = self._synthesize(prepared, seed, told)
+            pictures.append(dict(zip(self.targets, network, strict=True)))
+        made: dict[Modality, Made] = {}
+        for target, (scale, origin) in scales.items():
+            volumes = [_in_scanner_units(drawn[target], prepared, scale) for drawn in pictures]
+            like = self.like(case, target)
+            made[target] = _fitted(np.stack(volumes).astype(np.float64), like, scale, origin)
+        return made
 
     def _synthesize(self, prepared: Prepared, seed: int, on_tile: OnTile | None) -> np.ndarray:
         """(T, D, H, W) in the network's scale."""
@@ -210,40 +270,16 @@ class RunMaker:
                 f"on {there} mm"
             )
 
-    def _scale(self, case: Case, prepared: Prepared, target: Modality) -> tuple[Scale, str]:
-        """The scale of ``target`` that its sibling's type of file can hold, and whence it is."""
-        scale = self.run.prior.estimate(target, {**prepared.scales})
-        limits = value_limits(sibling(case, target, self.sources, self.common_grid))
-        return storable_scale(scale, list(prepared.scales.values()), limits)
 
-    def _made(
-        self,
-        case: Case,
-        target: Modality,
-        scale: tuple[Scale, str],
-        mean: np.ndarray,
-        spread: np.ndarray | None,
-    ) -> Made:
-        """``target`` in scanner units, made darker where its sibling's type would clamp it."""
-        like = sibling(case, target, self.sources, self.common_grid)
-        most, (fitted, origin) = value_limits(like)[1], scale
-        data = mean.astype(np.float32)
-        spread = None if spread is None else spread.astype(np.float32)
-        if (peak := float(data.max())) > most:
-            factor = most / peak
-            fitted = replace(fitted, low=fitted.low * factor, high=fitted.high * factor)
-            data, spread = data * factor, None if spread is None else spread * factor
-        return Made(data, like, fitted, origin, spread=spread)
-
-
-def seeds_of(seed: int, draws: int) -> list[int]:
-    """The seeds of ``draws`` pictures: ``seed`` itself, then ones that follow from it."""
-    more = np.random.SeedSequence(seed).generate_state(draws - 1)
-    return [seed, *(int(one) for one in more)]
-
-
-def _no_source(sources: Sequence[Modality]) -> str:
-    return f"has none of the sequences {', '.join(sources)} that the run needs"
+def _fitted(volumes: np.ndarray, like: Path, scale: Scale, origin: str) -> Made:
+    """The mean of ``volumes`` (draws, D, H, W), darker where ``like``'s type would clamp it."""
+    data, most = volumes.mean(0).astype(np.float32), value_limits(like)[1]
+    spread = volumes.std(0, ddof=1).astype(np.float32) if len(volumes) > 1 else None
+    if (peak := float(data.max())) > most:
+        factor = most / peak
+        scale = replace(scale, low=scale.low * factor, high=scale.high * factor)
+        data, spread = data * factor, None if spread is None else spread * factor
+    return Made(data, like, scale, origin, spread=spread)
 
 
 def _in_scanner_units(network: np.ndarray, prepared: Prepared, scale: Scale) -> np.ndarray:
@@ -292,28 +328,19 @@ def _reaches_below_zero(prepared: Prepared, name: Modality) -> bool:
     return scale.low + lowest * (scale.high - scale.low) < -1e-3 * abs(scale.high)
 
 
-class PlumbingMaker:
+class PlumbingMaker(Maker):
     """Sends the *real* target through the export with a network that returns its input.
 
     Scale, mask, turn, tiles, blending, inverse scale, type of the file: what this changes is what
     the export costs, whatever is synthesised.
     """
 
-    random = False
-
     def __init__(self, missing: Sequence[Modality], config: RunConfig) -> None:
         """Take ``missing`` as what is missing; ``config`` says what the export is like."""
-        self.targets: tuple[Modality, ...] = tuple(missing)
-        self.sources: tuple[Modality, ...] = tuple(m for m in MODALITIES if m not in self.targets)
-        self.config, data = config, config.data
-        self.common_grid = data.common_grid
-        self.identity: dict[str, Any] = {
-            "patch": list(data.patch),
-            "overlap": list(data.overlap),
-            "plumbing": True,
-        } | export_facts(config)
-        self.name = "plumbing"
-        self.title = f"plumbing: the real {'+'.join(self.targets)} through the way out"
+        super().__init__(config, tuple(m for m in MODALITIES if m not in missing), tuple(missing))
+        tiles = {"patch": list(config.data.patch), "overlap": list(config.data.overlap)}
+        self.identity = tiles | {"plumbing": True} | self.export_facts()
+        self.title = f"plumbing: the real {'+'.join(missing)} through the way out"
 
     def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
         """As :meth:`Maker.readable`: all of it, since the real picture is what is sent through."""
@@ -321,24 +348,14 @@ class PlumbingMaker:
 
     def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
         """As :meth:`Maker.trouble`."""
-        lost = wanted and len(case.missing(self.sources)) == len(self.sources)
-        trouble = [_no_source(self.sources)] if lost else []
-        if gone := case.missing(wanted):
-            trouble.append(f"has no real {', '.join(gone)} to send through")
-        return trouble
+        gone = ", ".join(case.missing(wanted))
+        lost = [f"has no real {gone} to send through"] if gone else []
+        return super().trouble(case, wanted) + lost
 
-    def make(
-        self,
-        case: Case,
-        wanted: Sequence[Modality],
-        *,
-        seed: int = 0,
-        draws: int = 1,
-        on_tile: OnTile | None = None,
+    def _make(
+        self, case: Case, wanted: Sequence[Modality], seeds: list[int], on_tile: OnTile | None
     ) -> dict[Modality, Made]:
-        """As :meth:`Maker.make`; the brain is that of the sources."""
-        if draws > 1:
-            raise InputError("a real picture has one draw and no spread")
+        """The brain is that of the sources."""
         known: list[Modality] = [name for name in self.sources if name in case.images]
         raw = read_on_one_grid(
             replace(case, label=None), [*known, *wanted], self.config.data.common_grid
@@ -366,5 +383,5 @@ class PlumbingMaker:
             torch.from_numpy(np.ascontiguousarray(view.brain)),
         )
         back = restore(result.numpy(), prepared, self.config.task, data)[0]
-        like = sibling(case, target, self.sources, self.common_grid)
+        like = self.like(case, target)
         return Made(scale.invert(back, brain), like, scale, "real", synthetic=False)

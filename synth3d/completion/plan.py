@@ -3,19 +3,22 @@
 Looks at headers and hashes, never at voxels, and writes nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from filecmp import cmp
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synth3d.cohort import ALL_MODALITIES, MODALITIES, Case, Modality
+from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.completion.receipts import Layout, case_identity, is_done
 from synth3d.errors import InputError
 from synth3d.files import progress
 from synth3d.images import Scale, check_same_grid
+
+if TYPE_CHECKING:
+    from synth3d.completion.makers import Maker
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +32,6 @@ class Made:
         scale_from: ``training`` (the run's prior), ``siblings`` or ``real``.
         synthetic: False where the picture is a real one that was sent through.
         spread: float32 standard deviation over the draws in scanner units; None for one draw.
-        maps: Explanation maps by name, float32; none where the framework has none.
     """
 
     data: np.ndarray
@@ -38,64 +40,6 @@ class Made:
     scale_from: str
     synthetic: bool = True
     spread: np.ndarray | None = None
-    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-class Maker(Protocol):
-    """Something that can make ``targets`` of a case from its ``sources``.
-
-    Attributes:
-        sources: Where the network looks, in channel order.
-        targets: What it can make.
-        common_grid: The source on whose grid the others are brought, or empty.
-        random: Whether another seed gives another picture.
-        identity: Plain values that decide the result, besides the case's own files and the seed.
-        name: The run's name, or ``plumbing``.
-        title: What it is, for one line of text.
-    """
-
-    sources: tuple[Modality, ...]
-    targets: tuple[Modality, ...]
-    common_grid: str
-    random: bool
-    identity: dict[str, Any]
-    name: str
-    title: str
-
-    def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
-        """``case`` with the files that may be read when ``hidden`` count as missing."""
-        ...
-
-    def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
-        """Why ``wanted`` cannot be made of the readable ``case``, a clause each; empty if it can.
-
-        Nothing wanted may be trouble too: a source is gone that this maker cannot make.
-        """
-        ...
-
-    def make(
-        self,
-        case: Case,
-        wanted: Sequence[Modality],
-        *,
-        seed: int = 0,
-        draws: int = 1,
-        on_tile: Callable[[int, int], None] | None = None,
-    ) -> dict[Modality, Made]:
-        """The ``wanted`` sequences of ``case``.
-
-        Args:
-            case: As :meth:`readable` gives it, without :meth:`trouble`.
-            wanted: Some of ``targets``.
-            seed: Decides all randomness; the same seed gives the same picture.
-            draws: How many pictures are averaged, of seeds that follow from ``seed``.
-            on_tile: Told (tiles done, tiles in all).
-
-        Raises:
-            InputError: A file of the case is bad, the network gives NaN, or several draws were
-                asked of a maker without randomness.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -129,9 +73,8 @@ class Job:
 
     def outputs(self, layout: Layout) -> tuple[dict[Path, Path], dict[Modality, Path]]:
         """({where a real file goes: the file}, {sequence: where it is written})."""
-        places = MODALITIES if layout.format == "nnunet" else ALL_MODALITIES
-        kept: list[Modality] = [m for m in places if m in self.case.images]
-        links = {layout.image(self.case, m): self.case.images[m] for m in kept}
+        images = self.case.images
+        links = {layout.image(self.case, m): images[m] for m in layout.places if m in images}
         if self.case.label is not None and (label := layout.label(self.case)) is not None:
             links[label] = self.case.label
         return links, {m: layout.image(self.case, m) for m in self.make}
@@ -139,7 +82,7 @@ class Job:
 
 def plan(
     cases: Sequence[Case],
-    maker: Maker,
+    maker: "Maker",
     layout: Layout,
     hidden: Sequence[Modality] = (),
     seed: int = 0,
@@ -175,7 +118,7 @@ def _trouble(
     case: Case,
     missing: Sequence[Modality],
     make: Sequence[Modality],
-    maker: Maker,
+    maker: "Maker",
     layout: Layout,
 ) -> list[str]:
     """Why the readable ``case`` cannot be completed, a clause each; empty when it can."""
@@ -185,27 +128,12 @@ def _trouble(
     used = {*maker.sources, *make, *(MODALITIES if layout.format == "nnunet" else ())}
     paths = [path for m, path in case.images.items() if m in used]
     try:
-        for group in [[path] for path in paths] if maker.common_grid else [paths]:
+        for group in [[path] for path in paths] if maker.config.data.common_grid else [paths]:
             if group:
                 check_same_grid(group)
     except InputError as error:
         trouble.append(str(error))
     return trouble
-
-
-def refuse_to_write_input(layout: Layout, cases: Sequence[Case], data: Path) -> None:
-    """Stop when a case's folder in OUT is in the input: DATA is a case folder, OUT its parent.
-
-    Raises:
-        InputError: It is.
-    """
-    for case in cases:
-        folder = layout.receipt(case).parent
-        if folder.resolve().is_relative_to(data.resolve()):
-            raise InputError(
-                f"case {case.name} would be written to {folder}, which is in the input folder "
-                f"{data} and only read; choose another --out"
-            )
 
 
 def in_the_way(job: Job, layout: Layout) -> list[str]:

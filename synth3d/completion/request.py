@@ -53,28 +53,21 @@ class CompleteRequest:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        plain = {
-            "data": Path(self.data),
-            "out": Path(self.out),
-            "run": None if self.run is None else Path(self.run),
-            "missing": tuple(self.missing or ()),
-            "cases": None if self.cases is None else tuple(self.cases),
-        }
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
+        for name, kind in (("data", Path), ("out", Path), ("run", Path), ("cases", tuple)):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, kind(value))
+        object.__setattr__(self, "missing", tuple(self.missing or ()))
         for name in ("batch", "jobs", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"--{name} must be at least 1, got {value}")
-        for name, known in (("format", ("brats", "nnunet")), ("precision", (None, "fp32", "bf16"))):
-            if (value := getattr(self, name)) not in known:
-                told = " and ".join(filter(None, known))
-                raise InputError(f"unknown {name} {value!r}; known are {told}")
+        if self.format not in ("brats", "nnunet"):
+            raise InputError(f"unknown format {self.format!r}; known are brats and nnunet")
+        if self.precision not in (None, "fp32", "bf16"):
+            raise InputError(f"unknown precision {self.precision!r}; known are fp32 and bf16")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError(f"overlap is a share of the tile in [0, 1), got {self.overlap}")
         if self.plumbing and not self.hidden:
-            raise InputError(
-                "--plumbing needs --missing: which real sequence is to be sent through"
-            )
+            raise InputError("--plumbing needs --missing: which real sequence is sent through")
         if self.run is None and not self.plumbing:
             raise InputError("completing needs a run folder (--run)")
         if self.out.resolve().is_relative_to(self.data.resolve()):

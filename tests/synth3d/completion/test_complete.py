@@ -261,10 +261,10 @@ def unit(ready, tmp_path):
 def test_the_unit_of_work_needs_nothing_but_what_it_is_given(unit):
     """It can be sent to another machine: a request, the maker's identity and a job, pickled."""
     request, identity, jobs = unit("fp32")
-    sent = pickle.loads(pickle.dumps((request, json.dumps(identity), False, False, jobs[2])))
+    sent = pickle.loads(pickle.dumps((request, identity, False, False, jobs[2])))
     assert module.complete_case(*sent) == ("made", "")
     assert module.complete_case(*sent) == ("theirs", "")  # done again, it finds itself done
-    other = json.dumps(identity | {"patch": [16, 16, 16]})
+    other = json.dumps(json.loads(identity) | {"patch": [16, 16, 16]})
     with pytest.raises(InputError, match="changed"):
         module.complete_case(request, other, False, False, jobs[3])
 
@@ -272,7 +272,7 @@ def test_the_unit_of_work_needs_nothing_but_what_it_is_given(unit):
 def test_what_another_run_wrote_since_the_plan_is_not_replaced(unit, tmp_path):
     plans = [unit(precision) for precision in ("fp32", "bf16")]
     states = [
-        module.complete_case(request, json.dumps(identity), False, False, jobs[2])
+        module.complete_case(request, identity, False, False, jobs[2])
         for request, identity, jobs in plans
     ]
     assert [state for state, _ in states] == ["made", "failed"]
