@@ -54,16 +54,15 @@ class CompleteRequest:
 
     def __post_init__(self) -> None:
         for name, kind in (("data", Path), ("out", Path), ("run", Path), ("cases", tuple)):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, kind(value))
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else kind(value))
         object.__setattr__(self, "missing", tuple(self.missing or ()))
         for name in ("batch", "jobs", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"--{name} must be at least 1, got {value}")
-        if self.format not in ("brats", "nnunet"):
-            raise InputError(f"unknown format {self.format!r}; known are brats and nnunet")
-        if self.precision not in (None, "fp32", "bf16"):
-            raise InputError(f"unknown precision {self.precision!r}; known are fp32 and bf16")
+        for name, known in (("format", ("brats", "nnunet")), ("precision", ("fp32", "bf16", None))):
+            if (value := getattr(self, name)) not in known:
+                raise InputError(f"unknown {name} {value!r}; known are {' and '.join(known[:2])}")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError(f"overlap is a share of the tile in [0, 1), got {self.overlap}")
         if self.plumbing and not self.hidden:

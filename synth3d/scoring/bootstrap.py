@@ -73,11 +73,7 @@ class PairedBootstrap:
         self._seed_draws = seed_draws.astype(float)
 
     def mean(self, values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
-        """Mean of ``values`` (cases,) or (cases, seeds) with its interval; NaN is left out.
-
-        Raises:
-            ValueError: Other cases or seeds than were drawn, or nothing but NaN.
-        """
+        """Mean of ``values`` (cases,) or (cases, seeds), without NaN; else as :meth:`ratio`."""
         table = self._table(values)
         return self.ratio(table, np.where(np.isnan(table), np.nan, 1.0), confidence)
 
