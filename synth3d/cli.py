@@ -29,7 +29,6 @@ EXAMPLES = """examples:
   synth3d describe --model agi-net --widths 16,32,64,128 --fit 8GB
 """
 
-
 SCORE_EXAMPLES = """examples:
   synth3d score BraTS completed --modality flair
   synth3d score BraTS completed --modality flair --convention all --out work/scores/flair.csv
@@ -41,7 +40,6 @@ SYNTHETIC may hold case folders, <case>-t2f.nii.gz, <case>_0003.nii.gz or <case>
 paired by case name and never by position.
 """
 
-
 ABLATE_EXAMPLES = """examples:
   synth3d ablate --list
   synth3d ablate components --seeds 3 --budget 400                     on the built-in phantoms
@@ -50,7 +48,6 @@ ABLATE_EXAMPLES = """examples:
   synth3d ablate translation --mode train-and-test --only 'agi-net-*'
   synth3d ablate my_table.toml --set train.learning_rate=3e-4
 """
-
 
 DESCRIBE_EXAMPLES = """examples:
   synth3d describe --model agi-net --dim 2d --in-channels 1
@@ -119,7 +116,12 @@ def _stages(text: str) -> int | tuple[str, ...]:
 
 # fmt: off
 def _add_phantom(commands: Any) -> None:
-    add = _command(commands, "phantom", _phantom, "write a cohort of synthetic brains with gliomas")
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.phantom import PhantomRequest, write_phantoms
+
+        return write_phantoms(_request(PhantomRequest, args))
+
+    add = _command(commands, "phantom", run, "write a cohort of synthetic brains with gliomas")
     add("out", type=Path, help="folder to write, named like BraTS 2023")
     add("--cases", type=int, default=24)
     add("--size", type=int, default=64, help="voxels along each side")
@@ -127,28 +129,27 @@ def _add_phantom(commands: Any) -> None:
     add("--overwrite", action="store_true", help="replace another cohort there")
 
 
-def _phantom(args: argparse.Namespace) -> int:
-    from synth3d.phantom import PhantomRequest, write_phantoms
-
-    return write_phantoms(_request(PhantomRequest, args))
-
-
 def _add_audit(commands: Any) -> None:
-    add = _command(commands, "audit", _audit, "what a cohort holds, and what would break a run")
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.cohort import AuditRequest, run_audit
+
+        return run_audit(_request(AuditRequest, args))
+
+    add = _command(commands, "audit", run, "what a cohort holds, and what would break a run")
     add("folder", type=Path)
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--json", action="store_true", help="print JSON instead of text")
 
 
-def _audit(args: argparse.Namespace) -> int:
-    from synth3d.cohort import AuditRequest, run_audit
-
-    return run_audit(_request(AuditRequest, args))
-
-
 def _add_train(commands: Any) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.training import TrainRequest, train_run
+
+        train_run(_request(TrainRequest, args))
+        return 0
+
     add = _command(
-        commands, "train", _train, "train a generator; a killed run goes on with the same command",
+        commands, "train", run, "train a generator; a killed run goes on with the same command",
         description="Train a generator. Settings come from the defaults, then the recipe, then "
         "the flags; the resolved ones are saved with the run and rerun it.", epilog=EXAMPLES)
     add("--dim", choices=["2d", "3d"], help="slices or volumes; default: the recipe's, else 3d")
@@ -179,15 +180,16 @@ def _add_train(commands: Any) -> None:
     add("--dry-run", action="store_true", help="print the settings and stop")
 
 
-def _train(args: argparse.Namespace) -> int:
-    from synth3d.training import TrainRequest, train_run
-
-    train_run(_request(TrainRequest, args))
-    return 0
-
-
 def _add_complete(commands: Any) -> None:
-    add = _command(commands, "complete", _complete, "write the sequences that cases lack")
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.completion import CompleteRequest, complete_cohort
+        from synth3d.machine import keep_memory
+
+        keep_memory()
+        complete_cohort(_request(CompleteRequest, args))
+        return 0
+
+    add = _command(commands, "complete", run, "write the sequences that cases lack")
     add("--run", type=Path, help="a finished run folder (of synth3d train)")
     add("--data", type=Path, required=True, help="folder with cases; only read")
     add("--out", type=Path, required=True, help="folder for the completed cases")
@@ -209,18 +211,14 @@ def _add_complete(commands: Any) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
 
 
-def _complete(args: argparse.Namespace) -> int:
-    from synth3d.completion import CompleteRequest, complete_cohort
-    from synth3d.machine import keep_memory
-
-    keep_memory()
-    complete_cohort(_request(CompleteRequest, args))
-    return 0
-
-
 def _add_score(commands: Any) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.scoring import ScoreRequest, score
+
+        return score(_request(ScoreRequest, args))
+
     about = "Image scores of synthetic volumes under named conventions."
-    add = _command(commands, "score", _score, "image scores of one folder against another",
+    add = _command(commands, "score", run, "image scores of one folder against another",
         description=about, epilog=SCORE_EXAMPLES)
     add("real", type=Path, metavar="REAL", help="folder of the acquired images")
     add("synthetic", type=Path, metavar="SYNTHETIC", help="folder of the images to be scored")
@@ -242,15 +240,14 @@ def _add_score(commands: Any) -> None:
     add("--dry-run", action="store_true", help="print the pairs and settings and stop")
 
 
-def _score(args: argparse.Namespace) -> int:
-    from synth3d.scoring import ScoreRequest, score
-
-    return score(_request(ScoreRequest, args))
-
-
 def _add_ablate(commands: Any) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.experiments import AblateRequest, ablate
+
+        return ablate(_request(AblateRequest, args))
+
     about = "Rerun an experiment of the paper: cells × seeds, one table at the end."
-    add = _command(commands, "ablate", _ablate, "rerun a table of the paper: cells x seeds",
+    add = _command(commands, "ablate", run, "rerun a table of the paper: cells x seeds",
         description=about, epilog=ABLATE_EXAMPLES)
     add("table", nargs="?", metavar="TABLE", help="its name, see --list, or a .toml file")
     add("--list", action="store_true", help="print the tables and stop")
@@ -286,14 +283,13 @@ def _add_ablate(commands: Any) -> None:
     add("--dry-run", action="store_true", help="print cells, runs and estimated cost, and stop")
 
 
-def _ablate(args: argparse.Namespace) -> int:
-    from synth3d.experiments import AblateRequest, ablate
-
-    return ablate(_request(AblateRequest, args))
-
-
 def _add_describe(commands: Any) -> None:
-    add = _command(commands, "describe", _describe,
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.experiments import DescribeRequest, describe_model
+
+        return describe_model(_request(DescribeRequest, args))
+
+    add = _command(commands, "describe", run,
         "parameters, FLOPs and memory of a generator; patch and batch for a budget",
         epilog=DESCRIBE_EXAMPLES)
     add("--model", default="agi-net", help="agi-net, resunet, deform-resunet or arc-resunet")
@@ -310,12 +306,6 @@ def _add_describe(commands: Any) -> None:
     add("--fit", metavar="8GB", help="propose patch and batch for training in so much memory")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="of --fit")
     add("--json", action="store_true", help="print JSON instead of text")
-
-
-def _describe(args: argparse.Namespace) -> int:
-    from synth3d.experiments import DescribeRequest, describe_model
-
-    return describe_model(_request(DescribeRequest, args))
 # fmt: on
 
 

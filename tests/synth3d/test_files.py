@@ -83,18 +83,11 @@ def test_damaged_json_is_named(tmp_path, text):
         read_json(tmp_path / "x.json")
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [("[]", "a list"), ('"x"', "a text"), ("1", "a number"), ("true", "a truth value"),
-     ("null", "nothing")],
-)  # fmt: skip
-def test_our_own_json_of_another_kind_is_damaged(tmp_path, text, found):
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(InputError, match=f"x.json is damaged: expected an object, found {found}"):
-        read_object(tmp_path / "x.json")
-
-
-def test_a_key_that_is_gone_is_named(tmp_path):
+def test_our_own_json_of_another_kind_is_damaged_and_a_key_that_is_gone_is_named(tmp_path):
+    for value in ([], "x", 1, True, None):
+        write_json(tmp_path / "x.json", value)
+        with pytest.raises(InputError, match="x.json is damaged: it holds no JSON object"):
+            read_object(tmp_path / "x.json")
     write_json(tmp_path / "x.json", {"a": 1})
     assert read_object(tmp_path / "x.json", "a") == {"a": 1}
     with pytest.raises(InputError, match="x.json is damaged: it has no b, c"):
