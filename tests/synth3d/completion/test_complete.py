@@ -44,13 +44,6 @@ def receipt_of(out, name=LACKING):
     return json.loads((out / name / f"{name}.receipt.json").read_text())
 
 
-def test_every_case_is_complete_and_named_as_its_own_files(completed):
-    cases = find_cases(completed)
-    assert [case.name for case in cases] == [f"Brats18_X_{i}_1" for i in range(4)]
-    assert all(not case.missing() and case.label for case in cases)
-    assert (completed / LACKING / f"{LACKING}_flair.nii.gz").is_file()
-
-
 def test_real_files_are_the_same_bytes_and_the_input_is_only_read(ready, complete, tmp_path):
     shutil.copytree(ready / "in", tmp_path / "in")
     before = snapshot(tmp_path / "in")
@@ -61,6 +54,7 @@ def test_real_files_are_the_same_bytes_and_the_input_is_only_read(ready, complet
     assert snapshot(tmp_path / "in") == before
     for path in (ready / "in").rglob("*.nii.gz"):
         assert sha256(tmp_path / "out" / path.relative_to(ready / "in")) == sha256(path)
+    assert all(not case.missing() and case.label for case in find_cases(tmp_path / "out"))
 
 
 def test_a_synthetic_file_has_its_siblings_header_and_a_picture_in_the_brain_alone(completed):
@@ -103,24 +97,18 @@ def test_a_second_run_changes_nothing(complete, completed):
     assert snapshot(completed) == before
 
 
-def test_other_weights_are_refused_without_overwrite_and_redone_with_it(complete, tmp_path):
-    complete(cases=[LACKING])
-    with pytest.raises(InputError, match="--overwrite"):
-        complete(cases=[LACKING], precision="bf16")
-    before = receipt_of(tmp_path / "out")
-    again = {"cases": [LACKING], "precision": "bf16", "overwrite": True}
-    complete(**again)
-    assert receipt_of(tmp_path / "out")["identity"] != before["identity"]
-    assert complete(**again)[0].state == "done"
-
-
-def test_a_tampered_picture_is_not_done(complete):
+def test_other_settings_and_a_tampered_picture_are_refused_without_overwrite(complete, tmp_path):
     path = complete(cases=[LACKING])[0].paths["t2f"]
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(InputError, match=str(path)):
-        complete(cases=[LACKING])
-    complete(cases=[LACKING], overwrite=True)
-    read(path)
+    before = receipt_of(tmp_path / "out")
+    for damage in (0, 9):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size - damage])
+        again = {"cases": [LACKING], "precision": "fp32" if damage else "bf16"}
+        with pytest.raises(InputError, match=f"{path} is already there; --overwrite"):
+            complete(**again)
+        complete(**again, overwrite=True)
+        assert receipt_of(tmp_path / "out")["identity"] != before["identity"] or damage
+        assert complete(**again)[0].state == "done"
+        read(path)
 
 
 @pytest.mark.parametrize("dies_in", ["link_or_copy", "_write_made", "write_json"])
@@ -203,28 +191,24 @@ def test_plumbing_gives_back_the_real_picture(write_case, tmp_path, dtype, share
     assert (receipt["plumbing"], receipt["synthetic"]) == (True, False)
 
 
-def test_a_run_whose_network_copies_t2_gives_t2_on_the_target_scale(ready, complete, monkeypatch):
+def test_a_run_whose_network_copies_t2_gives_t2_on_the_target_scale(
+    ready, complete, monkeypatch, tmp_path
+):
     copy_t2 = lambda self, sources, present, wanted, seed=0: sources[:, 2:3]  # noqa: E731
     monkeypatch.setattr(FRAMEWORKS["l1"], "synthesize", copy_t2)
     (one,) = complete(cases=[LACKING])
     t2 = read(ready / "in" / LACKING / f"{LACKING}_t2.nii.gz").data
-    own, scale = (
-        Scale.fit(t2, t2 > 0),
-        receipt_of(one.receipt.parents[1])["targets"]["t2f"]["scale"],
-    )
+    own, scale = Scale.fit(t2, t2 > 0), receipt_of(tmp_path / "out")["targets"]["t2f"]["scale"]
     expected = Scale.from_dict(scale).invert(own.apply(t2, t2 > 0), t2 > 0)
     np.testing.assert_allclose(read(one.paths["t2f"]).data, expected, atol=0.51)
 
 
-def test_absent_sources_are_zeros_for_a_run_that_learned_to_do_without(
-    write_case, complete, tmp_path
+def test_absent_sources_are_zeros_and_of_two_targets_the_missing_one_is_made(
+    write_case, write_run, complete, tmp_path
 ):
     name = write_case(tmp_path / "in", 8, ("t2w",))
     complete(data=tmp_path / "in")
     assert receipt_of(tmp_path / "out", name)["absent_sources"] == ["t1n", "t1c"]
-
-
-def test_a_run_with_two_targets_makes_only_what_is_missing(write_run, complete, tmp_path):
     run = write_run(tmp_path / "run", sources=["t1n", "t2w"], targets=["t1c", "t2f"])
     assert complete(run=run, cases=[LACKING])[0].made == ("t2f",)
 
