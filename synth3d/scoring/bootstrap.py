@@ -43,27 +43,19 @@ class Estimate:
 
 
 class PairedBootstrap:
-    """One set of draws for all arms and scores of an experiment."""
+    """One set of draws for all arms and scores of an experiment.
+
+    All cases of a patient are drawn together; seeds are how many trainings each case was scored
+    with, of a segmenter or a synthesiser.
+    """
 
     def __init__(
         self, patients: Sequence[str], seeds: int = 1, resamples: int = RESAMPLES, seed: int = 0
     ) -> None:
-        """Draw.
-
-        Args:
-            patients: Patient of each case; all cases of a patient are drawn together.
-            seeds: How many trainings each case was scored with, of a segmenter or a synthesiser.
-            resamples: How many draws.
-            seed: Of the draws.
-
-        Raises:
-            ValueError: No cases, or no seeds.
-        """
         if not len(patients) or seeds < 1:
             raise ValueError(f"expected cases and seeds, got {len(patients)} and {seeds}")
         names, owner = np.unique(np.asarray(patients), return_inverse=True)
         self.cases, self.patients, self.seeds = len(owner), len(names), seeds
-        self.resamples, self.seed = resamples, seed
         self._member = np.zeros((self.patients, self.cases))
         self._member[owner, np.arange(self.cases)] = 1
         generator = np.random.default_rng(seed)
@@ -85,10 +77,7 @@ class PairedBootstrap:
         A draw in which ``bottom`` does not come out above 0 counts as unboundedly good or bad,
         never as missing. One patient and one seed have no interval: its ends are the value itself.
 
-        Args:
-            top: (cases,) or (cases, seeds); what is NaN in either is left out of both.
-            bottom: The same shape.
-            confidence: Of the two-sided interval.
+        Both are (cases,) or (cases, seeds); what is NaN in either is left out of both.
 
         Raises:
             ValueError: Other cases or seeds than were drawn, or the sum of ``bottom`` is 0.

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -73,32 +73,8 @@ def test_what_of_a_native_brats_volume_is_scored():
     assert BRASYN.box(brain) == (slice(0, 155), slice(0, 240), slice(0, 240))
 
 
-def zeroed_pair(real, synthetic, mask):
-    """What ssim.py of the challenge hands to torchmetrics, for one region."""
-    pair = []
-    for volume in (real, synthetic):
-        low, high = np.percentile(volume, [0.5, 99.5])
-        pair.append(np.clip((volume.astype(float) - low) / (high - low), 0, 1) * mask)
-    return pair
-
-
-@pytest.mark.slow
-def test_brasyn_agrees_with_torchmetrics():
-    functional = pytest.importorskip("torchmetrics.functional.image", reason="no torchmetrics")
-    torch = pytest.importorskip("torch")
-    real, synthetic, brain, tumour = head()
-    scores = score_case(real, synthetic, brain, tumour, "brasyn")
-    for region, mask in (("tumour", tumour), ("rest", ~tumour)):
-        x, y = (torch.from_numpy(v)[None, None] for v in zeroed_pair(real, synthetic, mask))
-        mean, full = functional.structural_similarity_index_measure(y, x, return_full_image=True)
-        assert value(scores, f"ssim_{region}") == pytest.approx(float(mean), abs=1e-9)
-        if region == "tumour":
-            inside = full[0, 0].numpy()[tumour].mean()
-            assert value(scores, "ssim_tumour_inside") == pytest.approx(inside, abs=1e-9)
-
-
 def test_brasyn_agrees_with_figures_of_torchmetrics():
-    """Made as in the test above, with torchmetrics 1.9.0."""
+    """Made as the challenge's ssim.py does, with torchmetrics 1.9.0."""
     scores = score_case(*head(), "brasyn")
     assert value(scores, "ssim_tumour") == pytest.approx(0.9997573609420519, abs=1e-9)
     assert value(scores, "ssim_rest") == pytest.approx(0.9835426081767248, abs=1e-9)
@@ -128,27 +104,8 @@ def test_ours_is_image_scores_on_the_real_scale():
     )
 
 
-def saturated(seed):
-    """A real volume whose p99 and p99.5 are its maximum, and a darker synthetic one."""
-    generator = np.random.default_rng(seed)
-    real = generator.random((8, 16, 16)) * 90
-    real[:, :4] = 100
-    return real, real * generator.uniform(0.5, 1, real.shape), np.ones(real.shape, bool)
-
-
-@pytest.mark.parametrize("region", ["volume", "tumour"])
-@settings(max_examples=20)
-@given(seed=st.integers(0, 999))
-def test_range_2_by_p99_is_exactly_6_db_above_range_1_by_p99_5(region, seed):
-    real, synthetic, everywhere = saturated(seed)
-    agi = replace(AGI, slicewise=False, middle=1.0)
-    one, two = (score_case(real, synthetic, everywhere, everywhere, c) for c in (agi, TSF))
-    shift = value(two, f"psnr_{region}") - value(one, f"psnr_{region}")
-    assert shift == pytest.approx(20 * math.log10(2), abs=1e-9)  # 6.0206 dB
-    assert TSF.peak(real, everywhere) == pytest.approx(2 * AGI.peak(real, everywhere))
-
-
 @settings(max_examples=40)
+@example(seed=0, p=99.0, stretch=4.0)  # 20 log10 2 = 6.02 dB
 @given(seed=st.integers(0, 999), p=st.floats(50, 99.9), stretch=st.floats(2, 9))
 def test_psnr_of_two_ranges_differs_by_the_ratio_of_their_peaks(seed, p, stretch):
     generator = np.random.default_rng(seed)
@@ -159,16 +116,6 @@ def test_psnr_of_two_ranges_differs_by_the_ratio_of_their_peaks(seed, p, stretch
     expected = 20 * math.log10(TSF.peak(real, everywhere) / first.peak(real, everywhere))
     shift = value(two, "psnr_volume") - value(one, "psnr_volume")
     assert shift == pytest.approx(expected, abs=1e-6)
-
-
-def test_clipping_hides_errors_above_the_peak():
-    real, synthetic, brain, tumour = head()
-    brighter = np.where(real >= np.percentile(real, 99.5), 1e4, synthetic)
-    same = score_case(real, synthetic, brain, None, "paper-agi")
-    wrong = score_case(real, brighter, brain, None, "paper-agi")
-    assert value(wrong, "psnr_volume") >= value(same, "psnr_volume")
-    ours = [score_case(real, v, brain, None, "ours") for v in (synthetic, brighter)]
-    assert value(ours[1], "psnr_brain") < value(ours[0], "psnr_brain") - 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -197,18 +144,6 @@ def test_equal_volumes_are_perfect(name):
     for full, found in score_case(real, real, brain, tumour, name, blanked=False).items():
         perfect = {"psnr": math.inf, "ssim": 1.0, "mae": 0.0, "nmse": 0.0}[full.split("_")[0]]
         assert found == perfect
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_volumes_of_one_histogram_may_be_swapped(name):
-    """Then real and synthetic have one range, in which no score knows which is which."""
-    real, _, brain, tumour = head()
-    synthetic = real.copy()
-    synthetic[tumour] = np.random.default_rng(1).permutation(real[tumour])
-    there = score_case(real, synthetic, brain, tumour, name, blanked=False)
-    back = score_case(synthetic, real, brain, tumour, name, blanked=False)
-    for full in there:
-        assert there[full] == pytest.approx(back[full], rel=1e-9)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -307,37 +242,26 @@ def test_refuses_what_cannot_be_scored(changed, name, part):
         score_case(*volumes, name)
 
 
-class Spy:
-    """A distance that counts slices: the mean absolute difference of each."""
-
-    def __init__(self):
-        self.seen = []
-
-    def __call__(self, real, synthetic):
-        self.seen.append((real, synthetic))
-        return np.abs(real - synthetic).mean(axis=(1, 2))
+def distance(real, synthetic):
+    return np.abs(real - synthetic).mean(axis=(1, 2))
 
 
 def test_lpips_is_the_sum_of_slices_in_one_paper_and_their_mean_in_ours():
     real, synthetic, brain, _ = head((12, 10, 10))
-    held = int(brain.any(axis=(1, 2)).sum())
-    assert 0 < held < 12
-    for name, slices in (("paper-tsf", 12), ("ours", held)):
-        spy = Spy()
-        scores = score_case(real, synthetic, brain, None, name, perceptual=spy)
-        ((x, y),) = spy.seen
-        assert len(x) == slices
-        assert x.dtype == np.float32
-        distances = np.abs(x - y).mean(axis=(1, 2))
-        expected = distances.sum() if name == "paper-tsf" else distances.mean()
-        region = "volume" if name == "paper-tsf" else "brain"
-        assert scores[f"lpips_{region}@{name}"] == pytest.approx(expected, rel=1e-6)
-        assert x.min() >= -1.5
-        assert x.min() < -0.9
+    held = brain.any(axis=(1, 2))
+    assert 0 < held.sum() < 12
+    for name, region in (("paper-tsf", "volume"), ("ours", "brain")):
+        scores = score_case(real, synthetic, brain, None, name, perceptual=distance)
+        rule = CONVENTIONS[name]
+        ends = rule.ends(real, brain)
+        each = 2 * distance(*(rule.apply(v, ends, brain) for v in (real, synthetic)))
+        each /= rule.data_range  # pictures are given in [-1, 1]
+        expected = each.sum() if name == "paper-tsf" else each[held].mean()
+        assert scores[f"lpips_{region}@{name}"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_lpips_has_its_control_and_is_left_out_where_the_source_has_none():
-    scores = score_case(*head((6, 8, 8)), "ours", perceptual=Spy())
+    scores = score_case(*head((6, 8, 8)), "ours", perceptual=distance)
     assert scores["lpips_brain_blanked@ours"] > scores["lpips_brain@ours"]
-    scores = score_case(*head((6, 8, 8)), "paper-agi", perceptual=Spy())
+    scores = score_case(*head((6, 8, 8)), "paper-agi", perceptual=distance)
     assert not any(full.startswith("lpips") for full in scores)
