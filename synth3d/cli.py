@@ -7,6 +7,7 @@ instant.
 
 import argparse
 import dataclasses
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,44 +17,7 @@ from synth3d.errors import run_guarded
 
 T = TypeVar("T")
 
-EXAMPLES = """examples:
-  synth3d train --dim 3d                       train on the built-in phantom cohort
-  synth3d train --dim 3d --data BraTS --target flair --splits splits.json
-  synth3d train --dim 2d --data BraTS --target flair --plane coronal
-  synth3d train --recipe ixi-2d --data IXI
-  synth3d complete --run work/runs/NAME --data IN --out OUT
-  synth3d score REAL SYNTHETIC --modality flair --convention all --out scores.csv
-  synth3d ablate components --data BraTS --splits splits.json --seeds 3
-  synth3d audit BraTS                          what a cohort holds, and what would break a run
-  synth3d phantom cohort --cases 24 --size 64 --seed 0
-  synth3d describe --model agi-net --widths 16,32,64,128 --fit 8GB
-"""
-
-SCORE_EXAMPLES = """examples:
-  synth3d score BraTS completed --modality flair
-  synth3d score BraTS completed --modality flair --convention all --out work/scores/flair.csv
-  synth3d score BraTS container_output --splits splits.json --part test
-  synth3d score BraTS other_tool --modality t1ce --rescale match --label-folder segmentations
-
-A score's name is SCORE_REGION@CONVENTION; scores of different conventions are never comparable.
-SYNTHETIC may hold case folders, <case>-t2f.nii.gz, <case>_0003.nii.gz or <case>.nii.gz; files are
-paired by case name and never by position.
-"""
-
-ABLATE_EXAMPLES = """examples:
-  synth3d ablate --list
-  synth3d ablate components --seeds 3 --budget 400                     on the built-in phantoms
-  synth3d ablate components --data BraTS --splits splits.json --dry-run
-  synth3d ablate convolutions --data BraTS --splits splits.json --jobs 2 --threads 1 --part val
-  synth3d ablate translation --mode train-and-test --only 'agi-net-*'
-  synth3d ablate my_table.toml --set train.learning_rate=3e-4
-"""
-
-DESCRIBE_EXAMPLES = """examples:
-  synth3d describe --model agi-net --dim 2d --in-channels 1
-  synth3d describe --widths 16,32,64,128 --groups 4 --fit 8GB
-  synth3d describe --stages down1,body --set routing_stride=2 --json
-"""
+EXAMPLES = tomllib.loads(Path(__file__).with_name("cli_examples.toml").read_text("utf-8"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="synth3d",
         description="Synthesise the MRI sequence that a BraTS-like case lacks.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES["train"],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"synth3d {__version__}")
@@ -151,7 +115,8 @@ def _add_train(commands: Any) -> None:
     add = _command(
         commands, "train", run, "train a generator; a killed run goes on with the same command",
         description="Train a generator. Settings come from the defaults, then the recipe, then "
-        "the flags; the resolved ones are saved with the run and rerun it.", epilog=EXAMPLES)
+        "the flags; the resolved ones are saved with the run and rerun it.",
+        epilog=EXAMPLES["train"])
     add("--dim", choices=["2d", "3d"], help="slices or volumes; default: the recipe's, else 3d")
     add("--plane", choices=["axial", "coronal", "sagittal"],
         help="for 2d; default: the recipe's")
@@ -219,7 +184,7 @@ def _add_score(commands: Any) -> None:
 
     about = "Image scores of synthetic volumes under named conventions."
     add = _command(commands, "score", run, "image scores of one folder against another",
-        description=about, epilog=SCORE_EXAMPLES)
+        description=about, epilog=EXAMPLES["score"])
     add("real", type=Path, metavar="REAL", help="folder of the acquired images")
     add("synthetic", type=Path, metavar="SYNTHETIC", help="folder of the images to be scored")
     add("--modality", "--target", help="t1|t1ce|t2|flair; default: the one that each case has")
@@ -248,7 +213,7 @@ def _add_ablate(commands: Any) -> None:
 
     about = "Rerun an experiment of the paper: cells × seeds, one table at the end."
     add = _command(commands, "ablate", run, "rerun a table of the paper: cells x seeds",
-        description=about, epilog=ABLATE_EXAMPLES)
+        description=about, epilog=EXAMPLES["ablate"])
     add("table", nargs="?", metavar="TABLE", help="its name, see --list, or a .toml file")
     add("--list", action="store_true", help="print the tables and stop")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
@@ -291,7 +256,7 @@ def _add_describe(commands: Any) -> None:
 
     add = _command(commands, "describe", run,
         "parameters, FLOPs and memory of a generator; patch and batch for a budget",
-        epilog=DESCRIBE_EXAMPLES)
+        epilog=EXAMPLES["describe"])
     add("--model", default="agi-net", help="agi-net, resunet, deform-resunet or arc-resunet")
     add("--dim", choices=["2d", "3d"], default="3d")
     add("--widths", type=_integers, default=(64, 128, 256, 512), metavar="16,32,64,128")

@@ -16,13 +16,7 @@ NAMED_CASES = 5
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What ``synth3d audit`` is asked for; the fields are its flags.
-
-    Attributes:
-        folder: The cohort.
-        splits: JSON file of splits that is looked at as well, or None.
-        json: Print JSON instead of text.
-    """
+    """What ``synth3d audit`` is asked for; the fields are its flags, see its ``--help``."""
 
     folder: Path
     splits: Path | None = None
@@ -30,11 +24,7 @@ class AuditRequest:
 
 
 def run_audit(request: AuditRequest) -> int:
-    """Print an audit: 1 when something in the cohort would break a run, else 0.
-
-    Raises:
-        InputError: As :func:`audit`.
-    """
+    """Print an audit, as :func:`audit`: 1 when something would break a run, else 0."""
     result = audit(request.folder, request.splits)
     print(audit_json(result) if request.json else format_audit(result))
     return 1 if result.errors else 0

@@ -71,12 +71,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a look at a folder found, problems included.
+    """What a look at a folder found: cases by name, and images whose names fit no naming.
 
-    Attributes:
-        cases: Sorted by name.
-        ambiguous: Case name and one sentence for each pair of files that claim one role.
-        unrecognised: Image files whose names fit no naming.
+    Ambiguous are a case name and one sentence for each pair of files that claim one role.
     """
 
     cases: tuple[Case, ...]

@@ -71,14 +71,7 @@ def load_run(folder: str | Path, device: str = "auto") -> "Run":
 
 
 class Run:
-    """A finished run, ready to synthesise.
-
-    Attributes:
-        folder: The run folder.
-        config: What was trained, ``synth3d.training.RunConfig``.
-        sources: Where the network looks.
-        targets: What it makes.
-    """
+    """A finished run, ready to synthesise: its folder, config, sources and targets."""
 
     def __init__(self, maker: "RunMaker") -> None:
         """Take a maker that is ready; :func:`load_run` makes one of a folder."""

@@ -14,15 +14,7 @@ import torch
 
 from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.completion.plan import Made
-from synth3d.data import (
-    Prepared,
-    fit_scale,
-    prepare,
-    read_on_one_grid,
-    restore,
-    seen,
-    spacing_seen,
-)
+from synth3d.data import Prepared, fit_scale, prepare, read_on_one_grid, restore, seen, spacing_seen
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
 from synth3d.frameworks import Diffusion
@@ -74,6 +66,14 @@ class Maker:
     ) -> None:
         """Take what is common to all makers."""
         self.config, self.sources, self.targets = config, sources, targets
+        data = config.data
+        self.identity = {"patch": list(data.patch), "overlap": list(data.overlap)}
+        if config.dim == 2:
+            self.identity |= {"plane": data.plane, "slice_size": list(data.slice_size)}
+        if data.intensity != "median":
+            self.identity["intensity"] = data.intensity
+        if data.common_grid:
+            self.identity["common_grid"] = data.common_grid
 
     def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
         """``case`` with the files that may be read when ``hidden`` count as missing."""
@@ -131,17 +131,6 @@ class Maker:
         first: list[Modality] = [m for m in have if m == common] if common else [*NEAREST[target]]
         return next(case.images[m] for m in (*first, *have) if m in have)
 
-    def export_facts(self) -> dict[str, Any]:
-        """What decides a picture besides weights and tiles; empty for plain 3-D."""
-        data, facts = self.config.data, {}
-        if self.config.dim == 2:
-            facts = {"plane": data.plane, "slice_size": list(data.slice_size)}
-        if data.intensity != "median":
-            facts["intensity"] = data.intensity
-        if data.common_grid:
-            facts["common_grid"] = data.common_grid
-        return facts
-
 
 class RunMaker(Maker):
     """Makes what a trained run was trained for, with tiles of the size it was trained on."""
@@ -154,16 +143,7 @@ class RunMaker(Maker):
         batch: int = 2,
         device: str = "cpu",
     ) -> None:
-        """Prepare the generator.
-
-        Args:
-            run: A finished run.
-            overlap: Share of the patch that tiles share, in [0, 1); None is as in training.
-            precision: ``fp32`` or ``bf16`` (autocast); None is as in training, but fp32 where
-                ``device`` would emulate bf16.
-            batch: Tiles per call; on a CPU at least two.
-            device: Where the generator runs.
-        """
+        """Prepare the generator of a finished run; the rest as in :class:`CompleteRequest`."""
         config = run.config
         super().__init__(config, config.sources, config.targets)
         self.run, self.batch, self.device = run, batch, torch.device(device)
@@ -175,13 +155,12 @@ class RunMaker(Maker):
         self.overlap = tuple(config.data.overlap)
         if overlap is not None:
             self.overlap = tuple(int(overlap * side) for side in self.patch)
-        self.identity = {
+        self.identity |= {
             "weights_sha256": run.weights_sha256,
             "scales_sha256": sha256(run.folder / "scales.json"),
-            "patch": list(self.patch),
             "overlap": list(self.overlap),
             "precision": self.precision,
-        } | self.export_facts()
+        }
         self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
         self.title = (
@@ -214,7 +193,7 @@ class RunMaker(Maker):
         self, case: Case, wanted: Sequence[Modality], seeds: list[int], on_tile: OnTile | None
     ) -> dict[Modality, Made]:
         """Absent sources are zeros, as in training."""
-        prepared = prepare(replace(case, label=None), self.sources, (), self.run.config.data)
+        prepared = prepare(replace(case, label=None), self.sources, (), self.config.data)
         self._warn_of_grid(case, prepared)
         siblings = list(prepared.scales.values())
         scales: dict[Modality, tuple[Scale, str]] = {}
@@ -238,7 +217,7 @@ class RunMaker(Maker):
         half = torch.autocast(self.device.type, torch.bfloat16)
         with torch.inference_mode(), half if self.precision == "bf16" else nullcontext():
             how = SynthesisOptions(self.patch, self.overlap, self.batch, seed=seed, on_tile=on_tile)
-            data = self.run.config.data
+            data = self.config.data
             result = synthesize_case(self.run.framework, prepared, data, how)
         if not np.isfinite(result).all():
             hint = "; try --precision fp32" if self.precision != "fp32" else ""
@@ -251,7 +230,7 @@ class RunMaker(Maker):
 
         Slices are turned alike whatever the file, so in 2-D only their voxels can be strange.
         """
-        config = self.run.config
+        config = self.config
         orientation = Grid(prepared.brain.shape, prepared.affine).orientation
         known = self.trained_on.get("orientations")
         if known and config.dim == 3 and orientation not in known:
@@ -338,8 +317,7 @@ class PlumbingMaker(Maker):
     def __init__(self, missing: Sequence[Modality], config: RunConfig) -> None:
         """Take ``missing`` as what is missing; ``config`` says what the export is like."""
         super().__init__(config, tuple(m for m in MODALITIES if m not in missing), tuple(missing))
-        tiles = {"patch": list(config.data.patch), "overlap": list(config.data.overlap)}
-        self.identity = tiles | {"plumbing": True} | self.export_facts()
+        self.identity["plumbing"] = True
         self.title = f"plumbing: the real {'+'.join(missing)} through the way out"
 
     def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:

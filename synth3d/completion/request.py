@@ -10,26 +10,16 @@ from synth3d.errors import InputError
 
 @dataclass(frozen=True)
 class CompleteRequest:
-    """What ``synth3d complete`` is asked for; the fields are its flags.
+    """What ``synth3d complete`` is asked for; the fields are its flags, which ``--help`` explains.
 
     Attributes:
         data: Cohort in any naming that :func:`synth3d.find_cases` reads; never written to.
         out: Folder of the completed cohort, outside ``data``.
         run: A finished run folder; may be None for plumbing.
-        format: ``brats`` (case folders) or ``nnunet`` (``imagesTs``, ``dataset.json``).
         missing: Sequences to treat as missing even where they are there; these are hidden
             from the network, and the real files are not linked.
         cases: Names of the cases to complete; None is all.
-        overwrite: Replace files in ``out`` that no matching receipt vouches for.
-        dry_run: Print the plan, write nothing.
-        plumbing: Send the real ``missing`` sequences through the export instead.
-        overlap: Share of a tile that neighbours share, in [0, 1); None is as in training.
-        precision: ``fp32`` or ``bf16``; None is as in training, if this machine can.
-        batch: Tiles per call of the network.
-        seed: Of a framework whose pictures are drawn at random; no other looks at it.
-        jobs: Cases side by side, each in a process of this machine.
-        threads: CPU threads of each; None is all cores, shared among the jobs.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        threads: CPU threads of each job; None is all cores, shared among the jobs.
 
     Raises:
         InputError: A value that no cohort can be completed with.

@@ -55,16 +55,10 @@ class Completed:
 
 
 def complete_cohort(request: CompleteRequest, executor: Executor | None = None) -> list[Completed]:
-    """Complete the cases under ``request.data`` into ``request.out``.
+    """Complete the cases under ``request.data`` into ``request.out``; a record for each, by name.
 
-    Several processes may work on one output folder; each case is made once.
-
-    Args:
-        request: What to do.
-        executor: Where the cases are worked on; None is ``request.jobs`` local processes.
-
-    Returns:
-        A record for each case, sorted by name.
+    Several processes may work on one output folder; each case is made once. Without an executor
+    the cases are worked on in ``request.jobs`` local processes.
 
     Raises:
         InputError: The run, the cases or ``out`` cannot be used. Trouble that shows only in the
@@ -111,7 +105,7 @@ def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
                 f"case {case.name} would be written to {folder}, which is in the input folder "
                 f"{request.data} and only read; choose another --out"
             )
-    jobs = plan(cases, maker, request.layout, request.hidden, request.seed, request.overwrite)
+    jobs = plan(cases, maker, request)
     return jobs, cases, json.dumps(maker.identity)
 
 
@@ -164,11 +158,8 @@ def complete_case(
         request: With a device and a number of threads of its own.
         identity: The maker's, as JSON: the run must still be the one that was planned with.
         alone: Whether there is no other case, so that the tiles are shown.
-        wait: Wait for a process that holds the case; else leave it to that one.
+        wait: Wait for a process that holds the case; else that is its state, ``held``.
         job: Of this case.
-
-    Returns:
-        (the state for :class:`Completed`, or ``held``, or ``failed``; why it failed).
     """
     started, layout = time.monotonic(), request.layout
     with claim(layout.lock(job.case.name), wait) as ours:
@@ -196,12 +187,7 @@ _LOADED: dict[tuple[CompleteRequest, str], "Maker"] = {}
 def _maker(request: CompleteRequest, identity: str | None = None) -> "Maker":
     """The run or the plumbing, ready to work.
 
-    Args:
-        request: What for.
-        identity: What the maker must be, as JSON; None loads it afresh, whatever it is.
-
-    Raises:
-        InputError: The run cannot be used, or is another by now.
+    It must still have this identity, as JSON; for None it is loaded afresh, whatever it is.
     """
     if identity is not None and (request, identity) in _LOADED:
         return _LOADED[request, identity]

@@ -2,11 +2,8 @@
 
 Each draw takes patients with replacement and seeds with replacement, and the same draws serve
 every arm and score of an experiment, so whatever cases, trainings or arms share cancels in
-differences. With one seed it is the plain bootstrap over patients.
-
-**The interval.** A plain percentile interval is too narrow for few patients (its spread lacks the
-factor sqrt(n / (n - 1)) and it uses the normal quantile), it lags behind where a few patients lose
-much, and no bootstrap over three seeds has seen how seeds differ. So its percentiles are moved:
+differences. A plain percentile interval is too narrow for few patients and few seeds, and lags
+behind where a few patients lose much. So its percentiles are moved:
 
 * outwards, as in the expanded percentile interval (Hesterberg 2015, "What teachers should know
   about the bootstrap", §5.3): the factor is the unbiased standard error of patients crossed with
@@ -116,10 +113,8 @@ class PairedBootstrap:
 def quantiles(influence: np.ndarray, spread: float, confidence: float) -> np.ndarray:
     """Which quantiles of the draws are the ends of the interval, as shares of 1.
 
-    Args:
-        influence: (patients, seeds): what each adds to the estimate, around 0.
-        spread: Standard deviation of the draws, to first order.
-        confidence: Of the two-sided interval.
+    ``influence`` (patients, seeds) is what each adds to the estimate, around 0, and ``spread`` the
+    standard deviation of the draws, to first order.
     """
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     if len(influence) < 2 or spread <= 1e-12 * (1 + np.abs(influence).max()):
@@ -139,10 +134,7 @@ def standard_error(values: np.ndarray) -> tuple[float, float]:
     Casella, McCulloch 1992, §4.3): the variance of the mean is (MS_patients + MS_seeds -
     MS_rest) / (n s). Where seeds differ no more than chance makes them, their part is left out,
     and patients count for at least what chance gives them. Degrees of freedom after
-    Satterthwaite 1946.
-
-    Args:
-        values: (patients, seeds), at least two patients.
+    Satterthwaite 1946. ``values`` are (patients, seeds), at least two patients.
     """
     count, seeds = values.shape
     by_patient, by_seed, centre = values.mean(1), values.mean(0), values.mean()

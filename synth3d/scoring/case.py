@@ -26,19 +26,16 @@ def score_case(
 ) -> dict[str, float]:
     """All scores of ``convention``, by full name.
 
+    PSNR is infinite for equal volumes; an empty region gives NaN.
+
     Args:
         real: (D, H, W) in scanner units, axial slices along the first axis.
-        synthetic: The same shape and units (``brasyn`` alone brings each volume to range by
-            itself).
+        synthetic: The same shape and units.
         brain: (D, H, W) bool.
-        tumour: (D, H, W) bool; None leaves out everything that needs it, an empty one gives NaN
-            there.
+        tumour: (D, H, W) bool; None leaves out everything that needs it.
         convention: One of ``CONVENTIONS``, or its name.
         perceptual: Distance between slices, for LPIPS; None leaves LPIPS out.
         blanked: With a tumour, also score the synthetic volume with its tumour set to 0.
-
-    Returns:
-        Name to value. PSNR is infinite for equal volumes; an empty region gives NaN.
 
     Raises:
         ValueError: Shapes differ, a mask is not bool, voxels are not finite, or there is no such

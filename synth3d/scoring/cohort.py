@@ -34,23 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What is scored and how; the fields are the flags of ``synth3d score``.
+    """What is scored and how; the fields are the flags of ``synth3d score``, see its ``--help``.
 
     Attributes:
-        real: Folder of the acquired images.
-        synthetic: Folder of the images to be scored.
         modality: The sequence; None is the one each case has.
         conventions: Names in ``CONVENTIONS``; ``("all",)`` is every one, and a text has commas.
         rescale: ``none`` for files on the scanner's scale, errors of brightness included; ``match``
             brings each synthetic volume linearly to its real one's scale first.
-        splits: JSON file of splits, or None.
-        part: Which part of it.
-        cases: Names of the cases, or None.
         labels: Folder of segmentations; None takes those beside the real images.
-        lpips_weights: AlexNet's weights; None looks where torchvision keeps them.
         out: A ``.csv`` file to write, with ``.md``, ``.json`` and ``.png`` beside it; or None.
-        json: Print JSON instead of a table.
-        dry_run: Print the pairs and settings, score nothing.
 
     Raises:
         InputError: An unknown name, or values that exclude each other.
@@ -90,13 +82,9 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class Scored:
-    """What came out.
+    """What came out: ``case``, ``patient``, ``modality`` and the scores of each case, and warnings.
 
-    Attributes:
-        request: What was asked for.
-        rows: ``case``, ``patient``, ``modality`` and the scores of each case.
-        warnings: Sentences that a reader of the figures should know.
-        lpips_weights: The file that LPIPS used; None where there is no LPIPS.
+    Without LPIPS there is no file of its weights.
     """
 
     request: ScoreRequest
@@ -166,14 +154,7 @@ def score_cohort(request: ScoreRequest) -> Scored:
 def on_scale_of(synthetic: np.ndarray, real: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """``synthetic`` moved linearly so that its p0.5 and median in the brain are the real one's.
 
-    Args:
-        synthetic: (D, H, W), in any units.
-        real: (D, H, W), scanner units.
-        brain: (D, H, W) bool.
-
-    Returns:
-        (D, H, W) float32 in scanner units; what is background in ``synthetic`` (the median outside
-        the brain) is 0 there.
+    All are (D, H, W). What is background in ``synthetic``, the median outside the brain, becomes 0.
     """
     own, target = Scale.fit(synthetic, brain), Scale.fit(real, brain)
     moved = target.low + (synthetic.astype(np.float64) - own.low) / own.width * target.width

@@ -8,8 +8,6 @@ comparable.
 ``_tumour`` scores take the convention's range and window, and average inside the tumour over the
 whole case. ``_blanked`` is the control: the same score when the synthetic volume has no tumour at
 all (0 where the label is). A convention whose score hardly moves does not see the tumour.
-
-Volumes come in scanner units, (D, H, W) with axial slices along the first axis; masks are bool.
 """
 
 import tomllib

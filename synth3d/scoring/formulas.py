@@ -28,13 +28,8 @@ def decibels(squared_error: float, data_range: float = 1.0) -> float:
 def psnr_brain(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB inside ``mask``: -10 log10(MSE), peak 1.
 
-    Args:
-        real: (D, H, W), network intensity space.
-        synthetic: The same shape and space.
-        mask: (D, H, W) bool; the brain, or the tumour for a ``psnr_tumour``.
-
-    Returns:
-        Decibels; infinity for equal volumes, NaN for an empty mask.
+    All are (D, H, W), the volumes in network intensity space. Infinite for equal volumes, NaN for
+    an empty mask.
 
     Raises:
         ValueError: The shapes differ.

@@ -96,9 +96,8 @@ def _trunk(weights: Path, expected: dict[str, Any]) -> dict[str, Any]:
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         found = {name: state["features." + name.split(".", 1)[1]] for name in expected}
-        fits = all(found[name].shape == expected[name].shape for name in expected)
+        if any(found[name].shape != expected[name].shape for name in expected):
+            raise ValueError("the shapes differ")
     except Exception as error:  # torch.load raises whatever the bytes make it raise
         raise InputError(f"{weights} does not hold torchvision's AlexNet: {error}") from error
-    if not fits:
-        raise InputError(f"{weights} does not hold torchvision's AlexNet: the shapes differ")
     return found

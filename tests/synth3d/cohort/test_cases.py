@@ -3,14 +3,7 @@ import pickle
 
 import pytest
 
-from synth3d.cohort import (
-    MODALITIES,
-    find_cases,
-    label_scheme,
-    parse_modality,
-    patient_of,
-    require,
-)
+from synth3d.cohort import MODALITIES, find_cases, label_scheme, parse_modality, patient_of, require
 from synth3d.errors import InputError
 
 BRATS18 = [f"Brats18_CBICA_ALU_1_{m}.nii.gz" for m in ("t1", "t1ce", "t2", "flair", "seg")]
