@@ -69,11 +69,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, names: Collection[str] | None = None) -> None:
-    """Remove what killed processes left half-written below ``folder``.
+    """Remove what killed processes left half-written below ``folder``, where nobody else writes.
 
-    Args:
-        folder: Nobody else writes in it, or not under ``names``.
-        names: Only what was to become a file called so; None is everything.
+    With ``names`` only what was to become a file called so.
     """
     for path in folder.rglob(".partial-*"):
         if names is None or path.name.split("-", 2)[-1] in names:
@@ -151,9 +149,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 def lock(folder: Path, shared: bool = False) -> Iterator[None]:
     """Own ``folder`` while the block runs; the lock dies with the process.
 
-    Args:
-        folder: Created if need be.
-        shared: Own it together with others who share it, but not with one who owns it alone.
+    If ``shared``, together with others who share it, but not with one who owns it alone.
 
     Raises:
         InputError: Another process works in the folder.
@@ -172,11 +168,8 @@ def lock(folder: Path, shared: bool = False) -> Iterator[None]:
 def claim(path: Path, wait: bool = False) -> Iterator[bool]:
     """Whether ``path``, a lock file, is ours while the block runs; afterwards it is removed.
 
-    The claim dies with the process. Threads of one process exclude each other too.
-
-    Args:
-        path: There for this alone; created with its folder.
-        wait: Wait until whoever holds it lets go; else the answer is False.
+    The claim dies with the process. Threads of one process exclude each other too. If another
+    holds it, the answer is False, or, with ``wait``, comes when that one lets go.
 
     Raises:
         InputError: The file cannot be created.

@@ -46,7 +46,6 @@ class CaseFacts:
     """One case, looked at; what is wrong with it becomes a :class:`Problem`, never an error.
 
     Attributes:
-        case: What was looked at.
         grids: Of every file that can be read.
         label_values: The integers in the label, ascending; None without a readable label.
         top: Per readable modality the 99th percentile of its non-zero voxels, scanner units.

@@ -120,11 +120,7 @@ def survey_folder(root: Path) -> Survey:
 
 
 def require(cases: Iterable[Case], modalities: Iterable[Modality], label: bool = False) -> None:
-    """Make sure that every case has all ``modalities`` and, if asked, a label.
-
-    Raises:
-        InputError: Something is missing; the sentence names every case and all it lacks.
-    """
+    """Raise an InputError that names every case and all it lacks of ``modalities`` and label."""
     wanted, cases = tuple(modalities), list(cases)
     lines = []
     for case in cases:

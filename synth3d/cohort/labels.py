@@ -8,16 +8,10 @@ from synth3d.errors import InputError
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """What the integers of a tumour segmentation stand for; 0 is no tumour.
+    """What the integers of a tumour segmentation stand for; 0 and a resection cavity are no tumour.
 
-    Attributes:
-        name: ``brats2018``, ``brats2023`` or ``brats2024``.
-        necrosis: Necrotic (and other non-enhancing) core.
-        oedema: Oedema and infiltration.
-        enhancing: Enhancing tumour.
-        cavity: Resection cavity, which is no tumour; only in ``brats2024``.
-        ambiguous: The values fit another scheme too; ``warning`` says how.
-        warning: A sentence for the user, or None.
+    Necrosis is all of the non-enhancing core, oedema infiltration, too. Where it is ambiguous, the
+    values fit another scheme, and the warning, a sentence for the user, says how.
     """
 
     name: str

@@ -87,11 +87,8 @@ def make_splits(
 ) -> Splits:
     """Patients dealt at random to train, val and test; the same seed deals the same.
 
-    Args:
-        cases: The cohort; the order does not matter.
-        seed: Of the shuffle.
-        val: Fraction of the patients for validation, at least one.
-        test: Fraction of the patients for testing, at least one; with ``val`` less than 1.
+    The order of ``cases`` does not matter; ``val`` and ``test`` are fractions of the patients, and
+    each side has at least one.
 
     Raises:
         ValueError: The fractions are out of range.

@@ -27,8 +27,7 @@ Image = str | Path | np.ndarray
 def train(**settings: Any) -> "Run":
     """Train as ``synth3d train`` does, or go on with what was interrupted; the finished run.
 
-    Args:
-        settings: Fields of ``synth3d.training.TrainRequest``, which are the flags.
+    The settings are fields of ``synth3d.training.TrainRequest``, which are the flags.
 
     Raises:
         InputError: A setting, the cohort or the run folder cannot be used.
@@ -47,9 +46,8 @@ def train(**settings: Any) -> "Run":
 def complete(*, executor: Executor | None = None, **settings: Any) -> list[Completed]:
     """Complete a cohort as ``synth3d complete`` does; a record for each case.
 
-    Args:
-        executor: Where the cases are worked on; None is ``jobs`` processes of this machine.
-        settings: Fields of ``synth3d.completion.CompleteRequest``, which are the flags.
+    The cases are worked on by ``executor``, or by ``jobs`` processes of this machine. The settings
+    are fields of ``synth3d.completion.CompleteRequest``, which are the flags.
 
     Raises:
         InputError: As :func:`synth3d.completion.complete_cohort`.

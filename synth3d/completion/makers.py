@@ -97,10 +97,10 @@ class Maker:
         draws: int = 1,
         on_tile: OnTile | None = None,
     ) -> dict[Modality, Made]:
-        """The ``wanted`` sequences of ``case``.
+        """The ``wanted`` sequences of ``case``, as :meth:`readable`, without :meth:`trouble`.
 
         Args:
-            case: As :meth:`readable` gives it, without :meth:`trouble`.
+            case: Of which they are made.
             wanted: Some of ``targets``.
             seed: Decides all randomness; the same seed gives the same picture.
             draws: How many pictures are averaged, of seeds that follow from ``seed``.
@@ -277,13 +277,8 @@ def storable_scale(
     A run trained on images in [0, 1] predicts a scale that an integer file would round away;
     one trained on 16-bit images predicts one that an 8-bit file would clamp.
 
-    Args:
-        scale: What the training cases suggest.
-        siblings: The scales of the case's own sequences, at least one.
-        limits: Smallest and largest value of the file; infinite ones hold anything.
-
-    Returns:
-        (scale, ``training`` or ``siblings``); the siblings' scale is their geometric mean.
+    The siblings are the case's own sequences, at least one, and their scale is the geometric mean.
+    Infinite limits hold anything. Beside the scale stands ``training`` or ``siblings``.
     """
     integers = bool(np.isfinite(limits).all())
     if not integers or (scale.high - scale.low >= FEWEST_LEVELS and scale.high <= limits[1]):

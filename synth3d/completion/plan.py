@@ -45,7 +45,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done for one case.
+    """What is to be done for one case, or is done: a valid receipt is there already.
 
     Attributes:
         case: With the files that are linked unchanged.
@@ -53,7 +53,6 @@ class Job:
         hidden: Sequences that are there and count as missing.
         make: Sequences to be made; none when nothing is missing.
         identity: What decides the result, for the receipt.
-        done: Whether a valid receipt is there already.
     """
 
     case: Case

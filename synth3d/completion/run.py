@@ -143,9 +143,8 @@ def _work(
             break
         print(f"waiting for another process: {', '.join(job.case.name for job in todo)}")
     if failed:
-        raise InputError(
-            f"{len(failed)} of {len(jobs)} cases could not be completed: {'; '.join(failed)}"
-        )
+        few = f"{len(failed)} of {len(jobs)} cases could not be completed"
+        raise InputError(f"{few}: {'; '.join(failed)}")
     return states
 
 

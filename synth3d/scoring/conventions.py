@@ -84,16 +84,6 @@ class Convention:
         """Where scores are taken when there is a tumour mask."""
         return ("tumour", "rest") if self.zeroed else (self.region, "tumour")
 
-    def peak(self, real: np.ndarray, brain: np.ndarray) -> float:
-        """What the data range is in scanner units, for ``real`` (D, H, W).
-
-        The converter between conventions: over the same voxels, and where nothing is clipped (or
-        bent, in ours), PSNR differs by exactly 20 log10(other.peak / this.peak) dB. With one
-        percentile in both, ``paper-tsf`` against ``paper-agi`` is 20 log10 2 = 6.02 dB.
-        """
-        low, high = self.ends(real, brain)
-        return high - low
-
     def ends(self, volume: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
         """The intensities of ``volume`` (D, H, W) that become the ends of the range; low < high."""
         if self.high is None:

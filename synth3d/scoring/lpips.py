@@ -37,11 +37,7 @@ class PerceptualDistance:
     """
 
     def __init__(self, weights: Path | None = None, batch: int = 16) -> None:
-        """Read the weights.
-
-        Args:
-            weights: AlexNet's, as torchvision saves them; None looks in torchvision's own folder.
-            batch: Slices at a time.
+        """Read AlexNet's weights, as torchvision saves them; None looks in its own folder.
 
         Raises:
             InputError: The package or the weights are missing, or the file holds something else.

@@ -58,13 +58,8 @@ def find_pairs(
 ) -> Pairing:
     """Pair the files of two folders.
 
-    Args:
-        real: Folder of the acquired images.
-        synthetic: Folder of the images to be scored.
-        modality: The sequence to score; None takes the one that each case has, which may differ
-            from case to case.
-        cases: Names of the cases to score; None is all of ``real``.
-        labels: Folder of segmentations; None takes those beside the real images.
+    Without a modality it is the one that each case has, which may differ from case to case; without
+    names of cases all of ``real``; without a folder of labels those beside the real images.
 
     Raises:
         InputError: A folder or a case is missing, an id fits nothing, or which file is meant is

@@ -68,11 +68,7 @@ def _summary(name: str, rows: Sequence[dict[str, Any]]) -> Summary:
 
 
 def score(request: ScoreRequest) -> int:
-    """``synth3d score``: print the table or the JSON, and write the files; 0.
-
-    Raises:
-        InputError: A folder or a case cannot be used, or the files cannot be written.
-    """
+    """``synth3d score``: print the table or the JSON, and write the files; 0."""
     print(_plan(request) if request.dry_run else _present(score_cohort(request)))
     return 0
 

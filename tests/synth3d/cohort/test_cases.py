@@ -25,7 +25,8 @@ def only_case(root):
 
 @pytest.mark.parametrize(
     ("text", "modality"),
-    [("T1ce", "t1c"), ("t1-Gd", "t1c"), ("T1", "t1n"), ("flair", "t2f"), ("T2w", "t2w")]
+    [(name, name) for name in ("t1n", "t1c", "t2w", "t2f")]
+    + [("T1ce", "t1c"), ("t1-Gd", "t1c"), ("T1", "t1n"), ("flair", "t2f"), ("T2w", "t2w")]
     + [("T2_FLAIR", "t2f"), ("PD", "pd"), ("T1w", "t1n")],
 )
 def test_aliases_mean_modalities_and_others_are_refused(text, modality):
