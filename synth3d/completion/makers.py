@@ -97,11 +97,11 @@ class Maker:
         draws: int = 1,
         on_tile: OnTile | None = None,
     ) -> dict[Modality, Made]:
-        """The ``wanted`` sequences of ``case``, as :meth:`readable`, without :meth:`trouble`.
+        """The ``wanted`` sequences of ``case``, some of ``targets``.
 
         Args:
-            case: Of which they are made.
-            wanted: Some of ``targets``.
+            case: As :meth:`readable` gives it, without :meth:`trouble`.
+            wanted: What is made.
             seed: Decides all randomness; the same seed gives the same picture.
             draws: How many pictures are averaged, of seeds that follow from ``seed``.
             on_tile: Told (tiles done, tiles in all).

@@ -79,24 +79,19 @@ def test_our_own_json_of_another_kind_is_damaged_and_a_key_that_is_gone_is_named
         read_object(tmp_path / "x.json", "a", "b", "c")
 
 
-def test_a_link_is_the_same_bytes_and_can_be_repeated(tmp_path):
-    source, target = tmp_path / "a", tmp_path / "out" / "b"
-    source.write_text("volume")
-    for _ in range(2):
-        link_or_copy(source, target)
-    assert target.samefile(source)
-    assert names(tmp_path / "out") == ["b"]
-
-
-def test_a_copy_is_made_where_links_cannot_be(tmp_path, monkeypatch):
+def test_a_link_can_be_repeated_and_where_there_are_none_a_copy_is_made(tmp_path, monkeypatch):
     def refuse(*args):
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(os, "link", refuse)
-    (tmp_path / "a").write_text("volume")
-    link_or_copy(tmp_path / "a", tmp_path / "b")
-    assert sha256(tmp_path / "b") == sha256(tmp_path / "a")
-    assert not (tmp_path / "b").samefile(tmp_path / "a")
+    source, target = tmp_path / "a", tmp_path / "out" / "b"
+    source.write_text("volume")
+    for copied in (False, False, True):
+        if copied:
+            monkeypatch.setattr(os, "link", refuse)
+        link_or_copy(source, target)
+        assert target.samefile(source) != copied
+        assert sha256(target) == sha256(source)
+        assert names(target.parent) == ["b"]
 
 
 def test_progress_yields_everything_and_tells_the_time_left(capsys):
@@ -115,11 +110,10 @@ def test_a_folder_is_shared_by_those_who_share_and_owned_by_one_alone(tmp_path):
 
 def test_a_claim_is_one_holders_and_leaves_nothing_behind(tmp_path):
     path = tmp_path / "locks" / "a"
-    with claim(path) as ours, claim(path) as again:
-        assert (ours, again) == (True, False)
-    with claim(path) as ours:
-        assert ours
-    assert not path.exists()
+    for _ in range(2):
+        with claim(path) as ours, claim(path) as again:
+            assert (ours, again) == (True, False)
+        assert not path.exists()
 
 
 def test_whoever_waits_for_a_claim_gets_it_alone(tmp_path):

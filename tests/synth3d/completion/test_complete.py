@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import synth3d
-from synth3d.cli import main as command
 from synth3d.cohort.cases import find_cases
 from synth3d.completion import CompleteRequest
 from synth3d.completion import run as module
@@ -168,8 +167,7 @@ def test_nnunet_format_has_every_channel_in_order(ready, complete, tmp_path):
     assert (out / "receipts" / f"{LACKING}.receipt.json").is_file()
     (case,) = find_cases(out)
     assert not case.missing()
-    command(["complete", "--run", str(ready / "run"), "--data", str(out), "--missing", "flair",
-             "--out", str(tmp_path / "folders")])  # fmt: skip
+    complete(tmp_path / "folders", data=out, missing=["flair"])
     assert find_cases(tmp_path / "folders")[0].naming == "brats2023"
 
 
@@ -232,10 +230,8 @@ def unit(ready, tmp_path):
     """Plan as ``precision`` has it: the request, the identity as JSON, and the jobs."""
 
     def plan(precision):
-        request = CompleteRequest(
-            data=str(ready / "in"), out=str(tmp_path / "out"), run=str(ready / "run"),
-            precision=precision, device="cpu",
-        )  # fmt: skip
+        place = {"data": ready / "in", "out": tmp_path / "out", "run": ready / "run"}
+        request = CompleteRequest(**place, precision=precision, device="cpu")
         jobs, _, identity = module._plan(request)
         return request, identity, jobs
 
@@ -255,10 +251,10 @@ def test_the_unit_of_work_needs_nothing_but_what_it_is_given(unit):
 
 def test_what_another_run_wrote_since_the_plan_is_not_replaced(unit, tmp_path):
     plans = [unit(precision) for precision in ("fp32", "bf16")]
-    states = [
+    (first, _), (second, why) = (
         module.complete_case(request, identity, False, False, jobs[2])
         for request, identity, jobs in plans
-    ]
-    assert [state for state, _ in states] == ["made", "failed"]
-    assert "--overwrite" in states[1][1]
+    )
+    assert (first, second) == ("made", "failed")
+    assert "--overwrite" in why
     assert receipt_of(tmp_path / "out")["identity"]["how"]["precision"] == "fp32"

@@ -69,16 +69,6 @@ def lose(*pairs):
     return change
 
 
-def lose_all_but(modality):
-    def change(root):
-        rewrite(image(root, "pd"), like=image(root, "t1n"))
-        lose(*[(m, NAMES[0]) for m in ("t1n", "t1c", "t2w")])(root)
-        if modality != "pd":
-            image(root, "pd").unlink()
-
-    return change
-
-
 def make_whole_but_t1(root):
     rewrite(image(root, "t2f"), like=image(root, "t2w"))
     image(root, "t1n").unlink()
@@ -98,8 +88,10 @@ UNTOUCHED = {
         lose(("t1c", NAMES[0]), ("t2w", NAMES[1])),
         ["2 problems", f"{NAMES[0]}: lacks t1c", f"{NAMES[1]}: lacks t2w", "t2f"],
     ),
-    "no input at all": (lose_all_but("pd"), ["has none", "t1n, t1c, t2w"]),
-    "nothing but a label": (lose_all_but("seg"), ["has none", "t1n, t1c, t2w"]),
+    "nothing but a label": (
+        lose(*((m, NAMES[0]) for m in ("t1n", "t1c", "t2w"))),
+        ["has none", "t1n, t1c, t2w"],
+    ),
     "a missing sequence that the run cannot make": (make_whole_but_t1, ["t1n", "makes t2f"]),
     "another grid": (
         lambda root: rewrite(image(root, "t1c"), lambda data, affine: (data[1:], affine)),
