@@ -58,16 +58,16 @@ TOKENS: dict[str, dict[Modality, str]] = {
 T1, T2 and PD."""
 
 
-_PATIENTS = (
-    re.compile(r"BraTS-GLI-(\d+)-\d+", re.I),
-    re.compile(r"(Phantom-\d+)-\d+", re.I),
-    re.compile(r"BraTS-([A-Z]+-\d+)-\d+", re.I),
-    re.compile(r"BraTS2021_(\d+)", re.I),
-    re.compile(r"BraTS20_((?:Training|Validation|Testing)_\d+)", re.I),
-    re.compile(r"BraTS\d\d_(.+)_\d+", re.I),
-    re.compile(r"(IXI\d+)-.*"),
-    re.compile(r"(sub-[A-Za-z0-9]+)(?:_.*)?"),
-    re.compile(r"(.+-\d{5})-\d{3}"),
+_PATIENT = (
+    (re.compile(r"BraTS-GLI-(\d+)-\d+", re.I), r"\1"),
+    (re.compile(r"(Phantom-\d+)-\d+", re.I), r"\1"),
+    (re.compile(r"BraTS-([A-Z]+-\d+)-\d+", re.I), r"\1"),
+    (re.compile(r"BraTS2021_(\d+)", re.I), r"\1"),
+    (re.compile(r"BraTS20_((?:Training|Validation|Testing)_\d+)", re.I), r"\1"),
+    (re.compile(r"BraTS\d\d_(.+)_\d+", re.I), r"\1"),
+    (re.compile(r"(IXI\d+)-.*"), r"\1"),
+    (re.compile(r"(sub-[A-Za-z0-9]+)(?:_.*)?"), r"\1"),
+    (re.compile(r"(.+-\d{5})-\d{3}"), r"\1"),
 )
 
 
@@ -78,8 +78,8 @@ def patient_of(case: str) -> str:
     ``BraTS-MET-00008-000`` gives ``MET-00008``, ``Brats18_CBICA_ALU_1`` gives ``CBICA_ALU``,
     ``IXI002-Guys-0828`` gives ``IXI002``. A name of no known form is its own patient.
     """
-    matches = (pattern.fullmatch(case) for pattern in _PATIENTS)
-    return next((match[1] for match in matches if match), case)
+    matches = ((pattern.fullmatch(case), patient) for pattern, patient in _PATIENT)
+    return next((match.expand(patient) for match, patient in matches if match), case)
 
 
 @dataclass(frozen=True)
