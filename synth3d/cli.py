@@ -7,6 +7,7 @@ instant.
 
 import argparse
 import dataclasses
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,47 +17,7 @@ from synth3d.errors import run_guarded
 
 T = TypeVar("T")
 
-EXAMPLES = """examples:
-  synth3d train --dim 3d                       train on the built-in phantom cohort
-  synth3d train --dim 3d --data BraTS --target flair --splits splits.json
-  synth3d train --dim 2d --data BraTS --target flair --plane coronal
-  synth3d train --recipe ixi-2d --data IXI
-  synth3d complete --run work/runs/NAME --data IN --out OUT
-  synth3d score REAL SYNTHETIC --modality flair --convention all --out scores.csv
-  synth3d ablate components --data BraTS --splits splits.json --seeds 3
-  synth3d audit BraTS                          what a cohort holds, and what would break a run
-  synth3d phantom cohort --cases 24 --size 64 --seed 0
-  synth3d describe --model agi-net --widths 16,32,64,128 --fit 8GB
-"""
-
-
-SCORE_EXAMPLES = """examples:
-  synth3d score BraTS completed --modality flair
-  synth3d score BraTS completed --modality flair --convention all --out work/scores/flair.csv
-  synth3d score BraTS container_output --splits splits.json --part test
-  synth3d score BraTS other_tool --modality t1ce --rescale match --label-folder segmentations
-
-A score's name is SCORE_REGION@CONVENTION; scores of different conventions are never comparable.
-SYNTHETIC may hold case folders, <case>-t2f.nii.gz, <case>_0003.nii.gz or <case>.nii.gz; files are
-paired by case name and never by position.
-"""
-
-
-ABLATE_EXAMPLES = """examples:
-  synth3d ablate --list
-  synth3d ablate components --seeds 3 --budget 400                     on the built-in phantoms
-  synth3d ablate components --data BraTS --splits splits.json --dry-run
-  synth3d ablate convolutions --data BraTS --splits splits.json --jobs 2 --threads 1 --part val
-  synth3d ablate translation --mode train-and-test --only 'agi-net-*'
-  synth3d ablate my_table.toml --set train.learning_rate=3e-4
-"""
-
-
-DESCRIBE_EXAMPLES = """examples:
-  synth3d describe --model agi-net --dim 2d --in-channels 1
-  synth3d describe --widths 16,32,64,128 --groups 4 --fit 8GB
-  synth3d describe --stages down1,body --set routing_stride=2 --json
-"""
+EXAMPLES = tomllib.loads(Path(__file__).with_name("cli_examples.toml").read_text("utf-8"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="synth3d",
         description="Synthesise the MRI sequence that a BraTS-like case lacks.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES["train"],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"synth3d {__version__}")
@@ -119,7 +80,12 @@ def _stages(text: str) -> int | tuple[str, ...]:
 
 # fmt: off
 def _add_phantom(commands: Any) -> None:
-    add = _command(commands, "phantom", _phantom, "write a cohort of synthetic brains with gliomas")
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.phantom import PhantomRequest, write_phantoms
+
+        return write_phantoms(_request(PhantomRequest, args))
+
+    add = _command(commands, "phantom", run, "write a cohort of synthetic brains with gliomas")
     add("out", type=Path, help="folder to write, named like BraTS 2023")
     add("--cases", type=int, default=24)
     add("--size", type=int, default=64, help="voxels along each side")
@@ -127,30 +93,30 @@ def _add_phantom(commands: Any) -> None:
     add("--overwrite", action="store_true", help="replace another cohort there")
 
 
-def _phantom(args: argparse.Namespace) -> int:
-    from synth3d.phantom import PhantomRequest, write_phantoms
-
-    return write_phantoms(_request(PhantomRequest, args))
-
-
 def _add_audit(commands: Any) -> None:
-    add = _command(commands, "audit", _audit, "what a cohort holds, and what would break a run")
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.cohort import AuditRequest, run_audit
+
+        return run_audit(_request(AuditRequest, args))
+
+    add = _command(commands, "audit", run, "what a cohort holds, and what would break a run")
     add("folder", type=Path)
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--json", action="store_true", help="print JSON instead of text")
 
 
-def _audit(args: argparse.Namespace) -> int:
-    from synth3d.cohort import AuditRequest, run_audit
-
-    return run_audit(_request(AuditRequest, args))
-
-
 def _add_train(commands: Any) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.training import TrainRequest, train_run
+
+        train_run(_request(TrainRequest, args))
+        return 0
+
     add = _command(
-        commands, "train", _train, "train a generator; a killed run goes on with the same command",
+        commands, "train", run, "train a generator; a killed run goes on with the same command",
         description="Train a generator. Settings come from the defaults, then the recipe, then "
-        "the flags; the resolved ones are saved with the run and rerun it.", epilog=EXAMPLES)
+        "the flags; the resolved ones are saved with the run and rerun it.",
+        epilog=EXAMPLES["train"])
     add("--dim", choices=["2d", "3d"], help="slices or volumes; default: the recipe's, else 3d")
     add("--plane", choices=["axial", "coronal", "sagittal"],
         help="for 2d; default: the recipe's")
@@ -179,15 +145,16 @@ def _add_train(commands: Any) -> None:
     add("--dry-run", action="store_true", help="print the settings and stop")
 
 
-def _train(args: argparse.Namespace) -> int:
-    from synth3d.training import TrainRequest, train_run
-
-    train_run(_request(TrainRequest, args))
-    return 0
-
-
 def _add_complete(commands: Any) -> None:
-    add = _command(commands, "complete", _complete, "write the sequences that cases lack")
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.completion import CompleteRequest, complete_cohort
+        from synth3d.machine import keep_memory
+
+        keep_memory()
+        complete_cohort(_request(CompleteRequest, args))
+        return 0
+
+    add = _command(commands, "complete", run, "write the sequences that cases lack")
     add("--run", type=Path, help="a finished run folder (of synth3d train)")
     add("--data", type=Path, required=True, help="folder with cases; only read")
     add("--out", type=Path, required=True, help="folder for the completed cases")
@@ -209,19 +176,15 @@ def _add_complete(commands: Any) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
 
 
-def _complete(args: argparse.Namespace) -> int:
-    from synth3d.completion import CompleteRequest, complete_cohort
-    from synth3d.machine import keep_memory
-
-    keep_memory()
-    complete_cohort(_request(CompleteRequest, args))
-    return 0
-
-
 def _add_score(commands: Any) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.scoring import ScoreRequest, score
+
+        return score(_request(ScoreRequest, args))
+
     about = "Image scores of synthetic volumes under named conventions."
-    add = _command(commands, "score", _score, "image scores of one folder against another",
-        description=about, epilog=SCORE_EXAMPLES)
+    add = _command(commands, "score", run, "image scores of one folder against another",
+        description=about, epilog=EXAMPLES["score"])
     add("real", type=Path, metavar="REAL", help="folder of the acquired images")
     add("synthetic", type=Path, metavar="SYNTHETIC", help="folder of the images to be scored")
     add("--modality", "--target", help="t1|t1ce|t2|flair; default: the one that each case has")
@@ -242,16 +205,15 @@ def _add_score(commands: Any) -> None:
     add("--dry-run", action="store_true", help="print the pairs and settings and stop")
 
 
-def _score(args: argparse.Namespace) -> int:
-    from synth3d.scoring import ScoreRequest, score
-
-    return score(_request(ScoreRequest, args))
-
-
 def _add_ablate(commands: Any) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.experiments import AblateRequest, ablate
+
+        return ablate(_request(AblateRequest, args))
+
     about = "Rerun an experiment of the paper: cells × seeds, one table at the end."
-    add = _command(commands, "ablate", _ablate, "rerun a table of the paper: cells x seeds",
-        description=about, epilog=ABLATE_EXAMPLES)
+    add = _command(commands, "ablate", run, "rerun a table of the paper: cells x seeds",
+        description=about, epilog=EXAMPLES["ablate"])
     add("table", nargs="?", metavar="TABLE", help="its name, see --list, or a .toml file")
     add("--list", action="store_true", help="print the tables and stop")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
@@ -286,16 +248,15 @@ def _add_ablate(commands: Any) -> None:
     add("--dry-run", action="store_true", help="print cells, runs and estimated cost, and stop")
 
 
-def _ablate(args: argparse.Namespace) -> int:
-    from synth3d.experiments import AblateRequest, ablate
-
-    return ablate(_request(AblateRequest, args))
-
-
 def _add_describe(commands: Any) -> None:
-    add = _command(commands, "describe", _describe,
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.experiments import DescribeRequest, describe_model
+
+        return describe_model(_request(DescribeRequest, args))
+
+    add = _command(commands, "describe", run,
         "parameters, FLOPs and memory of a generator; patch and batch for a budget",
-        epilog=DESCRIBE_EXAMPLES)
+        epilog=EXAMPLES["describe"])
     add("--model", default="agi-net", help="agi-net, resunet, deform-resunet or arc-resunet")
     add("--dim", choices=["2d", "3d"], default="3d")
     add("--widths", type=_integers, default=(64, 128, 256, 512), metavar="16,32,64,128")
@@ -310,12 +271,6 @@ def _add_describe(commands: Any) -> None:
     add("--fit", metavar="8GB", help="propose patch and batch for training in so much memory")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="of --fit")
     add("--json", action="store_true", help="print JSON instead of text")
-
-
-def _describe(args: argparse.Namespace) -> int:
-    from synth3d.experiments import DescribeRequest, describe_model
-
-    return describe_model(_request(DescribeRequest, args))
 # fmt: on
 
 

@@ -1,8 +1,7 @@
 """Files that are never half-written, folders that one run owns, and progress with an ETA.
 
-Every file this project writes passes through :func:`atomic_path`: a temporary sibling is
-written, flushed to the disk and renamed, so a killed process leaves the old file or the new
-one and nothing between.
+Every file this project writes passes through :func:`atomic_path`, so a killed process leaves the
+old file or the new one and nothing between.
 """
 
 import contextlib
@@ -48,13 +47,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         InputError: The folder cannot be written or the disk is full.
     """
     make_folder(path.parent)
-    temporary = path.parent / f".partial-{os.getpid()}-{path.name}"
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        with contextlib.suppress(OSError):  # where the system can: survive a power cut
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
             raise InputError(f"cannot write {path}: {error.strerror}") from error
@@ -65,26 +69,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, names: Collection[str] | None = None) -> None:
-    """Remove what killed processes left half-written below ``folder``.
+    """Remove what killed processes left half-written below ``folder``, where nobody else writes.
 
-    Args:
-        folder: Nobody else writes in it, or not under ``names``.
-        names: Only what was to become a file called so; None is everything.
+    With ``names`` only what was to become a file called so.
     """
     for path in folder.rglob(".partial-*"):
         if names is None or path.name.split("-", 2)[-1] in names:
             with contextlib.suppress(OSError):
                 path.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -120,15 +112,10 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
     """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged: expected an object, found {_kind(value)}; {REMEDY}")
+        raise InputError(f"{path} is damaged: it holds no JSON object; {REMEDY}")
     if lacking := [key for key in keys if key not in value]:
         raise InputError(f"{path} is damaged: it has no {', '.join(lacking)}; {REMEDY}")
     return value
-
-
-def _kind(value: Any) -> str:
-    names = {list: "a list", str: "a text", bool: "a truth value"}
-    return names.get(type(value), "nothing" if value is None else "a number")
 
 
 def sha256(path: Path) -> str:
@@ -146,7 +133,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         InputError: The folder cannot be written or the disk is full.
     """
     make_folder(target.parent)
-    temporary = target.parent / f".partial-{os.getpid()}-{target.name}"
+    temporary = target.with_name(f".partial-{os.getpid()}-{target.name}")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source.resolve(), temporary)
@@ -162,9 +149,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 def lock(folder: Path, shared: bool = False) -> Iterator[None]:
     """Own ``folder`` while the block runs; the lock dies with the process.
 
-    Args:
-        folder: Created if need be.
-        shared: Own it together with others who share it, but not with one who owns it alone.
+    If ``shared``, together with others who share it, but not with one who owns it alone.
 
     Raises:
         InputError: Another process works in the folder.
@@ -183,11 +168,8 @@ def lock(folder: Path, shared: bool = False) -> Iterator[None]:
 def claim(path: Path, wait: bool = False) -> Iterator[bool]:
     """Whether ``path``, a lock file, is ours while the block runs; afterwards it is removed.
 
-    The claim dies with the process. Threads of one process exclude each other too.
-
-    Args:
-        path: There for this alone; created with its folder.
-        wait: Wait until whoever holds it lets go; else the answer is False.
+    The claim dies with the process. Threads of one process exclude each other too. If another
+    holds it, the answer is False, or, with ``wait``, comes when that one lets go.
 
     Raises:
         InputError: The file cannot be created.
@@ -201,20 +183,16 @@ def claim(path: Path, wait: bool = False) -> Iterator[bool]:
             except BlockingIOError:
                 yield False
                 return
-            if not _is_at(path, handle):
-                continue  # its last holder has removed it meanwhile
             try:
-                yield True
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _is_at(path: Path, handle: IO[str]) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle.fileno()))
-    except FileNotFoundError:
-        return False
+                held = os.path.samestat(path.stat(), os.fstat(handle.fileno()))
+            except FileNotFoundError:
+                held = False
+            if held:  # else its last holder has removed it meanwhile
+                try:
+                    yield True
+                finally:
+                    path.unlink(missing_ok=True)
+                return
 
 
 def _lock_file(path: Path) -> IO[str]:
@@ -223,9 +201,6 @@ def _lock_file(path: Path) -> IO[str]:
         return path.open("w")
     except OSError as error:
         raise InputError(f"cannot write in {path.parent}: {error.strerror}") from error
-
-
-_LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]{postfix}"
 
 
 def progress(
@@ -248,7 +223,7 @@ def progress(
         dynamic_ncols=live,
         mininterval=0.2 if live else 15,
         maxinterval=1 if live else 30,
-        bar_format=None if live else _LINE,
+        bar_format=None if live else "{desc}: {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]",
     )
     return iter(bar)
 
@@ -258,9 +233,7 @@ class _Lines:
 
     def write(self, text: str) -> int:
         text = text.strip("\r\n ")
-        if text:
-            sys.stderr.write(text + "\n")
-        return len(text)
+        return sys.stderr.write(text + "\n") if text else 0
 
     def flush(self) -> None:
         sys.stderr.flush()

@@ -68,14 +68,7 @@ class RunRequest:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("data", "splits", "work", "segmenter"):  # from Python they may be strings
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, Path(value))
-        runs = (self.run,) if isinstance(self.run, str | Path) else self.run
-        object.__setattr__(self, "run", tuple(Path(run) for run in runs))
-        for name in ("completed", "arms"):
-            if isinstance(value := getattr(self, name), str):
-                object.__setattr__(self, name, (value,))
+        self._take_strings()
         parse_missing(self.missing)
         several = len(self.segmenter_seeds) > 1
         parse_kinds(self.arms)
@@ -99,6 +92,17 @@ class RunRequest:
             raise InputError("--segmenter is one model; --seeds are for segmenters trained here")
         if self.segmenter is not None and not self.segmenter.is_dir():
             raise InputError(f"--segmenter: no folder {self.segmenter}")
+
+    def _take_strings(self) -> None:
+        """From Python, paths may be strings, and one of several need be in no tuple."""
+        for name in ("data", "splits", "work", "segmenter"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(value))
+        runs = (self.run,) if isinstance(self.run, str | Path) else self.run
+        object.__setattr__(self, "run", tuple(Path(run) for run in runs))
+        for name in ("completed", "arms"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, (value,))
 
     @property
     def wanted(self) -> list[tuple[Modality, ...]]:

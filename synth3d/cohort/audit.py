@@ -1,26 +1,17 @@
-"""What a cohort holds and what in it would break a run.
-
-:mod:`synth3d.cohort.audit` looks at one case, this file at all of them together, and
-:mod:`synth3d.cohort.audit_report` turns the result into text.
-"""
+"""What a cohort holds and what in it would break a run: each case, then all of them together."""
 
 import hashlib
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from synth3d.cohort.cases import (
-    ALL_MODALITIES,
-    Case,
-    Modality,
-    survey_folder,
-)
+from synth3d.cohort.cases import ALL_MODALITIES, Case, Modality, survey_folder
 from synth3d.cohort.labels import LabelScheme, label_scheme
 from synth3d.cohort.splits import Splits, parse_splits, sides_of_cases, split_problems
 from synth3d.errors import InputError
@@ -51,12 +42,10 @@ class Problem:
     message: str
 
 
-@dataclass(eq=False)
 class CaseFacts:
-    """One case, looked at; voxels are kept only as masks, and only while it is.
+    """One case, looked at; what is wrong with it becomes a :class:`Problem`, never an error.
 
     Attributes:
-        case: What was looked at.
         grids: Of every file that can be read.
         label_values: The integers in the label, ascending; None without a readable label.
         top: Per readable modality the 99th percentile of its non-zero voxels, scanner units.
@@ -66,18 +55,21 @@ class CaseFacts:
         problems: What is wrong with the case by itself.
     """
 
-    case: Case
-    grids: dict[Path, Grid] = field(default_factory=dict)
-    label_values: tuple[int, ...] | None = None
-    top: dict[Modality, float] = field(default_factory=dict)
-    coverage: dict[Modality, float] = field(default_factory=dict)
-    digests: dict[Modality, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """Of the case."""
-        return self.case.name
+    def __init__(self, case: Case) -> None:
+        """Look; no voxels are kept."""
+        self.case, self.name = case, case.name
+        self.grids: dict[Path, Grid] = {}
+        self.top: dict[Modality, float] = {}
+        self.digests: dict[Modality, str] = {}
+        self.problems: list[Problem] = []
+        heads: dict[Modality, np.ndarray] = {}
+        for modality in case.images:
+            if (head := self._look_at(modality)) is not None:
+                heads[modality] = head
+        label = self._label()
+        self.label_values = None if label is None else tuple(map(int, np.unique(label)))
+        self.coverage = self._coverage(heads, label) if self._fits() and heads else {}
+        self._copies()
 
     @property
     def grid(self) -> Grid | None:
@@ -85,52 +77,28 @@ class CaseFacts:
         paths = self.case.images.values()
         return next((self.grids[path] for path in paths if path in self.grids), None)
 
-
-def examine(case: Case) -> CaseFacts:
-    """The facts of ``case``; what is wrong with it becomes a :class:`Problem`, never an error."""
-    return _Examination(CaseFacts(case)).facts
-
-
-class _Examination:
-    """One case being looked at."""
-
-    def __init__(self, facts: CaseFacts) -> None:
-        self.facts, self.case, self.grids = facts, facts.case, facts.grids
-        self.heads: dict[Modality, np.ndarray] = {}
-        for modality in self.case.images:
-            self._look_at(modality)
-        label = self._label()
-        if label is not None:
-            facts.label_values = tuple(int(value) for value in np.unique(label))
-        if self._fits():
-            facts.coverage = self._coverage(label)
-        self._copies()
-
     def _report(self, severity: Severity, message: str) -> None:
-        self.facts.problems.append(Problem(severity, self.case.name, message))
+        self.problems.append(Problem(severity, self.name, message))
 
-    def _look_at(self, modality: Modality) -> None:
+    def _look_at(self, modality: Modality) -> np.ndarray | None:
+        """Where its voxels are not zero; None where that says nothing of the head."""
         path = self.case.images[modality]
         try:
             volume = read_unchecked(path)
-        except InputError as error:
-            self._report("error", str(error))
-            return
-        self.grids[path] = volume.grid
-        self.facts.digests[modality] = _digest(volume.data)
-        try:
+            self.grids[path] = volume.grid
+            self.digests[modality] = _digest(volume.data)
             check_content(volume)
         except InputError as error:
             self._report("error", str(error))
-            return
+            return None
         head = volume.data != 0
-        if 1 - head.mean() < LEAST_BACKGROUND:
+        self.top[modality] = float(np.percentile(volume.data[head], 99))
+        stripped = 1 - head.mean() >= LEAST_BACKGROUND
+        if not stripped:
             self._report("warning", f"{path.name} has no zero background; is it skull-stripped?")
-        else:
-            self.heads[modality] = head
         if (lowest := float(volume.data.min())) < 0:
             self._report("warning", f"{path.name} has negative values, down to {lowest:.4g}")
-        self.facts.top[modality] = float(np.percentile(volume.data[head], 99))
+        return head if stripped else None
 
     def _label(self) -> np.ndarray | None:
         path = self.case.label
@@ -162,13 +130,12 @@ class _Examination:
             self._report("error", "; ".join(misfits))
         return not misfits
 
-    def _coverage(self, label: np.ndarray | None) -> dict[Modality, float]:
-        if not self.heads:
-            return {}
-        union = np.logical_or.reduce(list(self.heads.values()))
-        size = int(union.sum())
+    def _coverage(
+        self, heads: dict[Modality, np.ndarray], label: np.ndarray | None
+    ) -> dict[Modality, float]:
+        union = np.logical_or.reduce(list(heads.values()))
         coverage: dict[Modality, float] = {
-            modality: int(head.sum()) / size for modality, head in self.heads.items()
+            modality: float(head.sum() / union.sum()) for modality, head in heads.items()
         }
         for modality, share in coverage.items():
             if share < SMALLEST_COVERAGE:
@@ -182,7 +149,7 @@ class _Examination:
 
     def _copies(self) -> None:
         first: dict[str, Modality] = {}
-        for modality, digest in self.facts.digests.items():
+        for modality, digest in self.digests.items():
             other = first.setdefault(digest, modality)
             if other != modality:
                 self._report("warning", f"{other} and {modality} have the same voxels")
@@ -201,15 +168,9 @@ WIDEST_SCALE = 20.0
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """All that an audit found.
+    """All that an audit found: cases by name, and the problems of the cohort and of all cases.
 
-    Attributes:
-        folder: The cohort.
-        naming: How its files are named.
-        cases: Sorted by name.
-        scheme: What the labels mean; None without labels or when they contradict each other.
-        splits: The splits that were looked at, if any.
-        problems: Of the cohort and of all cases, errors first.
+    Errors come first. Without labels, or when they contradict each other, there is no scheme.
     """
 
     folder: Path
@@ -225,24 +186,17 @@ class Audit:
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
 
-def audit(folder: Path, splits: Path | None = None, workers: int | None = None) -> Audit:
-    """Look at every file of every case under ``folder``.
-
-    Args:
-        folder: A cohort in any naming that :mod:`synth3d.cohort.cases` reads.
-        splits: A JSON file as :func:`synth3d.cohort.splits.read_splits` reads, to be checked as
-        well.
-        workers: Cases looked at side by side; by default one per processor, at most four.
+def audit(folder: Path, splits: Path | None = None) -> Audit:
+    """Look at every file of every case under ``folder``, and at ``splits``, a JSON file.
 
     Raises:
         InputError: There are no cases, namings are mixed, or ``splits`` is no splits file.
             Everything else becomes a :class:`Problem`.
     """
-    folder = Path(folder)
     survey = survey_folder(folder)
     chosen = parse_splits(splits) if splits else None
-    with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
-        looked_at = pool.map(examine, survey.cases)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        looked_at = pool.map(CaseFacts, survey.cases)
         facts = tuple(progress(looked_at, "audit", total=len(survey.cases), unit="case"))
     naming = survey.cases[0].naming
     scheme, scheme_problems = _scheme(facts, naming)
@@ -256,7 +210,12 @@ def audit(folder: Path, splits: Path | None = None, workers: int | None = None) 
     ]
     if chosen:
         problems += [Problem("error", None, text) for text in split_problems(chosen, survey.cases)]
-        problems += _unlisted(facts, chosen)
+        listed = sides_of_cases(chosen)
+        problems += [
+            Problem("warning", fact.name, "is in no split and takes part in nothing")
+            for fact in facts
+            if fact.name not in listed
+        ]
     if survey.unrecognised:
         names = ", ".join(str(path.relative_to(folder)) for path in survey.unrecognised)
         problems.append(Problem("warning", None, f"ignored, as their names fit no naming: {names}"))
@@ -264,9 +223,8 @@ def audit(folder: Path, splits: Path | None = None, workers: int | None = None) 
     return Audit(folder, naming, facts, scheme, chosen, tuple(problems))
 
 
-def _missing(facts: Iterable[CaseFacts]) -> list[Problem]:
+def _missing(facts: Sequence[CaseFacts]) -> list[Problem]:
     """Warnings for what other cases of the cohort have; an error for a case without images."""
-    facts = list(facts)
     held = [m for m in ALL_MODALITIES if any(m in fact.case.images for fact in facts)]
     labelled = any(fact.case.label for fact in facts)
     problems = []
@@ -281,7 +239,7 @@ def _missing(facts: Iterable[CaseFacts]) -> list[Problem]:
     return problems
 
 
-def _scheme(facts: Iterable[CaseFacts], naming: str) -> tuple[LabelScheme | None, list[Problem]]:
+def _scheme(facts: Sequence[CaseFacts], naming: str) -> tuple[LabelScheme | None, list[Problem]]:
     """What the labels of the cohort mean, decided over all cases."""
     values = {f.name: set(f.label_values) for f in facts if f.label_values is not None}
     if not values:
@@ -316,11 +274,9 @@ def _duplicates(facts: Sequence[CaseFacts], splits: Splits | None) -> list[Probl
     for (name, other), pairs in shared.items():
         text = f"has the same voxels as {other} in {', '.join(pairs)}"
         here, there = (" and ".join(sides.get(case, ["no side"])) for case in (name, other))
-        if here == there:
-            problems.append(Problem("warning", name, text))
-        else:
-            text = f"{text}, on different sides ({here} and {there})"
-            problems.append(Problem("error", name, text))
+        if here != there:
+            text += f", on different sides ({here} and {there})"
+        problems.append(Problem("warning" if here == there else "error", name, text))
     return problems
 
 
@@ -331,21 +287,8 @@ def _odd_scales(facts: Sequence[CaseFacts]) -> list[Problem]:
     problems = []
     for fact in facts:
         ratios = {m: top / middle[m] for m, top in fact.top.items() if top > 0}
-        odd = [
-            f"{modality} {ratio:.3g}"
-            for modality, ratio in ratios.items()
-            if not 1 / WIDEST_SCALE <= ratio <= WIDEST_SCALE
-        ]
-        if odd:
+        far = {m: r for m, r in ratios.items() if not 1 / WIDEST_SCALE <= r <= WIDEST_SCALE}
+        if odd := [f"{modality} {ratio:.3g}" for modality, ratio in far.items()]:
             text = f"intensities are far from the cohort's median: times {', '.join(odd)}"
             problems.append(Problem("warning", fact.name, text))
     return problems
-
-
-def _unlisted(facts: Iterable[CaseFacts], splits: Splits) -> list[Problem]:
-    sides = sides_of_cases(splits)
-    return [
-        Problem("warning", fact.name, "is in no split and takes part in nothing")
-        for fact in facts
-        if fact.name not in sides
-    ]

@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort.audit import Audit, CaseFacts, Problem, audit
-from synth3d.cohort.cases import ALL_MODALITIES
+from synth3d.cohort.audit import Audit, CaseFacts, audit
+from synth3d.cohort.cases import ALL_MODALITIES, Modality
 
 NAMED_CASES = 5
 """At most so many case names are listed beside a rare grid or set of sequences."""
@@ -16,13 +16,7 @@ NAMED_CASES = 5
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What ``synth3d audit`` is asked for; the fields are its flags.
-
-    Attributes:
-        folder: The cohort.
-        splits: JSON file of splits that is looked at as well, or None.
-        json: Print JSON instead of text.
-    """
+    """What ``synth3d audit`` is asked for; the fields are its flags, see its ``--help``."""
 
     folder: Path
     splits: Path | None = None
@@ -30,11 +24,7 @@ class AuditRequest:
 
 
 def run_audit(request: AuditRequest) -> int:
-    """Print an audit: 1 when something in the cohort would break a run, else 0.
-
-    Raises:
-        InputError: As :func:`audit`.
-    """
+    """Print an audit, as :func:`audit`: 1 when something would break a run, else 0."""
     result = audit(request.folder, request.splits)
     print(audit_json(result) if request.json else format_audit(result))
     return 1 if result.errors else 0
@@ -52,9 +42,9 @@ def format_audit(audit: Audit) -> str:
             [_sequence_row(audit, modality) for modality in _held(audit)],
         ),
         "",
-        *_table(("held", "cases", ""), _tally(audit.cases, _holdings)),
+        *_table(("held", "cases", ""), _tally(audit, _holdings)),
         "",
-        *_table(("grid (z, y, x), mm, axes", "cases", ""), _tally(audit.cases, _grid_text)),
+        *_table(("grid (z, y, x), mm, axes", "cases", ""), _tally(audit, _grid_text)),
         "",
         f"labels: {_label_text(audit)}",
     ]
@@ -66,13 +56,12 @@ def format_audit(audit: Audit) -> str:
 
 def audit_json(audit: Audit) -> str:
     """All facts and problems as indented JSON."""
-    scheme = asdict(audit.scheme) if audit.scheme else None
     value = {
         "folder": str(audit.folder),
         "naming": audit.naming,
         "ok": not audit.errors,
         "patients": len({fact.case.patient for fact in audit.cases}),
-        "label_scheme": scheme,
+        "label_scheme": asdict(audit.scheme) if audit.scheme else None,
         "splits": asdict(audit.splits) if audit.splits else None,
         "problems": [asdict(problem) for problem in audit.problems],
         "cases": [_case_json(fact) for fact in audit.cases],
@@ -97,11 +86,11 @@ def _case_json(fact: CaseFacts) -> dict[str, Any]:
     }
 
 
-def _held(audit: Audit) -> list[str]:
+def _held(audit: Audit) -> list[Modality]:
     return [m for m in ALL_MODALITIES if any(m in fact.case.images for fact in audit.cases)]
 
 
-def _sequence_row(audit: Audit, modality: Any) -> tuple[str, str, str, str]:
+def _sequence_row(audit: Audit, modality: Modality) -> tuple[str, ...]:
     held = [fact for fact in audit.cases if modality in fact.case.images]
     tops = [fact.top[modality] for fact in held if modality in fact.top]
     shares = [fact.coverage[modality] for fact in held if modality in fact.coverage]
@@ -122,22 +111,20 @@ def _grid_text(fact: CaseFacts) -> str:
     return f"{shape}, {spacing}, {fact.grid.orientation}"
 
 
-def _tally(facts: Iterable[CaseFacts], describe: Any) -> list[tuple[str, str, str]]:
+def _tally(audit: Audit, describe: Callable[[CaseFacts], str]) -> list[tuple[str, ...]]:
     """(what, how many, which) for each description, commonest first; the first needs no names."""
-    facts = list(facts)
     rows = []
-    for what, count in Counter(map(describe, facts)).most_common():
-        names = [fact.name for fact in facts if describe(fact) == what] if rows else []
+    for what, count in Counter(map(describe, audit.cases)).most_common():
+        names = [fact.name for fact in audit.cases if describe(fact) == what] if rows else []
         more = f" and {len(names) - NAMED_CASES} more" if len(names) > NAMED_CASES else ""
         rows.append((what, str(count), ", ".join(names[:NAMED_CASES]) + more))
     return rows
 
 
 def _label_text(audit: Audit) -> str:
-    n = sum(fact.case.label is not None for fact in audit.cases)
+    scheme, n = audit.scheme, sum(fact.case.label is not None for fact in audit.cases)
     if not n:
         return "none"
-    scheme = audit.scheme
     if scheme is None:
         return f"in {_count(n, 'case')}, of unknown meaning"
     cavity = f", {scheme.cavity} resection cavity" if scheme.cavity else ""
@@ -149,17 +136,14 @@ def _label_text(audit: Audit) -> str:
 
 
 def _problem_lines(audit: Audit) -> list[str]:
-    errors, total = len(audit.errors), len(audit.problems)
-    lines = [_problem_line(problem) for problem in audit.problems]
-    warnings = f"{_count(total - errors, 'warning')}"
-    if errors:
-        return [*lines, "", f"{_count(errors, 'error')} would break a run, {warnings}"]
-    return [*lines, *([""] if lines else []), f"nothing would break a run, {warnings}"]
-
-
-def _problem_line(problem: Problem) -> str:
-    where = f"{problem.case}: " if problem.case and problem.case not in problem.message else ""
-    return f"{problem.severity}: {where}{problem.message}"
+    lines = [
+        f"{one.severity}: {f'{one.case}: ' if one.case and one.case not in one.message else ''}"
+        f"{one.message}"
+        for one in audit.problems
+    ]
+    errors = _count(len(audit.errors), "error") if audit.errors else "nothing"
+    warnings = _count(len(audit.problems) - len(audit.errors), "warning")
+    return [*lines, *([""] if lines else []), f"{errors} would break a run, {warnings}"]
 
 
 def _count(number: int, what: str) -> str:

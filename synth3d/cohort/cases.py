@@ -1,7 +1,6 @@
 """Cases on disk: which modality is which file, what is missing, who the patient is.
 
-How files are named is :mod:`synth3d.cohort.namings`, what label integers mean
-:mod:`synth3d.cohort.labels`. What could mean two things is refused. Opens no image.
+What could mean two things is refused. Opens no image.
 """
 
 import os
@@ -61,25 +60,20 @@ class Case:
         """
         if modality in self.images:
             return self.images[modality].name
+        endings = {ending_of(path.name) for path in self.images.values()}
+        ending = endings.pop() if len(endings) == 1 else ".nii.gz"
         if self.naming != "nnunet":
-            return self.name + TOKENS[self.naming][modality] + self._ending()
+            return self.name + TOKENS[self.naming][modality] + ending
         if modality not in self.channels:
             raise InputError(f"case {self.name}: the nnU-Net dataset has no channel {modality}")
-        return f"{self.name}_{self.channels.index(modality):04d}{self._ending()}"
-
-    def _ending(self) -> str:
-        endings = {ending_of(path.name) for path in self.images.values()}
-        return endings.pop() if len(endings) == 1 else ".nii.gz"
+        return f"{self.name}_{self.channels.index(modality):04d}{ending}"
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a look at a folder found, problems included.
+    """What a look at a folder found: cases by name, and images whose names fit no naming.
 
-    Attributes:
-        cases: Sorted by name.
-        ambiguous: Case name and one sentence for each pair of files that claim one role.
-        unrecognised: Image files whose names fit no naming.
+    Ambiguous are a case name and one sentence for each pair of files that claim one role.
     """
 
     cases: tuple[Case, ...]
@@ -103,11 +97,7 @@ def find_cases(root: Path) -> list[Case]:
 
 
 def survey_folder(root: Path) -> Survey:
-    """Like :func:`find_cases`, but ambiguous files are reported, not raised.
-
-    Raises:
-        InputError: ``root`` is no folder, holds no case or mixes namings.
-    """
+    """Like :func:`find_cases`, but ambiguous files are reported, not raised."""
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root} is not a folder" if root.exists() else f"no folder {root}")
@@ -122,16 +112,15 @@ def survey_folder(root: Path) -> Survey:
             f"no cases under {root}; expected files named as in BraTS (<case>_t1.nii.gz, "
             "<case>-t1n.nii.gz), IXI, BIDS (sub-.._T1w.nii.gz) or nnU-Net raw (with dataset.json)"
         )
-    _refuse_mixture(root, survey.cases)
+    example = {case.naming: case.name for case in survey.cases}
+    if len(example) > 1:
+        found = " and ".join(f"{naming} ({name})" for naming, name in sorted(example.items()))
+        raise InputError(f"{root} mixes namings: {found}; give each cohort a folder of its own")
     return survey
 
 
 def require(cases: Iterable[Case], modalities: Iterable[Modality], label: bool = False) -> None:
-    """Make sure that every case has all ``modalities`` and, if asked, a label.
-
-    Raises:
-        InputError: Something is missing; the sentence names every case and all it lacks.
-    """
+    """Raise an InputError that names every case and all it lacks of ``modalities`` and label."""
     wanted, cases = tuple(modalities), list(cases)
     lines = []
     for case in cases:
@@ -160,25 +149,17 @@ def _gather(found: Iterable[Claim], channels: tuple[Modality, ...]) -> Survey:
                 "keep one of them"
             )
             ambiguous.append((claim.case, sentence))
-    cases = [_case(naming, name, roles, channels) for (naming, name), roles in files.items()]
+    cases = [
+        Case(
+            name=name,
+            patient=patient_of(name),
+            folder=Path(os.path.commonpath({str(path.parent) for path in roles.values()})),
+            images={modality: roles[modality] for modality in ALL_MODALITIES if modality in roles},
+            label=roles.get("label"),
+            naming=naming,
+            channels=channels,
+        )
+        for (naming, name), roles in files.items()
+    ]
     cases.sort(key=lambda case: case.name)
     return Survey(tuple(cases), tuple(ambiguous), tuple(unrecognised))
-
-
-def _case(naming: str, name: str, roles: dict[str, Path], channels: tuple[Modality, ...]) -> Case:
-    return Case(
-        name=name,
-        patient=patient_of(name),
-        folder=Path(os.path.commonpath({str(path.parent) for path in roles.values()})),
-        images={modality: roles[modality] for modality in ALL_MODALITIES if modality in roles},
-        label=roles.get("label"),
-        naming=naming,
-        channels=channels,
-    )
-
-
-def _refuse_mixture(root: Path, cases: Iterable[Case]) -> None:
-    example = {case.naming: case.name for case in cases}
-    if len(example) > 1:
-        found = " and ".join(f"{naming} ({name})" for naming, name in sorted(example.items()))
-        raise InputError(f"{root} mixes namings: {found}; give each cohort a folder of its own")

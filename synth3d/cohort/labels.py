@@ -8,16 +8,10 @@ from synth3d.errors import InputError
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """What the integers of a tumour segmentation stand for; 0 is no tumour.
+    """What the integers of a tumour segmentation stand for; 0 and a resection cavity are no tumour.
 
-    Attributes:
-        name: ``brats2018``, ``brats2023`` or ``brats2024``.
-        necrosis: Necrotic (and other non-enhancing) core.
-        oedema: Oedema and infiltration.
-        enhancing: Enhancing tumour.
-        cavity: Resection cavity, which is no tumour; only in ``brats2024``.
-        ambiguous: The values fit another scheme too; ``warning`` says how.
-        warning: A sentence for the user, or None.
+    Necrosis is all of the non-enhancing core, oedema infiltration, too. Where it is ambiguous, the
+    values fit another scheme, and the warning, a sentence for the user, says how.
     """
 
     name: str
@@ -45,30 +39,22 @@ def label_scheme(values: Iterable[int], naming: str | None = None) -> LabelSchem
     if outside := sorted(values - {0, 1, 2, 3, 4}):
         raise InputError(f"label values {outside} are in no BraTS scheme (0, 1, 2 and 3 or 4)")
     if {3, 4} <= values:
-        return LabelScheme("brats2024", 1, 2, 3, cavity=4, warning=_CAVITY)
-    doubt = _doubt(values, naming)
+        return LabelScheme("brats2024", 1, 2, 3, cavity=4, warning=_WARNINGS["cavity"])
+    doubt = None
+    if not values & {3, 4}:
+        doubt = _WARNINGS["undecided"]
+    elif naming == "nnunet" or (naming == "brats2023" and 4 in values):
+        doubt = _WARNINGS[naming]
     name, enhancing = ("brats2018", 4) if 4 in values else ("brats2023", 3)
     return LabelScheme(name, 1, 2, enhancing, ambiguous=doubt is not None, warning=doubt)
 
 
-_CAVITY = (
-    "label 4 beside 3 is the resection cavity of BraTS 2024, not tumour: it is left out of WT, TC "
-    "and ET"
-)
-
-
-def _doubt(values: set[int], naming: str | None) -> str | None:
-    """Why labels without a cavity may mean something else, or None."""
-    if not values & {3, 4}:
-        return "labels 3 and 4 do not occur, so the scheme cannot be told; none is enhancing"
-    if naming == "brats2023" and 4 in values:
-        return (
-            "label 4 without 3 in files named as in BraTS 2023 and later: taken for enhancing "
-            "tumour (BraTS 2018-2021); in BraTS 2024 it would be a resection cavity"
-        )
-    if naming == "nnunet":
-        return (
-            "labels 1 and 2 of this nnU-Net dataset are taken for necrosis and oedema, as in "
-            "BraTS; nnU-Net's own BraTS converters swap them"
-        )
-    return None
+_WARNINGS = {
+    "cavity": "label 4 beside 3 is the resection cavity of BraTS 2024, not tumour: it is left out "
+    "of WT, TC and ET",
+    "undecided": "labels 3 and 4 do not occur, so the scheme cannot be told; none is enhancing",
+    "brats2023": "label 4 without 3 in files named as in BraTS 2023 and later: taken for enhancing "
+    "tumour (BraTS 2018-2021); in BraTS 2024 it would be a resection cavity",
+    "nnunet": "labels 1 and 2 of this nnU-Net dataset are taken for necrosis and oedema, as in "
+    "BraTS; nnU-Net's own BraTS converters swap them",
+}

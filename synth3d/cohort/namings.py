@@ -1,8 +1,7 @@
 """How cohorts name their files: modalities, aliases, naming schemes, patients.
 
 Five schemes: BraTS 2018-2021, BraTS 2023 and later, IXI, BIDS and nnU-Net raw. Everything is
-matched on names, never on position. Opens no image; the standard library is enough.
-:mod:`synth3d.cohort.cases` puts the files together to cases.
+matched on names, never on position. Opens no image.
 """
 
 import os
@@ -79,18 +78,13 @@ def patient_of(case: str) -> str:
     ``BraTS-MET-00008-000`` gives ``MET-00008``, ``Brats18_CBICA_ALU_1`` gives ``CBICA_ALU``,
     ``IXI002-Guys-0828`` gives ``IXI002``. A name of no known form is its own patient.
     """
-    for pattern, patient in _PATIENT:
-        if match := pattern.fullmatch(case):
-            return match.expand(patient)
-    return case
+    matches = ((pattern.fullmatch(case), patient) for pattern, patient in _PATIENT)
+    return next((match.expand(patient) for match, patient in matches if match), case)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A file that says by its name what it is; ``role`` is a modality or ``label``.
-
-    A ``role`` of None is an image whose name says nothing to us.
-    """
+    """A file that says by its name what it is, or, where ``role`` is None, nothing to us."""
 
     path: Path
     naming: str = ""
@@ -121,9 +115,8 @@ def _claim(path: Path) -> Claim:
     for naming, pattern in _NAMINGS:
         if match := pattern.fullmatch(stem):
             role = match["role"]
-            return Claim(
-                path, naming, match["case"], "label" if role == "seg" else parse_modality(role)
-            )
+            role = "label" if role == "seg" else parse_modality(role)
+            return Claim(path, naming, match["case"], role)
     return Claim(path)
 
 
@@ -144,12 +137,12 @@ def claims(root: Path) -> Iterator[Claim]:
     seen: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True, onerror=_reraise):
         real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else sorted(map(str, filter(_looked_at, folders)))
-        if real not in seen:
-            for name in sorted(filter(_looked_at, names)):
-                if ending_of(name):
-                    yield _claim(Path(folder) / name)
+        new = real not in seen
         seen.add(real)
+        folders[:] = sorted(filter(_looked_at, folders)) if new else []
+        for name in sorted(filter(_looked_at, names)) if new else ():
+            if ending_of(name):
+                yield _claim(Path(folder) / name)
 
 
 def _reraise(error: OSError) -> None:
@@ -161,11 +154,7 @@ def _looked_at(name: str) -> bool:
 
 
 def nnunet_dataset(root: Path) -> dict[str, Any] | None:
-    """The ``dataset.json`` of an nnU-Net raw dataset, or None where ``root`` is not one.
-
-    Raises:
-        InputError: It is there and broken.
-    """
+    """The ``dataset.json`` of an nnU-Net raw dataset, or None where ``root`` is not one."""
     path = root / "dataset.json"
     value = read_json(path) if path.is_file() else None
     return value if isinstance(value, dict) and "channel_names" in value else None
@@ -200,20 +189,20 @@ def nnunet_claims(root: Path, dataset: dict[str, Any]) -> Iterator[Claim]:
         yield from _listed_claims(root, dataset["dataset"], channels)
     parts = ("Ts",) if "dataset" in dataset else ("Tr", "Ts")
     for part in parts:
-        for path in _image_files(root / f"images{part}"):
-            case, _, index = path.name.removesuffix(ending_of(path.name)).rpartition("_")
+        for path, stem in _image_files(root / f"images{part}"):
+            case, _, index = stem.rpartition("_")
             if index.isdecimal() and len(index) == 4 and int(index) < len(channels):
                 yield Claim(path, "nnunet", case, channels[int(index)])
             else:
                 yield Claim(path)
-        for path in _image_files(root / f"labels{part}"):
-            yield Claim(path, "nnunet", path.name.removesuffix(ending_of(path.name)), "label")
+        for path, stem in _image_files(root / f"labels{part}"):
+            yield Claim(path, "nnunet", stem, "label")
 
 
-def _image_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if _looked_at(p.name) and ending_of(p.name))
+def _image_files(folder: Path) -> list[tuple[Path, str]]:
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    paths = (path for path in there if _looked_at(path.name) and ending_of(path.name))
+    return [(path, path.name.removesuffix(ending_of(path.name))) for path in paths]
 
 
 def _listed_claims(root: Path, listed: Any, channels: tuple[Modality, ...]) -> Iterator[Claim]:

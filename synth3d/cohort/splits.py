@@ -30,10 +30,10 @@ def read_splits(path: Path, cases: Iterable[Case]) -> Splits:
     that are listed nowhere take part in nothing.
 
     Raises:
-        InputError: The file cannot be read or has other keys, a case is unknown or on two sides,
-            or two cases of one patient are; the sentence names them all.
+        InputError: As :func:`parse_splits`; or a case is unknown or on two sides, or two cases of
+            one patient are; the sentence names them all.
     """
-    splits, cases = parse_splits(path), list(cases)
+    splits = parse_splits(path)
     if problems := split_problems(splits, cases):
         raise InputError(f"{path}: {'; '.join(problems)}")
     return splits
@@ -87,14 +87,8 @@ def make_splits(
 ) -> Splits:
     """Patients dealt at random to train, val and test; the same seed deals the same.
 
-    Args:
-        cases: The cohort; the order does not matter.
-        seed: Of the shuffle.
-        val: Fraction of the patients for validation, in [0, 1).
-        test: Fraction of the patients for testing, in [0, 1); with ``val`` less than 1.
-
-    Returns:
-        All cases; each side has at least one patient.
+    The order of ``cases`` does not matter; ``val`` and ``test`` are fractions of the patients, and
+    each side has at least one.
 
     Raises:
         ValueError: The fractions are out of range.
@@ -105,23 +99,14 @@ def make_splits(
     by_patient: dict[str, list[str]] = {}
     for case in cases:
         by_patient.setdefault(case.patient, []).append(case.name)
-    patients = sorted(by_patient)
-    if len(patients) < 3:
-        raise InputError(
-            f"splitting needs at least 3 patients (train, val, test), got {len(patients)}"
-        )
+    patients, count = sorted(by_patient), len(by_patient)
+    if count < 3:
+        raise InputError(f"splitting needs at least 3 patients (train, val, test), got {count}")
     random.Random(seed).shuffle(patients)
-    n_test = min(max(1, round(test * len(patients))), len(patients) - 2)
-    n_val = min(max(1, round(val * len(patients))), len(patients) - 1 - n_test)
-
-    def names(chosen: list[str]) -> tuple[str, ...]:
-        return tuple(sorted(name for patient in chosen for name in by_patient[patient]))
-
-    return Splits(
-        train=names(patients[n_test + n_val :]),
-        val=names(patients[n_test : n_test + n_val]),
-        test=names(patients[:n_test]),
-    )
+    n_test = min(max(1, round(test * count)), count - 2)
+    n_val = min(max(1, round(val * count)), count - 1 - n_test)
+    sides = (patients[n_test + n_val :], patients[n_test : n_test + n_val], patients[:n_test])
+    return Splits(*(tuple(sorted(name for p in side for name in by_patient[p])) for side in sides))
 
 
 def write_splits(path: Path, splits: Splits) -> None:

@@ -27,8 +27,7 @@ Image = str | Path | np.ndarray
 def train(**settings: Any) -> "Run":
     """Train as ``synth3d train`` does, or go on with what was interrupted; the finished run.
 
-    Args:
-        settings: Fields of ``synth3d.training.TrainRequest``, which are the flags.
+    The settings are fields of ``synth3d.training.TrainRequest``, which are the flags.
 
     Raises:
         InputError: A setting, the cohort or the run folder cannot be used.
@@ -47,9 +46,8 @@ def train(**settings: Any) -> "Run":
 def complete(*, executor: Executor | None = None, **settings: Any) -> list[Completed]:
     """Complete a cohort as ``synth3d complete`` does; a record for each case.
 
-    Args:
-        executor: Where the cases are worked on; None is ``jobs`` processes of this machine.
-        settings: Fields of ``synth3d.completion.CompleteRequest``, which are the flags.
+    The cases are worked on by ``executor``, or by ``jobs`` processes of this machine. The settings
+    are fields of ``synth3d.completion.CompleteRequest``, which are the flags.
 
     Raises:
         InputError: As :func:`synth3d.completion.complete_cohort`.
@@ -62,7 +60,7 @@ def load_run(folder: str | Path, device: str = "auto") -> "Run":
     """The finished run in ``folder``, its network on ``device``: ``auto``, ``cpu``, ``cuda:1``.
 
     Raises:
-        InputError: Not a run folder, unfinished, of another format, or damaged; or no such device.
+        InputError: No finished and undamaged run of this format; or no such device.
     """
     from synth3d.completion.makers import RunMaker
     from synth3d.training import load_run as read_run
@@ -71,14 +69,7 @@ def load_run(folder: str | Path, device: str = "auto") -> "Run":
 
 
 class Run:
-    """A finished run, ready to synthesise.
-
-    Attributes:
-        folder: The run folder.
-        config: What was trained, ``synth3d.training.RunConfig``.
-        sources: Where the network looks.
-        targets: What it makes.
-    """
+    """A finished run, ready to synthesise: its folder, config, sources and targets."""
 
     def __init__(self, maker: "RunMaker") -> None:
         """Take a maker that is ready; :func:`load_run` makes one of a folder."""
@@ -114,16 +105,13 @@ class Run:
                 grids or shapes that differ, arrays without an affine, or voxels that are no
                 numbers.
         """
-        as_arrays = isinstance(case, Mapping) and any(
-            isinstance(image, np.ndarray) for image in case.values()
-        )
         with _on_disk(case, affine) as found:
             goal = self._goal(found, wanted)
             readable = self._maker.readable(replace(found, label=None), goal)
             if trouble := self._maker.trouble(readable, goal):
                 raise InputError(f"case {found.name}: {'; '.join(trouble)}")
             made = self._maker.make(readable, goal, seed=seed)
-            if as_arrays:
+            if affine is not None and not isinstance(case, Case):
                 return {target: one.data for target, one in made.items()}
             return {
                 target: image_like(one.like, one.data, describe(target, one, self._maker))
@@ -135,11 +123,7 @@ class Run:
             return list(case.missing(self.targets) or self.targets)
         names = [wanted] if isinstance(wanted, str) else wanted
         goal: list[Modality] = [parse_modality(name) for name in names]
-        if unable := [name for name in goal if name not in self.targets]:
-            raise InputError(
-                f"the run {self.folder} makes {'+'.join(self.targets)} and cannot make "
-                f"{'+'.join(unable)}"
-            )
+        self._maker.refuse_others(goal)
         return goal
 
 
@@ -152,28 +136,27 @@ def _on_disk(case: Case | Mapping[str, Image], affine: np.ndarray | None) -> Ite
     if isinstance(case, Case):
         yield case
         return
-    images: dict[Modality, Image] = {}
-    for name, image in case.items():
-        if (modality := parse_modality(name)) in images:
-            raise InputError(f"{name!r} is {modality}, which is there already")
-        images[modality] = image
-    arrays: dict[Modality, np.ndarray] = {
-        m: image for m, image in images.items() if isinstance(image, np.ndarray)
-    }
-    if arrays and len(arrays) < len(images):
-        raise InputError("give files or arrays, not both in one case")
-    if arrays and affine is None:
-        raise InputError("arrays need affine=, the (4, 4) matrix from voxel (x, y, z) to mm")
-    if not arrays and affine is not None:
-        raise InputError("affine= is for arrays; files have their own")
+    images: dict[Modality, Path] = {}
+    arrays: dict[Modality, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
-        paths = {m: Path(folder) / f"{m}.nii" for m in arrays}
+        for name, image in case.items():
+            if (modality := parse_modality(name)) in images:
+                raise InputError(f"{name!r} is {modality}, which is there already")
+            images[modality] = Path(folder) / f"{modality}.nii"
+            if isinstance(image, np.ndarray):
+                arrays[modality] = image
+            else:
+                images[modality] = Path(image)
+        if arrays and len(arrays) < len(images):
+            raise InputError("give files or arrays, not both in one case")
+        if arrays and affine is None:
+            raise InputError("arrays need affine=, the (4, 4) matrix from voxel (x, y, z) to mm")
+        if not arrays and affine is not None:
+            raise InputError("affine= is for arrays; files have their own")
         _check(arrays, np.asarray(affine))
-        for modality, path in paths.items():
-            write_new(path, arrays[modality], np.asarray(affine), np.float32)
-        ordered: dict[Modality, Path] = {
-            m: paths.get(m) or Path(str(images[m])) for m in ALL_MODALITIES if m in images
-        }
+        for modality, array in arrays.items():
+            write_new(images[modality], array, np.asarray(affine), np.float32)
+        ordered: dict[Modality, Path] = {m: images[m] for m in ALL_MODALITIES if m in images}
         yield Case("as given", "as given", Path(folder), ordered, None, "brats2023")
 
 

@@ -35,9 +35,6 @@ def local_executor(jobs: int = 1) -> Executor:
 
     The processes are begun afresh ("spawn"), as CUDA wants it, and end with the one that asked for
     them, however that ends.
-
-    Args:
-        jobs: At least 1.
     """
     if jobs == 1:
         return InThisProcess()

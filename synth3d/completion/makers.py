@@ -14,15 +14,7 @@ import torch
 
 from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.completion.plan import Made
-from synth3d.data import (
-    Prepared,
-    fit_scale,
-    prepare,
-    read_on_one_grid,
-    restore,
-    seen,
-    spacing_seen,
-)
+from synth3d.data import Prepared, fit_scale, prepare, read_on_one_grid, restore, seen, spacing_seen
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
 from synth3d.frameworks import Diffusion
@@ -74,6 +66,14 @@ class Maker:
     ) -> None:
         """Take what is common to all makers."""
         self.config, self.sources, self.targets = config, sources, targets
+        data = config.data
+        self.identity = {"patch": list(data.patch), "overlap": list(data.overlap)}
+        if config.dim == 2:
+            self.identity |= {"plane": data.plane, "slice_size": list(data.slice_size)}
+        if data.intensity != "median":
+            self.identity["intensity"] = data.intensity
+        if data.common_grid:
+            self.identity["common_grid"] = data.common_grid
 
     def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
         """``case`` with the files that may be read when ``hidden`` count as missing."""
@@ -97,11 +97,11 @@ class Maker:
         draws: int = 1,
         on_tile: OnTile | None = None,
     ) -> dict[Modality, Made]:
-        """The ``wanted`` sequences of ``case``.
+        """The ``wanted`` sequences of ``case``, some of ``targets``.
 
         Args:
             case: As :meth:`readable` gives it, without :meth:`trouble`.
-            wanted: Some of ``targets``.
+            wanted: What is made.
             seed: Decides all randomness; the same seed gives the same picture.
             draws: How many pictures are averaged, of seeds that follow from ``seed``.
             on_tile: Told (tiles done, tiles in all).
@@ -110,6 +110,14 @@ class Maker:
             InputError: A file of the case is bad, the network gives NaN, or several draws were
                 asked of a maker without randomness.
         """
+        if draws > 1 and not self.random:
+            raise InputError(f"{self.name} makes the same picture of every seed: one draw is all")
+        more = np.random.SeedSequence(seed).generate_state(draws - 1)
+        return self._make(case, wanted, [seed, *map(int, more)], on_tile)
+
+    def _make(
+        self, case: Case, wanted: Sequence[Modality], seeds: list[int], on_tile: OnTile | None
+    ) -> dict[Modality, Made]:
         raise NotImplementedError
 
     def like(self, case: Case, target: Modality) -> Path:
@@ -120,19 +128,8 @@ class Maker:
         """
         have: list[Modality] = [m for m in self.sources if m in case.images]
         common = self.config.data.common_grid
-        order: tuple[Any, ...] = (common, *have) if common else (*NEAREST[target], *have)
-        return case.images[next(m for m in order if m in have)]
-
-    def export_facts(self) -> dict[str, Any]:
-        """What decides a picture besides weights and tiles; empty for plain 3-D."""
-        data, facts = self.config.data, {}
-        if self.config.dim == 2:
-            facts = {"plane": data.plane, "slice_size": list(data.slice_size)}
-        if data.intensity != "median":
-            facts["intensity"] = data.intensity
-        if data.common_grid:
-            facts["common_grid"] = data.common_grid
-        return facts
+        first: list[Modality] = [m for m in have if m == common] if common else [*NEAREST[target]]
+        return next(case.images[m] for m in (*first, *have) if m in have)
 
 
 class RunMaker(Maker):
@@ -146,16 +143,7 @@ class RunMaker(Maker):
         batch: int = 2,
         device: str = "cpu",
     ) -> None:
-        """Prepare the generator.
-
-        Args:
-            run: A finished run.
-            overlap: Share of the patch that tiles share, in [0, 1); None is as in training.
-            precision: ``fp32`` or ``bf16`` (autocast); None is as in training, but fp32 where
-                ``device`` would emulate bf16.
-            batch: Tiles per call; on a CPU at least two.
-            device: Where the generator runs.
-        """
+        """Prepare the generator of a finished run; the rest as in :class:`CompleteRequest`."""
         config = run.config
         super().__init__(config, config.sources, config.targets)
         self.run, self.batch, self.device = run, batch, torch.device(device)
@@ -167,13 +155,12 @@ class RunMaker(Maker):
         self.overlap = tuple(config.data.overlap)
         if overlap is not None:
             self.overlap = tuple(int(overlap * side) for side in self.patch)
-        self.identity = {
+        self.identity |= {
             "weights_sha256": run.weights_sha256,
             "scales_sha256": sha256(run.folder / "scales.json"),
-            "patch": list(self.patch),
             "overlap": list(self.overlap),
             "precision": self.precision,
-        } | self.export_facts()
+        }
         self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
         self.title = (
@@ -182,6 +169,14 @@ class RunMaker(Maker):
             f"{self.precision} on {self.device}"
         )
         run.framework.to(self.device).to(memory_format=memory_format(config.dim)).eval()
+
+    def refuse_others(self, wanted: Sequence[Modality]) -> None:
+        """Raise an InputError unless ``wanted`` are among ``targets``."""
+        if unable := [name for name in wanted if name not in self.targets]:
+            raise InputError(
+                f"the run {self.run.folder} makes {'+'.join(self.targets)} and cannot make "
+                f"{'+'.join(unable)}"
+            )
 
     def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
         """As :meth:`Maker.trouble`."""
@@ -194,30 +189,23 @@ class RunMaker(Maker):
             return [f"lacks {absent}, which the run cannot make; it makes {able}"]
         return []
 
-    def make(
-        self,
-        case: Case,
-        wanted: Sequence[Modality],
-        *,
-        seed: int = 0,
-        draws: int = 1,
-        on_tile: OnTile | None = None,
+    def _make(
+        self, case: Case, wanted: Sequence[Modality], seeds: list[int], on_tile: OnTile | None
     ) -> dict[Modality, Made]:
-        """As :meth:`Maker.make`; absent sources are zeros, as in training."""
-        if draws > 1 and not self.random:
-            raise InputError(
-                f"the run {self.name} makes the same picture of every seed: one draw is all"
-            )
-        prepared = prepare(replace(case, label=None), self.sources, (), self.run.config.data)
+        """Absent sources are zeros, as in training."""
+        prepared = prepare(replace(case, label=None), self.sources, (), self.config.data)
         self._warn_of_grid(case, prepared)
-        scales = {target: self._scale(case, prepared, target) for target in wanted}
+        siblings = list(prepared.scales.values())
+        scales: dict[Modality, tuple[Scale, str]] = {}
+        for target in wanted:
+            scale = self.run.prior.estimate(target, {**prepared.scales})
+            scales[target] = storable_scale(scale, siblings, value_limits(self.like(case, target)))
         pictures = []
-        for done, one in enumerate(seeds_of(seed, draws)):
-            told = on_tile and (lambda i, n, k=done: on_tile(k * n + i, draws * n))
-            pictures.append(
-                dict(zip(self.targets, self._synthesize(prepared, one, told), strict=True))
-            )
-        made = {}
+        for done, seed in enumerate(seeds):
+            told = on_tile and (lambda i, n, k=done: on_tile(k * n + i, len(seeds) * n))
+            network = self._synthesize(prepared, seed, told)
+            pictures.append(dict(zip(self.targets, network, strict=True)))
+        made: dict[Modality, Made] = {}
         for target, (scale, origin) in scales.items():
             volumes = [_in_scanner_units(drawn[target], prepared, scale) for drawn in pictures]
             like = self.like(case, target)
@@ -229,7 +217,7 @@ class RunMaker(Maker):
         half = torch.autocast(self.device.type, torch.bfloat16)
         with torch.inference_mode(), half if self.precision == "bf16" else nullcontext():
             how = SynthesisOptions(self.patch, self.overlap, self.batch, seed=seed, on_tile=on_tile)
-            data = self.run.config.data
+            data = self.config.data
             result = synthesize_case(self.run.framework, prepared, data, how)
         if not np.isfinite(result).all():
             hint = "; try --precision fp32" if self.precision != "fp32" else ""
@@ -242,7 +230,7 @@ class RunMaker(Maker):
 
         Slices are turned alike whatever the file, so in 2-D only their voxels can be strange.
         """
-        config = self.run.config
+        config = self.config
         orientation = Grid(prepared.brain.shape, prepared.affine).orientation
         known = self.trained_on.get("orientations")
         if known and config.dim == 3 and orientation not in known:
@@ -261,21 +249,9 @@ class RunMaker(Maker):
                 f"on {there} mm"
             )
 
-    def _scale(self, case: Case, prepared: Prepared, target: Modality) -> tuple[Scale, str]:
-        """The scale of ``target`` that its sibling's type of file can hold, and whence it is."""
-        scale = self.run.prior.estimate(target, {**prepared.scales})
-        limits = value_limits(self.like(case, target))
-        return storable_scale(scale, list(prepared.scales.values()), limits)
-
-
-def seeds_of(seed: int, draws: int) -> list[int]:
-    """The seeds of ``draws`` pictures: ``seed`` itself, then ones that follow from it."""
-    more = np.random.SeedSequence(seed).generate_state(draws - 1)
-    return [seed, *(int(one) for one in more)]
-
 
 def _fitted(volumes: np.ndarray, like: Path, scale: Scale, origin: str) -> Made:
-    """The mean of ``volumes`` (draws, D, H, W), darker where the type of ``like`` would clamp it."""
+    """The mean of ``volumes`` (draws, D, H, W), darker where ``like``'s type would clamp it."""
     data, most = volumes.mean(0).astype(np.float32), value_limits(like)[1]
     spread = volumes.std(0, ddof=1).astype(np.float32) if len(volumes) > 1 else None
     if (peak := float(data.max())) > most:
@@ -301,13 +277,8 @@ def storable_scale(
     A run trained on images in [0, 1] predicts a scale that an integer file would round away;
     one trained on 16-bit images predicts one that an 8-bit file would clamp.
 
-    Args:
-        scale: What the training cases suggest.
-        siblings: The scales of the case's own sequences, at least one.
-        limits: Smallest and largest value of the file; infinite ones hold anything.
-
-    Returns:
-        (scale, ``training`` or ``siblings``); the siblings' scale is their geometric mean.
+    The siblings are the case's own sequences, at least one, and their scale is the geometric mean.
+    Infinite limits hold anything. Beside the scale stands ``training`` or ``siblings``.
     """
     integers = bool(np.isfinite(limits).all())
     if not integers or (scale.high - scale.low >= FEWEST_LEVELS and scale.high <= limits[1]):
@@ -341,8 +312,7 @@ class PlumbingMaker(Maker):
     def __init__(self, missing: Sequence[Modality], config: RunConfig) -> None:
         """Take ``missing`` as what is missing; ``config`` says what the export is like."""
         super().__init__(config, tuple(m for m in MODALITIES if m not in missing), tuple(missing))
-        tiles = {"patch": list(config.data.patch), "overlap": list(config.data.overlap)}
-        self.identity = tiles | {"plumbing": True} | self.export_facts()
+        self.identity["plumbing"] = True
         self.title = f"plumbing: the real {'+'.join(missing)} through the way out"
 
     def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
@@ -355,18 +325,10 @@ class PlumbingMaker(Maker):
         lost = [f"has no real {gone} to send through"] if gone else []
         return super().trouble(case, wanted) + lost
 
-    def make(
-        self,
-        case: Case,
-        wanted: Sequence[Modality],
-        *,
-        seed: int = 0,
-        draws: int = 1,
-        on_tile: OnTile | None = None,
+    def _make(
+        self, case: Case, wanted: Sequence[Modality], seeds: list[int], on_tile: OnTile | None
     ) -> dict[Modality, Made]:
-        """As :meth:`Maker.make`; the brain is that of the sources."""
-        if draws > 1:
-            raise InputError("a real picture has one draw and no spread")
+        """The brain is that of the sources."""
         known: list[Modality] = [name for name in self.sources if name in case.images]
         raw = read_on_one_grid(
             replace(case, label=None), [*known, *wanted], self.config.data.common_grid

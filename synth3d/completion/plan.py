@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synth3d.cohort import ALL_MODALITIES, MODALITIES, Case, Modality
+from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.completion.receipts import Layout, case_identity, is_done
+from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
 from synth3d.files import progress
 from synth3d.images import Scale, check_same_grid
@@ -44,7 +45,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done for one case.
+    """What is to be done for one case, or is done: a valid receipt is there already.
 
     Attributes:
         case: With the files that are linked unchanged.
@@ -52,7 +53,6 @@ class Job:
         hidden: Sequences that are there and count as missing.
         make: Sequences to be made; none when nothing is missing.
         identity: What decides the result, for the receipt.
-        done: Whether a valid receipt is there already.
     """
 
     case: Case
@@ -73,41 +73,35 @@ class Job:
 
     def outputs(self, layout: Layout) -> tuple[dict[Path, Path], dict[Modality, Path]]:
         """({where a real file goes: the file}, {sequence: where it is written})."""
-        places = MODALITIES if layout.format == "nnunet" else ALL_MODALITIES
-        kept: list[Modality] = [m for m in places if m in self.case.images]
-        links = {layout.image(self.case, m): self.case.images[m] for m in kept}
+        images = self.case.images
+        links = {layout.image(self.case, m): images[m] for m in layout.places if m in images}
         if self.case.label is not None and (label := layout.label(self.case)) is not None:
             links[label] = self.case.label
         return links, {m: layout.image(self.case, m) for m in self.make}
 
 
-def plan(
-    cases: Sequence[Case],
-    maker: "Maker",
-    layout: Layout,
-    hidden: Sequence[Modality] = (),
-    seed: int = 0,
-    overwrite: bool = False,
-) -> list[Job]:
+def plan(cases: Sequence[Case], maker: "Maker", request: CompleteRequest) -> list[Job]:
     """A job for each case; headers and hashes are read, voxels are not.
 
     Raises:
         InputError: Some cases cannot be completed; the sentence names all of them and why.
     """
-    jobs, problems = [], []
+    jobs, problems, layout, hidden = [], [], request.layout, request.hidden
     # No seed in a receipt means 0: so were all of those written that know of none.
-    how = maker.identity | ({"seed": seed} if maker.random and seed else {})
+    how = maker.identity | ({"seed": request.seed} if maker.random and request.seed else {})
     for real in progress(cases, "looking at the cases", unit="case"):
         visible = {m: path for m, path in real.images.items() if m not in hidden}
         case, readable = replace(real, images=visible), maker.readable(real, hidden)
         make: tuple[Modality, ...] = tuple(m for m in maker.targets if m not in visible)
-        trouble = _trouble(readable, case.missing(), make, maker, layout)
+        trouble = _trouble(readable, make, maker, layout)
+        if layout.format == "nnunet" and (gone := sorted({*case.missing()} - {*make})):
+            trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {gone} stay missing")
         if not trouble:
             identity = case_identity(readable, make, how)
             there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)
             done = is_done(layout, case, identity)
             jobs.append(Job(case, readable, there, make, identity, done))
-            trouble = [] if done or overwrite else in_the_way(jobs[-1], layout)
+            trouble = [] if done or request.overwrite else in_the_way(jobs[-1], layout)
         problems += [f"case {case.name}: {text}" for text in trouble]
     if problems:
         head = f"{len(problems)} problems: " if len(problems) > 1 else ""
@@ -115,17 +109,9 @@ def plan(
     return jobs
 
 
-def _trouble(
-    case: Case,
-    missing: Sequence[Modality],
-    make: Sequence[Modality],
-    maker: "Maker",
-    layout: Layout,
-) -> list[str]:
+def _trouble(case: Case, make: Sequence[Modality], maker: "Maker", layout: Layout) -> list[str]:
     """Why the readable ``case`` cannot be completed, a clause each; empty when it can."""
     trouble = maker.trouble(case, make)
-    if layout.format == "nnunet" and (gone := set(missing) - set(make)):
-        trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {sorted(gone)} stay missing")
     used = {*maker.sources, *make, *(MODALITIES if layout.format == "nnunet" else ())}
     paths = [path for m, path in case.images.items() if m in used]
     try:
@@ -137,21 +123,6 @@ def _trouble(
     return trouble
 
 
-def refuse_to_write_input(layout: Layout, cases: Sequence[Case], data: Path) -> None:
-    """Stop when a case's folder in OUT is in the input: DATA is a case folder, OUT its parent.
-
-    Raises:
-        InputError: It is.
-    """
-    for case in cases:
-        folder = layout.receipt(case).parent
-        if folder.resolve().is_relative_to(data.resolve()):
-            raise InputError(
-                f"case {case.name} would be written to {folder}, which is in the input folder "
-                f"{data} and only read; choose another --out"
-            )
-
-
 def in_the_way(job: Job, layout: Layout) -> list[str]:
     """A clause for each file that would be replaced and is not an interrupted run's.
 
@@ -159,11 +130,9 @@ def in_the_way(job: Job, layout: Layout) -> list[str]:
     """
     links, made = job.outputs(layout)
     taken = [path for path in made.values() if path.exists()]
-    taken += [path for path, file in links.items() if path.exists() and not _same(path, file)]
+    for path, file in links.items():
+        if path.exists() and not (path.samefile(file) or cmp(path, file, shallow=False)):
+            taken.append(path)
     if taken and (layout.marker(job.case).exists() or is_done(layout, job.case, job.identity)):
         return []
     return [f"{path} is already there; --overwrite replaces it" for path in taken]
-
-
-def _same(path: Path, other: Path) -> bool:
-    return path.samefile(other) or cmp(path, other, shallow=False)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort import MODALITIES, Case, Modality, ending_of
+from synth3d.cohort import ALL_MODALITIES, MODALITIES, Case, Modality, ending_of
 from synth3d.errors import InputError
 from synth3d.files import claim, read_json, sha256, write_json
-from synth3d.machine import versions
 
 FORMAT = 1
 """Raised when receipts of an older version no longer count."""
@@ -35,6 +34,11 @@ class Layout:
     out: Path
     format: str
 
+    @property
+    def places(self) -> tuple[Modality, ...]:
+        """The sequences that the format has a place for."""
+        return MODALITIES if self.format == "nnunet" else ALL_MODALITIES
+
     def image(self, case: Case, modality: Modality) -> Path:
         """Where ``modality`` of ``case`` belongs.
 
@@ -42,21 +46,21 @@ class Layout:
             InputError: The naming of the case has no name for it.
         """
         if self.format == "nnunet":
-            ending = ending_of(next(iter(case.images.values())).name)
-            number = MODALITIES.index(modality)
-            return self.out / "imagesTs" / f"{case.name}_{number:04d}{ending}"
-        if case.naming == "nnunet":
-            ending = ending_of(next(iter(case.images.values())).name)
-            return self.out / case.name / f"{case.name}-{modality}{ending}"
-        return self.out / case.name / case.file_name(modality)
+            name = f"imagesTs/{case.name}_{MODALITIES.index(modality):04d}"
+        elif case.naming == "nnunet":
+            name = f"{case.name}/{case.name}-{modality}"
+        else:
+            return self.out / case.name / case.file_name(modality)
+        return self.out / (name + ending_of(next(iter(case.images.values())).name))
 
     def label(self, case: Case) -> Path | None:
         """Where the segmentation belongs; None where there is none or the format has no place."""
         if case.label is None or self.format == "nnunet":
             return None
+        named = case.label.name
         if case.naming == "nnunet":
-            return self.out / case.name / f"{case.name}-seg{ending_of(case.label.name)}"
-        return self.out / case.name / case.label.name
+            named = f"{case.name}-seg{ending_of(named)}"
+        return self.out / case.name / named
 
     def sidecar(self, image: Path) -> Path | None:
         """The JSON file beside a synthetic picture, as BIDS has it; None in an nnU-Net folder."""
@@ -105,26 +109,6 @@ def is_done(layout: Layout, case: Case, identity: Mapping[str, Any]) -> bool:
         )
     except (InputError, OSError, KeyError, TypeError, AttributeError):
         return False
-
-
-def write_receipt(
-    layout: Layout,
-    case: Case,
-    identity: Mapping[str, Any],
-    files: list[Path],
-    facts: Mapping[str, Any],
-) -> None:
-    """Hash ``files`` and write the receipt, with ``facts`` beside what it always holds."""
-    receipt = {
-        "format": FORMAT,
-        "case": case.name,
-        **facts,
-        "notice": NOTICE,
-        "versions": versions(),
-        "identity": identity,
-        "files": {str(file.relative_to(layout.out)): sha256(file) for file in files},
-    }
-    write_json(layout.receipt(case), receipt)
 
 
 def write_dataset_json(layout: Layout, cases: Sequence[Case], overwrite: bool) -> None:

@@ -10,26 +10,16 @@ from synth3d.errors import InputError
 
 @dataclass(frozen=True)
 class CompleteRequest:
-    """What ``synth3d complete`` is asked for; the fields are its flags.
+    """What ``synth3d complete`` is asked for; the fields are its flags, which ``--help`` explains.
 
     Attributes:
         data: Cohort in any naming that :func:`synth3d.find_cases` reads; never written to.
         out: Folder of the completed cohort, outside ``data``.
         run: A finished run folder; may be None for plumbing.
-        format: ``brats`` (case folders) or ``nnunet`` (``imagesTs``, ``dataset.json``).
         missing: Sequences to treat as missing even where they are there; these are hidden
             from the network, and the real files are not linked.
         cases: Names of the cases to complete; None is all.
-        overwrite: Replace files in ``out`` that no matching receipt vouches for.
-        dry_run: Print the plan, write nothing.
-        plumbing: Send the real ``missing`` sequences through the export instead.
-        overlap: Share of a tile that neighbours share, in [0, 1); None is as in training.
-        precision: ``fp32`` or ``bf16``; None is as in training, if this machine can.
-        batch: Tiles per call of the network.
-        seed: Of a framework whose pictures are drawn at random; no other looks at it.
-        jobs: Cases side by side, each in a process of this machine.
-        threads: CPU threads of each; None is all cores, shared among the jobs.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        threads: CPU threads of each job; None is all cores, shared among the jobs.
 
     Raises:
         InputError: A value that no cohort can be completed with.
@@ -53,28 +43,20 @@ class CompleteRequest:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        plain = {
-            "data": Path(self.data),
-            "out": Path(self.out),
-            "run": None if self.run is None else Path(self.run),
-            "missing": tuple(self.missing or ()),
-            "cases": None if self.cases is None else tuple(self.cases),
-        }
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
+        for name, kind in (("data", Path), ("out", Path), ("run", Path), ("cases", tuple)):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else kind(value))
+        object.__setattr__(self, "missing", tuple(self.missing or ()))
         for name in ("batch", "jobs", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"--{name} must be at least 1, got {value}")
-        for name, known in (("format", ("brats", "nnunet")), ("precision", (None, "fp32", "bf16"))):
+        for name, known in (("format", ("brats", "nnunet")), ("precision", ("fp32", "bf16", None))):
             if (value := getattr(self, name)) not in known:
-                told = " and ".join(filter(None, known))
-                raise InputError(f"unknown {name} {value!r}; known are {told}")
+                raise InputError(f"unknown {name} {value!r}; known are {' and '.join(known[:2])}")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError(f"overlap is a share of the tile in [0, 1), got {self.overlap}")
         if self.plumbing and not self.hidden:
-            raise InputError(
-                "--plumbing needs --missing: which real sequence is to be sent through"
-            )
+            raise InputError("--plumbing needs --missing: which real sequence is sent through")
         if self.run is None and not self.plumbing:
             raise InputError("completing needs a run folder (--run)")
         if self.out.resolve().is_relative_to(self.data.resolve()):

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 from synth3d import __version__
 from synth3d.cohort import Case, Modality, find_cases
 from synth3d.completion.executor import local_executor
-from synth3d.completion.plan import Job, Made, in_the_way, plan, refuse_to_write_input
-from synth3d.completion.receipts import Layout, is_done, write_dataset_json, write_receipt
+from synth3d.completion.plan import Job, Made, in_the_way, plan
+from synth3d.completion.receipts import FORMAT, NOTICE, Layout, is_done, write_dataset_json
 from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
-from synth3d.files import claim, link_or_copy, progress, sweep, write_json
+from synth3d.files import claim, link_or_copy, progress, sha256, sweep, write_json
 from synth3d.images import write_like
-from synth3d.machine import peak_memory_mb, pick_device
+from synth3d.machine import peak_memory_mb, pick_device, versions
 
 if TYPE_CHECKING:
     from synth3d.completion.makers import Maker
@@ -55,16 +55,10 @@ class Completed:
 
 
 def complete_cohort(request: CompleteRequest, executor: Executor | None = None) -> list[Completed]:
-    """Complete the cases under ``request.data`` into ``request.out``.
+    """Complete the cases under ``request.data`` into ``request.out``; a record for each, by name.
 
-    Several processes may work on one output folder; each case is made once.
-
-    Args:
-        request: What to do.
-        executor: Where the cases are worked on; None is ``request.jobs`` local processes.
-
-    Returns:
-        A record for each case, sorted by name.
+    Several processes may work on one output folder; each case is made once. Without an executor
+    the cases are worked on in ``request.jobs`` local processes.
 
     Raises:
         InputError: The run, the cases or ``out`` cannot be used. Trouble that shows only in the
@@ -83,7 +77,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         write_dataset_json(layout, cases, request.overwrite)
         own = local_executor(request.jobs) if executor is None else nullcontext(executor)
         with own as pool:
-            states = _work(request, json.dumps(maker), jobs, pool)
+            states = _work(request, maker, jobs, pool)
     finally:
         _LOADED.clear()
     counts = Counter(states.values())
@@ -95,8 +89,8 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
     return [_completed(job, states[job.case.name], layout) for job in jobs]
 
 
-def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], dict[str, Any]]:
-    """The jobs, the cases, and the identity of the maker."""
+def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
+    """The jobs, the cases, and the identity of the maker, as JSON."""
     maker = _maker(request)
     print(maker.title)
     cases = find_cases(request.data)
@@ -104,17 +98,20 @@ def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], dict[str, An
         if unknown := sorted(set(request.cases) - {case.name for case in cases}):
             raise InputError(f"no case is called {', '.join(unknown)}")
         cases = [case for case in cases if case.name in request.cases]
-    refuse_to_write_input(request.layout, cases, request.data)
-    jobs = plan(cases, maker, request.layout, request.hidden, request.seed, request.overwrite)
-    return jobs, cases, maker.identity
+    for case in cases:
+        folder = request.layout.receipt(case).parent
+        if folder.resolve().is_relative_to(request.data.resolve()):
+            raise InputError(
+                f"case {case.name} would be written to {folder}, which is in the input folder "
+                f"{request.data} and only read; choose another --out"
+            )
+    jobs = plan(cases, maker, request)
+    return jobs, cases, json.dumps(maker.identity)
 
 
 def _completed(job: Job, state: str, layout: Layout) -> Completed:
-    links, made = job.outputs(layout)
-    placed = {source: path for path, source in links.items()}
-    paths: dict[Modality, Path] = {
-        m: placed[p] for m, p in job.case.images.items() if p in placed
-    } | made
+    there: list[Modality] = [m for m in (*job.case.images, *job.make) if m in layout.places]
+    paths: dict[Modality, Path] = {m: layout.image(job.case, m) for m in there}
     return Completed(job.case.name, state, job.make, paths, layout.receipt(job.case))
 
 
@@ -122,12 +119,11 @@ def _work(
     request: CompleteRequest, identity: str, jobs: Sequence[Job], pool: Executor
 ) -> dict[str, str]:
     """Do all jobs that are not done: case name → state; bad cases are told at the end."""
-    states = {job.case.name: "done" for job in jobs if job.done}
-    todo = [job for job in jobs if not job.done]
+    states, todo, failed = {}, [job for job in jobs if not job.done], []
     for job in jobs:
         if job.done:
+            states[job.case.name] = "done"
             request.layout.marker(job.case).unlink(missing_ok=True)
-    failed = []
     for wait in (False, True):
         task = functools.partial(complete_case, request, identity, len(todo) == 1, wait)
         steps = pool.map(task, todo)
@@ -147,9 +143,8 @@ def _work(
             break
         print(f"waiting for another process: {', '.join(job.case.name for job in todo)}")
     if failed:
-        raise InputError(
-            f"{len(failed)} of {len(jobs)} cases could not be completed: {'; '.join(failed)}"
-        )
+        few = f"{len(failed)} of {len(jobs)} cases could not be completed"
+        raise InputError(f"{few}: {'; '.join(failed)}")
     return states
 
 
@@ -162,11 +157,8 @@ def complete_case(
         request: With a device and a number of threads of its own.
         identity: The maker's, as JSON: the run must still be the one that was planned with.
         alone: Whether there is no other case, so that the tiles are shown.
-        wait: Wait for a process that holds the case; else leave it to that one.
+        wait: Wait for a process that holds the case; else that is its state, ``held``.
         job: Of this case.
-
-    Returns:
-        (the state for :class:`Completed`, or ``held``, or ``failed``; why it failed).
     """
     started, layout = time.monotonic(), request.layout
     with claim(layout.lock(job.case.name), wait) as ours:
@@ -194,12 +186,7 @@ _LOADED: dict[tuple[CompleteRequest, str], "Maker"] = {}
 def _maker(request: CompleteRequest, identity: str | None = None) -> "Maker":
     """The run or the plumbing, ready to work.
 
-    Args:
-        request: What for.
-        identity: What the maker must be, as JSON; None loads it afresh, whatever it is.
-
-    Raises:
-        InputError: The run cannot be used, or is another by now.
+    It must still have this identity, as JSON; for None it is loaded afresh, whatever it is.
     """
     if identity is not None and (request, identity) in _LOADED:
         return _LOADED[request, identity]
@@ -210,18 +197,14 @@ def _maker(request: CompleteRequest, identity: str | None = None) -> "Maker":
 
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    run, hidden, maker = request.run, request.hidden, None
-    if request.plumbing:
-        maker = PlumbingMaker(hidden, RunConfig() if run is None else read_config(run))
-    elif run is not None:
+    run = request.run
+    if run is None or request.plumbing:
+        maker = PlumbingMaker(request.hidden, read_config(run) if run else RunConfig())
+    else:
         maker = RunMaker(
             load_run(run), request.overlap, request.precision, request.batch, request.device
         )
-        if unable := [m for m in hidden if m not in maker.targets]:
-            raise InputError(
-                f"the run {run} makes {'+'.join(maker.targets)} and cannot make {'+'.join(unable)}"
-            )
-    assert maker is not None  # a request without a run is one for plumbing
+        maker.refuse_others(request.hidden)
     found = json.dumps(maker.identity)
     if identity not in (None, found):
         raise InputError(f"{maker.title}: it has changed since the cohort was planned; run again")
@@ -251,28 +234,31 @@ def _write_case(
     written = {path.name for path in (*files, receipt, marker)}
     for folder in {path.parent for path in (*files, receipt)}:
         sweep(folder, written)  # of a process that was killed at this case
-    facts = {
+    proof = {
+        "format": FORMAT,
+        "case": case.name,
         "synthetic": any(one.synthetic for one in made.values()),
         "plumbing": any(not one.synthetic for one in made.values()),
         "maker": maker.title if made else None,
         **({"seed": request.seed} if made and maker.random else {}),
-        "targets": {
-            m: {"file": targets[m].name, "scale_from": one.scale_from, **_scale_facts(one)}
-            for m, one in made.items()
-        },
+        "targets": {m: {"file": targets[m].name, **_scale_facts(one)} for m, one in made.items()},
         "absent_sources": list(job.readable.missing(maker.sources)) if made else [],
         "hidden": list(job.hidden),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 2),
         "peak_memory_mb": peak_memory_mb(request.device),
+        "notice": NOTICE,
+        "versions": versions(),
+        "identity": job.identity,
+        "files": {str(file.relative_to(layout.out)): sha256(file) for file in files},
     }
-    write_receipt(layout, case, job.identity, files, facts)
+    write_json(receipt, proof)
     marker.unlink(missing_ok=True)
 
 
 def _scale_facts(made: Made) -> dict[str, Any]:
-    """The scale, and what it loses if it loses anything."""
-    facts: dict[str, Any] = {"scale": made.scale.to_dict()}
+    """The scale, whence it is, and what it loses if it loses anything."""
+    facts: dict[str, Any] = {"scale_from": made.scale_from, "scale": made.scale.to_dict()}
     if made.scale.clips:
         facts["clipped"] = (
             f"the run was trained on intensities clipped at p99.5 of each volume, here "

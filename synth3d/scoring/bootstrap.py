@@ -2,11 +2,8 @@
 
 Each draw takes patients with replacement and seeds with replacement, and the same draws serve
 every arm and score of an experiment, so whatever cases, trainings or arms share cancels in
-differences. With one seed it is the plain bootstrap over patients.
-
-**The interval.** A plain percentile interval is too narrow for few patients (its spread lacks the
-factor sqrt(n / (n - 1)) and it uses the normal quantile), it lags behind where a few patients lose
-much, and no bootstrap over three seeds has seen how seeds differ. So its percentiles are moved:
+differences. A plain percentile interval is too narrow for few patients and few seeds, and lags
+behind where a few patients lose much. So its percentiles are moved:
 
 * outwards, as in the expanded percentile interval (Hesterberg 2015, "What teachers should know
   about the bootstrap", §5.3): the factor is the unbiased standard error of patients crossed with
@@ -43,27 +40,19 @@ class Estimate:
 
 
 class PairedBootstrap:
-    """One set of draws for all arms and scores of an experiment."""
+    """One set of draws for all arms and scores of an experiment.
+
+    All cases of a patient are drawn together; seeds are how many trainings each case was scored
+    with, of a segmenter or a synthesiser.
+    """
 
     def __init__(
         self, patients: Sequence[str], seeds: int = 1, resamples: int = RESAMPLES, seed: int = 0
     ) -> None:
-        """Draw.
-
-        Args:
-            patients: Patient of each case; all cases of a patient are drawn together.
-            seeds: How many trainings each case was scored with, of a segmenter or a synthesiser.
-            resamples: How many draws.
-            seed: Of the draws.
-
-        Raises:
-            ValueError: No cases, or no seeds.
-        """
         if not len(patients) or seeds < 1:
             raise ValueError(f"expected cases and seeds, got {len(patients)} and {seeds}")
         names, owner = np.unique(np.asarray(patients), return_inverse=True)
         self.cases, self.patients, self.seeds = len(owner), len(names), seeds
-        self.resamples, self.seed = resamples, seed
         self._member = np.zeros((self.patients, self.cases))
         self._member[owner, np.arange(self.cases)] = 1
         generator = np.random.default_rng(seed)
@@ -73,11 +62,7 @@ class PairedBootstrap:
         self._seed_draws = seed_draws.astype(float)
 
     def mean(self, values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
-        """Mean of ``values`` (cases,) or (cases, seeds) with its interval; NaN is left out.
-
-        Raises:
-            ValueError: Other cases or seeds than were drawn, or nothing but NaN.
-        """
+        """Mean of ``values`` (cases,) or (cases, seeds), without NaN; else as :meth:`ratio`."""
         table = self._table(values)
         return self.ratio(table, np.where(np.isnan(table), np.nan, 1.0), confidence)
 
@@ -89,10 +74,7 @@ class PairedBootstrap:
         A draw in which ``bottom`` does not come out above 0 counts as unboundedly good or bad,
         never as missing. One patient and one seed have no interval: its ends are the value itself.
 
-        Args:
-            top: (cases,) or (cases, seeds); what is NaN in either is left out of both.
-            bottom: The same shape.
-            confidence: Of the two-sided interval.
+        Both are (cases,) or (cases, seeds); what is NaN in either is left out of both.
 
         Raises:
             ValueError: Other cases or seeds than were drawn, or the sum of ``bottom`` is 0.
@@ -131,10 +113,8 @@ class PairedBootstrap:
 def quantiles(influence: np.ndarray, spread: float, confidence: float) -> np.ndarray:
     """Which quantiles of the draws are the ends of the interval, as shares of 1.
 
-    Args:
-        influence: (patients, seeds): what each adds to the estimate, around 0.
-        spread: Standard deviation of the draws, to first order.
-        confidence: Of the two-sided interval.
+    ``influence`` (patients, seeds) is what each adds to the estimate, around 0, and ``spread`` the
+    standard deviation of the draws, to first order.
     """
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     if len(influence) < 2 or spread <= 1e-12 * (1 + np.abs(influence).max()):
@@ -154,10 +134,7 @@ def standard_error(values: np.ndarray) -> tuple[float, float]:
     Casella, McCulloch 1992, §4.3): the variance of the mean is (MS_patients + MS_seeds -
     MS_rest) / (n s). Where seeds differ no more than chance makes them, their part is left out,
     and patients count for at least what chance gives them. Degrees of freedom after
-    Satterthwaite 1946.
-
-    Args:
-        values: (patients, seeds), at least two patients.
+    Satterthwaite 1946. ``values`` are (patients, seeds), at least two patients.
     """
     count, seeds = values.shape
     by_patient, by_seed, centre = values.mean(1), values.mean(0), values.mean()

@@ -26,25 +26,25 @@ def score_case(
 ) -> dict[str, float]:
     """All scores of ``convention``, by full name.
 
+    PSNR is infinite for equal volumes; an empty region gives NaN.
+
     Args:
         real: (D, H, W) in scanner units, axial slices along the first axis.
-        synthetic: The same shape and units (``brasyn`` alone brings each volume to range by
-            itself).
+        synthetic: The same shape and units.
         brain: (D, H, W) bool.
-        tumour: (D, H, W) bool; None leaves out everything that needs it, an empty one gives NaN
-            there.
+        tumour: (D, H, W) bool; None leaves out everything that needs it.
         convention: One of ``CONVENTIONS``, or its name.
         perceptual: Distance between slices, for LPIPS; None leaves LPIPS out.
         blanked: With a tumour, also score the synthetic volume with its tumour set to 0.
-
-    Returns:
-        Name to value. PSNR is infinite for equal volumes; an empty region gives NaN.
 
     Raises:
         ValueError: Shapes differ, a mask is not bool, voxels are not finite, or there is no such
             convention.
     """
-    convention = named(convention)
+    if isinstance(convention, str):
+        if convention not in CONVENTIONS:
+            raise ValueError(f"{convention!r} is no convention; known are {', '.join(CONVENTIONS)}")
+        convention = CONVENTIONS[convention]
     _check(real, synthetic, brain, tumour)
     ends = convention.ends(real, brain)
     ruler = _Ruler(convention.apply(real, ends, brain), brain, tumour, convention, perceptual)
@@ -66,19 +66,6 @@ def score_case(
     return found
 
 
-def named(convention: Convention | str) -> Convention:
-    """The convention itself, or the one called so.
-
-    Raises:
-        ValueError: There is none.
-    """
-    if isinstance(convention, Convention):
-        return convention
-    if convention not in CONVENTIONS:
-        raise ValueError(f"{convention!r} is no convention; known are {', '.join(CONVENTIONS)}")
-    return CONVENTIONS[convention]
-
-
 class _Ruler:
     """Measures volumes in a convention's range against one real volume."""
 
@@ -88,13 +75,13 @@ class _Ruler:
         brain: np.ndarray,
         tumour: np.ndarray | None,
         convention: Convention,
-        perceptual: Perceptual | None = None,
+        perceptual: Perceptual | None,
     ) -> None:
         self.convention, self.perceptual = convention, perceptual
         self.box = convention.box(brain)
-        self.brain = brain[self.box]
-        self.kept = self.brain.any(axis=(1, 2)) if convention.slicewise else slice(None)
-        self.brain = self.brain[self.kept]
+        held = brain[self.box].any(axis=(1, 2))
+        self.kept = held if convention.slicewise else slice(None)
+        self.brain = self._part(brain)
         self.tumour = None if tumour is None else self._part(tumour)
         self.real = self._part(real)
         self.axes = (1, 2) if convention.slicewise else (0, 1, 2)
@@ -104,7 +91,7 @@ class _Ruler:
         """What of a whole volume is scored."""
         return volume[self.box][self.kept]
 
-    def scores(self, synthetic: np.ndarray, control: bool = False) -> dict[str, float]:
+    def scores(self, synthetic: np.ndarray, control: bool) -> dict[str, float]:
         """Scores of a whole volume; a ``control`` leaves out what lies outside the tumour."""
         synthetic = self._part(synthetic)
         if self.convention.zeroed:
@@ -127,7 +114,10 @@ class _Ruler:
             mask = {"volume": None, "brain": self.brain, "tumour": self.tumour}[region]
             if region == "tumour" and mask is None:
                 continue
-            errors = _differences(self.real, synthetic, mask, convention.slicewise)
+            difference = synthetic - self.real
+            errors = [difference] if mask is None else [difference[mask]]
+            if mask is None and convention.slicewise:
+                errors = list(difference)  # which are averaged one by one
             values = {
                 "psnr": _mean([decibels(_mean(e**2), convention.data_range) for e in errors]),
                 "ssim": _mean(self._averaged(similarity, mask)),
@@ -158,16 +148,13 @@ class _Ruler:
         """SSIM of volumes that are 0 outside the tumour, and of volumes that are 0 inside it."""
         if self.tumour is None:
             return {}
-        found = {}
-        for region, mask in (("tumour", self.tumour), ("rest", ~self.tumour)):
-            if control and region == "rest":
-                continue
-            pair = [np.where(mask, volume, 0.0) for volume in (self.real, synthetic)]
-            data_range = max(float(np.ptp(volume)) if volume.size else 0.0 for volume in pair)
-            if mask.any() and data_range > 0:
-                similarity = similarity_map(*pair, data_range, self.convention.window)
-            else:
-                similarity = np.full(synthetic.shape, math.nan)
+        found, window = {}, self.convention.window
+        masks = {"tumour": self.tumour} | ({} if control else {"rest": ~self.tumour})
+        for region, mask in masks.items():
+            x, y = (np.where(mask, volume, 0.0) for volume in (self.real, synthetic))
+            similarity = np.full(x.shape, math.nan)
+            if mask.any() and (data_range := float(max(np.ptp(x), np.ptp(y)))) > 0:
+                similarity = similarity_map(x, y, data_range, window)
             found[f"ssim_{region}"] = _mean(similarity)
             if region == "tumour":
                 found["ssim_tumour_inside"] = _mean(similarity[mask])
@@ -183,16 +170,6 @@ class _Ruler:
         slices = [(2 * (volume - low) / width - 1).astype(np.float32) for volume in pair]
         distances = perceptual(*slices) if len(slices[0]) else np.zeros(0)
         return float(np.sum(distances)) if self.convention.lpips == "sum" else _mean(distances)
-
-
-def _differences(
-    real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray | None, slicewise: bool
-) -> list[np.ndarray]:
-    """Differences of what is averaged first: each slice, or all there is in the mask."""
-    difference = synthetic - real
-    if mask is not None:
-        return [difference[mask]]
-    return list(difference) if slicewise else [difference]
 
 
 def _mean(values: np.ndarray | Sequence[float]) -> float:

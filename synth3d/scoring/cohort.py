@@ -1,8 +1,8 @@
 """Score the images of a cohort against the real ones, case by case: ``synth3d score``.
 
 The folders may come from any tool (:mod:`synth3d.scoring.pairs` finds the pairs). All names and
-grids are checked before anything is scored, and everything wrong with them is told at once. Voxels
-are only read; a table is written when every case could be scored, never of a part.
+grids are checked before anything is scored, and everything wrong with them is told at once. A
+table is written when every case could be scored, never of a part.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,6 @@ from synth3d.files import progress
 from synth3d.images import (
     FOREIGN,
     Scale,
-    Volume,
     check_same_grid,
     foreground,
     read,
@@ -35,23 +34,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What is scored and how; the fields are the flags of ``synth3d score``.
+    """What is scored and how; the fields are the flags of ``synth3d score``, see its ``--help``.
 
     Attributes:
-        real: Folder of the acquired images.
-        synthetic: Folder of the images to be scored.
         modality: The sequence; None is the one each case has.
         conventions: Names in ``CONVENTIONS``; ``("all",)`` is every one, and a text has commas.
         rescale: ``none`` for files on the scanner's scale, errors of brightness included; ``match``
             brings each synthetic volume linearly to its real one's scale first.
-        splits: JSON file of splits, or None.
-        part: Which part of it.
-        cases: Names of the cases, or None.
         labels: Folder of segmentations; None takes those beside the real images.
-        lpips_weights: AlexNet's weights; None looks where torchvision keeps them.
         out: A ``.csv`` file to write, with ``.md``, ``.json`` and ``.png`` beside it; or None.
-        json: Print JSON instead of a table.
-        dry_run: Print the pairs and settings, score nothing.
 
     Raises:
         InputError: An unknown name, or values that exclude each other.
@@ -84,24 +75,16 @@ class ScoreRequest:
             raise InputError(f"--out must end in .csv, got {self.out}")
         if self.splits is not None and self.cases is not None:
             raise InputError("give --splits or --cases, not both")
-        plain = {
-            "conventions": names,
-            "modality": None if self.modality is None else parse_modality(self.modality),
-            "cases": None if self.cases is None else tuple(self.cases),
-        }
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "conventions", names)
+        if self.modality is not None:
+            object.__setattr__(self, "modality", parse_modality(self.modality))
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What came out.
+    """What came out: ``case``, ``patient``, ``modality`` and the scores of each case, and warnings.
 
-    Attributes:
-        request: What was asked for.
-        rows: ``case``, ``patient``, ``modality`` and the scores of each case.
-        warnings: Sentences that a reader of the figures should know.
-        lpips_weights: The file that LPIPS used; None where there is no LPIPS.
+    Without LPIPS there is no file of its weights.
     """
 
     request: ScoreRequest
@@ -121,7 +104,7 @@ def pair_up(request: ScoreRequest) -> Pairing:
         cases = getattr(parse_splits(request.splits), request.part)
         if not cases:
             raise InputError(f"{request.splits} lists no case under {request.part}")
-    modality: Any = request.modality  # one of ours, since the request has parsed it
+    modality = None if request.modality is None else parse_modality(request.modality)
     pairing = find_pairs(request.real, request.synthetic, modality, cases, request.labels)
     problems = []
     for pair in pairing.pairs:
@@ -134,23 +117,19 @@ def pair_up(request: ScoreRequest) -> Pairing:
     return pairing
 
 
-def score_cohort(request: ScoreRequest, pairing: Pairing | None = None) -> Scored:
+def score_cohort(request: ScoreRequest) -> Scored:
     """Score every pair.
-
-    Args:
-        request: What and how.
-        pairing: What :func:`pair_up` found for it; None looks again.
 
     Raises:
         InputError: As :func:`pair_up`; or voxels are NaN or files damaged: all such cases are
             named, and nothing is returned.
     """
-    pairing = pair_up(request) if pairing is None else pairing
+    pairing = pair_up(request)
     conventions = [CONVENTIONS[name] for name in request.conventions]
     warnings = list(pairing.notes)
     perceptual = _perceptual(request, conventions, warnings)
     cavity = _cavity(pairing, warnings)
-    rows, faults, remarks = [], [], _Remarks()
+    rows, faults, remarks = [], [], {kind: [] for kind in FOUND}
     for pair in progress(pairing.pairs, "scoring", unit="case"):
         try:
             volumes = _load(pair, cavity, remarks, request.rescale)
@@ -165,7 +144,9 @@ def score_cohort(request: ScoreRequest, pairing: Pairing | None = None) -> Score
         rows.append(row)
     if faults:
         raise InputError("; ".join(faults))
-    warnings += remarks.sentences(request.rescale)
+    if request.rescale == "match":
+        del remarks["foreign"]
+    warnings += [f"{FOUND[kind]}: {', '.join(cases)}" for kind, cases in remarks.items() if cases]
     weights = None if perceptual is None else perceptual.weights
     return Scored(request, tuple(rows), tuple(warnings), weights)
 
@@ -173,14 +154,7 @@ def score_cohort(request: ScoreRequest, pairing: Pairing | None = None) -> Score
 def on_scale_of(synthetic: np.ndarray, real: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """``synthetic`` moved linearly so that its p0.5 and median in the brain are the real one's.
 
-    Args:
-        synthetic: (D, H, W), in any units.
-        real: (D, H, W), scanner units.
-        brain: (D, H, W) bool.
-
-    Returns:
-        (D, H, W) float32 in scanner units; what is background in ``synthetic`` (the median outside
-        the brain) is 0 there.
+    All are (D, H, W). What is background in ``synthetic``, the median outside the brain, becomes 0.
     """
     own, target = Scale.fit(synthetic, brain), Scale.fit(real, brain)
     moved = target.low + (synthetic.astype(np.float64) - own.low) / own.width * target.width
@@ -189,48 +163,37 @@ def on_scale_of(synthetic: np.ndarray, real: np.ndarray, brain: np.ndarray) -> n
     return moved.astype(np.float32)
 
 
-class _Remarks:
-    """Cases that need a word."""
+FOUND = {
+    "empty": "the synthetic volume is zero everywhere",
+    "same": "the synthetic volume equals the real one",
+    "foreign": "the synthetic volume's median in the brain is more than four times off, as in "
+    "other units (see --rescale match)",
+}
+"""What is said of a cohort after scoring, with the names of the cases."""
 
-    def __init__(self) -> None:
-        self.empty: list[str] = []
-        self.foreign: list[str] = []
-        self.same: list[str] = []
 
-    def look(self, case: str, real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray) -> None:
-        if not synthetic.any():
-            self.empty.append(case)
-            return
-        if np.array_equal(real, synthetic):
-            self.same.append(case)
-        ours, theirs = (float(np.median(volume[brain])) for volume in (real, synthetic))
-        if ours > 0 and not np.exp(-FOREIGN) < theirs / ours < np.exp(FOREIGN):
-            self.foreign.append(f"{case} ({theirs:.3g} against {ours:.3g})")
-
-    def sentences(self, rescale: str) -> list[str]:
-        found = []
-        if self.empty:
-            found.append(f"the synthetic volume is zero everywhere: {', '.join(self.empty)}")
-        if self.same:
-            found.append(f"the synthetic volume equals the real one: {', '.join(self.same)}")
-        if self.foreign and rescale == "none":
-            found.append(
-                "the synthetic volume's median in the brain is more than four times off, as in "
-                f"other units (see --rescale match): {', '.join(self.foreign)}"
-            )
-        return found
+def _remark(real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray) -> dict[str, str]:
+    """Which of ``FOUND`` are true of a pair, and by how much."""
+    if not synthetic.any():
+        return {"empty": ""}
+    found = {"same": ""} if np.array_equal(real, synthetic) else {}
+    ours, theirs = (float(np.median(volume[brain])) for volume in (real, synthetic))
+    if ours > 0 and not np.exp(-FOREIGN) < theirs / ours < np.exp(FOREIGN):
+        found["foreign"] = f" ({theirs:.3g} against {ours:.3g})"
+    return found
 
 
 def _load(
-    pair: Pair, cavity: int | None, remarks: _Remarks, rescale: str
+    pair: Pair, cavity: int | None, remarks: dict[str, list[str]], rescale: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     """Real, synthetic, brain and tumour of a pair, axial slices first."""
     real, synthetic = read(pair.real), read_unchecked(pair.synthetic)
     if bad := int(np.count_nonzero(~np.isfinite(synthetic.data))):
         raise InputError(f"{pair.synthetic} has {bad} NaN or infinite voxels")
     brain = foreground(real.data)
-    remarks.look(pair.case, real.data, synthetic.data, brain)
     copy = synthetic.data
+    for kind, more in _remark(real.data, copy, brain).items():
+        remarks[kind].append(pair.case + more)
     if rescale == "match" and copy.any():
         copy = on_scale_of(copy, real.data, brain)
     tumour = None
@@ -239,23 +202,15 @@ def _load(
         tumour = (label > 0) & brain
         if cavity is not None:
             tumour &= label != cavity
-    axis = _axial_axis(real)
-    turned = [np.moveaxis(volume, axis, 0) for volume in (real.data, copy, brain)]
-    return turned[0], turned[1], turned[2], None if tumour is None else np.moveaxis(tumour, axis, 0)
-
-
-def _axial_axis(volume: Volume) -> int:
-    """The array axis (of z, y, x) that runs from feet to head."""
-    orientation = volume.grid.orientation
-    return 2 - next(i for i, letter in enumerate(orientation) if letter in "IS")
+    axial = 2 - next(i for i, letter in enumerate(real.grid.orientation) if letter in "IS")
+    x, y, z = (np.moveaxis(volume, axial, 0) for volume in (real.data, copy, brain))
+    return x, y, z, None if tumour is None else np.moveaxis(tumour, axial, 0)
 
 
 def _cavity(pairing: Pairing, warnings: list[str]) -> int | None:
     """The label that is a resection cavity and no tumour, decided over all cases."""
-    values: set[int] = set()
-    for pair in pairing.pairs:
-        if pair.label is not None:
-            values |= set(np.unique(read_label(pair.label).data).tolist())
+    labels = [pair.label for pair in pairing.pairs if pair.label is not None]
+    values = {int(v) for path in labels for v in np.unique(read_label(path).data)}
     if not values:
         return None
     scheme = label_scheme(values, pairing.naming)
@@ -267,11 +222,7 @@ def _cavity(pairing: Pairing, warnings: list[str]) -> int | None:
 def _perceptual(
     request: ScoreRequest, conventions: Sequence[Convention], warnings: list[str]
 ) -> "PerceptualDistance | None":
-    """LPIPS if a convention has it and everything it needs is on the disk, else None and why.
-
-    Raises:
-        InputError: Weights were named and cannot be used.
-    """
+    """LPIPS if a convention has it and all that it needs is there, or was named; else None."""
     if all(convention.lpips is None for convention in conventions):
         return None
     from synth3d.scoring.lpips import PerceptualDistance

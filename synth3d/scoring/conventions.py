@@ -3,18 +3,18 @@
 The same picture scores 24 dB in one paper and 30 dB in the next, because range, mask, window and
 averaging differ. A :class:`Convention` says all of them; every score's name carries its name:
 ``psnr_volume@paper-agi``, ``ssim_tumour@ours``. Scores of different conventions are never
-comparable; :meth:`Convention.peak` gives the converter for PSNR.
+comparable.
 
 ``_tumour`` scores take the convention's range and window, and average inside the tumour over the
 whole case. ``_blanked`` is the control: the same score when the synthetic volume has no tumour at
 all (0 where the label is). A convention whose score hardly moves does not see the tumour.
-
-Volumes come in scanner units, (D, H, W) with axial slices along the first axis; masks are bool.
 """
 
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -59,8 +59,8 @@ class Convention:
     name: str
     scores: tuple[str, ...]
     region: Region
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
     stretch: float = 1.0
     span: tuple[float, float] = (0.0, 1.0)
     own_scale: bool = False
@@ -83,16 +83,6 @@ class Convention:
     def regions(self) -> tuple[Region, ...]:
         """Where scores are taken when there is a tumour mask."""
         return ("tumour", "rest") if self.zeroed else (self.region, "tumour")
-
-    def peak(self, real: np.ndarray, brain: np.ndarray) -> float:
-        """What the data range is in scanner units, for ``real`` (D, H, W).
-
-        The converter between conventions: over the same voxels, and where nothing is clipped (or
-        bent, in ours), PSNR differs by exactly 20 log10(other.peak / this.peak) dB. With one
-        percentile in both, ``paper-tsf`` against ``paper-agi`` is 20 log10 2 = 6.02 dB.
-        """
-        low, high = self.ends(real, brain)
-        return high - low
 
     def ends(self, volume: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
         """The intensities of ``volume`` (D, H, W) that become the ends of the range; low < high."""
@@ -121,68 +111,18 @@ class Convention:
         return tuple(slice(a, a + want) for a, want in zip(starts, wanted, strict=True))
 
 
-CONVENTIONS: dict[str, Convention] = {
-    convention.name: convention
-    for convention in (
-        Convention(
-            name="ours",
-            scores=("psnr", "ssim", "mae", "nmse"),
-            region="brain",
-            low=0.5,
-            high=None,
-            lpips="mean",
-            source="this project: one scale for both volumes, taken inside the real one's brain "
-            "(0 at p0.5, 1/2 at the median, a soft shoulder above 1, nothing clipped); 3-D; SSIM "
-            "with scikit-image's window, averaged inside the mask",
-            left_open="",
-        ),
-        Convention(
-            name="paper-agi",
-            scores=("psnr", "ssim", "mae"),
-            region="volume",
-            low=None,
-            high=99.5,
-            middle=80 / 155,
-            slicewise=True,
-            printed={"ssim": 100.0, "mae": 100.0},
-            source="AGI-Net, section 4.1: [0, 1] by the 99.5th percentile as maximum and 0 as "
-            "minimum; 80 axial slices of 240 x 240 per BraTS subject; SSIM in per cent, MAE x 100",
-            left_open="the percentile is taken over the whole real volume and values above are "
-            "clipped; the 80 of 155 slices are the middle ones; scores are averaged over slices, "
-            "then over cases; SSIM is scikit-image's 7 x 7; slices are not resized",
-        ),
-        Convention(
-            name="paper-tsf",
-            scores=("psnr", "ssim"),
-            region="volume",
-            low=None,
-            high=99.0,
-            stretch=2.0,
-            span=(-1.0, 1.0),
-            crop=(126, 192, 192),
-            lpips="sum",
-            source="TSF-Seq2Seq, its published test script: clip to [0, 2 P99] of the whole "
-            "volume, map to [-1, 1], scikit-image's PSNR and 3-D SSIM with data range 2, LPIPS "
-            "(AlexNet) summed over slices; of the 128 central slices the first and last only serve "
-            "as neighbours, so 126 are scored, cropped to the central 192 x 192",
-            left_open="",
-        ),
-        Convention(
-            name="brasyn",
-            scores=("ssim",),
-            region="volume",
-            low=0.5,
-            high=99.5,
-            own_scale=True,
-            window=TORCHMETRICS,
-            zeroed=True,
-            source="the BraSyn challenge's ssim.py: each volume to [0, 1] by its own 0.5th and "
-            "99.5th percentile, the lower at least 0; then 0 outside the tumour (or inside, for "
-            "the rest); torchmetrics' SSIM, its data range that of the zeroed volumes",
-            left_open="the script as published raises TypeError with torchmetrics 1.x where it "
-            "indexes the full SSIM image by the mask; entrants average over the whole volume, and "
-            "so does ssim_tumour here, while ssim_tumour_inside averages inside the mask, as its "
-            "comment says; a constant volume becomes 0 instead of NaN",
-        ),
-    )
-}
+def _shipped() -> dict[str, Convention]:
+    windows = {"scikit-image": SCIKIT_IMAGE, "torchmetrics": TORCHMETRICS}
+    text = Path(__file__).with_suffix(".toml").read_text("utf-8")
+    found = {}
+    for name, values in tomllib.loads(text).items():
+        plain: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in values.items()
+        }
+        plain["window"] = windows[plain.get("window", "scikit-image")]
+        found[name] = Convention(name, **plain)
+    return found
+
+
+CONVENTIONS = _shipped()
+"""Those of ``conventions.toml``, by name."""

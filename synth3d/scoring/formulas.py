@@ -3,16 +3,13 @@
 ``psnr_brain`` and its family are measured in network intensity space
 (:mod:`synth3d.images.intensity`: 0 = background and the darkest tissue, 1/2 = the brain's median),
 over one whole volume, inside a mask: 1 is the data range of every formula, although bright tumour
-lies above it. The ``_brain`` scores take the brain mask, the ``_tumour`` scores the tumour mask;
-SSIM is the 3-D map of whole images *averaged inside* the mask, so a blanked tumour scores near 0
-(the official BraSyn score of the same picture is above 0.98 because it averages the empty space
-around the tumour too). Other papers measure otherwise: :mod:`synth3d.scoring.conventions`.
-
-Which cases are averaged, and how, is the caller's affair; nothing here knows files or torch.
+lies above it. SSIM is the 3-D map of whole images *averaged inside* the mask, so a blanked tumour
+scores near 0 (the official BraSyn score of the same picture is above 0.98 because it averages the
+empty space around the tumour too). Other papers measure otherwise:
+:mod:`synth3d.scoring.conventions`.
 """
 
 import math
-from itertools import pairwise
 
 import numpy as np
 
@@ -31,13 +28,8 @@ def decibels(squared_error: float, data_range: float = 1.0) -> float:
 def psnr_brain(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB inside ``mask``: -10 log10(MSE), peak 1.
 
-    Args:
-        real: (D, H, W), network intensity space.
-        synthetic: The same shape and space.
-        mask: (D, H, W) bool; the brain, or the tumour for a ``psnr_tumour``.
-
-    Returns:
-        Decibels; infinity for equal volumes, NaN for an empty mask.
+    All are (D, H, W), the volumes in network intensity space. Infinite for equal volumes, NaN for
+    an empty mask.
 
     Raises:
         ValueError: The shapes differ.
@@ -47,10 +39,7 @@ def psnr_brain(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> flo
 
 
 def mae_brain(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> float:
-    """Mean absolute error inside ``mask``, as a fraction of the intensity range 1.
-
-    Args, errors and the empty mask as in :func:`psnr_brain`; equal volumes give 0.
-    """
+    """Mean absolute error inside ``mask``; arguments and errors as of :func:`psnr_brain`."""
     difference = _inside(real, synthetic, mask)
     return float(np.mean(np.abs(difference))) if difference.size else math.nan
 
@@ -61,9 +50,7 @@ def ssim_brain(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> flo
     Wang et al. 2004, eq. 13, as scikit-image computes it: a uniform 7x7x7 window, sample
     covariance, data range 1. The map sees the whole volumes, so windows at the rim of the mask
     look across it. Volumes are mirrored at their faces, also where a side is shorter than the
-    window.
-
-    Args, errors and the empty mask as in :func:`psnr_brain`.
+    window. Arguments and errors as of :func:`psnr_brain`.
     """
     _check_shapes(real, synthetic, mask)
     if not mask.any():
@@ -74,24 +61,11 @@ def ssim_brain(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> flo
 
 
 def image_scores(
-    real: np.ndarray,
-    synthetic: np.ndarray,
-    brain: np.ndarray,
-    tumour: np.ndarray | None = None,
+    real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, tumour: np.ndarray | None = None
 ) -> dict[str, float]:
-    """All scores of one case under their full names, for tables and logs.
+    """``psnr_brain``, ``ssim_brain``, ``mae_brain``, and the same in the tumour if there is a mask.
 
-    Args:
-        real: (D, H, W), network intensity space.
-        synthetic: The same shape and space.
-        brain: (D, H, W) bool.
-        tumour: (D, H, W) bool; without it the ``_tumour`` scores are left out.
-
-    Returns:
-        ``psnr_brain``, ``ssim_brain``, ``mae_brain`` and the same for ``_tumour``.
-
-    Raises:
-        ValueError: The shapes differ.
+    Arguments and errors as of :func:`psnr_brain`.
     """
     formulas = {"psnr": psnr_brain, "ssim": ssim_brain, "mae": mae_brain}
     masks = {"brain": brain} | ({} if tumour is None else {"tumour": tumour})
@@ -103,14 +77,12 @@ def image_scores(
 
 
 def _inside(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(N,) float64 differences synthetic - real of the voxels in ``mask``."""
     _check_shapes(real, synthetic, mask)
     return synthetic[mask].astype(np.float64) - real[mask].astype(np.float64)
 
 
 def _check_shapes(*volumes: np.ndarray) -> None:
-    for first, second in pairwise(volumes):
-        if first.shape != second.shape:
-            raise ValueError(f"volumes of one case must agree: {first.shape} and {second.shape}")
+    if len(shapes := dict.fromkeys(volume.shape for volume in volumes)) > 1:
+        raise ValueError(f"volumes of one case must agree: {' and '.join(map(str, shapes))}")
     if volumes[-1].dtype != bool:
         raise ValueError(f"the mask must be bool, got {volumes[-1].dtype}")

@@ -2,7 +2,7 @@
 
 Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric", version
 0.1. The package brings its own linear weights; torchvision's AlexNet must already lie on the disk:
-nothing is ever downloaded. The only file that imports lpips.
+nothing is ever downloaded.
 """
 
 import importlib.util
@@ -36,19 +36,14 @@ class PerceptualDistance:
         published: Whether they are torchvision's, by their SHA-256.
     """
 
-    def __init__(self, weights: Path | None = None, device: str = "cpu", batch: int = 16) -> None:
-        """Read the weights.
-
-        Args:
-            weights: AlexNet's, as torchvision saves them; None looks in torchvision's own folder.
-            device: ``cpu`` or ``cuda``.
-            batch: Slices at a time.
+    def __init__(self, weights: Path | None = None, batch: int = 16) -> None:
+        """Read AlexNet's weights, as torchvision saves them; None looks in its own folder.
 
         Raises:
             InputError: The package or the weights are missing, or the file holds something else.
         """
         self.weights = weights_on_disk() if weights is None else Path(weights)
-        self.device, self.batch = torch.device(device), batch
+        self.batch = batch
         if importlib.util.find_spec("lpips") is None:
             raise InputError("LPIPS needs the package lpips: pip install 'synth3d[score]'")
         if not self.weights.is_file():
@@ -58,7 +53,7 @@ class PerceptualDistance:
                 "name it with --lpips-weights"
             )
         self.published = sha256(self.weights).startswith(FILE_NAME.split("-")[-1].split(".")[0])
-        self.network = _network(self.weights).to(self.device)
+        self.network = _network(self.weights)
 
     def __call__(self, real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
         """Distances (N,) float64 of slices (N, H, W) in [-1, 1]; 0 for equal ones.
@@ -77,7 +72,7 @@ class PerceptualDistance:
                 for v in (real, synthetic)
             ]
             with torch.inference_mode():
-                found.append(self.network(*(x.to(self.device) for x in pair)).flatten().cpu())
+                found.append(self.network(*pair).flatten())
         return torch.cat(found).double().numpy() if found else np.zeros(0)
 
 
@@ -97,9 +92,8 @@ def _trunk(weights: Path, expected: dict[str, Any]) -> dict[str, Any]:
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         found = {name: state["features." + name.split(".", 1)[1]] for name in expected}
-        fits = all(found[name].shape == expected[name].shape for name in expected)
+        if any(found[name].shape != expected[name].shape for name in expected):
+            raise ValueError("the shapes differ")
     except Exception as error:  # torch.load raises whatever the bytes make it raise
         raise InputError(f"{weights} does not hold torchvision's AlexNet: {error}") from error
-    if not fits:
-        raise InputError(f"{weights} does not hold torchvision's AlexNet: the shapes differ")
     return found

@@ -2,8 +2,7 @@
 
 Both folders follow a naming that :mod:`synth3d.cohort.namings` knows (in case folders, or flat as a
 container writes them), or hold one file per case called ``<case>_0003.nii.gz`` (nnU-Net raw
-without its dataset.json) or ``<case>.nii.gz``. Everything that does not fit is told at once. Opens
-no image.
+without its dataset.json) or ``<case>.nii.gz``. Opens no image.
 """
 
 import re
@@ -14,23 +13,20 @@ from pathlib import Path
 from synth3d.cohort import Modality, claims, ending_of, nnunet_dataset, patient_of, survey_folder
 from synth3d.errors import InputError
 
-Files = dict[str, dict[Modality | None, Path]]
+Files = Mapping[str, Mapping[Modality | None, Path]]
 """Case name to its images, by sequence; None where the name does not say which."""
+
+Wanted = dict[str, Modality | None]
+"""The sequence of each case; None where nothing says it."""
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<number>\d{4})")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One real and one synthetic file.
+    """The acquired image of a case and the one to be scored, with the segmentation if any.
 
-    Attributes:
-        case: Name of the case.
-        patient: The person.
-        modality: The sequence; None where no name says it.
-        real: The acquired image.
-        synthetic: The image to be scored.
-        label: The tumour segmentation, or None.
+    The modality is None where no name says it.
     """
 
     case: str
@@ -43,12 +39,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """All pairs, sorted by case.
+    """All pairs, sorted by case, and what a reader should know about how they were made.
 
-    Attributes:
-        pairs: At least one.
-        notes: What a reader should know about how they were made.
-        naming: Of the real folder; empty where it follows none.
+    The naming is that of the real folder; empty where it follows none.
     """
 
     pairs: tuple[Pair, ...]
@@ -65,13 +58,8 @@ def find_pairs(
 ) -> Pairing:
     """Pair the files of two folders.
 
-    Args:
-        real: Folder of the acquired images.
-        synthetic: Folder of the images to be scored.
-        modality: The sequence to score; None takes the one that each case has, which may differ
-            from case to case.
-        cases: Names of the cases to score; None is all of ``real``.
-        labels: Folder of segmentations; None takes those beside the real images.
+    Without a modality it is the one that each case has, which may differ from case to case; without
+    names of cases all of ``real``; without a folder of labels those beside the real images.
 
     Raises:
         InputError: A folder or a case is missing, an id fits nothing, or which file is meant is
@@ -83,7 +71,7 @@ def find_pairs(
     if cases is not None and (unknown := sorted(set(cases) - originals.files.keys())):
         raise InputError(f"{real} has no case called {', '.join(unknown)}")
     chosen = sorted(originals.files if cases is None else set(cases))
-    wanted: dict[str, Modality | None] = dict.fromkeys(chosen, modality)
+    wanted: Wanted = dict.fromkeys(chosen, modality)
     if modality is None:
         wanted = _wanted(originals, copies, chosen)
     _refuse_unsaid(originals, copies, wanted)
@@ -116,11 +104,7 @@ class _Found:
 
 
 def _find(folder: Path) -> _Found:
-    """What ``folder`` holds, by known names or else each file by its whole name.
-
-    Raises:
-        InputError: ``folder`` is missing or empty, mixes namings, or has two files in one role.
-    """
+    """What ``folder`` holds, by known names or else each file by its whole name."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder" if folder.exists() else f"no folder {folder}")
     seen = list(claims(folder))
@@ -128,12 +112,12 @@ def _find(folder: Path) -> _Found:
         survey = survey_folder(folder)
         if survey.ambiguous:
             raise InputError("; ".join(sentence for _, sentence in survey.ambiguous))
-        named: Files = {case.name: dict(case.images) for case in survey.cases if case.images}
+        named: Files = {case.name: {**case.images} for case in survey.cases if case.images}
         masks = {case.name: case.label for case in survey.cases if case.label is not None}
         odd = ", ".join(path.name for path in survey.unrecognised)
         notes = (f"ignored in {folder}, as their names fit no naming: {odd}",) if odd else ()
         return _Found(folder, named, masks, notes, survey.cases[0].naming)
-    files: Files = {}
+    files: dict[str, dict[Modality | None, Path]] = {}
     labels = {claim.case: claim.path for claim in seen if claim.role == "label"}
     for path in (claim.path for claim in seen if claim.role is None):
         stem = path.name.removesuffix(ending_of(path.name))
@@ -146,15 +130,10 @@ def _find(folder: Path) -> _Found:
 
 
 def _without_channel(found: _Found, others: Files) -> _Found:
-    """``found`` with ``_0003`` taken off its names, where that is what makes them case ids.
-
-    Raises:
-        InputError: There are several such numbers, or names without one.
-    """
+    """``found`` with ``_0003`` taken off its names, where that is what makes them case ids."""
     matches = {stem: _CHANNEL.fullmatch(stem) for stem in found.files}
-    if not any(matches.values()) or found.files.keys() & others.keys():
-        return found
-    if any(modality is not None for files in found.files.values() for modality in files):
+    said = any(modality is not None for files in found.files.values() for modality in files)
+    if said or not any(matches.values()) or found.files.keys() & others.keys():
         return found
     numbers = {match["number"] for match in matches.values() if match}
     if len(numbers) > 1 or not all(matches.values()):
@@ -168,7 +147,7 @@ def _without_channel(found: _Found, others: Files) -> _Found:
     return _Found(found.folder, files, found.labels, (*found.notes, note))
 
 
-def _wanted(originals: _Found, copies: _Found, chosen: Sequence[str]) -> dict[str, Modality | None]:
+def _wanted(originals: _Found, copies: _Found, chosen: Sequence[str]) -> Wanted:
     """The sequence of each case, as its files say; None where they do not.
 
     A case without a synthetic file takes the sequence that all others have, if it is one.
@@ -177,17 +156,13 @@ def _wanted(originals: _Found, copies: _Found, chosen: Sequence[str]) -> dict[st
     def only(files: Mapping[Modality | None, Path]) -> Modality | None:
         return next(iter(files)) if len(files) == 1 else None
 
-    wanted = {
+    wanted: Wanted = {
         name: only(copies.files[name]) or only(originals.files[name])
         for name in chosen
         if name in copies.files
     }
     common = next(iter(wanted.values())) if len(set(wanted.values())) == 1 else None
     return {name: wanted.get(name, common) for name in chosen}
-
-
-Wanted = Mapping[str, Modality | None]
-"""The sequence of each case; None where nothing says it."""
 
 
 def _refuse_unsaid(originals: _Found, copies: _Found, wanted: Wanted) -> None:
@@ -226,7 +201,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def _labels(
     originals: _Found, chosen: Sequence[str], folder: Path | None
-) -> Mapping[str, Path | None]:
+) -> dict[str, Path] | dict[str, Path | None]:
     """The segmentation of each chosen case; from ``folder``, where all must have one."""
     if folder is None:
         return {name: originals.labels.get(name) for name in chosen}

@@ -18,7 +18,6 @@ from synth3d.files import write_json, write_text
 from synth3d.scoring.bootstrap import FEW_CASES, PairedBootstrap
 from synth3d.scoring.cohort import Scored, ScoreRequest, pair_up, score_cohort
 from synth3d.scoring.conventions import CONVENTIONS
-from synth3d.scoring.pairs import Pairing
 
 FACTS = ("case", "patient", "modality")
 """Columns that are no scores."""
@@ -26,10 +25,9 @@ FACTS = ("case", "patient", "modality")
 
 @dataclass(frozen=True)
 class Summary:
-    """One score over all cases that have it.
+    """One score, by its full name, over all cases that have it.
 
     Attributes:
-        score: Full name.
         cases: How many have it.
         patients: How many patients they come from.
         mean: Over cases; infinite if one is, NaN without cases.
@@ -59,25 +57,19 @@ def _summary(name: str, rows: Sequence[dict[str, Any]]) -> Summary:
     held = [row for row in rows if not math.isnan(row.get(name, math.nan))]
     values = np.array([row[name] for row in held], float)
     patients = [row["patient"] for row in held]
-    infinite = int(np.count_nonzero(np.isinf(values)))
+    count, infinite = len(set(patients)), int(np.count_nonzero(np.isinf(values)))
     mean = float(values.mean()) if len(values) else math.nan
-    sd = low = high = None
-    if len(values) >= 2 and not infinite:
-        sd = float(values.std(ddof=1))
-    if len(set(patients)) >= 2 and not infinite:
+    sd = float(values.std(ddof=1)) if len(values) >= 2 and not infinite else None
+    low = high = None
+    if count >= 2 and not infinite:
         found = PairedBootstrap(patients).mean(values)
         low, high = found.low, found.high
-    return Summary(name, len(held), len(set(patients)), mean, sd, low, high, infinite)
+    return Summary(name, len(held), count, mean, sd, low, high, infinite)
 
 
 def score(request: ScoreRequest) -> int:
-    """``synth3d score``: print the table or the JSON, and write the files; 0.
-
-    Raises:
-        InputError: A folder or a case cannot be used, or the files cannot be written.
-    """
-    pairing = pair_up(request)
-    print(_plan(request, pairing) if request.dry_run else _present(score_cohort(request, pairing)))
+    """``synth3d score``: print the table or the JSON, and write the files; 0."""
+    print(_plan(request) if request.dry_run else _present(score_cohort(request)))
     return 0
 
 
@@ -97,8 +89,9 @@ def _present(scored: Scored) -> str:
     return json.dumps(value, indent=2, allow_nan=False) if scored.request.json else text
 
 
-def _plan(request: ScoreRequest, pairing: Pairing) -> str:
+def _plan(request: ScoreRequest) -> str:
     """What would be scored, as text."""
+    pairing = pair_up(request)
     lines = [
         f"{pair.case}: {pair.real} against {pair.synthetic}, "
         + (f"tumour from {pair.label}" if pair.label else "no label")
@@ -114,23 +107,23 @@ def _settings(request: ScoreRequest) -> dict[str, Any]:
     return _plain({k: v for k, v in values.items() if k not in ("out", "json", "dry_run")})
 
 
-def _panels(
-    rows: Sequence[dict[str, Any]], summaries: Sequence[Summary]
-) -> dict[str, list[tuple[str, list[float], list[float], Summary]]]:
-    """For the picture, per kind of score: label, values, those of the control, summary."""
-    found: dict[str, list[tuple[str, list[float], list[float], Summary]]] = {}
+Panel = tuple[str, list[float], list[float], Summary]
+"""Of the picture, one score: label, values, those of the control, summary."""
+
+
+def _panels(rows: Sequence[dict[str, Any]], summaries: Sequence[Summary]) -> dict[str, list[Panel]]:
+    """Per kind of score."""
+    found: dict[str, list[Panel]] = {}
     for summary in summaries:
-        if "_blanked@" in summary.score:
-            continue
-        kind, label = summary.score.split("_", 1)
-        control = summary.score.replace("@", "_blanked@")
-        columns = [[row.get(n, math.nan) for row in rows] for n in (summary.score, control)]
-        found.setdefault(kind, []).append((label, *columns, summary))
-    return {_heading(kind): columns for kind, columns in found.items()}
-
-
-def _heading(kind: str) -> str:
-    return {"psnr": "PSNR (dB)"}.get(kind, kind.upper())
+        if "_blanked@" not in summary.score:
+            kind, label = summary.score.split("_", 1)
+            heading = {"psnr": "PSNR (dB)"}.get(kind, kind.upper())
+            values, control = (
+                [row.get(name, math.nan) for row in rows]
+                for name in (summary.score, summary.score.replace("@", "_blanked@"))
+            )
+            found.setdefault(heading, []).append((label, values, control, summary))
+    return found
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -138,13 +131,8 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, names, lineterminator="\n")
     writer.writeheader()
-    for row in rows:
-        writer.writerow({n: "" if _undefined(row.get(n)) else row[n] for n in names})
+    writer.writerows({n: "" if v != v else v for n, v in row.items()} for row in rows)
     return stream.getvalue()
-
-
-def _undefined(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _markdown(scored: Scored, summaries: Sequence[Summary]) -> str:
@@ -153,16 +141,15 @@ def _markdown(scored: Scored, summaries: Sequence[Summary]) -> str:
     patients = len({row["patient"] for row in rows})
     sequences = sorted({row["modality"] for row in rows} - {""})
     by_name = {summary.score: summary for summary in summaries}
-    table = [("convention", "score", "mean ± sd", "95 % interval", "cases", "tumour blanked")]
+    table: list[tuple[str, ...]] = [
+        ("convention", "score", "mean ± sd", "95 % interval", "cases", "tumour blanked")
+    ]
     for summary in summaries:
         if "_blanked@" not in summary.score:
             control = by_name.get(summary.score.replace("@", "_blanked@"))
             table.append(_table_row(summary, control))
-    few = (
-        [f"fewer than {FEW_CASES} patients: the intervals are too narrow"]
-        if patients < FEW_CASES
-        else []
-    )
+    few = f"fewer than {FEW_CASES} patients: the intervals are too narrow"
+    warnings = [*([few] if patients < FEW_CASES else []), *scored.warnings]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
@@ -179,7 +166,7 @@ def _markdown(scored: Scored, summaries: Sequence[Summary]) -> str:
             "",
             "*tumour blanked*: the mean of the same score when the synthetic tumour is set to 0; a "
             "score that hardly changes does not see the tumour.",
-            *(f"\nwarning: {warning}" for warning in (*few, *scored.warnings)),
+            *(f"\nwarning: {warning}" for warning in warnings),
         ]
     )
 
@@ -212,10 +199,15 @@ def _table_row(summary: Summary, control: Summary | None) -> tuple[str, ...]:
 def _json(scored: Scored, summaries: Sequence[Summary]) -> dict[str, Any]:
     """Everything, in plain values: undefined numbers are null, infinite ones ``"inf"``."""
     names = scored.request.conventions
+    packages = ["numpy", "scipy", *(["torch", "lpips"] if scored.lpips_weights else [])]
     return _plain(
         {
             "settings": _settings(scored.request),
-            "versions": _versions(["torch", "lpips"] if scored.lpips_weights else []),
+            "versions": {
+                "synth3d": __version__,
+                **{name: importlib.metadata.version(name) for name in packages},
+                "python": platform.python_version(),
+            },
             "lpips_weights": scored.lpips_weights,
             "conventions": {name: asdict(CONVENTIONS[name]) for name in names},
             "warnings": scored.warnings,
@@ -223,12 +215,6 @@ def _json(scored: Scored, summaries: Sequence[Summary]) -> dict[str, Any]:
             "cases": scored.rows,
         }
     )
-
-
-def _versions(more: Sequence[str]) -> dict[str, str]:
-    """What made the figures."""
-    packages = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", *more)}
-    return {"synth3d": __version__, **packages, "python": platform.python_version()}
 
 
 def _plain(value: Any) -> Any:

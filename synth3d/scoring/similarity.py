@@ -2,7 +2,7 @@
 
 Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", eq. 13
 with K1 = 0.01 and K2 = 0.03. What differs between tools is the window, the divisor of the variance
-and what lies beyond the edge; :class:`Window` names all three. numpy and scipy are enough.
+and what lies beyond the edge; :class:`Window` names all three.
 """
 
 from collections.abc import Sequence
@@ -102,15 +102,14 @@ def box_around(mask: np.ndarray, margin: int, axes: Sequence[int] = (0, 1, 2)) -
     Raises:
         ValueError: The mask is empty.
     """
-    box = []
-    for axis, side in enumerate(mask.shape):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        at = np.flatnonzero(mask.any(axis=others))
-        if not at.size:
-            raise ValueError("an empty mask has no box")
-        room = margin if axis in axes else 0
-        box.append(slice(max(int(at[0]) - room, 0), min(int(at[-1]) + 1 + room, side)))
-    return tuple(box)
+    found = ndimage.find_objects(mask.view(np.uint8))
+    if not found:
+        raise ValueError("an empty mask has no box")
+    room = [margin if axis in axes else 0 for axis in range(mask.ndim)]
+    return tuple(
+        slice(max(part.start - more, 0), min(part.stop + more, side))
+        for part, more, side in zip(found[0], room, mask.shape, strict=True)
+    )
 
 
 def _map(

@@ -23,6 +23,7 @@ def machine(request, monkeypatch):
 def test_a_recipe_in_bfloat16_follows_the_machine(machine, capsys):
     assert read_recipe("phantom")["train"]["precision"] == "bf16"
     assert resolved(capsys, "--recipe", "phantom") == ("bf16" if machine else "fp32")
+    assert precision.suited("fp32", "cpu") == "fp32"
 
 
 def test_who_asks_for_a_precision_gets_it(machine, capsys, tmp_path):
@@ -32,11 +33,6 @@ def test_who_asks_for_a_precision_gets_it(machine, capsys, tmp_path):
     saved = tmp_path / "config.json"
     saved.write_text(json.dumps(read_recipe("phantom")))
     assert resolved(capsys, "--recipe", str(saved)) == "bf16"
-
-
-def test_float32_is_always_suited(machine):
-    assert precision.suited("fp32", "cpu") == "fp32"
-    assert precision.suited("bf16", "cpu") == ("bf16" if machine else "fp32")
 
 
 def test_a_processor_with_its_instructions_has_bfloat16():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import synth3d
-from synth3d.cli import main as command
 from synth3d.cohort.cases import find_cases
 from synth3d.completion import CompleteRequest
 from synth3d.completion import run as module
@@ -44,13 +43,6 @@ def receipt_of(out, name=LACKING):
     return json.loads((out / name / f"{name}.receipt.json").read_text())
 
 
-def test_every_case_is_complete_and_named_as_its_own_files(completed):
-    cases = find_cases(completed)
-    assert [case.name for case in cases] == [f"Brats18_X_{i}_1" for i in range(4)]
-    assert all(not case.missing() and case.label for case in cases)
-    assert (completed / LACKING / f"{LACKING}_flair.nii.gz").is_file()
-
-
 def test_real_files_are_the_same_bytes_and_the_input_is_only_read(ready, complete, tmp_path):
     shutil.copytree(ready / "in", tmp_path / "in")
     before = snapshot(tmp_path / "in")
@@ -61,6 +53,7 @@ def test_real_files_are_the_same_bytes_and_the_input_is_only_read(ready, complet
     assert snapshot(tmp_path / "in") == before
     for path in (ready / "in").rglob("*.nii.gz"):
         assert sha256(tmp_path / "out" / path.relative_to(ready / "in")) == sha256(path)
+    assert all(not case.missing() and case.label for case in find_cases(tmp_path / "out"))
 
 
 def test_a_synthetic_file_has_its_siblings_header_and_a_picture_in_the_brain_alone(completed):
@@ -103,24 +96,18 @@ def test_a_second_run_changes_nothing(complete, completed):
     assert snapshot(completed) == before
 
 
-def test_other_weights_are_refused_without_overwrite_and_redone_with_it(complete, tmp_path):
-    complete(cases=[LACKING])
-    with pytest.raises(InputError, match="--overwrite"):
-        complete(cases=[LACKING], precision="bf16")
-    before = receipt_of(tmp_path / "out")
-    again = {"cases": [LACKING], "precision": "bf16", "overwrite": True}
-    complete(**again)
-    assert receipt_of(tmp_path / "out")["identity"] != before["identity"]
-    assert complete(**again)[0].state == "done"
-
-
-def test_a_tampered_picture_is_not_done(complete):
+def test_other_settings_and_a_tampered_picture_are_refused_without_overwrite(complete, tmp_path):
     path = complete(cases=[LACKING])[0].paths["t2f"]
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(InputError, match=str(path)):
-        complete(cases=[LACKING])
-    complete(cases=[LACKING], overwrite=True)
-    read(path)
+    before = receipt_of(tmp_path / "out")
+    for damage in (0, 9):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size - damage])
+        again = {"cases": [LACKING], "precision": "fp32" if damage else "bf16"}
+        with pytest.raises(InputError, match=f"{path} is already there; --overwrite"):
+            complete(**again)
+        complete(**again, overwrite=True)
+        assert receipt_of(tmp_path / "out")["identity"] != before["identity"] or damage
+        assert complete(**again)[0].state == "done"
+        read(path)
 
 
 @pytest.mark.parametrize("dies_in", ["link_or_copy", "_write_made", "write_json"])
@@ -180,8 +167,7 @@ def test_nnunet_format_has_every_channel_in_order(ready, complete, tmp_path):
     assert (out / "receipts" / f"{LACKING}.receipt.json").is_file()
     (case,) = find_cases(out)
     assert not case.missing()
-    command(["complete", "--run", str(ready / "run"), "--data", str(out), "--missing", "flair",
-             "--out", str(tmp_path / "folders")])  # fmt: skip
+    complete(tmp_path / "folders", data=out, missing=["flair"])
     assert find_cases(tmp_path / "folders")[0].naming == "brats2023"
 
 
@@ -203,28 +189,24 @@ def test_plumbing_gives_back_the_real_picture(write_case, tmp_path, dtype, share
     assert (receipt["plumbing"], receipt["synthetic"]) == (True, False)
 
 
-def test_a_run_whose_network_copies_t2_gives_t2_on_the_target_scale(ready, complete, monkeypatch):
+def test_a_run_whose_network_copies_t2_gives_t2_on_the_target_scale(
+    ready, complete, monkeypatch, tmp_path
+):
     copy_t2 = lambda self, sources, present, wanted, seed=0: sources[:, 2:3]  # noqa: E731
     monkeypatch.setattr(FRAMEWORKS["l1"], "synthesize", copy_t2)
     (one,) = complete(cases=[LACKING])
     t2 = read(ready / "in" / LACKING / f"{LACKING}_t2.nii.gz").data
-    own, scale = (
-        Scale.fit(t2, t2 > 0),
-        receipt_of(one.receipt.parents[1])["targets"]["t2f"]["scale"],
-    )
+    own, scale = Scale.fit(t2, t2 > 0), receipt_of(tmp_path / "out")["targets"]["t2f"]["scale"]
     expected = Scale.from_dict(scale).invert(own.apply(t2, t2 > 0), t2 > 0)
     np.testing.assert_allclose(read(one.paths["t2f"]).data, expected, atol=0.51)
 
 
-def test_absent_sources_are_zeros_for_a_run_that_learned_to_do_without(
-    write_case, complete, tmp_path
+def test_absent_sources_are_zeros_and_of_two_targets_the_missing_one_is_made(
+    write_case, write_run, complete, tmp_path
 ):
     name = write_case(tmp_path / "in", 8, ("t2w",))
     complete(data=tmp_path / "in")
     assert receipt_of(tmp_path / "out", name)["absent_sources"] == ["t1n", "t1c"]
-
-
-def test_a_run_with_two_targets_makes_only_what_is_missing(write_run, complete, tmp_path):
     run = write_run(tmp_path / "run", sources=["t1n", "t2w"], targets=["t1c", "t2f"])
     assert complete(run=run, cases=[LACKING])[0].made == ("t2f",)
 
@@ -248,10 +230,8 @@ def unit(ready, tmp_path):
     """Plan as ``precision`` has it: the request, the identity as JSON, and the jobs."""
 
     def plan(precision):
-        request = CompleteRequest(
-            data=str(ready / "in"), out=str(tmp_path / "out"), run=str(ready / "run"),
-            precision=precision, device="cpu",
-        )  # fmt: skip
+        place = {"data": ready / "in", "out": tmp_path / "out", "run": ready / "run"}
+        request = CompleteRequest(**place, precision=precision, device="cpu")
         jobs, _, identity = module._plan(request)
         return request, identity, jobs
 
@@ -261,20 +241,20 @@ def unit(ready, tmp_path):
 def test_the_unit_of_work_needs_nothing_but_what_it_is_given(unit):
     """It can be sent to another machine: a request, the maker's identity and a job, pickled."""
     request, identity, jobs = unit("fp32")
-    sent = pickle.loads(pickle.dumps((request, json.dumps(identity), False, False, jobs[2])))
+    sent = pickle.loads(pickle.dumps((request, identity, False, False, jobs[2])))
     assert module.complete_case(*sent) == ("made", "")
     assert module.complete_case(*sent) == ("theirs", "")  # done again, it finds itself done
-    other = json.dumps(identity | {"patch": [16, 16, 16]})
+    other = json.dumps(json.loads(identity) | {"patch": [16, 16, 16]})
     with pytest.raises(InputError, match="changed"):
         module.complete_case(request, other, False, False, jobs[3])
 
 
 def test_what_another_run_wrote_since_the_plan_is_not_replaced(unit, tmp_path):
     plans = [unit(precision) for precision in ("fp32", "bf16")]
-    states = [
-        module.complete_case(request, json.dumps(identity), False, False, jobs[2])
+    (first, _), (second, why) = (
+        module.complete_case(request, identity, False, False, jobs[2])
         for request, identity, jobs in plans
-    ]
-    assert [state for state, _ in states] == ["made", "failed"]
-    assert "--overwrite" in states[1][1]
+    )
+    assert (first, second) == ("made", "failed")
+    assert "--overwrite" in why
     assert receipt_of(tmp_path / "out")["identity"]["how"]["precision"] == "fp32"

@@ -14,7 +14,6 @@ from synth3d.cli import main as command
 from synth3d.files import sha256, write_json
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.images.volumes import read, write_new
-from synth3d.training.run_folder import FORMAT, save_weights
 
 NAMES = ("Brats18_X_2_1", "Brats18_X_3_1")
 TOKENS = {"t1n": "_t1", "t1c": "_t1ce", "t2w": "_t2", "t2f": "_flair", "pd": "_pd", "seg": "_seg"}
@@ -70,38 +69,9 @@ def lose(*pairs):
     return change
 
 
-def lose_all_but(modality):
-    def change(root):
-        rewrite(image(root, "pd"), like=image(root, "t1n"))
-        lose(*[(m, NAMES[0]) for m in ("t1n", "t1c", "t2w")])(root)
-        if modality != "pd":
-            image(root, "pd").unlink()
-
-    return change
-
-
 def make_whole_but_t1(root):
     rewrite(image(root, "t2f"), like=image(root, "t2w"))
     image(root, "t1n").unlink()
-
-
-def regrid(change):
-    return lambda root: rewrite(image(root, "t1c"), change)
-
-
-def make_four_dimensional(root):
-    path = image(root, "t2w")
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    content[40:42], content[48:50] = (np.array([n], np.int16).tobytes() for n in (4, 1))
-    path.write_bytes(gzip.compress(content))
-
-
-def cut(path_of, size):
-    def change(root):
-        path = path_of(root)
-        path.write_bytes(path.read_bytes()[:-size])
-
-    return change
 
 
 def configure(**values):
@@ -114,48 +84,24 @@ def configure(**values):
 
 UNTOUCHED = {
     "no folder": (lambda root: shutil.rmtree(root / "in"), ["no folder"]),
-    "no cases": (lambda root: [shutil.rmtree(root / "in" / name) for name in NAMES], ["no cases"]),
     "inputs that the run needs, all named at once": (
         lose(("t1c", NAMES[0]), ("t2w", NAMES[1])),
         ["2 problems", f"{NAMES[0]}: lacks t1c", f"{NAMES[1]}: lacks t2w", "t2f"],
     ),
-    "no input at all": (lose_all_but("pd"), ["has none", "t1n, t1c, t2w"]),
-    "nothing but a label": (lose_all_but("seg"), ["has none", "t1n, t1c, t2w"]),
+    "nothing but a label": (
+        lose(*((m, NAMES[0]) for m in ("t1n", "t1c", "t2w"))),
+        ["has none", "t1n, t1c, t2w"],
+    ),
     "a missing sequence that the run cannot make": (make_whole_but_t1, ["t1n", "makes t2f"]),
-    "two files for one modality": (
-        lambda root: shutil.copy(image(root, "t1n"), root / "in" / image(root, "t1n").name),
-        ["two files for t1n"],
-    ),
-    "another spacing": (
-        regrid(lambda data, affine: (data, affine @ np.diag([1, 1, 2, 1]))),
-        [f"{NAMES[0]}_t1ce.nii.gz differs", "spacing"],
-    ),
-    "another shape": (
-        regrid(lambda data, affine: (data[1:], affine)),
+    "another grid": (
+        lambda root: rewrite(image(root, "t1c"), lambda data, affine: (data[1:], affine)),
         [f"{NAMES[0]}_t1ce.nii.gz differs", "shape"],
     ),
-    "a four-dimensional file": (make_four_dimensional, ["is 4-D"]),
-    "a folder that is no run": (
-        lambda root: (root / "run" / "config.json").unlink(),
-        ["is not a run folder"],
-    ),
     "an unfinished run": (lambda root: (root / "run" / "done.json").unlink(), ["not finished"]),
-    "a run of another version": (
-        lambda root: write_json(root / "run" / "done.json", {"format": FORMAT + 1}),
-        [f"reads {FORMAT}"],
-    ),
-    "a run of another dimension": (configure(dim=2), ["data.patch", "2 numbers"]),
     "scales without the target": (
         lambda root: write_json(root / "run" / "scales.json", []),
         ["scales.json", "t2f"],
     ),
-    "weights of another network": (
-        lambda root: save_weights(root / "run" / "weights.safetensors", torch.nn.Linear(2, 2)),
-        ["weights"],
-    ),
-} | {
-    f"a damaged {name}": (cut(lambda root, n=name: root / "run" / n, 30), [name])
-    for name in ("config.json", "scales.json", "weights.safetensors")
 }  # fmt: skip
 
 
@@ -168,35 +114,30 @@ def test_what_is_wrong_is_told_before_anything_is_written(root, capsys, what):
     assert not (root / "out").exists()
 
 
-def test_the_untouched_fixture_is_good_and_so_is_another_grid_of_what_the_run_does_not_use(root):
-    rewrite(image(root, "pd"), lambda data, affine: (data[1:], affine), image(root, "t1n"))
-    assert command(arguments(root)) == 0
-
-
-def test_a_case_folder_as_input_and_its_parent_as_output(root, capsys):
+def test_an_output_folder_in_the_input_folder_or_that_is_a_file(root, capsys):
     order = ["complete", "--run", str(root / "run"), "--out", str(root / "in")]
     assert command([*order, "--data", str(root / "in" / NAMES[0])]) == 2
     assert "is in the input folder" in capsys.readouterr().err
     assert len(list((root / "in" / NAMES[0]).iterdir())) == 4
+    for inside in (".", "completed"):
+        assert "input folder" in complain(root, capsys, out=root / "in" / inside)
+    (root / "file").write_text("mine")
+    assert "cannot create the folder" in complain(root, capsys, out=root / "file")
+    assert (root / "file").read_text() == "mine"
 
 
-def put_nan(value):
-    def change(path):
-        rewrite(path, dtype=np.float32)
-        content = bytearray(gzip.decompress(path.read_bytes()))
-        content[-4:] = np.float32(value).tobytes()
-        path.write_bytes(gzip.compress(content))
-
-    return change
+def put_infinity(path):
+    rewrite(path, dtype=np.float32)
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[-4:] = np.float32(np.inf).tobytes()
+    path.write_bytes(gzip.compress(content))
 
 
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda path: rewrite(path, lambda data, affine: (0 * data, affine)), "zero everywhere"),
         (lambda path: path.write_bytes(path.read_bytes()[:-40]), "truncated"),
-        (put_nan(np.nan), "1 NaN"),
-        (put_nan(np.inf), "1 NaN"),
+        (put_infinity, "1 NaN"),
     ],
 )
 @pytest.mark.parametrize("jobs", ["1", "2"])
@@ -228,12 +169,6 @@ def test_a_file_in_the_way_is_named_and_kept(root, capsys, modality):
     assert not (root / "out" / NAMES[0]).exists()
 
 
-def test_an_output_folder_that_is_a_file(root, capsys):
-    (root / "out").write_text("mine")
-    assert "cannot create the folder" in complain(root, capsys)
-    assert (root / "out").read_text() == "mine"
-
-
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
 def test_an_output_folder_that_is_full_or_may_not_be_written(root, capsys, monkeypatch, code):
     write = Path.write_bytes
@@ -248,7 +183,8 @@ def test_an_output_folder_that_is_full_or_may_not_be_written(root, capsys, monke
     assert command(arguments(root)) == 2
     assert "error: cannot write" in capsys.readouterr().err
     assert not list((root / "out").rglob("*flair*"))
-    monkeypatch.undo()
+    monkeypatch.undo()  # and the fixture is good, whatever grid what the run does not use has
+    rewrite(image(root, "pd"), lambda data, affine: (data[1:], affine), image(root, "t1n"))
     assert command(arguments(root)) == 0
 
 
@@ -274,11 +210,6 @@ def test_weights_that_give_nan(root, capsys, monkeypatch):
 )
 def test_flags_that_make_no_sense(root, capsys, flags, part):
     assert part in complain(root, capsys, *flags)
-
-
-@pytest.mark.parametrize("inside", [".", "completed"])
-def test_an_output_folder_inside_the_input_folder(root, capsys, inside):
-    assert "input folder" in complain(root, capsys, out=root / "in" / inside)
 
 
 def test_nnunet_needs_every_channel_and_one_file_ending(root, capsys):

@@ -3,10 +3,11 @@
 import json
 import os
 import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
@@ -18,27 +19,34 @@ from synth3d.completion import local_executor, makers
 from synth3d.completion.receipts import Layout, write_dataset_json
 from synth3d.files import claim, sha256
 
-CASES = 6
 PATIENCE_S = 120
 
 
 @pytest.fixture(scope="module")
-def expected(phantom_cohort, tmp_path_factory):
-    """FLAIR of the phantom cohort sent through, by one process; the files' hashes."""
+def cohort(phantom_cohort, tmp_path_factory):
+    """Three of the phantoms."""
+    folder = tmp_path_factory.mktemp("three") / "in"
+    for case in sorted(phantom_cohort.glob("Phantom-*"))[:3]:
+        shutil.copytree(case, folder / case.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(cohort, tmp_path_factory):
+    """FLAIR of the cohort sent through, by one process; the files' hashes."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    settings = {"data": phantom_cohort, "missing": ["flair"], "plumbing": True}
-    synth3d.complete(out=out, **settings)
+    synth3d.complete(out=out, data=cohort, missing=["flair"], plumbing=True)
     return contents(out)
 
 
 @pytest.fixture
-def start(phantom_cohort):
-    """Begin ``synth3d complete`` on the phantom cohort in a process of its own."""
+def start(cohort):
+    """Begin ``synth3d complete`` in a process of its own."""
     begun = []
 
     def begin(out, *flags):
-        order = [sys.executable, "-m", "synth3d", "complete", "--data", phantom_cohort, "--out",
-                 out, "--plumbing", "--missing", "flair", "--threads", "1", *flags]  # fmt: skip
+        order = [sys.executable, "-m", "synth3d", "complete", "--data", cohort, "--out", out,
+                 "--plumbing", "--missing", "flair", "--threads", "1", *flags]  # fmt: skip
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         begun.append(subprocess.Popen(list(map(str, order)), start_new_session=True, **pipe))
         return begun[-1]
@@ -68,43 +76,38 @@ def left_over(out):
     return [path.name for path in hidden]
 
 
-@pytest.mark.parametrize("form", ["brats", "nnunet"])
+@pytest.mark.parametrize("form", ["brats", pytest.param("nnunet", marks=pytest.mark.slow)])
 def test_two_processes_share_a_cohort_and_wait_for_what_a_third_holds(
     start, expected, tmp_path, form
 ):
     out = tmp_path / "out"
-    held = Layout(out, form).lock("Phantom-00000-000")
-    with claim(held) as ours:
+    with claim(Layout(out, form).lock("Phantom-00000-000")) as ours:
         assert ours
         pair = [start(out, "--format", form) for _ in range(2)]
-        wait_for(lambda: len(list(out.rglob("*.receipt.json"))) == CASES - 1)
+        wait_for(lambda: len(list(out.rglob("*.receipt.json"))) == 2)
         time.sleep(0.3)
         assert [process.poll() for process in pair] == [None, None]
-    told = [process.communicate(timeout=PATIENCE_S)[0] for process in pair]
+    told = "".join(process.communicate(timeout=PATIENCE_S)[0] for process in pair)
     assert [process.returncode for process in pair] == [0, 0]
-    made = [int(line.split(": ")[1].split()[0]) for text in told for line in text.splitlines()
-            if "completed now" in line]  # fmt: skip
-    assert sum(made) == CASES
+    assert sum(map(int, re.findall(r"(\d+) completed now", told))) == 3
+    assert len(list(out.rglob("*.receipt.json"))) == len(find_cases(out)) == 3
+    assert form == "nnunet" or contents(out) == expected
     assert not left_over(out)
-    receipts = [json.loads(path.read_text()) for path in out.rglob("*.receipt.json")]
-    assert len(receipts) == CASES
-    if form == "brats":
-        assert contents(out) == expected
-    else:
-        assert len(find_cases(out)) == CASES
 
 
-def test_kill_9_at_any_moment_then_a_rerun_gives_the_same_cohort(start, expected, tmp_path):
+@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("files", [1, 6])
+def test_kill_9_at_any_moment_then_a_rerun_gives_the_same_cohort(
+    start, cohort, expected, tmp_path, files, jobs
+):
     out = tmp_path / "out"
-    with claim(Layout(out, "brats").lock("Phantom-00005-000")):  # nobody ends before it is killed
-        for files, flags in ((1, ()), (14, ("--jobs", "2"))):
-            process = start(out, *flags)
-            wait_for(lambda least=files: len(list(out.rglob("*.nii.gz"))) >= least)
-            os.kill(process.pid, signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
-    last = start(out)
-    last.communicate(timeout=PATIENCE_S)
-    assert last.returncode == 0
+    with claim(Layout(out, "brats").lock("Phantom-00002-000")):  # nobody ends before it is killed
+        process = start(out, "--jobs", jobs)
+        wait_for(lambda: len(list(out.rglob("*.nii.gz"))) >= files)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    again = synth3d.complete(out=out, data=cohort, missing=["flair"], plumbing=True)
+    assert {one.state for one in again} <= {"made", "done"}
     assert contents(out) == expected
     assert not left_over(out)
 
@@ -157,20 +160,8 @@ def test_any_executor_makes_the_same_cohort_and_loads_the_run_once(
 
 
 def test_two_writers_of_dataset_json_leave_one_file(ready, tmp_path):
-    layout, cases, faults = Layout(tmp_path, "nnunet"), find_cases(ready / "in"), []
-
-    def write():
-        try:
-            for _ in range(20):
-                write_dataset_json(layout, cases, overwrite=False)
-        except Exception as error:
-            faults.append(error)
-
-    threads = [threading.Thread(target=write) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not faults
+    layout, cases = Layout(tmp_path, "nnunet"), find_cases(ready / "in")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: write_dataset_json(layout, cases, overwrite=False), range(80)))
     assert json.loads((tmp_path / "dataset.json").read_text())["file_ending"] == ".nii.gz"
     assert not left_over(tmp_path)

@@ -62,19 +62,21 @@ def test_the_value_lies_in_its_interval(values):
     assert narrow.high <= found.high + 1e-9
 
 
-def test_standard_error_of_a_hand_made_crossed_layout():
-    # Patients 0 and 2 apart by 2, seeds by 1, nothing else: MS 4 x 2/2, 2 x 0.5, 0
-    values = np.array([[0.0, 1.0], [2.0, 3.0]])
-    error, freedom = standard_error(values)
-    assert error == pytest.approx(np.sqrt((4 + 1 - 0) / 4))
-    assert freedom == pytest.approx(25 / (16 + 1))
-
-
-def test_chance_differences_between_seeds_are_taken_off():
-    # means of patients 0.5 and 3.5, of seeds 1 and 3, rests of +-0.5: mean squares 9, 4, 1
-    error, freedom = standard_error(np.array([[0.0, 1.0], [2.0, 5.0]]))
-    assert error == pytest.approx(np.sqrt((9 + 4 - 1) / 4))
-    assert freedom == pytest.approx(144 / (81 + 16 + 1))
+@pytest.mark.parametrize(
+    ("values", "squared", "freedom"),
+    [
+        # Patients apart by 2, seeds by 1, nothing else: mean squares 4, 1, 0
+        ([[0, 1], [2, 3]], (4 + 1 - 0) / 4, 25 / (16 + 1)),
+        # means of patients 0.5 and 3.5, of seeds 1 and 3, rests of +-0.5: mean squares 9, 4, 1
+        ([[0, 1], [2, 5]], (9 + 4 - 1) / 4, 144 / (81 + 16 + 1)),
+        ([[1], [2], [4]], np.var([1, 2, 4], ddof=1) / 3, 2),  # one seed: the usual one
+        ([[0, 1], [3, 2]], 4 / 4, 1),  # seeds no further apart than chance do not count
+        ([[0, 1], [1, 0]], 1 / 4, 1),  # patients that agree while their seeds do not
+    ],
+)
+def test_standard_error_by_hand(values, squared, freedom):
+    found = standard_error(np.array(values, float))
+    assert found == (pytest.approx(np.sqrt(squared)), pytest.approx(freedom))
 
 
 def test_which_draws_are_the_ends_by_hand():
@@ -85,20 +87,6 @@ def test_which_draws_are_the_ends_by_hand():
     low, high = quantiles(influence, np.sqrt(6.75 / 4) / 2, 0.95)
     assert low == pytest.approx(0.00196, rel=0.01)  # normal distribution at -2.8844
     assert 1 - high == pytest.approx(3.9e-7, rel=0.03)  # and at 4.9388
-
-
-def test_standard_error_with_one_seed_is_the_usual_one():
-    values = np.array([1.0, 2.0, 4.0])[:, None]
-    error, freedom = standard_error(values)
-    assert error == pytest.approx(values.std(ddof=1) / np.sqrt(3))
-    assert freedom == 2
-
-
-def test_seeds_no_further_apart_than_chance_do_not_count():
-    values = np.array([[0.0, 1.0], [3.0, 2.0]])  # all interaction
-    error, freedom = standard_error(values)
-    assert error == pytest.approx(np.sqrt(4 / 4))
-    assert freedom == 1
 
 
 def test_cases_of_one_patient_are_drawn_together():
@@ -127,10 +115,3 @@ def test_refuses_to_average_nothing():
 def test_any_few_values_have_an_interval_around_their_mean(values):
     found = bootstrap(2, 3, resamples=100).mean(values)
     assert 0 <= found.low <= found.high <= 1
-
-
-def test_patients_that_agree_while_their_seeds_do_not_still_have_an_interval():
-    values = np.array([[0.0, 1.0], [1.0, 0.0]])
-    found = bootstrap(2, 2).mean(values)
-    assert found.low < found.value < found.high
-    assert standard_error(values) == (pytest.approx(0.5), 1.0)

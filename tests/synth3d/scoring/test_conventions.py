@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -38,20 +38,14 @@ def value(scores, name):
     return next(v for n, v in scores.items() if n.split("@")[0] == name)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_name_carries_its_convention_and_every_convention_its_source(name):
-    scores = score_case(*head(), name)
-    assert scores
-    assert all(full.endswith(f"@{name}") for full in scores)
-    assert len(CONVENTIONS[name].source) > 40
-    assert CONVENTIONS[name].name == name
-
-
 def test_paper_agi_by_hand():
     real, synthetic, brain, tumour = head((31, 40, 36))
     top = np.percentile(real, 99.5)
     x, y = (np.clip(volume.astype(float) / top, 0, 1)[7:23] for volume in (real, synthetic))
     assert AGI.box(brain)[0] == slice(7, 23)  # 16 = round(31 * 80 / 155) slices
+    native = np.ones((155, 240, 240), bool)
+    assert AGI.box(native) == (slice(37, 117), slice(0, 240), slice(0, 240))
+    assert TSF.box(native) == (slice(14, 140), slice(24, 216), slice(24, 216))
     scores = score_case(real, synthetic, brain, tumour, "paper-agi")
     psnr = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(x, y, strict=True)]
     ssim = [structural_similarity(a, b, data_range=1) for a, b in zip(x, y, strict=True)]
@@ -75,39 +69,8 @@ def test_paper_tsf_by_hand():
     assert value(scores, "ssim_volume") == pytest.approx(ssim, abs=1e-9)
 
 
-def test_what_of_a_native_brats_volume_is_scored():
-    brain = np.ones((155, 240, 240), bool)
-    assert AGI.box(brain) == (slice(37, 117), slice(0, 240), slice(0, 240))
-    assert TSF.box(brain) == (slice(14, 140), slice(24, 216), slice(24, 216))
-    assert BRASYN.box(brain) == (slice(0, 155), slice(0, 240), slice(0, 240))
-
-
-def zeroed_pair(real, synthetic, mask):
-    """What ssim.py of the challenge hands to torchmetrics, for one region."""
-    pair = []
-    for volume in (real, synthetic):
-        low, high = np.percentile(volume, [0.5, 99.5])
-        pair.append(np.clip((volume.astype(float) - low) / (high - low), 0, 1) * mask)
-    return pair
-
-
-@pytest.mark.slow
-def test_brasyn_agrees_with_torchmetrics():
-    functional = pytest.importorskip("torchmetrics.functional.image", reason="no torchmetrics")
-    torch = pytest.importorskip("torch")
-    real, synthetic, brain, tumour = head()
-    scores = score_case(real, synthetic, brain, tumour, "brasyn")
-    for region, mask in (("tumour", tumour), ("rest", ~tumour)):
-        x, y = (torch.from_numpy(v)[None, None] for v in zeroed_pair(real, synthetic, mask))
-        mean, full = functional.structural_similarity_index_measure(y, x, return_full_image=True)
-        assert value(scores, f"ssim_{region}") == pytest.approx(float(mean), abs=1e-9)
-        if region == "tumour":
-            inside = full[0, 0].numpy()[tumour].mean()
-            assert value(scores, "ssim_tumour_inside") == pytest.approx(inside, abs=1e-9)
-
-
 def test_brasyn_agrees_with_figures_of_torchmetrics():
-    """Made as in the test above, with torchmetrics 1.9.0."""
+    """Made as the challenge's ssim.py does, with torchmetrics 1.9.0."""
     scores = score_case(*head(), "brasyn")
     assert value(scores, "ssim_tumour") == pytest.approx(0.9997573609420519, abs=1e-9)
     assert value(scores, "ssim_rest") == pytest.approx(0.9835426081767248, abs=1e-9)
@@ -137,27 +100,8 @@ def test_ours_is_image_scores_on_the_real_scale():
     )
 
 
-def saturated(seed):
-    """A real volume whose p99 and p99.5 are its maximum, and a darker synthetic one."""
-    generator = np.random.default_rng(seed)
-    real = generator.random((8, 16, 16)) * 90
-    real[:, :4] = 100
-    return real, real * generator.uniform(0.5, 1, real.shape), np.ones(real.shape, bool)
-
-
-@pytest.mark.parametrize("region", ["volume", "tumour"])
-@settings(max_examples=20)
-@given(seed=st.integers(0, 999))
-def test_range_2_by_p99_is_exactly_6_db_above_range_1_by_p99_5(region, seed):
-    real, synthetic, everywhere = saturated(seed)
-    agi = replace(AGI, slicewise=False, middle=1.0)
-    one, two = (score_case(real, synthetic, everywhere, everywhere, c) for c in (agi, TSF))
-    shift = value(two, f"psnr_{region}") - value(one, f"psnr_{region}")
-    assert shift == pytest.approx(20 * math.log10(2), abs=1e-9)  # 6.0206 dB
-    assert TSF.peak(real, everywhere) == pytest.approx(2 * AGI.peak(real, everywhere))
-
-
 @settings(max_examples=40)
+@example(seed=0, p=99.0, stretch=4.0)  # 20 log10 2 = 6.02 dB
 @given(seed=st.integers(0, 999), p=st.floats(50, 99.9), stretch=st.floats(2, 9))
 def test_psnr_of_two_ranges_differs_by_the_ratio_of_their_peaks(seed, p, stretch):
     generator = np.random.default_rng(seed)
@@ -165,19 +109,10 @@ def test_psnr_of_two_ranges_differs_by_the_ratio_of_their_peaks(seed, p, stretch
     synthetic = 50 + 50 * generator.random(real.shape)
     first = replace(TSF, high=p, stretch=stretch)  # at least 2 x 50 and so above every voxel
     one, two = (score_case(real, synthetic, everywhere, None, c) for c in (first, TSF))
-    expected = 20 * math.log10(TSF.peak(real, everywhere) / first.peak(real, everywhere))
+    peaks = [float(np.diff(c.ends(real, everywhere))[0]) for c in (TSF, first)]
+    expected = 20 * math.log10(peaks[0] / peaks[1])
     shift = value(two, "psnr_volume") - value(one, "psnr_volume")
     assert shift == pytest.approx(expected, abs=1e-6)
-
-
-def test_clipping_hides_errors_above_the_peak():
-    real, synthetic, brain, tumour = head()
-    brighter = np.where(real >= np.percentile(real, 99.5), 1e4, synthetic)
-    same = score_case(real, synthetic, brain, None, "paper-agi")
-    wrong = score_case(real, brighter, brain, None, "paper-agi")
-    assert value(wrong, "psnr_volume") >= value(same, "psnr_volume")
-    ours = [score_case(real, v, brain, None, "ours") for v in (synthetic, brighter)]
-    assert value(ours[1], "psnr_brain") < value(ours[0], "psnr_brain") - 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -209,24 +144,15 @@ def test_equal_volumes_are_perfect(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_volumes_of_one_histogram_may_be_swapped(name):
-    """Then real and synthetic have one range, in which no score knows which is which."""
-    real, _, brain, tumour = head()
-    synthetic = real.copy()
-    synthetic[tumour] = np.random.default_rng(1).permutation(real[tumour])
-    there = score_case(real, synthetic, brain, tumour, name, blanked=False)
-    back = score_case(synthetic, real, brain, tumour, name, blanked=False)
-    for full in there:
-        assert there[full] == pytest.approx(back[full], rel=1e-9)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_more_noise_scores_worse(name):
+@pytest.mark.parametrize("spoil", [lambda real, noisy: 2.0 * noisy - real, lambda *_: 0])
+def test_more_noise_and_an_empty_volume_score_worse(name, spoil):
     real, synthetic, brain, tumour = head()
-    worse = np.where(brain, np.maximum(real + 2.0 * (synthetic - real), 0), 0)
+    worse = np.where(brain, np.maximum(spoil(real, synthetic), 0), 0)
     good = score_case(real, synthetic, brain, tumour, name, blanked=False)
     bad = score_case(real, worse, brain, tumour, name, blanked=False)
     for full in good:
+        assert full.endswith(f"@{name}")
+        assert math.isfinite(bad[full])
         sign = 1 if full.startswith(("psnr", "ssim")) else -1
         assert sign * good[full] > sign * bad[full]
 
@@ -276,46 +202,22 @@ def test_volumes_smaller_than_the_window_have_scores(name, shape):
         assert math.isfinite(found) or full.startswith("ssim_rest")  # there is no rest
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_empty_synthetic_volume_is_scored_and_scores_badly(name):
-    real, synthetic, brain, tumour = head()
-    good = score_case(real, synthetic, brain, tumour, name, blanked=False)
-    bad = score_case(real, 0 * synthetic, brain, tumour, name, blanked=False)
-    for full in good:
-        assert math.isfinite(bad[full])
-        sign = 1 if full.startswith(("psnr", "ssim")) else -1
-        assert sign * good[full] > sign * bad[full]
-
-
-@pytest.mark.parametrize("name", ["ours", "paper-agi"])
-def test_an_empty_brain_has_no_scores(name):
-    nothing = np.zeros((8, 9, 10), bool)
-    scores = score_case(np.zeros(nothing.shape), np.zeros(nothing.shape), nothing, nothing, name)
-    assert all(math.isnan(found) for found in scores.values())
-
-
-def test_slices_without_brain_are_left_out():
-    real, synthetic, brain, _ = head((31, 40, 36))
-    brain = brain.copy()
-    brain[:12] = False
-    real, synthetic = np.where(brain, real, 0), np.where(brain, synthetic, 0)
-    assert math.isfinite(value(score_case(real, synthetic, brain, None, AGI), "psnr_volume"))
-
-
-def test_one_voxel_has_no_contrast_to_score_but_does_no_harm():
-    voxel, everywhere = np.full((1, 1, 1), 7.0), np.ones((1, 1, 1), bool)
+def test_degenerate_heads_have_scores_or_nan_and_divide_by_nothing():
+    one, everywhere = np.full((1, 1, 1), 7.0), np.ones((1, 1, 1), bool)
+    tiny = np.zeros((20, 20, 20))
+    tiny[9:11, 9:11, 9:11] = 100  # 0.1 % of the volume: p99.5 is 0
     for name in NAMES:
-        scores = score_case(voxel, 0.5 * voxel, everywhere, everywhere, name)
+        scores = score_case(one, 0.5 * one, everywhere, everywhere, name)
         assert all(math.isfinite(v) for full, v in scores.items() if full.startswith("psnr"))
         assert all(math.isnan(v) for full, v in scores.items() if "brasyn" in full)
-
-
-def test_a_tiny_head_does_not_divide_by_a_percentile_of_zero():
-    real = np.zeros((20, 20, 20))
-    real[9:11, 9:11, 9:11] = 100  # 0.1 % of the volume: p99.5 is 0
-    for name in ("paper-agi", "paper-tsf", "brasyn"):
-        scores = score_case(real, 0.5 * real, real > 0, real > 0, name)
-        assert all(math.isfinite(v) for full, v in scores.items() if "_rest" not in full)
+        scores = score_case(tiny, 0.5 * tiny, tiny > 0, tiny > 0, name)
+        assert all(math.isfinite(v) for full, v in scores.items() if "@paper" in full)
+    for name in ("ours", "paper-agi"):
+        scores = score_case(0 * tiny, 0 * tiny, tiny < 0, tiny < 0, name)
+        assert all(map(math.isnan, scores.values()))
+    upper = np.arange(20)[:, None, None] >= 12  # slices without brain are left out
+    scores = score_case(upper * (tiny + 1), upper * (tiny + 1) / 2, upper & (tiny >= 0), None, AGI)
+    assert math.isfinite(value(scores, "psnr_volume"))
 
 
 HEAD = head((6, 7, 8))
@@ -337,37 +239,26 @@ def test_refuses_what_cannot_be_scored(changed, name, part):
         score_case(*volumes, name)
 
 
-class Spy:
-    """A distance that counts slices: the mean absolute difference of each."""
-
-    def __init__(self):
-        self.seen = []
-
-    def __call__(self, real, synthetic):
-        self.seen.append((real, synthetic))
-        return np.abs(real - synthetic).mean(axis=(1, 2))
+def distance(real, synthetic):
+    return np.abs(real - synthetic).mean(axis=(1, 2))
 
 
 def test_lpips_is_the_sum_of_slices_in_one_paper_and_their_mean_in_ours():
     real, synthetic, brain, _ = head((12, 10, 10))
-    held = int(brain.any(axis=(1, 2)).sum())
-    assert 0 < held < 12
-    for name, slices in (("paper-tsf", 12), ("ours", held)):
-        spy = Spy()
-        scores = score_case(real, synthetic, brain, None, name, perceptual=spy)
-        ((x, y),) = spy.seen
-        assert len(x) == slices
-        assert x.dtype == np.float32
-        distances = np.abs(x - y).mean(axis=(1, 2))
-        expected = distances.sum() if name == "paper-tsf" else distances.mean()
-        region = "volume" if name == "paper-tsf" else "brain"
-        assert scores[f"lpips_{region}@{name}"] == pytest.approx(expected, rel=1e-6)
-        assert x.min() >= -1.5
-        assert x.min() < -0.9
+    held = brain.any(axis=(1, 2))
+    assert 0 < held.sum() < 12
+    for name, region in (("paper-tsf", "volume"), ("ours", "brain")):
+        scores = score_case(real, synthetic, brain, None, name, perceptual=distance)
+        rule = CONVENTIONS[name]
+        ends = rule.ends(real, brain)
+        each = 2 * distance(*(rule.apply(v, ends, brain) for v in (real, synthetic)))
+        each /= rule.data_range  # pictures are given in [-1, 1]
+        expected = each.sum() if name == "paper-tsf" else each[held].mean()
+        assert scores[f"lpips_{region}@{name}"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_lpips_has_its_control_and_is_left_out_where_the_source_has_none():
-    scores = score_case(*head((6, 8, 8)), "ours", perceptual=Spy())
+    scores = score_case(*head((6, 8, 8)), "ours", perceptual=distance)
     assert scores["lpips_brain_blanked@ours"] > scores["lpips_brain@ours"]
-    scores = score_case(*head((6, 8, 8)), "paper-agi", perceptual=Spy())
+    scores = score_case(*head((6, 8, 8)), "paper-agi", perceptual=distance)
     assert not any(full.startswith("lpips") for full in scores)

@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from synth3d.scoring.formulas import image_scores, mae_brain, psnr_brain, ssim_brain
@@ -56,40 +54,12 @@ def test_equal_volumes_are_perfect_and_an_empty_mask_gives_nan(score, shape):
     assert math.isnan(score(real, synthetic, np.zeros(shape, bool)))
 
 
-@pytest.mark.parametrize("score", SCORES)
-@given(seed=st.integers(0, 99))
-def test_real_and_synthetic_may_be_swapped(score, seed):
-    real, synthetic = pair((7, 4, 9), seed)
-    mask = real > 0.3
-    assert score(real, synthetic, mask) == pytest.approx(score(synthetic, real, mask), rel=1e-12)
-
-
-@given(noise=st.floats(0.01, 0.5))
-def test_more_noise_scores_worse(noise):
-    real, _ = pair((8, 8, 8))
-    error = np.random.default_rng(1).standard_normal(real.shape).astype(np.float32)
-    mask = np.ones(real.shape, bool)
-    a, b = real + noise * error, real + 1.5 * noise * error
-    assert psnr_brain(real, a, mask) > psnr_brain(real, b, mask)
-    assert mae_brain(real, a, mask) < mae_brain(real, b, mask)
-    assert ssim_brain(real, a, mask) > ssim_brain(real, b, mask)
-
-
 @pytest.mark.parametrize("score", [psnr_brain, mae_brain])
 def test_what_lies_outside_the_mask_does_not_count(score):
     real, synthetic = pair((6, 7, 8))
     mask = ball(real.shape)
     spoilt = np.where(mask, synthetic, 99).astype(np.float32)
     assert score(real, spoilt, mask) == score(real, synthetic, mask)
-
-
-def test_a_blanked_tumour_scores_near_zero():
-    brain, tumour = ball((24, 24, 24)), ball((24, 24, 24), 0.3)
-    texture = np.random.default_rng(0).random(brain.shape)
-    real = np.where(brain, 0.3 + 0.4 * texture, 0) + 0.5 * tumour
-    blanked = np.where(tumour, 0, real)
-    assert ssim_brain(real, blanked, tumour) < 0.1
-    assert ssim_brain(real, blanked, brain) > 0.5
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -49,17 +49,15 @@ def slices(n=3, side=64, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (n, side, side)).astype(np.float32)
 
 
-def test_says_what_to_install_when_the_package_is_missing(monkeypatch, no_network):
-    monkeypatch.setattr(perceptual_score.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"LPIPS needs the package lpips: pip install 'synth3d"):
-        PerceptualDistance()
-
-
-def test_says_where_the_weights_belong_when_they_are_missing(monkeypatch, tmp_path, no_network):
-    monkeypatch.setattr(perceptual_score.importlib.util, "find_spec", lambda name: object())
+def test_says_what_is_missing_and_where_it_belongs(monkeypatch, tmp_path, no_network):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(InputError, match=f"there is no {tmp_path}.*{FILE_NAME}: fetch"):
-        PerceptualDistance()
+    for package, told in (
+        (None, "LPIPS needs the package lpips: pip install 'synth3d"),
+        (object(), f"there is no {tmp_path}.*{FILE_NAME}: fetch"),
+    ):
+        monkeypatch.setattr(perceptual_score.importlib.util, "find_spec", lambda _, p=package: p)
+        with pytest.raises(InputError, match=told):
+            PerceptualDistance()
 
 
 def test_refuses_a_file_that_is_no_alexnet(monkeypatch, tmp_path, no_network):
