@@ -39,7 +39,7 @@ def options_of(name: str) -> frozenset[str]:
     """The keywords that the constructor of generator ``name`` takes, beside the channels."""
     made = GENERATORS[name]
     named = {p.name for p in inspect.signature(made).parameters.values() if p.kind != p.VAR_KEYWORD}
-    return (named | made.keywords) - {"in_channels", "out_channels"}
+    return frozenset(named | made.keywords) - {"in_channels", "out_channels"}
 
 
 __all__ = [

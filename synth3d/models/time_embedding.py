@@ -34,11 +34,7 @@ def sinusoids(time: Tensor, features: int = FEATURES) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Step index (B,) -> embedding (B, E): sinusoids, linear, SiLU, linear, SiLU; no autocast.
-
-    Args:
-        width: E.
-    """
+    """Step index (B,) -> embedding (B, E): sinusoids, linear, SiLU, linear, SiLU; no autocast."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -59,10 +55,6 @@ class TimeModulation(nn.Module):
 
     Both start at exactly 0, so that an untrained generator does not depend on time. The weights
     are bare parameters, which initialisers that walk over linear layers leave alone.
-
-    Args:
-        width: E, of the embedding.
-        channels: C.
     """
 
     def __init__(self, width: int, channels: int) -> None:

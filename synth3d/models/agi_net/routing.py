@@ -58,9 +58,8 @@ class CagrOptions:
         if self.routing_stride < 1:
             raise ValueError(f"routing_stride must be positive, got {self.routing_stride}")
         if self.checkpoint_routing not in (True, False, "auto"):
-            raise ValueError(
-                f"checkpoint_routing must be true, false or 'auto', got {self.checkpoint_routing!r}"
-            )
+            given = self.checkpoint_routing
+            raise ValueError(f"checkpoint_routing must be true, false or 'auto', got {given!r}")
 
 
 class OffsetHead(nn.Module):
@@ -108,13 +107,7 @@ class OffsetHead(nn.Module):
 
 
 class ScaleHead(nn.Module):
-    """(B, C) -> scales (B, n) in (0, 1), sigmoid(1) = 0.731 at the start.
-
-    Args:
-        channels: C.
-        groups: n.
-        init: What the scale is the sigmoid of, at the start.
-    """
+    """(B, C) -> scales (B, n) in (0, 1), sigmoid(``init``) at the start."""
 
     def __init__(self, channels: int, groups: int, init: float = 1.0) -> None:
         super().__init__()
@@ -136,13 +129,8 @@ class ScaleHead(nn.Module):
 class RoutingUnit(nn.Sequential):
     """Grouped convolution of gated features, normalisation over channels, GELU.
 
-    Args:
-        channels: C, a multiple of ``groups``.
-        groups: n.
-        dim: 2 or 3.
-        stride: Of the convolution.
-        lean: Keep the convolution's result for the backward alone and normalise it again there;
-            hooks of the normalisation and the GELU are not called then.
+    ``lean``, it keeps the convolution's result for the backward alone and normalises it again
+    there; hooks of the normalisation and the GELU are not called then.
     """
 
     def __init__(
@@ -157,21 +145,18 @@ class RoutingUnit(nn.Sequential):
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
         """(B, C, \\*S), gates (B, C, 1, ...) or None -> (B, C, \\*S')."""
-        y = self[0](x, gates)
-        norm, act = self[1], self[2]
-        return norm_gelu(y, norm) if self.lean else act(norm(y))
+        convolve, norm, act = self
+        y = convolve(x, gates)
+        if self.lean and isinstance(norm, ChannelNorm):
+            return norm_gelu(y, norm)
+        return act(norm(y))
 
 
 class Routing(nn.Module):
     """Reads gated features and predicts the offsets and scales of each group.
 
-    Args:
-        channels: C, a multiple of ``groups``.
-        groups: n.
-        dim: 2 or 3.
-        options: See :class:`CagrOptions`. ``recompute`` is what ``checkpoint_routing`` says;
-            where that is ``"auto"`` it is False until somebody decides.
-        axes: See :class:`OffsetHead`.
+    ``recompute`` is what ``checkpoint_routing`` says; where that is ``"auto"`` it is False until
+    somebody decides. ``axes`` are those of :class:`OffsetHead`.
     """
 
     def __init__(
@@ -201,14 +186,9 @@ class Routing(nn.Module):
             self.scale = ScaleHead(channels, groups, options.scale_init)
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Offsets and scales for ``x * gates``.
+        """Offsets (B, n, d) in taps (z, y, x) and scales (B, n) for ``x * gates``, float32 or more.
 
-        Args:
-            x: (B, C, \\*S).
-            gates: (B, C, 1, ...), or None for ones.
-
-        Returns:
-            Offsets (B, n, d) in taps (z, y, x), scales (B, n); float32 or more.
+        ``x`` is (B, C, \\*S), ``gates`` (B, C, 1, ...) or None for ones.
         """
         if self.recompute and torch.is_grad_enabled():
             shift, size = checkpoint(
