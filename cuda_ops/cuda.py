@@ -140,13 +140,8 @@ def expression(
 ) -> str:
     """The C++ name of one instance: ``roll_forward<float, brain16, 3, 3, 3, 3, false, 128>``.
 
-    Args:
-        kernel: ``roll_forward`` or ``roll_backward``.
-        weight: Type of the weight.
-        other: Type of the rolled kernels or of their gradient.
-        sizes: Sides of the kernel, ([z,] y, x).
-        last: Whether kernels lie channels-last.
-        threads: Threads of a block.
+    ``other`` is the type of the rolled kernels or of their gradient, ``sizes`` are the sides
+    ([z,] y, x) of a kernel, ``last`` says whether kernels lie channels-last.
     """
     name = kernel if math.prod(sizes) <= REGISTER_TAPS else f"{kernel}_any"
     sides = ", ".join(map(str, (1,) * (3 - len(sizes)) + sizes))

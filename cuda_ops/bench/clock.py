@@ -82,9 +82,7 @@ def interleave(
 
     A quick call is repeated within its turn until the turn lasts about ``least`` seconds; how
     often is settled by a second warm-up call. A call slower than a second is warmed up once.
-
-    Returns:
-        For each candidate its seconds, one per round, in the order of the rounds.
+    Of each candidate comes the seconds of each round.
     """
     repeats = {}
     for name, call in calls.items():
@@ -103,14 +101,14 @@ def interleave(
 
 
 class Ratio(NamedTuple):
-    """How a candidate's time compares with a baseline's."""
+    """How a candidate's time compares with a baseline's, in the median round and the lowest.
+
+    ``of_minima`` is the ratio of their fastest turns: for when a neighbour was loud.
+    """
 
     median: float
-    """Of the rounds' ratios."""
     lowest: float
-    """Of the rounds' ratios."""
     of_minima: float
-    """Of the candidate's and the baseline's fastest turn: for when a neighbour was loud."""
 
 
 def compare(candidate: Sequence[float], baseline: Sequence[float]) -> Ratio:
@@ -127,8 +125,7 @@ def summary(taken: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def keep_memory() -> bool:
     """Let freed memory stay with the process, so that page faults are no part of a time.
 
-    Returns:
-        Whether the C library could be told; only glibc can.
+    Whether the C library could be told; only glibc can.
     """
     return _told((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 256 << 20))
 

@@ -60,15 +60,8 @@ def serve(
 ) -> int:
     """Run the command line of any benchmark, this one's or another package's.
 
-    Args:
-        arguments: Of the command line; None for the process's own.
-        program: How it is called, as in ``python -m cuda_ops.bench``.
-        description: For ``--help``.
-        examples: For the end of ``--help``.
-        rows: All rows for a device, in the order of the table.
-
-    Returns:
-        The exit code, as ``description`` should say: 0, 1, 2 or 130.
+    ``program`` is how it is called, ``description`` and ``examples`` are for ``--help``, ``rows``
+    gives all rows for a device. The exit code is 0, 1, 2 or 130, as ``description`` should say.
     """
     parser = _parser(program, description, examples)
     args = parser.parse_args(arguments)
@@ -109,11 +102,7 @@ def serve(
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name, made the current one.
-
-    Raises:
-        ValueError: It is neither cpu nor cuda, or the machine does not have it.
-    """
+    """The device of a name, made the current one; a ValueError if it is not here."""
     if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
         raise ValueError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
     device = torch.device(name)
@@ -128,11 +117,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def choose(all_rows: Sequence[Row], patterns: Sequence[str], quick: bool) -> list[Row]:
-    """The rows that the flags ask for, in their order.
-
-    Raises:
-        ValueError: A pattern fits none.
-    """
+    """The rows that the flags ask for, in their order; a ValueError if a pattern fits none."""
     pool = [row for row in all_rows if row.quick or not quick]
     taken: set[str] = set()
     for pattern in patterns:

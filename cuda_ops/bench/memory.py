@@ -101,11 +101,7 @@ def _resident(key: str) -> int:
 
 
 def child(task: str) -> int:
-    """Bytes of resident memory that the layer added to a process that has already convolved.
-
-    Args:
-        task: JSON with candidate, shape, dtype, layout and threads.
-    """
+    """Bytes of resident memory that the layer added to a process that has already convolved."""
     what = json.loads(task)
     give_back_memory()
     torch.set_num_threads(what["threads"])

@@ -23,13 +23,7 @@ COLUMNS = (
 
 
 def environment(setting: Setting, kept: bool, command: Sequence[str]) -> dict[str, Any]:
-    """What the figures depend on besides the code: machine, versions, command.
-
-    Args:
-        setting: How it is measured.
-        kept: Whether freed memory stays with the process.
-        command: The program and its arguments.
-    """
+    """What the figures depend on besides the code; ``kept`` is of freed memory, by the process."""
     facts: dict[str, Any] = {
         "command": " ".join(command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -52,13 +52,7 @@ class ScalarCritic(nn.Module):
     Convolutions of side 5, each with a ReLU and a pooling by 2, then two linear layers. Theirs
     flatten a patch of one fixed size; here features are averaged over space, so that any size
     fits. The normalisation is over all channels together: per channel it would leave nothing
-    that an average could tell.
-
-    Args:
-        in_channels: Channels of what is judged.
-        dim: 2 or 3.
-        width: Channels of the first layer; doubled by each further one, up to 8 times.
-        layers: Halvings.
+    that an average could tell. The arguments are :class:`PatchCritic`'s.
     """
 
     def __init__(self, in_channels: int, dim: int, width: int = 32, layers: int = 3) -> None:

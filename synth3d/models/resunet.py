@@ -115,22 +115,14 @@ class ResUNet(nn.Module):
         wanted: Tensor | None = None,
         time: Tensor | None = None,
     ) -> Tensor:
-        """Map sources to targets.
+        """Map sources (B, C_in, \\*S) to targets (B, C_out, \\*S).
 
         Args:
-            x: (B, C_in, D, H, W), or (B, C_in, H, W) if ``dim`` is 2; sides are multiples of
-                2 ** (len(widths) - 1).
+            x: Sides are multiples of 2 ** (len(widths) - 1), else a ValueError.
             present: (B, C_in) bool; channels that are not present are read as zero.
             wanted: (B, C_out) bool; not used, all targets are made.
             time: (B,) floating point, a diffusion step index in [0, T); exactly if the network
                 was built with ``time_embedding``.
-
-        Returns:
-            (B, C_out, \\*S).
-
-        Raises:
-            ValueError: Wrong number of axes, sides that do not halve often enough, or a time
-                that is missing, unwelcome or not (B,).
         """
         check_sides(x, self.dim, 2**self.levels)
         embedded = self._embed(x, time)

@@ -16,15 +16,10 @@ LONGEST = 10_000.0
 
 
 def sinusoids(time: Tensor, features: int = FEATURES) -> Tensor:
-    """Cosines and sines of a step index at geometrically spaced frequencies.
+    """Cosines and sines of a step index (B,) at F / 2 geometrically spaced frequencies: (B, F).
 
-    Args:
-        time: (B,), floating point, a step index in [0, T); fractions are welcome.
-        features: F, even.
-
-    Returns:
-        (B, F): cos then sin of time · 10000^(-i / (F / 2)) for i = 0 ... F / 2 - 1, in float32,
-        or float64 if ``time`` is.
+    cos then sin of time · 10000^(-i / (F / 2)) for i = 0 ... F / 2 - 1, in float32, or float64 if
+    ``time`` is.
     """
     half = features // 2
     time = time.to(torch.promote_types(time.dtype, torch.float32))

@@ -92,15 +92,6 @@ def test_rolling_keeps_its_laws(name, place):
     assert calls
 
 
-@pytest.mark.parametrize("sides", [(3, 3), (3, 1, 2), (4, 4, 2)])  # the last has over 27 taps
-def test_gradients_are_right_to_second_order_on_the_device(sides, place, small):
-    leaves = small(len(sides), place.device, sides=sides)
-    leaves[0] = leaves[0][:2, :2].detach().requires_grad_()
-    fast = len(sides) == 3
-    assert torch.autograd.gradcheck(roll_kernel, leaves, fast_mode=fast)
-    assert torch.autograd.gradgradcheck(roll_kernel, leaves, fast_mode=True)
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30])
 def test_wild_offsets_reach_no_foreign_memory_and_no_foreign_gradient(bad, place, small):
     weight, offsets, scale = small(3, place.device, torch.float32)

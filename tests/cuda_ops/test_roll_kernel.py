@@ -193,7 +193,7 @@ def test_huge_offsets_are_whole_rolls():
     assert torch.equal(rolled[0], weight.roll((shift,) * 3, (2, 3, 4)))
 
 
-@pytest.mark.parametrize("sides", [(3, 3), (2, 2, 2), (3, 1, 3)])
+@pytest.mark.parametrize("sides", [(3, 3), (2, 2, 2), (3, 1, 3), (4, 4, 2)])  # up to 32 taps
 def test_gradients_are_right_to_second_order(sides):
     g = torch.Generator().manual_seed(0)
     weight = torch.randn(1, 2, *sides, generator=g, dtype=torch.float64, requires_grad=True)

@@ -12,11 +12,13 @@ from cuda_ops import full_precision
 from synth3d.models.agi_net.grouped import GROUPED
 from synth3d.models.blocks import ChannelNorm, GlobalMean, check_option, norm_gelu
 
-MODULES = ("conv", "gr", "ca", "cagr")
-ROUTINGS = ("stacked", "parallel")
-ATTENTION_INITS = ("default", "open")
-OFFSETS = ("learned", "shared", "frozen")
-SCALES = ("learned", "fixed")
+CHOICES = {
+    "module": ("conv", "gr", "ca", "cagr"),
+    "routing": ("stacked", "parallel"),
+    "attn_init": ("default", "open"),
+    "offsets": ("learned", "shared", "frozen"),
+    "scale": ("learned", "fixed"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,6 @@ class CagrOptions:
         scale_init: What a learned scale is the sigmoid of, at the start.
         routing_stride: Of the routing's first unit (of both, if parallel); 2 is cheaper.
         checkpoint_routing: Compute the routing again in the backward instead of keeping it.
-
-    Raises:
-        ValueError: An option that does not exist.
     """
 
     module: str = "cagr"
@@ -50,11 +49,8 @@ class CagrOptions:
     checkpoint_routing: bool | str = "auto"
 
     def __post_init__(self) -> None:
-        check_option("module", self.module, MODULES)
-        check_option("routing", self.routing, ROUTINGS)
-        check_option("attn_init", self.attn_init, ATTENTION_INITS)
-        check_option("offsets", self.offsets, OFFSETS)
-        check_option("scale", self.scale, SCALES)
+        for name, known in CHOICES.items():
+            check_option(name, getattr(self, name), known)
         if self.routing_stride < 1:
             raise ValueError(f"routing_stride must be positive, got {self.routing_stride}")
         if self.checkpoint_routing not in (True, False, "auto"):
@@ -66,15 +62,8 @@ class OffsetHead(nn.Module):
     """(B, C) -> offsets (B, n, d), unbounded, zero at the start.
 
     Its weight is a bare parameter of a class that is no ``nn.Linear``, so that initialisers
-    which walk over convolutions and linear layers leave the zeros alone.
-
-    Args:
-        channels: C.
-        groups: n.
-        dim: d.
-        shared: Predict one offset for all groups.
-        axes: The axes (0 is z, or y in 2-D) with something to roll; None for all. Along the
-            others the offset is 0.
+    which walk over convolutions and linear layers leave the zeros alone. ``shared`` is one offset
+    for all groups. Along an axis (0 is z, or y in 2-D) that is not among ``axes`` it is 0.
     """
 
     def __init__(

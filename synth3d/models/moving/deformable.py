@@ -98,16 +98,13 @@ def deformable_conv(x: Tensor, weight: Tensor, offsets: Tensor, masks: Tensor) -
     """Modulated deformable convolution, size-preserving, one tap after the other.
 
     What one tap reads is not kept for the backward but read again: kept, it would be 27 times
-    the input in 3-D.
+    the input in 3-D. The result (B, C_out, \\*S) is ``torchvision.ops.deform_conv2d``'s in 2-D.
 
     Args:
-        x: (B, C_in, D, H, W) or (B, C_in, H, W).
+        x: (B, C_in, \\*S), 0 outside.
         weight: (C_out, C_in, \\*k), odd k.
         offsets: (B, taps, d, \\*S) in voxels (z, y, x), taps in the order of the flattened kernel.
         masks: (B, taps, \\*S).
-
-    Returns:
-        (B, C_out, \\*S), as ``torchvision.ops.deform_conv2d`` gives in 2-D; outside ``x`` is 0.
     """
     axes = x.ndim - 2
     convolve = F.conv3d if axes == 3 else F.conv2d
