@@ -54,16 +54,13 @@ def test_kernels_and_gradients_lie_in_memory_as_the_weight_does(dim):
     assert torch.equal(out, roll_kernel_op(*leaves, torch.float64))
 
 
-@pytest.mark.parametrize("backend", ["torch", "cupy", "auto"])
-def test_the_environment_chooses_the_backend(backend, monkeypatch):
-    monkeypatch.setenv("CUDA_OPS_BACKEND", backend)
-    monkeypatch.setattr(cuda, "load_cupy", lambda: None)
-    assert op._uses_cupy() == (backend != "torch")
-
-
-def test_the_default_backend_is_the_fused_kernel(monkeypatch):
+def test_the_environment_chooses_the_backend_and_the_default_is_the_fused_kernel(monkeypatch):
     monkeypatch.delenv("CUDA_OPS_BACKEND", raising=False)
     assert op._uses_cupy()
+    monkeypatch.setattr(cuda, "load_cupy", lambda: None)
+    for backend in ("torch", "cupy", "auto"):
+        monkeypatch.setenv("CUDA_OPS_BACKEND", backend)
+        assert op._uses_cupy() == (backend != "torch")
 
 
 def test_the_choice_of_the_backend_does_not_break_a_compiled_graph(monkeypatch):

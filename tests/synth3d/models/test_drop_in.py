@@ -199,16 +199,6 @@ def test_device_type_mode_and_frozen_weights_are_taken_over():
     assert {p.dtype for p in new.parameters()} == {torch.float64}
 
 
-@pytest.mark.slow
-def test_it_compiles():
-    net, x = UNet(), torch.randn(2, 2, 8, 8, 8)
-    replace_convolutions(net, "*conv", groups=2)
-    wake(net)
-    compiled = torch.compile(net, backend="aot_eager")
-    assert torch.allclose(compiled(x), net(x), atol=1e-4)
-    compiled(x).square().mean().backward()
-
-
 def test_the_example_of_the_docstring():
     assert doctest.testmod(drop_in, extraglobs={"nn": nn}).failed == 0
 
