@@ -50,11 +50,7 @@ class SmallFPE(DatasetFingerprintExtractor):
         self.track: Callable[[Sequence], Iterable] = iter
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
-        """Read every case once and write ``dataset_fingerprint.json``.
-
-        Raises:
-            ValueError: A case has NaN voxels, or no case has a labelled voxel.
-        """
+        """Read every case once and write ``dataset_fingerprint.json``."""
         target = Path(nnUNet_preprocessed) / self.dataset_name / "dataset_fingerprint.json"
         if target.is_file() and not overwrite_existing:
             return json.loads(target.read_text())

@@ -39,8 +39,7 @@ class CpuClock:
 class CudaClock:
     """Time between two events on the device's current stream.
 
-    ``queued``, the calls wait behind a sleeping device first, so that launching them does not
-    show: for the speed of a kernel rather than of its use.
+    ``queued``, the calls wait behind a sleeping device first, so that launching them does not show.
     """
 
     def __init__(self, device: torch.device, queued: bool = False) -> None:

@@ -7,7 +7,6 @@ import platform
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,8 @@ def missed(results: Sequence[Result]) -> list[str]:
 
 def as_json(facts: dict[str, Any], results: Sequence[Result]) -> str:
     """Everything: ``schema``, ``environment``, ``rows`` and the names ``missed``."""
-    rows = [asdict(result) for result in results]
+    hidden = {"measure", "quick"}
+    rows = [{k: v for k, v in vars(result).items() if k not in hidden} for result in results]
     document = {"schema": SCHEMA, "environment": facts, "rows": rows, "missed": missed(results)}
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
 

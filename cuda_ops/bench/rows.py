@@ -38,32 +38,6 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Result:
-    """One line of the table.
-
-    ``value`` is None where nothing could be measured; ``note`` says why. ``met`` is None
-    without a bar and for a line that was skipped, False for one that failed.
-    """
-
-    name: str
-    shape: str
-    dtype: str
-    memory_format: str
-    candidate: str
-    baseline: str
-    value: float | None = None
-    unit: str = "×"
-    lowest: float | None = None
-    of_minima: float | None = None
-    rounds: int = 0
-    bar: float | None = None
-    at_least: bool = False
-    met: bool | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Row:
     """Something to measure: usually a candidate against a baseline.
 
@@ -73,7 +47,7 @@ class Row:
 
     name: str
     shape: str
-    measure: Callable[["Row", Setting], list[Result]]
+    measure: Callable[["Row", Setting], list["Result"]]
     dtype: str = "fp32"
     memory_format: str = "contiguous"
     candidate: str = "rolling"
@@ -82,15 +56,31 @@ class Row:
     at_least: bool = False
     quick: bool = False
 
-    def result(self, **changes: Any) -> Result:
+    def result(self, **changes: Any) -> "Result":
         """A result of this row, with whether its bar is met; NaN meets none."""
-        said = {key: getattr(self, key) for key in Row.__dataclass_fields__}
-        del said["measure"], said["quick"]
-        said |= changes
+        said = {**vars(self), **changes}
         value, bar = said.get("value"), said["bar"]
         if bar is not None and value is not None:
             said.setdefault("met", value >= bar if self.at_least else value <= bar)
         return Result(**said)
+
+
+@dataclass(frozen=True)
+class Result(Row):
+    """One line of the table.
+
+    ``value`` is None where nothing could be measured; ``note`` says why. ``met`` is None
+    without a bar and for a line that was skipped, False for one that failed.
+    """
+
+    value: float | None = None
+    unit: str = "×"
+    lowest: float | None = None
+    of_minima: float | None = None
+    rounds: int = 0
+    met: bool | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
 class SkipRow(Exception):  # noqa: N818  (nothing has gone wrong)

@@ -87,13 +87,8 @@ def feature_distance(features: nn.Module, made: Sequence[Tensor], real: Sequence
 def orthogonal_slices(volumes: Tensor, count: int, draws: torch.Generator) -> list[Tensor]:
     """``count`` slices across each axis, at random places, as stacks of pictures.
 
-    Args:
-        volumes: (N, H, W), which are pictures already, or (N, D, H, W).
-        count: Slices per axis of a volume.
-        draws: On the CPU; the same state gives the same places.
-
-    Returns:
-        One stack (N, H, W), or three: across z (count · N, H, W), y (count · N, D, W) and x.
+    Of volumes (N, D, H, W) there are three: across z (count · N, H, W), y (count · N, D, W) and x;
+    (N, H, W) are pictures already. ``draws`` is on the CPU: its state gives the places.
     """
     if volumes.ndim == 3:
         return [volumes]

@@ -98,20 +98,13 @@ def test_a_shared_kernel_is_rolled_once_and_gives_the_same(monkeypatch, how, dim
         assert torch.allclose(got, want, atol=1e-9)
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "auto"])
-def test_a_way_that_was_asked_for_is_taken_for_a_shared_kernel_too(way):
+@pytest.mark.parametrize("way", WAYS)
+def test_both_or_one_of_offsets_and_scale_may_be_shared_in_each_way(way):
     x, weight, offsets, scale = case(3)
-    expected = rolling_conv(x, weight, offsets[:1], scale[:1], 1, 1)
-    result = by(way, x, weight, offsets[:1], scale[:1], 1, 1)
-    assert torch.allclose(result, expected, atol=1e-10)
-
-
-def test_one_of_offsets_and_scale_may_be_shared_alone():
-    x, weight, offsets, scale = case(3)
-    for o, s in ((offsets[:1], scale), (offsets, scale[:1])):
+    for o, s in ((offsets[:1], scale), (offsets, scale[:1]), (offsets[:1], scale[:1])):
         full = o.expand(3, -1, -1).clone(), s.expand(3, -1).clone()
         expected = one_by_one(x, weight, *full, 1, 1)
-        assert torch.allclose(rolling_conv(x, weight, o, s, 1, 1), expected, atol=1e-10)
+        assert torch.allclose(by(way, x, weight, o, s, 1, 1), expected, atol=1e-10)
 
 
 def test_an_expanded_leaf_gets_a_gradient_for_each_of_its_rows():

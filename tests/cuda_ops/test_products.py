@@ -63,19 +63,6 @@ def test_kernels_and_gradients_are_the_references(sides, outputs, last):
         assert torch.allclose(other, meant, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("permuted", [(1, 0, 2, 3, 4), (0, 1, 4, 3, 2), (4, 3, 2, 1, 0)])
-def test_a_weight_may_lie_in_any_layout(permuted):
-    weight, offsets, scale = case((3, 2, 4), outputs=4)
-    back = [permuted.index(axis) for axis in range(5)]
-    strange = weight.detach().permute(permuted).contiguous().permute(back).requires_grad_()
-    results = []
-    for leaf in (weight, strange):
-        kernels = roll_forward(leaf, offsets, scale)
-        results.append([kernels, *torch.autograd.grad((kernels**2).sum(), (leaf, offsets))])
-    assert layout(results[1][0]) == "contiguous"
-    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*results, strict=True))
-
-
 @pytest.mark.parametrize("last", [False, True])
 def test_a_gradient_that_is_not_finite_stays_in_its_own_group(last):
     leaves = case(dtype=torch.float32, last=last)

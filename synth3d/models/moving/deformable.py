@@ -85,13 +85,11 @@ class DeformableConv(nn.Module):
             return self.conv(displace(x, offsets[:, 0]) * masks.to(x.dtype))
         weight = self.conv.weight
         with full_precision(x.device.type):
+            exact = x.to(weight.dtype)
             if self.mode == "exact":
-                y = deformable_conv(x.to(weight.dtype), weight, offsets, masks)
-            else:
-                flat = offsets.flatten(1, 2)
-                operator = _torchvision_operator()
-                y = operator(x.to(weight.dtype), flat, weight, padding=1, mask=masks)
-        return y.to(x.dtype)
+                return deformable_conv(exact, weight, offsets, masks).to(x.dtype)
+            flat = offsets.flatten(1, 2)
+            return _torchvision_operator()(exact, flat, weight, padding=1, mask=masks).to(x.dtype)
 
 
 def deformable_conv(x: Tensor, weight: Tensor, offsets: Tensor, masks: Tensor) -> Tensor:

@@ -152,13 +152,6 @@ def test_a_grouped_head_gives_every_modality_groups_of_its_own(dim, groups, inpu
     assert ghost.head.mask.shape == net.head.mask.shape
 
 
-def test_a_grouped_head_needs_a_group_for_every_modality():
-    with pytest.raises(ValueError, match="2 groups of 16 channels cannot be shared out among 3"):
-        AGINet(3, 1, widths=(16, 32), stages=3, groups=2, head="grouped")
-    with pytest.raises(ValueError, match="head must be one of plain, grouped"):
-        AGINet(3, 1, **SMALL, head="both")
-
-
 @pytest.mark.parametrize(
     ("options", "lost", "check"),
     [
@@ -179,7 +172,7 @@ def test_switched_off_heads_have_no_parameters_and_do_what_they_say(options, los
     assert check(offsets, scale)
 
 
-# 7 stands in test_models_counts.py; 6 once more: the output depends on the patch
+# 7 stands in test_counts.py; 6 once more: the output depends on the patch
 
 
 def test_routing_depends_on_the_whole_patch():

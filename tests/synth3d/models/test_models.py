@@ -193,6 +193,8 @@ def test_the_global_mean_has_the_means_gradients(last):
         ({"stages": 4}, "expected 0 to 3 stages, got 4"),
         ({"stages": ("down2",)}, "unknown stage"),
         ({"routing_stride": 0}, "routing_stride"),
+        ({"head": "both"}, "head must be one of plain, grouped"),
+        ({"head": "grouped", "groups": 1}, "1 groups of 16 channels cannot be shared out among 2"),
         ({"dim": 4}, "dim 2 or 3"),
         ({"widths": (8,)}, "at least two"),
         ({"blocks": 0}, "blocks must be positive"),
