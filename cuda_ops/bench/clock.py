@@ -124,7 +124,7 @@ def summary(taken: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def keep_memory() -> bool:
     """Let freed memory stay with the process, so that page faults are no part of a time.
 
-    Whether the C library could be told; only glibc can.
+    Says whether the C library could be told; only glibc can.
     """
     return _told((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 256 << 20))
 

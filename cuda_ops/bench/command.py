@@ -103,7 +103,7 @@ def serve(
 
 def pick_device(name: str) -> torch.device:
     """The device of a name, made the current one; a ValueError if it is not here."""
-    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
+    if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?", name):
         raise ValueError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
     device = torch.device(name)
     if device.type == "cuda":

@@ -15,6 +15,7 @@ from cuda_ops import cuda
 from cuda_ops.bench.clock import Call, CudaClock, summary
 from cuda_ops.bench.rows import (
     DTYPES,
+    GENERATION,
     LAYOUTS,
     Result,
     Row,
@@ -29,39 +30,34 @@ from cuda_ops.bench.rows import (
 from cuda_ops.op import roll_kernel_op
 from cuda_ops.products import roll_forward
 
-FUSED = (  # kernels of AGI-Net's stages; bar of the fused form over the matrix product
-    (Shape(64, 16), 0.2),
-    (Shape(256, 16), None),
-    (Shape(512, 8, batch=4), None),
-    (Shape(512, 32, batch=16, dim=2), None),
-)
-BANDWIDTH = (  # aim of the share of a copy's bandwidth
-    (Shape(256, 16), None),
-    (Shape(512, 8, batch=4), 0.7),
-    (Shape(512, 32, batch=16, dim=2), None),
-)
+SHAPES = [shape for shape, *_ in GENERATION]
+FUSED_BARS = {SHAPES[0]: 0.2}
+"""Of the fused form's time over the matrix product's."""
+BANDWIDTH_AIMS = {SHAPES[2]: 0.7}
+"""Of the share of a copy's bandwidth."""
 
 
 def gpu_rows() -> Iterator[Row]:
     """All of them, in the order of the table."""
-    shape = Shape(64, 16)
+    shape = SHAPES[0]
     for dtype, (direction, bar) in product(DTYPES, (("forward", 1), ("backward", 3))):
         yield Row(
             f"gpu/launches/{direction}/{dtype}", f"{shape.kernels}, {direction}",
             partial(_launches, shape=shape), dtype, candidate="fused", baseline="–", bar=bar,
         )  # fmt: skip
-    for (shape, bar), direction in product(FUSED, ("forward", "both")):
+    for shape, direction in product(SHAPES, ("forward", "both")):
         yield Row(
             f"gpu/fused/{shape.short}/{direction}", f"{shape.kernels}, {direction}",
-            partial(_fused, shape=shape), candidate="cupy", baseline="torch", bar=bar,
+            partial(_fused, shape=shape), candidate="cupy", baseline="torch",
+            bar=FUSED_BARS.get(shape),
         )  # fmt: skip
-    for (shape, aim), direction, dtype, layout in product(
-        BANDWIDTH, ("forward", "backward"), DTYPES, LAYOUTS
-    ):
+    directions = ("forward", "backward")
+    for shape, direction, dtype, layout in product(SHAPES[1:], directions, DTYPES, LAYOUTS):
         yield Row(
             f"gpu/bandwidth/{shape.short}/{direction}/{dtype}/{layout}",
             f"{shape.kernels}, {direction}", partial(_bandwidth, shape=shape), dtype, layout,
-            candidate="fused", baseline="copy of as many bytes", bar=aim, at_least=True,
+            candidate="fused", baseline="copy of as many bytes", bar=BANDWIDTH_AIMS.get(shape),
+            at_least=True,
         )  # fmt: skip
 
 

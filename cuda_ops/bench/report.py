@@ -1,5 +1,6 @@
 """The benchmark's table and its JSON, with what one must know of the machine to read them."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -59,11 +60,9 @@ def _processor() -> str:
 def _commit() -> str | None:
     """The checkout's commit, ``-dirty`` added where files differ from it."""
     words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         said = subprocess.run([*words, "--exclude=*"], capture_output=True, text=True, check=True)
         return said.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def missed(results: Sequence[Result]) -> list[str]:

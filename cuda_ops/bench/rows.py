@@ -240,7 +240,9 @@ def layer_calls(
     return {"plain": plain, **{name: partial(rolled, way) for name, way in rolling.items()}}
 
 
-GENERATION = (  # shape, bars forward and forward with backward
+GENERATION: tuple[
+    tuple[Shape, float | None, float | None], ...
+] = (  # shape, bars forward and forward with backward
     (Shape(64, 16), None, None),
     (Shape(256, 16), 0.09, 0.12),
     (Shape(512, 8, batch=4), 0.09, 0.12),
