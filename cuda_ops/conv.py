@@ -187,7 +187,7 @@ class _Looped(torch.autograd.Function):
             whole = found[which] = torch.empty_like(kernels if which else x)
             for target, part in zip(whole, parts, strict=True):
                 target.copy_(part)
-        return (*found, None, None)
+        return found[0], found[1], None, None
 
 
 def _gradient(

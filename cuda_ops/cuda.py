@@ -6,6 +6,7 @@ size and layout, and CuPy keeps it on disk for the next process. Before its firs
 an instance must reproduce torch's own form on a small case, see :func:`prove`.
 """
 
+import math
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from pathlib import Path
@@ -38,10 +39,7 @@ def roll_forward(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dt
         weight: (C_out, C_in, \\*k) on CUDA, contiguous or channels-last; other layouts are copied.
         offsets: (B, n, d), float32 (float64 for a float64 weight).
         scale: (B, n), as ``offsets``.
-        dtype: Of the result.
-
-    Returns:
-        (B, C_out, C_in, \\*k) of ``dtype``, each sample in the layout of ``weight``.
+        dtype: Of the result, whose samples each have the layout of ``weight``.
 
     Raises:
         RuntimeError: CuPy is missing or does not fit the driver, or the compiled kernel fails its
@@ -56,17 +54,8 @@ def roll_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of weight, offsets and scale for ``grad``, in two launches.
 
-    Args:
-        grad: (B, C_out, C_in, \\*k); copied if a sample's layout is not that of ``weight``.
-        weight: As in :func:`roll_forward`.
-        offsets: As in :func:`roll_forward`.
-        scale: As in :func:`roll_forward`.
-
-    Returns:
-        Three tensors of the shapes and dtypes of weight, offsets and scale.
-
-    Raises:
-        RuntimeError: As :func:`roll_forward`.
+    ``grad`` is copied if a sample's layout is not that of ``weight``; the rest is as in
+    :func:`roll_forward`.
     """
     _prove_first(weight, grad.dtype)
     return _backward(grad, weight, offsets, scale)
@@ -110,26 +99,13 @@ def _prove_first(weight: Tensor, other: torch.dtype) -> None:
 
 @cache
 def prove(
-    device: torch.device,
-    kind: torch.dtype,
-    other: torch.dtype,
-    sides: tuple[int, ...],
-    last: bool,
+    device: torch.device, kind: torch.dtype, other: torch.dtype, sides: tuple[int, ...], last: bool
 ) -> None:
     """Hold one compiled instance against torch's form, forward and backward, on a small case.
 
     Runs once in a process and waits for the device then. A compiler or a driver that gets the
-    kernel wrong must not train a network.
-
-    Args:
-        device: A CUDA device.
-        kind: Type of the weight.
-        other: Type of the rolled kernels and of their gradient.
-        sides: Of the kernel, ([z,] y, x).
-        last: Whether the weight is channels-last.
-
-    Raises:
-        RuntimeError: The numbers differ by more than the types explain.
+    kernel wrong must not train a network: a RuntimeError if the numbers differ by more than the
+    types explain. For the arguments see :func:`expression`.
     """
     draw = torch.Generator().manual_seed(0)
     sums = torch.promote_types(kind, torch.float32)
@@ -140,7 +116,7 @@ def prove(
     scale = torch.rand(2, 2, generator=draw).to(device, sums)
     grad = torch.randn(2, *weight.shape, generator=draw).to(device, other)
     found = (_forward(weight, offsets, scale, other), *_backward(grad, weight, offsets, scale))
-    exact = [tensor.double() for tensor in (weight, offsets, scale)]
+    exact = weight.double(), offsets.double(), scale.double()
     wanted = (products.roll_forward(*exact), *products.roll_backward(grad.double(), *exact))
     for name, got, expected in zip(
         ("kernels", "gradient of weight", "of offsets", "of scale"), found, wanted, strict=True
@@ -164,19 +140,11 @@ def expression(
 ) -> str:
     """The C++ name of one instance: ``roll_forward<float, brain16, 3, 3, 3, 3, false, 128>``.
 
-    Args:
-        kernel: ``roll_forward`` or ``roll_backward``.
-        weight: Type of the weight.
-        other: Type of the rolled kernels or of their gradient.
-        sizes: Sides of the kernel, ([z,] y, x).
-        last: Whether kernels lie channels-last.
-        threads: Threads of a block.
+    ``other`` is the type of the rolled kernels or of their gradient, ``sizes`` are the sides
+    ([z,] y, x) of a kernel, ``last`` says whether kernels lie channels-last.
     """
-    taps = 1
-    for size in sizes:
-        taps *= size
-    name = kernel if taps <= REGISTER_TAPS else f"{kernel}_any"
-    sides = ", ".join(str(size) for size in (1,) * (3 - len(sizes)) + tuple(sizes))
+    name = kernel if math.prod(sizes) <= REGISTER_TAPS else f"{kernel}_any"
+    sides = ", ".join(map(str, (1,) * (3 - len(sizes)) + sizes))
     layout = "true" if last else "false"
     kinds = f"{TYPES[weight]}, {TYPES[other]}"
     return f"{name}<{kinds}, {len(sizes)}, {sides}, {layout}, {threads}>"
@@ -239,11 +207,7 @@ def _compiled(device: int, name: str) -> Any:
 
 
 def load_cupy() -> Any:
-    """The CuPy module.
-
-    Raises:
-        RuntimeError: It is not installed, or its libraries do not load.
-    """
+    """The CuPy module, or a RuntimeError where it is not installed or does not load."""
     try:
         import cupy  # pyright: ignore[reportMissingImports]
     except Exception as error:

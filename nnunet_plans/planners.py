@@ -50,11 +50,7 @@ class SmallFPE(DatasetFingerprintExtractor):
         self.track: Callable[[Sequence], Iterable] = iter
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
-        """Read every case once and write ``dataset_fingerprint.json``.
-
-        Raises:
-            ValueError: A case has NaN voxels, or no case has a labelled voxel.
-        """
+        """Read every case once and write ``dataset_fingerprint.json``."""
         target = Path(nnUNet_preprocessed) / self.dataset_name / "dataset_fingerprint.json"
         if target.is_file() and not overwrite_existing:
             return json.loads(target.read_text())
@@ -77,19 +73,13 @@ class SmallFPE(DatasetFingerprintExtractor):
 
 
 def summarise(cases: Sequence[tuple], channels: int) -> dict[str, Any]:
-    """The dataset fingerprint of cases that ``DatasetFingerprintExtractor.analyze_case`` has seen.
+    """What nnU-Net keeps in ``dataset_fingerprint.json``; a ValueError if no case has foreground.
 
     Args:
-        cases: Per case: shape after cropping (z, y, x), spacing in mm (z, y, x), per channel the
-            sampled foreground intensities, their statistics (unused), relative size after
-            cropping.
+        cases: What ``DatasetFingerprintExtractor.analyze_case`` gives: shape after cropping
+            (z, y, x), spacing in mm (z, y, x), per channel the sampled foreground intensities,
+            their statistics (unused), relative size after cropping.
         channels: Number of channels.
-
-    Returns:
-        What nnU-Net keeps in ``dataset_fingerprint.json``.
-
-    Raises:
-        ValueError: No case has a foreground voxel.
     """
     samples = [np.concatenate([case[2][channel] for case in cases]) for channel in range(channels)]
     if not all(sample.size for sample in samples):
@@ -127,22 +117,13 @@ class MiniPlanner(ExperimentPlanner):
     def __init__(
         self,
         dataset_name_or_id: str | int,
-        gpu_memory_target_in_gb: float = 8,
-        preprocessor_name: str = "DefaultPreprocessor",
         plans_name: str = "cpu-mini",
-        overwrite_target_spacing: Any = None,
-        suppress_transpose: bool = True,
         network: Any = None,
+        **options: Any,
     ) -> None:
         """Plan for ``network``, by default that of the preset called ``plans_name``."""
-        super().__init__(
-            dataset_name_or_id,
-            gpu_memory_target_in_gb,
-            preprocessor_name,
-            plans_name,
-            overwrite_target_spacing,
-            suppress_transpose=True,
-        )
+        options |= {"plans_name": plans_name, "suppress_transpose": True}
+        super().__init__(dataset_name_or_id, **options)
         if network is None:
             from nnunet_plans.presets import PRESETS
 
@@ -171,15 +152,9 @@ def plan(dataset: str, preset: Any) -> None:
 def frozen_plans(
     plans: dict[str, Any], channels: Sequence[str], dataset: str, wanted: Sequence[str]
 ) -> dict[str, Any]:
-    """``plans`` of one dataset for another one with some of its channels.
+    """``plans`` of a dataset with ``channels`` for another ``dataset`` with ``wanted`` ones.
 
     Patch, network, spacing and resampling stay; what is said per channel follows the channels.
-
-    Args:
-        plans: What was planned, with ``3d_fullres`` and whatever else.
-        channels: Names of its channels.
-        dataset: Name of the other dataset.
-        wanted: Names of that one's channels.
 
     Raises:
         ValueError: A wanted channel was not planned for.
@@ -201,11 +176,6 @@ def run_preprocessing(
     plans_file: Path, configuration: str, dataset_json: dict[str, Any]
 ) -> tuple[str, Callable[[Path, Sequence[Path]], None]]:
     """nnU-Net's preprocessing without its worker pool.
-
-    Args:
-        plans_file: The plans.
-        configuration: One of theirs.
-        dataset_json: The dataset's description.
 
     Returns:
         The name of the folder that nnU-Net looks for the data in, and a function of the target

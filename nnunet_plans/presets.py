@@ -76,11 +76,7 @@ class Preset:
 
 
 def read_preset(path: Path) -> Preset:
-    """The preset in the JSON file ``path``, named like the file.
-
-    Raises:
-        TypeError: A key is unknown or missing.
-    """
+    """The preset in the JSON file ``path``, named like the file."""
     values = json.loads(path.read_text(encoding="utf-8"))
     network = values.pop("network")
     if network is not None:

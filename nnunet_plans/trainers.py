@@ -45,12 +45,7 @@ class ScheduledTrainer(nnUNetTrainer):
     """
 
     def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device,
+        self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: torch.device
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.seed = 0
@@ -61,11 +56,7 @@ class ScheduledTrainer(nnUNetTrainer):
         self.apply_schedule(self.plans_manager.plans.get("schedule", {}))
 
     def apply_schedule(self, schedule: Mapping[str, float]) -> None:
-        """Set the attributes named in :data:`ATTRIBUTES`.
-
-        Raises:
-            ValueError: A key is unknown.
-        """
+        """Set the attributes named in :data:`ATTRIBUTES`; a ValueError for an unknown key."""
         unknown = sorted(schedule.keys() - ATTRIBUTES.keys())
         if unknown:
             raise ValueError(
@@ -121,11 +112,9 @@ class ScheduledTrainer(nnUNetTrainer):
 
 
 def drop_channels(patches: torch.Tensor, probability: float) -> None:
-    """Zero, in place, one random channel of each patch with the given probability.
+    """Zero, in place, one random channel of each patch (B, C, D, H, W) with that probability.
 
-    Args:
-        patches: (B, C, D, H, W), z-scored, so 0 is the patient's mean.
-        probability: In [0, 1].
+    They are z-scored, so 0 is the patient's mean.
     """
     for patch in patches:
         if torch.rand(()) < probability:

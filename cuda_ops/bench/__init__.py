@@ -3,22 +3,19 @@
 What is named here serves benchmarks of other packages as well.
 """
 
-from cuda_ops.bench.clock import compare, give_back_memory, keep_memory, summary
+from cuda_ops.bench.clock import compare, give_back_memory, summary
 from cuda_ops.bench.command import serve
 from cuda_ops.bench.memory import ask_a_process, climb
-from cuda_ops.bench.rows import Result, Row, Setting, SkipRow, has_bf16, take
+from cuda_ops.bench.rows import Result, Row, Setting, take
 
 __all__ = [
     "Result",
     "Row",
     "Setting",
-    "SkipRow",
     "ask_a_process",
     "climb",
     "compare",
     "give_back_memory",
-    "has_bf16",
-    "keep_memory",
     "serve",
     "summary",
     "take",

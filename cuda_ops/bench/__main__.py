@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import torch
 
 from cuda_ops.bench.command import serve
-from cuda_ops.bench.gpu import cuda_rows
+from cuda_ops.bench.gpu import gpu_rows
 from cuda_ops.bench.memory import memory_rows
 from cuda_ops.bench.rows import Row, generate_rows, layer_rows
 
@@ -23,12 +25,25 @@ EXAMPLES = """examples:
   python -m cuda_ops.bench --json bench.json      the table, and JSON in a file
   python -m cuda_ops.bench --device cuda --check  on a GPU; exit code 1 if a bar is missed"""
 
+QUICK = {
+    "cpu": (
+        "generate/3d-2x*", "layer/32@32^3-b2/*last", "layer/64@16^3-b2/*last",
+        "layer/512@4^3-b2/*last", "memory/64@32^3-b2/*last",
+    ),
+    "cuda": (
+        "generate/3d-2x*", "gpu/launches/*", "gpu/fused/3d-2x64/*", "gpu/bandwidth/3d-4x512/*",
+        "*/32@64^3-b2/*",
+    ),
+}  # fmt: skip
+
 
 def rows(device: torch.device) -> list[Row]:
     """Every row for a device, in the order of the table."""
-    if device.type == "cuda":
-        return [*generate_rows(), *cuda_rows()]
-    return [*generate_rows(), *layer_rows(), *memory_rows()]
+    kind = device.type
+    made = [*generate_rows(), *layer_rows(kind), *memory_rows(kind)]
+    if kind == "cuda":
+        made = [*made, *gpu_rows()]
+    return [replace(row, quick=any(fnmatchcase(row.name, q) for q in QUICK[kind])) for row in made]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

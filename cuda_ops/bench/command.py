@@ -2,16 +2,17 @@
 
 import argparse
 import fnmatch
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
 from cuda_ops.bench.clock import CpuClock, CudaClock, keep_memory
-from cuda_ops.bench.report import as_document, as_table, environment, to_json
+from cuda_ops.bench.report import as_json, as_table, environment, missed
 from cuda_ops.bench.rows import Result, Row, Setting, run
 
 ROUNDS, QUICK_ROUNDS = 7, 3
@@ -23,8 +24,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def build_parser(program: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """The command line of a benchmark, ``program`` being how it is called."""
+def _parser(program: str, description: str, examples: str) -> _Parser:
     parser = _Parser(
         prog=program,
         description=description,
@@ -60,17 +60,10 @@ def serve(
 ) -> int:
     """Run the command line of any benchmark, this one's or another package's.
 
-    Args:
-        arguments: Of the command line; None for the process's own.
-        program: How it is called, as in ``python -m cuda_ops.bench``.
-        description: For ``--help``.
-        examples: For the end of ``--help``.
-        rows: All rows for a device, in the order of the table.
-
-    Returns:
-        The exit code, as ``description`` should say: 0, 1, 2 or 130.
+    ``program`` is how it is called, ``description`` and ``examples`` are for ``--help``, ``rows``
+    gives all rows for a device. The exit code is 0, 1, 2 or 130, as ``description`` should say.
     """
-    parser = build_parser(program, description, examples)
+    parser = _parser(program, description, examples)
     args = parser.parse_args(arguments)
     try:
         device = pick_device(args.device)
@@ -85,37 +78,34 @@ def serve(
     torch.set_num_threads(args.threads)
     clock = CudaClock(device) if device.type == "cuda" else CpuClock()
     rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
-    least = QUICK_TURN if args.quick else TURN
-    setting = Setting(device, clock, rounds, args.threads, least)
-    facts = environment(setting, keep_memory(), program, arguments)
+    setting = Setting(device, clock, rounds, args.threads, QUICK_TURN if args.quick else TURN)
+    words = sys.argv[1:] if arguments is None else arguments
+    facts = environment(setting, keep_memory(), [program, *words])
     results: list[Result] = []
+    start = time.perf_counter()
     try:
-        for found in measure(chosen, setting, facts):
+        for number, row in enumerate(chosen, 1):
+            found = run(row, setting)
             results += found
+            facts["seconds"] = round(time.perf_counter() - start, 1)
+            said = "; ".join(map(_outcome, found))
+            print(f"[{number}/{len(chosen)}] {row.name}: {said}", file=sys.stderr, flush=True)
         facts["complete"] = True
     except KeyboardInterrupt:
         print("\ninterrupted; what follows is all that was measured", file=sys.stderr)
-    document = as_document(facts, results)
     if args.json:
-        args.json.write_text(to_json(document) + "\n", "utf-8")
+        args.json.write_text(as_json(facts, results) + "\n", "utf-8")
     print(as_table(facts, results))
     if not facts["complete"]:
         return 130
-    return 1 if args.check and document["missed"] else 0
+    return 1 if args.check and missed(results) else 0
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name.
-
-    Raises:
-        ValueError: It is neither cpu nor cuda, or the machine does not have it.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+    """The device of a name, made the current one; a ValueError if it is not here."""
+    if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]?))?", name):
         raise ValueError(f"--device must be cpu, cuda or cuda:N, got {name!r}")
+    device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ValueError(f"--device {name}: torch finds no CUDA device here; use --device cpu")
@@ -127,42 +117,16 @@ def pick_device(name: str) -> torch.device:
 
 
 def choose(all_rows: Sequence[Row], patterns: Sequence[str], quick: bool) -> list[Row]:
-    """The rows that the flags ask for, in their order.
-
-    Raises:
-        ValueError: A pattern fits none.
-    """
+    """The rows that the flags ask for, in their order; a ValueError if a pattern fits none."""
     pool = [row for row in all_rows if row.quick or not quick]
-    taken = set()
+    taken: set[str] = set()
     for pattern in patterns:
-        fits = {row.name for row in pool if fnmatch.fnmatchcase(row.name, f"*{pattern}*")}
+        fits = fnmatch.filter([row.name for row in pool], f"*{pattern}*")
         if not fits:
             where = "of --quick " if quick else ""
             raise ValueError(f"--only {pattern}: no row {where}has such a name; --list shows them")
-        taken |= fits
+        taken |= {*fits}
     return [row for row in pool if row.name in taken or not patterns]
-
-
-def measure(
-    chosen: Sequence[Row], setting: Setting, facts: dict[str, Any]
-) -> Iterator[list[Result]]:
-    """Run the rows, telling on standard error what is done.
-
-    Args:
-        chosen: The rows.
-        setting: How to measure.
-        facts: Its ``seconds`` follow the time that has passed.
-
-    Yields:
-        The results of every row.
-    """
-    start = time.perf_counter()
-    for number, row in enumerate(chosen, 1):
-        found = run(row, setting)
-        facts["seconds"] = round(time.perf_counter() - start, 1)
-        said = "; ".join(_outcome(result) for result in found)
-        print(f"[{number}/{len(chosen)}] {row.name}: {said}", file=sys.stderr, flush=True)
-        yield found
 
 
 def _outcome(result: Result) -> str:

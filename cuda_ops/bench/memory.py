@@ -11,37 +11,33 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cuda_ops.bench.clock import give_back_memory
-from cuda_ops.bench.rows import LAYOUTS, Result, Row, Setting, Shape, SkipRow, layer_calls
+from cuda_ops.bench.rows import DTYPES, LAYOUTS, Result, Row, Setting, Shape, SkipRow, layer_calls
 
 STATUS = Path("/proc/self/status")
-RESET = Path("/proc/self/clear_refs")
 MEMORY_BAR = 1.15
-SHAPES = (Shape(32, 64), Shape(64, 32), Shape(64, 256, batch=4, dim=2))
+SHAPES: dict[str, tuple[Shape, ...]] = {
+    "cpu": (Shape(32, 64), Shape(64, 32), Shape(64, 256, batch=4, dim=2)),
+    "cuda": (Shape(16, 64), Shape(32, 64), Shape(64, 64), Shape(32, 128)),
+}
 
 
-def memory_rows() -> Iterator[Row]:
-    """Peak memory of a rolling layer over a plain one."""
-    for shape in SHAPES:
-        for layout in LAYOUTS:
-            yield Row(
-                f"memory/{shape.name}/fp32/{layout}", str(shape),
-                partial(measure_memory, shape=shape), memory_format=layout, bar=MEMORY_BAR,
-                quick=shape == SHAPES[1] and layout == "channels_last",
-            )  # fmt: skip
+def memory_rows(device: str) -> Iterator[Row]:
+    """Peak memory of a rolling layer over a plain one; on a GPU, of torch's allocator."""
+    dtypes = ["fp32"] if device == "cpu" else [*DTYPES]
+    for shape, dtype, layout in product(SHAPES[device], dtypes, LAYOUTS):
+        name, measure = f"memory/{shape.name}/{dtype}/{layout}", partial(_memory, shape=shape)
+        yield Row(name, str(shape), measure, dtype, layout, bar=MEMORY_BAR)
 
 
-def measure_memory(row: Row, setting: Setting, shape: Shape) -> list[Result]:
-    """Bytes that a rolling layer needs at its peak over those of a plain one, x included.
-
-    Raises:
-        SkipRow: The system does not tell a process its peak memory.
-    """
+def _memory(row: Row, setting: Setting, shape: Shape) -> list[Result]:
+    """Bytes that a rolling layer needs at its peak over those of a plain one, x included."""
     find = _peak_on_cuda if setting.device.type == "cuda" else _peak_in_a_process
     peaks = {name: find(name, shape, row, setting) for name in (row.candidate, row.baseline)}
     value = peaks[row.candidate] / peaks[row.baseline]
@@ -94,24 +90,18 @@ def ask_a_process(module: str, task: dict[str, Any]) -> int:
 def climb(work: Callable[[], object]) -> int:
     """By how many bytes the resident memory of this process climbs in ``work``, at its peak."""
     before = _resident("VmRSS")
-    RESET.write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     work()
     return _resident("VmHWM") - before
 
 
 def _resident(key: str) -> int:
-    for line in STATUS.read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{STATUS} has no line {key}")
+    facts = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return int(facts[key].split()[0]) * 1024
 
 
 def child(task: str) -> int:
-    """Bytes of resident memory that the layer added to a process that has already convolved.
-
-    Args:
-        task: JSON with candidate, shape, dtype, layout and threads.
-    """
+    """Bytes of resident memory that the layer added to a process that has already convolved."""
     what = json.loads(task)
     give_back_memory()
     torch.set_num_threads(what["threads"])

@@ -5,16 +5,16 @@ of 64^3 halved three times, in 2-D images of 256^2.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
+from functools import partial, reduce
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cuda_ops.bench.clock import Call, Clock, Taken, compare, interleave, summary
+from cuda_ops.bench.clock import Call, Clock, compare, interleave, summary
 from cuda_ops.conv import Geometry, rolling_conv_by
 from cuda_ops.op import roll_kernel
 
@@ -22,6 +22,7 @@ LAYOUTS = ("contiguous", "channels_last")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 Roll = Callable[[Tensor, Tensor, Tensor], Tensor]
+Times = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -37,51 +38,16 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Result:
-    """One line of the table.
-
-    ``value`` is None where nothing could be measured; ``note`` says why. ``met`` is None
-    without a bar and for a line that was skipped, False for one that failed.
-    """
-
-    name: str
-    shape: str
-    dtype: str
-    memory_format: str
-    candidate: str
-    baseline: str
-    value: float | None = None
-    unit: str = "×"
-    lowest: float | None = None
-    of_minima: float | None = None
-    rounds: int = 0
-    bar: float | None = None
-    at_least: bool = False
-    met: bool | None = None
-    seconds: dict[str, dict[str, Any]] = field(default_factory=dict)
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Row:
     """Something to measure: usually a candidate against a baseline.
 
-    Args:
-        name: ``group/shape/...``, unique; ``--only`` chooses by it.
-        shape: What is measured, in words.
-        measure: Does it.
-        dtype: Of weights and data.
-        memory_format: Of weights and data.
-        candidate: What is measured.
-        baseline: Against what.
-        bar: The limit of the value, or None.
-        at_least: Whether the bar is a lower limit.
-        quick: Whether ``--quick`` has it.
+    ``name`` is unique, ``group/shape/...``; ``shape`` is in words. ``bar`` is the limit of the
+    value, from above, or from below if ``at_least``. ``--quick`` has the rows that are ``quick``.
     """
 
     name: str
     shape: str
-    measure: Callable[["Row", Setting], list[Result]]
+    measure: Callable[["Row", Setting], list["Result"]]
     dtype: str = "fp32"
     memory_format: str = "contiguous"
     candidate: str = "rolling"
@@ -90,17 +56,31 @@ class Row:
     at_least: bool = False
     quick: bool = False
 
-    def result(self, **changes: Any) -> Result:
+    def result(self, **changes: Any) -> "Result":
         """A result of this row, with whether its bar is met; NaN meets none."""
-        result = Result(
-            self.name, self.shape, self.dtype, self.memory_format, self.candidate, self.baseline,
-            bar=self.bar, at_least=self.at_least,
-        )  # fmt: skip
-        result = replace(result, **changes)
-        value, bar = result.value, result.bar
-        if result.met is None and bar is not None and value is not None:
-            result = replace(result, met=value >= bar if result.at_least else value <= bar)
-        return result
+        said = {**vars(self), **changes}
+        value, bar = said.get("value"), said["bar"]
+        if bar is not None and value is not None:
+            said.setdefault("met", value >= bar if self.at_least else value <= bar)
+        return Result(**said)
+
+
+@dataclass(frozen=True)
+class Result(Row):
+    """One line of the table.
+
+    ``value`` is None where nothing could be measured; ``note`` says why. ``met`` is None
+    without a bar and for a line that was skipped, False for one that failed.
+    """
+
+    value: float | None = None
+    unit: str = "×"
+    lowest: float | None = None
+    of_minima: float | None = None
+    rounds: int = 0
+    met: bool | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
 class SkipRow(Exception):  # noqa: N818  (nothing has gone wrong)
@@ -126,25 +106,18 @@ def has_bf16() -> bool:
     return known is None or known()
 
 
-def take(setting: Setting, calls: dict[str, Call]) -> dict[str, list[Taken]]:
+def take(setting: Setting, calls: dict[str, Call]) -> Times:
     """The times of ``calls``, as the setting wants them taken."""
-    return interleave(calls, setting.clock, setting.rounds, least=setting.least)
+    return interleave(calls, setting.clock, setting.rounds, setting.least)
 
 
-def rated(
-    row: Row, setting: Setting, taken: dict[str, list[Taken]], over: str, under: str, note: str = ""
-) -> Result:
-    """The result of a row whose value is ``over``'s time divided by ``under``'s."""
-    ratio = compare(taken[over], taken[under])
-    return row.result(
-        value=ratio.median, lowest=ratio.lowest, of_minima=ratio.of_minima, rounds=setting.rounds,
-        seconds=summary(taken), note=note,
-    )  # fmt: skip
-
-
-def timed(row: Row, setting: Setting, calls: dict[str, Call]) -> list[Result]:
-    """Time ``row.candidate`` against ``row.baseline``, both keys of ``calls``."""
-    return [rated(row, setting, take(setting, calls), row.candidate, row.baseline)]
+def rated(row: Row, taken: Times, **changes: Any) -> Result:
+    """The result of a row whose value is its candidate's time divided by its baseline's."""
+    candidate = taken[changes.get("candidate", row.candidate)]
+    ratio = compare(candidate, taken[row.baseline])
+    found = {"value": ratio.median, "lowest": ratio.lowest, "of_minima": ratio.of_minima}
+    found |= {"rounds": len(candidate), "seconds": summary(taken)}
+    return row.result(**found | changes)
 
 
 @dataclass(frozen=True)
@@ -176,30 +149,23 @@ class Shape:
         return f"{self.kernels}, on {self.side}^{self.dim}"
 
 
-class Leaves(NamedTuple):
-    """What a rolled kernel is made of; all want gradients."""
-
-    weight: Tensor
-    offsets: Tensor
-    scale: Tensor
-
-
-def leaves(shape: Shape, device: torch.device, memory_format: str = "contiguous") -> Leaves:
-    """Weight (C, C, \\*3) as a network holds it, offsets (B, n, d) ~ N(0, 1), scale (B, n)."""
+def leaves(
+    shape: Shape, device: torch.device, memory_format: str = "contiguous"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight (C, C, \\*3), offsets (B, n, d) ~ N(0, 1) and scale (B, n); all want gradients."""
     g = torch.Generator().manual_seed(0)
     weight = torch.randn(shape.channels, shape.channels, *[3] * shape.dim, generator=g)
-    weight = weight / (shape.channels * 3**shape.dim) ** 0.5
+    weight = laid_out(weight / (shape.channels * 3**shape.dim) ** 0.5, memory_format)
     offsets = torch.randn(shape.batch, shape.groups, shape.dim, generator=g)
     scale = torch.rand(shape.batch, shape.groups, generator=g)
-    weight = laid_out(weight.to(device), memory_format)
-    return Leaves(*(leaf.to(device).requires_grad_() for leaf in (weight, offsets, scale)))
+    weight, offsets, scale = (x.to(device).requires_grad_() for x in (weight, offsets, scale))
+    return weight, offsets, scale
 
 
 def laid_out(tensor: Tensor, memory_format: str) -> Tensor:
     """``tensor`` (A, C, \\*S) as ``contiguous`` or ``channels_last`` memory."""
-    if memory_format == "contiguous":
-        return tensor.contiguous()
-    return tensor.contiguous(memory_format=LAST[tensor.ndim])
+    last = memory_format == "channels_last"
+    return tensor.contiguous(memory_format=LAST[tensor.ndim] if last else torch.contiguous_format)
 
 
 def naive_roll(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
@@ -208,38 +174,28 @@ def naive_roll(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
     What one writes first, without waste: the corners' shares are worked out for all samples and
     groups at once. Arguments and result are those of :func:`cuda_ops.roll_kernel`.
     """
-    axes = weight.ndim - 2
     dims = tuple(range(2, weight.ndim))
+    corners = torch.tensor(list(product((0, 1), repeat=len(dims))), device=offsets.device)
     lower = offsets.detach().floor()
-    upper = offsets - lower
-    shifts = lower.remainder(lower.new_tensor(weight.shape[2:])).long().tolist()
-    corners = list(product((0, 1), repeat=axes))
-    shares = []
-    for corner in corners:
-        share = scale
-        for axis, far in enumerate(corner):
-            share = share * (upper[..., axis] if far else 1 - upper[..., axis])
-        shares.append(share)
-    joined = torch.stack(shares, dim=-1)
+    upper = (offsets - lower)[:, :, None]
+    shares = scale[..., None] * torch.where(corners == 1, upper, 1 - upper).prod(-1)
+    shifts = (lower[:, :, None].long() + corners).tolist()
     slices = weight.chunk(offsets.shape[1], dim=1)
-    samples = []
-    for b, shifted in enumerate(shifts):
-        parts = []
-        for g, (part, whole) in enumerate(zip(slices, shifted, strict=True)):
-            total = None
-            for share, corner in zip(joined[b, g], corners, strict=True):
-                moved = part.roll([w + far for w, far in zip(whole, corner, strict=True)], dims)
-                total = share * moved if total is None else total + share * moved
-            parts.append(total)
-        samples.append(torch.cat(parts, dim=1))
-    return torch.stack(samples)
+
+    def rolled(b: int, g: int) -> Tensor:
+        pairs = zip(shares[b, g], shifts[b][g], strict=True)
+        return reduce(torch.add, (share * slices[g].roll(shift, dims) for share, shift in pairs))
+
+    groups = range(len(slices))
+    return torch.stack([torch.cat([rolled(b, g) for g in groups], 1) for b in range(len(scale))])
 
 
-def generation_calls(
-    shape: Shape, forms: dict[str, Roll], device: torch.device, memory_format: str, backward: bool
-) -> dict[str, Call]:
-    """For each form a call that makes the kernels, or makes them and takes all gradients."""
-    inputs = leaves(shape, device, memory_format)
+FORMS: dict[str, Roll] = {"naive": naive_roll, "rolled": roll_kernel}
+
+
+def measure_forms(row: Row, setting: Setting, shape: Shape, forms: dict[str, Roll]) -> list[Result]:
+    """Forms of making the kernels; where the row says ``both``, all gradients as well."""
+    inputs = leaves(shape, setting.device, row.memory_format)
     with torch.no_grad():  # a gradient comes in the layout of the kernels that were handed out
         grads = {name: torch.randn_like(form(*inputs)) for name, form in forms.items()}
 
@@ -250,7 +206,8 @@ def generation_calls(
     def both(name: str) -> None:
         torch.autograd.grad(forms[name](*inputs), inputs, grads[name])
 
-    return {name: partial(both if backward else forward, name) for name in forms}
+    call = both if "/both" in row.name else forward
+    return [rated(row, take(setting, {name: partial(call, name) for name in forms}))]
 
 
 def layer_calls(
@@ -258,12 +215,8 @@ def layer_calls(
 ) -> dict[str, Call]:
     """``plain`` and ``rolling``: a whole layer forward and backward, to x and all weights.
 
-    Args:
-        shape: Of the layer.
-        device: Where.
-        dtype: Weights are float32 in either; for ``bf16`` both layers convolve under autocast.
-        memory_format: Of x, the weights and the result's gradient.
-        ways: More candidates: ways to convolve, see :func:`cuda_ops.conv.rolling_conv_by`.
+    Weights are float32 in either; for ``bf16`` both layers convolve under autocast. ``ways`` are
+    more candidates: ways to convolve, see :func:`cuda_ops.conv.rolling_conv_by`.
     """
     inputs, kind = leaves(shape, device, memory_format), DTYPES[dtype]
     x = torch.randn(shape.batch, shape.channels, *[shape.side] * shape.dim, device=device)
@@ -275,8 +228,8 @@ def layer_calls(
 
     def plain() -> None:
         with torch.autocast(device.type, kind, enabled=dtype != "fp32"):
-            y = convolve(x, inputs.weight, None, 1, 1)
-        torch.autograd.grad(y, (x, inputs.weight), grad)
+            y = convolve(x, inputs[0], None, 1, 1)
+        torch.autograd.grad(y, (x, inputs[0]), grad)
 
     def rolled(way: str) -> None:
         with torch.autocast(device.type, kind, enabled=dtype != "fp32"):
@@ -287,21 +240,29 @@ def layer_calls(
     return {"plain": plain, **{name: partial(rolled, way) for name, way in rolling.items()}}
 
 
-GENERATION = (  # shape, bars forward and forward with backward
+GENERATION: tuple[
+    tuple[Shape, float | None, float | None], ...
+] = (  # shape, bars forward and forward with backward
     (Shape(64, 16), None, None),
     (Shape(256, 16), 0.09, 0.12),
     (Shape(512, 8, batch=4), 0.09, 0.12),
     (Shape(512, 32, batch=16, dim=2), None, None),
 )
-LAYER_BAR = 1.15
-"""Of a rolling layer over a plain one on a CPU, from ``BARRED_VOXELS`` up, 32 or 64 channels."""
-BARRED_VOXELS = 4096
-LAYERS = (
-    Shape(16, 64), Shape(32, 16), Shape(32, 32), Shape(32, 64), Shape(64, 16), Shape(64, 32),
-    Shape(128, 8), Shape(128, 16), Shape(256, 8), Shape(512, 4),
-    Shape(64, 256, batch=4, dim=2), Shape(512, 32, batch=4, dim=2),
-)  # fmt: skip
-QUICK_LAYERS = ("32@32^3-b2", "64@16^3-b2", "512@4^3-b2")
+LAYER_BAR, BARRED_VOXELS = 1.15, 4096
+LAYERS: dict[str, tuple[Shape, ...]] = {
+    "cpu": (
+        Shape(16, 64), Shape(32, 16), Shape(32, 32), Shape(32, 64), Shape(64, 16), Shape(64, 32),
+        Shape(128, 8), Shape(128, 16), Shape(256, 8), Shape(512, 4),
+        Shape(64, 256, batch=4, dim=2), Shape(512, 32, batch=4, dim=2),
+    ),
+    "cuda": (
+        *(Shape(channels, side) for side in (64, 96, 128) for channels in (16, 32, 64)),
+        Shape(32, 64, batch=8), Shape(128, 32), Shape(256, 16), Shape(512, 8), Shape(512, 4),
+        Shape(64, 256, batch=16, dim=2), Shape(512, 32, batch=16, dim=2),
+    ),
+}  # fmt: skip
+MIXED_VOXELS = 512
+"""Above this many the columns of the input would fill a GPU for nothing."""
 
 
 def generate_rows() -> Iterator[Row]:
@@ -311,31 +272,29 @@ def generate_rows() -> Iterator[Row]:
             for direction, bar in zip(("forward", "both"), bars, strict=True):
                 yield Row(
                     f"generate/{shape.short}/{direction}/{layout}", f"{shape.kernels}, {direction}",
-                    partial(_generate, shape=shape, backward=direction == "both"),
+                    partial(measure_forms, shape=shape, forms=FORMS),
                     memory_format=layout, candidate="rolled", baseline="naive", bar=bar,
-                    quick=shape.channels < 512,
                 )  # fmt: skip
 
 
-def _generate(row: Row, setting: Setting, shape: Shape, backward: bool) -> list[Result]:
-    forms = {"naive": naive_roll, "rolled": roll_kernel}
-    calls = generation_calls(shape, forms, setting.device, row.memory_format, backward)
-    return timed(row, setting, calls)
-
-
-def layer_rows() -> Iterator[Row]:
+def layer_rows(device: str) -> Iterator[Row]:
     """A rolling layer against a plain one of the same shape, forward and backward."""
-    for dtype in DTYPES:
-        for shape in LAYERS:
-            barred = shape.channels in (32, 64) and shape.side**shape.dim >= BARRED_VOXELS
-            for layout in LAYOUTS:
-                yield Row(
-                    f"layer/{shape.name}/{dtype}/{layout}", str(shape),
-                    partial(_layer, shape=shape), dtype=dtype, memory_format=layout,
-                    bar=LAYER_BAR if barred else None,
-                    quick=shape.name in QUICK_LAYERS and layout == "channels_last",
-                )  # fmt: skip
+    for dtype, shape, layout in product(DTYPES, LAYERS[device], LAYOUTS):
+        barred = shape.channels in (32, 64) and shape.side**shape.dim >= BARRED_VOXELS
+        if device == "cuda":
+            barred = shape.dim == 3 and shape.side >= 64
+        yield Row(
+            f"layer/{shape.name}/{dtype}/{layout}", str(shape), partial(_layer, shape=shape),
+            dtype, layout, bar=LAYER_BAR if barred else None,
+        )  # fmt: skip
 
 
 def _layer(row: Row, setting: Setting, shape: Shape) -> list[Result]:
-    return timed(row, setting, layer_calls(shape, setting.device, row.dtype, row.memory_format))
+    """What the layer chooses, which has the bar, and on a GPU each way for comparison."""
+    ways: tuple[str, ...] = ()
+    if setting.device.type == "cuda":
+        few = shape.side**shape.dim <= MIXED_VOXELS
+        ways = ("looped", "grouped", "mixed-input") if few else ("looped", "grouped")
+    calls = layer_calls(shape, setting.device, row.dtype, row.memory_format, ways)
+    taken = take(setting, calls)
+    return [rated(row, taken), *(rated(row, taken, candidate=way, bar=None) for way in ways)]

@@ -29,16 +29,16 @@ def load_vgg16(path: Path | None = None) -> nn.Module:
             f"pgan needs torchvision ({error}); pip install torchvision, or use another framework"
         ) from error
     url = VGG16_Weights.IMAGENET1K_V1.url
-    path = path or Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if not path.is_file():
+    file: Path = path or Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not file.is_file():
         raise InputError(
-            f"pgan compares pictures by VGG16 and its weights {path} are not there; get them from "
+            f"pgan compares pictures by VGG16 and its weights {file} are not there; get them from "
             f"{url} (528 MB), put them there or say where with train.pgan.perceptual_weights, or "
             "do without: train.pgan.perceptual_weight=0"
         )
     with torch.device("meta"):
-        features = vgg16(weights=None).features[:RELU2_2]
-    features.load_state_dict(_read_features(path, features), assign=True)
+        features = nn.Sequential(*list(vgg16(weights=None).features.children())[:RELU2_2])
+    features.load_state_dict(_read_features(file, features), assign=True)
     return features.requires_grad_(False).eval()
 
 
@@ -70,10 +70,7 @@ def feature_distance(features: nn.Module, made: Sequence[Tensor], real: Sequence
     Args:
         features: (N, 3, H, W) → (N, F, h, w), frozen.
         made: Stacks of pictures (N, H, W), each stack of one size, in [−1, 1] or so.
-        real: The same of what they should be.
-
-    Returns:
-        A scalar, float32; its gradient reaches ``made`` alone.
+        real: The same of what they should be; no gradient reaches them.
     """
     total, count = torch.zeros((), device=made[0].device if made else None), 0
     for one, other in zip(made, real, strict=True):
@@ -90,13 +87,8 @@ def feature_distance(features: nn.Module, made: Sequence[Tensor], real: Sequence
 def orthogonal_slices(volumes: Tensor, count: int, draws: torch.Generator) -> list[Tensor]:
     """``count`` slices across each axis, at random places, as stacks of pictures.
 
-    Args:
-        volumes: (N, H, W), which are pictures already, or (N, D, H, W).
-        count: Slices per axis of a volume.
-        draws: On the CPU; the same state gives the same places.
-
-    Returns:
-        One stack (N, H, W), or three: across z (count · N, H, W), y (count · N, D, W) and x.
+    Of volumes (N, D, H, W) there are three: across z (count · N, H, W), y (count · N, D, W) and x;
+    (N, H, W) are pictures already. ``draws`` is on the CPU: its state gives the places.
     """
     if volumes.ndim == 3:
         return [volumes]

@@ -2,27 +2,15 @@
 
 import inspect
 
-from synth3d.models.agi_net import (
-    AGINet,
-    GatedRollingConv,
-    GroupedConv2d,
-    GroupedConv3d,
-    ModalityHead,
-    OffsetHead,
-    ScaleHead,
-)
-from synth3d.models.blocks import ChannelNorm, GlobalMean, ResBlock, choose_stages, conv
+from synth3d.models.agi_net.network import AGINet, ModalityHead
+from synth3d.models.agi_net.routing import OffsetHead, ScaleHead
+from synth3d.models.blocks import ChannelNorm, GlobalMean, ResBlock
 from synth3d.models.centred import Centred
 from synth3d.models.critics import PatchCritic, ScalarCritic
 from synth3d.models.drop_in import replace_convolutions
 from synth3d.models.memory import saved_bytes
-from synth3d.models.moving import (
-    ArcResUNet,
-    DeformableConv,
-    DeformResUNet,
-    DisplacementMap,
-    RotatingConv,
-)
+from synth3d.models.moving.deformable import DeformableConv, DeformResUNet, DisplacementMap
+from synth3d.models.moving.rotating import ArcResUNet, RotatingConv
 from synth3d.models.options import ModelConfig
 from synth3d.models.resunet import ResUNet
 from synth3d.models.time_embedding import TimeModulation
@@ -39,7 +27,7 @@ def options_of(name: str) -> frozenset[str]:
     """The keywords that the constructor of generator ``name`` takes, beside the channels."""
     made = GENERATORS[name]
     named = {p.name for p in inspect.signature(made).parameters.values() if p.kind != p.VAR_KEYWORD}
-    return (named | made.keywords) - {"in_channels", "out_channels"}
+    return frozenset(named | made.keywords) - {"in_channels", "out_channels"}
 
 
 __all__ = [
@@ -51,10 +39,7 @@ __all__ = [
     "DeformResUNet",
     "DeformableConv",
     "DisplacementMap",
-    "GatedRollingConv",
     "GlobalMean",
-    "GroupedConv2d",
-    "GroupedConv3d",
     "ModalityHead",
     "ModelConfig",
     "OffsetHead",
@@ -65,8 +50,6 @@ __all__ = [
     "ScalarCritic",
     "ScaleHead",
     "TimeModulation",
-    "choose_stages",
-    "conv",
     "options_of",
     "replace_convolutions",
     "saved_bytes",

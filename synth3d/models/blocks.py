@@ -1,7 +1,7 @@
 """The parts that generators are built of, one code path for 2-D and 3-D."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,15 +11,11 @@ from torch import Tensor, nn
 from cuda_ops import watched
 from synth3d.models.time_embedding import TimeModulation
 
-Conv = type[nn.Conv2d] | type[nn.Conv3d]
-CONV: dict[int, Conv] = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-
-# Makes the first convolution of a ResBlock: (channels, stage name) -> module C -> C.
-MakeConv = Callable[[int, str], nn.Module]
+CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
-def conv(dim: int, inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Module:
+def conv(dim: int, inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Conv2d | nn.Conv3d:
     """A bias-free convolution; size-preserving for an odd side, or side = stride for halving."""
     padding = (side - 1) // 2 if stride == 1 else 0
     return CONV[dim](inputs, outputs, side, stride=stride, padding=padding, bias=False)
@@ -36,13 +32,9 @@ def double(dim: int, inputs: int, outputs: int) -> nn.Module:
 
 
 class ResBlock(nn.Module):
-    """z + conv(relu(conv(z))): no normalisation, nothing after the sum (DPIR, Zhang 2021).
+    """z + second(relu(first(z))): no normalisation, nothing after the sum (DPIR, Zhang 2021).
 
-    Args:
-        first: The first convolution, C -> C.
-        second: The second convolution, C -> C.
-        time: What the first convolution's result goes through, with the time's embedding, in
-            generators that are told a time.
+    In generators that are told a time, the first convolution's result goes through ``time``.
     """
 
     def __init__(
@@ -71,16 +63,12 @@ class Stage(nn.Sequential):
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels at every position, with affine.
+    """Layer normalisation over the channels at every position, with affine."""
 
-    Args:
-        channels: C.
-        eps: Added to the variance.
-    """
+    eps = 1e-5
 
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.eps = eps
         self.weight = nn.Parameter(torch.empty(channels))
         self.bias = nn.Parameter(torch.empty(channels))
         self.reset_parameters()
@@ -100,12 +88,7 @@ def _normalised(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def norm_gelu(x: Tensor, norm: ChannelNorm) -> Tensor:
-    """``F.gelu(norm(x))`` that keeps ``x`` alone for its backward, and normalises it again there.
-
-    Args:
-        x: (B, C, \\*S).
-        norm: Of C channels.
-    """
+    """``F.gelu(norm(x))`` that keeps ``x`` alone for the backward and normalises it again there."""
     plain = watched() or not torch.amp.is_autocast_available(x.device.type)
     if plain or not torch.is_grad_enabled():
         return F.gelu(norm(x))
@@ -133,7 +116,8 @@ class _NormGelu(torch.autograd.Function):
                 leaf.view_as(leaf) if again else leaf.detach().requires_grad_(needed)
                 for leaf, needed in pairs
             ]
-            normalised = _normalised(*leaves, ctx.eps)
+            x, weight, bias = leaves
+            normalised = _normalised(x, weight, bias, ctx.eps)
         to_normalised = torch.ops.aten.gelu_backward(grad, normalised)
         inputs = [leaf for leaf, needed in zip(leaves, wanted, strict=True) if needed]
         found = iter(torch.autograd.grad(normalised, inputs, to_normalised, create_graph=again))
@@ -176,12 +160,7 @@ class GlobalMean(nn.Module):
 
 
 def check_sides(x: Tensor, dim: int, factor: int) -> None:
-    """Refuse an input whose axes or sides do not fit.
-
-    Raises:
-        ValueError: ``x`` does not have ``dim`` spatial axes, or a side is no multiple of
-            ``factor``; padding is the caller's.
-    """
+    """Refuse what lacks ``dim`` spatial axes or has a side that is no multiple of ``factor``."""
     if x.ndim != dim + 2:
         axes = "(B, C, D, H, W)" if dim == 3 else "(B, C, H, W)"
         raise ValueError(f"a {dim}-D model takes {axes}, got {tuple(x.shape)}")
@@ -208,11 +187,7 @@ def stage_names(levels: int) -> tuple[str, ...]:
 
 
 def choose_stages(stages: int | Sequence[str], levels: int) -> tuple[str, ...]:
-    """The names of the stages that ``stages`` asks for: the first so many, or those named.
-
-    Raises:
-        ValueError: More stages than there are, or a name that is none.
-    """
+    """The names that ``stages`` asks for: the first so many, or those named; else a ValueError."""
     names = stage_names(levels)
     if isinstance(stages, int):
         if not 0 <= stages <= len(names):
@@ -225,10 +200,6 @@ def choose_stages(stages: int | Sequence[str], levels: int) -> tuple[str, ...]:
 
 
 def check_option(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse an option that does not exist.
-
-    Raises:
-        ValueError: ``value`` is not one of ``known``.
-    """
+    """Refuse a ``value`` that is not among ``known``, with a ValueError."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -42,11 +42,8 @@ class Centred(nn.Module):
     ) -> Tensor:
         """(B, S, *) → (B, T, *), both in the network's scale; background is free.
 
-        Args:
-            x: Sources; background (0 in all of them) and absent ones are 0.
-            present: (B, S) bool, or None for all.
-            wanted: (B, T) bool, passed on.
-            time: (B,), passed on to a generator that is told one.
+        Background of ``x``, 0 in all sources, and absent sources are 0. ``present`` (B, S), None
+        for all, ``wanted`` (B, T) and, if it is told one, ``time`` (B,) go on to the generator.
         """
         image, state = x.tensor_split([x.shape[1] if self.images is None else self.images], dim=1)
         seen = (image != 0).any(1, keepdim=True)

@@ -17,16 +17,13 @@ class PatchCritic(nn.Module):
         width: Channels of the first layer; doubled by each further one, up to 8 times.
         layers: Halvings.
         out_channels: Score maps, as many as things are judged apart.
-
-    Raises:
-        ValueError: ``dim`` is not 2 or 3, or a count is not positive.
     """
 
     def __init__(
         self, in_channels: int, dim: int, width: int = 64, layers: int = 3, out_channels: int = 1
     ) -> None:
         super().__init__()
-        check_critic(dim, in_channels, width, layers, out_channels)
+        _check_sizes(dim, in_channels, width, layers, out_channels)
         self.dim, self.smallest = dim, 3 * 2**layers
         body: list[nn.Module] = [
             CONV[dim](in_channels, width, 4, stride=2, padding=1),
@@ -44,15 +41,8 @@ class PatchCritic(nn.Module):
         self.score = CONV[dim](outputs, out_channels, 4, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Score ``x`` (B, C, \\*S).
-
-        Returns:
-            (B, ``out_channels``, \\*s), unbounded; each score judges one patch.
-
-        Raises:
-            ValueError: A side too small for a single patch.
-        """
-        check_seen(x, self.dim, self.smallest)
+        """(B, C, \\*S) -> (B, ``out_channels``, \\*s), unbounded; each score judges one patch."""
+        _check_seen(x, self.dim, self.smallest)
         return self.score(self.body(x))
 
 
@@ -62,21 +52,12 @@ class ScalarCritic(nn.Module):
     Convolutions of side 5, each with a ReLU and a pooling by 2, then two linear layers. Theirs
     flatten a patch of one fixed size; here features are averaged over space, so that any size
     fits. The normalisation is over all channels together: per channel it would leave nothing
-    that an average could tell.
-
-    Args:
-        in_channels: Channels of what is judged.
-        dim: 2 or 3.
-        width: Channels of the first layer; doubled by each further one, up to 8 times.
-        layers: Halvings.
-
-    Raises:
-        ValueError: ``dim`` is not 2 or 3, or a count is not positive.
+    that an average could tell. The arguments are :class:`PatchCritic`'s.
     """
 
     def __init__(self, in_channels: int, dim: int, width: int = 32, layers: int = 3) -> None:
         super().__init__()
-        check_critic(dim, in_channels, width, layers)
+        _check_sizes(dim, in_channels, width, layers)
         self.dim, self.smallest = dim, 2**layers
         body: list[nn.Module] = []
         inputs = in_channels
@@ -89,36 +70,19 @@ class ScalarCritic(nn.Module):
         self.head = nn.Sequential(nn.Linear(inputs, 8 * width), nn.ReLU(), nn.Linear(8 * width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Score ``x`` (B, C, \\*S).
-
-        Returns:
-            (B, 1), unbounded: a logit.
-
-        Raises:
-            ValueError: A side too small for all halvings.
-        """
-        check_seen(x, self.dim, self.smallest)
+        """(B, C, \\*S) -> (B, 1), unbounded: a logit."""
+        _check_seen(x, self.dim, self.smallest)
         return self.head(self.body(x).flatten(2).mean(2))
 
 
-def check_critic(dim: int, *counts: int) -> None:
-    """Refuse sizes that no critic can have.
-
-    Raises:
-        ValueError: ``dim`` is not 2 or 3, or one of ``counts`` is not positive.
-    """
+def _check_sizes(dim: int, *counts: int) -> None:
     if dim not in CONV:
         raise ValueError(f"expected dim 2 or 3, got {dim}")
     if min(counts) < 1:
         raise ValueError(f"channels, width and layers must be positive, got {counts}")
 
 
-def check_seen(x: Tensor, dim: int, smallest: int) -> None:
-    """Refuse an input that a critic cannot judge.
-
-    Raises:
-        ValueError: Wrong number of axes, or a side under ``smallest``.
-    """
+def _check_seen(x: Tensor, dim: int, smallest: int) -> None:
     if x.ndim != dim + 2 or min(x.shape[2:]) < smallest:
         raise ValueError(
             f"expected (B, C, ...) with {dim} sides of at least {smallest}, got {tuple(x.shape)}"

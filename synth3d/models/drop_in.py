@@ -63,10 +63,6 @@ def replace_convolutions(
         keep_function: See above.
         options: Further keywords of :class:`synth3d.models.agi_net.routing.CagrOptions`.
 
-    Returns:
-        The names that were replaced, and those that fitted the pattern but were not convolutions
-        of stride 1 without groups, with the reason.
-
     Raises:
         ValueError: The pattern fits no convolution, or none that can be replaced; groups are not
             positive; an option does not exist, or ``attn_init="default"`` with

@@ -22,11 +22,8 @@ def saved_bytes(
     Counted with fake tensors, without computing anything, but as ``device`` would do it; under
     autocast, if that is on. Tensors that share memory count once; parameters do not count.
 
-    Args:
-        network: On any device; it is not changed.
-        shape: Of the input, (B, C, \\*S); taken as channels-last.
-        device: Where the step would run.
-        timed: Whether the network is told a time.
+    ``shape`` (B, C, \\*S) is of the input, taken as channels-last; ``timed`` says whether the
+    network is told a time.
     """
     kept: dict[int, torch.UntypedStorage] = {}
     own: set[int] = set()
@@ -89,12 +86,9 @@ def _group_bytes() -> Iterator[int]:
 def needs_recomputing(network: nn.Module, x: Tensor, bound: float, timed: bool = False) -> bool:
     """Whether a training step on ``x`` keeps more than its share of the free memory.
 
-    Args:
-        network: As it would keep everything.
-        x: (B, C, \\*S), of which shape and device are read.
-        bound: Bytes per voxel of which the network surely keeps less; where even these are
-            there, the second that an exact count takes is saved.
-        timed: Whether the network is told a time.
+    ``network`` is as it would keep everything. Of ``x`` (B, C, \\*S) shape and device are read.
+    Where even ``bound`` bytes per voxel are there, of which it surely keeps less, the second that
+    an exact count takes is saved.
     """
     free = free_bytes(x.device)
     if free is None or bound * x[:, 0].numel() <= SHARE * free:

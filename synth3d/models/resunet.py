@@ -1,17 +1,17 @@
 """ResUNet: the plain backbone of AGI-Net (the UNetRes of DPIR), in 2-D and 3-D."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from synth3d.models.blocks import (
-    CONV,
-    MakeConv,
     ResBlock,
     Stage,
     blank_absent,
     check_sides,
+    choose_stages,
     conv,
     double,
     halve,
@@ -20,6 +20,19 @@ from synth3d.models.blocks import (
 from synth3d.models.time_embedding import TimeEmbedding, TimeModulation
 
 WIDTHS = (64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class UNetOptions:
+    """What a ResUNet can be asked for beside its size.
+
+    Args:
+        time_embedding: Let every ResBlock be told a diffusion step (``synth3d.models.
+            time_embedding``); only then are there parameters for it. Untrained, the time has no
+            effect.
+    """
+
+    time_embedding: bool = False
 
 
 class ResUNet(nn.Module):
@@ -32,66 +45,68 @@ class ResUNet(nn.Module):
     Args:
         in_channels: Input channels.
         out_channels: Output channels.
-        dim: 2 or 3.
+        dim: 2 or 3, one of ``dims``; None for the larger of them.
         widths: Channels from full resolution to the body, at least two.
         blocks: ResBlocks per stage.
-        time_embedding: Let every ResBlock be told a diffusion step (``synth3d.models.
-            time_embedding``); only then are there parameters for it. Untrained, the time has no
-            effect.
+        options: The keywords of ``Options``.
 
     Raises:
-        ValueError: ``dim`` is not 2 or 3, or a count is not positive.
+        ValueError: ``dim`` is none of ``dims``, a count is not positive, or an option does not
+            exist or fit.
     """
 
     offers: ClassVar[frozenset[str]] = frozenset({"time"})
     dims: ClassVar[frozenset[int]] = frozenset({2, 3})
-    keywords: ClassVar[frozenset[str]] = frozenset()
+    Options: ClassVar[type[UNetOptions]] = UNetOptions
+    keywords: ClassVar[frozenset[str]] = frozenset(UNetOptions.__dataclass_fields__)
     """Options beside those that the constructor names."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        dim: int = 3,
+        dim: int | None = None,
         widths: Sequence[int] = WIDTHS,
         blocks: int = 2,
-        time_embedding: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
-        self._build(in_channels, out_channels, dim, widths, blocks, time_embedding)
-
-    def _build(
-        self,
-        in_channels: int,
-        out_channels: int,
-        dim: int,
-        widths: Sequence[int],
-        blocks: int,
-        time_embedding: bool = False,
-        first: MakeConv | None = None,
-    ) -> None:
-        """Make all layers; ``first`` makes the first convolution of each ResBlock."""
-        check_sizes(in_channels, out_channels, dim, widths, blocks)
+        self.options = self.Options(**options)
+        dim = max(self.dims) if dim is None else dim
+        if dim not in self.dims:
+            able = " or ".join(map(str, sorted(self.dims)))
+            raise ValueError(
+                f"{type(self).__name__} exists in {able}-D only, got dim {dim}; use dim {able}"
+            )
+        if len(widths) < 2 or min(widths) < 1:
+            raise ValueError(f"expected at least two positive widths, got {tuple(widths)}")
+        if min(in_channels, out_channels, blocks) < 1:
+            raise ValueError(
+                f"in_channels, out_channels and blocks must be positive, got {in_channels}, "
+                f"{out_channels} and {blocks}"
+            )
         self.dim, self.widths, self.levels = dim, tuple(widths), len(widths) - 1
         self.blocks = blocks
         names, pairs = stage_names(self.levels), list(zip(widths, widths[1:], strict=False))
-        self.time = TimeEmbedding(4 * widths[0]) if time_embedding else None
-
-        def stage(name: str, width: int) -> Stage:
-            make = first or (lambda c, _: conv(dim, c, c, 3))
-
-            def block() -> ResBlock:
-                time = TimeModulation(self.time.width, width) if self.time is not None else None
-                return ResBlock(make(width, name), conv(dim, width, width, 3), time)
-
-            return Stage(*[block() for _ in range(blocks)])
-
+        self.time = TimeEmbedding(4 * widths[0]) if self.options.time_embedding else None
         self.head = conv(dim, in_channels, widths[0], 3)
-        sizes = (*widths, *reversed(widths[:-1]))
-        self.stages = nn.ModuleDict({n: stage(n, w) for n, w in zip(names, sizes, strict=True)})
+        sizes = zip(names, (*widths, *reversed(widths[:-1])), strict=True)
+        self.stages = nn.ModuleDict({name: self._stage(name, width) for name, width in sizes})
         self.halvings = nn.ModuleList(halve(dim, a, b) for a, b in pairs)
         self.doublings = nn.ModuleList(double(dim, b, a) for a, b in reversed(pairs))
         self.tail = conv(dim, widths[0], out_channels, 3)
+
+    def _stage(self, name: str, width: int) -> Stage:
+        def block() -> ResBlock:
+            time = TimeModulation(self.time.width, width) if self.time is not None else None
+            first = self._first_convolution(name, width)
+            return ResBlock(first, conv(self.dim, width, width, 3), time)
+
+        return Stage(*[block() for _ in range(self.blocks)])
+
+    def _first_convolution(self, stage: str, channels: int) -> nn.Module:
+        """Of a ResBlock."""
+        return conv(self.dim, channels, channels, 3)
 
     def forward(
         self,
@@ -100,22 +115,14 @@ class ResUNet(nn.Module):
         wanted: Tensor | None = None,
         time: Tensor | None = None,
     ) -> Tensor:
-        """Map sources to targets.
+        """Map sources (B, C_in, \\*S) to targets (B, C_out, \\*S).
 
         Args:
-            x: (B, C_in, D, H, W), or (B, C_in, H, W) if ``dim`` is 2; sides are multiples of
-                2 ** (len(widths) - 1).
+            x: Sides are multiples of 2 ** (len(widths) - 1), else a ValueError.
             present: (B, C_in) bool; channels that are not present are read as zero.
             wanted: (B, C_out) bool; not used, all targets are made.
             time: (B,) floating point, a diffusion step index in [0, T); exactly if the network
                 was built with ``time_embedding``.
-
-        Returns:
-            (B, C_out, \\*S).
-
-        Raises:
-            ValueError: Wrong number of axes, sides that do not halve often enough, or a time
-                that is missing, unwelcome or not (B,).
         """
         check_sides(x, self.dim, 2**self.levels)
         embedded = self._embed(x, time)
@@ -142,22 +149,27 @@ class ResUNet(nn.Module):
         return self.time(time)
 
 
-def check_sizes(
-    in_channels: int, out_channels: int, dim: int, widths: Sequence[int], blocks: int
-) -> None:
-    """Refuse sizes that no network can have.
+@dataclass(frozen=True)
+class StagedOptions(UNetOptions):
+    """What a ResUNet with another kind of convolution in some stages can be asked for.
 
-    Raises:
-        ValueError: ``dim`` is not 2 or 3, fewer than two widths, or a count below 1.
+    Args:
+        stages: How many of down1, ..., body, up1, ... have it, counted from the first, or their
+            names. AGI-Net's paper has it in 5 of 7.
     """
-    if dim not in CONV:
-        raise ValueError(f"expected dim 2 or 3, got {dim}")
-    if len(widths) < 2 or min(widths) < 1:
-        raise ValueError(f"expected at least two positive widths, got {tuple(widths)}")
-    for name, count in (
-        ("in_channels", in_channels),
-        ("out_channels", out_channels),
-        ("blocks", blocks),
-    ):
-        if count < 1:
-            raise ValueError(f"{name} must be positive, got {count}")
+
+    stages: int | Sequence[str] = 5
+
+
+class StagedUNet(ResUNet):
+    """ResUNet with another kind of convolution first in the ResBlocks of some stages."""
+
+    options: StagedOptions
+
+    def _first_convolution(self, stage: str, channels: int) -> nn.Module:
+        if stage in choose_stages(self.options.stages, self.levels):
+            return self._special_convolution(channels)
+        return super()._first_convolution(stage, channels)
+
+    def _special_convolution(self, channels: int) -> nn.Module:
+        raise NotImplementedError

@@ -16,15 +16,10 @@ LONGEST = 10_000.0
 
 
 def sinusoids(time: Tensor, features: int = FEATURES) -> Tensor:
-    """Cosines and sines of a step index at geometrically spaced frequencies.
+    """Cosines and sines of a step index (B,) at F / 2 geometrically spaced frequencies: (B, F).
 
-    Args:
-        time: (B,), floating point, a step index in [0, T); fractions are welcome.
-        features: F, even.
-
-    Returns:
-        (B, F): cos then sin of time · 10000^(-i / (F / 2)) for i = 0 ... F / 2 - 1, in float32,
-        or float64 if ``time`` is.
+    cos then sin of time · 10000^(-i / (F / 2)) for i = 0 ... F / 2 - 1, in float32, or float64 if
+    ``time`` is.
     """
     half = features // 2
     time = time.to(torch.promote_types(time.dtype, torch.float32))
@@ -34,11 +29,7 @@ def sinusoids(time: Tensor, features: int = FEATURES) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Step index (B,) -> embedding (B, E): sinusoids, linear, SiLU, linear, SiLU; no autocast.
-
-    Args:
-        width: E.
-    """
+    """Step index (B,) -> embedding (B, E): sinusoids, linear, SiLU, linear, SiLU; no autocast."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -59,10 +50,6 @@ class TimeModulation(nn.Module):
 
     Both start at exactly 0, so that an untrained generator does not depend on time. The weights
     are bare parameters, which initialisers that walk over linear layers leave alone.
-
-    Args:
-        width: E, of the embedding.
-        channels: C.
     """
 
     def __init__(self, width: int, channels: int) -> None:

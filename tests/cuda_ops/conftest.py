@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -35,38 +35,23 @@ def place_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(torch.device(kind, 0) if kind == "cuda" else torch.device(kind), backend)
 
 
-def params(*names: str) -> list[object]:
-    return [pytest.param(name, marks=GPU if "cuda" in name else []) for name in names]
+def places(*names: str) -> Any:
+    """A fixture; a fault that the device reports late fails the test that made it."""
+
+    @pytest.fixture(params=[pytest.param(n, marks=GPU if "cuda" in n else []) for n in names])
+    def there(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+        place = place_of(request.param, monkeypatch)
+        yield place
+        if place.device.type == "cuda":
+            torch.cuda.synchronize(place.device)
+
+    return there
 
 
-def finish(place: Place) -> None:
-    """A fault that the device reports late shall fail the test that made it."""
-    if place.device.type == "cuda":
-        torch.cuda.synchronize(place.device)
-
-
-@pytest.fixture(params=params("cpu", "cuda-torch", "cuda-cupy"))
-def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """Both forms on a GPU; and the CPU, which proves the test's own logic without one."""
-    place = place_of(request.param, monkeypatch)
-    yield place
-    finish(place)
-
-
-@pytest.fixture(params=params("cuda-torch", "cuda-cupy"))
-def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """Both forms on a GPU, for what the CPU does not have."""
-    place = place_of(request.param, monkeypatch)
-    yield place
-    finish(place)
-
-
-@pytest.fixture(params=params("cuda-cupy"))
-def fused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """The fused kernel on a GPU."""
-    place = place_of(request.param, monkeypatch)
-    yield place
-    finish(place)
+# Both forms on a GPU; the CPU proves a test's own logic without one.
+place = places("cpu", "cuda-torch", "cuda-cupy")
+gpu = places("cuda-torch", "cuda-cupy")
+fused = places("cuda-cupy")
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cuda_ops import RollingConv, roll_kernel, rolling_conv
+from cuda_ops import roll_kernel, rolling_conv
 from cuda_ops.bench.gpu import device_activities
 from cuda_ops.conv import WAYS, Geometry, rolling_conv_by
 from cuda_ops.op import roll_kernel_backward_op, roll_kernel_op
 from cuda_ops.products import roll_forward
+from synth3d.models.agi_net.cagr import CagrConv
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -133,27 +134,6 @@ def test_it_compiles_as_one_graph_forward_and_backward(compiler, place, small):
             assert torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
 
 
-class Adapting(nn.Module):
-    """AGI-Net's adaptive layer in small: pooled features choose offsets, scales and attention."""
-
-    def __init__(self, channels: int = 16, groups: int = 4) -> None:
-        super().__init__()
-        self.trunk = nn.Conv3d(channels, channels, 3, padding=1, groups=groups)
-        self.attend = nn.Linear(channels, channels)
-        self.head = nn.Linear(channels, groups * 3, bias=False)
-        self.share = nn.Linear(channels, groups)
-        self.conv = RollingConv(channels, channels, groups=groups)
-        nn.init.zeros_(self.head.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x * self.attend(x.mean((2, 3, 4))).sigmoid()[:, :, None, None, None]
-        with torch.autocast(x.device.type, enabled=False):
-            pooled = nn.functional.gelu(self.trunk(x.float())).mean((2, 3, 4))
-            offsets = self.head(pooled).unflatten(1, (-1, 3))
-            scale = self.share(pooled).sigmoid()
-        return self.conv(x, offsets, scale)
-
-
 @contextmanager
 def waiting_is_an_error(device: torch.device) -> Iterator[None]:
     """Within the block torch refuses what makes the host wait for the device."""
@@ -173,7 +153,7 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_training_step_never_waits_for_the_device(dtype, batch, place):
     torch.manual_seed(0)
-    net = Adapting().to(place.device)
+    net = CagrConv(16, 4, 3).to(place.device)
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     x = torch.randn(batch, 16, 6, 6, 6).to(place.device)
 
@@ -191,7 +171,7 @@ def test_a_training_step_never_waits_for_the_device(dtype, batch, place):
         for _ in range(3):
             last = step()
     assert float(last) < float(first)
-    assert float(net.head.weight.detach().abs().max()) > 0
+    assert float(net.routing.offsets.weight.detach().abs().max()) > 0
 
 
 def test_the_check_for_waiting_would_notice_it(gpu):
@@ -202,7 +182,8 @@ def test_the_check_for_waiting_would_notice_it(gpu):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [16, 64])
-def test_one_launch_forward_and_at_most_three_backward(channels, dtype, fused):
+def test_one_launch_forward_and_at_most_three_backward(channels, dtype, fused, monkeypatch):
+    monkeypatch.setenv("CUDA_OPS_BACKEND", "auto")  # which is the fused kernel, without a word
     g = torch.Generator().manual_seed(0)
     weight = torch.randn(channels, channels, 3, 3, 3, generator=g)
     offsets, scale = torch.randn(2, 8, 3, generator=g), torch.rand(2, 8, generator=g)
@@ -214,7 +195,8 @@ def test_one_launch_forward_and_at_most_three_backward(channels, dtype, fused):
 
     out = forward()
     grad = torch.randn_like(out)
-    assert len(device_activities(forward)) == 1
+    (name,) = device_activities(forward)
+    assert "roll_forward" in name
     back = device_activities(lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True))
     assert 1 <= len(back) <= 3
 
@@ -308,9 +290,49 @@ def test_the_convolution_is_the_cpus(dim, last, batch, way, place):
         assert torch.allclose(wanted, got.cpu(), rtol=1e-9, atol=1e-9)
 
 
-def test_auto_is_the_fused_kernel_without_a_word(fused, small, monkeypatch):
-    monkeypatch.setenv("CUDA_OPS_BACKEND", "auto")
-    leaves = small(3, fused.device, torch.float32)
-    names = device_activities(lambda: roll_kernel(*leaves))
-    assert len(names) == 1
-    assert "roll_forward" in names[0]
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30])
+def test_wild_offsets_reach_no_foreign_memory_and_no_foreign_gradient(bad, place, small):
+    weight, offsets, scale = small(3, place.device, torch.float32)
+    with torch.no_grad():
+        offsets[0, 1, 2] = bad
+    out, for_weight, for_offsets, for_scale = gradients([weight, offsets, scale])
+    spoilt = abs(bad) != 1e30
+    assert bool(out[0, :, 2:].isnan().all()) == spoilt
+    assert out[0, :, :2].isfinite().all()
+    assert out[1].isfinite().all()
+    for grad in (for_offsets, for_scale):
+        assert grad[1].isfinite().all()
+        assert grad[0, 0].isfinite().all()
+        assert bool(grad[0, 1].isfinite().all()) != spoilt
+    assert for_weight[:, :2].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_backward_repeats_bit_for_bit(dtype, place):
+    g = torch.Generator().manual_seed(1)
+    weight = torch.randn(64, 64, 3, 3, 3, generator=g).to(place.device, dtype)
+    offsets, scale = torch.randn(3, 8, 3, generator=g), torch.rand(3, 8, generator=g)
+    leaves = [leaf.to(place.device).requires_grad_() for leaf in (weight, offsets, scale)]
+    first = gradients(leaves)
+    for _ in range(3):
+        again = gradients(leaves)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_gradients_that_are_expanded_or_strided_are_read_right(place, small):
+    leaves = small(3, place.device)
+    out = roll_kernel(*leaves)
+    dense = torch.ones_like(out)
+    strided = torch.ones(*out.shape, 2, dtype=out.dtype, device=out.device)[..., 0]
+    wanted = torch.autograd.grad(out, leaves, dense, retain_graph=True)
+    for grad in (dense[:1, :1, :1, :1, :1, :1].expand_as(out), strided):
+        got = torch.autograd.grad(out, leaves, grad, retain_graph=True)
+        assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_an_empty_batch_has_zero_gradients_on_the_device(place, small):
+    weight, offsets, scale = small(3, place.device)
+    leaves = [weight, *(leaf[:0].detach().requires_grad_() for leaf in (offsets, scale))]
+    out, for_weight, *_ = gradients(leaves)
+    assert out.shape == (0, *weight.shape)
+    assert (for_weight == 0).all()

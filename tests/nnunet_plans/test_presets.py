@@ -10,10 +10,6 @@ from nnunet_plans.presets import PRESETS, Network, Preset
 
 def test_the_shipped_presets_are_the_documented_ones():
     assert set(PRESETS) == {"cpu-mini", "cpu-small", "standard", "resenc-m"}
-    assert PRESETS["cpu-mini"].network.patch_size == (32, 32, 32)
-    assert PRESETS["cpu-small"].network.features == (12, 24, 48, 64)
-    schedule = PRESETS["cpu-small"].schedule
-    assert schedule["epochs"] * schedule["iterations"] == 1250
     for name, planner in (("standard", "ExperimentPlanner"), ("resenc-m", "nnUNetPlannerResEncM")):
         stock = PRESETS[name]
         seldom = {"save_every": 5}  # an epoch takes minutes; no more than five are lost by a kill

@@ -1,9 +1,8 @@
 """The parts of AGI-Net: cross-group attention, and the convolution that it and the routing steer.
 
-After "Adaptive Group-wise Interactions" (arXiv 2411.14684). Attention gates the channels, a
-routing function (:mod:`synth3d.models.agi_net.routing`) reads the gated features and predicts one
-offset
-and one scale per group, and the convolution runs with the kernels so rolled.
+After "Adaptive Group-wise Interactions" (arXiv 2411.14684). Attention gates the channels,
+the routing reads the gated features and predicts one offset and one scale per group, and the
+convolution runs with the kernels so rolled.
 """
 
 import math
@@ -11,13 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cuda_ops import (
-    RollingConv,
-    conv_dtype,
-    conv_per_sample,
-    full_precision,
-    roll_kernel,
-)
+from cuda_ops import RollingConv, conv_dtype, conv_per_sample, full_precision, roll_kernel
 from synth3d.models.agi_net.routing import CagrOptions, Routing
 from synth3d.models.blocks import CONV, GlobalMean
 
@@ -25,12 +18,8 @@ from synth3d.models.blocks import CONV, GlobalMean
 class CrossGroupAttention(nn.Module):
     """One gate in (0, 1) per channel, from the pooled channels of its own and shuffled groups.
 
-    Args:
-        channels: C, a multiple of ``groups``.
-        groups: n.
-        dim: 2 or 3.
-        init: ``"default"`` gates near 0.5 at the start, ``"open"`` at 0.88 exactly.
-        shuffle: False lets each group see its own channels twice, and no others.
+    Gates start near 0.5 (``init="default"``) or at 0.88 exactly (``"open"``). Without ``shuffle``
+    each group sees its own channels twice, and no others.
     """
 
     def __init__(
@@ -39,7 +28,7 @@ class CrossGroupAttention(nn.Module):
         super().__init__()
         self.groups, self.init, self.shuffle = groups, init, shuffle
         self.pool = GlobalMean()
-        self.mix: nn.Conv2d | nn.Conv3d = CONV[dim](2 * channels, channels, 1, groups=groups)
+        self.mix = CONV[dim](2 * channels, channels, 1, groups=groups)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -74,16 +63,8 @@ class GatedRollingConv(RollingConv):
 
         conv(x · A, W) = conv(x, W · A), since a gate A has no spatial extent. So where there is
         a kernel per sample anyway, and more voxels than kernel entries C_out · k^d to a channel,
-        the gates go into the kernels and ``x * gates`` is not made.
-
-        Args:
-            x: (B, C_in, \\*S).
-            offsets: As :class:`cuda_ops.RollingConv` takes them.
-            scale: As :class:`cuda_ops.RollingConv` takes it.
-            gates: (B, C_in, 1, ...), float32 or more, or None for ones.
-
-        Returns:
-            (B, C_out, \\*out).
+        the gates (B, C_in, 1, ...) go into the kernels and ``x * gates`` is not made. The rest is
+        as in :class:`cuda_ops.RollingConv`.
         """
         if gates is None:
             return super().forward(x, offsets, scale)
@@ -100,7 +81,7 @@ class CagrConv(nn.Module):
     """Cross-group attention, routing and rolled convolution in place of a stride-1 convolution.
 
     Args:
-        channels: C_in, a multiple of ``groups``.
+        channels: C_in, a multiple of ``groups``; else a ValueError.
         groups: n.
         dim: 2 or 3.
         options: See :class:`CagrOptions`; its ``module`` is not ``"conv"``.
@@ -108,9 +89,6 @@ class CagrConv(nn.Module):
             each axis, as many outputs and the size kept. What has one tap along an axis is not
             rolled there. The routing's own kernels have three.
         bias: Add one number per output channel, zero at the start; the paper's has none.
-
-    Raises:
-        ValueError: ``groups`` does not divide ``channels``.
     """
 
     def __init__(

@@ -55,16 +55,7 @@ def merged_groups(x: Tensor, groups: int) -> int:
 
 
 def merge_groups(weight: Tensor, groups: int, merged: int) -> Tensor:
-    """A grouped kernel written as one of fewer groups, with zeros between what was apart.
-
-    Args:
-        weight: (C_out, C_in / groups, \\*k).
-        groups: The groups it has.
-        merged: The groups it shall have, a divisor of ``groups``.
-
-    Returns:
-        (C_out, C_in / merged, \\*k), for the same convolution with ``merged`` groups.
-    """
+    """A grouped kernel (C_out, C_in / groups, \\*k) as one of fewer groups, zeros between them."""
     if merged == groups:
         return weight
     eye = torch.eye(groups // merged, dtype=weight.dtype, device=weight.device)

@@ -1,13 +1,12 @@
 """AGI-Net: a ResUNet whose convolutions roll their kernels per sample and channel group.
 
-After "Adaptive Group-wise Interactions" (arXiv 2411.14684). :mod:`synth3d.models.agi_net.cagr` is
-what
-replaces the first convolution of the ResBlocks in the chosen stages.
+After "Adaptive Group-wise Interactions" (arXiv 2411.14684). :class:`CagrConv` replaces the
+first convolution of the ResBlocks in the chosen stages.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 
 from synth3d.models.agi_net.cagr import CagrConv
 from synth3d.models.agi_net.routing import CagrOptions, Routing
-from synth3d.models.blocks import check_option, choose_stages, conv
+from synth3d.models.blocks import check_option, conv
 from synth3d.models.memory import needs_recomputing
-from synth3d.models.resunet import WIDTHS, ResUNet, check_sizes
+from synth3d.models.resunet import WIDTHS, StagedOptions, StagedUNet
 
 HEADS = ("plain", "grouped")
 
@@ -69,20 +68,15 @@ class ModalityHead(nn.Module):
 
 
 @dataclass(frozen=True)
-class AgiOptions(CagrOptions):
+class AgiOptions(StagedOptions, CagrOptions):
     """What makes a ResUNet an AGI-Net; the defaults are the paper's.
 
     Args:
         groups: n; must divide the widths of the chosen stages.
-        stages: How many of down1, ..., body, up1, ... get the module, counted from the first, or
-            their names. The paper's is 5 of 7.
-        time_embedding: See :class:`ResUNet`.
         head: ``"plain"``, or ``"grouped"``: groups tied to modalities, :class:`ModalityHead`.
     """
 
     groups: int = 8
-    stages: int | Sequence[str] = 5
-    time_embedding: bool = False
     head: str = "plain"
 
     def __post_init__(self) -> None:
@@ -90,49 +84,35 @@ class AgiOptions(CagrOptions):
         check_option("head", self.head, HEADS)
 
 
-class AGINet(ResUNet):
+class AGINet(StagedUNet):
     """ResUNet with group-wise rolling and cross-group attention in its first stages.
 
     With the defaults in 2-D, one channel in and out, 19 151 696 parameters; in 3-D, two in and
-    one out, 55.54 million.
-
-    Args:
-        in_channels: Input channels.
-        out_channels: Output channels.
-        dim: 2 or 3.
-        widths: Channels from full resolution to the body.
-        blocks: ResBlocks per stage.
-        options: The keywords of :class:`AgiOptions`: ``groups``, ``stages``, ``module`` ...
-
-    Raises:
-        ValueError: Groups that do not divide a width, or an option that does not exist.
+    one out, 55.54 million. Groups must divide the widths of the chosen stages.
     """
 
-    keywords: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(AgiOptions))
+    Options = AgiOptions
+    keywords: ClassVar[frozenset[str]] = frozenset(AgiOptions.__dataclass_fields__)
+    options: AgiOptions
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        dim: int = 3,
+        dim: int | None = None,
         widths: Sequence[int] = WIDTHS,
         blocks: int = 2,
         **options: Any,
     ) -> None:
-        nn.Module.__init__(self)
-        made = AgiOptions(**options)
-        check_sizes(in_channels, out_channels, dim, widths, blocks)
-        chosen = choose_stages(made.stages, len(widths) - 1)
+        super().__init__(in_channels, out_channels, dim, widths, blocks, **options)
+        if self.options.head == "grouped":
+            self.head = ModalityHead(in_channels, widths[0], self.options.groups, self.dim)
+        self._undecided = self.options.checkpoint_routing == "auto"
 
-        def first(channels: int, stage: str) -> nn.Module:
-            if made.module == "conv" or stage not in chosen:
-                return conv(dim, channels, channels, 3)
-            return CagrConv(channels, made.groups, dim, made)
-
-        self._build(in_channels, out_channels, dim, widths, blocks, made.time_embedding, first)
-        if made.head == "grouped":
-            self.head = ModalityHead(in_channels, widths[0], made.groups, dim)
-        self._undecided = made.checkpoint_routing == "auto"
+    def _special_convolution(self, channels: int) -> nn.Module:
+        if self.options.module == "conv":
+            return conv(self.dim, channels, channels, 3)
+        return CagrConv(channels, self.options.groups, self.dim, self.options)
 
     def forward(
         self,

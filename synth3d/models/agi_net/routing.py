@@ -12,11 +12,13 @@ from cuda_ops import full_precision
 from synth3d.models.agi_net.grouped import GROUPED
 from synth3d.models.blocks import ChannelNorm, GlobalMean, check_option, norm_gelu
 
-MODULES = ("conv", "gr", "ca", "cagr")
-ROUTINGS = ("stacked", "parallel")
-ATTENTION_INITS = ("default", "open")
-OFFSETS = ("learned", "shared", "frozen")
-SCALES = ("learned", "fixed")
+CHOICES = {
+    "module": ("conv", "gr", "ca", "cagr"),
+    "routing": ("stacked", "parallel"),
+    "attn_init": ("default", "open"),
+    "offsets": ("learned", "shared", "frozen"),
+    "scale": ("learned", "fixed"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,6 @@ class CagrOptions:
         scale_init: What a learned scale is the sigmoid of, at the start.
         routing_stride: Of the routing's first unit (of both, if parallel); 2 is cheaper.
         checkpoint_routing: Compute the routing again in the backward instead of keeping it.
-
-    Raises:
-        ValueError: An option that does not exist.
     """
 
     module: str = "cagr"
@@ -50,32 +49,21 @@ class CagrOptions:
     checkpoint_routing: bool | str = "auto"
 
     def __post_init__(self) -> None:
-        check_option("module", self.module, MODULES)
-        check_option("routing", self.routing, ROUTINGS)
-        check_option("attn_init", self.attn_init, ATTENTION_INITS)
-        check_option("offsets", self.offsets, OFFSETS)
-        check_option("scale", self.scale, SCALES)
+        for name, known in CHOICES.items():
+            check_option(name, getattr(self, name), known)
         if self.routing_stride < 1:
             raise ValueError(f"routing_stride must be positive, got {self.routing_stride}")
         if self.checkpoint_routing not in (True, False, "auto"):
-            raise ValueError(
-                f"checkpoint_routing must be true, false or 'auto', got {self.checkpoint_routing!r}"
-            )
+            given = self.checkpoint_routing
+            raise ValueError(f"checkpoint_routing must be true, false or 'auto', got {given!r}")
 
 
 class OffsetHead(nn.Module):
     """(B, C) -> offsets (B, n, d), unbounded, zero at the start.
 
     Its weight is a bare parameter of a class that is no ``nn.Linear``, so that initialisers
-    which walk over convolutions and linear layers leave the zeros alone.
-
-    Args:
-        channels: C.
-        groups: n.
-        dim: d.
-        shared: Predict one offset for all groups.
-        axes: The axes (0 is z, or y in 2-D) with something to roll; None for all. Along the
-            others the offset is 0.
+    which walk over convolutions and linear layers leave the zeros alone. ``shared`` is one offset
+    for all groups. Along an axis (0 is z, or y in 2-D) that is not among ``axes`` it is 0.
     """
 
     def __init__(
@@ -108,13 +96,7 @@ class OffsetHead(nn.Module):
 
 
 class ScaleHead(nn.Module):
-    """(B, C) -> scales (B, n) in (0, 1), sigmoid(1) = 0.731 at the start.
-
-    Args:
-        channels: C.
-        groups: n.
-        init: What the scale is the sigmoid of, at the start.
-    """
+    """(B, C) -> scales (B, n) in (0, 1), sigmoid(``init``) at the start."""
 
     def __init__(self, channels: int, groups: int, init: float = 1.0) -> None:
         super().__init__()
@@ -136,13 +118,8 @@ class ScaleHead(nn.Module):
 class RoutingUnit(nn.Sequential):
     """Grouped convolution of gated features, normalisation over channels, GELU.
 
-    Args:
-        channels: C, a multiple of ``groups``.
-        groups: n.
-        dim: 2 or 3.
-        stride: Of the convolution.
-        lean: Keep the convolution's result for the backward alone and normalise it again there;
-            hooks of the normalisation and the GELU are not called then.
+    ``lean``, it keeps the convolution's result for the backward alone and normalises it again
+    there; hooks of the normalisation and the GELU are not called then.
     """
 
     def __init__(
@@ -157,21 +134,18 @@ class RoutingUnit(nn.Sequential):
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> Tensor:
         """(B, C, \\*S), gates (B, C, 1, ...) or None -> (B, C, \\*S')."""
-        y = self[0](x, gates)
-        norm, act = self[1], self[2]
-        return norm_gelu(y, norm) if self.lean else act(norm(y))
+        convolve, norm, act = self
+        y = convolve(x, gates)
+        if self.lean and isinstance(norm, ChannelNorm):
+            return norm_gelu(y, norm)
+        return act(norm(y))
 
 
 class Routing(nn.Module):
     """Reads gated features and predicts the offsets and scales of each group.
 
-    Args:
-        channels: C, a multiple of ``groups``.
-        groups: n.
-        dim: 2 or 3.
-        options: See :class:`CagrOptions`. ``recompute`` is what ``checkpoint_routing`` says;
-            where that is ``"auto"`` it is False until somebody decides.
-        axes: See :class:`OffsetHead`.
+    ``recompute`` is what ``checkpoint_routing`` says; where that is ``"auto"`` it is False until
+    somebody decides. ``axes`` are those of :class:`OffsetHead`.
     """
 
     def __init__(
@@ -201,14 +175,9 @@ class Routing(nn.Module):
             self.scale = ScaleHead(channels, groups, options.scale_init)
 
     def forward(self, x: Tensor, gates: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Offsets and scales for ``x * gates``.
+        """Offsets (B, n, d) in taps (z, y, x) and scales (B, n) for ``x * gates``, float32 or more.
 
-        Args:
-            x: (B, C, \\*S).
-            gates: (B, C, 1, ...), or None for ones.
-
-        Returns:
-            Offsets (B, n, d) in taps (z, y, x), scales (B, n); float32 or more.
+        ``x`` is (B, C, \\*S), ``gates`` (B, C, 1, ...) or None for ones.
         """
         if self.recompute and torch.is_grad_enabled():
             shift, size = checkpoint(

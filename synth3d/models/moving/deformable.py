@@ -5,9 +5,9 @@ input at p + t + o_t(p), weighted by m_t(p); a convolution of the same input pre
 masks m. Offsets start at 0 and masks at 1: as the plain convolution.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cuda_ops import full_precision
-from synth3d.models.blocks import check_option, choose_stages, conv
+from synth3d.models.blocks import check_option, conv
 from synth3d.models.moving.warping import displace, sample_at, voxel_positions
-from synth3d.models.resunet import WIDTHS, ResUNet
+from synth3d.models.resunet import StagedOptions, StagedUNet
 
 DEFORMS = ("auto", "dcn", "warp", "exact")
 
@@ -27,11 +27,6 @@ class DisplacementMap(nn.Module):
 
     A 3x3(x3) convolution whose weights start at 0: offsets 0, masks 2 sigmoid(0) = 1; they are
     bare parameters, which initialisers that walk over convolutions leave alone.
-
-    Args:
-        channels: C.
-        dim: 2 or 3.
-        taps: How many taps are moved, each by its own offset.
     """
 
     def __init__(self, channels: int, dim: int, taps: int) -> None:
@@ -90,29 +85,24 @@ class DeformableConv(nn.Module):
             return self.conv(displace(x, offsets[:, 0]) * masks.to(x.dtype))
         weight = self.conv.weight
         with full_precision(x.device.type):
+            exact = x.to(weight.dtype)
             if self.mode == "exact":
-                y = deformable_conv(x.to(weight.dtype), weight, offsets, masks)
-            else:
-                flat = offsets.flatten(1, 2)
-                operator = _torchvision_operator()
-                y = operator(x.to(weight.dtype), flat, weight, padding=1, mask=masks)
-        return y.to(x.dtype)
+                return deformable_conv(exact, weight, offsets, masks).to(x.dtype)
+            flat = offsets.flatten(1, 2)
+            return _torchvision_operator()(exact, flat, weight, padding=1, mask=masks).to(x.dtype)
 
 
 def deformable_conv(x: Tensor, weight: Tensor, offsets: Tensor, masks: Tensor) -> Tensor:
     """Modulated deformable convolution, size-preserving, one tap after the other.
 
     What one tap reads is not kept for the backward but read again: kept, it would be 27 times
-    the input in 3-D.
+    the input in 3-D. The result (B, C_out, \\*S) is ``torchvision.ops.deform_conv2d``'s in 2-D.
 
     Args:
-        x: (B, C_in, D, H, W) or (B, C_in, H, W).
+        x: (B, C_in, \\*S), 0 outside.
         weight: (C_out, C_in, \\*k), odd k.
         offsets: (B, taps, d, \\*S) in voxels (z, y, x), taps in the order of the flattened kernel.
         masks: (B, taps, \\*S).
-
-    Returns:
-        (B, C_out, \\*S), as ``torchvision.ops.deform_conv2d`` gives in 2-D; outside ``x`` is 0.
     """
     axes = x.ndim - 2
     convolve = F.conv3d if axes == 3 else F.conv2d
@@ -148,54 +138,22 @@ def _torchvision_operator() -> Callable[..., Tensor]:
 
 
 @dataclass(frozen=True)
-class DeformOptions:
+class DeformOptions(StagedOptions):
     """What makes a ResUNet deformable.
 
     Args:
-        stages: How many of down1, ..., body, up1, ... deform, counted from the first, or their
-            names; as in :class:`synth3d.models.AGINet`.
         deform: See :class:`DeformableConv`.
-        time_embedding: See :class:`ResUNet`.
     """
 
-    stages: int | Sequence[str] = 5
     deform: str = "auto"
-    time_embedding: bool = False
 
 
-class DeformResUNet(ResUNet):
-    """ResUNet with deformable convolutions where AGI-Net has its rolling ones.
+class DeformResUNet(StagedUNet):
+    """ResUNet with deformable convolutions where AGI-Net has its rolling ones."""
 
-    Args:
-        in_channels: Input channels.
-        out_channels: Output channels.
-        dim: 2 or 3.
-        widths: Channels from full resolution to the body.
-        blocks: ResBlocks per stage.
-        options: The keywords of :class:`DeformOptions`.
+    Options = DeformOptions
+    keywords: ClassVar[frozenset[str]] = frozenset(DeformOptions.__dataclass_fields__)
+    options: DeformOptions
 
-    Raises:
-        ValueError: A size or option that does not exist or fit.
-    """
-
-    keywords: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(DeformOptions))
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        dim: int = 3,
-        widths: Sequence[int] = WIDTHS,
-        blocks: int = 2,
-        **options: Any,
-    ) -> None:
-        nn.Module.__init__(self)
-        made = DeformOptions(**options)
-        chosen = choose_stages(made.stages, len(widths) - 1)
-
-        def first(channels: int, stage: str) -> nn.Module:
-            if stage in chosen:
-                return DeformableConv(channels, dim, made.deform)
-            return conv(dim, channels, channels, 3)
-
-        self._build(in_channels, out_channels, dim, widths, blocks, made.time_embedding, first)
+    def _special_convolution(self, channels: int) -> nn.Module:
+        return DeformableConv(channels, self.dim, self.options.deform)

@@ -5,17 +5,16 @@ with weights that it reads as well (section 3.2 there): one kernel per sample.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ops import conv_per_sample, full_precision
-from synth3d.models.blocks import ChannelNorm, GlobalMean, choose_stages, conv
-from synth3d.models.resunet import WIDTHS, ResUNet
+from synth3d.models.blocks import ChannelNorm, GlobalMean
+from synth3d.models.resunet import StagedOptions, StagedUNet
 
 LARGEST_ANGLE = math.radians(40)
 
@@ -52,18 +51,13 @@ class AngleRouting(nn.Module):
 
     Depthwise 3x3 convolution, normalisation over channels, ReLU, global mean, dropout, and one
     linear head each, the angles' without bias.
-
-    Args:
-        channels: C.
-        kernels: K.
-        dropout: Of the pooled features, in training.
     """
 
-    def __init__(self, channels: int, kernels: int, dropout: float = 0.2) -> None:
+    def __init__(self, channels: int, kernels: int) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.norm, self.act, self.pool = ChannelNorm(channels), nn.ReLU(), GlobalMean()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(0.2)
         self.angle = nn.Linear(channels, kernels, bias=False)
         self.weight = nn.Linear(channels, kernels)
         self.reset_parameters()
@@ -83,12 +77,7 @@ class AngleRouting(nn.Module):
 
 
 class RotatingConv(nn.Module):
-    """A bias-free 3x3 convolution, C -> C, with rotated kernels, one mixture per sample.
-
-    Args:
-        channels: C.
-        kernels: K.
-    """
+    """A bias-free 3x3 convolution, C -> C, with K rotated kernels, one mixture per sample."""
 
     def __init__(self, channels: int, kernels: int) -> None:
         super().__init__()
@@ -117,65 +106,30 @@ class RotatingConv(nn.Module):
 
 
 @dataclass(frozen=True)
-class ArcOptions:
+class ArcOptions(StagedOptions):
     """What makes a ResUNet turn its kernels.
 
     Args:
-        stages: How many of down1, ..., body, up1, ... rotate, counted from the first, or their
-            names; as in :class:`synth3d.models.AGINet`.
         rotated_kernels: K, how many kernels each of them mixes.
-        time_embedding: See :class:`ResUNet`.
     """
 
-    stages: int | Sequence[str] = 5
     rotated_kernels: int = 4
-    time_embedding: bool = False
 
     def __post_init__(self) -> None:
         if self.rotated_kernels < 1:
             raise ValueError(f"rotated_kernels must be positive, got {self.rotated_kernels}")
 
 
-class ArcResUNet(ResUNet):
-    """ResUNet with rotating convolutions where AGI-Net has its rolling ones; 2-D only.
+class ArcResUNet(StagedUNet):
+    """ResUNet with rotating convolutions where AGI-Net has its rolling ones.
 
-    Args:
-        in_channels: Input channels.
-        out_channels: Output channels.
-        dim: 2.
-        widths: Channels from full resolution to the body.
-        blocks: ResBlocks per stage.
-        options: The keywords of :class:`ArcOptions`.
-
-    Raises:
-        ValueError: ``dim`` is 3: a rotation of a 3-D kernel has three angles and is not
-            published; or a size that does not fit.
+    2-D only: a rotation of a 3-D kernel has three angles and is not published.
     """
 
     dims: ClassVar[frozenset[int]] = frozenset({2})
-    keywords: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(ArcOptions))
+    Options = ArcOptions
+    keywords: ClassVar[frozenset[str]] = frozenset(ArcOptions.__dataclass_fields__)
+    options: ArcOptions
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        dim: int = 2,
-        widths: Sequence[int] = WIDTHS,
-        blocks: int = 2,
-        **options: Any,
-    ) -> None:
-        nn.Module.__init__(self)
-        made = ArcOptions(**options)
-        if dim != 2:
-            raise ValueError(
-                f"arc-resunet turns kernels in the plane and exists in 2-D only, got dim {dim}; "
-                "use dim 2, or another model"
-            )
-        chosen = choose_stages(made.stages, len(widths) - 1)
-
-        def first(channels: int, stage: str) -> nn.Module:
-            if stage in chosen:
-                return RotatingConv(channels, made.rotated_kernels)
-            return conv(dim, channels, channels, 3)
-
-        self._build(in_channels, out_channels, dim, widths, blocks, made.time_embedding, first)
+    def _special_convolution(self, channels: int) -> nn.Module:
+        return RotatingConv(channels, self.options.rotated_kernels)

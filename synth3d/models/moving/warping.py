@@ -37,14 +37,9 @@ def sample_at(x: Tensor, where: Tensor) -> Tensor:
 
 
 def displace(x: Tensor, displacement: Tensor) -> Tensor:
-    """``x`` read at every position plus that position's displacement.
+    """``x`` (B, C, \\*S) read at every position plus that position's displacement.
 
-    Args:
-        x: (B, C, \\*S).
-        displacement: (B, d, \\*S), in voxels (z, y, x).
-
-    Returns:
-        (B, C, \\*S) of the dtype of ``x``; with zeros ``x`` itself, to rounding.
+    With displacements of zero, (B, d, \\*S) in voxels (z, y, x), ``x`` itself, to rounding.
     """
     where = voxel_positions(tuple(x.shape[2:]), displacement) + displacement
     return sample_at(x, where).to(x.dtype)

@@ -23,11 +23,6 @@ def test_worked_example():
     assert out.flatten().tolist() == [0.5, 0.5, 0.75]
 
 
-def test_what_is_not_background_comes_back_as_it_was():
-    x = torch.rand(2, 3, 4, 4, 4) + 0.01
-    torch.testing.assert_close(Centred(Spy())(x), x[:, :1])
-
-
 def test_absent_sources_are_at_the_level_of_healthy_tissue():
     spy = Spy()
     x = torch.full((1, 2, 2, 2, 2), 0.9)

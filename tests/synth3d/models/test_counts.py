@@ -37,10 +37,8 @@ def test_stages_2d(stages, parameters):
     assert count(AGINet, 1, 1, dim=2, stages=stages) == parameters
 
 
-def test_one_and_two_sources_2d():
-    assert count(ResUNet, 1, 1, dim=2) == 17_007_744
+def test_two_sources_2d():
     assert count(ResUNet, 2, 1, dim=2) == 17_008_320
-    assert count(AGINet, 1, 1, dim=2) == 19_151_696
     assert count(AGINet, 2, 1, dim=2) == 19_152_272
 
 
@@ -77,11 +75,6 @@ def test_table_3d(widths, plain, printed):
 def test_agi_net_without_its_parts_is_resunet():
     plain = count(ResUNet, 2, 1, dim=3, widths=(8, 16))
     assert count(AGINet, 2, 1, dim=3, widths=(8, 16), stages=3, module="conv") == plain
-    parts = [
-        count(AGINet, 2, 1, dim=3, widths=(8, 16), stages=3, module=m) - plain
-        for m in ("gr", "ca", "cagr")
-    ]
-    assert parts[0] + parts[1] == parts[2]
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 8, 16])

@@ -1,6 +1,5 @@
 """Rolling convolutions in networks that somebody else built."""
 
-import copy
 import doctest
 import math
 
@@ -65,9 +64,6 @@ def test_it_then_learns_to_roll():
     heads = [m for m in net.modules() if isinstance(m, OffsetHead)]
     assert len(heads) == 4
     assert all(head.weight.grad.abs().max() > 0 for head in heads)
-    before = net(x)
-    wake(net)
-    assert not torch.allclose(net(x), before, atol=1e-3)
 
 
 def test_all_names_of_a_convolution_are_replaced():
@@ -90,49 +86,36 @@ def test_what_stays_is_listed_with_its_reason():
     assert "kept tail: a kernel of one tap" in str(report)
 
 
-def hooked(layer):
-    layer.register_forward_pre_hook(lambda module, inputs: None)
-    return layer
+HOOKED = nn.Conv2d(4, 4, 3)
+HOOKED.register_forward_pre_hook(lambda module, inputs: None)
 
 
 @pytest.mark.parametrize(
-    ("layer", "reason"),
+    ("layer", "options", "claim"),
     [
-        (nn.Conv2d(4, 4, 3, groups=2), "has 2 groups"),
-        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "pads with 'reflect'"),
-        (nn.Conv2d(4, 4, 4, padding="same"), "even kernel"),
-        (nn.Conv1d(4, 4, 3), "a Conv1d is no plain"),
-        (hooked(nn.Conv2d(4, 4, 3)), "has hooks"),
+        (nn.Conv2d(4, 4, 3, groups=2), {}, "has 2 groups"),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), {}, "pads with 'reflect'"),
+        (nn.Conv2d(4, 4, 4, padding="same"), {}, "even kernel"),
+        (nn.Conv1d(4, 4, 3), {}, "a Conv1d is no plain"),
+        (HOOKED, {}, "has hooks"),
+        (nn.Linear(2, 2), {}, "can be rolled"),
+        (UNet(), {"pattern": "encoder.*"}, r"fits \['encoder.*'\].*'0.down.0.conv'"),
+        (UNet(), {"groups": 0}, "groups must be positive"),
+        (UNet(), {"module": "conv"}, "there already"),
+        (UNet(), {"module": "deform"}, "module must be one of"),
+        (UNet(), {"attn_init": "default"}, "keep_function=False"),
     ],
 )
-def test_what_cannot_be_rolled_alone_is_refused(layer, reason):
-    with pytest.raises(ValueError, match=reason):
-        replace_convolutions(nn.Sequential(layer), "*")
+def test_what_does_not_fit_is_refused_and_nothing_is_changed(layer, options, claim):
+    net = nn.Sequential(layer)
+    with pytest.raises(ValueError, match=claim):
+        replace_convolutions(net, **{"pattern": "*", **options})
+    assert not any(isinstance(m, CagrConv) for m in net.modules())
 
 
-def test_a_pattern_that_fits_nothing_is_refused_with_the_names_there_are():
-    with pytest.raises(ValueError, match=r"fits \['encoder.*'\].*'down.0.conv'"):
-        replace_convolutions(UNet(), "encoder.*")
-    with pytest.raises(ValueError, match="can be rolled"):
-        replace_convolutions(nn.Linear(2, 2), "*")
+def test_a_network_that_is_a_convolution_cannot_be_replaced_in_itself():
     with pytest.raises(ValueError, match="it is the network itself"):
         replace_convolutions(nn.Conv2d(4, 4, 3), "*")
-
-
-@pytest.mark.parametrize(
-    ("options", "claim"),
-    [
-        ({"groups": 0}, "groups must be positive"),
-        ({"module": "conv"}, "there already"),
-        ({"module": "deform"}, "module must be one of"),
-        ({"attn_init": "default"}, "keep_function=False"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused_and_nothing_is_changed(options, claim):
-    net = UNet()
-    with pytest.raises(ValueError, match=claim):
-        replace_convolutions(net, "*", **options)
-    assert not any(isinstance(m, CagrConv) for m in net.modules())
 
 
 def test_groups_that_do_not_divide_become_the_greatest_common_divisor():
@@ -198,26 +181,6 @@ def test_device_type_mode_and_frozen_weights_are_taken_over():
     assert not new.conv.weight.requires_grad
     assert new.bias.requires_grad
     assert {p.dtype for p in new.parameters()} == {torch.float64}
-
-
-def test_weights_can_be_saved_and_loaded():
-    nets = [UNet() for _ in range(2)]
-    for net in nets:
-        replace_convolutions(net, "*conv", groups=2)
-    wake(nets[0])
-    nets[1].load_state_dict(copy.deepcopy(nets[0].state_dict()))
-    x = torch.randn(1, 2, 8, 8, 8)
-    assert torch.equal(nets[0](x), nets[1](x))
-
-
-@pytest.mark.slow
-def test_it_compiles():
-    net, x = UNet(), torch.randn(2, 2, 8, 8, 8)
-    replace_convolutions(net, "*conv", groups=2)
-    wake(net)
-    compiled = torch.compile(net, backend="aot_eager")
-    assert torch.allclose(compiled(x), net(x), atol=1e-4)
-    compiled(x).square().mean().backward()
 
 
 def test_the_example_of_the_docstring():

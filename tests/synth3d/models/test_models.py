@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from synth3d.models import GENERATORS, AGINet, PatchCritic, ResUNet, options_of
-from synth3d.models.agi_net.cagr import CagrConv
 from synth3d.models.agi_net.routing import OffsetHead, ScaleHead
 from synth3d.models.blocks import ChannelNorm, GlobalMean, norm_gelu
+from synth3d.models.moving.deformable import DisplacementMap
+from synth3d.models.time_embedding import TimeModulation
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 SMALL = {"widths": (16, 32), "stages": 3, "groups": 4}
@@ -29,16 +30,40 @@ CELLS = [(name, dim) for name, made in GENERATORS.items() for dim in sorted(made
 
 @pytest.mark.parametrize(("name", "dim"), CELLS)
 def test_sources_become_targets_of_the_same_size_in_any_memory_format(name, dim):
-    net, x = make(name, 2, 3, dim=dim), image(dim)
+    net, x = make(name, 2, 3, dim=dim).eval(), image(dim)
+    for head in (m for m in net.modules() if isinstance(m, OffsetHead)):
+        nn.init.normal_(head.weight)
     results = []
     for layout in (torch.contiguous_format, LAST[dim]):
         net, x = net.to(memory_format=layout), x.to(memory_format=layout)
-        results.append(net.eval()(x))
-        assert results[-1].shape == (2, 3, *x.shape[2:])
-        net.train().zero_grad()
-        net(x).square().mean().backward()
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    assert torch.allclose(*results, atol=1e-5)
+        y = net(x)
+        assert y.shape == (2, 3, *x.shape[2:])
+        results.append([y, *torch.autograd.grad(y.sin().sum(), [*net.parameters()])])
+    for one, other in zip(*results, strict=True):
+        scale = one.abs().max() + 1e-6
+        assert torch.allclose(one / scale, other / scale, atol=1e-3)
+
+
+def by_class_name(module: nn.Module) -> None:
+    """The usual initialiser of image translation code: normal 0.02 by class name."""
+    if hasattr(module, "weight") and any(n in type(module).__name__ for n in ("Conv", "Linear")):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+
+
+def by_type(module: nn.Module) -> None:
+    """nnU-Net's: He for convolutions and linear layers."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, a=0.01)
+
+
+@pytest.mark.parametrize("init", [by_class_name, by_type])
+@pytest.mark.parametrize(("name", "dim"), CELLS)
+def test_what_starts_at_zero_survives_initialisers_that_go_by_layer(name, dim, init):
+    net = make(name, 2, 1, dim=dim, time_embedding=True).apply(init)
+    still = [m for m in net.modules() if isinstance(m, OffsetHead | DisplacementMap)]
+    assert len(still) == (6 if name in ("agi-net", "deform-resunet") else 0)
+    still += [m for m in net.modules() if isinstance(m, TimeModulation)]
+    assert not any(m.weight.any() for m in still)
 
 
 @pytest.mark.parametrize("widths", [(8, 16), (8, 16, 24), (8, 8, 16, 16, 32)])
@@ -93,15 +118,6 @@ def test_autocast_keeps_routes_in_float32(routes):
     assert y.dtype == torch.bfloat16
     y.float().square().mean().backward()
     assert all(p.grad.dtype == torch.float32 for p in net.parameters())
-
-
-@pytest.mark.parametrize("stages", [3, ["down1", "up1"], "body", 0])
-def test_stages_are_a_count_or_names(stages):
-    net = AGINet(2, 1, widths=(8, 16), stages=stages, groups=2)
-    rolled = {name for name, s in net.stages.items() if isinstance(s[0].first, CagrConv)}
-    expected = {3: {"down1", "body", "up1"}, 0: set(), "body": {"body"}}
-    assert rolled == (expected[stages] if not isinstance(stages, list) else set(stages))
-    assert not any(isinstance(m, CagrConv) for s in net.stages.values() for m in [s[0].second])
 
 
 def test_absent_sources_are_read_as_zero_whatever_they_hold():
@@ -177,6 +193,8 @@ def test_the_global_mean_has_the_means_gradients(last):
         ({"stages": 4}, "expected 0 to 3 stages, got 4"),
         ({"stages": ("down2",)}, "unknown stage"),
         ({"routing_stride": 0}, "routing_stride"),
+        ({"head": "both"}, "head must be one of plain, grouped"),
+        ({"head": "grouped", "groups": 1}, "1 groups of 16 channels cannot be shared out among 2"),
         ({"dim": 4}, "dim 2 or 3"),
         ({"widths": (8,)}, "at least two"),
         ({"blocks": 0}, "blocks must be positive"),

@@ -104,15 +104,6 @@ def test_autocast_keeps_the_embedding_in_float32():
     assert torch.equal(embedded, net.time(times))
 
 
-def test_initialisers_that_go_by_layer_leave_the_start_alone():
-    def he(module):
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
-
-    net, x = make("agi-net").apply(he), torch.randn(2, 2, 8, 8)
-    assert torch.equal(net(x, time=torch.zeros(2)), net(x, time=torch.full((2,), 50.0)))
-
-
 def test_a_time_that_does_not_fit_is_refused():
     x = torch.zeros(2, 2, 8, 8)
     with pytest.raises(ValueError, match="build it with time_embedding=True"):
