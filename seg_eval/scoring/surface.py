@@ -58,7 +58,7 @@ def surface_voxels(mask: np.ndarray) -> np.ndarray:
     box = bounding_box(mask)
     if box is None:
         return np.zeros((0, 3), dtype=np.intp)
-    edge = mask[box] & ~ndimage.binary_erosion(mask[box])
+    edge = mask[box] & np.logical_not(ndimage.binary_erosion(mask[box]))
     return np.argwhere(edge) + [part.start for part in box]
 
 

@@ -57,7 +57,7 @@ def write_phantoms(request: PhantomRequest) -> int:
 
 
 def make_cohort(
-    out: Path, cases: int, size: int = 64, seed: int = 0, overwrite: bool = False
+    out: str | Path, cases: int, size: int = 64, seed: int = 0, overwrite: bool = False
 ) -> list[Path]:
     """The case folders of a phantom cohort in ``out``, made unless they are there already.
 
@@ -77,6 +77,7 @@ def make_cohort(
         InputError: A parameter is out of range, ``out`` cannot be written, or holds something
             else.
     """
+    out = Path(out)
     if not 1 <= cases <= 100_000:
         raise InputError(f"a phantom cohort has 1 to 100000 cases, not {cases}")
     if not SMALLEST <= size <= LARGEST:

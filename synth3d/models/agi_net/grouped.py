@@ -31,7 +31,7 @@ def _convolved(layer: nn.Conv2d | nn.Conv3d, x: Tensor, gates: Tensor | None) ->
     if gates is not None and x.device.type == "cpu":  # a small product instead of a large one
         gates = gates.unflatten(1, (merged, 1, -1))
         kernels = (weight.unflatten(0, (merged, -1)) * gates).flatten(1, 2)
-        sides = layer.stride, layer.padding, layer.dilation
+        sides = layer.stride, tuple(map(int, layer.padding)), layer.dilation
         y = conv_per_sample(x, kernels, *sides, groups=merged)
         return y if layer.bias is None else y + layer.bias.to(y.dtype).view(-1, *[1] * (x.ndim - 2))
     if gates is not None:

@@ -51,7 +51,7 @@ def cut(path):
         (lambda r: edit(r / "config.json", colour="red"), "unknown key.* train it again"),
         (lambda r: (r / "done.json").unlink(), "not finished"),
         (lambda r: edit(r / "done.json", format=99), "run format 99, this version reads"),
-        (lambda r: (r / "done.json").write_text("[]"), "done.json is damaged: expected"),
+        (lambda r: (r / "done.json").write_text("[]"), "done.json is damaged"),
         (lambda r: cut(r / "weights.safetensors"), "damaged or belong to another model"),
         (lambda r: (r / "weights.safetensors").unlink(), "cannot read the weights"),
         (lambda r: edit(r / "config.json", sources=["t1n", "t1c"]), "belong to another model"),
