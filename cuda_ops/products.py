@@ -134,12 +134,11 @@ def roll_backward(
     circulants = _per_axis(torch.lerp(near, far, share), sizes)
     slopes = _per_axis(far - near, sizes)
     mixing = _kronecker(scale, circulants)
-    groups, grad_weights, grad_mixing = scale.shape[1], [], torch.zeros_like(mixing)
-    for one, change in zip(_parts(weight, weight, 0), _parts(grad, weight, 1), strict=True):
-        part, change = _by_groups(one, groups, sizes), _by_groups(change, groups, sizes)
-        back = torch.einsum("bogcs,bgst->ogct", change, mixing)
-        grad_weights.append(back.reshape(one.shape))
-        grad_mixing = grad_mixing + torch.einsum("bogcs,ogct->bgst", change, part)
+    grad_weights, grad_mixing = [], torch.zeros_like(mixing)
+    for part, change in zip(_parts(weight, weight, 0), _parts(grad, weight, 1), strict=True):
+        back, products = _pulled(change, part, mixing)
+        grad_weights.append(back)
+        grad_mixing = grad_mixing + products
     grad_weight = torch.cat(grad_weights)
     ones = torch.ones_like(scale)
     grad_scale = (grad_mixing * _kronecker(ones, circulants)).sum((2, 3))
@@ -148,6 +147,32 @@ def roll_backward(
         turned = [*circulants[:axis], slope, *circulants[axis + 1 :]]
         grad_offsets.append((grad_mixing * _kronecker(scale, turned)).sum((2, 3)))
     return grad_weight, torch.stack(grad_offsets, dim=-1), grad_scale
+
+
+def _pulled(change: Tensor, part: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
+    """What a gradient ``change`` (B, o, C, *k) of the rolled ``part`` (o, C, *k) gives it and M.
+
+    Rows are as long as what lies together in memory allows; einsum takes longer in either layout.
+    """
+    batch, groups, taps = mixing.shape[:3]
+    outputs, inputs, *sizes = part.shape
+    width = inputs // groups
+    if not part.is_contiguous() and part.movedim(1, -1).is_contiguous():
+        right = change.movedim(2, -1).reshape(batch, outputs, taps, groups, width)
+        right = right.permute(3, 0, 2, 1, 4).reshape(groups, batch * taps, outputs * width)
+        left = part.movedim(1, -1).reshape(outputs, taps, groups, width)
+        left = left.permute(2, 1, 0, 3).reshape(groups, taps, outputs * width)
+        factor = mixing.permute(1, 3, 0, 2).reshape(groups, taps, batch * taps)
+        back = (factor @ right).view(groups, taps, outputs, width).permute(2, 1, 0, 3)
+        back = back.reshape(outputs, *sizes, inputs).movedim(-1, 1)
+        return back, (right @ left.mT).view(groups, batch, taps, taps).transpose(0, 1)
+    right = change.reshape(batch, outputs, groups, width, taps)
+    right = right.permute(2, 1, 3, 0, 4).reshape(groups, outputs * width, batch * taps)
+    left = part.reshape(outputs, groups, width, taps).transpose(0, 1).flatten(1, 2)
+    factor = mixing.transpose(0, 1).reshape(groups, batch * taps, taps)
+    back = (right @ factor).view(groups, outputs, width, taps).transpose(0, 1)
+    products = (right.mT @ left).view(groups, batch, taps, taps).transpose(0, 1)
+    return back.reshape(outputs, inputs, *sizes), products
 
 
 def _parts(kernels: Tensor, weight: Tensor, dim: int) -> tuple[Tensor, ...]:
