@@ -152,7 +152,7 @@ def roll_backward(
 def _pulled(change: Tensor, part: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
     """What a gradient ``change`` (B, o, C, *k) of the rolled ``part`` (o, C, *k) gives it and M.
 
-    Rows are as long as what lies together in memory allows; einsum takes longer in either layout.
+    Rows are as long as what lies together in memory allows: einsum copies against it channels-last.
     """
     batch, groups, taps = mixing.shape[:3]
     outputs, inputs, *sizes = part.shape
