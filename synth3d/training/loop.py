@@ -29,7 +29,7 @@ from synth3d.data import (
 from synth3d.errors import InputError
 from synth3d.files import atomic_path, lock, progress, sha256, write_json
 from synth3d.images import Grid, ScalePrior
-from synth3d.machine import environment
+from synth3d.machine import environment, tuned
 from synth3d.training.config import RunConfig
 from synth3d.training.run_folder import (
     FORMAT,
@@ -68,7 +68,7 @@ def train(
     Raises:
         InputError: No usable training case, or a bad file.
     """
-    with lock(run):
+    with lock(run), tuned(device):
         if (run / "done.json").exists():
             return run
         for path in run.glob(".partial-*"):  # of a killed process; the lock says nobody writes
