@@ -25,7 +25,9 @@ CONV = {4: F.conv2d, 5: F.conv3d}
 SMALL_ELEMENTS = 20_480
 # The input is mixed rather than the weight up to this many result voxels per output channel.
 MIXED_VOXELS = 0.5
-# Above this many samples a CUDA batch goes as one grouped convolution. Never measured.
+# On CUDA a sample of so many result voxels takes far longer than the launch of its convolution, so
+# they go one by one; of smaller ones more than so many go as one. Neither was ever measured.
+CUDA_LOOP_VOXELS = 4096
 CUDA_LOOP_SAMPLES = 4
 
 
@@ -84,7 +86,8 @@ def choose_way(x: Tensor, shape: Sequence[int], geometry: Geometry, unmade: int 
     batch = x.shape[0]
     voxels = math.prod(geometry.outputs(x.shape[2:], shape[2:]))
     if x.device.type != "cpu":
-        return "looped" if batch <= CUDA_LOOP_SAMPLES else "grouped"
+        apart = batch <= CUDA_LOOP_SAMPLES or voxels >= CUDA_LOOP_VOXELS
+        return "looped" if apart else "grouped"
     if 0 < voxels * batch <= MIXED_VOXELS * shape[0] * unmade:
         return "mixed-input"
     small = math.prod(x.shape[1:4]) <= SMALL_ELEMENTS and conv_dtype(x) == torch.float32
@@ -157,7 +160,8 @@ class _Looped(torch.autograd.Function):
     """The convolutions one after the other, each result written to its place in one tensor.
 
     Written as a list that is joined, autograd would hold every sample's result beside the joined
-    one, forward and backward: here there is one at a time.
+    one, forward and backward: here there is one at a time. Writing it to its place is one more
+    read and write of the result, as joining would be; a lone sample never comes here.
     """
 
     @staticmethod

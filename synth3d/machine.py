@@ -1,8 +1,11 @@
 """This machine: its device, its precisions, its memory, its versions."""
 
+import contextlib
 import os
 import platform
 import sys
+import threading
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -47,6 +50,38 @@ def pick_device(name: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices")
     return str(device)
+
+
+_TUNED: list[bool] = []
+"""What cuDNN's flag was before each of the blocks of :func:`tuned` that are open."""
+_TUNING = threading.Lock()
+
+
+@contextlib.contextmanager
+def tuned(device: Any) -> Iterator[None]:
+    """In the block cuDNN times its algorithms for each new shape and takes the fastest.
+
+    ``device`` is torch's current one there, so that nothing is put on the first GPU unasked. Both
+    are as they were after the last of several blocks at once; nothing is changed for a CPU.
+    """
+    import torch
+
+    device = torch.device(device)
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    with _TUNING:
+        _TUNED.append(cudnn.benchmark)
+        cudnn.benchmark = True
+    try:
+        with torch.cuda.device(device):
+            yield
+    finally:
+        with _TUNING:
+            before = _TUNED.pop()
+            if not _TUNED:  # in whichever order threads leave, this is what the first one found
+                cudnn.benchmark = before
 
 
 def keep_memory() -> None:

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     # Between the stages only files travel: vocabulary, never tensors or training.
     "seg_eval": {
         "nnunet_plans", "synth3d.cohort", "synth3d.completion", "synth3d.errors", "synth3d.files",
-        "synth3d.images", "synth3d.scoring", "synth3d.settings",
+        "synth3d.images", "synth3d.machine", "synth3d.scoring", "synth3d.settings",
     },
     "scripts": {"synth3d", "seg_eval"},
 }  # fmt: skip

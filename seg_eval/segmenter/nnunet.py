@@ -10,7 +10,6 @@ it anew. Under ``work/<preset>/`` lie ``preprocessed``, ``results`` and ``nnunet
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from seg_eval.segmenter.network_input import network_input
 from seg_eval.segmenter.preprocessing import CONFIGURATION, Prepared, finished, network_digest
 from synth3d.errors import InputError
 from synth3d.files import lock, read_object, sha256, sweep, write_json
+from synth3d.machine import tuned
 
 LESS_MEMORY = "choose another GPU with cuda:N, or a smaller preset"
 UNLOADABLE = (
@@ -109,7 +109,7 @@ def _train(dataset: str, name: str, plans: str, device: str, resume: bool) -> di
     trainer: Any = get_trainer_from_args(
         dataset, CONFIGURATION, 0, name, plans, resume, torch.device(device)
     )
-    with torch.cuda.device(trainer.device) if device != "cpu" else nullcontext():
+    with tuned(trainer.device):
         trainer.initialize()
         if resume:
             maybe_load_checkpoint(trainer, True, False)
@@ -142,7 +142,12 @@ class Segmenter:
         found = model if isinstance(model, ModelFolder) else read_model_folder(model)
         self.model, self.channels, self._threads = found, found.channels, threads
         chosen = pick_device(device)
-        with told_plainly("loading the segmenter", hint=LESS_MEMORY), nnunet_environment(threads):
+        self._device = chosen
+        with (
+            told_plainly("loading the segmenter", hint=LESS_MEMORY),
+            nnunet_environment(threads),
+            tuned(chosen),  # nnU-Net's predictor would leave cuDNN's flag on for good
+        ):
             self._predictor = _load(found, chosen)
         plan = self._predictor.configuration_manager
         features = plan.network_arch_init_kwargs.get("features_per_stage", ())
@@ -165,7 +170,11 @@ class Segmenter:
         stack = network_input(channels, self.channels)
         predictor = self._predictor
         plans, configuration = predictor.plans_manager, predictor.configuration_manager
-        with told_plainly("segmenting", hint=LESS_MEMORY), nnunet_environment(self._threads):
+        with (
+            told_plainly("segmenting", hint=LESS_MEMORY),
+            nnunet_environment(self._threads),
+            tuned(self._device),
+        ):
             import torch
             from nnunetv2.inference import export_prediction
 

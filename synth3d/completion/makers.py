@@ -27,7 +27,7 @@ from synth3d.inference import (
     sliding_window,
     synthesize_case,
 )
-from synth3d.machine import suited
+from synth3d.machine import suited, tuned
 from synth3d.training import Run, RunConfig
 
 FEWEST_LEVELS = 64
@@ -140,7 +140,7 @@ class RunMaker(Maker):
         run: Run,
         overlap: float | None = None,
         precision: str | None = None,
-        batch: int = 2,
+        batch: int | None = None,
         device: str = "cpu",
     ) -> None:
         """Prepare the generator of a finished run; the rest as in :class:`CompleteRequest`."""
@@ -215,7 +215,8 @@ class RunMaker(Maker):
     def _synthesize(self, prepared: Prepared, seed: int, on_tile: OnTile | None) -> np.ndarray:
         """(T, D, H, W) in the network's scale."""
         half = torch.autocast(self.device.type, torch.bfloat16)
-        with torch.inference_mode(), half if self.precision == "bf16" else nullcontext():
+        cast = half if self.precision == "bf16" else nullcontext()
+        with tuned(self.device), torch.inference_mode(), cast:
             how = SynthesisOptions(self.patch, self.overlap, self.batch, seed=seed, on_tile=on_tile)
             data = self.config.data
             result = synthesize_case(self.run.framework, prepared, data, how)

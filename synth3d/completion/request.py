@@ -19,6 +19,7 @@ class CompleteRequest:
         missing: Sequences to treat as missing even where they are there; these are hidden
             from the network, and the real files are not linked.
         cases: Names of the cases to complete; None is all.
+        batch: Tiles per call of the network; None is what suits the device.
         threads: CPU threads of each job; None is all cores, shared among the jobs.
 
     Raises:
@@ -36,7 +37,7 @@ class CompleteRequest:
     plumbing: bool = False
     overlap: float | None = None
     precision: str | None = None
-    batch: int = 2
+    batch: int | None = None
     seed: int = 0
     jobs: int = 1
     threads: int | None = None

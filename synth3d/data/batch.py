@@ -1,6 +1,8 @@
 """What a framework is fed: sources, targets, and which of them count."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,6 +39,24 @@ class Batch:
             unknown = torch.full_like(self.brain, -1, dtype=torch.int8)
             object.__setattr__(self, "label", unknown)
 
+    @cached_property
+    def known(self) -> Tensor:
+        """(B, S + T) bool, ``present`` and ``wanted``, on the CPU wherever the batch is.
+
+        What depends on their values asks here: reading a GPU's would wait for all its work.
+        """
+        return torch.cat([self.present, self.wanted], dim=1).cpu()
+
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on ``device``."""
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        """The same batch on ``device``; from pinned memory a GPU copies while the host goes on."""
+        on = torch.device(device).type == "cuda"  # towards the CPU it would not be there yet
+        return self._each(lambda values: values.to(device, non_blocking=on))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory; torch's DataLoader calls it by this name."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed = Batch(*(change(getattr(self, field.name)) for field in fields(self)))
+        object.__setattr__(changed, "known", self.known)
+        return changed

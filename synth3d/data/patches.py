@@ -164,13 +164,14 @@ class Stream:
     All randomness follows from a seed: patches, flips and movements are drawn from torch's global
     generator, hidden sources (``data.source_dropout``), or what is shown and wanted in a task of
     mode ``any``, from one of their own. What is hidden is 0. Subjects that do not fill one batch
-    are refused.
+    are refused. ``pinned`` batches lie in page-locked memory, as a GPU copies them fastest.
     """
 
     subjects: Sequence[tio.Subject]
     task: Task
     data: DataConfig
     misalign: MisalignConfig = MisalignConfig()
+    pinned: bool = False
 
     def __post_init__(self) -> None:
         each = self.data.patches_per_case
@@ -188,7 +189,10 @@ class Stream:
         a single worker gives the very batches that none would.
         """
         torch.manual_seed(seed)
-        return self.draw(seed) if self.data.workers == 0 else self.drawn_by_workers(seed)
+        if self.data.workers > 0:
+            return self.drawn_by_workers(seed)
+        drawn = self.draw(seed)
+        return map(Batch.pin_memory, drawn) if self.pinned else drawn
 
     def drawn_by_workers(self, seed: int) -> Iterator[Batch]:
         """As :meth:`batches`, of which the first are being drawn when this returns.
@@ -201,6 +205,7 @@ class Stream:
             num_workers=self.data.workers,
             worker_init_fn=partial(_die_with, os.getpid()),
             generator=torch.Generator().manual_seed(seed),
+            pin_memory=self.pinned,  # here, by a thread; workers never touch the GPU
         )
         return iter(loader)
 

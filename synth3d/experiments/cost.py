@@ -14,7 +14,7 @@ from synth3d.errors import InputError
 from synth3d.experiments.cells import duration, train_command
 from synth3d.experiments.plan import Item, Shared, configure, digest_of, identity_of, with_budget
 from synth3d.files import make_folder, read_json, write_json
-from synth3d.machine import keep_memory
+from synth3d.machine import keep_memory, tuned
 from synth3d.training import RunConfig, Trainer, read_log
 
 TIMED_STEPS = 40
@@ -90,7 +90,8 @@ def estimate(items: Sequence[Item], device: str, jobs: int) -> str:
 def _cost(config: RunConfig, device: str) -> float | str:
     """Seconds that the run will take, or why it cannot be built on this machine."""
     try:
-        return _seconds_per_step(config, device) * config.train.steps
+        with tuned(device):
+            return _seconds_per_step(config, device) * config.train.steps
     except InputError as error:
         return f"cannot be trained here: {error}"
 

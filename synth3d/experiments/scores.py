@@ -23,7 +23,7 @@ from synth3d.experiments.describe import count_parameters
 from synth3d.files import lock, read_json, write_json
 from synth3d.images import foreground, turn_to
 from synth3d.inference import memory_format, synthesize_case
-from synth3d.machine import keep_memory, pick_device
+from synth3d.machine import keep_memory, pick_device, tuned
 from synth3d.scoring import score_case
 from synth3d.settings import parse
 from synth3d.training import Run, RunConfig, load_run
@@ -85,7 +85,7 @@ def _synthesize(run: Run, prepared: Prepared, device: torch.device) -> np.ndarra
     """All targets (T, D, H, W) in the network's scale."""
     half = run.config.train.precision == "bf16"
     autocast = torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
-    with torch.inference_mode(), autocast:
+    with tuned(device), torch.inference_mode(), autocast:
         made = synthesize_case(run.framework, prepared, run.config.data)
     if not np.isfinite(made).all():
         raise InputError(f"the network gives NaN or infinity for case {prepared.case.name}")

@@ -85,7 +85,7 @@ class Diffusion(Framework):
         """The terms of :meth:`terms` at a time drawn for each sample."""
         draws, image = self.randomness(step), to_state(batch.targets)
         index = torch.randint(len(self.schedule), (len(image),), generator=draws)
-        noise = torch.randn(image.shape, generator=draws).to(image)
+        noise = torch.randn(image.shape, generator=draws).to(image, non_blocking=True)
         noised = Noised(image, noise, self.schedule.noised(image, noise, index), index)
         output = self._ask(batch.sources, noised.state, index, batch.present, batch.wanted)
         return self.terms(output, noised, counted(batch))
@@ -142,7 +142,7 @@ class Diffusion(Framework):
         mean = schedule.posterior_mean(image, state, at)
         if at == 0:
             return mean
-        fresh = torch.randn(state.shape, generator=generator).to(state)
+        fresh = torch.randn(state.shape, generator=generator).to(state, non_blocking=True)
         return mean + torch.exp(0.5 * log_variance) * fresh
 
     @abstractmethod
@@ -173,7 +173,8 @@ class Diffusion(Framework):
         seen = (sources != 0).any(1, keepdim=True)
         given = torch.cat([sources, state * seen], dim=1)
         here = torch.cat([present, torch.ones_like(wanted)], dim=1)
-        time = (index * (REFERENCE_STEPS / len(self.schedule))).to(sources.device, torch.float32)
+        time = (index * (REFERENCE_STEPS / len(self.schedule))).to(torch.float32)
+        time = time.to(sources.device, non_blocking=True)
         n_targets = wanted.shape[1]
         asked = wanted.repeat(1, self.channels(sources.shape[1], n_targets)[1] // n_targets)
         return self.generator(given, here, asked, time).float()
@@ -287,7 +288,7 @@ class IDDPM(Diffusion):
         true_log = schedule.learned_log_variance(torch.full_like(share, -1), index)
         kl = gaussian_kl(true_mean, true_log, mean, log_variance)
         nll = gaussian_nll(image, mean, log_variance)
-        first = (index == 0).view(-1, *[1] * (kl.ndim - 1)).to(kl.device)
+        first = (index == 0).view(-1, *[1] * (kl.ndim - 1)).to(kl.device, non_blocking=True)
         return torch.where(first, nll, kl)
 
     def read(self, prediction: Tensor, schedule: Schedule, at: int) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,8 @@ class MMGan(Adversarial):
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Terms ``l1`` and, once it has started, ``adversarial``."""
         draws, truth, known = self.randomness(step), *_all_channels(batch)
-        given = known & ~self.hidden(known, batch.sources.shape[1], step, draws)
+        hidden = self.hidden(batch.known, batch.sources.shape[1], step, draws)
+        given = known & ~hidden.to(known.device, non_blocking=True)
         output = self.complete(truth, given, draws).float()
         counts = known & ~given if self.options.implicit_conditioning else known
         mask = batch.brain & spread(counts, truth.ndim)
@@ -123,7 +124,7 @@ class MMGan(Adversarial):
         return torch.where(spread(given, truth.ndim), truth.to(output.dtype), output)
 
     def hidden(self, known: Tensor, n_sources: int, step: int, draws: torch.Generator) -> Tensor:
-        """Which of the ``known`` channels (B, S + T) bool are hidden at ``step``.
+        """Which of the ``known`` channels (B, S + T) bool, on the CPU, are hidden at ``step``.
 
         Every subset that the curriculum allows by now is as likely as another, as in their code.
         """
@@ -132,7 +133,7 @@ class MMGan(Adversarial):
             forced[:, n_sources:] = True
         most = self.most_hidden(step, known.shape[1])
         rows = []
-        for may, must in zip((known & ~forced).cpu(), (known & forced).cpu(), strict=True):
+        for may, must in zip(known & ~forced, known & forced, strict=True):
             free, n_must = int(may.sum()), int(must.sum())
             fewest = 0 if n_must else 1
             highest = max(min(most - n_must, free - 1), 0)
@@ -143,7 +144,7 @@ class MMGan(Adversarial):
             chosen = torch.zeros_like(may)
             chosen[order[:n_hidden]] = True
             rows.append(chosen | must)
-        return torch.stack(rows).to(known.device)
+        return torch.stack(rows)
 
     def most_hidden(self, step: int, n_channels: int) -> int:
         """How many of C channels the curriculum lets be hidden at ``step``: 1, 2, … C − 1.
@@ -173,7 +174,7 @@ def impute(
         return shown, given
     if how == "noise":
         shape = (1 if alike else len(truth), 1, *truth.shape[2:])
-        stand_in = torch.randn(shape, generator=draws).to(truth)
+        stand_in = torch.randn(shape, generator=draws).to(truth, non_blocking=True)
         stand_in = stand_in * (shown != 0).any(1, keepdim=True)
     else:
         stand_in = shown.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)

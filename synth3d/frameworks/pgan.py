@@ -62,8 +62,12 @@ class PGan(Adversarial):
         return terms
 
     def _distance(self, features: nn.Module, synthetic: Tensor, batch: Batch, step: int) -> Tensor:
+        wanted = batch.known[:, len(self.task.sources) :].flatten().nonzero().flatten()
+        wanted = wanted.to(synthetic.device, non_blocking=True)
+
         def pictures(volumes: Tensor) -> list[Tensor]:
-            shown = 2 * (volumes * counted(batch))[batch.wanted] - 1
+            masked = (volumes * counted(batch)).flatten(0, 1)
+            shown = 2 * masked.index_select(0, wanted) - 1
             return orthogonal_slices(shown, self.options.perceptual_slices, self.randomness(step))
 
         return feature_distance(features, pictures(synthetic), pictures(batch.targets))

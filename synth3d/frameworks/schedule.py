@@ -95,7 +95,7 @@ def at(coefficient: Tensor, like: Tensor) -> Tensor:
     """A scalar, or one value per sample of ``like``, as something to multiply ``like`` with."""
     if coefficient.ndim:
         coefficient = coefficient.view(-1, *[1] * (like.ndim - 1))
-    return coefficient.to(like.device, like.dtype)
+    return coefficient.to(like.dtype).to(like.device, non_blocking=True)
 
 
 def gaussian_kl(

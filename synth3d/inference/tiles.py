@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Tiles per call on CUDA, and on a device of less memory than a card of 12 GB has. Never measured.
+CUDA_TILES, FEWER_CUDA_TILES = 4, 2
+SMALL_CUDA_BYTES = 11 * 10**9
+
 OnTile = Callable[[int, int], None]
 """Told (tiles done, tiles in all)."""
 
@@ -29,13 +33,13 @@ class Tiling:
         patch: Tile size (z, y, x) in voxels; (y, x) for a network of slices, which are then taken
             one by one along the first axis.
         overlap: Voxels that neighbouring tiles share at the least along each axis.
-        batch: Tiles per call.
+        batch: Tiles per call; None is what suits the device (:func:`tiles_per_call`).
         on_tile: Told after each call.
     """
 
     patch: tuple[int, ...]
     overlap: tuple[int, ...]
-    batch: int = 2
+    batch: int | None = None
     on_tile: OnTile | None = None
 
     def __post_init__(self) -> None:
@@ -45,7 +49,7 @@ class Tiling:
         for axis, size, shared in zip("zyx"[-len(patch) :], patch, overlap, strict=True):
             if not 0 <= shared < size:
                 raise ValueError(f"overlap along {axis} must be in [0, {size}), got {shared}")
-        if self.batch < 1:
+        if self.batch is not None and self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
 
 
@@ -71,7 +75,8 @@ def sliding_window(
         volume: (C, D, H, W) float32, on the device where the network wants it.
         tiling: Tiles, and how many a call.
         active: (D, H, W) bool, where a result is wanted: only the tiles that meet it are
-            computed and the result is 0 elsewhere. None is everywhere.
+            computed and the result is 0 elsewhere. None is everywhere. Best on the CPU, which
+            chooses the tiles.
         out_channels: Of the result, (``out_channels``, D, H, W) float32 on the same device.
     """
     if active is not None and active.shape != volume.shape[1:]:
@@ -89,21 +94,28 @@ def sliding_window(
         )
     shape = volume.shape[1:]
     result = volume.new_zeros((out_channels, *shape), dtype=torch.float32)
-    inside = volume.new_ones(shape, dtype=torch.bool) if active is None else active
+    inside = torch.ones(shape, dtype=torch.bool) if active is None else active.cpu()
     if not inside.any():
         return result
     box = _working_box(inside, tiling.patch)
     working, inside = volume[(slice(None), *box)], inside[box]
     blended = _blend(network, working, inside, tiling, out_channels)
-    result[(slice(None), *box)] = torch.where(inside, blended, 0)
+    result[(slice(None), *box)] = torch.where(inside.to(volume.device), blended, 0)
     return result
 
 
-def tiles_per_call(batch: int, device: torch.device) -> int:
-    """``batch``, but on a CPU two for one: torch convolves a lone small float32 sample in 3-D by a
-    routine of its own that takes 2 to 9 times as long.
+def tiles_per_call(batch: int | None, device: torch.device) -> int:
+    """``batch``; for None 2 on a CPU, and on a GPU 4, or 2 if it is small.
+
+    But on a CPU two for one: torch convolves a lone small float32 sample in 3-D by a routine of its
+    own that takes 2 to 9 times as long.
     """
-    return 2 if batch == 1 and device.type == "cpu" else batch
+    if device.type != "cuda":
+        return 2 if batch is None or (batch == 1 and device.type == "cpu") else batch
+    if batch is not None:
+        return batch
+    small = torch.cuda.get_device_properties(device).total_memory < SMALL_CUDA_BYTES
+    return FEWER_CUDA_TILES if small else CUDA_TILES
 
 
 def hann_window(patch: Sequence[int]) -> Tensor:
@@ -131,7 +143,8 @@ def _blend(
     network: Network, volume: Tensor, inside: Tensor, tiling: Tiling, out_channels: int
 ) -> Tensor:
     """The blended result over all of ``volume``, of which tiles without ``inside`` stay 0."""
-    shape, patch, batch = volume.shape[1:], tiling.patch, tiling.batch
+    shape, patch = volume.shape[1:], tiling.patch
+    batch = tiling.batch or tiles_per_call(None, volume.device)
     short = [max(size - side, 0) for size, side in zip(patch, shape, strict=True)]
     padding = [amount for missing in reversed(short) for amount in (0, missing)]
     volume, inside = F.pad(volume, padding), F.pad(inside, padding)

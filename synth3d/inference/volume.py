@@ -6,7 +6,7 @@ one noisy volume, and the step is made on the volume (MultiDiffusion, Bar-Tal et
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -39,12 +39,15 @@ def synthesize_volume(
 ) -> Tensor:
     """All targets of one volume, (T, D, H, W) float32 in the network's scale, where sources are.
 
+    Volumes are kept and blended on the device of the generator, and the result goes home once. If
+    that device has not the memory, all is done again with the volumes at home and, unless told how
+    many, two tiles a call; if it has not enough even then, its OutOfMemoryError is raised.
+
     The same arguments give the same volume, up to rounding whatever the batch: random numbers are
     drawn on the CPU for the whole volume from the seed, never for tiles.
 
     Args:
-        framework: In evaluation mode; tiles go to the device of its generator, in the memory
-            format of its weights.
+        framework: In evaluation mode; tiles have the memory format of its weights.
         sources: (S, D, H, W) float32 in the network's scale, absent ones 0, on any device. With a
             2-D framework axis D is that of the slices.
         present: (S,) bool.
@@ -53,9 +56,33 @@ def synthesize_volume(
         active: (D, H, W) bool, where a result is wanted; None is everywhere. A diffusion should be
             given all of the brain: what is not active stays blank at all its steps.
     """
-    weights = next(framework.generator.parameters(), torch.zeros(()))
-    device, layout = weights.device, _memory_format(framework, len(options.patch))
-    batch = tiles_per_call(options.batch, device)
+    home, device = sources.device, _weights(framework).device
+    try:
+        made = _made_on(device, framework, sources, present, wanted, options, active)
+    except torch.OutOfMemoryError:
+        if home == device:
+            raise
+        made = None
+    if made is None:  # no longer in the handler, which would keep what was allocated alive
+        torch.cuda.empty_cache()
+        frugal = replace(options, batch=options.batch or 2)
+        made = _made_on(home, framework, sources, present, wanted, frugal, active)
+    return made.to(home)
+
+
+def _made_on(
+    place: torch.device,
+    framework: Framework,
+    sources: Tensor,
+    present: Tensor,
+    wanted: Tensor,
+    options: SynthesisOptions,
+    active: Tensor | None,
+) -> Tensor:
+    """:func:`synthesize_volume` with all volumes on ``place``, where the result is, too."""
+    device, layout = _weights(framework).device, _memory_format(framework, len(options.patch))
+    batch, sources = tiles_per_call(options.batch, device), sources.to(place)
+    active = None if active is None else active.cpu()
     masks = [mask.to(device).expand(batch, -1) for mask in (present, wanted)]
 
     def over(
@@ -72,8 +99,7 @@ def synthesize_volume(
                 options.on_tile(at * tiles + done, of * tiles)
 
         tiling = Tiling(options.patch, options.overlap, batch, report)
-        where = None if active is None else active.to(volume.device)
-        return sliding_window(on_tiles, volume, tiling, where, channels)
+        return sliding_window(on_tiles, volume, tiling, active, channels)
 
     if not isinstance(framework, Diffusion):
         make = partial(framework.synthesize, present=masks[0], wanted=masks[1], seed=options.seed)
@@ -81,10 +107,8 @@ def synthesize_volume(
     n_sources, times = len(sources), framework.times(options.steps)
     outputs = framework.channels(n_sources, len(wanted))[1]
     draws = torch.Generator().manual_seed(options.seed)
-    home, sources = sources.device, sources.to(device)  # it is passed over many times
-    inside = torch.ones((), dtype=torch.bool) if active is None else active
-    inside = inside.to(device)
-    state = framework.start(sources.shape[1:], draws).to(device)
+    inside = (torch.ones((), dtype=torch.bool) if active is None else active).to(place)
+    state = framework.start(sources.shape[1:], draws).to(place)
     for index, time in enumerate(times):
 
         def predict(tiles: Tensor, time: int = time) -> Tensor:
@@ -93,7 +117,12 @@ def synthesize_volume(
         prediction = over(predict, torch.cat([sources, state]), outputs, index, len(times))
         state = framework.step(state, prediction, index, draws, options.steps)
         state = torch.where(inside, state, 0)
-    return torch.where(inside, framework.finish(state), 0).to(home)
+    return torch.where(inside, framework.finish(state), 0)
+
+
+def _weights(framework: Framework) -> Tensor:
+    """One of the generator's weights, which says where it is; a generator may have none."""
+    return next(framework.generator.parameters(), torch.zeros(()))
 
 
 def _memory_format(framework: Framework, dim: int) -> torch.memory_format:

@@ -95,6 +95,6 @@ def orthogonal_slices(volumes: Tensor, count: int, draws: torch.Generator) -> li
     stacks = []
     for axis in (1, 2, 3):
         places = torch.randint(volumes.shape[axis], (count,), generator=draws)
-        slices = volumes.index_select(axis, places.to(volumes.device))
+        slices = volumes.index_select(axis, places.to(volumes.device, non_blocking=True))
         stacks.append(slices.movedim(axis, 0).flatten(0, 1))
     return stacks

@@ -125,8 +125,8 @@ class _NormGelu(torch.autograd.Function):
 
 
 class _MeanOverPositions(torch.autograd.Function):
-    """(B, C, \\*S) -> (B, C). Its gradient is a dense tensor: the stride-0 one that ``mean`` hands
-    back makes the backward of the GELU before it eight times slower on the CPU.
+    """(B, C, \\*S) -> (B, C). On the CPU its gradient is a dense tensor: the stride-0 one that
+    ``mean`` hands back makes the backward of the GELU before it eight times slower there.
     """
 
     generate_vmap_rule = True
@@ -145,6 +145,8 @@ class _MeanOverPositions(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         positions = math.prod(ctx.shape[2:])
         spread = (grad / positions).to(ctx.dtype)[(...,) + (None,) * (len(ctx.shape) - 2)]
+        if grad.device.type != "cpu":
+            return spread.expand(ctx.shape)
         layout = torch.contiguous_format
         if ctx.last:
             layout = torch.channels_last_3d if len(ctx.shape) == 5 else torch.channels_last

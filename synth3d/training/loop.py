@@ -2,7 +2,8 @@
 
 A leg is ``checkpoint_every`` steps. All its randomness follows from (seed, leg), so a killed
 run that repeats its last leg ends with the same weights, bit for bit, as one that was never
-disturbed (on one kind of CPU and with the same number of threads).
+disturbed, on one kind of CPU and with the same number of threads. On CUDA it sees the same batches
+and draws the same numbers, but cuDNN may round otherwise: its weights end near by.
 """
 
 import json
@@ -28,7 +29,7 @@ from synth3d.data import (
 from synth3d.errors import InputError
 from synth3d.files import atomic_path, lock, progress, sha256, write_json
 from synth3d.images import Grid, ScalePrior
-from synth3d.machine import environment
+from synth3d.machine import environment, tuned
 from synth3d.training.config import RunConfig
 from synth3d.training.run_folder import (
     FORMAT,
@@ -67,7 +68,7 @@ def train(
     Raises:
         InputError: No usable training case, or a bad file.
     """
-    with lock(run):
+    with lock(run), tuned(device):
         if (run / "done.json").exists():
             return run
         for path in run.glob(".partial-*"):  # of a killed process; the lock says nobody writes
@@ -78,7 +79,8 @@ def train(
         subjects = [to_subject(case, config.task, config.data) for case in learn]
         grids = _grids(learn, config)
         learn.clear()  # the subjects hold what is needed; the cohort is in memory once
-        stream = Stream(subjects, config.task, config.data, config.misalign)
+        pinned = trainer.device.type == "cuda"
+        stream = Stream(subjects, config.task, config.data, config.misalign, pinned)
         feed = _Feed(stream, config.train.seed)
         bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
         while trainer.step < config.train.steps:

@@ -8,11 +8,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from synth3d.data import Batch
 from synth3d.errors import InputError
 from synth3d.inference import memory_format
 from synth3d.training.config import RunConfig, TrainConfig, build_framework
+
+
+class GuardedAdam(torch.optim.Adam):
+    """Adam in one call, that leaves everything as it is where ``found_inf`` holds 1.
+
+    ``found_inf`` is how torch's own ``GradScaler`` tells a fused optimiser to skip a step: a float
+    tensor on the device of the weights, of which the host never learns. None is no condition.
+    """
+
+    found_inf: Tensor | None = None
+
+    def __init__(self, module: nn.Module, rate: float, betas: tuple[float, float]) -> None:
+        super().__init__(module.parameters(), rate, betas, fused=True)
 
 
 class Trainer:
@@ -39,11 +53,8 @@ class Trainer:
             for name, player in self.players.items()
             if player.kept
         }
-        fused = True if device.type in ("cpu", "cuda") else None  # on the CPU a sixth of the time
         self.optimizers = {
-            name: torch.optim.Adam(
-                player.module.parameters(), player.rate, config.train.betas, fused=fused
-            )
+            name: GuardedAdam(player.module, player.rate, config.train.betas)
             for name, player in self.players.items()
         }
         self._learnable = {
@@ -81,46 +92,53 @@ class Trainer:
     def advance(self, batch: Batch) -> dict[str, float]:
         """One step on ``batch``; the weighted loss terms of all players that learn.
 
+        Terms are read once, at the end, since reading waits for a GPU; whether a player may learn
+        is decided where its weights are.
+
         Raises:
-            InputError: A loss is not finite; that player's weights are left as they were.
+            InputError: A loss is not finite; the weights of that player, of those after it and all
+                averages are left as they were.
         """
-        batch, found = batch.to(self.device), {}
+        batch = batch.to(self.device)
+        names: list[str] = []
+        losses: list[Tensor] = []
         self._enter_stage()
         for name in self.stages[self._stage].players:
-            player = self.players[name]
             with self._autocast():
-                terms = player.loss(batch, self.step)
-            values = {term: value.item() for term, value in terms.items()}
-            if not all(map(math.isfinite, values.values())):
-                raise InputError(
-                    f"the loss is {values} at step {self.step}; lower train.learning_rate or use "
-                    "fp32"
-                )
+                terms = self.players[name].loss(batch, self.step)
             if terms:
-                self._descend(name, terms)
-            found |= values
+                loss = torch.stack([term.float() for term in terms.values()])
+                names, losses = [*names, *terms], [*losses, loss.detach()]
+                self._descend(name, loss.sum(), torch.cat(losses).isfinite().all())
+        found = dict(zip(names, torch.cat(losses).tolist() if losses else [], strict=True))
+        if not all(map(math.isfinite, found.values())):
+            raise InputError(
+                f"the loss is {found} at step {self.step}; lower train.learning_rate or use fp32"
+            )
         self.step += 1
         self._update_averages()
         return found
 
-    def _descend(self, name: str, terms: Mapping[str, Tensor]) -> None:
+    def _descend(self, name: str, loss: Tensor, finite: Tensor) -> None:
+        """One step of a player down its ``loss``; none unless ``finite``, a bool on the device."""
         player, optimizer, train = self.players[name], self.optimizers[name], self.config.train
         for group in optimizer.param_groups:
             group["lr"] = player.rate * rate_factor(self.step, train)
         optimizer.zero_grad(set_to_none=True)
-        torch.stack([term.float() for term in terms.values()]).sum().backward()
+        loss.backward()
         if train.clip_norm > 0:
             nn.utils.clip_grad_norm_(player.module.parameters(), train.clip_norm)
+        optimizer.found_inf = (~finite).float()
         optimizer.step()
 
     @torch.no_grad()
     def _update_averages(self) -> None:
         decay = self.config.train.average
         decay = min(decay, (1 + self.step) / (10 + self.step)) if decay > 0 else 0.0
+        blend = get_ema_multi_avg_fn(decay)  # one launch for all weights, or a few
         for name, average in self.averages.items():
             module = self.players[name].module
-            for mean, value in zip(average.parameters(), module.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
+            blend(tuple(average.parameters()), tuple(module.parameters()), 0)
             for mean, value in zip(average.buffers(), module.buffers(), strict=True):
                 mean.copy_(value)
 

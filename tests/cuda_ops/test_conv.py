@@ -338,13 +338,24 @@ def test_the_rule_chooses_by_shape_and_type(channels, side, full, half):
             assert choose_way(x.repeat(32, 1, 1, 1, 1), shape, geometry, 1) != way
 
 
-def test_elsewhere_than_on_the_cpu_the_number_of_samples_decides():
-    geometry = Geometry.of(1, 1, 1, 2)
-    ways = [
-        choose_way(torch.empty(b, 512, 2, 2, device="meta"), (512, 512, 3, 3), geometry, b)
+@pytest.mark.parametrize(
+    ("sides", "stride", "ways"),
+    [
+        ((2, 2), 1, ["looped", "looped", "grouped", "grouped"]),
+        ((64, 63), 1, ["looped", "looped", "grouped", "grouped"]),
+        ((64, 64), 1, ["looped"] * 4),  # 4096 result voxels a sample
+        ((64, 64), 2, ["looped", "looped", "grouped", "grouped"]),
+        ((16, 16, 16), 1, ["looped"] * 4),
+    ],
+)
+def test_elsewhere_than_on_the_cpu_small_samples_go_together_if_they_are_many(sides, stride, ways):
+    dim = len(sides)
+    shape, geometry = (8, 8, *[3] * dim), Geometry.of(stride, 1, 1, dim)
+    found = [
+        choose_way(torch.empty(b, 8, *sides, device="meta"), shape, geometry, b)
         for b in (1, 4, 5, 64)
     ]
-    assert ways == ["looped", "looped", "grouped", "grouped"]
+    assert found == ways
 
 
 def test_finished_kernels_are_convolved_in_the_two_ways_that_take_them():

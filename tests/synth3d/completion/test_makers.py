@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import synth3d
 from synth3d.cohort.cases import find_cases
+from synth3d.completion import makers
 from synth3d.completion.makers import PlumbingMaker, RunMaker, storable_scale
 from synth3d.errors import InputError
 from synth3d.images.intensity import Scale
@@ -80,3 +82,17 @@ def test_a_scale_that_the_file_cannot_hold_is_taken_from_the_siblings():
         found, origin = storable_scale(scale, siblings, limits)
         assert origin == "siblings"
         assert found.high == pytest.approx(600)
+
+
+@pytest.mark.parametrize("run", ["run", "random"])
+def test_a_case_is_completed_anywhere_alike_and_cudnn_is_tuned_meanwhile(
+    ready, run, device, monkeypatch
+):
+    given = []
+    real = makers.tuned
+    monkeypatch.setattr(makers, "tuned", lambda device: given.append(device) or real(device))
+    case = find_cases(ready / "in")[CASE]
+    there, here = (RunMaker(load_run(ready / run), device=str(d)) for d in (device, "cpu"))
+    found, expected = (maker.make(case, ("t2f",), seed=3)["t2f"].data for maker in (there, here))
+    assert given == [device, torch.device("cpu")]
+    assert np.abs(found - expected).max() <= (device.type == "cuda") * 1e-3 * expected.max()

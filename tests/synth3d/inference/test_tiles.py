@@ -1,5 +1,7 @@
 """Claims about tiles, blending and what the network sees."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -110,9 +112,13 @@ def test_batching_does_not_change_the_result_and_every_call_is_full(batch):
     assert set(seen) == {batch}
 
 
-def test_a_cpu_gets_no_lone_tile():
-    assert [tiles_per_call(batch, torch.device("cpu")) for batch in (1, 2, 5)] == [2, 2, 5]
-    assert [tiles_per_call(batch, torch.device("cuda")) for batch in (1, 2, 5)] == [1, 2, 5]
+@pytest.mark.parametrize(("gigabytes", "usual"), [(8, 2), (12, 4), (141, 4)])
+def test_a_cpu_gets_no_lone_tile_and_a_large_gpu_four(gigabytes, usual, monkeypatch):
+    card = SimpleNamespace(total_memory=gigabytes * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    given = (None, 1, 2, 5)
+    assert [tiles_per_call(batch, torch.device("cpu")) for batch in given] == [2, 2, 2, 5]
+    assert [tiles_per_call(batch, torch.device("cuda")) for batch in given] == [usual, 1, 2, 5]
 
 
 def test_tiles_without_active_voxels_are_never_computed():

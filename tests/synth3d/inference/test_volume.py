@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from synth3d.data.task import Task
 from synth3d.frameworks import FRAMEWORKS, Diffusion, build
@@ -162,6 +163,61 @@ def test_progress_counts_tiles_over_all_steps(name, steps, passes):
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert told[-1] == (3 * passes, 3 * passes)
     assert {total for _, total in told} == {3 * passes}
+
+
+class Downloads(TorchDispatchMode):
+    """The meta device as one that can be read: what comes home from it are ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        copies = func is torch.ops.aten._to_copy.default
+        if copies and args[0].is_meta and kwargs["device"].type == "cpu":
+            self.shapes.append(tuple(args[0].shape))
+            return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["l1", "ddpm"])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_volumes_stay_where_the_network_is_and_go_home_once(name, dim):
+    cell, active = pointwise(name), torch.zeros(9, 8, 8, dtype=torch.bool)
+    cell.generator.to("meta")
+    active[2:8, 1:7, 3:] = True
+    with Downloads() as downloads:
+        made = make(cell, random_sources((9, 8, 8)), (4,) * dim, (2,) * dim, active)
+    assert downloads.shapes == [(1, 9, 8, 8)]
+    assert made.device.type == "cpu"
+
+
+def test_where_memory_does_not_do_volumes_stay_at_home():
+    """The first calls run out of memory, as long as they are given tiles of a volume over there."""
+    cell, sources, calls = pointwise("l1"), random_sources((9, 8, 8)), []
+    cell.generator.to("meta")
+    plain = cell.generator.forward
+
+    def scarce(x, *told):
+        calls.append(len(x))
+        if len(calls) <= 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(x, *told)
+
+    def run(**more):
+        with Downloads() as downloads:
+            made = make(cell, sources, (4, 8, 8), (0, 0, 0), **more)
+        return made, downloads.shapes
+
+    cell.generator.forward = scarce
+    with pytest.raises(torch.OutOfMemoryError):  # it is the network that has not enough
+        run(batch=3)
+    assert calls == [3, 3]
+    calls[:] = [0]
+    made, downloads = run()
+    assert calls[1:] == [2, 2, 2]
+    assert downloads == [(2, 1, 4, 8, 8)] * 2  # tile by tile
+    assert torch.equal(made, torch.ones(1, 9, 8, 8))
 
 
 @pytest.mark.parametrize("dim", [2, 3])

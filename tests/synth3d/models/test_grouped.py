@@ -1,12 +1,19 @@
 """Grouped convolutions with their groups merged, gates in rolled kernels: torch's numbers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from cuda_ops import roll_kernel
 from synth3d.models.agi_net.cagr import GatedRollingConv
-from synth3d.models.agi_net.grouped import GroupedConv2d, GroupedConv3d
+from synth3d.models.agi_net.grouped import (
+    GroupedConv2d,
+    GroupedConv3d,
+    merge_groups,
+    merged_groups,
+)
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -32,6 +39,24 @@ def test_merged_thin_groups_give_the_same_numbers_and_gradients(groups, stride, 
         leaves = [x, layer.weight, layer.bias, *([gates] if gated else [])]
         pairs = zip(gradients(found, *leaves), gradients(expected, *leaves), strict=True)
         assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize(("channels", "groups", "merged"), [(32, 8, 1), (64, 8, 2), (256, 8, 8)])
+def test_on_cuda_groups_are_merged_to_32_channels(channels, groups, merged, dim):
+    """The rule reads shape, type and device alone, so a stand-in will do; numbers as unmerged."""
+
+    def on(kind: str, dtype: torch.dtype = torch.float32) -> int:
+        x = SimpleNamespace(device=torch.device(kind), dtype=dtype, shape=(2, channels))
+        return merged_groups(x, groups)
+
+    assert on("cuda") == on("cuda", torch.bfloat16) == merged
+    assert on("cuda", torch.float64) == on("meta") == groups
+    weight = torch.randn(channels, channels // groups, *[3] * dim)
+    x = torch.randn(1, channels, *[4] * dim)
+    convolve = F.conv3d if dim == 3 else F.conv2d
+    found = convolve(x, merge_groups(weight, groups, merged), groups=merged)
+    torch.testing.assert_close(found, convolve(x, weight, groups=groups), atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("side", [3, 6])

@@ -183,6 +183,13 @@ def test_the_global_mean_has_the_means_gradients(last):
     assert torch.autograd.gradgradcheck(GlobalMean(), x[:, :, :2, :2, :2])
 
 
+def test_elsewhere_than_on_the_cpu_the_means_gradient_takes_no_memory():
+    x = torch.empty(2, 3, 4, 5, 6, device="meta", requires_grad=True)
+    (found,) = torch.autograd.grad(GlobalMean()(x).sum(), x)
+    assert found.shape == x.shape
+    assert found.untyped_storage().nbytes() == 4 * 2 * 3
+
+
 @pytest.mark.parametrize(
     ("keywords", "claim"),
     [

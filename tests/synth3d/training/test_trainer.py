@@ -12,6 +12,7 @@ from synth3d.data.batch import Batch
 from synth3d.data.options import DataConfig
 from synth3d.errors import InputError
 from synth3d.frameworks import FRAMEWORKS, Framework, Options, Player, Stage
+from synth3d.frameworks.adversarial import Pix2PixOptions
 from synth3d.models.options import ModelConfig
 from synth3d.training import config as settings
 from synth3d.training.config import RunConfig, TrainConfig, build_framework
@@ -177,6 +178,49 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_sentence():
         next(trainer.framework.generator.parameters()).fill_(np.nan)
     with pytest.raises(InputError, match="the loss is .*nan.* at step 0"):
         trainer.advance(batch_of())
+
+
+@pytest.mark.parametrize("spoilt", ["generator", "critic"])
+def test_a_loss_that_is_not_finite_changes_neither_weights_nor_averages(spoilt, monkeypatch):
+    """Of its player and of those after it; the optimiser's moments and steps neither."""
+    options = Pix2PixOptions(critic_width=4, critic_layers=1)
+    train = dataclasses.replace(TINY.train, framework="pix2pix", pix2pix=options)
+    trainer = Trainer(dataclasses.replace(TINY, train=train), CPU)
+    trainer.advance(batch_of())
+    loss = trainer.players[spoilt].loss
+
+    def broken(batch: Batch, step: int):
+        return {name: term * np.inf for name, term in loss(batch, step).items()}
+
+    player = dataclasses.replace(trainer.players[spoilt], loss=broken)
+    monkeypatch.setitem(trainer.players, spoilt, player)
+    kept = ["generator", "critic"] if spoilt == "generator" else ["critic"]
+
+    def now():
+        found = {name: digest(trainer.players[name].module) for name in kept}
+        found |= {f"average {name}": digest(one) for name, one in trainer.averages.items()}
+        moments = [trainer.optimizers[name].state_dict()["state"] for name in kept]
+        return found, repr(moments), trainer.step
+
+    before = now()
+    with pytest.raises(InputError, match="the loss is .*inf.* at step 1"):
+        trainer.advance(batch_of(1))
+    assert now() == before
+
+
+def test_a_step_reads_its_losses_at_once(two, monkeypatch):
+    """On a GPU each reading waits for all its work. Two players learn in the second stage."""
+    trainer, read = Trainer(two, CPU), []
+    for name in ("item", "tolist", "cpu", "__bool__", "__float__", "__int__"):
+        real = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda one, real=real, name=name: read.append(name) or real(one)
+        )
+    for step in range(6):
+        batch = batch_of(step).to(CPU)
+        read.clear()
+        trainer.advance(batch)
+        assert read == ["tolist"]
 
 
 def test_rates_warm_up_and_fall():
