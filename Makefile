@@ -20,7 +20,7 @@ help:
 	@echo "make test       lint, types and the default tests (8 min, 2 cores)"
 	@echo "make test-full  the long checks too"
 	@echo "make bench      what rolling costs on this CPU, as tables (20 min; ARGS=--quick: 2; bench-layers, bench-networks)"
-	@echo "make gpu-check  its tests and its table on an NVIDIA GPU (10 min; PYTHON_GPU=python3: no $(VENV))"
+	@echo "make gpu-check  all that is claimed of an NVIDIA GPU, as a table (10 min; PYTHON_GPU=python3: no $(VENV))"
 	@echo "make clean      remove what demo and test made, except $(VENV)"
 
 $(INSTALLED): setup.py constraints.txt
@@ -69,17 +69,10 @@ bench-layers: $(INSTALLED)
 bench-networks: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m synth3d.experiments.bench $(ARGS)
 
-may_import = $(PYTHON_GPU) -c "import $(1)" 2>/dev/null || { echo "error: $(PYTHON_GPU) cannot \
-import $(1); pip install torch cupy-cuda13x pytest hypothesis" >&2; exit 2; }
-
-# Where something is missing, a GPU for one: a sentence that says so, and make's exit code 2. The
-# table is printed even when a test has failed.
+# Needs no installation of ours. ARGS: --quick, --keep-going, --only, --list; --rehearse needs no GPU.
+gpu-check: export PYTHONPATH := $(CURDIR):$(PYTHONPATH)
 gpu-check: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(INSTALLED))
-	@$(call may_import,torch)
-	@$(PYTHON_GPU) -m cuda_ops.bench --device cuda --list >/dev/null
-	@$(call may_import,cupy) && $(call may_import,pytest) && $(call may_import,hypothesis)
-	@$(PYTHON_GPU) -m pytest tests/cuda_ops -m gpu; status=$$?; \
-	$(PYTHON_GPU) -m cuda_ops.bench --device cuda $(ARGS) || status=1; exit $$status
+	@$(PYTHON_GPU) scripts/gpu_check.py $(ARGS)
 
 clean:
 	rm -rf $(WORK) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

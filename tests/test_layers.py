@@ -31,7 +31,7 @@ MAY_IMPORT = {
         "nnunet_plans", "synth3d.cohort", "synth3d.completion", "synth3d.errors", "synth3d.files",
         "synth3d.images", "synth3d.machine", "synth3d.scoring", "synth3d.settings",
     },
-    "scripts": {"synth3d", "seg_eval"},
+    "scripts": {"cuda_ops", "nnunet_plans", "synth3d", "seg_eval"},
 }  # fmt: skip
 """Beside itself: packages, or rooms of packages."""
 

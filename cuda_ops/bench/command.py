@@ -76,6 +76,7 @@ def serve(
         print("\n".join(f"{row.name}{'  (quick)' if row.quick else ''}" for row in chosen))
         return 0
     torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # shapes repeat, as in a training
     clock = CudaClock(device) if device.type == "cuda" else CpuClock()
     rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
     setting = Setting(device, clock, rounds, args.threads, QUICK_TURN if args.quick else TURN)

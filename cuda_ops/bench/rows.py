@@ -257,7 +257,8 @@ LAYERS: dict[str, tuple[Shape, ...]] = {
     ),
     "cuda": (
         *(Shape(channels, side) for side in (64, 96, 128) for channels in (16, 32, 64)),
-        Shape(32, 64, batch=8), Shape(128, 32), Shape(256, 16), Shape(512, 8), Shape(512, 4),
+        Shape(32, 64, batch=8), Shape(32, 64, batch=16), Shape(128, 32), Shape(256, 16),
+        Shape(512, 8), Shape(512, 4),
         Shape(64, 256, batch=16, dim=2), Shape(512, 32, batch=16, dim=2),
     ),
 }  # fmt: skip

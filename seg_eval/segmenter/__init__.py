@@ -8,7 +8,8 @@ from seg_eval.segmenter.model_folder import (
     refuse_unfit,
     refuse_untrusted,
 )
-from seg_eval.segmenter.nnunet import Segmenter, open_model_folder
+from seg_eval.segmenter.nnunet import Segmenter, open_model_folder, train_segmenter
+from seg_eval.segmenter.preprocessing import prepare
 from seg_eval.segmenter.raw_dataset import (
     RawPlan,
     RawRequest,
@@ -18,6 +19,7 @@ from seg_eval.segmenter.raw_dataset import (
     plan_raw_dataset,
     write_description,
     write_planned,
+    write_raw_dataset,
 )
 from seg_eval.segmenter.stock import export_lines, paths
 from seg_eval.segmenter.training import Training, segmenters_folder, train
@@ -25,6 +27,7 @@ from seg_eval.segmenter.training import Training, segmenters_folder, train
 __all__ = [
     "BEST", "FINAL", "RawPlan", "RawRequest", "Segmenter", "Training", "consecutive_codes",
     "dataset_folder", "export_lines", "label_codes", "make_room", "open_model_folder", "paths",
-    "plan_raw_dataset", "read_model_folder", "refuse_unfit", "refuse_untrusted",
-    "segmenters_folder", "train", "write_description", "write_planned",
+    "plan_raw_dataset", "prepare", "read_model_folder", "refuse_unfit", "refuse_untrusted",
+    "segmenters_folder", "train", "train_segmenter", "write_description", "write_planned",
+    "write_raw_dataset",
 ]  # fmt: skip

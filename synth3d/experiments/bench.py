@@ -24,17 +24,20 @@ from cuda_ops.bench import (
     ask_a_process,
     climb,
     compare,
+    device_events,
     give_back_memory,
     serve,
     summary,
     take,
 )
+from synth3d.experiments.routing import routing_rows
 from synth3d.models import GENERATORS, options_of
 
 DESCRIPTION = """Measure training steps, forward passes and memory of AGI-Net against the plain
-ResUNet: seconds of CPU time of the process with one thread, medians of the ratios of interleaved
-rounds. Exit code: 0; 1 if --check is given and a bar was missed or a row failed; 2 if an argument
-cannot be used; 130 if interrupted."""
+ResUNet, and the grouped convolutions of its routing: seconds of CPU time of the process with one
+thread, or CUDA events with cuDNN choosing its kernels by trial; medians of the ratios of
+interleaved rounds. Exit code: 0; 1 if --check is given and a bar was missed or a row failed; 2 if
+an argument cannot be used; 130 if interrupted."""
 EXAMPLES = """examples:
   python -m synth3d.experiments.bench                   the whole table (ten minutes)
   python -m synth3d.experiments.bench --quick           about a minute
@@ -58,6 +61,8 @@ BARS = {  # of BARRED over plain, at the size of the recipe `cpu`
     ("infer", "bf16"): 1.30,
     ("memory", "fp32"): 1.25,
 }
+GPU_BAR = 1.30
+"""Of BARRED over plain, a training step at the size of the recipe `gpu`."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class Case:
 
 
 RECIPE = Case("cpu", (16, 32, 64, 128), 4, 48)
+GPU = Case("gpu", (32, 64, 128, 256), 8, 96)
 CASES = (
     RECIPE,
     Case("middle", (32, 64, 128, 256), 8, 48),
@@ -101,14 +107,21 @@ CASES = (
 
 
 def rows(device: torch.device) -> list[Row]:
-    """All rows, in the order of the table; a GPU has no row of memory.
+    """All rows, in the order of the table.
 
-    A training step (forward, L1, backward, Adam), a forward pass without gradients, and how far a
-    process climbs in two training steps without an optimiser.
+    A training step (forward, L1, backward, Adam), a forward pass without gradients, what a training
+    step needs at its peak, and the routing's convolutions; on a GPU how a training step's time
+    there is spent as well. On a CPU the peak is how far a process climbs in two steps without an
+    optimiser.
     """
-    sizes = itertools.product(("train", "infer"), CASES, DTYPES)
+    cases = CASES if device.type == "cpu" else (*CASES, GPU)
+    sizes = itertools.product(("train", "infer"), cases, DTYPES)
     timed = [_row(group, case, dtype, partial(_compare, case=case)) for group, case, dtype in sizes]
-    return timed if device.type != "cpu" else [*timed, memory_row()]
+    if device.type == "cpu":
+        return [*timed, memory_row(), *routing_rows("cpu")]
+    for group, measure in (("memory", _memory_on_cuda), ("norm", _share_of_norm)):
+        timed += [_row(group, GPU, dtype, partial(measure, case=GPU)) for dtype in DTYPES]
+    return [*timed, *routing_rows("cuda")]
 
 
 def memory_row() -> Row:
@@ -117,12 +130,16 @@ def memory_row() -> Row:
 
 
 def _row(group: str, case: Case, dtype: str, measure: Callable[..., list[Result]]) -> Row:
-    name, quick = f"{group}/{case.name}/{dtype}", case is RECIPE
+    name, quick = f"{group}/{case.name}/{dtype}", case in (RECIPE, GPU)
     return Row(name, str(case), measure, dtype, "channels_last", quick=quick)
 
 
 def _bar(group: str, case: Case, name: str, dtype: str) -> float | None:
-    return BARS.get((group, dtype)) if case is RECIPE and name == BARRED else None
+    if name != BARRED or case not in (RECIPE, GPU):
+        return None
+    if case is GPU:
+        return GPU_BAR if group == "train" else None
+    return BARS.get((group, dtype))
 
 
 def _compare(row: Row, setting: Setting, case: Case) -> list[Result]:
@@ -170,7 +187,28 @@ def _call(
 
 def _memory(row: Row, setting: Setting, case: Case) -> list[Result]:
     task = {"case": case.name, "threads": setting.threads}
-    peaks = {name: ask_a_process(MODULE, task | {"network": name}) for name in NETWORKS}
+    return _peaks(row, case, {n: ask_a_process(MODULE, task | {"network": n}) for n in NETWORKS})
+
+
+def _memory_on_cuda(row: Row, setting: Setting, case: Case) -> list[Result]:
+    """What torch's allocator had handed out at the peak of a training step, the network included.
+
+    The kernels of cuDNN may have asked for more when they were tried out in the step before.
+    """
+    peaks = {}
+    for name in NETWORKS:
+        step = _call("train", case, name, row.dtype, setting.device)
+        step()
+        torch.cuda.reset_peak_memory_stats(setting.device)
+        step()
+        torch.cuda.synchronize(setting.device)
+        peaks[name] = torch.cuda.max_memory_allocated(setting.device)
+        del step
+        torch.cuda.empty_cache()
+    return _peaks(row, case, peaks)
+
+
+def _peaks(row: Row, case: Case, peaks: dict[str, int]) -> list[Result]:
     return [
         row.result(
             candidate=name,
@@ -182,6 +220,24 @@ def _memory(row: Row, setting: Setting, case: Case) -> list[Result]:
         for name in NETWORKS
         if name != "plain"
     ]
+
+
+def _share_of_norm(row: Row, setting: Setting, case: Case) -> list[Result]:
+    """The share of layer norm in what the device does in a training step."""
+    found = []
+    for name in NETWORKS:
+        times = [
+            (kernel, end - begin)
+            for kernel, begin, end in device_events(
+                _call("train", case, name, row.dtype, setting.device)
+            )
+        ]
+        whole = sum(time for _, time in times)
+        norm = sum(time for kernel, time in times if "layer_norm" in kernel.lower())
+        note = f"{norm / 1e3:.3g} of {whole / 1e3:.3g} ms in {len(times)} launches"
+        value = 100 * norm / whole
+        found.append(row.result(candidate=name, value=value, unit="%", rounds=1, note=note))
+    return found
 
 
 def child(task: str) -> int:

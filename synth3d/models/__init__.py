@@ -2,6 +2,7 @@
 
 import inspect
 
+from synth3d.models.agi_net.grouped import GroupedConv3d, merge_groups
 from synth3d.models.agi_net.network import AGINet, ModalityHead
 from synth3d.models.agi_net.routing import OffsetHead, ScaleHead
 from synth3d.models.blocks import ChannelNorm, GlobalMean, ResBlock
@@ -40,6 +41,7 @@ __all__ = [
     "DeformableConv",
     "DisplacementMap",
     "GlobalMean",
+    "GroupedConv3d",
     "ModalityHead",
     "ModelConfig",
     "OffsetHead",
@@ -50,6 +52,7 @@ __all__ = [
     "ScalarCritic",
     "ScaleHead",
     "TimeModulation",
+    "merge_groups",
     "options_of",
     "replace_convolutions",
     "saved_bytes",

@@ -131,6 +131,10 @@ def test_every_row_has_its_own_name_and_the_bars_stand_in_them():
         names = [row.name for row in rows(device)]
         assert len(names) == len(set(names))
         assert any(row.quick for row in rows(device))
+    barred = [row for row in gpu.gpu_rows() if "/bandwidth/" in row.name and row.bar is not None]
+    assert [(row.name, row.bar, row.at_least) for row in barred] == [
+        ("gpu/bandwidth/3d-4x512/forward/fp32/channels_last", 0.6, True)
+    ]
     bars = {row.name: row.bar for row in rows(CPU)}
     assert bars["generate/3d-2x256/forward/contiguous"] == 0.09
     assert bars["generate/3d-4x512/both/channels_last"] == 0.12
