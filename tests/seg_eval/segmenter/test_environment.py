@@ -102,7 +102,7 @@ CUDA = "CUDA out of memory. Tried to allocate 20.00 GiB"
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (torch.OutOfMemoryError(CUDA), "needs more memory than the GPU has free: buy one; nnU-Net"),
+        (torch.OutOfMemoryError(CUDA), "than the GPU has free .*20.00 gib.: buy one; nnU-Net"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "than this machine has free"),
         (MemoryError(), "than this machine has free"),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full .while training"),
