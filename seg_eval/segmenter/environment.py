@@ -213,6 +213,8 @@ def tame(trainer: Any) -> None:
 def pick_device(wanted: str) -> str:
     """``cpu``, ``cuda`` or ``cuda:1`` for ``cpu``, ``cuda``, ``cuda:1`` or ``auto``, if there.
 
+    One with a number becomes torch's current device.
+
     Several GPUs are used as nnU-Net uses them, one training each: start one process per seed,
     each with its own ``cuda:N`` or with ``CUDA_VISIBLE_DEVICES=N`` and ``cuda``.
     """
@@ -227,6 +229,8 @@ def pick_device(wanted: str) -> str:
         raise InputError(f"device {wanted} was asked for, but torch finds no CUDA GPU")
     if match[1] and int(match[1]) >= (count := torch.cuda.device_count()):
         raise InputError(f"device {wanted} was asked for, but torch finds {count} (from cuda:0)")
+    if match[1]:  # what asks for CUDA without a number would else open a context on GPU 0
+        torch.cuda.set_device(int(match[1]))
     return wanted
 
 

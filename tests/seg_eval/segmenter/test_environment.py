@@ -139,6 +139,9 @@ def test_devices(monkeypatch):
             pick_device(wanted)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert [pick_device(name) for name in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    assert current == [1]
     with pytest.raises(InputError, match="torch finds 2"):
         pick_device("cuda:2")

@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import synth3d
 from synth3d.cohort.cases import find_cases
+from synth3d.completion import makers
 from synth3d.completion.makers import PlumbingMaker, RunMaker, storable_scale
 from synth3d.errors import InputError
 from synth3d.images.intensity import Scale
@@ -44,6 +46,18 @@ def test_where_nothing_is_random_several_draws_are_refused(ready):
             maker.make(case, ("t2f",), draws=2)
         one, two = (maker.make(case, ("t2f",), seed=seed)["t2f"].data for seed in (0, 1))
         np.testing.assert_array_equal(one, two)
+
+
+def test_on_a_gpu_the_identity_tells_of_tf32_and_that_gpu_is_made_current(ready, monkeypatch):
+    run, current, flags = load_run(ready / "run"), [], {"convolutions": True, "matmuls": False}
+    monkeypatch.setattr(type(run.framework), "to", lambda self, *_, **__: self)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(makers, "tf32", lambda device: flags)
+    maker = RunMaker(run, precision="fp32", device="cuda:1")
+    assert maker.identity["tf32"] == flags
+    assert current == [torch.device("cuda", 1)]
+    there = RunMaker(run, precision="fp32").identity
+    assert {**there, "tf32": flags} == maker.identity
 
 
 def test_a_maker_says_which_files_it_may_read(ready):
