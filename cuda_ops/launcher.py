@@ -103,6 +103,11 @@ def load_cupy() -> Any:
 ELSEWHERE = "set CUPY_CACHE_DIR to a folder that can be written and has room"
 
 
+def extra() -> str:
+    """The extra of this package with the CuPy for torch's CUDA; empty where there is none."""
+    return EXTRAS.get((torch.version.cuda or "").split(".")[0], "")
+
+
 def remedy() -> str:
     """What installs the CuPy that fits torch's CUDA: ``pip install 'synth3d[gpu]'``."""
     major = (torch.version.cuda or "13").split(".")[0]
