@@ -72,6 +72,12 @@ def _try(device: torch.device, *instance: Any) -> None:
         _PROVED.add((device, *instance))
 
 
+def is_refused(device: torch.device) -> bool:
+    """Whether ``device`` rolls in torch's form, as far as is known without a trial."""
+    backend = chosen_backend()
+    return backend == "torch" or (backend == "auto" and device.index in _REFUSED)
+
+
 def may_try(weight: Tensor) -> bool:
     """Whether ``weight`` holds numbers: no tracer's stand-in, of which only the shape is known."""
     return type(weight) in (Tensor, nn.Parameter)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cuda_ops.backend import chosen_backend, may_try, uses_fused
+from cuda_ops.backend import chosen_backend, is_refused, may_try, uses_fused
 from cuda_ops.products import empty_kernels, laid_as, roll_backward, roll_forward, roll_in_parts
 
 
@@ -206,8 +206,10 @@ def _goes_fused(weight: Tensor, result: torch.dtype) -> bool:
 
     Where somebody looks on nothing can be tried, so that is left to the operator.
     """
-    if watched() or not may_try(weight):
+    if torch.compiler.is_compiling():
         return chosen_backend() != "torch"
+    if watched() or not may_try(weight):
+        return not is_refused(weight.device)
     return uses_fused(weight, result)
 
 

@@ -138,16 +138,20 @@ class Called(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("name", ["auto", "cupy", "torch"])
-def test_nothing_is_tried_with_tensors_that_hold_no_numbers(gpu, monkeypatch, name):
+@pytest.mark.parametrize(
+    ("name", "refused", "fused"),
+    [("auto", {}, True), ("auto", {0: "no CuPy"}, False), ("cupy", {}, True), ("torch", {}, False)],
+)
+def test_nothing_is_tried_with_tensors_that_hold_no_numbers(gpu, monkeypatch, name, refused, fused):
     """As when the memory of a training step on a GPU is counted."""
     monkeypatch.setenv("CUDA_OPS_BACKEND", name)
+    monkeypatch.setattr(backend, "_REFUSED", refused)
     with FakeTensorMode(), Called() as called:
         weight = torch.empty(8, 8, 3, 3, 3, device="cuda:0")
         offsets, scale = torch.empty(2, 4, 3, device="cuda:0"), torch.empty(2, 4, device="cuda:0")
         assert roll_kernel(weight, offsets, scale).shape == (2, 8, 8, 3, 3, 3)
     assert not gpu.tried
-    assert ("cuda_ops::roll_kernel" in called.names) == (name != "torch")
+    assert ("cuda_ops::roll_kernel" in called.names) == fused
 
 
 def test_a_compiled_graph_leaves_the_choice_to_the_operator(gpu):
