@@ -23,11 +23,22 @@ help:
 	@echo "make gpu-check  all that is claimed of an NVIDIA GPU, as a table (10 min; PYTHON_GPU=python3: no $(VENV))"
 	@echo "make clean      remove what demo and test made, except $(VENV)"
 
+# Where there is an NVIDIA driver, the CuPy for torch's CUDA; without it a GPU rolls in plain torch.
+define install_cupy
+if nvidia-smi >/dev/null 2>&1; then \
+	extra=$$($(BIN)/python -c 'from cuda_ops.launcher import extra; print(extra())') && \
+	test -n "$$extra" && echo ">> an NVIDIA GPU: installing '.[$$extra]'" && \
+	$(BIN)/python -m pip install --progress-bar off --quiet -c constraints.txt -e ".[$$extra]" || \
+	echo "no CuPy was installed: this GPU rolls in plain torch" >&2; \
+fi
+endef
+
 $(INSTALLED): setup.py constraints.txt
 	@echo ">> making $(VENV) and installing (about 6 GB with the CUDA build of torch; 2-4 minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --progress-bar off --quiet -c constraints.txt -e '.[test]'
+	@$(install_cupy)
 	@touch $@
 
 demo: $(INSTALLED)

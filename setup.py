@@ -54,7 +54,9 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "gpu": ["cupy-cuda13x>=14"],  # 14 keeps compiled templates on disk
+        # For a torch of CUDA 13 and of CUDA 12; CuPy 14 keeps compiled templates on disk.
+        "gpu": ["cupy-cuda13x>=14"],
+        "gpu-cuda12": ["cupy-cuda12x>=14"],
         "score": ["lpips>=0.1.4"],
         "test": [
             "pytest>=8.3",

@@ -3,11 +3,14 @@
 Imports with torch alone. What is named here is all that other packages need.
 """
 
+from cuda_ops.backend import rolling_backend
 from cuda_ops.conv import RollingConv, Sides, conv_dtype, conv_per_sample, rolling_conv
+from cuda_ops.errors import KernelError
 from cuda_ops.op import full_precision, roll_kernel, watched
 from cuda_ops.reference import roll_kernel_reference
 
 __all__ = [
+    "KernelError",
     "RollingConv",
     "Sides",
     "conv_dtype",
@@ -15,6 +18,7 @@ __all__ = [
     "full_precision",
     "roll_kernel",
     "roll_kernel_reference",
+    "rolling_backend",
     "rolling_conv",
     "watched",
 ]

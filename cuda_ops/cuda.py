@@ -1,25 +1,22 @@
-"""The one door of CuPy: compiles ``roll_kernel.cu`` and launches it on torch's own stream.
+"""The fused kernel ``roll_kernel.cu`` for CUDA tensors: which instance, with which grid.
 
 Imported only for CUDA tensors. Memory is torch's throughout: outputs come from its allocator and
 CuPy gets addresses, so nothing is copied. An instance is compiled once per device, types, kernel
-size and layout, and CuPy keeps it on disk for the next process. Before its first use in a process
-an instance must reproduce torch's own form on a small case, see :func:`prove`.
+size and layout. Before its first use in a process an instance must reproduce torch's own form on a
+small case, see :func:`prove`.
 """
 
 import math
-from contextlib import AbstractContextManager, ExitStack
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cuda_ops import products
+from cuda_ops.errors import KernelError
+from cuda_ops.launcher import launch as _launch
 from cuda_ops.products import empty_kernels, is_channels_last, laid_as
 
-SOURCE = Path(__file__).with_name("roll_kernel.cu")
-OPTIONS = ("-std=c++17",)
 THREADS = 128
 WARP = 32
 # Up to this many taps a thread keeps a whole row in registers; see the source.
@@ -42,7 +39,7 @@ def roll_forward(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dt
         dtype: Of the result, whose samples each have the layout of ``weight``.
 
     Raises:
-        RuntimeError: CuPy is missing or does not fit the driver, or the compiled kernel fails its
+        KernelError: CuPy is missing or does not fit the driver, or the compiled kernel fails its
             proof; the sentence says what to do.
     """
     _prove_first(weight, dtype)
@@ -104,7 +101,7 @@ def prove(
     """Hold one compiled instance against torch's form, forward and backward, on a small case.
 
     Runs once in a process and waits for the device then. A compiler or a driver that gets the
-    kernel wrong must not train a network: a RuntimeError if the numbers differ by more than the
+    kernel wrong must not train a network: a KernelError if the numbers differ by more than the
     types explain. For the arguments see :func:`expression`.
     """
     draw = torch.Generator().manual_seed(0)
@@ -124,12 +121,13 @@ def prove(
         steps = 64 if got.dtype.itemsize >= 4 else 2
         error = float((got.double() - expected).abs().max() / expected.abs().max().clamp(min=1))
         if not error <= steps * torch.finfo(got.dtype).eps:
-            raise RuntimeError(
+            raise KernelError(
                 f"the rolling kernel gives wrong {name} for {kind}, {other} and sides {sides} on "
                 f"{device} (relative error {error:.2g}); set CUDA_OPS_BACKEND=torch and report it"
             )
 
 
+@cache
 def expression(
     kernel: str,
     weight: torch.dtype,
@@ -171,61 +169,3 @@ def _chunks(rows: int) -> int:
 
 def _sizes(weight: Tensor, offsets: Tensor) -> tuple[int, int, int]:
     return weight.shape[0], weight.shape[1], offsets.shape[1]
-
-
-def _launch(
-    name: str,
-    grid: tuple[int, int, int],
-    threads: int,
-    tensors: tuple[Tensor, ...],
-    numbers: tuple[int, ...],
-) -> None:
-    """Launch one instance; its arguments are the tensors' addresses and then the numbers."""
-    import numpy as np
-
-    device = tensors[0].device
-    kernel = _compiled(device.index, name)
-    addresses = [np.uintp(tensor.data_ptr()) for tensor in tensors]
-    with _on_torchs_stream(device):
-        kernel(grid, (threads, 1, 1), (*addresses, *[np.int32(number) for number in numbers]))
-
-
-@cache
-def _compiled(device: int, name: str) -> Any:
-    cupy = load_cupy()
-    try:
-        with cupy.cuda.Device(device):
-            code = SOURCE.read_text("utf-8")
-            module = cupy.RawModule(code=code, options=OPTIONS, name_expressions=(name,))
-            return module.get_function(name)
-    except Exception as error:
-        raise RuntimeError(
-            f"CuPy {cupy.__version__} could not compile the rolling kernel ({error}); install the "
-            f"CuPy for CUDA {torch.version.cuda}, e.g. pip install 'synth3d[gpu]', or set "
-            "CUDA_OPS_BACKEND=torch"
-        ) from error
-
-
-def load_cupy() -> Any:
-    """The CuPy module, or a RuntimeError where it is not installed or does not load."""
-    try:
-        import cupy  # pyright: ignore[reportMissingImports]
-    except Exception as error:
-        raise RuntimeError(
-            f"rolling with CUDA_OPS_BACKEND=cupy needs CuPy ({error}); install it with "
-            "pip install 'synth3d[gpu]', or set CUDA_OPS_BACKEND=torch"
-        ) from error
-    return cupy
-
-
-def _on_torchs_stream(device: torch.device) -> AbstractContextManager[Any]:
-    """The device and torch's current stream, made current for CuPy."""
-    cupy = load_cupy()
-    stream = torch.cuda.current_stream(device)
-    stack = ExitStack()
-    stack.enter_context(cupy.cuda.Device(device.index))
-    if hasattr(cupy.cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__"):
-        stack.enter_context(cupy.cuda.Stream.from_external(stream))
-    else:  # CuPy 13 or an older torch
-        stack.enter_context(cupy.cuda.ExternalStream(stream.cuda_stream, device.index))
-    return stack

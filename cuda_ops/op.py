@@ -6,17 +6,14 @@ differentiable matrix product of :mod:`cuda_ops.products`, and for CUDA tensors 
 backward ``torch.ops.cuda_ops.roll_kernel_backward``.
 """
 
-import os
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cuda_ops.backend import chosen_backend, is_refused, may_try, uses_fused
 from cuda_ops.products import empty_kernels, laid_as, roll_backward, roll_forward, roll_in_parts
-
-BACKENDS = ("torch", "cupy", "auto")
 
 
 def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
@@ -27,8 +24,9 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
     autocast; only the result is then cast to the autocast type.
 
     The environment variable ``CUDA_OPS_BACKEND`` chooses the form for CUDA tensors: ``cupy`` (the
-    default, the fused kernel), ``torch``, or ``auto``: cupy if it is installed, else torch with a
-    warning.
+    fused kernel), ``torch``, or ``auto``, the default: the fused kernel where it loads, compiles
+    and proves itself, else torch's form with one warning in a process that says why and what to
+    do.
 
     Args:
         weight: (C_out, C_in, \\*k) with d = 2 or 3 spatial axes (z, y, x), floating; C_in = n
@@ -43,8 +41,8 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
         Non-finite offsets give NaN in their own group of their own sample.
 
     Raises:
-        RuntimeError: For CUDA tensors, CuPy is missing or unfit and ``CUDA_OPS_BACKEND`` does not
-            say ``torch`` or ``auto``.
+        KernelError: ``CUDA_OPS_BACKEND`` says ``cupy``, the tensors are on CUDA, and the fused
+            kernel cannot be had there.
         TypeError: An argument is not floating point.
         ValueError: Shapes disagree, the tensors are on different devices, or
             ``CUDA_OPS_BACKEND`` has an unknown value.
@@ -58,7 +56,7 @@ def roll_kernel(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
     with full_precision(device):
         compute = _compute_dtype(weight)
         offsets, scale = offsets.to(compute), scale.to(compute)
-        if device == "cuda" and _uses_cupy():
+        if device == "cuda" and _goes_fused(weight, result):
             return roll_kernel_op(weight, offsets, scale, result)
         if device == "cpu" and not watched():
             return _InParts.apply(weight, offsets, scale, result)
@@ -108,21 +106,33 @@ def roll_kernel_backward_op(
     grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of weight (in its layout), offsets and scale, each of its own dtype."""
+    return _plain_backward(grad, weight, offsets, scale)
+
+
+def _plain_backward(
+    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     grads = _differentiable_backward(grad, weight, offsets, scale)
     return laid_as(weight, grads[0][None])[0], grads[1].contiguous(), grads[2].contiguous()
 
 
 @roll_kernel_op.register_kernel("cuda")
-def _(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    from cuda_ops import cuda  # the one importer of cupy, reached only with CUDA tensors
+def roll_on_cuda(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """What the operator does on CUDA: the fused kernel, or torch's form where it cannot be had."""
+    if not uses_fused(weight, dtype):
+        return roll_in_parts(weight, offsets, scale, dtype)
+    from cuda_ops import cuda  # reached only with CUDA tensors
 
     return cuda.roll_forward(weight, offsets, scale, dtype)
 
 
 @roll_kernel_backward_op.register_kernel("cuda")
-def _(
+def roll_on_cuda_backward(
     grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients, as :func:`roll_on_cuda` does it."""
+    if not uses_fused(weight, grad.dtype):
+        return _plain_backward(grad, weight, offsets, scale)
     from cuda_ops import cuda
 
     return cuda.roll_backward(grad, weight, offsets, scale)
@@ -191,21 +201,16 @@ def _compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
 
-def _uses_cupy() -> bool:
-    """Whether CUDA tensors go to the fused kernel."""
-    backend = os.environ.get("CUDA_OPS_BACKEND", "cupy")
-    if backend not in BACKENDS:
-        raise ValueError(f"CUDA_OPS_BACKEND must be one of {BACKENDS}, got {backend!r}")
-    if backend != "auto":
-        return backend == "cupy"
-    from cuda_ops import cuda
+def _goes_fused(weight: Tensor, result: torch.dtype) -> bool:
+    """Whether a CUDA weight goes to the operator, which decides anew on what it then is given.
 
-    try:
-        cuda.load_cupy()
-    except RuntimeError as error:
-        warnings.warn(f"{error}; rolling in plain torch", RuntimeWarning, stacklevel=3)
-        return False
-    return True
+    Where somebody looks on nothing can be tried, so that is left to the operator.
+    """
+    if torch.compiler.is_compiling():
+        return chosen_backend() != "torch"
+    if watched() or not may_try(weight):
+        return not is_refused(weight.device)
+    return uses_fused(weight, result)
 
 
 def check_roll(weight: Tensor, offsets: Tensor, scale: Tensor) -> None:

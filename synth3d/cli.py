@@ -125,7 +125,8 @@ def _add_train(commands: Any) -> None:
     add("--target", "--missing",
         help="t1|t1ce|t2|flair|pd, or new names; several with commas: one network makes them all")
     add("--sources", help="comma-separated; default: the others")
-    add("--recipe", help="a shipped name or a .toml/.json file")
+    add("--recipe", help="a shipped name or a .toml/.json file; default: phantom without --data, "
+        "else cpu, gpu, or gpu-8gb where the GPU has less than 20 GB; -2d of it for slices")
     add("--model", help="agi-net, resunet, deform-resunet or arc-resunet")
     add("--framework", metavar="NAME",
         help="l1, pix2pix, pgan, mmgan, medsynth, ddpm or iddpm, each with its own paper's losses "

@@ -1,11 +1,20 @@
-"""The one mistake a user is told of, and how a command line ends."""
+"""What a user is told of, and how a command line ends."""
 
+import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+LESS_ON_GPU = (
+    "take a smaller --batch or --patch, in training also smaller --widths or "
+    "--set model.checkpoint_routing=true, or set PYTORCH_ALLOC_CONF=expandable_segments:True"
+)
+LESS = "take a smaller --batch or --patch, or end what else runs here"
+FEWER_WORKERS = "run the container with --ipc=host or --shm-size=8g, or give --set data.workers=0"
 
 
 class InputError(ValueError):
@@ -15,11 +24,47 @@ class InputError(ValueError):
     """
 
 
+def what_gave_out(error: BaseException, doing: str = "the command", hint: str = "") -> str:
+    """Memory, disk, a worker process or the fused kernel, in one sentence; empty for all else.
+
+    Args:
+        error: Known by name and words, since torch is not imported for it.
+        doing: What was done meanwhile: ``training nnU-Net``.
+        hint: What the user may do about memory; by default about the flags of ``synth3d``.
+    """
+    said, kinds = str(error), {kind.__name__ for kind in type(error).__mro__}
+    low = said.lower()
+    if "KernelError" in kinds:
+        return said
+    shared = "shared memory" in low or "unable to write to file </torch_" in low
+    if "DataLoader worker (pid" in said or (shared and isinstance(error, RuntimeError)):
+        found = re.search(r"signal: ([\w ]+)", f"{said} {error.__cause__}")
+        how = f" ({found[1]})" if found else ""
+        died = f"a process that draws patches was ended from outside{how}"
+        return f"{died}, mostly for want of shared memory: {FEWER_WORKERS}"
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "PytorchStreamWriter failed" in said or "No space left" in said:
+        return f"the disk is full (while {doing}); free some space and give the same command again"
+    scarce = re.search("out of memory|can't allocate memory|_alloc_failed", low)
+    if isinstance(error, MemoryError) or "OutOfMemoryError" in kinds or scarce:
+        on_gpu = "OutOfMemoryError" in kinds or re.search("cuda|cudnn|cublas", low)
+        amount = re.search(r"(tried|unable) to allocate [\d.]+ ?\w+", low)
+        much = f" ({amount[0]})" if amount else ""
+        where = "the GPU has" if on_gpu else "this machine has"
+        remedy = hint or (LESS_ON_GPU if on_gpu else LESS)
+        return f"{doing} needs more memory than {where} free{much}: {remedy}"
+    if "background workers" in low:
+        died = f"a worker process of nnU-Net died while {doing}, mostly for want of memory"
+        return f"{died}: use fewer workers, or a container with --ipc=host or --shm-size=8g"
+    return ""
+
+
 def run_guarded(command: Callable[[T], int], args: T) -> int:
     """``command(args)`` for a command line; its exit code.
 
-    A mistake of the user, a file system that refuses, or memory that gives out is told in one
-    sentence on standard error: exit code 2. An interruption is 130.
+    A mistake of the user, a file system that refuses, memory or a worker that gives out, or a GPU
+    whose fused kernel was insisted on in vain is told in one sentence on standard error: exit code
+    2. An interruption is 130.
     """
     # Idle OpenMP threads that spin would slow whatever shares the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -29,9 +74,10 @@ def run_guarded(command: Callable[[T], int], args: T) -> int:
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except MemoryError as error:
-        said = str(error) or "no more could be had"
-        print(f"error: this machine has too little free memory: {said}", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        if not (sentence := what_gave_out(error)):
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)

@@ -3,10 +3,12 @@
 import contextlib
 import os
 import platform
+import re
 import sys
 import threading
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from synth3d import __version__
@@ -22,7 +24,8 @@ def has_bfloat16(device: Any) -> bool:
     import torch
 
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # it asks the current one
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -84,6 +87,27 @@ def tuned(device: Any) -> Iterator[None]:
                 cudnn.benchmark = before
 
 
+def use_device(name: Any) -> Any:
+    """``torch.device(name)``, where an indexed CUDA device becomes the current one of this thread.
+
+    What asks for CUDA without a number would else open a context on GPU 0, some 400 MB, and fail
+    where that GPU is full.
+    """
+    import torch
+
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    return device
+
+
+def gpu_bytes(device: str) -> int:
+    """All memory of a GPU, free or not: so that the same command means the same tomorrow."""
+    import torch
+
+    return torch.cuda.get_device_properties(device).total_memory
+
+
 def keep_memory() -> None:
     """Tell glibc to keep freed blocks: large tensors are then not paged in anew each step.
 
@@ -108,8 +132,8 @@ def versions() -> dict[str, str]:
     return {"synth3d": __version__, "torch": torch.__version__, "python": python}
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and command line, for the record."""
+def environment(device: Any = "cpu") -> dict[str, Any]:
+    """Versions, machine, device and command line, for the record."""
     import torch
 
     libraries = versions() | {name: version(name) for name in ("torchio", "numpy", "nibabel")}
@@ -118,10 +142,58 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "device": device_facts(device),
         "libraries": libraries,
         "command": sys.argv,
     }
+
+
+def device_facts(device: Any) -> dict[str, Any]:
+    """The device that computes, as far as it may change numbers.
+
+    ``rolling`` says how AGI-Net's kernels were rolled so far, and why not by the fused kernel;
+    on CUDA there are also the GPU, the driver, CUDA, cuDNN and where TF32 takes the place of
+    float32.
+    """
+    import torch
+
+    from cuda_ops import rolling_backend
+
+    device = torch.device(device)
+    facts: dict[str, Any] = {"name": str(device), "rolling": rolling_backend(device)}
+    if device.type != "cuda":
+        return facts
+    return facts | {
+        "gpu": torch.cuda.get_device_name(device),
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "tf32": tf32(device),
+    }
+
+
+def tf32(device: Any) -> dict[str, bool]:
+    """Whether float32 ``convolutions`` and ``matmuls`` on a CUDA device keep 10 bits of 23.
+
+    Torch's defaults are yes and no; GPUs before Ampere never do.
+    """
+    import torch
+
+    able = torch.cuda.get_device_capability(device) >= (8, 0)
+    return {
+        "convolutions": able and bool(torch.backends.cudnn.allow_tf32),
+        "matmuls": able and bool(torch.backends.cuda.matmul.allow_tf32),
+    }
+
+
+def _driver() -> str | None:
+    """The version of NVIDIA's driver; None where Linux does not tell."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text("utf-8")
+    except OSError:
+        return None
+    found = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", text)
+    return found[1] if found else None
 
 
 def peak_memory_mb(device: str = "cpu") -> dict[str, int]:

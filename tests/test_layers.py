@@ -39,7 +39,7 @@ FACELESS = {"nnunet_plans", "scripts"}
 """nnU-Net loads each module of ``nnunet_plans`` by its bare name; scripts are programs."""
 
 DOORS = {
-    "cupy": {"cuda_ops/cuda.py"},
+    "cupy": {"cuda_ops/launcher.py"},
     "torchio": {"synth3d/data/patches.py"},
     "nibabel": {"synth3d/images/volumes.py"},
     "SimpleITK": {"synth3d/images/registration.py"},

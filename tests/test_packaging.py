@@ -1,5 +1,6 @@
 """What is installed is what is needed: the wheel, its command lines, their speed."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from cuda_ops.launcher import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 
@@ -77,3 +80,53 @@ def test_help_is_quick_and_has_examples(module):
         assert found.returncode == 0
         assert "examples:" in found.stdout.lower()
     assert min(times) < 1.5
+
+
+STAND_IN = """#!/bin/sh
+case "$*" in
+"-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+*"import extra"*) echo "$EXTRA" ;;
+*) echo "$*" >>calls; case "$*" in *".[gpu"*) exit "$FAIL" ;; esac ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("driver", "extra", "fail", "asked"),
+    [
+        ("0", "gpu", "0", ".[gpu]"),
+        ("0", "gpu-cuda12", "0", ".[gpu-cuda12]"),
+        ("0", "gpu", "1", ".[gpu]"),
+        ("0", "", "0", None),
+        ("9", "gpu", "0", None),  # as nvidia-smi ends where no driver answers it
+    ],
+)
+def test_make_installs_the_cupy_for_torchs_cuda_where_there_is_a_driver(
+    driver, extra, fail, asked, tmp_path, monkeypatch
+):
+    """With stand-ins for Python, pip and nvidia-smi; a CuPy that cannot be had stops nothing."""
+    for name in ("Makefile", "setup.py", "constraints.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    smi = f"#!/bin/sh\nexit {driver}\n"
+    for name, text in (("python", STAND_IN), ("nvidia-smi", smi)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    for name, value in {"EXTRA": extra, "FAIL": fail}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    command = ["make", ".venv/.installed", "PYTHON=./python"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / ".venv" / ".installed").is_file()
+    calls = [line for line in (tmp_path / "calls").read_text().splitlines() if " -e " in line]
+    assert [call.split()[-1] for call in calls] == [".[test]", *filter(None, [asked])]
+    assert all("-c constraints.txt" in call for call in calls)
+    assert ("rolls in plain torch" in ended.stderr) == (
+        driver == "0" and not (extra and fail == "0")
+    )
+
+
+def test_the_extras_are_those_that_messages_name():
+    text = (ROOT / "setup.py").read_text("utf-8")
+    for major, extra in EXTRAS.items():
+        assert f'"{extra}": ["cupy-cuda{major}x' in text

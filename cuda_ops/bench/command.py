@@ -2,6 +2,7 @@
 
 import argparse
 import fnmatch
+import os
 import re
 import sys
 import time
@@ -114,6 +115,8 @@ def pick_device(name: str) -> torch.device:
         if device.index >= torch.cuda.device_count():
             raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} of them")
         torch.cuda.set_device(device)
+        # Torch's form must not be measured in the fused kernel's name.
+        os.environ.setdefault("CUDA_OPS_BACKEND", "cupy")
     return device
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from cuda_ops import cuda
+from cuda_ops import launcher
 from cuda_ops.bench.clock import Call, CudaClock, summary
 from cuda_ops.bench.rows import (
     DTYPES,
@@ -27,6 +27,7 @@ from cuda_ops.bench.rows import (
     rated,
     take,
 )
+from cuda_ops.errors import KernelError
 from cuda_ops.op import roll_kernel_op
 from cuda_ops.products import roll_forward
 
@@ -138,6 +139,6 @@ def _fused_call(row: Row, setting: Setting, shape: Shape) -> tuple[int, Call]:
 
 def _need_cupy() -> None:
     try:
-        cuda.load_cupy()
-    except RuntimeError as error:
+        launcher.load_cupy()
+    except KernelError as error:
         raise SkipRow(str(error)) from error

@@ -1,7 +1,6 @@
 """What nnU-Net wants around it while it works: variables, threads, chance, chatter."""
 
 import contextlib
-import errno
 import logging
 import os
 import random
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import nnunet_plans
-from synth3d.errors import InputError
+from synth3d.errors import InputError, what_gave_out
 from synth3d.files import atomic_path, make_folder, progress
 
 T = TypeVar("T")
 TRAINERS = Path(nnunet_plans.__file__).parent
 WHERE_TRAINERS = "nnUNet_extTrainer"
+END_OTHERS = "end what else needs memory on this machine"
 _SCREEN: list[TextIO] = []
 """The standard error that was there before nnU-Net's went to a file; the innermost last."""
 
@@ -144,7 +144,7 @@ def shown(steps: Iterable[T], desc: str, **options: Any) -> Iterator[T]:
 
 
 @contextlib.contextmanager
-def told_plainly(doing: str, log: Path | None = None, hint: str = "") -> Iterator[None]:
+def told_plainly(doing: str, log: Path | None = None, hint: str = END_OTHERS) -> Iterator[None]:
     """Memory, disk and dead workers that give out in the block become one sentence.
 
     Args:
@@ -156,26 +156,9 @@ def told_plainly(doing: str, log: Path | None = None, hint: str = "") -> Iterato
         yield
     except (OSError, MemoryError, RuntimeError) as error:
         more = f"; nnU-Net's own words are in {log}" if log else ""
-        if sentence := _what_gave_out(error, doing, hint, more):
-            raise InputError(sentence) from error
+        if sentence := what_gave_out(error, doing, hint):
+            raise InputError(f"{sentence}{more}") from error
         raise
-
-
-def _what_gave_out(error: Exception, doing: str, hint: str, more: str) -> str:
-    """Memory, disk or a worker, in a sentence; empty where it is something else."""
-    said = "" if isinstance(error, OSError) else str(error)
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or "PytorchStreamWriter failed" in said or "No space left" in said:
-        return f"the disk is full (while {doing}); free some space and give the same command again"
-    if isinstance(error, MemoryError):
-        return f"{doing} needs more memory than this machine has free{more}"
-    if "out of memory" in said.lower() or "can't allocate memory" in said:
-        where = "the GPU has" if "cuda" in said.lower() else "this machine has"
-        return f"{doing} needs more memory than {where} free{f': {hint}' if hint else ''}{more}"
-    if "background workers" in said.lower():
-        died = f"a worker process of nnU-Net died while {doing}, mostly for want of memory"
-        return f"{died}: use fewer workers{more}"
-    return ""
 
 
 def _write_warning(
@@ -230,6 +213,8 @@ def tame(trainer: Any) -> None:
 def pick_device(wanted: str) -> str:
     """``cpu``, ``cuda`` or ``cuda:1`` for ``cpu``, ``cuda``, ``cuda:1`` or ``auto``, if there.
 
+    One with a number becomes torch's current device.
+
     Several GPUs are used as nnU-Net uses them, one training each: start one process per seed,
     each with its own ``cuda:N`` or with ``CUDA_VISIBLE_DEVICES=N`` and ``cuda``.
     """
@@ -244,6 +229,8 @@ def pick_device(wanted: str) -> str:
         raise InputError(f"device {wanted} was asked for, but torch finds no CUDA GPU")
     if match[1] and int(match[1]) >= (count := torch.cuda.device_count()):
         raise InputError(f"device {wanted} was asked for, but torch finds {count} (from cuda:0)")
+    if match[1]:  # what asks for CUDA without a number would else open a context on GPU 0
+        torch.cuda.set_device(int(match[1]))
     return wanted
 
 

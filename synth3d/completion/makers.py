@@ -27,7 +27,7 @@ from synth3d.inference import (
     sliding_window,
     synthesize_case,
 )
-from synth3d.machine import suited, tuned
+from synth3d.machine import suited, tf32, tuned, use_device
 from synth3d.training import Run, RunConfig
 
 FEWEST_LEVELS = 64
@@ -146,7 +146,7 @@ class RunMaker(Maker):
         """Prepare the generator of a finished run; the rest as in :class:`CompleteRequest`."""
         config = run.config
         super().__init__(config, config.sources, config.targets)
-        self.run, self.batch, self.device = run, batch, torch.device(device)
+        self.run, self.batch, self.device = run, batch, use_device(device)
         some_do = config.task.mode == "any" or run.framework.hides_sources
         self.needs_all = config.data.source_dropout == 0 and not some_do
         self.random = isinstance(run.framework, Diffusion)
@@ -161,6 +161,8 @@ class RunMaker(Maker):
             "overlap": list(self.overlap),
             "precision": self.precision,
         }
+        if self.device.type == "cuda":
+            self.identity["tf32"] = tf32(self.device)
         self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
         self.title = (

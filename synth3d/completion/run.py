@@ -28,7 +28,7 @@ from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
 from synth3d.files import claim, link_or_copy, progress, sha256, sweep, write_json
 from synth3d.images import write_like
-from synth3d.machine import peak_memory_mb, pick_device, versions
+from synth3d.machine import device_facts, peak_memory_mb, pick_device, versions
 
 if TYPE_CHECKING:
     from synth3d.completion.makers import Maker
@@ -249,6 +249,7 @@ def _write_case(
         "peak_memory_mb": peak_memory_mb(request.device),
         "notice": NOTICE,
         "versions": versions(),
+        **({"device": device_facts(request.device)} if made else {}),
         "identity": job.identity,
         "files": {str(file.relative_to(layout.out)): sha256(file) for file in files},
     }

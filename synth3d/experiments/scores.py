@@ -23,7 +23,7 @@ from synth3d.experiments.describe import count_parameters
 from synth3d.files import lock, read_json, write_json
 from synth3d.images import foreground, turn_to
 from synth3d.inference import memory_format, synthesize_case
-from synth3d.machine import keep_memory, pick_device, tuned
+from synth3d.machine import keep_memory, pick_device, tuned, use_device
 from synth3d.scoring import score_case
 from synth3d.settings import parse
 from synth3d.training import Run, RunConfig, load_run
@@ -55,7 +55,7 @@ def score_run(order: Mapping[str, Any]) -> None:
     run's, of which ``misalign`` counts here), ``path`` and ``identity``.
     """
     run, tests = load_run(Path(order["run"])), order["tests"]
-    device = torch.device(pick_device(order["device"]))
+    device = use_device(pick_device(order["device"]))
     run.framework.to(device).to(memory_format=memory_format(run.config.dim))
     configs = [parse(RunConfig, dict(test["config"]), str(test["path"])) for test in tests]
     names = set(order["cases"])

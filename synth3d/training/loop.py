@@ -29,7 +29,7 @@ from synth3d.data import (
 from synth3d.errors import InputError
 from synth3d.files import atomic_path, lock, progress, sha256, write_json
 from synth3d.images import Grid, ScalePrior
-from synth3d.machine import environment, tuned
+from synth3d.machine import environment, tuned, use_device
 from synth3d.training.config import RunConfig
 from synth3d.training.run_folder import (
     FORMAT,
@@ -74,7 +74,7 @@ def train(
         for path in run.glob(".partial-*"):  # of a killed process; the lock says nobody writes
             path.unlink(missing_ok=True)
         learn, check = _prepare_all(config, cases, splits)
-        trainer = Trainer(config, torch.device(device))
+        trainer = Trainer(config, use_device(device))
         log = _begin(trainer, run, splits, data_folder, learn)
         subjects = [to_subject(case, config.task, config.data) for case in learn]
         grids = _grids(learn, config)
@@ -140,7 +140,7 @@ def _begin(
 ) -> list[dict[str, Any]]:
     """Write what describes the run, or load its checkpoint; the log so far."""
     write_config(run, trainer.config)
-    write_json(run / "environment.json", environment())
+    write_json(run / "environment.json", environment(trainer.device))
     cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
     write_json(run / "cohort.json", cohort | {"test": splits.test})
     write_json(run / "scales.json", ScalePrior([{**case.scales} for case in learn]).to_list())
@@ -224,6 +224,7 @@ def _checkpoint(
         draw(trainer.config, run, log, check[0], first)
     with atomic_path(run / "log.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
+    write_json(run / "environment.json", environment(trainer.device))  # by now it has rolled
     save_state(run / "resume.pt", trainer.state())
 
 

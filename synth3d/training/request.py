@@ -22,7 +22,7 @@ from synth3d.cohort import (
 )
 from synth3d.errors import InputError
 from synth3d.files import read_object
-from synth3d.machine import keep_memory, pick_device, suited
+from synth3d.machine import gpu_bytes, keep_memory, pick_device, suited
 from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework, check_keys, sources_for
 from synth3d.training.loop import train
@@ -31,6 +31,8 @@ from synth3d.training.run_folder import read_done
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
 """The embedded cohort; ``synth3d phantom`` has the same defaults."""
+LEAST_FOR_GPU = 20 * 2**30
+"""Bytes of a GPU's memory: cards of 24 GB have more, those sold with 20 GB a little less."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class TrainRequest:
         plane: ``axial``, ``coronal`` or ``sagittal``, for 2d.
         target: Sequences to make, comma-separated.
         sources: Sequences to look at, comma-separated; None is the others.
-        recipe: A shipped name or a .toml or .json file; None suits data, device and ``dim``.
+        recipe: A shipped name or a .toml or .json file; None suits data, device, its memory
+            and ``dim``.
         model: A name in ``synth3d.models.GENERATORS``.
         framework: A name in ``synth3d.frameworks.FRAMEWORKS``.
         widths: Channels of the model's levels.
@@ -170,8 +173,16 @@ def _others(values: dict[str, Any], targets: Sequence[Modality]) -> list[Modalit
 
 
 def default_recipe(data: Path | None, device: str, dim: str | None = None) -> str:
-    """``phantom`` without data, else ``gpu`` or ``cpu`` for what the machine has; ``-2d`` of it."""
-    name = "phantom" if data is None else "gpu" if device.startswith("cuda") else "cpu"
+    """``phantom`` without data, else ``gpu``, ``gpu-8gb`` or ``cpu`` for what the machine has.
+
+    With ``-2d`` for slices. ``gpu-8gb`` is for a GPU with less than ``LEAST_FOR_GPU`` bytes.
+    """
+    if data is None:
+        name = "phantom"
+    elif not device.startswith("cuda"):
+        name = "cpu"
+    else:
+        name = "gpu" if gpu_bytes(device) >= LEAST_FOR_GPU else "gpu-8gb"
     return f"{name}-2d" if dim == "2d" else name
 
 

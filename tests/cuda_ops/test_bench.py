@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cuda_ops import bench, cuda, roll_kernel
+from cuda_ops import bench, launcher, roll_kernel
 from cuda_ops.bench import gpu, memory
 from cuda_ops.bench.__main__ import main, rows
 from cuda_ops.bench.clock import CpuClock, compare, interleave
@@ -162,7 +162,7 @@ def test_a_layers_memory_is_at_least_its_tensors():
 
 def test_rows_for_a_gpu_run_dry_on_the_cpu(monkeypatch):
     """Shapes in small, a clock that needs no device, and CuPy said to be there."""
-    monkeypatch.setattr(cuda, "load_cupy", lambda: None)
+    monkeypatch.setattr(launcher, "load_cupy", lambda: None)
     monkeypatch.setattr(gpu, "CudaClock", lambda device, queued: CpuClock())
     monkeypatch.setattr(gpu, "device_activities", lambda call: [call(), "b"][1:])
     how = Setting(CPU, CpuClock(), 1, least=0.0)

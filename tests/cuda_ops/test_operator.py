@@ -1,12 +1,9 @@
-"""The custom operator, as torch sees it, and the choice of its backend."""
-
-import sys
-import warnings
+"""The custom operator, as torch sees it, and what it asks the fused kernel to do."""
 
 import pytest
 import torch
 
-from cuda_ops import cuda, op
+from cuda_ops import cuda
 from cuda_ops.op import roll_kernel_backward_op, roll_kernel_op
 
 CPU = torch.device("cpu")
@@ -44,44 +41,6 @@ def test_kernels_and_gradients_lie_in_memory_as_the_weight_does(dim, small):
     (grad,) = torch.autograd.grad(out.sum(), last)
     assert grad.is_contiguous(memory_format=layout)
     assert torch.allclose(out, roll_kernel_op(*leaves, torch.float64), rtol=0, atol=1e-12)
-
-
-def test_the_environment_chooses_the_backend_and_the_default_is_the_fused_kernel(monkeypatch):
-    monkeypatch.delenv("CUDA_OPS_BACKEND", raising=False)
-    assert op._uses_cupy()
-    monkeypatch.setattr(cuda, "load_cupy", lambda: None)
-    for backend in ("torch", "cupy", "auto"):
-        monkeypatch.setenv("CUDA_OPS_BACKEND", backend)
-        assert op._uses_cupy() == (backend != "torch")
-
-
-def test_the_choice_of_the_backend_does_not_break_a_compiled_graph(monkeypatch):
-    monkeypatch.setenv("CUDA_OPS_BACKEND", "torch")
-
-    @torch.compile(fullgraph=True, backend="eager")
-    def chosen(x):
-        return x + 1 if op._uses_cupy() else x - 1
-
-    assert chosen(torch.zeros(())) == -1
-
-
-def test_an_unknown_backend_is_refused(monkeypatch):
-    monkeypatch.setenv("CUDA_OPS_BACKEND", "jax")
-    with pytest.raises(ValueError, match="one of .*torch.*cupy.*auto.*'jax'"):
-        op._uses_cupy()
-
-
-def test_a_missing_cupy_is_named_with_its_remedy_and_auto_falls_back_with_a_warning(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'synth3d\[gpu\]'"):
-        cuda.load_cupy()
-    monkeypatch.setenv("CUDA_OPS_BACKEND", "auto")
-    with pytest.warns(RuntimeWarning, match="rolling in plain torch"):
-        assert not op._uses_cupy()
-    monkeypatch.setenv("CUDA_OPS_BACKEND", "cupy")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert op._uses_cupy()
 
 
 def test_instances_are_named_by_types_sizes_layout_and_registers():

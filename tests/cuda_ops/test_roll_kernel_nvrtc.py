@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import cuda_ops
-from cuda_ops.cuda import OPTIONS, THREADS, expression
+from cuda_ops.cuda import THREADS, expression
+from cuda_ops.launcher import OPTIONS
 
 SOURCE = Path(cuda_ops.__file__).parent / "roll_kernel.cu"
 F, D, H, B = torch.float32, torch.float64, torch.float16, torch.bfloat16

@@ -102,7 +102,7 @@ def test_a_folder_that_is_no_experiment_cannot_be_reported(refused, tmp_path):
     [
         (KeyboardInterrupt(), 130, "goes on where it stopped"),
         (StageFailedError("`synth3d train` failed", 3), 3, "error: `synth3d train` failed\n"),
-        (MemoryError("Unable to allocate 9 GiB"), 2, "too little free memory: Unable to allocate"),
+        (MemoryError("Unable to allocate 9 GiB"), 2, "free (unable to allocate 9 gib): "),
     ],
 )
 def test_how_it_ends(monkeypatch, capsys, error, code, said):

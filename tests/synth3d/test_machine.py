@@ -1,7 +1,9 @@
-"""bfloat16 only where it is no emulation, and cuDNN tuned only for as long as it is needed."""
+"""What a machine offers: bfloat16 or float32 in its place, cuDNN tuned, and GPUs of a stand-in."""
 
 import contextlib
 import json
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,3 +84,83 @@ def test_several_blocks_at_once_are_left_in_any_order(cudnn, first):
     assert torch.backends.cudnn.benchmark is True
     blocks[1 - first].close()
     assert torch.backends.cudnn.benchmark is False
+
+
+def two_gpus(monkeypatch):
+    """An old GPU 0 that is full and must not be asked anything, and GPU 1; notes who is asked."""
+    asked, current = [], [0]
+
+    def answer(value):
+        def tell(device=None):
+            index = current[-1] if device is None else torch.device(device).index
+            asked.append(index)
+            return value
+
+        return tell
+
+    @contextmanager
+    def using(device):
+        current.append(torch.device(device).index)
+        yield
+        current.pop()
+
+    def become(device):
+        current[:] = [torch.device(device).index]
+
+    facts = {
+        "is_available": lambda: True, "device_count": lambda: 2, "device": using,
+        "set_device": become, "get_device_name": answer("Test 9000"),
+        "get_device_capability": answer((8, 9)),
+        "get_device_properties": answer(SimpleNamespace(total_memory=8 * 10**9)),
+        "is_bf16_supported": lambda including_emulation: answer(True)(),
+        "current_device": lambda: current[-1],
+    }  # fmt: skip
+    for name, fact in facts.items():
+        monkeypatch.setattr(torch.cuda, name, fact)
+    # cuDNN compares the properties of all GPUs, which opens no context on any.
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92600)
+    return SimpleNamespace(asked=asked, current=current)
+
+
+def test_a_numbered_gpu_is_asked_and_no_other(two_gpus):
+    device = precision.pick_device("cuda:1")
+    assert precision.suited("bf16", device) == "bf16"
+    assert precision.gpu_bytes(device) == 8 * 10**9
+    assert precision.environment(device)["device"]["gpu"] == "Test 9000"
+    assert (two_gpus.current, {*two_gpus.asked}) == ([0], {1})
+    assert precision.use_device(device) == torch.device("cuda", 1)
+    assert two_gpus.current == [1]
+
+
+def test_a_gpu_without_a_number_leaves_the_current_one(two_gpus):
+    two_gpus.current[:] = [1]
+    for name in ("cuda", "cpu"):
+        assert precision.use_device(name) == torch.device(name)
+    assert two_gpus.current == [1]
+
+
+def test_the_record_says_what_may_change_numbers_on_a_gpu(two_gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_OPS_BACKEND", "torch")
+    facts = precision.device_facts("cuda:1")
+    assert facts["tf32"] == {"convolutions": True, "matmuls": False}
+    assert facts["rolling"] == "torch: CUDA_OPS_BACKEND=torch"
+    assert facts.keys() == {"name", "rolling", "gpu", "driver", "cuda", "cudnn", "tf32"}
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert not precision.tf32("cuda:1")["convolutions"]
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    assert not any(precision.tf32("cuda:1").values())
+    assert precision.device_facts("cpu") == {"name": "cpu", "rolling": "torch"}
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug", "535.104.05"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Rel", "580.65.06"),
+        ("something else", None),
+    ],
+)
+def test_the_driver_is_read_from_what_linux_tells(two_gpus, monkeypatch, text, number):
+    monkeypatch.setattr(precision.Path, "read_text", lambda *_: text)
+    assert precision.device_facts("cuda:1")["driver"] == number

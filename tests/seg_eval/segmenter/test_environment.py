@@ -102,7 +102,7 @@ CUDA = "CUDA out of memory. Tried to allocate 20.00 GiB"
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (torch.OutOfMemoryError(CUDA), "needs more memory than the GPU has free: buy one; nnU-Net"),
+        (torch.OutOfMemoryError(CUDA), "than the GPU has free .*20.00 gib.: buy one; nnU-Net"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "than this machine has free"),
         (MemoryError(), "than this machine has free"),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full .while training"),
@@ -139,6 +139,9 @@ def test_devices(monkeypatch):
             pick_device(wanted)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert [pick_device(name) for name in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    assert current == [1]
     with pytest.raises(InputError, match="torch finds 2"):
         pick_device("cuda:2")

@@ -82,6 +82,8 @@ def test_the_receipt_tells_everything_that_decided_the_picture(ready, completed)
     assert "seed" not in {*how, *receipt}  # nothing is drawn
     assert receipt["versions"].keys() == {"synth3d", "torch", "python"}
     assert receipt["targets"]["t2f"]["scale"]["high"] == pytest.approx(1.4 * 800, rel=0.2)
+    assert receipt["device"] == {"name": "cpu", "rolling": "torch"}
+    assert "tf32" not in how
     assert receipt["seconds"] >= 0
     assert receipt["peak_memory_mb"]["process"] > 0
     assert str(ready) not in json.dumps(receipt)  # no path of this machine

@@ -48,6 +48,18 @@ def test_where_nothing_is_random_several_draws_are_refused(ready):
         np.testing.assert_array_equal(one, two)
 
 
+def test_on_a_gpu_the_identity_tells_of_tf32_and_that_gpu_is_made_current(ready, monkeypatch):
+    run, current, flags = load_run(ready / "run"), [], {"convolutions": True, "matmuls": False}
+    monkeypatch.setattr(type(run.framework), "to", lambda self, *_, **__: self)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(makers, "tf32", lambda device: flags)
+    maker = RunMaker(run, precision="fp32", device="cuda:1")
+    assert maker.identity["tf32"] == flags
+    assert current == [torch.device("cuda", 1)]
+    there = RunMaker(run, precision="fp32").identity
+    assert {**there, "tf32": flags} == maker.identity
+
+
 def test_a_maker_says_which_files_it_may_read(ready):
     case = find_cases(ready / "in")[0]
     maker = RunMaker(load_run(ready / "run"))

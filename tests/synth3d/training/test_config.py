@@ -1,13 +1,16 @@
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from synth3d.errors import InputError
+from synth3d.experiments.describe import DescribeRequest, Memory
 from synth3d.models.options import ModelConfig
 from synth3d.settings import override, parse, parse_assignment, read_as, to_plain
+from synth3d.training import request
 from synth3d.training.config import RunConfig
 from synth3d.training.recipes import read_recipe, recipe_names
 from synth3d.training.request import default_recipe
@@ -19,11 +22,30 @@ def test_every_recipe_is_valid_and_survives_json(name):
     assert parse(RunConfig, json.loads(json.dumps(to_plain(config)))) == config
 
 
-def test_the_recipes_that_commands_choose_by_themselves_ship():
-    chosen = [default_recipe(data, device, dim) for data in (None, Path("BraTS"))
-              for device in ("cpu", "cuda:0") for dim in ("2d", None)]  # fmt: skip
-    assert chosen == ["phantom-2d", "phantom"] * 2 + ["cpu-2d", "cpu", "gpu-2d", "gpu"]
-    assert set(chosen) <= set(recipe_names())
+@pytest.mark.parametrize(
+    ("device", "memory", "name"),
+    [("cpu", 0, "cpu"), ("cuda:1", 8, "gpu-8gb"), ("cuda:1", 16, "gpu-8gb"), ("cuda:1", 24, "gpu")],
+)
+def test_the_recipes_that_commands_choose_by_themselves_ship(device, memory, name, monkeypatch):
+    """By the memory of the device that was asked for, in GB as cards are sold."""
+    asked = []
+    monkeypatch.setattr(request, "gpu_bytes", lambda which: asked.append(which) or memory * 10**9)
+    for data, wanted in ((None, "phantom"), (Path("BraTS"), name)):
+        chosen = [default_recipe(data, device, dim) for dim in (None, "2d")]
+        assert chosen == [wanted, f"{wanted}-2d"]
+        assert set(chosen) <= set(recipe_names())
+    assert set(asked) <= {device}
+
+
+@pytest.mark.parametrize(("name", "dim"), [("gpu-8gb", "3d"), ("gpu-8gb-2d", "2d")])
+def test_the_recipes_for_a_small_gpu_are_counted_to_fit_half_of_it(name, dim):
+    """Beside the counted bytes there are the critic, cuDNN's workspaces and a desktop."""
+    config = parse(RunConfig, read_recipe(name))
+    options = config.model
+    stride = f"routing_stride={options.routing_stride}"
+    what = DescribeRequest("agi-net", dim, options.widths, options.groups, assign=(stride,))
+    memory = Memory(replace(what, precision="bf16"))
+    assert memory.step(config.data.patch[0], config.data.batch, recompute=False) < 4 * 10**9
 
 
 def test_the_published_experiments_in_two_dimensions_are_as_printed():

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from synth3d.cli import build_parser, main
 from synth3d.cohort.cases import find_cases
@@ -66,3 +67,19 @@ def test_a_dry_run_writes_nothing_and_refuses_what_cannot_be_trained(known, tmp_
         with pytest.raises(InputError, match=r"train.pgan.l1_weight has no effect"):
             train_run(TrainRequest(assign=("train.pgan.l1_weight=3",), dry_run=True))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("memory", "recipe"), [(8, "gpu-8gb"), (24, "gpu")])
+def test_a_gpu_gets_the_recipe_that_fits_it(phantom_cohort, monkeypatch, capsys, memory, recipe):
+    """An 8 GB laptop must begin to train with nothing but --data."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("synth3d.machine.has_bfloat16", lambda device: True)
+    monkeypatch.setattr(
+        "synth3d.training.request.gpu_bytes", lambda which: asked.append(which) or memory * 10**9
+    )
+    assert train_run(TrainRequest(data=phantom_cohort, dry_run=True)) is None
+    said = capsys.readouterr().out
+    assert f"recipe: {recipe}\n" in said
+    assert " on cuda" in said
+    assert {*asked} == {"cuda"}

@@ -61,6 +61,8 @@ def test_a_finished_run_is_self_describing(undisturbed):
     log = read_log(undisturbed / "log.jsonl")
     assert [line["step"] for line in log if "validation" in line] == [8, 10]
     assert {"l1", "adversarial", "critic"} == set(log[-2]["loss"])
+    environment = json.loads((undisturbed / "environment.json").read_text())
+    assert environment["device"] == {"name": "cpu", "rolling": "torch"}
     cohort = json.loads((undisturbed / "cohort.json").read_text())
     assert not set(cohort["test"]) & (set(cohort["train"]) | set(cohort["val"]))
     assert len(json.loads((undisturbed / "scales.json").read_text())) == len(cohort["train"])
