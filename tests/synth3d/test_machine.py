@@ -86,6 +86,7 @@ def test_several_blocks_at_once_are_left_in_any_order(cudnn, first):
     assert torch.backends.cudnn.benchmark is False
 
 
+@pytest.fixture
 def two_gpus(monkeypatch):
     """An old GPU 0 that is full and must not be asked anything, and GPU 1; notes who is asked."""
     asked, current = [], [0]
