@@ -4,10 +4,12 @@ Imports with torch alone. What is named here is all that other packages need.
 """
 
 from cuda_ops.conv import RollingConv, Sides, conv_dtype, conv_per_sample, rolling_conv
+from cuda_ops.errors import KernelError
 from cuda_ops.op import full_precision, roll_kernel, watched
 from cuda_ops.reference import roll_kernel_reference
 
 __all__ = [
+    "KernelError",
     "RollingConv",
     "Sides",
     "conv_dtype",
