@@ -6,8 +6,9 @@
 //   out     (B, C_out, C_in, KZ, KY, KX)
 //
 // Memory is contiguous in this order, or with LAST channels-last: (C_out, taps, C_in), each sample
-// of out alike. Each group is rolled cyclically by its offset, blending the corners floor and floor + 1 of every
-// axis, and multiplied by its scale; cuda_ops/reference.py says the same in plain torch.
+// of out alike. Each group is rolled cyclically by its offset, blending the corners floor and
+// floor + 1 of every axis, and multiplied by its scale; cuda_ops/reference.py says the same in
+// plain torch.
 //
 // One source for NVRTC (through CuPy), for nvcc and, with the shim of the tests, for a host
 // compiler. It includes nothing. Half types are 16-bit words, converted here; sums are float,
@@ -100,10 +101,10 @@ __device__ Plan<A> make_plan(const A* offsets, const A* scale, size_t group) {
 }
 
 // Index of the first tap of row u of a group: u counts (output, channel of the group) pairs. The
-// taps of a row lie side by side, or with LAST `inputs` apart.
+// taps of a row lie side by side, or with LAST `inputs` apart. A weight has fewer than 2^31 taps.
 template <bool LAST>
-__device__ __forceinline__ size_t row_start(int u, int group, int width, int inputs, int taps) {
-  const size_t output = u / width, input = group * width + u % width;
+__device__ __forceinline__ int row_start(int u, int group, int width, int inputs, int taps) {
+  const int output = u / width, input = group * width + u % width;
   return LAST ? output * taps * inputs + input : (output * inputs + input) * taps;
 }
 
@@ -159,29 +160,47 @@ __device__ __forceinline__ void read_rolled(const A* row, const Plan<A>& plan, A
 
 // Rows of memory to rows of the tile and back, neighbouring threads at neighbouring addresses: with
 // taps side by side the block walks along them, with LAST each thread walks down its own row.
+//
+// All is read before anything is written: what is read next from shared memory must wait for what
+// is written there, which would leave one load on its way a thread. Along the taps it takes AHEAD
+// steps at a time, since 27 addresses take more registers than all the rest; so the rounds stay a
+// loop. All T rows are read, without a condition that would part the loads; rows that are not there
+// start where the block's first does.
+constexpr int AHEAD = 9;
+
 template <int N, int T, bool LAST, typename S, typename A>
-__device__ __forceinline__ void load_rows(const S* from, const size_t* starts, int rows, int inputs,
-                                          A* tile) {
-  if (!LAST) {
-    for (int e = threadIdx.x; e < rows * N; e += T) tile[e] = widen(from[starts[e / N] + e % N]);
-  } else if (threadIdx.x < rows) {
-    from += starts[threadIdx.x];
+__device__ __forceinline__ void load_rows(const S* from, const int* starts, int inputs, A* tile) {
+  if (LAST) {
+    S row[N];
 #pragma unroll
-    for (int t = 0; t < N; ++t)
-      tile[threadIdx.x * N + t] = widen(from[static_cast<size_t>(t) * inputs]);
+    for (int t = 0; t < N; ++t) row[t] = from[starts[threadIdx.x] + t * inputs];
+#pragma unroll
+    for (int t = 0; t < N; ++t) tile[threadIdx.x * N + t] = widen(row[t]);
+    return;
+  }
+#pragma unroll 1
+  for (int done = 0; done < N; done += AHEAD) {
+    S ahead[AHEAD];
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) {
+      const int e = (done + i) * T + threadIdx.x;
+      if (N % AHEAD == 0 || done + i < N) ahead[i] = from[starts[e / N] + e % N];
+    }
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i)
+      if (N % AHEAD == 0 || done + i < N) tile[(done + i) * T + threadIdx.x] = widen(ahead[i]);
   }
 }
 
 template <int N, int T, bool LAST, typename S, typename A>
-__device__ __forceinline__ void store_rows(const A* tile, const size_t* starts, int rows,
-                                           int inputs, S* to) {
+__device__ __forceinline__ void store_rows(const A* tile, const int* starts, int rows, int inputs,
+                                           S* to) {
   if (!LAST) {
     for (int e = threadIdx.x; e < rows * N; e += T) narrow(tile[e], to[starts[e / N] + e % N]);
   } else if (threadIdx.x < rows) {
-    to += starts[threadIdx.x];
 #pragma unroll
     for (int t = 0; t < N; ++t)
-      narrow(tile[threadIdx.x * N + t], to[static_cast<size_t>(t) * inputs]);
+      narrow(tile[threadIdx.x * N + t], to[starts[threadIdx.x] + t * inputs]);
   }
 }
 
@@ -202,25 +221,27 @@ template <int T, int COUNT, typename A> __device__ void block_sum(A* values, A* 
 // ---- forward: grid (ceil(C_out C_in/n / T), n, B), block T --------------------------------------
 
 template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
-__global__ void __launch_bounds__(T, 1)
+__global__ void __launch_bounds__(T, sizeof(acc_t<W>) == 4 ? 8 : 1)
 roll_forward(const W* __restrict__ weight, const acc_t<W>* __restrict__ offsets,
              const acc_t<W>* __restrict__ scale, O* __restrict__ out, int outputs, int inputs,
              int groups) {
   using A = acc_t<W>;
   constexpr int N = KZ * KY * KX;
   SHARED_ARRAY(A, tile, T * N);
-  SHARED_ARRAY(size_t, starts, T);
+  SHARED_ARRAY(int, starts, T);
   SHARED_ARRAY(Plan<A>, plan, 1);
   const int group = blockIdx.y, width = inputs / groups, first = blockIdx.x * T;
   const int left = outputs * width - first, rows = left < T ? left : T;
+  const bool mine = threadIdx.x < rows;
+  const size_t sample = blockIdx.z;
+  starts[threadIdx.x] =
+      row_start<LAST>(first + (mine ? threadIdx.x : 0), group, width, inputs, N);
+  __syncthreads();
+  load_rows<N, T, LAST>(weight, starts, inputs, tile);
   if (threadIdx.x == 0)
-    plan[0] = make_plan<A, D, KZ, KY, KX>(offsets, scale,
-                                          static_cast<size_t>(blockIdx.z) * groups + group);
-  starts[threadIdx.x] = row_start<LAST>(first + threadIdx.x, group, width, inputs, N);
+    plan[0] = make_plan<A, D, KZ, KY, KX>(offsets, scale, sample * groups + group);
   __syncthreads();
-  load_rows<N, T, LAST>(weight, starts, rows, inputs, tile);
-  __syncthreads();
-  if (threadIdx.x < rows) {  // reads and writes its own row alone
+  if (mine) {  // reads and writes its own row alone
     A r[N];
     A* row = tile + threadIdx.x * N;
     read_rolled<-1, KZ, KY, KX>(row, plan[0], r);
@@ -229,8 +250,7 @@ roll_forward(const W* __restrict__ weight, const acc_t<W>* __restrict__ offsets,
     for (int t = 0; t < N; ++t) row[t] = plan[0].scale * r[t];
   }
   __syncthreads();
-  store_rows<N, T, LAST>(tile, starts, rows, inputs,
-                         out + static_cast<size_t>(blockIdx.z) * outputs * inputs * N);
+  store_rows<N, T, LAST>(tile, starts, rows, inputs, out + sample * outputs * inputs * N);
 }
 
 // ---- backward: grid (chunks = ceil(C_out C_in/n / T), n), block T -------------------------------
@@ -277,7 +297,7 @@ __device__ void slopes(const A* d, const Plan<A>& plan, A* to) {
 }
 
 template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
-__global__ void __launch_bounds__(T, 1)
+__global__ void __launch_bounds__(T, sizeof(acc_t<W>) == 4 ? 4 : 1)
 roll_backward(const O* __restrict__ grad, const W* __restrict__ weight,
               const acc_t<W>* __restrict__ offsets, const acc_t<W>* __restrict__ scale,
               W* __restrict__ grad_weight, acc_t<W>* __restrict__ partials, int batch, int outputs,
@@ -285,15 +305,16 @@ roll_backward(const O* __restrict__ grad, const W* __restrict__ weight,
   using A = acc_t<W>;
   constexpr int N = KZ * KY * KX;
   SHARED_ARRAY(A, tile, T * N);
-  SHARED_ARRAY(size_t, starts, T);
+  SHARED_ARRAY(int, starts, T);
   SHARED_ARRAY(Plan<A>, plan, 1);
   SHARED_ARRAY(A, slots, 8 * T / 32);
   const int group = blockIdx.y, width = inputs / groups, first = blockIdx.x * T;
   const int left = outputs * width - first, rows = left < T ? left : T;
   const bool mine = threadIdx.x < rows;
-  starts[threadIdx.x] = row_start<LAST>(first + threadIdx.x, group, width, inputs, N);
+  starts[threadIdx.x] =
+      row_start<LAST>(first + (mine ? threadIdx.x : 0), group, width, inputs, N);
   __syncthreads();
-  load_rows<N, T, LAST>(weight, starts, rows, inputs, tile);
+  load_rows<N, T, LAST>(weight, starts, inputs, tile);
   __syncthreads();
   A w[N], sum[N];
 #pragma unroll
@@ -301,12 +322,12 @@ roll_backward(const O* __restrict__ grad, const W* __restrict__ weight,
     w[t] = mine ? tile[threadIdx.x * N + t] : A(0);
     sum[t] = A(0);
   }
+  __syncthreads();  // all rows of the weight are read
   for (int b = 0; b < batch; ++b) {
     const size_t at = static_cast<size_t>(b) * groups + group;
-    __syncthreads();  // tile, plan and slots of the last sample are read
+    load_rows<N, T, LAST>(grad + static_cast<size_t>(b) * outputs * inputs * N, starts, inputs,
+                          tile);
     if (threadIdx.x == 0) plan[0] = make_plan<A, D, KZ, KY, KX>(offsets, scale, at);
-    load_rows<N, T, LAST>(grad + static_cast<size_t>(b) * outputs * inputs * N, starts, rows,
-                          inputs, tile);
     __syncthreads();
     A d[8] = {};
     if (mine) {
@@ -317,11 +338,10 @@ roll_backward(const O* __restrict__ grad, const W* __restrict__ weight,
 #pragma unroll
       for (int t = 0; t < N; ++t) sum[t] += plan[0].scale * r[t];
     }
-    block_sum<T, 8>(d, slots);
+    block_sum<T, 8>(d, slots);  // whose barrier also ends the reading of tile and plan
     if (threadIdx.x == 0)
       slopes<KZ, KY, KX>(d, plan[0], partials + (at * gridDim.x + blockIdx.x) * 4);
   }
-  __syncthreads();
   if (mine)
 #pragma unroll
     for (int t = 0; t < N; ++t) tile[threadIdx.x * N + t] = sum[t];
