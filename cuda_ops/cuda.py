@@ -7,7 +7,8 @@ small case, see :func:`prove`.
 """
 
 import math
-from functools import cache
+from functools import cache, partial
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ THREADS = 128
 WARP = 32
 # Up to this many taps a thread keeps a whole row in registers; see the source.
 REGISTER_TAPS = 27
+PROVING = Lock()
+# What a proof compares, in the order in which it comes.
+PROVED = ("kernels", *(f"gradient of {name}" for name in ("weight", "offsets", "scale", "gates")))
 TYPES = {
     torch.float64: "double",
     torch.float32: "float",
@@ -29,7 +33,13 @@ TYPES = {
 }
 
 
-def roll_forward(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def roll_forward(
+    weight: Tensor,
+    offsets: Tensor,
+    scale: Tensor,
+    dtype: torch.dtype,
+    gates: Tensor | None = None,
+) -> Tensor:
     """Roll on the GPU in one launch.
 
     Args:
@@ -37,94 +47,136 @@ def roll_forward(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dt
         offsets: (B, n, d), float32 (float64 for a float64 weight).
         scale: (B, n), as ``offsets``.
         dtype: Of the result, whose samples each have the layout of ``weight``.
+        gates: (B, C_in), as ``offsets``, or None for none.
 
     Raises:
         KernelError: CuPy is missing or does not fit the driver, or the compiled kernel fails its
-            proof; the sentence says what to do.
+            proof, or had none before a stream captures; the sentence says what to do.
     """
     _prove_first(weight, dtype)
-    return _forward(weight, offsets, scale, dtype)
+    return _forward(weight, offsets, scale, dtype, gates)
 
 
 def roll_backward(
-    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of weight, offsets and scale for ``grad``, in two launches.
+    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor, gates: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of weight, offsets, scale and gates for ``grad``, in two launches.
 
     ``grad`` is copied if a sample's layout is not that of ``weight``; the rest is as in
-    :func:`roll_forward`.
+    :func:`roll_forward`. Without gates the last of the four is empty.
     """
     _prove_first(weight, grad.dtype)
-    return _backward(grad, weight, offsets, scale)
+    return _backward(grad, weight, offsets, scale, gates)
 
 
-def _forward(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    weight = laid_as(weight, weight[None])[0]
+def _forward(
+    weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype, gates: Tensor | None
+) -> Tensor:
+    weight, gates = laid_as(weight, weight[None])[0], _present(gates, scale)
     out = empty_kernels(offsets.shape[0], weight, dtype)
     if out.numel():
         name, rows = _plan("roll_forward", weight, offsets, dtype)
         grid = (_chunks(rows), offsets.shape[1], offsets.shape[0])
-        tensors = (weight, offsets.contiguous(), scale.contiguous(), out)
+        tensors = (weight, offsets.contiguous(), scale.contiguous(), gates, out)
         _launch(name, grid, THREADS, tensors, _sizes(weight, offsets))
     return out
 
 
 def _backward(
-    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    weight = laid_as(weight, weight[None])[0]
+    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor, gates: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    weight, gates = laid_as(weight, weight[None])[0], _present(gates, scale)
     grad, offsets, scale = laid_as(weight, grad), offsets.contiguous(), scale.contiguous()
+    inputs = weight, offsets, scale, gates
     if not grad.numel():
-        return torch.zeros_like(weight), torch.zeros_like(offsets), torch.zeros_like(scale)
-    grads = torch.empty_like(weight), torch.empty_like(offsets), torch.empty_like(scale)
+        first, second, third, fourth = (torch.zeros_like(one) for one in inputs)
+        return first, second, third, fourth
+    first, second, third, fourth = (torch.empty_like(one) for one in inputs)
     name, rows = _plan("roll_backward", weight, offsets, grad.dtype)
     batch, groups, axes = offsets.shape
-    chunks = _chunks(rows)
+    chunks, channels = _chunks(rows), weight.shape[1]
+    # What a gate's gradient adds up: a term per output, for large kernels one per output and tap.
+    terms = rows * groups // channels if gates.numel() else 0
     partials = offsets.new_empty(batch, groups, chunks, 4)
-    tensors = (grad, weight, offsets, scale, grads[0], partials)
+    dots = offsets.new_empty(batch, terms, channels)
+    tensors = (grad, *inputs, first, partials, dots)
     numbers = (batch, *_sizes(weight, offsets))
     _launch(name, (chunks, groups, 1), THREADS, tensors, numbers)
-    finish = f"roll_finish<{TYPES[offsets.dtype]}, {axes}>"
-    _launch(finish, (batch * groups, 1, 1), WARP, (partials, *grads[1:]), (chunks,))
-    return grads
+    tensors = (partials, dots, second, third, fourth)
+    grid = (batch * groups + gates.numel(), 1, 1)
+    numbers = (batch * groups, chunks, terms, channels)
+    _launch(f"roll_finish<{TYPES[offsets.dtype]}, {axes}>", grid, WARP, tensors, numbers)
+    return first, second, third, fourth
+
+
+def _present(gates: Tensor | None, scale: Tensor) -> Tensor:
+    """The gates, or for None a tensor without elements: its address, 0, tells the kernel."""
+    return scale.new_empty(0) if gates is None else gates.contiguous()
 
 
 def _prove_first(weight: Tensor, other: torch.dtype) -> None:
     sides, last = tuple(weight.shape[2:]), is_channels_last(weight)
-    prove(weight.device, weight.dtype, other, sides, last)
+    with PROVING:
+        prove(weight.device, weight.dtype, other, sides, last)
 
 
 @cache
 def prove(
     device: torch.device, kind: torch.dtype, other: torch.dtype, sides: tuple[int, ...], last: bool
 ) -> None:
-    """Hold one compiled instance against torch's form, forward and backward, on a small case.
+    """Hold one compiled instance against torch's form, both ways, with gates and without.
 
     Runs once in a process and waits for the device then. A compiler or a driver that gets the
-    kernel wrong must not train a network: a KernelError if the numbers differ by more than the
-    types explain. For the arguments see :func:`expression`.
+    kernel wrong must not train a network. The case is small but has a full block, a part of one
+    and sums over more terms than a warp has threads. For the arguments see :func:`expression`.
+
+    Raises:
+        KernelError: The numbers differ by more than the types explain, or the current stream
+            captures, which must not wait.
     """
-    draw = torch.Generator().manual_seed(0)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise KernelError(
+            f"the rolling kernel for {kind}, {other} and sides {sides} must be proved before a "
+            "CUDA graph is captured, and was not yet; roll once before capturing"
+        )
+    weight, offsets, scale, grad, factors = _case_of_proof(device, kind, other, sides, last)
+    for gates in (factors, None):
+        inputs = weight, offsets, scale
+        found = _forward(*inputs, other, gates), *_backward(grad, *inputs, gates)
+        exact = weight.double(), offsets.double(), scale.double()
+        gated = None if gates is None else gates.double()
+        wanted = (
+            products.roll_forward(*exact, gates=gated),
+            *products.roll_backward(grad.double(), *exact, gated),
+        )
+        # Without gates there is one gradient less to compare.
+        for name, got, expected in zip(PROVED, found, wanted, strict=False):
+            steps = 64 if got.dtype.itemsize >= 4 else 2
+            largest = expected.abs().max().clamp(min=1)
+            error = float((got.double() - expected).abs().max() / largest)
+            if not error <= steps * torch.finfo(got.dtype).eps:
+                raise KernelError(
+                    f"the rolling kernel gives wrong {name} for {kind}, {other} and sides {sides} "
+                    f"on {device} (relative error {error:.2g}); set CUDA_OPS_BACKEND=torch and "
+                    "report it"
+                )
+
+
+def _case_of_proof(
+    device: torch.device, kind: torch.dtype, other: torch.dtype, sides: tuple[int, ...], last: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Weight, offsets, scale, a gradient and gates, drawn on the CPU whatever the default is."""
+    draw = partial(torch.rand, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     sums = torch.promote_types(kind, torch.float32)
-    weight = torch.randn(3, 4, *sides, generator=draw).to(device, kind)
+    # Rows for a full block and a part of one; where each tap has a thread, four outputs have them.
+    outputs = 40 if math.prod(sides) <= REGISTER_TAPS else 4
+    weight = (2 * draw(outputs, 8, *sides) - 1).to(device, kind)
     if last:
         weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
-    offsets = (6 * torch.rand(2, 2, len(sides), generator=draw) - 3).to(device, sums)
-    scale = torch.rand(2, 2, generator=draw).to(device, sums)
-    grad = torch.randn(2, *weight.shape, generator=draw).to(device, other)
-    found = (_forward(weight, offsets, scale, other), *_backward(grad, weight, offsets, scale))
-    exact = weight.double(), offsets.double(), scale.double()
-    wanted = (products.roll_forward(*exact), *products.roll_backward(grad.double(), *exact))
-    for name, got, expected in zip(
-        ("kernels", "gradient of weight", "of offsets", "of scale"), found, wanted, strict=True
-    ):
-        steps = 64 if got.dtype.itemsize >= 4 else 2
-        error = float((got.double() - expected).abs().max() / expected.abs().max().clamp(min=1))
-        if not error <= steps * torch.finfo(got.dtype).eps:
-            raise KernelError(
-                f"the rolling kernel gives wrong {name} for {kind}, {other} and sides {sides} on "
-                f"{device} (relative error {error:.2g}); set CUDA_OPS_BACKEND=torch and report it"
-            )
+    offsets = (6 * draw(2, 2, len(sides)) - 3).to(device, sums)
+    scale, gates = draw(2, 2).to(device, sums), draw(2, 8).to(device, sums)
+    grad = (2 * draw(2, *weight.shape) - 1).to(device, other)
+    return weight, offsets, scale, grad, gates
 
 
 @cache

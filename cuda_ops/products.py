@@ -71,7 +71,11 @@ def mixing_matrices(offsets: Tensor, scale: Tensor, sizes: Sequence[int]) -> Ten
 
 
 def roll_forward(
-    weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype | None = None
+    weight: Tensor,
+    offsets: Tensor,
+    scale: Tensor,
+    dtype: torch.dtype | None = None,
+    gates: Tensor | None = None,
 ) -> Tensor:
     """Roll as :func:`cuda_ops.reference.roll_kernel_reference`; differentiable to any order.
 
@@ -80,73 +84,100 @@ def roll_forward(
         offsets: (B, n, d) in taps, axis order (z, y, x).
         scale: (B, n); of the dtype of ``offsets``, in which everything is computed.
         dtype: Of the result; ``None`` for that of ``weight``.
+        gates: (B, C_in), a factor of each input channel, of the dtype of ``offsets``; or None.
 
     Returns:
         (B, C_out, C_in, \\*k), each sample in the layout of ``weight``; empty for B = 0.
     """
     mixing = mixing_matrices(offsets, scale, weight.shape[2:])
-    return _mixed(weight, mixing, weight.dtype if dtype is None else dtype)
+    return _mixed(weight, mixing, weight.dtype if dtype is None else dtype, gates)
 
 
-def roll_in_parts(weight: Tensor, offsets: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def roll_in_parts(
+    weight: Tensor,
+    offsets: Tensor,
+    scale: Tensor,
+    dtype: torch.dtype,
+    gates: Tensor | None = None,
+) -> Tensor:
     """:func:`roll_forward` a few output channels at a time, not differentiable.
 
     A part is laid into its place while it is still in the cache: on a CPU large kernels take half
     of the time so.
     """
     mixing = mixing_matrices(offsets, scale, weight.shape[2:])
+    if len(_parts(weight, weight, 0)) == 1:
+        return _mixed(weight, mixing, dtype, gates)
     kernels = empty_kernels(len(mixing), weight, dtype)
     for place, part in zip(_parts(kernels, weight, 1), _parts(weight, weight, 0), strict=True):
-        place.copy_(_mixed(part, mixing, dtype))
+        place.copy_(_mixed(part, mixing, dtype, gates))
     return kernels
 
 
-def _mixed(weight: Tensor, mixing: Tensor, dtype: torch.dtype) -> Tensor:
-    """The rolled kernels of a weight, given M (B, n, N, N)."""
+def _mixed(
+    weight: Tensor, mixing: Tensor, dtype: torch.dtype, gates: Tensor | None = None
+) -> Tensor:
+    """The rolled kernels of a weight, given M (B, n, N, N), times the gates (B, C_in)."""
     batch, groups = mixing.shape[:2]
     outputs, inputs, *sizes = weight.shape
     parts = _by_groups(weight.to(mixing.dtype), groups, sizes)
     # is_channels_last in terms that hold under vmap as well. M is named first where its axes are
     # the outer ones of the result: the other order takes 1.6 times as long.
     if not weight.is_contiguous() and weight.movedim(1, -1).is_contiguous():
-        rolled = torch.einsum("bgst,ogct->bosgc", mixing, parts).to(dtype).contiguous()
+        rolled = torch.einsum("bgst,ogct->bosgc", mixing, parts)
+        if gates is not None:
+            rolled = rolled * gates.reshape(batch, 1, 1, groups, -1)
+        rolled = rolled.to(dtype).contiguous()
         return rolled.view(batch, outputs, *sizes, inputs).movedim(-1, 2)
-    rolled = torch.einsum("ogct,bgst->bogcs", parts, mixing).to(dtype).contiguous()
-    return rolled.view(batch, *weight.shape)
+    rolled = torch.einsum("ogct,bgst->bogcs", parts, mixing)
+    if gates is not None:
+        rolled = rolled * gates.reshape(batch, 1, groups, -1, 1)
+    return rolled.to(dtype).contiguous().view(batch, *weight.shape)
 
 
 def roll_backward(
-    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, weight: Tensor, offsets: Tensor, scale: Tensor, gates: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """The gradients that :func:`roll_forward` hands back for ``grad``, in closed form.
 
     Args:
         grad: (B, C_out, C_in, \\*k).
         weight: (C_out, C_in, \\*k).
         offsets: (B, n, d) in taps, (z, y, x).
-        scale: (B, n); all four of one dtype.
+        scale: (B, n).
+        gates: (B, C_in), or None; all of one dtype.
 
     Returns:
-        Gradients of weight, offsets and scale, of their shapes; differentiable.
+        Gradients of weight, offsets, scale and, where there are any, gates, of their shapes;
+        differentiable.
     """
     sizes = weight.shape[2:]
     near, far, share = _neighbours(offsets, sizes)
     circulants = _per_axis(torch.lerp(near, far, share), sizes)
     slopes = _per_axis(far - near, sizes)
     mixing = _kronecker(scale, circulants)
-    grad_weights, grad_mixing = [], torch.zeros_like(mixing)
+    factor = mixing
+    if gates is not None:  # each channel is a group of its own
+        gates = gates.reshape(*scale.shape, -1, 1, 1)
+        factor = (gates * mixing[:, :, None]).flatten(1, 2)
+    grad_weights, grad_factor = [], torch.zeros_like(factor)
     for part, change in zip(_parts(weight, weight, 0), _parts(grad, weight, 1), strict=True):
-        back, products = _pulled(change, part, mixing)
+        back, products = _pulled(change, part, factor)
         grad_weights.append(back)
-        grad_mixing = grad_mixing + products
+        grad_factor = grad_factor + products
     grad_weight = torch.cat(grad_weights)
+    grad_mixing, grad_gates = grad_factor, []
+    if gates is not None:
+        grad_factor = grad_factor.reshape(*scale.shape, -1, *mixing.shape[2:])
+        grad_mixing = (gates * grad_factor).sum(2)
+        grad_gates = [(grad_factor * mixing[:, :, None]).sum((3, 4)).flatten(1)]
     ones = torch.ones_like(scale)
     grad_scale = (grad_mixing * _kronecker(ones, circulants)).sum((2, 3))
     grad_offsets = []
     for axis, slope in enumerate(slopes):
         turned = [*circulants[:axis], slope, *circulants[axis + 1 :]]
         grad_offsets.append((grad_mixing * _kronecker(scale, turned)).sum((2, 3)))
-    return grad_weight, torch.stack(grad_offsets, dim=-1), grad_scale
+    return grad_weight, torch.stack(grad_offsets, dim=-1), grad_scale, *grad_gates
 
 
 def _pulled(change: Tensor, part: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 
-def roll_kernel_reference(weight: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
+def roll_kernel_reference(
+    weight: Tensor, offsets: Tensor, scale: Tensor, gates: Tensor | None = None
+) -> Tensor:
     """Roll each group of input channels of ``weight`` cyclically, by a fractional offset.
 
     An offset of +1 along an axis moves the taps one place towards larger indices, as
@@ -25,6 +27,7 @@ def roll_kernel_reference(weight: Tensor, offsets: Tensor, scale: Tensor) -> Ten
             contiguous channels.
         offsets: (B, n, d) in taps, axis order (z, y, x), any real value.
         scale: (B, n), factor of each group.
+        gates: (B, C_in), factor of each input channel besides; None for ones.
 
     Returns:
         (B, C_out, C_in, \\*k), one kernel per sample; (0, C_out, C_in, \\*k) for B = 0.
@@ -35,7 +38,10 @@ def roll_kernel_reference(weight: Tensor, offsets: Tensor, scale: Tensor) -> Ten
     samples = []
     for b in range(batch):
         rolled = [scale[b, g] * _roll(slices[g], offsets[b, g]) for g in range(groups)]
-        samples.append(torch.cat(rolled, dim=1))
+        kernel = torch.cat(rolled, dim=1)
+        if gates is not None:
+            kernel = kernel * gates[b].reshape(-1, *[1] * axes)
+        samples.append(kernel)
     if not samples:
         return weight.new_empty((0, *weight.shape))
     return torch.stack(samples)

@@ -3,11 +3,13 @@
 //   weight  (C_out, C_in, KZ, KY, KX)   C_in = n groups of contiguous channels, KZ = 1 in 2-D
 //   offsets (B, n, D)                   in taps, axis order ([z,] y, x), any real value
 //   scale   (B, n)
+//   gates   (B, C_in)                   a factor of each input channel, or null for none
 //   out     (B, C_out, C_in, KZ, KY, KX)
 //
 // Memory is contiguous in this order, or with LAST channels-last: (C_out, taps, C_in), each sample
-// of out alike. Each group is rolled cyclically by its offset, blending the corners floor and floor + 1 of every
-// axis, and multiplied by its scale; cuda_ops/reference.py says the same in plain torch.
+// of out alike. Each group is rolled cyclically by its offset, blending the corners floor and
+// floor + 1 of every axis, and multiplied by its scale and its channels' gates;
+// cuda_ops/reference.py says the same in plain torch.
 //
 // One source for NVRTC (through CuPy), for nvcc and, with the shim of the tests, for a host
 // compiler. It includes nothing. Half types are 16-bit words, converted here; sums are float,
@@ -99,12 +101,27 @@ __device__ Plan<A> make_plan(const A* offsets, const A* scale, size_t group) {
   return plan;
 }
 
-// Index of the first tap of row u of a group: u counts (output, channel of the group) pairs. The
-// taps of a row lie side by side, or with LAST `inputs` apart.
+// Row u of a group: u counts (output, channel of the group) pairs. All indices stay below 2^31, as
+// the number of weights does.
+struct Row {
+  int input;  // its channel among all C_in
+  int pair;   // output * C_in + input
+  int start;  // index of its first tap; the taps lie side by side, or with LAST C_in apart
+};
+
 template <bool LAST>
-__device__ __forceinline__ size_t row_start(int u, int group, int width, int inputs, int taps) {
-  const size_t output = u / width, input = group * width + u % width;
-  return LAST ? output * taps * inputs + input : (output * inputs + input) * taps;
+__device__ __forceinline__ Row row_of(int u, int group, int width, int inputs, int taps) {
+  Row row;
+  const int output = u / width;
+  row.input = group * width + u % width;
+  row.pair = output * inputs + row.input;
+  row.start = LAST ? output * taps * inputs + row.input : row.pair * taps;
+  return row;
+}
+
+template <typename A>
+__device__ __forceinline__ A gate_of(const A* gates, size_t sample, int inputs, const Row& row) {
+  return gates ? gates[sample * inputs + row.input] : A(1);
 }
 
 // (1 - f) r[j] + f r[j + step] along one axis of K elements `stride` apart, step +1 or -1, cyclic.
@@ -159,29 +176,47 @@ __device__ __forceinline__ void read_rolled(const A* row, const Plan<A>& plan, A
 
 // Rows of memory to rows of the tile and back, neighbouring threads at neighbouring addresses: with
 // taps side by side the block walks along them, with LAST each thread walks down its own row.
+//
+// All is read before anything is written: what is read next from shared memory must wait for what
+// is written there, which would leave one load on its way a thread. Along the taps it takes AHEAD
+// steps at a time, since 27 addresses take more registers than all the rest; so the rounds stay a
+// loop. All T rows are read, without a condition that would part the loads; rows that are not there
+// start where the block's first does.
+constexpr int AHEAD = 9;
+
 template <int N, int T, bool LAST, typename S, typename A>
-__device__ __forceinline__ void load_rows(const S* from, const size_t* starts, int rows, int inputs,
-                                          A* tile) {
-  if (!LAST) {
-    for (int e = threadIdx.x; e < rows * N; e += T) tile[e] = widen(from[starts[e / N] + e % N]);
-  } else if (threadIdx.x < rows) {
-    from += starts[threadIdx.x];
+__device__ __forceinline__ void load_rows(const S* from, const int* starts, int inputs, A* tile) {
+  if (LAST) {
+    S row[N];
 #pragma unroll
-    for (int t = 0; t < N; ++t)
-      tile[threadIdx.x * N + t] = widen(from[static_cast<size_t>(t) * inputs]);
+    for (int t = 0; t < N; ++t) row[t] = from[starts[threadIdx.x] + t * inputs];
+#pragma unroll
+    for (int t = 0; t < N; ++t) tile[threadIdx.x * N + t] = widen(row[t]);
+    return;
+  }
+#pragma unroll 1
+  for (int done = 0; done < N; done += AHEAD) {
+    S ahead[AHEAD];
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) {
+      const int e = (done + i) * T + threadIdx.x;
+      if (N % AHEAD == 0 || done + i < N) ahead[i] = from[starts[e / N] + e % N];
+    }
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i)
+      if (N % AHEAD == 0 || done + i < N) tile[(done + i) * T + threadIdx.x] = widen(ahead[i]);
   }
 }
 
 template <int N, int T, bool LAST, typename S, typename A>
-__device__ __forceinline__ void store_rows(const A* tile, const size_t* starts, int rows,
-                                           int inputs, S* to) {
+__device__ __forceinline__ void store_rows(const A* tile, const int* starts, int rows, int inputs,
+                                           S* to) {
   if (!LAST) {
     for (int e = threadIdx.x; e < rows * N; e += T) narrow(tile[e], to[starts[e / N] + e % N]);
   } else if (threadIdx.x < rows) {
-    to += starts[threadIdx.x];
 #pragma unroll
     for (int t = 0; t < N; ++t)
-      narrow(tile[threadIdx.x * N + t], to[static_cast<size_t>(t) * inputs]);
+      narrow(tile[threadIdx.x * N + t], to[starts[threadIdx.x] + t * inputs]);
   }
 }
 
@@ -202,41 +237,46 @@ template <int T, int COUNT, typename A> __device__ void block_sum(A* values, A* 
 // ---- forward: grid (ceil(C_out C_in/n / T), n, B), block T --------------------------------------
 
 template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
-__global__ void __launch_bounds__(T, 1)
+__global__ void __launch_bounds__(T, sizeof(acc_t<W>) == 4 ? 8 : 1)
 roll_forward(const W* __restrict__ weight, const acc_t<W>* __restrict__ offsets,
-             const acc_t<W>* __restrict__ scale, O* __restrict__ out, int outputs, int inputs,
-             int groups) {
+             const acc_t<W>* __restrict__ scale, const acc_t<W>* __restrict__ gates,
+             O* __restrict__ out, int outputs, int inputs, int groups) {
   using A = acc_t<W>;
   constexpr int N = KZ * KY * KX;
   SHARED_ARRAY(A, tile, T * N);
-  SHARED_ARRAY(size_t, starts, T);
+  SHARED_ARRAY(int, starts, T);
   SHARED_ARRAY(Plan<A>, plan, 1);
   const int group = blockIdx.y, width = inputs / groups, first = blockIdx.x * T;
   const int left = outputs * width - first, rows = left < T ? left : T;
+  const bool mine = threadIdx.x < rows;
+  const size_t sample = blockIdx.z;
+  const Row own = row_of<LAST>(first + (mine ? threadIdx.x : 0), group, width, inputs, N);
+  starts[threadIdx.x] = own.start;
+  const A gate = gate_of(gates, sample, inputs, own);
+  __syncthreads();
+  load_rows<N, T, LAST>(weight, starts, inputs, tile);
   if (threadIdx.x == 0)
-    plan[0] = make_plan<A, D, KZ, KY, KX>(offsets, scale,
-                                          static_cast<size_t>(blockIdx.z) * groups + group);
-  starts[threadIdx.x] = row_start<LAST>(first + threadIdx.x, group, width, inputs, N);
+    plan[0] = make_plan<A, D, KZ, KY, KX>(offsets, scale, sample * groups + group);
   __syncthreads();
-  load_rows<N, T, LAST>(weight, starts, rows, inputs, tile);
-  __syncthreads();
-  if (threadIdx.x < rows) {  // reads and writes its own row alone
+  if (mine) {  // reads and writes its own row alone
     A r[N];
     A* row = tile + threadIdx.x * N;
     read_rolled<-1, KZ, KY, KX>(row, plan[0], r);
     blend_all<-1, KZ, KY, KX>(r, plan[0]);
+    const A factor = plan[0].scale * gate;
 #pragma unroll
-    for (int t = 0; t < N; ++t) row[t] = plan[0].scale * r[t];
+    for (int t = 0; t < N; ++t) row[t] = factor * r[t];
   }
   __syncthreads();
-  store_rows<N, T, LAST>(tile, starts, rows, inputs,
-                         out + static_cast<size_t>(blockIdx.z) * outputs * inputs * N);
+  store_rows<N, T, LAST>(tile, starts, rows, inputs, out + sample * outputs * inputs * N);
 }
 
 // ---- backward: grid (chunks = ceil(C_out C_in/n / T), n), block T -------------------------------
 // The adjoint of a roll by +s reads at +s, so the weight's gradient is a gather. The scale and the
 // offsets only need the correlations d_k = sum_t w[t] G[t + whole + k] at the corners k, summed
-// over the block; partials (B, n, chunks, 4) hold the block's (scale, z, y, x) for roll_finish.
+// over the block; partials (B, n, chunks, 4) hold the block's (scale, z, y, x) for roll_finish. A
+// gate needs the same of its row alone: dots (B, terms, C_in) hold what a row adds, one term per
+// output (per output and tap in the *_any form), and are null like the gates.
 
 template <int KZ, int KY, int KX, typename A>
 __device__ __forceinline__ void correlate(const A* w, const A* r, A* d) {
@@ -253,47 +293,48 @@ __device__ __forceinline__ void correlate(const A* w, const A* r, A* d) {
   }
 }
 
-// From the eight correlations to the slopes along (scale, z, y, x).
+// From the eight correlations the slope along axis `which` of three, or for -1 the value itself.
 template <int KZ, int KY, int KX, typename A>
-__device__ void slopes(const A* d, const Plan<A>& plan, A* to) {
+__device__ __forceinline__ A along(int which, const A* d, const Plan<A>& plan) {
   const A f[3] = {plan.fraction[0], plan.fraction[1], plan.fraction[2]};
   const int sizes[3] = {KZ, KY, KX};
-  for (int which = 0; which < 4; ++which) {
-    A sum = A(0);
-    for (int k = 0; k < 8; ++k) {
-      const int corner[3] = {k / 4, k / 2 % 2, k % 2};
-      A share = which == 0 ? A(1) : plan.scale;
+  A sum = A(0);
 #pragma unroll
-      for (int axis = 0; axis < 3; ++axis) {
-        if (which == axis + 1)
-          share *= sizes[axis] == 1 ? A(0) : (corner[axis] ? A(1) : A(-1));
-        else
-          share *= corner[axis] ? f[axis] : A(1) - f[axis];
-      }
-      sum += share * d[k];
+  for (int k = 0; k < 8; ++k) {
+    const int corner[3] = {k / 4, k / 2 % 2, k % 2};
+    A share = A(1);
+#pragma unroll
+    for (int axis = 0; axis < 3; ++axis) {
+      if (which == axis)
+        share *= sizes[axis] == 1 ? A(0) : (corner[axis] ? A(1) : A(-1));
+      else
+        share *= corner[axis] ? f[axis] : A(1) - f[axis];
     }
-    to[which] = sum;
+    sum += share * d[k];
   }
+  return sum;
 }
 
 template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
-__global__ void __launch_bounds__(T, 1)
+__global__ void __launch_bounds__(T, sizeof(acc_t<W>) == 4 ? 4 : 1)
 roll_backward(const O* __restrict__ grad, const W* __restrict__ weight,
               const acc_t<W>* __restrict__ offsets, const acc_t<W>* __restrict__ scale,
-              W* __restrict__ grad_weight, acc_t<W>* __restrict__ partials, int batch, int outputs,
+              const acc_t<W>* __restrict__ gates, W* __restrict__ grad_weight,
+              acc_t<W>* __restrict__ partials, acc_t<W>* __restrict__ dots, int batch, int outputs,
               int inputs, int groups) {
   using A = acc_t<W>;
   constexpr int N = KZ * KY * KX;
   SHARED_ARRAY(A, tile, T * N);
-  SHARED_ARRAY(size_t, starts, T);
+  SHARED_ARRAY(int, starts, T);
   SHARED_ARRAY(Plan<A>, plan, 1);
   SHARED_ARRAY(A, slots, 8 * T / 32);
   const int group = blockIdx.y, width = inputs / groups, first = blockIdx.x * T;
   const int left = outputs * width - first, rows = left < T ? left : T;
   const bool mine = threadIdx.x < rows;
-  starts[threadIdx.x] = row_start<LAST>(first + threadIdx.x, group, width, inputs, N);
+  const Row own = row_of<LAST>(first + (mine ? threadIdx.x : 0), group, width, inputs, N);
+  starts[threadIdx.x] = own.start;
   __syncthreads();
-  load_rows<N, T, LAST>(weight, starts, rows, inputs, tile);
+  load_rows<N, T, LAST>(weight, starts, inputs, tile);
   __syncthreads();
   A w[N], sum[N];
 #pragma unroll
@@ -301,27 +342,37 @@ roll_backward(const O* __restrict__ grad, const W* __restrict__ weight,
     w[t] = mine ? tile[threadIdx.x * N + t] : A(0);
     sum[t] = A(0);
   }
+  __syncthreads();  // all rows of the weight are read
   for (int b = 0; b < batch; ++b) {
     const size_t at = static_cast<size_t>(b) * groups + group;
-    __syncthreads();  // tile, plan and slots of the last sample are read
+    const A gate = gate_of(gates, b, inputs, own);
+    load_rows<N, T, LAST>(grad + static_cast<size_t>(b) * outputs * inputs * N, starts, inputs,
+                          tile);
     if (threadIdx.x == 0) plan[0] = make_plan<A, D, KZ, KY, KX>(offsets, scale, at);
-    load_rows<N, T, LAST>(grad + static_cast<size_t>(b) * outputs * inputs * N, starts, rows,
-                          inputs, tile);
     __syncthreads();
     A d[8] = {};
     if (mine) {
       A r[N];
       read_rolled<+1, KZ, KY, KX>(tile + threadIdx.x * N, plan[0], r);
       correlate<KZ, KY, KX>(w, r, d);
-      blend_all<+1, KZ, KY, KX>(r, plan[0]);
+      if (dots)
+        dots[static_cast<size_t>(b) * outputs * inputs + own.pair] =
+            plan[0].scale * along<KZ, KY, KX>(-1, d, plan[0]);
 #pragma unroll
-      for (int t = 0; t < N; ++t) sum[t] += plan[0].scale * r[t];
+      for (int k = 0; k < 8; ++k) d[k] *= gate;
+      blend_all<+1, KZ, KY, KX>(r, plan[0]);
+      const A factor = plan[0].scale * gate;
+#pragma unroll
+      for (int t = 0; t < N; ++t) sum[t] += factor * r[t];
     }
-    block_sum<T, 8>(d, slots);
-    if (threadIdx.x == 0)
-      slopes<KZ, KY, KX>(d, plan[0], partials + (at * gridDim.x + blockIdx.x) * 4);
+    block_sum<T, 8>(d, slots);  // whose barrier also ends the reading of tile and plan
+    if (threadIdx.x == 0) {
+      A* to = partials + (at * gridDim.x + blockIdx.x) * 4;
+      to[0] = along<KZ, KY, KX>(-1, d, plan[0]);
+      for (int axis = 0; axis < 3; ++axis)
+        to[1 + axis] = plan[0].scale * along<KZ, KY, KX>(axis, d, plan[0]);
+    }
   }
-  __syncthreads();
   if (mine)
 #pragma unroll
     for (int t = 0; t < N; ++t) tile[threadIdx.x * N + t] = sum[t];
@@ -329,20 +380,30 @@ roll_backward(const O* __restrict__ grad, const W* __restrict__ weight,
   store_rows<N, T, LAST>(tile, starts, rows, inputs, grad_weight);
 }
 
-// Adds the chunks of one group of one sample: grid (B n), block 32.
+// Adds the chunks of each group of each sample, and the terms of each channel's gate: grid
+// (groups_of_all = B n, and with gates B C_in more), block 32.
 template <typename A, int D>
 __global__ void __launch_bounds__(32)
-roll_finish(const A* __restrict__ partials, A* __restrict__ grad_offsets,
-            A* __restrict__ grad_scale, int chunks) {
+roll_finish(const A* __restrict__ partials, const A* __restrict__ dots,
+            A* __restrict__ grad_offsets, A* __restrict__ grad_scale, A* __restrict__ grad_gates,
+            int groups_of_all, int chunks, int terms, int inputs) {
   SHARED_ARRAY(A, slots, 4);
-  const size_t at = blockIdx.x;
   A sums[4] = {};
-  for (int chunk = threadIdx.x; chunk < chunks; chunk += 32)
-    for (int i = 0; i < 4; ++i) sums[i] += partials[(at * chunks + chunk) * 4 + i];
-  block_sum<32, 4>(sums, slots);
-  if (threadIdx.x == 0) {
+  if (blockIdx.x < groups_of_all) {
+    const size_t at = blockIdx.x;
+    for (int chunk = threadIdx.x; chunk < chunks; chunk += 32)
+      for (int i = 0; i < 4; ++i) sums[i] += partials[(at * chunks + chunk) * 4 + i];
+    block_sum<32, 4>(sums, slots);
+    if (threadIdx.x != 0) return;
     grad_scale[at] = sums[0];
     for (int axis = 0; axis < D; ++axis) grad_offsets[at * D + axis] = sums[4 - D + axis];
+  } else {
+    const int channel = blockIdx.x - groups_of_all;  // of all samples
+    const size_t sample = channel / inputs;
+    for (int term = threadIdx.x; term < terms; term += 32)
+      sums[0] += dots[(sample * terms + term) * inputs + channel % inputs];
+    block_sum<32, 1>(sums, slots);
+    if (threadIdx.x == 0) grad_gates[channel] = sums[0];
   }
 }
 
@@ -381,45 +442,58 @@ __device__ __forceinline__ A gather(const S* row, int tap, size_t step, const Pl
   return value;
 }
 
+// Element e of a group: tap `tap` of row `u`, as they lie in memory.
+template <int N, bool LAST>
+__device__ __forceinline__ void locate(int e, int rows, int& u, int& tap) {
+  u = LAST ? e % rows : e / N;
+  tap = LAST ? e / rows : e % N;
+}
+
 // Grid (ceil(C_out C_in/n N / T), n, B), block T.
 template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
 __global__ void __launch_bounds__(T, 1)
 roll_forward_any(const W* __restrict__ weight, const acc_t<W>* __restrict__ offsets,
-                 const acc_t<W>* __restrict__ scale, O* __restrict__ out, int outputs, int inputs,
-                 int groups) {
+                 const acc_t<W>* __restrict__ scale, const acc_t<W>* __restrict__ gates,
+                 O* __restrict__ out, int outputs, int inputs, int groups) {
   using A = acc_t<W>;
   constexpr int N = KZ * KY * KX;
   SHARED_ARRAY(Plan<A>, plan, 1);
-  const int group = blockIdx.y, width = inputs / groups, e = blockIdx.x * T + threadIdx.x;
-  const int rows = outputs * width, row = LAST ? e % rows : e / N, tap = LAST ? e / rows : e % N;
+  const int group = blockIdx.y, width = inputs / groups, rows = outputs * width;
+  const int e = blockIdx.x * T + threadIdx.x;
   const size_t sample = blockIdx.z, step = LAST ? inputs : 1;
   if (threadIdx.x == 0)
     plan[0] = make_plan<A, D, KZ, KY, KX>(offsets, scale, sample * groups + group);
   __syncthreads();
   if (e >= rows * N) return;
-  const size_t start = row_start<LAST>(row, group, width, inputs, N);
+  int u, tap;
+  locate<N, LAST>(e, rows, u, tap);
+  const Row row = row_of<LAST>(u, group, width, inputs, N);
   A slope[3];
-  const A value = gather<-1, KZ, KY, KX>(weight + start, tap, step, plan[0], slope);
-  narrow(plan[0].scale * value, out[sample * outputs * inputs * N + start + tap * step]);
+  const A value = gather<-1, KZ, KY, KX>(weight + row.start, tap, step, plan[0], slope);
+  const A factor = plan[0].scale * gate_of(gates, sample, inputs, row);
+  narrow(factor * value, out[sample * outputs * inputs * N + row.start + tap * step]);
 }
 
-// Grid (chunks = ceil(C_out C_in/n N / T), n), block T; partials as in roll_backward.
+// Grid (chunks = ceil(C_out C_in/n N / T), n), block T; partials and dots as in roll_backward.
 template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
 __global__ void __launch_bounds__(T, 1)
 roll_backward_any(const O* __restrict__ grad, const W* __restrict__ weight,
                   const acc_t<W>* __restrict__ offsets, const acc_t<W>* __restrict__ scale,
-                  W* __restrict__ grad_weight, acc_t<W>* __restrict__ partials, int batch,
+                  const acc_t<W>* __restrict__ gates, W* __restrict__ grad_weight,
+                  acc_t<W>* __restrict__ partials, acc_t<W>* __restrict__ dots, int batch,
                   int outputs, int inputs, int groups) {
   using A = acc_t<W>;
   constexpr int N = KZ * KY * KX;
   SHARED_ARRAY(Plan<A>, plan, 1);
   SHARED_ARRAY(A, slots, 4 * T / 32);
-  const int group = blockIdx.y, width = inputs / groups, e = blockIdx.x * T + threadIdx.x;
-  const int rows = outputs * width, row = LAST ? e % rows : e / N, tap = LAST ? e / rows : e % N;
+  const int group = blockIdx.y, width = inputs / groups, rows = outputs * width;
+  const int e = blockIdx.x * T + threadIdx.x;
   const bool mine = e < rows * N;
   const size_t step = LAST ? inputs : 1;
-  const size_t start = mine ? row_start<LAST>(row, group, width, inputs, N) : 0;
-  const A w = mine ? A(widen(weight[start + tap * step])) : A(0);
+  int u, tap;
+  locate<N, LAST>(mine ? e : 0, rows, u, tap);
+  const Row row = row_of<LAST>(u, group, width, inputs, N);
+  const A w = widen(weight[row.start + tap * step]);
   A sum = A(0);
   for (int b = 0; b < batch; ++b) {
     const size_t at = static_cast<size_t>(b) * groups + group;
@@ -428,15 +502,20 @@ roll_backward_any(const O* __restrict__ grad, const W* __restrict__ weight,
     __syncthreads();
     A parts[4] = {};
     if (mine) {
-      const O* from = grad + static_cast<size_t>(b) * outputs * inputs * N + start;
+      const O* from = grad + static_cast<size_t>(b) * outputs * inputs * N + row.start;
       const A value = gather<+1, KZ, KY, KX>(from, tap, step, plan[0], parts + 1);
-      parts[0] = w * value;
-      for (int axis = 1; axis < 4; ++axis) parts[axis] *= w * plan[0].scale;
-      sum += plan[0].scale * value;
+      const A gate = gate_of(gates, b, inputs, row), factor = plan[0].scale * gate;
+      if (dots) {
+        const size_t term = (static_cast<size_t>(b) * outputs + row.pair / inputs) * N + tap;
+        dots[term * inputs + row.input] = plan[0].scale * w * value;
+      }
+      parts[0] = gate * w * value;
+      for (int axis = 1; axis < 4; ++axis) parts[axis] *= w * factor;
+      sum += factor * value;
     }
     block_sum<T, 4>(parts, slots);
     if (threadIdx.x == 0)
       for (int i = 0; i < 4; ++i) partials[(at * gridDim.x + blockIdx.x) * 4 + i] = parts[i];
   }
-  if (mine) narrow(sum, grad_weight[start + tap * step]);
+  if (mine) narrow(sum, grad_weight[row.start + tap * step]);
 }

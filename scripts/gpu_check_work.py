@@ -50,7 +50,7 @@ def _driver() -> str:
 
 
 def roll(args: argparse.Namespace) -> dict[str, Any]:
-    """Roll forward and backward in each layout, type and size, then in a network with gates."""
+    """Roll both ways in each layout, type and size, with gates and without, then in a network."""
     from cuda_ops import roll_kernel
     from synth3d.models import GENERATORS
 
@@ -62,10 +62,12 @@ def roll(args: argparse.Namespace) -> dict[str, Any]:
         # 8 x 40 pairs in two groups: a full block of 128 rows and a part
         weight = torch.randn(8, 40, *[side] * 3, device=device)
         weight = weight.contiguous(memory_format=torch.channels_last_3d) if last else weight
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            rolled = roll_kernel(weight.requires_grad_(), offsets, scale)
-        torch.autograd.grad(rolled, (weight, offsets, scale), torch.ones_like(rolled))
-        kinds += 1
+        for gates in (None, torch.rand(2, 40, device=device).requires_grad_()):
+            leaves = [weight.requires_grad_(), offsets, scale, *([] if gates is None else [gates])]
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                rolled = roll_kernel(weight, offsets, scale, gates)
+            torch.autograd.grad(rolled, leaves, torch.ones_like(rolled))
+            kinds += 1
     network = GENERATORS["agi-net"](1, 1, dim=3, widths=(8, 16, 16), groups=2).to(device)
     with torch.autocast(device.type, torch.bfloat16):
         made = network(torch.randn(2, 1, 16, 16, 16, device=device))

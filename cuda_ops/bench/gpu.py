@@ -41,10 +41,13 @@ BANDWIDTH_BARS = {(SHAPES[2], "forward", "fp32", "channels_last"): 0.6}
 def gpu_rows() -> Iterator[Row]:
     """All of them, in the order of the table."""
     shape = SHAPES[0]
-    for dtype, (direction, bar) in product(DTYPES, (("forward", 1), ("backward", 3))):
+    directions = (("forward", 1), ("backward", 2))
+    for dtype, gated, (direction, bar) in product(DTYPES, (False, True), directions):
+        name, words = ("/gated", ", gated") if gated else ("", "")
         yield Row(
-            f"gpu/launches/{direction}/{dtype}", f"{shape.kernels}, {direction}",
-            partial(_launches, shape=shape), dtype, candidate="fused", baseline="–", bar=bar,
+            f"gpu/launches/{direction}/{dtype}{name}", f"{shape.kernels}, {direction}{words}",
+            partial(_launches, shape=shape, gated=gated), dtype, candidate="fused", baseline="–",
+            bar=bar,
         )  # fmt: skip
     for shape, direction in product(SHAPES, ("forward", "both")):
         yield Row(
@@ -62,9 +65,9 @@ def gpu_rows() -> Iterator[Row]:
         )  # fmt: skip
 
 
-def _launches(row: Row, setting: Setting, shape: Shape) -> list[Result]:
+def _launches(row: Row, setting: Setting, shape: Shape, gated: bool = False) -> list[Result]:
     """What the device is given to do: kernels, fills and copies."""
-    _, call = _fused_call(row, setting, shape)
+    _, call = _fused_call(row, setting, shape, gated)
     seen = device_activities(call)
     note = ", ".join(name.split("(")[0][:60] for name in seen)
     return [row.result(value=len(seen), unit="launches", rounds=1, note=note)]
@@ -118,19 +121,20 @@ def _bandwidth(row: Row, setting: Setting, shape: Shape) -> list[Result]:
     return [rated(row, inverse, seconds=seconds, note=speed)]
 
 
-def _fused_call(row: Row, setting: Setting, shape: Shape) -> tuple[int, Call]:
+def _fused_call(row: Row, setting: Setting, shape: Shape, gated: bool = False) -> tuple[int, Call]:
     """The fused kernel's forward or backward, as the row is named, and how many bytes it moves."""
     _need_cupy()
     inputs = leaves(shape, setting.device, row.memory_format)
-    out = roll_kernel_op(*inputs, DTYPES[row.dtype])
+    gates = [inputs[2].new_full((shape.batch, shape.channels), 0.5).requires_grad_()] * gated
+    out = roll_kernel_op(*inputs, DTYPES[row.dtype], *gates)
     grad = torch.randn_like(out)
 
     def forward() -> Tensor:
         with torch.no_grad():
-            return roll_kernel_op(*inputs, DTYPES[row.dtype])
+            return roll_kernel_op(*inputs, DTYPES[row.dtype], *gates)
 
     def backward() -> None:
-        torch.autograd.grad(out, inputs, grad, retain_graph=True)
+        torch.autograd.grad(out, [*inputs, *gates], grad, retain_graph=True)
 
     back = "/backward/" in row.name
     moved = out.nbytes + inputs[0].nbytes * (2 if back else 1)

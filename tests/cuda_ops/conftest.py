@@ -56,21 +56,27 @@ fused = places("cuda-cupy")
 
 @pytest.fixture
 def small() -> Callable[..., list[Tensor]]:
-    """Makes small leaves: weight (3, 4, *sides), offsets (2, 2, d), scale (2, 2)."""
+    """Makes small leaves: weight (3, 4, *sides), offsets (2, 2, d), scale (2, 2), gates (2, 4)."""
     return make_small
 
 
 def make_small(
-    dim: int, device: torch.device, dtype: torch.dtype = torch.float64, sides: tuple = ()
+    dim: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float64,
+    sides: tuple = (),
+    gated: bool = False,
 ) -> list[Tensor]:
-    """Leaves of two samples in two groups, offsets away from whole numbers."""
+    """Leaves of two samples in two groups, offsets away from whole numbers; gates if wanted."""
     g = torch.Generator().manual_seed(dim)
     kind = torch.promote_types(dtype, torch.float32)
     weight = torch.randn(3, 4, *(sides or (3,) * dim), generator=g, dtype=torch.float64)
     offsets = 0.2 + 0.6 * torch.rand(2, 2, dim, generator=g, dtype=torch.float64)
     offsets = offsets + torch.tensor([-2.0, 1.0], dtype=torch.float64)[:, None, None]
     scale = torch.rand(2, 2, generator=g, dtype=torch.float64)
-    leaves = weight.to(dtype), offsets.to(kind), scale.to(kind)
+    leaves = [weight.to(dtype), offsets.to(kind), scale.to(kind)]
+    if gated:
+        leaves.append(torch.randn(2, 4, generator=g, dtype=torch.float64).to(kind))
     return [leaf.to(device).requires_grad_() for leaf in leaves]
 
 

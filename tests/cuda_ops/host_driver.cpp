@@ -1,4 +1,4 @@
-// The host-compiled kernels by the names under which cuda_ops/kernels.py asks CuPy for them.
+// The host-compiled kernels by the names under which cuda_ops/cuda.py asks CuPy for them.
 #include <map>
 #include <string>
 
@@ -17,11 +17,12 @@ void forward(void** p, const int* n) {
   using A = acc_t<W>;
   const auto w = static_cast<const W*>(p[0]);
   const auto o = static_cast<const A*>(p[1]), s = static_cast<const A*>(p[2]);
-  const auto out = static_cast<O*>(p[3]);
+  const auto gates = static_cast<const A*>(p[3]);
+  const auto out = static_cast<O*>(p[4]);
   if constexpr (KZ * KY * KX <= 27)
-    roll_forward<W, O, D, KZ, KY, KX, LAST, T>(w, o, s, out, n[0], n[1], n[2]);
+    roll_forward<W, O, D, KZ, KY, KX, LAST, T>(w, o, s, gates, out, n[0], n[1], n[2]);
   else
-    roll_forward_any<W, O, D, KZ, KY, KX, LAST, T>(w, o, s, out, n[0], n[1], n[2]);
+    roll_forward_any<W, O, D, KZ, KY, KX, LAST, T>(w, o, s, gates, out, n[0], n[1], n[2]);
 }
 
 template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
@@ -30,16 +31,21 @@ void backward(void** p, const int* n) {
   const auto g = static_cast<const O*>(p[0]);
   const auto w = static_cast<const W*>(p[1]);
   const auto o = static_cast<const A*>(p[2]), s = static_cast<const A*>(p[3]);
-  const auto gw = static_cast<W*>(p[4]);
-  const auto parts = static_cast<A*>(p[5]);
+  const auto gates = static_cast<const A*>(p[4]);
+  const auto to = static_cast<W*>(p[5]);
+  const auto sums = static_cast<A*>(p[6]), dots = static_cast<A*>(p[7]);
   if constexpr (KZ * KY * KX <= 27)
-    roll_backward<W, O, D, KZ, KY, KX, LAST, T>(g, w, o, s, gw, parts, n[0], n[1], n[2], n[3]);
+    roll_backward<W, O, D, KZ, KY, KX, LAST, T>(g, w, o, s, gates, to, sums, dots, n[0], n[1], n[2],
+                                                n[3]);
   else
-    roll_backward_any<W, O, D, KZ, KY, KX, LAST, T>(g, w, o, s, gw, parts, n[0], n[1], n[2], n[3]);
+    roll_backward_any<W, O, D, KZ, KY, KX, LAST, T>(g, w, o, s, gates, to, sums, dots, n[0], n[1],
+                                                    n[2], n[3]);
 }
 
 template <typename A, int D> void finish(void** p, const int* n) {
-  roll_finish<A, D>(static_cast<const A*>(p[0]), static_cast<A*>(p[1]), static_cast<A*>(p[2]), n[0]);
+  roll_finish<A, D>(static_cast<const A*>(p[0]), static_cast<const A*>(p[1]),
+                    static_cast<A*>(p[2]), static_cast<A*>(p[3]), static_cast<A*>(p[4]), n[0], n[1],
+                    n[2], n[3]);
 }
 
 template <typename W, typename O, int D, int KZ, int KY, int KX, bool LAST, int T>
@@ -56,6 +62,9 @@ void add(Table& table, const std::string& kinds) {
 
 Table make_table() {
   Table table;
+  BOTH(float, float, 2, 1, 3, 3, 128);
+  table["roll_finish<float, 2>"] = {32, finish<float, 2>};
+#ifndef ONE_INSTANCE
   BOTH(double, double, 2, 1, 3, 3, 32);
   BOTH(double, double, 2, 1, 1, 3, 32);
   BOTH(double, double, 2, 1, 4, 2, 32);
@@ -64,16 +73,15 @@ Table make_table() {
   BOTH(double, double, 3, 1, 1, 1, 32);
   BOTH(double, double, 3, 2, 3, 5, 32);
   BOTH(double, double, 3, 5, 5, 5, 64);
-  BOTH(float, float, 2, 1, 3, 3, 128);
   BOTH(float, float, 3, 3, 3, 3, 128);
   BOTH(float, brain16, 3, 3, 3, 3, 32);
   BOTH(float, half16, 2, 1, 3, 3, 32);
   BOTH(brain16, brain16, 3, 3, 3, 3, 32);
   BOTH(half16, half16, 2, 1, 3, 3, 32);
-  table["roll_finish<float, 2>"] = {32, finish<float, 2>};
   table["roll_finish<float, 3>"] = {32, finish<float, 3>};
   table["roll_finish<double, 2>"] = {32, finish<double, 2>};
   table["roll_finish<double, 3>"] = {32, finish<double, 3>};
+#endif
   return table;
 }
 

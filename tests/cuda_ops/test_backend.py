@@ -173,14 +173,17 @@ def test_a_compiled_graph_leaves_the_choice_to_the_operator(gpu):
 
 
 @pytest.mark.filterwarnings("ignore:kernels are rolled in plain torch")
-def test_the_operator_itself_falls_back_with_the_same_results(gpu, small):
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_operator_itself_falls_back_with_the_same_results(gpu, small, gated):
     """As it must in a compiled graph; the first weight it sees is on this CPU."""
     gpu.fault = KernelError("no CuPy")
     leaves = [leaf.detach() for leaf in small(3, torch.device("cpu"))]
-    kernels = op.roll_on_cuda(*leaves, torch.float64)
-    assert torch.allclose(kernels, roll_forward(*leaves, torch.float64), rtol=0, atol=1e-12)
-    found = op.roll_on_cuda_backward(kernels, *leaves)
-    for one, other in zip(found, roll_backward(kernels, *leaves), strict=True):
+    gates = torch.rand(2, 4, dtype=torch.float64) if gated else None
+    kernels = op.roll_on_cuda(*leaves, torch.float64, gates)
+    assert torch.allclose(kernels, roll_forward(*leaves, torch.float64, gates), rtol=0, atol=1e-12)
+    found = op.roll_on_cuda_backward(kernels, *leaves, gates)
+    wanted = roll_backward(kernels, *leaves, gates)
+    for one, other in zip(found[: 4 if gated else 3], wanted, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-9)
 
 

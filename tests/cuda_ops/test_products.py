@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cuda_ops import roll_kernel, roll_kernel_reference
+from cuda_ops import products, roll_kernel, roll_kernel_reference
 from cuda_ops.products import mixing_matrices, roll_backward, roll_forward
 
 LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -61,6 +61,23 @@ def test_kernels_and_gradients_are_the_references(sides, outputs, last):
     for one, other, meant in zip(found, closed, wanted, strict=True):
         assert torch.allclose(one, meant, rtol=0, atol=1e-10)
         assert torch.allclose(other, meant, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("outputs", [3, 160])  # in one part and in several
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("sides", [(1, 3), (3, 3, 3)])
+def test_gated_kernels_and_gradients_are_the_references(sides, last, outputs, monkeypatch):
+    monkeypatch.setattr(products, "PART_ELEMENTS", 64)
+    leaves = case(sides, outputs=outputs, last=last)
+    leaves.append(torch.linspace(-1, 2, 8, dtype=torch.float64).view(2, 4).requires_grad_())
+    expected = roll_kernel_reference(*leaves)
+    change = expected.detach().cos()
+    wanted = torch.autograd.grad(expected, leaves, change)
+    for kernels in (roll_kernel(*leaves), roll_forward(*leaves[:3], gates=leaves[3])):
+        assert torch.allclose(kernels, expected, rtol=0, atol=1e-12)
+        assert layout(leaves[0][None]) == layout(kernels)
+        for one, meant in zip(torch.autograd.grad(kernels, leaves, change), wanted, strict=True):
+            assert torch.allclose(one, meant, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("last", [False, True])

@@ -47,6 +47,14 @@ def rolls(draw: st.DrawFn, reach: float = 7.0):
     return weight, (2 * offsets - 1) * reach, scale
 
 
+def gates_for(weight, offsets, scale, seed):
+    """(B, C_in) of both signs, one of them 0."""
+    g = torch.Generator().manual_seed(seed)
+    gates = torch.randn(len(scale), weight.shape[1], generator=g, dtype=torch.float64)
+    gates[0, 0] = 0
+    return gates
+
+
 def small(dim: int, dtype: torch.dtype = torch.float64):
     g = torch.Generator().manual_seed(dim)
     weight = torch.randn(2, 4, *[3] * dim, generator=g, dtype=torch.float64)
@@ -140,6 +148,32 @@ def test_sums_over_taps_are_scaled_and_else_kept(case):
     assert torch.allclose(roll_kernel(weight, offsets, scale).sum(axes), expected, atol=1e-10)
 
 
+@given(rolls(), st.integers(0, 99))
+def test_gating_is_multiplying_the_kernels(case, seed):
+    gates = gates_for(*case, seed)
+    expected = roll_kernel(*case) * gates.reshape(len(gates), 1, -1, *[1] * (case[0].ndim - 2))
+    for roll in (roll_kernel, roll_kernel_reference):
+        assert torch.allclose(roll(*case, gates), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(case=rolls())
+def test_gates_of_ones_change_no_bit(dtype, case):
+    weight, offsets, scale = case
+    inputs, ones = (weight.to(dtype), offsets, scale), torch.ones(len(scale), weight.shape[1])
+    assert torch.equal(roll_kernel(*inputs, ones), roll_kernel(*inputs))
+
+
+@given(rolls(), st.integers(0, 99))
+def test_the_gradients_of_a_groups_gates_add_up_to_its_scales(case, seed):
+    """Kernels are linear in both: over a group, gate times gradient is scale times gradient."""
+    leaves = [leaf.to(DEVICE).requires_grad_() for leaf in (*case, gates_for(*case, seed))]
+    out = cuda_ops.roll_kernel(*leaves)
+    _, _, scale, gates = torch.autograd.grad(out, leaves, out.detach().cos())
+    by_gates = (gates * leaves[3]).unflatten(1, (scale.shape[1], -1)).sum(2)
+    assert torch.allclose(by_gates, scale * leaves[2], rtol=0, atol=1e-9)
+
+
 @given(rolls())
 def test_rolling_is_linear_in_the_weight(case):
     weight, offsets, scale = case
@@ -207,8 +241,10 @@ def test_gradients_are_right_to_second_order(sides):
     offsets = 0.2 + 0.6 * torch.rand(2, 2, len(sides), generator=g, dtype=torch.float64)
     offsets = (offsets + torch.tensor([-2.0, 1.0])[:, None, None]).requires_grad_()
     scale = torch.rand(2, 2, generator=g, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(roll_kernel, (weight, offsets, scale))
-    assert torch.autograd.gradgradcheck(roll_kernel, (weight, offsets, scale), fast_mode=True)
+    gates = torch.randn(2, 2, generator=g, dtype=torch.float64, requires_grad=True)
+    for inputs in ((weight, offsets, scale), (weight, offsets, scale, gates)):
+        assert torch.autograd.gradcheck(roll_kernel, inputs)
+        assert torch.autograd.gradgradcheck(roll_kernel, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("roll", [roll_kernel, roll_kernel_reference])
@@ -264,3 +300,13 @@ def test_whole_numbers_and_mixed_devices_are_refused():
         roll_kernel(weight, offsets, scale.long())
     with pytest.raises(ValueError, match="one device"):
         cuda_ops.roll_kernel(weight, offsets.to("meta"), scale)
+    with pytest.raises(TypeError, match="gates"):
+        roll_kernel(weight, offsets, scale, torch.ones(2, 4).long())
+    with pytest.raises(ValueError, match="one device"):
+        cuda_ops.roll_kernel(weight, offsets, scale, torch.ones(2, 4, device="meta"))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 4), (2, 4, 1)])
+def test_gates_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"gates must be \(B, C_in\) = \(2, 4\)"):
+        roll_kernel(*small(2), torch.ones(shape))

@@ -48,18 +48,23 @@ def leaves(dim: int, *extra: int):
     g = torch.Generator().manual_seed(dim)
     weight = torch.randn(*extra, 4, 4, *[3] * dim, generator=g, dtype=torch.float64)
     offsets = torch.randn(*extra, 2, 2, dim, generator=g, dtype=torch.float64)
-    return weight, offsets, torch.rand(*extra, 2, 2, generator=g, dtype=torch.float64)
+    scale, gates = (torch.rand(*extra, 2, n, generator=g, dtype=torch.float64) for n in (2, 4))
+    return weight, offsets, scale, gates
 
 
-def operator(weight, offsets, scale):
-    return roll_kernel_op(weight, offsets, scale, torch.float64)
+def operator(weight, offsets, scale, gates=None):
+    return roll_kernel_op(weight, offsets, scale, torch.float64, gates)
 
 
 @pytest.mark.parametrize("function", [roll_kernel, operator])
 @pytest.mark.parametrize("dim", [2, 3])
-@pytest.mark.parametrize("in_dims", [(0, 0, 0), (None, 0, 0), (0, None, 0), (None, 1, None)])
+@pytest.mark.parametrize(
+    "in_dims",
+    [(0, 0, 0), (None, 0, 0), (0, None, 0), (None, 1, None), (0, 0, 0, 0), (0, 0, 0, None),
+     (None, None, None, 0)],
+)  # fmt: skip
 def test_vmap_is_a_loop(function, dim, in_dims):
-    many, one = leaves(dim, 3), leaves(dim)
+    many, one = (leaves(dim, *extra)[: len(in_dims)] for extra in ((3,), ()))
     inputs = [m if d is not None else o for m, o, d in zip(many, one, in_dims, strict=True)]
     inputs = [x.movedim(0, d) if d else x for x, d in zip(inputs, in_dims, strict=True)]
     result = torch.func.vmap(function, in_dims)(*inputs)
@@ -68,8 +73,9 @@ def test_vmap_is_a_loop(function, dim, in_dims):
         assert torch.allclose(result[index], function(*row), atol=1e-12)
 
 
-def test_vmap_of_the_backward_is_a_loop():
-    many = leaves(2, 3)
+@pytest.mark.parametrize("count", [3, 4])
+def test_vmap_of_the_backward_is_a_loop(count):
+    many = leaves(2, 3)[:count]
     grads = torch.randn(3, 2, 4, 4, 3, 3, dtype=torch.float64)
     results = torch.func.vmap(roll_kernel_backward_op)(grads, *many)
     for index in range(3):
@@ -80,14 +86,14 @@ def test_vmap_of_the_backward_is_a_loop():
 
 def test_gradients_of_each_sample_come_from_one_call():
     """What per-sample clipping and influence functions do: vmap over grad."""
-    weight, offsets, scale = leaves(2)
+    weight, *rows = leaves(2)
 
-    def loss(weight, offsets, scale):
-        return roll_kernel(weight, offsets[None], scale[None]).square().sum()
+    def loss(weight, *row):
+        return roll_kernel(weight, *(one[None] for one in row)).square().sum()
 
-    gradient = torch.func.grad(loss, (0, 1, 2))
-    each = torch.func.vmap(gradient, (None, 0, 0))(weight, offsets, scale)
+    gradient = torch.func.grad(loss, (0, 1, 2, 3))
+    each = torch.func.vmap(gradient, (None, 0, 0, 0))(weight, *rows)
     for index in range(2):
-        alone = gradient(weight, offsets[index], scale[index])
+        alone = gradient(weight, *(one[index] for one in rows))
         pairs = zip(each, alone, strict=True)
         assert all(torch.allclose(many[index], one, atol=1e-12) for many, one in pairs)

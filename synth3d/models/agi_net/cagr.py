@@ -71,8 +71,7 @@ class GatedRollingConv(RollingConv):
         entries = self.weight[:, 0].numel()
         if offsets is None or scale is None or math.prod(x.shape[2:]) < entries:
             return super().forward(x * gates.to(x.dtype), offsets, scale)
-        with full_precision(x.device.type):
-            kernels = roll_kernel(self.weight, offsets, scale) * gates[:, None]
+        kernels = roll_kernel(self.weight, offsets, scale, gates.flatten(1))
         geometry = (self.stride, self.padding, self.dilation)
         return conv_per_sample(x, kernels.to(conv_dtype(x)), *geometry)
 
