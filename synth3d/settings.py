@@ -121,6 +121,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
+    except RecursionError as error:
+        raise InputError(f"--set {key}: the value is nested too deeply") from error
 
 
 def to_plain(config: Any) -> dict[str, Any]:

@@ -17,7 +17,9 @@ class CompleteRequest:
         out: Folder of the completed cohort, outside ``data``.
         run: A finished run folder; may be None for plumbing.
         missing: Sequences to treat as missing even where they are there; these are hidden
-            from the network, and the real files are not linked.
+            from the network, and the real files are not taken over.
+        link: The files that are there are hard links to the input instead of copies of it; whoever
+            changes one then changes the other.
         cases: Names of the cases to complete; None is all.
         threads: CPU threads of each job; None is all cores, shared among the jobs.
 
@@ -31,6 +33,7 @@ class CompleteRequest:
     format: str = "brats"
     missing: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
+    link: bool = False
     overwrite: bool = False
     dry_run: bool = False
     plumbing: bool = False
