@@ -76,8 +76,8 @@ class RunRequest:
         if self.segmenter_preset not in PRESETS:
             known = ", ".join(PRESETS)
             raise InputError(f"unknown preset {self.segmenter_preset!r}; known: {known}")
-        if self.thread_count < 1:
-            raise InputError(f"--threads must be at least 1, got {self.threads}")
+        if not 1 <= self.thread_count <= 4096:
+            raise InputError(f"--threads must be at least 1 and at most 4096, got {self.threads}")
         if not 0 <= self.margin < 1:
             raise InputError(f"--margin is a Dice difference in [0, 1), got {self.margin}")
         if self.empty not in EMPTY_RULES:

@@ -51,8 +51,8 @@ class CompleteRequest:
             object.__setattr__(self, name, None if value is None else kind(value))
         object.__setattr__(self, "missing", tuple(self.missing or ()))
         for name in ("batch", "jobs", "threads"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"--{name} must be at least 1, got {value}")
+            if (value := getattr(self, name)) is not None and not 1 <= value <= 4096:
+                raise InputError(f"--{name} must be at least 1 and at most 4096, got {value}")
         for name, known in (("format", ("brats", "nnunet")), ("precision", ("fp32", "bf16", None))):
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"unknown {name} {value!r}; known are {' and '.join(known[:2])}")

@@ -34,12 +34,17 @@ def write_csv(file: IO[str], rows: Iterable[Mapping[str, Any]], columns: Sequenc
     writer.writerows({name: csv_cell(cell) for name, cell in row.items()} for row in rows)
 
 
-def markdown(text: str) -> str:
-    """``text`` for Markdown: no raw HTML, no links, no end of a table's cell, one line."""
-    text = re.sub(r"<(?=[A-Za-z/!?])", r"\\<", visible(text))
-    return re.sub(r"(?<!\\)\|", r"\\|", text.replace("](", "]\\("))
+def markdown_cell(text: str) -> str:
+    """``text`` in a cell of a Markdown table: one line, and no end of the cell."""
+    return visible(text).replace("\\|", "|").replace("|", "\\|")
 
 
-def visible_page(text: str) -> str:
-    """``text`` of many lines, each as :func:`visible` makes it."""
-    return "\n".join(visible(line) for line in text.split("\n"))
+def markdown_page(text: str) -> str:
+    """A page of Markdown in which no line holds raw HTML, a link or what a terminal would obey."""
+    lines = (re.sub(r"<(?=[A-Za-z/!?])", r"\\<", visible(line)) for line in text.split("\n"))
+    return "\n".join(line.replace("](", "]\\(") for line in lines)
+
+
+def html_page(text: str) -> str:
+    """A page of HTML, escaped already, without control characters."""
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
