@@ -25,7 +25,8 @@ def parse(schema: Any, data: Any, where: str = "config") -> Any:
     ``schema`` is a dataclass, ``tuple[...]``, ``dict[str, ...]``, a union, ``Any`` or a plain type.
 
     Raises:
-        InputError: Unknown or missing key, or wrong type; the message has its path, ``config.data.patch[1]``.
+        InputError: Unknown or missing key, or wrong type; the message has its path, as in
+            ``config.data.patch[1]``.
     """
     if schema is Any:
         return data

@@ -330,6 +330,15 @@ def _scaling(path: Path, header: Any) -> tuple[float, float]:
     return (1.0, 0.0) if slope is None else (float(slope), float(inter or 0))
 
 
+def _rounded(data: np.ndarray, slope: float, dtype: Any) -> np.ndarray:
+    """``data`` / ``slope`` as whole numbers that ``dtype`` holds, slice by slice to save memory."""
+    info, rounded = np.iinfo(dtype), np.empty(data.shape, dtype)
+    for plane, values in zip(rounded, data, strict=True):
+        found = np.rint(np.asarray(values, dtype=np.float64) / slope)
+        plane[:] = found.clip(info.min, info.max).astype(dtype)
+    return rounded
+
+
 def _write(path: Path, header: Any, data: np.ndarray, slope: float) -> None:
     """Bytes of ``data`` / ``slope`` in the header's own type behind the header."""
     if not path.name.endswith((".nii", ".nii.gz")):
@@ -338,12 +347,11 @@ def _write(path: Path, header: Any, data: np.ndarray, slope: float) -> None:
         raise ValueError(f"refusing to write NaN or infinite voxels to {path}")
     dtype = header.get_data_dtype()
     if dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        data = np.rint(np.asarray(data, dtype=np.float64) / slope).clip(info.min, info.max)
+        data = _rounded(data, slope, dtype)
     offset = header.template_dtype.itemsize + 4
     header["vox_offset"], header["magic"] = offset, b"n+1" if offset == 352 else b"n+2\0\r\n\x1a\n"
     header["scl_slope"], header["scl_inter"] = slope, 0
-    content = header.binaryblock + bytes(4) + np.asarray(data).astype(dtype).tobytes()
+    content = header.binaryblock + bytes(4) + np.asarray(data).astype(dtype, copy=False).tobytes()
     if path.name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=4, mtime=0)
     with atomic_path(path) as temporary:
