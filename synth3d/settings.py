@@ -76,10 +76,10 @@ def _parse_table(schema: Any, data: Any, where: str) -> Any:
     if unknown := sorted(data.keys() - hints.keys()):
         raise InputError(f"{where}: unknown key(s) {unknown}; known: {sorted(hints)}")
     values = {k: parse(hints[k], v, f"{where}.{k}") for k, v in data.items()}
-    if is_dataclass(schema):
-        needed = {f.name for f in fields(schema) if f.default is f.default_factory is MISSING}
-        if lacking := sorted(needed - values.keys()):
-            raise InputError(f"{where}: lacks the key(s) {lacking}")
+    known = () if get_origin(schema) is dict else fields(schema)
+    needed = {each.name for each in known if each.default is each.default_factory is MISSING}
+    if lacking := sorted(needed - values.keys()):
+        raise InputError(f"{where}: lacks the key(s) {lacking}")
     return schema(**values)
 
 

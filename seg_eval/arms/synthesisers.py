@@ -99,11 +99,13 @@ def read_run(folder: Path) -> SynthesisRun:
         sides = [parse(names, cohort[side], side) for side in ("train", "val", "test")]
         return SynthesisRun(
             folder=folder.resolve(),
-            targets=tuple(map(parse_modality, parse(names, done["targets"], "targets"))),
+            targets=tuple(parse_modality(one) for one in parse(names, done["targets"], "targets")),
             data_folder=Path(data) if data else None,
             weights_sha256=parse(str, done["weights_sha256"], "weights_sha256"),
             splits=Splits(*sides),
-            sources=tuple(map(parse_modality, parse(names, done.get("sources", ()), "sources"))),
+            sources=tuple(
+                parse_modality(one) for one in parse(names, done.get("sources", ()), "sources")
+            ),
         )
     except (InputError, KeyError) as error:
         raise InputError(
