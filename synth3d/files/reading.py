@@ -71,12 +71,16 @@ def plain_values(loads: Callable[[str], Any], text: str, complaint: str) -> Any:
     """What ``loads`` makes of ``text``, of JSON or TOML.
 
     Raises:
-        InputError: It is not such, which is the ``complaint``, or is nested too deeply.
+        InputError: It is not such, which is the ``complaint``, is nested too deeply, or holds
+            text that no path can hold.
     """
     try:
         value = loads(text)
         level, depth = [value], 0
-        while level := [inner for one in level for inner in _inner(one)]:
+        while level:
+            if any(isinstance(one, str) and not _can_name_a_file(one) for one in level):
+                raise ValueError("it holds a NUL or half a character")
+            level = [inner for one in level for inner in _inner(one)]
             depth += 1
             if depth > DEEPEST:
                 raise RecursionError
@@ -88,7 +92,21 @@ def plain_values(loads: Callable[[str], Any], text: str, complaint: str) -> Any:
 
 
 def _inner(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else ()
+
+
+def _can_name_a_file(text: str) -> bool:
+    """Whether the system could take it for a path; bytes that are no UTF-8 can be in one."""
+    return (text.isascii() and "\0" not in text) or _encodes(text)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def read_object(path: Path, *keys: str) -> dict[str, Any]:

@@ -161,8 +161,12 @@ def test_a_pipe_or_an_endless_device_is_no_file_to_read(tmp_path):
 def test_what_is_no_utf_8_is_written_all_the_same(tmp_path):
     write_text(tmp_path / "x.md", "case \udcff of \ud800")
     assert (tmp_path / "x.md").read_bytes() == rb"case \udcff of \ud800"
-    write_json(tmp_path / "x.json", "\ud800")
-    assert read_json(tmp_path / "x.json") == "\ud800"
+    write_json(tmp_path / "x.json", {"folder": "/data/\udcff"})  # as the system hands it on
+    assert read_json(tmp_path / "x.json") == {"folder": "/data/\udcff"}
+    for text in (r'{"a": ["\ud800"]}', r'{"\u0000": 1}', r'"a\u0000"'):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(InputError, match="NUL or half a character"):
+            read_json(tmp_path / "x.json")
 
 
 def test_a_library_that_hides_a_full_disk_does_not_hide_it_here(tmp_path):
