@@ -62,9 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --completed: take this channel from there even where the case has it")
     layout = parser.add_mutually_exclusive_group()
     for name, text in (
-        ("reference", "dataset.json names the files where they are (default)"),
-        ("link", "hard links under nnU-Net's names; copies across disks"),
-        ("copy", "copies under nnU-Net's names"),
+        ("reference", "dataset.json names the files where they are (default with labels)"),
+        ("link", "hard links: less disk, but a file of both; copies across disks"),
+        ("copy", "copies under nnU-Net's names (default without labels)"),
     ):
         layout.add_argument(f"--{name}", dest="layout", action="store_const", const=name, help=text)
     add("--no-labels", action="store_true", help="images only, to imagesTs")
@@ -134,7 +134,7 @@ def convert(args: argparse.Namespace) -> int:
         lacking = {case.name: case.missing() for case in cases}
         lent = lent_channels(args.completed, args.take, lacking)
     labels = not args.no_labels
-    layout = args.layout or ("reference" if labels else "link")
+    layout = args.layout or ("reference" if labels else "copy")
     request = RawRequest(
         args.out, cases, args.id, args.name,
         replace=lent, layout=layout, labels=labels, scheme=label_scheme({1, 2, 3}),

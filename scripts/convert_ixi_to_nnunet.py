@@ -14,7 +14,6 @@ A killed run goes on where it stopped; dataset.json is written last.
 
 import argparse
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 from seg_eval.segmenter import dataset_folder, make_room, write_description
 from synth3d.cohort import Case, Modality, ending_of, find_cases, parse_modality
 from synth3d.errors import InputError, run_guarded
-from synth3d.files import atomic_path, link_or_copy, lock, progress, read_json, sha256, write_json
+from synth3d.files import copy, link_or_copy, lock, place, progress, read_json, sha256, write_json
 from synth3d.images import (
     check_same_grid,
     grid,
@@ -74,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--grid", default="t2", help="the channel whose grid all get")
     add("--labels", type=Path, help="folder with <case>.nii.gz")
     add("--label-names", nargs="+", help="of the integers 1, 2, ...")
-    add("--copy", action="store_true", help="copies instead of hard links")
+    add("--link", action="store_true", help="hard links instead of copies: less disk, but one file")
     add("--skip-incomplete", action="store_true", help="leave such cases out")
     add("--threads", type=int, default=1, help="for the registration")
     add("--overwrite", action="store_true", help="replace the dataset if it exists")
@@ -138,31 +137,27 @@ def label_names(jobs: Sequence[Job], given: Sequence[str] | None) -> dict[str, i
     return {"background": 0} | {name: value for value, name in enumerate(names, 1)}
 
 
-def convert_case(job: Job, folder: Path, side: str, copy: bool, threads: int) -> None:
+def convert_case(job: Job, folder: Path, side: str, link: bool, threads: int) -> None:
     """Write all files of one case; what an earlier run finished from the same files stays."""
     moved = {index for group in job.moved for index in group}
     kept = {
-        folder / side / f"{job.case}_{index:04d}.nii.gz": path
+        place(folder, side, f"{job.case}_{index:04d}.nii.gz"): path
         for index, path in enumerate(job.images)
         if index not in moved
     }
     if job.label is not None:
-        kept[folder / "labelsTr" / f"{job.case}.nii.gz"] = job.label
+        kept[place(folder, "labelsTr", f"{job.case}.nii.gz")] = job.label
     for target, source in kept.items():
-        if not copy:
-            link_or_copy(source, target)
-            continue
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
+        (link_or_copy if link else copy)(source, target)
     for group in job.moved:
         _move(job, group, folder, side, threads)
 
 
 def _move(job: Job, group: tuple[int, ...], folder: Path, side: str, threads: int) -> None:
     """Register the first of ``group``, resample all, and note what was done."""
-    stem = folder / "transforms" / f"{job.case}_{group[0]:04d}"
-    record, transform = stem.with_suffix(".json"), stem.with_suffix(".tfm")
-    outputs = [folder / side / f"{job.case}_{index:04d}.nii.gz" for index in group]
+    stem = place(folder, "transforms", f"{job.case}_{group[0]:04d}")
+    record, transform = (stem.with_name(f"{stem.name}.{end}") for end in ("json", "tfm"))
+    outputs = [place(folder, side, f"{job.case}_{index:04d}.nii.gz") for index in group]
     inputs = {str(p): sha256(p) for p in (job.fixed, *(job.images[index] for index in group))}
     done = record.is_file() and all(path.is_file() for path in (*outputs, transform))
     if done and read_json(record).get("inputs") == inputs:
@@ -224,7 +219,7 @@ def convert(args: argparse.Namespace) -> int:
     make_room(folder, sources, args.overwrite)
     with lock(folder):
         for job in progress(jobs, "cases"):
-            convert_case(job, folder, side, args.copy, args.threads)
+            convert_case(job, folder, side, args.link, args.threads)
         cases_of = {job.case for job in jobs}
         there = [p for side in ("imagesTr", "imagesTs") for p in (folder / side).glob("[!.]*")]
         if strange := sorted(p.name for p in there if p.name.rpartition("_")[0] not in cases_of):

@@ -18,7 +18,7 @@ import numpy as np
 from seg_eval.segmenter import label_codes
 from synth3d.cohort import MODALITIES, Case, ending_of, find_cases
 from synth3d.errors import InputError, run_guarded
-from synth3d.files import progress, read_json
+from synth3d.files import place, progress, read_json
 from synth3d.images import check_same_grids, grid, read_label, value_limits, write_like, write_new
 
 EXAMPLES = """examples:
@@ -115,11 +115,11 @@ def target(case: Case, release: str, out: Path, flat: bool) -> Path:
     endings = (ending_of(case.images[m].name) for m in MODALITIES if m in case.images)
     ending = next(endings, "") or ".nii.gz"
     if flat:
-        return out / f"{case.name}{ending}"
+        return place(out, f"{case.name}{ending}")
     own = SEPARATOR.get(case.naming)
     if case.label and own:
-        return out / case.name / case.label.name
-    return out / case.name / f"{case.name}{own or SEPARATOR[release]}seg{ending}"
+        return place(out, case.name, case.label.name)
+    return place(out, case.name, f"{case.name}{own or SEPARATOR[release]}seg{ending}")
 
 
 def recoded(path: Path, codes: Mapping[int, int]) -> np.ndarray:

@@ -97,7 +97,7 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     add("--preset", help=told)
     told = "an nnU-Net v2 model folder of yours as the frozen segmenter"
     add("--segmenter", type=Path, metavar="FOLDER", help=told)
-    told = "load the checkpoints of --segmenter: they are pickles, which can run any code"
+    told = "load checkpoints that you did not train here: they are pickles, which can run any code"
     add("--trust", action="store_true", help=told)
     add("--threads", type=int, help="CPU threads; default: all cores")
     add("--device", help="auto, cpu, cuda, cuda:1")

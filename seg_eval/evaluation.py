@@ -27,7 +27,7 @@ from seg_eval.experiment import (
 )
 from seg_eval.report import OUTPUTS, rebuild, render, render_overview, write_index, write_outputs
 from seg_eval.segmenter import segmenters_folder
-from synth3d.files import lock, read_json, sweep, write_json, write_text
+from synth3d.files import lock, place, plain, read_json, sweep, write_json, write_text
 
 P = ParamSpec("P")
 
@@ -77,9 +77,10 @@ def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "
     code = max([_carry_out(experiment, words) for experiment in experiments])
     if len(experiments) == 1:
         return Outcome(experiments[0].folder, code)
-    name = request.name or f"all-{request.cohort.resolve().name}"
-    _write_overview(parent / name, experiments)
-    return Outcome(parent / name, code)
+    name = request.name or f"all-{plain(request.cohort.resolve().name)}"
+    folder = place(parent, name)
+    _write_overview(folder, experiments)
+    return Outcome(folder, code)
 
 
 def _from_python(request: Callable[P, RunRequest]) -> Callable[P, Path]:

@@ -167,6 +167,8 @@ def _add_complete(commands: Any) -> None:
         help="treat t1|t1ce|t2|flair as missing even where it is there; repeatable")
     add("--cases", nargs="+", metavar="NAME", help="only these cases")
     add("--overwrite", action="store_true", help="replace files that are already in OUT")
+    add("--link", action="store_true",
+        help="hard links to the input's files instead of copies: less disk, but one file")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--plumbing", action="store_true",
         help="no synthesis: send the real --missing sequence through the same way out")

@@ -1,10 +1,14 @@
 """What a user is told of, and how a command line ends."""
 
+import contextlib
 import errno
 import os
 import re
+import signal
 import sys
+import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -59,6 +63,33 @@ def what_gave_out(error: BaseException, doing: str = "the command", hint: str = 
     return ""
 
 
+def visible(text: str) -> str:
+    r"""``text`` in one line that a terminal only shows: control characters become ``\x1b``.
+
+    So do line ends, marks that turn the direction of writing, and bytes that are no text.
+    """
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        one.encode("unicode_escape").decode() if unicodedata.category(one) in hidden else one
+        for one in text
+    )
+
+
+def _open_streams() -> None:
+    """Let anything be printed: what an encoding lacks as ``\\xb3``, to nowhere if closed."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # else the next file would be taken for a closed stream, and printed into
+    os.close(number)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or getattr(stream, "closed", False):
+            setattr(sys, name, Path(os.devnull).open("w", errors="replace"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+
+
 def run_guarded(command: Callable[[T], int], args: T) -> int:
     """``command(args)`` for a command line; its exit code.
 
@@ -68,17 +99,27 @@ def run_guarded(command: Callable[[T], int], args: T) -> int:
     """
     # Idle OpenMP threads that spin would slow whatever shares the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    _open_streams()
     try:
         return command(args)
+    except BrokenPipeError:
+        # Whoever read us is gone, and what Python still holds would be one more broken pipe.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 2
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
+        return 2
+    except RecursionError:
+        print("error: a file that was given is nested too deeply to be read", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not (sentence := what_gave_out(error)):
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {visible(sentence)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, lambda *_: None)  # one is enough: no traceback at the end
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130

@@ -5,7 +5,7 @@ import json
 import math
 import tomllib
 import types
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -25,7 +25,8 @@ def parse(schema: Any, data: Any, where: str = "config") -> Any:
     ``schema`` is a dataclass, ``tuple[...]``, ``dict[str, ...]``, a union, ``Any`` or a plain type.
 
     Raises:
-        InputError: Unknown key or wrong type; the message has its path, ``config.data.patch[1]``.
+        InputError: Unknown or missing key, or wrong type; the message has its path, as in
+            ``config.data.patch[1]``.
     """
     if schema is Any:
         return data
@@ -50,6 +51,8 @@ def _parse_plain(schema: Any, data: Any, where: str) -> Any:
         raise InputError(f"{where}: expected a finite number, got {data!r:.60}")
     if type(data) is not schema:
         raise InputError(f"{where}: expected {schema.__name__}, got {data!r:.60}")
+    if schema is int and not -(2**63) <= data < 2**63:
+        raise InputError(f"{where}: expected a whole number of 64 bits, got one of more")
     return data
 
 
@@ -72,7 +75,12 @@ def _parse_table(schema: Any, data: Any, where: str) -> Any:
         hints = get_type_hints(schema)
     if unknown := sorted(data.keys() - hints.keys()):
         raise InputError(f"{where}: unknown key(s) {unknown}; known: {sorted(hints)}")
-    return schema(**{k: parse(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+    values = {k: parse(hints[k], v, f"{where}.{k}") for k, v in data.items()}
+    known = () if get_origin(schema) is dict else fields(schema)
+    needed = {each.name for each in known if each.default is each.default_factory is MISSING}
+    if lacking := sorted(needed - values.keys()):
+        raise InputError(f"{where}: lacks the key(s) {lacking}")
+    return schema(**values)
 
 
 def _parse_list(items: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
@@ -121,6 +129,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
+    except RecursionError as error:
+        raise InputError(f"--set {key}: the value is nested too deeply") from error
 
 
 def to_plain(config: Any) -> dict[str, Any]:

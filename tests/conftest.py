@@ -1,6 +1,7 @@
 """Shared by all tests: one Hypothesis profile, one thread, one phantom cohort."""
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -13,6 +14,9 @@ from hypothesis import settings
 
 settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("house")
+_STATE = tempfile.TemporaryDirectory()
+os.environ["XDG_STATE_HOME"] = _STATE.name
+"""The key that seals our records is the tests' own."""
 
 
 @pytest.fixture(scope="session")

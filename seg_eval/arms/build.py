@@ -21,7 +21,7 @@ from seg_eval.arms.synthesisers import Program, SynthesisRun, completed_file, co
 from seg_eval.cohort import Cohort
 from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.errors import InputError
-from synth3d.files import progress, read_object, write_json
+from synth3d.files import place, progress, read_object, write_json
 from synth3d.images import read, write_like
 
 
@@ -49,11 +49,11 @@ class ArmBuilder:
         """Where a missing channel of ``case`` is for ``arm``."""
         if arm.about.is_real:
             return case.images[modality]
-        return completed_file(self.folder / arm.content, case, self.missing, modality)
+        return completed_file(place(self.folder, arm.content), case, self.missing, modality)
 
     def receipt(self, arm: Arm) -> Path:
         """The file that says the arm is finished."""
-        return self.folder / arm.content / "arm.json"
+        return place(self.folder, arm.content, "arm.json")
 
     def is_finished(self, arm: Arm) -> bool:
         """Whether every test case has its files."""
@@ -104,7 +104,7 @@ class ArmBuilder:
         if arm.source is None and not arm.about.is_check:
             raise ValueError(f"FILLINGS has no function for the arm {arm.name}")
         run, data = arm.source.folder if arm.source else None, self.cohort.folder
-        out, cases = self.folder / arm.name, [case.name for case in self.cohort.test]
+        out, cases = place(self.folder, arm.name), [case.name for case in self.cohort.test]
         self.synth3d(completion(run, data, out, self.missing, cases, self.threads))
         return ""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from synth3d.errors import InputError
+from synth3d.files import refuse_names
 
 if TYPE_CHECKING:
     from seg_eval.arms.completed import Completed
@@ -238,6 +239,7 @@ def name_arms(kinds: Sequence[str], sources: "Sequence[SynthesisRun | Completed]
             arms.append(Arm(name, name))
         elif name in wanted and sources:
             arms.append(Arm(name, name, sources[0], sources[0].name))
+    refuse_names((arm.name for arm in arms), of="arm")
     names = Counter(arm.name for arm in arms)
     taken = {source.name for source in sources} & {*ARM_KINDS}
     if taken := taken | {name for name, times in names.items() if times > 1}:

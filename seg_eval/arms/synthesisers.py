@@ -15,7 +15,8 @@ import synth3d
 from synth3d.cohort import Case, Modality, Splits, parse_modality
 from synth3d.completion import Layout
 from synth3d.errors import InputError
-from synth3d.files import read_json
+from synth3d.files import read_object
+from synth3d.settings import parse
 
 Program = Callable[[Sequence[str]], None]
 """Runs ``synth3d`` with these arguments; raises :class:`StageFailedError` when it fails."""
@@ -91,18 +92,22 @@ def read_run(folder: Path) -> SynthesisRun:
         raise InputError(f"{folder} is not a run folder: it has no config.json")
     if not (folder / "done.json").is_file():
         raise InputError(f"the run {folder} is not finished; run its training command again")
-    done, cohort = read_json(folder / "done.json"), read_json(folder / "cohort.json")
+    done, cohort = read_object(folder / "done.json"), read_object(folder / "cohort.json")
+    names = tuple[str, ...]
     try:
-        data = done.get("data_folder")
+        data = parse(str | None, done.get("data_folder"), "data_folder")
+        sides = [parse(names, cohort[side], side) for side in ("train", "val", "test")]
         return SynthesisRun(
             folder=folder.resolve(),
-            targets=tuple(parse_modality(name) for name in done["targets"]),
+            targets=tuple(parse_modality(one) for one in parse(names, done["targets"], "targets")),
             data_folder=Path(data) if data else None,
-            weights_sha256=done["weights_sha256"],
-            splits=Splits(*(tuple(cohort[side]) for side in ("train", "val", "test"))),
-            sources=tuple(parse_modality(name) for name in done.get("sources", ())),
+            weights_sha256=parse(str, done["weights_sha256"], "weights_sha256"),
+            splits=Splits(*sides),
+            sources=tuple(
+                parse_modality(one) for one in parse(names, done.get("sources", ()), "sources")
+            ),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (InputError, KeyError) as error:
         raise InputError(
             f"the run {folder} is damaged (done.json or cohort.json): {error}"
         ) from error

@@ -36,7 +36,7 @@ def real_engines(device: str, trust: bool, own: Path) -> Engines:
     """The `synth3d` program and nnU-Net; ``trust`` and ``own`` as in :func:`open_model_folder`."""
     return Engines(
         synth3d=partial(run_synth3d, device=device),
-        train_segmenter=partial(train, device=device),
+        train_segmenter=partial(train, device=device, trust=trust),
         load_segmenter=lambda model, threads: Segmenter(model, threads, device).predict,
         open_segmenter=lambda model, threads: (
             open_model_folder(model, trust, threads, device, own).predict

@@ -13,7 +13,7 @@ from seg_eval.arms import Arm, ArmBuilder
 from seg_eval.experiment.engines import Engines
 from seg_eval.experiment.plan import Plan
 from synth3d.cohort import Case
-from synth3d.files import write_json
+from synth3d.files import place, write_json
 from synth3d.settings import read_as
 
 Key = tuple[str, int]
@@ -52,12 +52,13 @@ class Experiment:
 
     def prediction(self, arm: Arm, case: Case, seed: int) -> Path:
         """The predicted labels of ``case`` for ``arm``, in the cohort's own scheme."""
-        return self.folder / "predictions" / arm.name / f"seed{seed}" / f"{case.name}.nii.gz"
+        names = "predictions", arm.name, f"seed{seed}", f"{case.name}.nii.gz"
+        return place(self.folder, *names)
 
     def score_file(self, arm: Arm, seed: int) -> Path:
         """All scores of ``arm`` under the segmenter of one seed."""
-        return self.folder / "scores" / arm.name / f"seed{seed}.json"
+        return place(self.folder, "scores", arm.name, f"seed{seed}.json")
 
     def image_file(self, arm: Arm) -> Path:
         """The image scores of ``arm``."""
-        return self.folder / "scores" / arm.name / "images.json"
+        return place(self.folder, "scores", arm.name, "images.json")

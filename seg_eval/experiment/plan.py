@@ -21,6 +21,7 @@ from seg_eval.records import read_config
 from seg_eval.segmenter import read_model_folder, refuse_unfit, refuse_untrusted
 from synth3d.cohort import Modality
 from synth3d.errors import InputError
+from synth3d.files import place, plain
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ def choose_folder(parent: Path, name: str | None, plan: Plan) -> Path:
     Without a ``name`` it is ``<missing>-<cohort>``, with a number if need be.
     """
     described = plan.describe()
-    folder = stem = parent / (name or f"{plan.stem}-{plan.cohort.folder.resolve().name}")
+    folder = place(parent, name or f"{plan.stem}-{plain(plan.cohort.folder.resolve().name)}")
+    stem = folder
     number = 1
     while found := differences(read_config(folder), described):
         if name is not None:

@@ -10,6 +10,7 @@ from seg_eval.arms import parse_kinds, split_words
 from seg_eval.scoring import EMPTY_RULES
 from synth3d.cohort import MODALITIES, Modality, parse_modality
 from synth3d.errors import InputError
+from synth3d.files import LONGEST_STEM, fault_of
 
 PHANTOM_PRESET, REAL_PRESET = "cpu-mini", "cpu-small"
 SEEDS = 2**32
@@ -32,7 +33,7 @@ class RunRequest:
         arms: Kinds of arm or groups of them, see :data:`seg_eval.arms.ARM_KINDS`.
         preset: Of the segmenters; None takes one by the data.
         segmenter: An nnU-Net v2 model folder as the frozen segmenter; None trains one.
-        trust: Its checkpoints may be unpickled.
+        trust: Checkpoints may be unpickled that this user did not train on this machine.
         empty: Rule for regions that a case does not have, ``brats`` or ``skip``.
         seed: Of voxel draws and bootstrap, and of the segmenter without ``seeds``.
         seeds: ``0,1,2``: segmenters of each kind are trained with these; None takes ``seed``.
@@ -75,14 +76,14 @@ class RunRequest:
         if self.segmenter_preset not in PRESETS:
             known = ", ".join(PRESETS)
             raise InputError(f"unknown preset {self.segmenter_preset!r}; known: {known}")
-        if self.thread_count < 1:
-            raise InputError(f"--threads must be at least 1, got {self.threads}")
+        if not 1 <= self.thread_count <= 4096:
+            raise InputError(f"--threads must be at least 1 and at most 4096, got {self.threads}")
         if not 0 <= self.margin < 1:
             raise InputError(f"--margin is a Dice difference in [0, 1), got {self.margin}")
         if self.empty not in EMPTY_RULES:
             raise InputError(f"--empty is {' or '.join(EMPTY_RULES)}, got {self.empty!r}")
-        if self.name is not None and (Path(self.name).name != self.name or self.name[:1] in ".-"):
-            raise InputError(f"--name wants a plain folder name, got {self.name!r}")
+        if self.name is not None and (fault := fault_of(self.name, LONGEST_STEM)):
+            raise InputError(f"--name wants a plain folder name; {self.name!r:.120} {fault}")
         if self.data is not None and self.work.resolve().is_relative_to(self.data.resolve()):
             raise InputError(
                 f"--work {self.work} lies in the cohort folder {self.data}, where its files would "

@@ -1,6 +1,7 @@
 """What an experiment leaves for its reader: tables, summary, report, page and pictures."""
 
 import csv
+import io
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -40,7 +41,15 @@ from seg_eval.scoring import IMAGE_SCORES, Score, counted
 from seg_eval.segmenter import BEST, FINAL
 from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.errors import InputError
-from synth3d.files import atomic_path, read_json, sha256, write_json, write_text
+from synth3d.files import (
+    from_csv_cell,
+    read_json,
+    read_text,
+    sha256,
+    write_csv,
+    write_json,
+    write_text,
+)
 from synth3d.settings import read_as
 
 OUTPUTS = (
@@ -239,24 +248,25 @@ def write_index(folder: Path, summaries: Mapping[str, tuple[str, Summary]]) -> P
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """A CSV file; an undefined score is an empty cell."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    write_csv(text, rows, columns)
+    write_text(path, text.getvalue())
 
 
 def _read_rows(path: Path, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The inverse of :func:`_write_rows`, with the type of each column: str, int, else float."""
 
     def parse(cell: str, kind: Any) -> Any:
-        return kind(cell) if kind in (str, int) else float(cell) if cell else None
+        if kind is str:
+            return from_csv_cell(cell)
+        return kind(cell) if kind is int else float(cell) if cell else None
 
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        again = "run the experiment again"
-        raise InputError(f"cannot read {path}: {error.strerror}; {again}") from error
+        rows = list(csv.DictReader(io.StringIO(read_text(path))))
+    except InputError as error:
+        raise InputError(f"{error}; run the experiment again") from error
+    except csv.Error as error:
+        raise ValueError(f"{path.name}: {error}") from error
     return [{name: parse(cell, columns[name]) for name, cell in row.items()} for row in rows]
 
 

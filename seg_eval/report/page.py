@@ -18,6 +18,7 @@ from markupsafe import Markup
 from seg_eval.arms import ARM_KINDS
 from seg_eval.report.pictures import short_name
 from seg_eval.scoring import BRATS_GLIOMA, EMPTY_HD95_MM, TOLERANCE_MM
+from synth3d.files import html_page, markdown_cell, markdown_page
 
 WORDS = Path(__file__).parent / "words"
 DASH = "–"
@@ -39,15 +40,16 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
     is_html = template.endswith(".html.j2")
     page = _environment(is_html).get_template(template)
     if not is_html:
-        return page.render(context)
+        return markdown_page(page.render(context))
     script = (WORDS / "page.js").read_text("utf-8")
     digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return page.render(
+    text = page.render(
         context,
         style=Markup((WORDS / "page.css").read_text("utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(digest).decode("ascii"),
     )
+    return html_page(text)
 
 
 def table(name: str, /, **values: Any) -> dict[str, Any] | None:
@@ -147,7 +149,7 @@ def _words(arm: Any, missing: Sequence[str]) -> str:
 
 def _aligned(table: Mapping[str, Any]) -> str:
     """A Markdown table with aligned columns, from ``heads`` and ``rows`` of text."""
-    heads, rows = table["heads"], table["rows"]
+    heads, *rows = ([*map(markdown_cell, row)] for row in (table["heads"], *table["rows"]))
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
 
     def line(cells: Sequence[str]) -> str:

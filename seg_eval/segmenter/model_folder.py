@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seg_eval.segmenter.label_names import LabelCodes, label_codes
+from seg_eval.segmenter.trust import is_ours
 from synth3d.cohort import MODALITIES, Modality, parse_modality
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
@@ -83,9 +84,9 @@ def refuse_unfit(folder: Path, channels: Sequence[Modality], missing: Sequence[M
 
 
 def trained_here(model: ModelFolder, own: Path | None) -> bool:
-    """Whether a model lies below ``own`` with our receipt of a finished training.
+    """Whether a model lies below ``own`` with this user's receipt of a finished training.
 
-    Where the receipt remembers the checkpoint's SHA-256, the file must still be that one.
+    The receipt remembers the checkpoint's SHA-256, and the file must still be that one.
     """
     receipt, files = model.folder / "model.json", model.checkpoints
     if own is None or not receipt.is_file():
@@ -93,10 +94,9 @@ def trained_here(model: ModelFolder, own: Path | None) -> bool:
     if not all(path.resolve().is_relative_to(own.resolve()) for path in (model.folder, *files)):
         return False
     said = read_json(receipt)
-    if not isinstance(said, dict) or not said.get("finished"):
+    if not isinstance(said, dict) or not said.get("finished") or not is_ours(said):
         return False
-    remembered = said.get("checkpoint_sha256")
-    return remembered is None or {sha256(path) for path in files} == {remembered}
+    return {sha256(path) for path in files} == {said.get("checkpoint_sha256")}
 
 
 def read_model_folder(folder: Path) -> ModelFolder:

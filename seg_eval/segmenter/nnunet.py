@@ -27,6 +27,7 @@ from seg_eval.segmenter.environment import (
 from seg_eval.segmenter.model_folder import FINAL, ModelFolder, read_model_folder, refuse_untrusted
 from seg_eval.segmenter.network_input import network_input
 from seg_eval.segmenter.preprocessing import CONFIGURATION, Prepared, finished, network_digest
+from seg_eval.segmenter.trust import is_ours, sealed
 from synth3d.errors import InputError
 from synth3d.files import lock, read_object, sha256, sweep, write_json
 from synth3d.machine import tuned
@@ -45,6 +46,7 @@ def train_segmenter(
     threads: int = 1,
     device: str = "auto",
     channel_dropout: float = 0.0,
+    trust: bool = False,
 ) -> Path:
     """Train one segmenter, go on with a killed training, or find it done.
 
@@ -58,6 +60,7 @@ def train_segmenter(
         threads: Of torch; more than the free cores is much slower than one.
         device: As :func:`pick_device` takes it.
         channel_dropout: Probability that a training patch loses one random channel.
+        trust: Take or go on with a training of somebody else's; its checkpoints are pickles.
 
     Returns:
         The model folder, as nnU-Net lays it out, with our ``model.json``.
@@ -74,16 +77,18 @@ def train_segmenter(
     inputs = digest(prepared.digest, trainer, schedule)
     receipt = model / "model.json"
     if receipt.is_file() and finished(read_object(receipt), inputs):
-        return model
+        return _vouched(model, trust)
     with lock(prepared.root, shared=True), lock(prepared.root / "locks" / model.name):
         before = read_object(receipt) if receipt.is_file() else {}
         if finished(before, inputs):  # another process has done it since
-            return model
+            return _vouched(model, trust)
         if before.get("digest") != inputs:
             shutil.rmtree(model, ignore_errors=True)
+        elif before:
+            _vouched(model, trust)
         sweep(model)
         state = {"digest": inputs, "finished": False, "trainer": trainer, "schedule": schedule}
-        write_json(receipt, state)
+        write_json(receipt, sealed(state))
         planned = read_object(prepared.plans)
         named = planned | {"plans_name": plans, "schedule": schedule}
         write_json(prepared.folder / f"{plans}.json", named)
@@ -97,7 +102,21 @@ def train_segmenter(
         ):
             facts = _train(dataset, trainer, plans, chosen, resume=bool(before))
         facts["checkpoint_sha256"] = sha256(model / "fold_0" / FINAL)
-        write_json(receipt, state | facts | {"finished": True, "device": chosen})
+        write_json(receipt, sealed(state | facts | {"finished": True, "device": chosen}))
+    return model
+
+
+def _vouched(model: Path, trust: bool) -> Path:
+    """``model``, begun or finished, unless its pickles may be somebody else's."""
+    said = read_object(model / "model.json")
+    remembered, final = said.get("checkpoint_sha256"), model / "fold_0" / FINAL
+    same = not said.get("finished") or (final.is_file() and sha256(final) == remembered)
+    if not trust and not (is_ours(said) and same):
+        raise InputError(
+            f"the segmenter {model} is none that you trained on this machine, or it was changed, "
+            "and nnU-Net's checkpoints are Python pickles, which run any code they hold; give "
+            "--trust if you know where it comes from, or remove that folder to train it here"
+        )
     return model
 
 
@@ -239,9 +258,9 @@ def open_model_folder(
         trust: The user vouches for the folder. nnU-Net's checkpoints are pickles.
         threads: Of torch.
         device: As :func:`pick_device` takes it.
-        own: The user's own work folder: a model that we trained there needs no ``trust``. A
-            model.json proves nothing by itself, since whoever made a folder can write one;
-            that the folder lies where only the user's own runs are is what counts.
+        own: The user's own work folder: a model that we trained there needs no ``trust``. Its
+            model.json proves it by a seal that only this user can make on this machine
+            (:mod:`seg_eval.segmenter.trust`).
     """
     model = read_model_folder(folder)
     if not refuse_untrusted(model, trust, own):

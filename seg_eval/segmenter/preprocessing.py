@@ -16,6 +16,7 @@ from nnunet_plans.presets import Preset
 from seg_eval.records import CaseMarks, digest, marks
 from seg_eval.segmenter.environment import nnunet_environment, shown, told_plainly
 from seg_eval.segmenter.raw_dataset import RawPlan
+from seg_eval.segmenter.trust import is_ours, sealed
 from synth3d.cohort import Case
 from synth3d.errors import InputError
 from synth3d.files import lock, read_object, sha256, write_json
@@ -87,6 +88,8 @@ def prepare(
     names, root = [case.name for case in cases], work / preset.name
     receipt = root / "prepared.json"
     before = read_object(receipt) if receipt.is_file() else {}
+    if not is_ours(before):  # nnU-Net unpickles what it has preprocessed
+        before = {}
     files = {name: raw.files[name] for name in names}
     found = marks((path for paths in files.values() for path in paths), _seen(before))
     planned = [preset.planner] if preset.planner != "ExperimentPlanner" else []
@@ -106,7 +109,7 @@ def prepare(
         state = {"digest": inputs, "finished": True, "marks": found}
         if before.get("digest") != inputs:
             shutil.rmtree(prepared.folder, ignore_errors=True)
-        write_json(receipt, state | {"finished": False})
+        write_json(receipt, sealed(state | {"finished": False}))
         write_json(prepared.folder / "splits_final.json", [{"train": names, "val": names}])
         log = root / "nnunet.log"
         with (
@@ -118,13 +121,13 @@ def prepare(
             _preprocess(prepared, names)
         state["plans_sha256"] = sha256(prepared.plans)
         state["plans_of"] = sha256(plans_of.plans) if plans_of else None
-        write_json(receipt, state)
+        write_json(receipt, sealed(state))
     return prepared
 
 
 def finished(receipt: dict[str, Any], inputs: str) -> bool:
     """Whether the receipt of a stage says that it is done for these inputs."""
-    return receipt.get("digest") == inputs and receipt["finished"]
+    return receipt.get("digest") == inputs and receipt.get("finished") is True
 
 
 def network_digest(plans: dict[str, Any]) -> str:

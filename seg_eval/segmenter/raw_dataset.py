@@ -18,7 +18,7 @@ import numpy as np
 
 from synth3d.cohort import MODALITIES, Case, LabelScheme, Modality, ending_of, label_scheme
 from synth3d.errors import InputError
-from synth3d.files import atomic_path, link_or_copy, make_folder, write_text
+from synth3d.files import copy, link_or_copy, make_folder, place, write_text
 from synth3d.images import read_label, write_like
 
 Layout = Literal["reference", "link", "copy"]
@@ -93,16 +93,17 @@ class RawPlan:
     def _placed_images(self, case: str) -> Iterable[Path]:
         if self.layout == "reference":
             return self.images[case]
-        side = self.folder / ("imagesTr" if self.labels else "imagesTs")
-        return [side / f"{case}_{n:04d}{self.ending}" for n in range(len(self.channels))]
+        side = "imagesTr" if self.labels else "imagesTs"
+        names = [f"{case}_{n:04d}{self.ending}" for n in range(len(self.channels))]
+        return [place(self.folder, side, name) for name in names]
 
     def _placed_label(self, case: str) -> Iterable[Path]:
         if case not in self.labels:
             return []
         if self.layout == "reference" and not self.recoded(case):
             return [self.labels[case]]
-        side = self.folder / ("recoded" if self.layout == "reference" else "labelsTr")
-        return [side / f"{case}{self.ending}"]
+        side = "recoded" if self.layout == "reference" else "labelsTr"
+        return [place(self.folder, side, f"{case}{self.ending}")]
 
 
 def write_raw_dataset(request: RawRequest) -> RawPlan:
@@ -141,7 +142,7 @@ def plan_raw_dataset(request: RawRequest) -> RawPlan:
 def write_planned(plan: RawPlan) -> None:
     """Write what was planned; ``dataset.json`` comes last, so without it nothing is finished."""
     make_folder(plan.folder)
-    put = link_or_copy if plan.layout == "link" else _copy
+    put = link_or_copy if plan.layout == "link" else copy
     for case, targets in plan.files.items():
         images, label = plan.images[case], plan.labels.get(case)
         for source, target in zip(images, targets, strict=False):
@@ -265,11 +266,6 @@ def _ending(paths: Sequence[Path], layout: Layout) -> str:
     if len(endings) > 1 and layout != "reference":
         raise InputError(f"nnU-Net wants one file ending, the cases have {' and '.join(endings)}")
     return ".nii.gz" if ".nii.gz" in endings else endings[0]
-
-
-def _copy(source: Path, target: Path) -> None:
-    with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
 
 
 def write_description(folder: Path, value: Any) -> None:

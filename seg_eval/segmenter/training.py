@@ -17,7 +17,7 @@ from seg_eval.segmenter.nnunet import train_segmenter
 from seg_eval.segmenter.preprocessing import prepare
 from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
 from synth3d.cohort import MODALITIES, Modality
-from synth3d.files import sha256
+from synth3d.files import place, plain, sha256
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,11 @@ class Training:
         return self.folder / f"synthetic-{missing}-{digest(files)[:8]}"
 
 
-def train(task: Training, device: str) -> Path:
-    """The model folder of what ``task`` asks for, trained now, gone on with, or found done."""
+def train(task: Training, device: str, trust: bool = False) -> Path:
+    """The model folder of what ``task`` asks for, trained now, gone on with, or found done.
+
+    ``trust`` as :func:`seg_eval.segmenter.nnunet.train_segmenter` has it.
+    """
     cases, own = task.cohort.train, task.own_folder
     preset, threads = PRESETS[task.preset], task.threads
     request = RawRequest(task.folder / "raw", cases, 501, "Cohort", scheme=task.cohort.scheme)
@@ -74,11 +77,11 @@ def train(task: Training, device: str) -> Path:
         raw = write_raw_dataset(request)
         prepared = prepare(raw, own, preset, cases, threads, plans_of=prepared)
     dropout = task.kind.channel_dropout if task.kind else 0.0
-    return train_segmenter(prepared, task.seed, threads, device, channel_dropout=dropout)
+    return train_segmenter(prepared, task.seed, threads, device, dropout, trust)
 
 
 def segmenters_folder(work: Path, cohort: Cohort) -> Path:
     """Where a cohort's segmenters are; its name says what they learned from."""
     folder = cohort.folder.resolve()
     identity = digest(str(folder), [case.name for case in cohort.train])
-    return work / "segmenters" / f"{folder.name}-{identity[:8]}"
+    return place(work / "segmenters", f"{plain(folder.name)}-{identity[:8]}")

@@ -1,6 +1,8 @@
 """What a cohort holds and what in it would break a run: each case, then all of them together."""
 
+import contextlib
 import hashlib
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -15,8 +17,16 @@ from synth3d.cohort.cases import ALL_MODALITIES, Case, Modality, survey_folder
 from synth3d.cohort.labels import LabelScheme, label_scheme
 from synth3d.cohort.splits import Splits, parse_splits, sides_of_cases, split_problems
 from synth3d.errors import InputError
-from synth3d.files import progress
-from synth3d.images import MOST_HEAD, Grid, check_content, grid_misfits, read_label, read_unchecked
+from synth3d.files import LONGEST_STEM, fault_of, progress
+from synth3d.images import (
+    MOST_HEAD,
+    Grid,
+    check_content,
+    grid,
+    grid_misfits,
+    read_label,
+    read_unchecked,
+)
 
 SMALLEST_COVERAGE = 0.8
 """A sequence that shows less of the head (the union over the sequences) than this is named."""
@@ -195,13 +205,18 @@ def audit(folder: Path, splits: Path | None = None) -> Audit:
     """
     survey = survey_folder(folder)
     chosen = parse_splits(splits) if splits else None
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(_threads(survey.cases)) as pool:
         looked_at = pool.map(CaseFacts, survey.cases)
         facts = tuple(progress(looked_at, "audit", total=len(survey.cases), unit="case"))
     naming = survey.cases[0].naming
     scheme, scheme_problems = _scheme(facts, naming)
     problems = [
         *(Problem("error", case, sentence) for case, sentence in survey.ambiguous),
+        *(
+            Problem("error", fact.name, f"no file can be named after it: it {fault}; rename it")
+            for fact in facts
+            if (fault := fault_of(fact.name, LONGEST_STEM))
+        ),
         *(problem for fact in facts for problem in fact.problems),
         *_missing(facts),
         *scheme_problems,
@@ -221,6 +236,19 @@ def audit(folder: Path, splits: Path | None = None) -> Audit:
         problems.append(Problem("warning", None, f"ignored, as their names fit no naming: {names}"))
     problems.sort(key=lambda problem: problem.severity != "error")
     return Audit(folder, naming, facts, scheme, chosen, tuple(problems))
+
+
+LARGE = 2**25
+"""Voxels; volumes of more are looked at one at a time, for their memory."""
+
+
+def _threads(cases: Sequence[Case]) -> int:
+    """How many cases are looked at side by side, by what the headers say."""
+    for path in (path for case in cases for path in (*case.images.values(), case.label) if path):
+        with contextlib.suppress(InputError):  # told when the file is read
+            if math.prod(grid(path).shape_zyx) > LARGE:
+                return 1
+    return min(4, os.cpu_count() or 1)
 
 
 def _missing(facts: Sequence[CaseFacts]) -> list[Problem]:

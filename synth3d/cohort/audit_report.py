@@ -9,6 +9,7 @@ from typing import Any
 
 from synth3d.cohort.audit import Audit, CaseFacts, audit
 from synth3d.cohort.cases import ALL_MODALITIES, Modality
+from synth3d.errors import visible
 
 NAMED_CASES = 5
 """At most so many case names are listed beside a rare grid or set of sequences."""
@@ -51,7 +52,7 @@ def format_audit(audit: Audit) -> str:
     if audit.splits:
         sides = ", ".join(f"{side} {len(names)}" for side, names in asdict(audit.splits).items())
         lines.append(f"splits: {sides}")
-    return "\n".join([*lines, "", *_problem_lines(audit)])
+    return "\n".join(map(visible, [*lines, "", *_problem_lines(audit)]))
 
 
 def audit_json(audit: Audit) -> str:

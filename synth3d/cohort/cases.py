@@ -22,6 +22,7 @@ from synth3d.cohort.namings import (
     patient_of,
 )
 from synth3d.errors import InputError
+from synth3d.files import refuse_names
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def find_cases(root: Path) -> list[Case]:
     survey = survey_folder(root)
     if survey.ambiguous:
         raise InputError("; ".join(sentence for _, sentence in survey.ambiguous))
+    refuse_names(case.name for case in survey.cases)
     return list(survey.cases)
 
 

@@ -214,6 +214,8 @@ def _listed_claims(root: Path, listed: Any, channels: tuple[Modality, ...]) -> I
             images, label = list(entry["images"]), entry.get("label")
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"dataset.json: case {case} must list its images") from error
+        if not all(isinstance(file, str) and "\0" not in file for file in (*images, label or "")):
+            raise InputError(f"dataset.json: case {case} must list its files as text")
         if len(images) != len(channels):
             raise InputError(
                 f"dataset.json: case {case} lists {len(images)} images for {len(channels)} channels"

@@ -48,7 +48,7 @@ class Job:
     """What is to be done for one case, or is done: a valid receipt is there already.
 
     Attributes:
-        case: With the files that are linked unchanged.
+        case: With the files that are taken over unchanged.
         readable: The same case with the files that the maker may read.
         hidden: Sequences that are there and count as missing.
         make: Sequences to be made; none when nothing is missing.
@@ -68,7 +68,7 @@ class Job:
         if self.done:
             return f"{self.case.name}: done already"
         if not self.make:
-            return f"{self.case.name}: nothing is missing; link its files"
+            return f"{self.case.name}: nothing is missing; take its files over"
         return f"{self.case.name}: make {'+'.join(self.make)} from {'+'.join(self.case.images)}"
 
     def outputs(self, layout: Layout) -> tuple[dict[Path, Path], dict[Modality, Path]]:

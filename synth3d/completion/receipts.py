@@ -13,7 +13,7 @@ from typing import Any
 
 from synth3d.cohort import ALL_MODALITIES, MODALITIES, Case, Modality, ending_of
 from synth3d.errors import InputError
-from synth3d.files import claim, read_json, sha256, write_json
+from synth3d.files import claim, place, read_json, refuse_link, sha256, write_json
 
 FORMAT = 1
 """Raised when receipts of an older version no longer count."""
@@ -45,13 +45,13 @@ class Layout:
         Raises:
             InputError: The naming of the case has no name for it.
         """
+        ending = ending_of(next((path.name for path in case.images.values()), ""))
         if self.format == "nnunet":
-            name = f"imagesTs/{case.name}_{MODALITIES.index(modality):04d}"
-        elif case.naming == "nnunet":
-            name = f"{case.name}/{case.name}-{modality}"
-        else:
-            return self.out / case.name / case.file_name(modality)
-        return self.out / (name + ending_of(next(iter(case.images.values())).name))
+            number = f"{MODALITIES.index(modality):04d}"
+            return place(self.out, "imagesTs", f"{case.name}_{number}{ending}")
+        if case.naming == "nnunet":
+            return place(self.out, case.name, f"{case.name}-{modality}{ending}")
+        return place(self.out, case.name, case.file_name(modality))
 
     def label(self, case: Case) -> Path | None:
         """Where the segmentation belongs; None where there is none or the format has no place."""
@@ -60,7 +60,7 @@ class Layout:
         named = case.label.name
         if case.naming == "nnunet":
             named = f"{case.name}-seg{ending_of(named)}"
-        return self.out / case.name / named
+        return place(self.out, case.name, named)
 
     def sidecar(self, image: Path) -> Path | None:
         """The JSON file beside a synthetic picture, as BIDS has it; None in an nnU-Net folder."""
@@ -71,7 +71,7 @@ class Layout:
     def receipt(self, case: Case) -> Path:
         """The receipt of ``case``."""
         folder = "receipts" if self.format == "nnunet" else case.name
-        return self.out / folder / f"{case.name}.receipt.json"
+        return place(self.out, folder, f"{case.name}.receipt.json")
 
     def marker(self, case: Case) -> Path:
         """The hidden file that is there while the case is being written."""
@@ -79,7 +79,7 @@ class Layout:
 
     def lock(self, name: str) -> Path:
         """The hidden lock file of a case, or of a file that belongs to all of them."""
-        return self.out / ".locks" / name
+        return place(refuse_link(self.out / ".locks"), name)
 
 
 def case_identity(
@@ -104,10 +104,18 @@ def is_done(layout: Layout, case: Case, identity: Mapping[str, Any]) -> bool:
     try:
         receipt = read_json(layout.receipt(case))
         same = receipt["format"] == FORMAT and receipt["identity"] == identity
-        return same and all(
-            sha256(layout.out / name) == digest for name, digest in receipt["files"].items()
+        wanted = {*case.images, *identity["made"]} & {*layout.places}
+        listed = {layout.out / name for name in receipt["files"]}
+        whole = {layout.image(case, modality) for modality in wanted} <= listed
+        return (
+            same
+            and whole
+            and all(
+                sha256(place(layout.out, *name.split("/"))) == digest
+                for name, digest in receipt["files"].items()
+            )
         )
-    except (InputError, OSError, KeyError, TypeError, AttributeError):
+    except (InputError, OSError, KeyError, TypeError, AttributeError, ValueError):
         return False
 
 

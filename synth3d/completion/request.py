@@ -17,7 +17,9 @@ class CompleteRequest:
         out: Folder of the completed cohort, outside ``data``.
         run: A finished run folder; may be None for plumbing.
         missing: Sequences to treat as missing even where they are there; these are hidden
-            from the network, and the real files are not linked.
+            from the network, and the real files are not taken over.
+        link: The files that are there are hard links to the input instead of copies of it; whoever
+            changes one then changes the other.
         cases: Names of the cases to complete; None is all.
         batch: Tiles per call of the network; None is what suits the device.
         threads: CPU threads of each job; None is all cores, shared among the jobs.
@@ -32,6 +34,7 @@ class CompleteRequest:
     format: str = "brats"
     missing: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
+    link: bool = False
     overwrite: bool = False
     dry_run: bool = False
     plumbing: bool = False
@@ -49,8 +52,8 @@ class CompleteRequest:
             object.__setattr__(self, name, None if value is None else kind(value))
         object.__setattr__(self, "missing", tuple(self.missing or ()))
         for name in ("batch", "jobs", "threads"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"--{name} must be at least 1, got {value}")
+            if (value := getattr(self, name)) is not None and not 1 <= value <= 4096:
+                raise InputError(f"--{name} must be at least 1 and at most 4096, got {value}")
         for name, known in (("format", ("brats", "nnunet")), ("precision", ("fp32", "bf16", None))):
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"unknown {name} {value!r}; known are {' and '.join(known[:2])}")

@@ -26,7 +26,7 @@ from synth3d.completion.plan import Job, Made, in_the_way, plan
 from synth3d.completion.receipts import FORMAT, NOTICE, Layout, is_done, write_dataset_json
 from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
-from synth3d.files import claim, link_or_copy, progress, sha256, sweep, write_json
+from synth3d.files import claim, copy, link_or_copy, progress, sha256, sweep, write_json
 from synth3d.images import write_like
 from synth3d.machine import device_facts, peak_memory_mb, pick_device, versions
 
@@ -40,7 +40,7 @@ class Completed:
 
     Attributes:
         case: Its name.
-        state: ``made`` or ``linked`` (nothing was missing) now, ``done`` before, ``theirs``
+        state: ``made`` or ``whole`` (nothing was missing) now, ``done`` before, ``theirs``
             (another process did it meanwhile), or ``planned`` by a dry run.
         made: The sequences that are not acquired.
         paths: The file of every sequence in the output folder.
@@ -84,7 +84,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
     theirs = f", {counts['theirs']} by another process" if counts["theirs"] else ""
     print(
         f"{len(jobs)} cases in {layout.out}: {counts['made']} completed now, {counts['done']} done "
-        f"before, {counts['linked']} lacked nothing and were linked{theirs}"
+        f"before, {counts['whole']} lacked nothing{theirs}"
     )
     return [_completed(job, states[job.case.name], layout) for job in jobs]
 
@@ -176,7 +176,7 @@ def complete_case(
         except InputError as error:
             return "failed", str(error)
         _write_case(job, made, maker, request, started)
-        return "made" if made else "linked", ""
+        return "made" if made else "whole", ""
 
 
 _LOADED: dict[tuple[CompleteRequest, str], "Maker"] = {}
@@ -225,10 +225,10 @@ def _write_case(
     marker, receipt = layout.marker(case), layout.receipt(case)
     write_json(marker, job.identity)
     receipt.unlink(missing_ok=True)
-    links, targets = job.outputs(layout)
-    files = list(links)
-    for target, source in links.items():
-        link_or_copy(source, target)
+    kept, targets = job.outputs(layout)
+    files = list(kept)
+    for target, source in kept.items():
+        (link_or_copy if request.link else copy)(source, target)
     for modality, path in targets.items():
         files += _write_made(job, modality, made[modality], path, maker, layout)
     written = {path.name for path in (*files, receipt, marker)}

@@ -51,17 +51,21 @@ class DataConfig:
             object.__setattr__(self, "common_grid", parse_modality(self.common_grid))
         for key, claim, rule in (
             ("batch", self.batch >= 1, "at least 1"),
+            ("batch", self.batch <= 2**16, "at most 65536"),
+            ("queue", self.queue <= 2**20, "at most 1048576"),
             ("workers", self.workers >= 0, "≥ 0"),
+            ("workers", self.workers <= 1024, "at most 1024"),
             ("intensity", self.intensity in INTENSITIES, " or ".join(INTENSITIES)),
             ("plane", self.plane in PLANES, " or ".join(PLANES)),
             ("slices_per_case", self.slices_per_case >= 0, "≥ 0"),
             ("source_dropout", 0 <= self.source_dropout < 1, "in [0, 1)"),
             ("tumour_chance", 0 <= self.tumour_chance <= 1, "in [0, 1]"),
             ("misregistration", self.misregistration >= 0, "≥ 0 voxels"),
-            ("patches_per_case", self.patches_per_case >= 1, "≥ 1"),
+            ("patches_per_case", 1 <= self.patches_per_case <= 2**20, "1 to 1048576"),
+            ("patch", max(self.patch, default=0) <= 4096, "at most 4096 a side"),
         ):
             require(claim, f"data.{key}", rule, getattr(self, key))
-        whole = len(self.slice_size) in (0, 2) and all(side > 0 for side in self.slice_size)
+        whole = len(self.slice_size) in (0, 2) and all(0 < n <= 4096 for n in self.slice_size)
         require(whole, "data.slice_size", "two positive numbers or none", self.slice_size)
         rule = f"as many numbers as data.patch ({len(self.patch)})"
         require(len(self.overlap) == len(self.patch), "data.overlap", rule, self.overlap)

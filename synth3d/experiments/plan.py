@@ -16,7 +16,7 @@ from typing import Any
 from synth3d.cohort import Case, Splits
 from synth3d.errors import InputError
 from synth3d.experiments.tables import Cell, Choices, Overrides, Table
-from synth3d.files import read_object
+from synth3d.files import place, read_object
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.settings import flatten, override, parse, to_plain
 from synth3d.training import SHARED_KEYS, RunConfig, read_config, read_done
@@ -216,8 +216,8 @@ def make_items(
             model, digest = config.model, digest_of([identity_of(config), shared.cohort])
             module = [model.module] if model.name == "agi-net" else []
             parts = *config.targets, config.train.framework, model.name, *module
-            run = shared.root / "runs" / "-".join([*parts, f"seed{seed}", digest])
-            folder = shared.root / "scores" / run.name
+            run = place(shared.root / "runs", "-".join([*parts, f"seed{seed}", digest]))
+            folder = place(shared.root / "scores", run.name)
             tested = configure(to_plain(config), cell.testing)
             identity = {
                 "tested_with": identity_of(tested),

@@ -1,13 +1,12 @@
 """A table's results as Markdown, CSV, JSON and, for a curve, a picture."""
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from synth3d.experiments.results import curves
-from synth3d.files import write_json, write_text
+from synth3d.files import markdown_cell, markdown_page, write_csv, write_json, write_text
 from synth3d.pictures import draw_levels
 from synth3d.scoring import CONVENTIONS, Convention
 
@@ -56,7 +55,7 @@ def render(summary: Mapping[str, Any]) -> str:
     parts += [NOTE, *summary["notes"]]
     parts += [f"warning: {warning}" for warning in summary["warnings"]]
     parts += [f"failed: {name}: {why}" for name, why in summary.get("failures", {}).items()]
-    return "\n\n".join(parts) + "\n"
+    return markdown_page("\n\n".join(parts) + "\n")
 
 
 def _table(cells: Sequence[Mapping[str, Any]], rule: Convention, costs: bool) -> str:
@@ -86,6 +85,7 @@ def _table(cells: Sequence[Mapping[str, Any]], rule: Convention, costs: bool) ->
         for task in tasks:
             row += _printed(cell["printed"].get(task))
         rows.append(row)
+    rows = [list(map(markdown_cell, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = [
         "| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |"
@@ -155,7 +155,5 @@ def _flat(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     stream = io.StringIO()
     names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(stream, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)  # None and what a row lacks are empty
+    write_csv(stream, rows, list(names))  # None and what a row lacks are empty
     return stream.getvalue()

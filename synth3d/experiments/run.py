@@ -31,7 +31,7 @@ from synth3d.experiments.plan import (
 from synth3d.experiments.report import write_report
 from synth3d.experiments.results import case_scores, collect, summarise
 from synth3d.experiments.tables import TABLES, Cell, Choices, Table, find_table
-from synth3d.files import read_object, write_json
+from synth3d.files import place, read_object, write_json
 from synth3d.machine import pick_device, suited
 from synth3d.scoring import CONVENTIONS
 from synth3d.settings import flatten, override, parse_assignment, to_plain
@@ -119,7 +119,7 @@ class _Ablation:
         conventions = _conventions_of(request.convention, base)
         root = request.work / "ablate"
         suffix = f"-{request.mode}" if self.table.axis and self.choices.retrain else ""
-        self.folder = root / (request.name or self.name + suffix)
+        self.folder = place(root, request.name or self.name + suffix)
         data, cases, splits = find_cohort(request.data, request.splits, request.work)
         names = set(getattr(splits, request.part))
         scored = tuple(sorted((c for c in cases if c.name in names), key=lambda case: case.name))

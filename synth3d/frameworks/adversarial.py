@@ -32,6 +32,7 @@ class AdversarialOptions(Options):
     def __post_init__(self) -> None:
         self.check_weights("adversarial_weight", "adversarial_start")
         self.check_counts("critic_width", "critic_layers")
+        self.require(self.critic_layers <= 16, "critic_layers", "at most 16")
 
 
 class Adversarial(Framework):

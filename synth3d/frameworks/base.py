@@ -17,6 +17,9 @@ from synth3d.losses import masked_mean, spread
 from synth3d.models import Centred
 from synth3d.settings import require
 
+MOST = 2**16
+"""Of any count."""
+
 
 class Options:
     """What a framework can be told: frozen dataclasses with a ``name``, that of their table.
@@ -37,9 +40,10 @@ class Options:
             self.require(0 <= getattr(self, field) < math.inf, field, "finite and ≥ 0")
 
     def check_counts(self, *fields: str) -> None:
-        """Counts are positive."""
+        """Counts are positive, and none makes a list without end."""
         for field in fields:
             self.require(getattr(self, field) >= 1, field, "at least 1")
+            self.require(getattr(self, field) <= MOST, field, f"at most {MOST}")
 
     def check_choice(self, field: str, known: tuple[str, ...]) -> None:
         """One of a few names."""

@@ -23,8 +23,12 @@ from synth3d.images.grids import Grid, grid_misfits
 ArrayOrTensor = TypeVar("ArrayOrTensor")
 NiftiImage: TypeAlias = nib.Nifti1Image
 
-MAX_VOXELS = 2**30
-"""More than this in a header is damage, not a brain."""
+MAX_VOXELS, MAX_BYTES = 2**28, 2**30
+"""More than this in a header is damage, not a brain: 640 voxels a side, at 4 bytes each."""
+MOST_BEHIND = 2**24
+"""Bytes behind the image that are read to reach the checksum; more are no file of an image."""
+MOST_PACKED = 1100
+"""No byte of a compressed file becomes more bytes than this (deflate's bound is 1 032)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +98,18 @@ def read_unchecked(path: Path) -> Volume:
     stored = np.frombuffer(content, dtype, count=int(np.prod(shape)), offset=offset).reshape(shape)
     slope, inter = _scaling(path, header)
     if (slope, inter) != (1.0, 0.0):
-        stored = stored * np.float64(slope) + inter
+        stored = _scaled(stored, slope, inter)
     with np.errstate(over="ignore"):  # becomes infinite, which the caller checks
         return Volume(stored.astype(np.float32), header.get_best_affine(), path)
+
+
+def _scaled(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
+    """The values of stored numbers as float32, computed in float64 slice by slice."""
+    values = np.empty(stored.shape, np.float32)
+    with np.errstate(over="ignore"):
+        for plane, numbers in zip(values, stored, strict=True):
+            plane[:] = numbers * np.float64(slope) + inter
+    return values
 
 
 def grid(path: Path) -> Grid:
@@ -238,6 +251,8 @@ def write_new(path: Path, data: np.ndarray, affine: np.ndarray, dtype: Any) -> N
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """``path`` unpacked; damage becomes one sentence."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"cannot read {path}: it is a pipe or a device, no file")
     try:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
             yield file  # type: ignore[misc]
@@ -249,18 +264,26 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _content(path: Path) -> tuple[Any, bytes]:
+def _content(path: Path) -> tuple[Any, bytearray]:
     """Header and all bytes it promises; read to the end so that the checksum is verified."""
     with _opened(path) as file:
         head = file.read(540)
         header = _header(path, head)
         voxels = int(np.prod(header.get_data_shape(), dtype=np.int64))
         size = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
-        content = head + file.read(max(size - len(head), 0))
-        while file.read(2**20):
-            pass
-    if len(content) < size:
-        raise InputError(f"{path} is truncated: {len(content)} of {size} bytes")
+        if size > MOST_PACKED * path.stat().st_size:
+            raise InputError(f"{path} is truncated: too short for the image in its header")
+        content, filled = bytearray(size), min(len(head), size)
+        content[:filled] = head[:filled]
+        while filled < size and (part := file.read(min(size - filled, 2**22))):
+            content[filled : filled + len(part)] = part
+            filled += len(part)
+        behind = 0
+        while part := file.read(2**20):
+            if (behind := behind + len(part)) > MOST_BEHIND:
+                raise InputError(f"{path} goes on for over {MOST_BEHIND >> 20} MiB after its image")
+    if filled < size:
+        raise InputError(f"{path} is truncated: {filled} of {size} bytes")
     return header, content
 
 
@@ -286,7 +309,8 @@ def _header(path: Path, head: bytes) -> Any:
             f"{path} is {len(shape)}-D {shape} and must be 3-D; save one volume of it as a file "
             "of its own"
         )
-    if min(shape) < 1 or int(np.prod(shape, dtype=object)) > MAX_VOXELS:
+    voxels = int(np.prod(shape, dtype=object))
+    if min(shape) < 1 or voxels > MAX_VOXELS or voxels * dtype.itemsize > MAX_BYTES:
         raise InputError(f"{path} has an absurd size in its header: {shape}")
     if bytes(header["magic"])[:2] != b"n+" or not kind.single_vox_offset <= offset < MAX_VOXELS:
         raise InputError(f"{path} has a damaged header: its voxels do not follow it")
@@ -306,6 +330,15 @@ def _scaling(path: Path, header: Any) -> tuple[float, float]:
     return (1.0, 0.0) if slope is None else (float(slope), float(inter or 0))
 
 
+def _rounded(data: np.ndarray, slope: float, dtype: Any) -> np.ndarray:
+    """``data`` / ``slope`` as whole numbers that ``dtype`` holds, slice by slice to save memory."""
+    info, rounded = np.iinfo(dtype), np.empty(data.shape, dtype)
+    for plane, values in zip(rounded, data, strict=True):
+        found = np.rint(np.asarray(values, dtype=np.float64) / slope)
+        plane[:] = found.clip(info.min, info.max).astype(dtype)
+    return rounded
+
+
 def _write(path: Path, header: Any, data: np.ndarray, slope: float) -> None:
     """Bytes of ``data`` / ``slope`` in the header's own type behind the header."""
     if not path.name.endswith((".nii", ".nii.gz")):
@@ -314,12 +347,11 @@ def _write(path: Path, header: Any, data: np.ndarray, slope: float) -> None:
         raise ValueError(f"refusing to write NaN or infinite voxels to {path}")
     dtype = header.get_data_dtype()
     if dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        data = np.rint(np.asarray(data, dtype=np.float64) / slope).clip(info.min, info.max)
+        data = _rounded(data, slope, dtype)
     offset = header.template_dtype.itemsize + 4
     header["vox_offset"], header["magic"] = offset, b"n+1" if offset == 352 else b"n+2\0\r\n\x1a\n"
     header["scl_slope"], header["scl_inter"] = slope, 0
-    content = header.binaryblock + bytes(4) + np.asarray(data).astype(dtype).tobytes()
+    content = header.binaryblock + bytes(4) + np.asarray(data).astype(dtype, copy=False).tobytes()
     if path.name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=4, mtime=0)
     with atomic_path(path) as temporary:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from synth3d.settings import require
 
+MOST_LEVELS, MOST_CHANNELS = 10, 2**14
+"""Of a generator; more is a slip of the hand, and would be built for ever."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -40,8 +43,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(len(self.widths) >= 2, "model.widths", "at least two numbers", self.widths)
-        require(min(self.widths) > 0, "model.widths", "positive", self.widths)
+        levels = f"at most {MOST_LEVELS} numbers"
+        require(len(self.widths) <= MOST_LEVELS, "model.widths", levels, self.widths)
+        rule = f"positive and at most {MOST_CHANNELS}"
+        require(min(self.widths) > 0, "model.widths", rule, self.widths)
+        require(max(self.widths) <= MOST_CHANNELS, "model.widths", rule, self.widths)
         require(self.blocks >= 1, "model.blocks", "at least 1", self.blocks)
+        require(self.blocks <= 64, "model.blocks", "at most 64", self.blocks)
+        for key in ("groups", "rotated_kernels", "routing_stride"):
+            value = getattr(self, key)
+            require(value <= MOST_CHANNELS, f"model.{key}", f"at most {MOST_CHANNELS}", value)
         known = self.residual_init in ("default", "zero")
         require(known, "model.residual_init", "default or zero", self.residual_init)
 

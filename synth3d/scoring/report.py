@@ -1,6 +1,5 @@
 """Scores of a cohort as a table for readers, CSV and JSON for programs, and a picture."""
 
-import csv
 import importlib.metadata
 import io
 import json
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from synth3d import __version__
-from synth3d.files import write_json, write_text
+from synth3d.errors import visible
+from synth3d.files import markdown_cell, markdown_page, write_csv, write_json, write_text
 from synth3d.scoring.bootstrap import FEW_CASES, PairedBootstrap
 from synth3d.scoring.cohort import Scored, ScoreRequest, pair_up, score_cohort
 from synth3d.scoring.conventions import CONVENTIONS
@@ -129,9 +129,7 @@ def _panels(rows: Sequence[dict[str, Any]], summaries: Sequence[Summary]) -> dic
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({n: "" if v != v else v for n, v in row.items()} for row in rows)
+    write_csv(stream, ({n: "" if v != v else v for n, v in row.items()} for row in rows), names)
     return stream.getvalue()
 
 
@@ -150,6 +148,7 @@ def _markdown(scored: Scored, summaries: Sequence[Summary]) -> str:
             table.append(_table_row(summary, control))
     few = f"fewer than {FEW_CASES} patients: the intervals are too narrow"
     warnings = [*([few] if patients < FEW_CASES else []), *scored.warnings]
+    table = [tuple(map(markdown_cell, row)) for row in table]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
@@ -157,7 +156,7 @@ def _markdown(scored: Scored, summaries: Sequence[Summary]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     rescale = "each at its own brightness" if request.rescale == "match" else "as they are"
-    return "\n".join(
+    return markdown_page("\n".join(
         [
             f"{len(rows)} cases of {patients} patients, {' '.join(sequences) or 'one sequence'}: "
             f"{request.synthetic} against {request.real}, volumes {rescale}",
@@ -166,9 +165,9 @@ def _markdown(scored: Scored, summaries: Sequence[Summary]) -> str:
             "",
             "*tumour blanked*: the mean of the same score when the synthetic tumour is set to 0; a "
             "score that hardly changes does not see the tumour.",
-            *(f"\nwarning: {warning}" for warning in warnings),
+            *(f"\nwarning: {visible(warning)}" for warning in warnings),
         ]
-    )
+    ))  # fmt: skip
 
 
 def _table_row(summary: Summary, control: Summary | None) -> tuple[str, ...]:

@@ -54,11 +54,12 @@ class _Loop:
         _ = self.options  # refuses a framework or an option that does not exist
         for key, claim, rule in (
             ("steps", self.steps >= 1, "at least 1"),
+            ("steps", self.steps <= 10**12, "at most 10^12"),
             ("learning_rate", 0 <= self.learning_rate < math.inf, "finite and ≥ 0"),
             ("critic_learning_rate", 0 <= self.critic_learning_rate < math.inf, "finite and ≥ 0"),
             ("betas", all(0 <= beta < 1 for beta in self.betas), "in [0, 1)"),
             ("seed", 0 <= self.seed < 2**63, "a whole number from 0"),
-            ("threads", self.threads >= 0, "≥ 0 (0 is all cores)"),
+            ("threads", 0 <= self.threads <= 4096, "0 to 4096 (0 is all cores)"),
             ("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16"),
             ("decay", self.decay in ("constant", "cosine"), "constant or cosine"),
             ("average", 0 <= self.average < 1, "in [0, 1)"),

@@ -27,12 +27,14 @@ from synth3d.data import (
     to_subject,
 )
 from synth3d.errors import InputError
-from synth3d.files import atomic_path, lock, progress, sha256, write_json
+from synth3d.files import lock, progress, sha256, write_json, write_text
 from synth3d.images import Grid, ScalePrior
-from synth3d.machine import environment, tuned, use_device
+from synth3d.machine import tuned, use_device
 from synth3d.training.config import RunConfig
+from synth3d.training.origin import Origin, check_origin, note_environment, origin_of
 from synth3d.training.run_folder import (
     FORMAT,
+    leave_finished,
     load_state,
     read_log,
     save_state,
@@ -70,12 +72,16 @@ def train(
     """
     with lock(run), tuned(device):
         if (run / "done.json").exists():
+            leave_finished(run)
             return run
         for path in run.glob(".partial-*"):  # of a killed process; the lock says nobody writes
             path.unlink(missing_ok=True)
         learn, check = _prepare_all(config, cases, splits)
+        used = [prepared.case for prepared in (*learn, *check)]
+        origin = origin_of(used, (*config.sources, *config.targets), device)
         trainer = Trainer(config, use_device(device))
-        log = _begin(trainer, run, splits, data_folder, learn)
+        log = _resumed(trainer, run, origin)
+        _describe(trainer, run, splits, data_folder, learn)
         subjects = [to_subject(case, config.task, config.data) for case in learn]
         grids = _grids(learn, config)
         learn.clear()  # the subjects hold what is needed; the cohort is in memory once
@@ -85,7 +91,9 @@ def train(
         bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
         while trainer.step < config.train.steps:
             log += _run_leg(trainer, feed, bar)
-            _checkpoint(trainer, run, log, check)
+            _checkpoint(trainer, run, log, check, origin)
+        if not any("validation" in line and line["step"] == trainer.step for line in log):
+            _look(trainer, run, log, check)  # the log was removed
         _finish(trainer, run, data_folder, log, grids)
     return run
 
@@ -135,26 +143,37 @@ def _prepare_all(
     return ready(learn, "training"), tested
 
 
-def _begin(
+def _describe(
     trainer: Trainer, run: Path, splits: Splits, data_folder: Path, learn: Sequence[Prepared]
-) -> list[dict[str, Any]]:
-    """Write what describes the run, or load its checkpoint; the log so far."""
+) -> None:
+    """Write what describes the run."""
     write_config(run, trainer.config)
-    write_json(run / "environment.json", environment(trainer.device))
+    note_environment(run / "environment.json", trainer.device)
     cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
     write_json(run / "cohort.json", cohort | {"test": splits.test})
     write_json(run / "scales.json", ScalePrior([{**case.scales} for case in learn]).to_list())
-    if not (run / "resume.pt").exists():
+
+
+def _resumed(trainer: Trainer, run: Path, origin: Origin) -> list[dict[str, Any]]:
+    """Load the state of a run under way, if there is one; the log so far. Writes nothing."""
+    path = run / "resume.pt"
+    if not path.exists():
         return []
+    state = load_state(path)
     try:
-        trainer.load(load_state(run / "resume.pt"))
+        check_origin(state["origin"], origin, run)
+        trainer.load(state["trainer"])
+        train = trainer.config.train
+        if trainer.step == 0 or (
+            trainer.step % train.checkpoint_every and trainer.step < train.steps
+        ):
+            raise ValueError(f"step {trainer.step} is not the end of a leg")
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
         raise InputError(
-            f"{run / 'resume.pt'} belongs to another version or model ({reason}); "
-            "remove it to start anew"
+            f"{path} belongs to another version or model ({reason}); remove it to start anew"
         ) from error
     print(f"going on at step {trainer.step} of {trainer.config.train.steps}")
     return [line for line in read_log(run / "log.jsonl") if line["step"] <= trainer.step]
@@ -210,22 +229,32 @@ def _run_leg(trainer: Trainer, feed: _Feed, bar: Iterator[int]) -> list[dict[str
 
 
 def _checkpoint(
-    trainer: Trainer, run: Path, log: list[dict[str, Any]], check: Sequence[Prepared]
+    trainer: Trainer,
+    run: Path,
+    log: list[dict[str, Any]],
+    check: Sequence[Prepared],
+    origin: Origin,
 ) -> None:
     """Validate when it is time, then log and state, each in one piece."""
     train = trainer.config.train
     before = max(0, trainer.step - train.checkpoint_every)
     due = trainer.step // train.validate_every > before // train.validate_every
     if due or trainer.step == train.steps:
-        scores, first = validate(trainer, check)
-        log.append({"step": trainer.step, "validation": scores})
-        text = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        print(f"step {trainer.step}: validation {text}")
-        draw(trainer.config, run, log, check[0], first)
-    with atomic_path(run / "log.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
-    write_json(run / "environment.json", environment(trainer.device))  # by now it has rolled
-    save_state(run / "resume.pt", trainer.state())
+        _look(trainer, run, log, check)
+    write_text(run / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log))
+    note_environment(run / "environment.json", trainer.device, same=True)  # by now it has rolled
+    save_state(run / "resume.pt", {"origin": origin.plain(), "trainer": trainer.state()})
+
+
+def _look(
+    trainer: Trainer, run: Path, log: list[dict[str, Any]], check: Sequence[Prepared]
+) -> None:
+    """Validate, note it in ``log``, and draw."""
+    scores, first = validate(trainer, check)
+    log.append({"step": trainer.step, "validation": scores})
+    text = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    print(f"step {trainer.step}: validation {text}")
+    draw(trainer.config, run, log, check[0], first)
 
 
 def _finish(
@@ -243,9 +272,10 @@ def _finish(
         "data_folder": str(data_folder.resolve()),
         "steps": trainer.step,
         "weights_sha256": sha256(weights),
+        "scales_sha256": sha256(run / "scales.json"),
         "validation": next(line["validation"] for line in log[::-1] if "validation" in line),
         "seconds": round(sum(sum(line.get("seconds", {}).values()) for line in log), 1),
         **grids,
     }
     write_json(run / "done.json", done)
-    (run / "resume.pt").unlink(missing_ok=True)
+    leave_finished(run)

@@ -21,13 +21,13 @@ from synth3d.cohort import (
     read_splits,
 )
 from synth3d.errors import InputError
-from synth3d.files import read_object
+from synth3d.files import place, plain, read_object
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, suited
 from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework, check_keys, sources_for
 from synth3d.training.loop import train
 from synth3d.training.recipes import read_recipe
-from synth3d.training.run_folder import read_done
+from synth3d.training.run_folder import leave_finished, read_done
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
 """The embedded cohort; ``synth3d phantom`` has the same defaults."""
@@ -190,7 +190,8 @@ def run_name(config: RunConfig, folder: Path, splits: Splits) -> str:
     """``t2f-agi-net-<cohort>-<hash>``: the same command always means the same folder."""
     identity = [to_plain(config), str(folder.resolve()), splits.train, splits.val, splits.test]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{'-'.join(config.targets)}-{config.model.name}-{folder.resolve().name}-{digest}"
+    made = f"{'-'.join(config.targets)}-{config.model.name}"
+    return f"{made}-{plain(folder.resolve().name)}-{digest}"
 
 
 def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -> None:
@@ -231,7 +232,7 @@ def train_run(request: TrainRequest) -> Path | None:
         return None
     folder, cases, splits = find_cohort(request.data, request.splits, request.work)
     print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
-    run = request.work / "runs" / (request.name or run_name(config, folder, splits))
+    run = place(request.work / "runs", request.name or run_name(config, folder, splits))
     print(
         f"{len(splits.train)} training, {len(splits.val)} validation, "
         f"{len(splits.test)} test cases (never trained on)"
@@ -243,6 +244,7 @@ def train_run(request: TrainRequest) -> Path | None:
     check_same_run(run, config, folder, splits)
     if (run / "done.json").exists():
         read_done(run)
+        leave_finished(run)
         print(f"already trained: {run}")
         return run
     keep_memory()

@@ -1,25 +1,37 @@
 """The run folder: what is in it, written in one piece, read without executing anything.
 
 ``config.json`` the resolved configuration · ``cohort.json`` data folder and split ·
-``environment.json`` versions and command · ``scales.json`` intensity scales of the training
+``environment.json`` versions and commands · ``scales.json`` intensity scales of the training
 cases · ``resume.pt`` state of a run under way · ``log.jsonl`` · ``weights.safetensors`` ·
 ``curves.png`` ``contact.png`` · ``done.json``, written last: a run without it is unfinished.
 """
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import nn
 
 from synth3d.errors import InputError
-from synth3d.files import atomic_path, read_json, read_object, sha256, write_json
+from synth3d.files import (
+    REMEDY,
+    atomic_file,
+    opened,
+    plain_values,
+    read_json,
+    read_object,
+    read_text,
+    sha256,
+    write_json,
+)
 from synth3d.frameworks import Framework
 from synth3d.images import ScalePrior
-from synth3d.settings import read_as, to_plain
+from synth3d.settings import parse, read_as, require, to_plain
 from synth3d.training.config import RunConfig, build_framework
 
 FORMAT = 1
@@ -28,11 +40,11 @@ FORMAT = 1
 
 def save_weights(path: Path, module: nn.Module) -> None:
     """The parameters and buffers of ``module`` as safetensors."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(state, temporary)
+    with atomic_file(path) as file:
+        file.write(save(state))
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
@@ -55,30 +67,85 @@ def load_weights(path: Path, module: nn.Module) -> None:
         ) from error
 
 
+SEAL = b"\nsha256 "
+"""Stands before the hash at the end of a state; what comes before is an ordinary file of torch."""
+
+
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Tensors and plain values, readable by :func:`load_state` without unpickling code."""
-    with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+    """Tensors and plain values and their hash, for :func:`load_state`."""
+    with atomic_file(path) as file:
+        torch.save(dict(state), cast(IO[bytes], file))  # which torch does no more than write to
+        file.write(SEAL + file.digest().encode())
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """What :func:`save_state` wrote; a damaged file is refused."""
+    """What :func:`save_state` wrote, to the bit; never runs code that a file may hold.
+
+    Raises:
+        InputError: It cannot be read, is not as it was written, or holds anything else.
+    """
+    remedy = "remove it to start anew"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if not _is_sealed(path):
+            raise InputError(f"{path} is damaged: its SHA-256 differs; {remedy}")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (InputError, MemoryError):
+        raise
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise InputError(
-            f"{path} is damaged ({type(error).__name__}); remove it to start anew"
-        ) from error
+        raise InputError(f"{path} is damaged ({type(error).__name__}); {remedy}") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} is damaged: it holds no state; {remedy}")
+    return state
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether the file ends with the SHA-256 of what comes before."""
+    length = len(SEAL) + 64
+    with opened(path) as file:
+        left, found = path.stat().st_size - length, hashlib.sha256()
+        while left > 0 and (part := file.read(min(left, 2**22))):
+            found.update(part)
+            left -= len(part)
+        return file.read() == SEAL + found.hexdigest().encode()
+
+
+@dataclass(frozen=True)
+class _LogLine:
+    """A line of the log: either losses or a validation."""
+
+    step: int
+    loss: dict[str, float] | None = None
+    seconds: dict[str, float] | None = None
+    validation: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        whole = self.validation is None and self.loss is not None and self.seconds is not None
+        checked = {"psnr", "ssim"} <= (self.validation or {}).keys() and self.loss is None
+        require(whole or checked, "a line", "of losses and seconds, or of a validation", vars(self))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The log lines, or none when there is no log yet; a damaged log is refused."""
+    """The log lines in order of their steps, or none when there is no log yet.
+
+    Raises:
+        InputError: The log is damaged, or holds other values than this version writes.
+    """
     if not path.exists():
         return []
-    try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); remove it to go on") from error
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(filter(None, read_text(path).splitlines()), 1):
+        try:
+            line = plain_values(json.loads, text, "it is not valid JSON")
+            step = parse(_LogLine, line, "log").step
+            least = lines[-1]["step"] if lines else 1
+            require(step >= least, "log.step", f"at least {least}", step)
+        except InputError as error:
+            remedy = "remove it to go on without"
+            raise InputError(f"{path} is damaged in line {number}: {error}; {remedy}") from error
+        lines.append(line)
+    return lines
 
 
 def write_config(run: Path, config: RunConfig) -> None:
@@ -113,15 +180,50 @@ class Run:
     weights_sha256: str
 
 
+@dataclass(frozen=True)
+class _Done:
+    """What ``done.json`` may say, and of which kind it is."""
+
+    format: int
+    finished: bool = True
+    weights_sha256: str = ""
+    scales_sha256: str | None = None
+    sources: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    data_folder: str | None = None
+    steps: int = 0
+    validation: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    orientations: tuple[str, ...] = ()
+    spacings_mm: tuple[tuple[float, ...], ...] = ()
+
+
 def read_done(run: Path) -> dict[str, Any]:
-    """What a finished run says of itself; a run of another format is refused."""
-    done = read_object(run / "done.json")
+    """What a finished run says of itself.
+
+    Raises:
+        InputError: It is of another format, or holds values of other kinds.
+    """
+    path = run / "done.json"
+    done = read_object(path)
     if (found := done.get("format")) != FORMAT:
         raise InputError(
             f"{run} has run format {found}, this version reads {FORMAT}; remove the folder and "
             "train it again"
         )
+    known = {each.name for each in fields(_Done)}
+    try:
+        parse(_Done, {key: value for key, value in done.items() if key in known}, "done.json")
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}; {REMEDY}") from error
     return done
+
+
+def leave_finished(run: Path) -> None:
+    """Remove what a process leaves that is killed between the end of a run and its tidying up."""
+    for path in (run / "resume.pt", *run.glob(".partial-*")):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def load_run(run: Path) -> Run:
@@ -140,6 +242,12 @@ def load_run(run: Path) -> Run:
     digest = sha256(weights)
     if digest != done.get("weights_sha256"):
         raise InputError(f"{weights} is not the file this run wrote (its SHA-256 differs)")
+    # Runs of older versions say nothing of their scales.
+    if done.get("scales_sha256") not in (None, sha256(run / "scales.json")):
+        raise InputError(f"{run / 'scales.json'} is not the file this run wrote; {REMEDY}")
+    if any(len(mm) != config.dim or min(mm) <= 0 for mm in done.get("spacings_mm", ())):
+        raise InputError(f"{run / 'done.json'} is damaged: spacings_mm has others than "
+                         f"{config.dim} lengths above 0; {REMEDY}")  # fmt: skip
     try:
         prior = ScalePrior.from_list(read_json(run / "scales.json"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -176,8 +176,11 @@ class Trainer:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state`; ``KeyError`` or ``RuntimeError`` if it is of another run."""
-        self.step = int(state["step"])
+        """Go on from :meth:`state`; an error of one kind or other if it is of another run."""
+        step = state["step"]
+        if type(step) is not int or not 0 <= step <= self.config.train.steps:
+            raise ValueError(f"its step is {step!r}")
+        self.step = step
         self.framework.load_state_dict(state["framework"])
         for name, module in self.averages.items():
             module.load_state_dict(state["averages"][name])

@@ -90,7 +90,9 @@ def test_images_alone_go_where_nnunet_looks_for_test_cases(forth, cohort, datase
     for label in cohort.rglob("*_seg.nii.gz"):
         label.unlink()
     assert forth("--no-labels")[0] == 0
-    assert len(list((dataset / "imagesTs").iterdir())) == 8
+    placed = list((dataset / "imagesTs").iterdir())
+    assert len(placed) == 8
+    assert not {p.stat().st_ino for p in placed} & {p.stat().st_ino for p in cohort.rglob("*.gz")}
 
 
 @pytest.mark.parametrize(

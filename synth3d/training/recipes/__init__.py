@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from synth3d.errors import InputError
+from synth3d.files import plain_values, read_text
 
 
 def recipe_names() -> list[str]:
@@ -26,11 +27,8 @@ def read_recipe(name: str) -> dict[str, Any]:
         if name not in recipe_names():
             raise InputError(f"unknown recipe {name!r}; known: {recipe_names()}, or give a file")
         return tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text("utf-8"))
-    try:
-        text = path.read_text("utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the recipe {path}: {error}") from error
+    loads = json.loads if path.suffix == ".json" else tomllib.loads
+    values = plain_values(loads, read_text(path), f"cannot read the recipe {path}: it is not valid")
     if not isinstance(values, dict):
         raise InputError(f"the recipe {path} must be a table of settings, got {values!r:.60}")
     return values

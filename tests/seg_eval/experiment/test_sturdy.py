@@ -38,7 +38,7 @@ def test_killed_at_any_write_it_ends_as_if_nothing_had_happened(run_toy, folder,
             sync(handle)
 
         with monkeypatch.context() as patch:
-            patch.setattr("synth3d.files.os.fsync", sync_or_die)
+            patch.setattr("os.fsync", sync_or_die)
             try:
                 return run_toy(*flags) == 0
             except Killed:
@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(refused_run, tmp_pa
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("synth3d.files.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     assert "No space left on device" in refused_run()
     written = [path for path in (tmp_path / "w").rglob("*") if path.is_file()]
     assert [path.name for path in written if path.name != ".lock"] == []

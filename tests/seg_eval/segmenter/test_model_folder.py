@@ -1,5 +1,6 @@
 """Model folders from elsewhere: recognised by what they say, trusted by nobody's word but ours."""
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -18,8 +19,10 @@ from seg_eval.segmenter.nnunet import (
 )
 from seg_eval.segmenter.preprocessing import prepare
 from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
+from seg_eval.segmenter.trust import sealed
 from synth3d.cohort.cases import MODALITIES
 from synth3d.errors import InputError
+from synth3d.files import read_json, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
 
@@ -168,8 +171,34 @@ def test_a_receipt_counts_only_in_our_folder_and_for_its_checkpoint(ours, tmp_pa
     (home / "link").symlink_to(shutil.copytree(ours, away / ours.name))
     assert not trained_here(replace(found, folder=home / "link"), home)
     checkpoint = model / "fold_0" / "checkpoint_final.pth"
-    checkpoint.write_bytes(checkpoint.read_bytes() + b"x")
+    whole, receipt = checkpoint.read_bytes(), json.loads((model / "model.json").read_text())
+    checkpoint.write_bytes(whole + b"x")
     assert not trained_here(found, home)
+    # What another can write: the truth about another checkpoint, but no seal of ours on it.
+    told = {"checkpoint_sha256": hashlib.sha256(whole + b"x").hexdigest()}
+    bare = {"finished": True}
+    for forged in (receipt | told, bare | told, bare, {**bare, "seal": None}, receipt | {"x": 1}):
+        (model / "model.json").write_text(json.dumps(forged))
+        assert not trained_here(found, home)
+    checkpoint.write_bytes(whole)
+    (model / "model.json").write_text(json.dumps(dict(reversed(receipt.items()))))
+    assert trained_here(found, home)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_training_in_a_work_folder_of_somebody_elses_is_neither_taken_nor_gone_on_with(
+    frozen, monkeypatch, finished
+):
+    model = train_segmenter(frozen, seed=11)
+    receipt = read_json(model / "model.json")
+    if not finished:
+        write_json(model / "model.json", sealed(receipt | {"finished": False}))
+    monkeypatch.setenv("XDG_STATE_HOME", str(model.parent / "another-user"))
+    before = {path: path.stat().st_mtime_ns for path in model.rglob("*")}
+    with pytest.raises(InputError, match="none that you trained .*--trust"):
+        train_segmenter(frozen, seed=11)
+    assert {path: path.stat().st_mtime_ns for path in model.rglob("*")} == before
+    assert train_segmenter(frozen, seed=11, trust=True) == model
 
 
 def test_a_foreign_trainer_class_is_found_through_nnunets_variable(

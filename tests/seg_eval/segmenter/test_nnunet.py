@@ -15,8 +15,10 @@ from seg_eval.segmenter import preprocessing as preparation
 from seg_eval.segmenter.nnunet import Segmenter, train_segmenter
 from seg_eval.segmenter.preprocessing import prepare
 from seg_eval.segmenter.raw_dataset import RawPlan, RawRequest, write_raw_dataset
+from seg_eval.segmenter.trust import sealed
 from synth3d.cohort.cases import MODALITIES, Case, find_cases
 from synth3d.errors import InputError
+from synth3d.files import read_json, write_json
 from synth3d.images.volumes import read_label, write_new
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported
@@ -163,7 +165,7 @@ def test_preprocessing_goes_on_with_the_next_case(raw, cases, tmp_path, monkeypa
     folder = prepared.folder / "toy_3d_fullres"
     first = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pkl")}
     receipt = tmp_path / "toy" / "prepared.json"
-    receipt.write_text(receipt.read_text().replace('"finished": true', '"finished": false'))
+    write_json(receipt, sealed(read_json(receipt) | {"finished": False}))
     (folder / f"{cases[1].name}.pkl").unlink()
     assert prepare(raw, tmp_path, toy, cases[:3]).digest == prepared.digest
     redone = [name for name, then in first.items() if (folder / name).stat().st_mtime_ns != then]

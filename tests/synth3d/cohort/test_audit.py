@@ -190,3 +190,15 @@ def test_every_broken_file_is_named_and_the_rest_still_looked_at(cohort):
     assert {case for case, _ in found(result)} == {name_of(4), name_of(5)}
     assert format_audit(result).splitlines()[-1].startswith("5 errors would break a run")
     json.loads(audit_json(result))
+
+
+def test_a_name_can_forge_no_line_and_command_no_terminal(tmp_path, capsys):
+    bad = "A\nerror: forged\x1b[2J"
+    for name in ("B", "C", "D\x1b[2J"):
+        write_new(tmp_path / f"{name}-t1n.nii.gz", np.ones((4, 4, 4)), np.eye(4), np.int16)
+    (tmp_path / f"unknown {bad}.nii.gz").touch()
+    assert run_audit(AuditRequest(tmp_path)) == 1
+    said = capsys.readouterr().out
+    assert "\nerror: forged" not in said
+    assert all(line.isprintable() for line in said.splitlines())
+    assert "no file can be named after it" in said

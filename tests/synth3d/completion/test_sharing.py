@@ -154,7 +154,7 @@ def test_any_executor_makes_the_same_cohort_and_loads_the_run_once(
     done = synth3d.complete(
         run=ready / "run", data=ready / "in", out=tmp_path, device="cpu", executor=executor
     )
-    assert [one.state for one in done] == ["linked", "linked", "made", "made"]
+    assert [one.state for one in done] == ["whole", "whole", "made", "made"]
     assert contents(tmp_path) == contents(completed)
     assert len(loaded) == 1
 

@@ -245,7 +245,8 @@ def test_progress_counts_steps(shared, capsys):
     progress = Progress(made, 3)
     progress.began -= 10
     made[0].run.mkdir(parents=True)
-    (made[0].run / "log.jsonl").write_text('{"step": 2}\n{"step": 3}\n')
+    lines = [{"step": step, "loss": {}, "seconds": {}} for step in (2, 3)]
+    (made[0].run / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     progress.tell([made[0]], 2, 0)
     said = capsys.readouterr().err
     assert "1 of 3 runs done (conv-seed0 step 3 of 4), about 17 s left" in said

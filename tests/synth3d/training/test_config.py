@@ -74,7 +74,28 @@ def test_the_published_experiments_in_two_dimensions_are_as_printed():
         ("train.betas", [0.5], "expected a list of 2 values"),
         ("train.betas", [1.5, 0.9], r"train.betas must be in \[0, 1\)"),
         ("train.learning_rate", -1, "train.learning_rate must be finite"),
-        ("train.seed", 2**64, "train.seed must be a whole number"),
+        ("train.seed", 2**64, "train.seed: expected a whole number of 64 bits"),
+        ("train.seed", -1, "train.seed must be a whole number"),
+        # What would be built, or waited for, without end.
+        *[
+            (key, 10**12, f"{key} must be .*(at most|0 to)")
+            for key in (
+                "data.batch",
+                "data.workers",
+                "data.queue",
+                "model.groups",
+                "model.blocks",
+                "train.threads",
+                "train.pix2pix.critic_width",
+            )
+        ],
+        ("train.steps", 10**400, "whole number of 64 bits"),
+        ("train.steps", 10**13, "train.steps must be at most"),
+        ("train.critic_layers", 10**12, "critic_layers must be at most"),
+        ("train.ddpm.diffusion_steps", 10**12, "diffusion_steps must be at most"),
+        ("model.widths", [8] * 11, "model.widths must be at most"),
+        ("model.widths", [8, 10**12], "model.widths must be .*at most"),
+        ("data.patch", [48, 48, 10**9], "data.patch must be at most"),
         ("train.threads", -2, "train.threads must be"),
         ("train", 3, "config.train: expected a table"),
         ("model", [], "config.model: expected a table"),

@@ -1,6 +1,7 @@
 """A run folder that is damaged, foreign or unfinished is refused with one sentence."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from synth3d.training.run_folder import (
     FORMAT,
     load_run,
     load_state,
+    read_log,
+    save_state,
     save_weights,
     write_config,
 )
@@ -57,6 +60,14 @@ def cut(path):
         (lambda r: edit(r / "config.json", sources=["t1n", "t1c"]), "belong to another model"),
         (lambda r: edit(r / "done.json", weights_sha256="0"), "SHA-256 differs"),
         (lambda r: (r / "scales.json").write_text('[{"t2f": {}}]'), "scales.json is damaged"),
+        (lambda r: edit(r / "done.json", scales_sha256="0"), "scales.json is not the file"),
+        (lambda r: edit(r / "done.json", spacings_mm=[[1, 1]]), "spacings_mm has others than 3"),
+        (lambda r: edit(r / "done.json", spacings_mm=[[1, 1, 0]]), "spacings_mm has others"),
+        (lambda r: edit(r / "done.json", validation=[1]), "done.json is damaged: .*validation"),
+        (lambda r: edit(r / "done.json", orientations="LPS"), "done.json is damaged"),
+        (lambda r: edit(r / "done.json", weights_sha256=None), "done.json is damaged"),
+        (lambda r: (r / "done.json").write_text("[" * 2000), "done.json is not valid JSON"),
+        (lambda r: (r / "config.json").write_text('{"a":' * 300 + "1" + "}" * 300), "64 levels"),
     ],
 )
 def test_every_damage_is_told(run, damage, message):
@@ -66,11 +77,72 @@ def test_every_damage_is_told(run, damage, message):
         load_run(run)
 
 
+LINE = {"step": 2, "loss": {"l1": 1.0}, "seconds": {"data": 0.1, "step": 0.2}}
+CHECK = {"step": 2, "validation": {"psnr": 20.0, "ssim": 0.5, "mae": 0.1}}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [5], [None], ["x"], [[]], [{}], [LINE | {"step": "2"}], [LINE | {"step": True}],
+        [LINE | {"step": -10}], [LINE | {"step": 0}], [LINE, LINE | {"step": 1}],
+        [LINE | {"loss": {"l1": "x"}}], [LINE | {"loss": {"l1": float("nan")}}],
+        [LINE | {"loss": 3}], [{"step": 2, "loss": {"l1": 1}}], [LINE | {"colour": 1}],
+        [CHECK | {"validation": {"psnr": 20}}], [LINE | CHECK], [CHECK | {"validation": None}],
+    ],
+)  # fmt: skip
+def test_a_log_of_other_values_is_damaged_in_a_line_that_is_named(tmp_path, lines):
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in [LINE, CHECK]))
+    assert read_log(path) == [LINE, CHECK]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match=rf"log.jsonl is damaged in line {len(lines)}: .*remove"):
+        read_log(path)
+
+
+def test_every_single_bit_of_a_state_counts(tmp_path):
+    path, state = tmp_path / "resume.pt", {"step": 4, "weights": {"a": torch.arange(300.0)}}
+    save_state(path, state)
+    whole = path.read_bytes()
+    assert torch.equal(load_state(path)["weights"]["a"], state["weights"]["a"])
+    assert torch.load(path, weights_only=True)["step"] == 4  # a file of torch all the same
+    for place in range(0, len(whole), 31):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(InputError, match="resume.pt is damaged: its SHA-256"):
+            load_state(path)
+    for part in (b"", whole[:-1], whole + b"x", whole[:50], whole[:-72]):
+        path.write_bytes(part)
+        with pytest.raises(InputError, match="is damaged"):
+            load_state(path)
+
+
+@pytest.mark.parametrize("what", ["weights", "state"])
+def test_a_full_disk_is_told_and_the_old_file_stays(tmp_path, what):
+    generator = build_framework(CONFIG, training=False).generator
+    path, state = tmp_path / "file", {"w": torch.zeros(100_000)}
+
+    def write():
+        save_weights(path, generator) if what == "weights" else save_state(path, state)
+
+    write()
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    try:
+        with pytest.raises(InputError, match="cannot write .*file: File too large"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_state_never_runs_code(tmp_path):
     class Evil:
         def __reduce__(self):
             return (print, ("pwned",))
 
-    torch.save({"x": Evil()}, tmp_path / "resume.pt")
+    save_state(tmp_path / "resume.pt", {"x": Evil()})
     with pytest.raises(InputError, match="is damaged"):
         load_state(tmp_path / "resume.pt")

@@ -26,7 +26,8 @@ from synth3d.settings import to_plain
 from synth3d.training import loop
 from synth3d.training.config import RunConfig, TrainConfig
 from synth3d.training.loop import leg_seed, train
-from synth3d.training.run_folder import load_run, read_log
+from synth3d.training.run_folder import load_run, load_state, read_log, save_state
+from synth3d.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[3]
 FAST = Pix2PixOptions(critic_width=4, critic_layers=2, adversarial_start=5)
@@ -176,6 +177,103 @@ def test_workers_draw_for_the_next_leg_before_this_one_ends(phantom_cohort, tmp_
     cases = find_cases(phantom_cohort)
     train(TINY, cases, make_splits(cases), phantom_cohort, tmp_path / "run")
     assert begun == list(range(1, -(-TINY.train.steps // TINY.train.checkpoint_every)))
+
+
+@pytest.fixture(scope="module")
+def cut_short(phantom_cohort, tmp_path_factory):
+    """A cohort of its own, and a run on it that ended after its first leg; both to be copied."""
+    root = tmp_path_factory.mktemp("cut")
+    shutil.copytree(phantom_cohort, root / "cohort")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_finish", lambda trainer, *rest: None)
+        patch.setattr(Trainer, "advance", stopping_at(4))
+        with pytest.raises(KeyboardInterrupt):
+            go_on(root)
+    return root
+
+
+def stopping_at(step):
+    real = Trainer.advance
+
+    def advance(trainer, batch):
+        if trainer.step >= step:
+            raise KeyboardInterrupt
+        return real(trainer, batch)
+
+    return advance
+
+
+def go_on(root):
+    cases = find_cases(root / "cohort")
+    return train(TINY, cases, make_splits(cases), root / "cohort", root / "run")
+
+
+def rewritten(path, **changes):
+    save_state(path, load_state(path) | changes)
+
+
+def with_step(path, step):
+    rewritten(path, trainer=load_state(path)["trainer"] | {"step": step})
+
+
+def other_way(path, part, key, value):
+    origin = load_state(path)["origin"]
+    rewritten(path, origin=origin | {part: origin[part] | {key: value}})
+
+
+def other_voxels(root):
+    paths = sorted((root / "cohort").rglob("*-t2f.nii.gz"))
+    contents = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, contents[1:] + contents[:1], strict=True):
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda r: other_voxels(r), "the files .*/t2f.* changed since"),
+        (lambda r: other_way(r / "run/resume.pt", "way", "torch", "1.0"), "torch 1.0, now .*other"),
+        (lambda r: other_way(r / "run/resume.pt", "way", "rolling", "cupy"), "rolling cupy, now"),
+        (lambda r: other_way(r / "run/resume.pt", "way", "threads", "7"), "threads 7, now 1"),
+        (lambda r: rewritten(r / "run/resume.pt", origin=3), "says wrong things of itself"),
+        (lambda r: rewritten(r / "run/resume.pt", trainer=3), "another version or model"),
+        *[(lambda r, s=s: with_step(r / "run/resume.pt", s), "another version or model")
+          for s in (0, 3, -10, 12, 70, "4", 4.0, None)],
+        (lambda r: (r / "run/log.jsonl").write_text("[]\n"), "log.jsonl is damaged in line 1"),
+    ],
+)  # fmt: skip
+def test_a_run_goes_on_from_its_own_state_data_and_way_alone(cut_short, tmp_path, harm, told):
+    root = shutil.copytree(cut_short, tmp_path / "copy")
+    # The data folder is remembered; what is in it counts, not where a test has copied it.
+    harm(root)
+    before = {path: path.read_bytes() for path in (root / "run").iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=told):
+        go_on(root)
+    assert {p: p.read_bytes() for p in (root / "run").iterdir() if p.is_file()} == before
+
+
+def test_a_removed_log_and_another_machine_do_no_harm_and_are_kept_in_mind(
+    cut_short, undisturbed, tmp_path, capsys
+):
+    root = shutil.copytree(cut_short, tmp_path / "copy")
+    (root / "run" / "log.jsonl").unlink()
+    other_way(root / "run" / "resume.pt", "machine", "chip", "abacus")
+    environment = json.loads((root / "run" / "environment.json").read_text())
+    other = environment | {"cores": 1000}
+    (root / "run" / "environment.json").write_text(json.dumps(other))
+    run = go_on(root)
+    assert "begun with chip abacus" in capsys.readouterr().out
+    assert json.loads((run / "environment.json").read_text())["earlier"] == [other]
+    assert sha256(run / "weights.safetensors") == sha256(undisturbed / "weights.safetensors")
+    assert "psnr" in json.loads((run / "done.json").read_text())["validation"]
+    (run / "resume.pt").write_bytes(b"left by a kill at the last moment")
+    assert go_on(root) == run
+    assert not (run / "resume.pt").exists()
+    load_run(run)
+    scales = run / "scales.json"
+    scales.write_text(scales.read_text().replace("1", "2", 1))
+    with pytest.raises(InputError, match="scales.json is not the file this run wrote"):
+        load_run(run)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import os
+import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,8 +7,10 @@ import pytest
 
 from synth3d.errors import InputError
 from synth3d.files import (
+    atomic_file,
     atomic_path,
     claim,
+    copy,
     link_or_copy,
     lock,
     progress,
@@ -92,6 +95,97 @@ def test_a_link_can_be_repeated_and_where_there_are_none_a_copy_is_made(tmp_path
         assert target.samefile(source) != copied
         assert sha256(target) == sha256(source)
         assert names(target.parent) == ["b"]
+
+
+def test_a_copy_is_a_file_of_its_own_and_replaces_what_is_there(tmp_path):
+    source, target = tmp_path / "a", tmp_path / "out" / "b"
+    source.write_bytes(os.urandom(3 << 20))
+    for _ in range(2):
+        copy(source, target)
+        assert sha256(target) == sha256(source)
+        assert not target.samefile(source)
+        assert names(target.parent) == ["b"]
+        target.unlink()
+        target.symlink_to(source)  # a link in the way is replaced, not written through
+    with pytest.raises(InputError, match="gone"):
+        copy(tmp_path / "gone", target)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_locks_and_writes_go_through_no_link_and_wait_for_no_pipe(tmp_path, kind):
+    mine, folder = tmp_path / "mine", tmp_path / "out"
+    folder.mkdir()
+    mine.write_text("precious")
+    for name in (".lock", f".partial-{os.getpid()}-x.txt", "x.txt"):
+        path = folder / name
+        path.symlink_to(mine) if kind == "link" else os.mkfifo(path)
+    with pytest.raises(InputError, match="is a link or a pipe"), lock(folder):
+        pass
+    with pytest.raises(InputError, match="is a link or a pipe"), claim(folder / ".lock", wait=True):
+        pass
+    write_text(folder / "x.txt", "new")
+    assert mine.read_text() == "precious"
+    assert (folder / "x.txt").read_text() == "new"
+    assert not (folder / "x.txt").is_symlink()
+
+
+def test_a_lock_file_that_is_there_keeps_what_it_holds(tmp_path):
+    (tmp_path / ".lock").write_text("somebody's")
+    with lock(tmp_path):
+        pass
+    assert (tmp_path / ".lock").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 100_000, b'{"a":' * 900 + b"1" + b"}" * 900, b"[" * 70 + b"]" * 70, b"\xff\xfe",
+     b"1" * 5000, b"\0", b'"\\ud8'],
+    ids=lambda content: f"{content[:8]}",
+)  # fmt: skip
+def test_what_is_no_json_or_nested_without_end_is_one_sentence(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_pipe_or_an_endless_device_is_no_file_to_read(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    (tmp_path / "y.json").symlink_to("/dev/zero")
+    for name in ("x.json", "y.json"):
+        with pytest.raises(InputError, match="no file"):
+            read_json(tmp_path / name)
+        with pytest.raises(OSError, match="no file"):
+            sha256(tmp_path / name)
+
+
+def test_what_is_no_utf_8_is_written_all_the_same(tmp_path):
+    write_text(tmp_path / "x.md", "case \udcff of \ud800")
+    assert (tmp_path / "x.md").read_bytes() == rb"case \udcff of \ud800"
+    write_json(tmp_path / "x.json", {"folder": "/data/\udcff"})  # as the system hands it on
+    assert read_json(tmp_path / "x.json") == {"folder": "/data/\udcff"}
+    for text in (r'{"a": ["\ud800"]}', r'{"\u0000": 1}', r'"a\u0000"'):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(InputError, match="NUL or half a character"):
+            read_json(tmp_path / "x.json")
+
+
+def test_a_library_that_hides_a_full_disk_does_not_hide_it_here(tmp_path):
+
+    def hiding(file, limit):
+        for _ in range(limit):
+            try:
+                file.write(bytes(1000))
+            except OSError as error:
+                raise RuntimeError("PytorchStreamWriter failed") from error
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(InputError, match="too large"), atomic_file(tmp_path / "x") as file:
+            hiding(file, 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == []
 
 
 def test_progress_yields_everything_and_tells_the_time_left(capsys):
