@@ -254,19 +254,21 @@ def _fitted(volumes: np.ndarray, like: Path, scale: Scale, origin: str) -> Made:
     """The mean of ``volumes`` (draws, D, H, W), darker where ``like``'s type would clamp it."""
     data, most = volumes.mean(0).astype(np.float32), value_limits(like)[1]
     spread = volumes.std(0, ddof=1).astype(np.float32) if len(volumes) > 1 else None
+    zero = scale.background
     if (peak := float(data.max())) > most:
-        factor = most / peak
-        scale = replace(scale, low=scale.low * factor, high=scale.high * factor)
-        data, spread = data * factor, None if spread is None else spread * factor
+        factor = (most - zero) / (peak - zero)
+        low, high = (zero + (end - zero) * factor for end in (scale.low, scale.high))
+        scale = replace(scale, low=low, high=high)
+        data, spread = zero + (data - zero) * factor, None if spread is None else spread * factor
     return Made(data, like, scale, origin, spread=spread)
 
 
 def _in_scanner_units(network: np.ndarray, prepared: Prepared, scale: Scale) -> np.ndarray:
-    """(D, H, W) float32; below 0 only where a source is."""
+    """(D, H, W) float32; darker than the background only where a source is."""
     data = scale.invert(network, prepared.brain)
-    if any(_reaches_below_zero(prepared, name) for name in prepared.scales):
+    if any(_reaches_below_background(prepared, name) for name in prepared.scales):
         return data
-    return np.maximum(data, 0)
+    return np.maximum(data, np.float32(scale.background))
 
 
 def storable_scale(
@@ -281,12 +283,14 @@ def storable_scale(
     Infinite limits hold anything. Beside the scale stands ``training`` or ``siblings``.
     """
     integers = bool(np.isfinite(limits).all())
-    if not integers or (scale.high - scale.low >= FEWEST_LEVELS and scale.high <= limits[1]):
+    if not integers or (scale.width >= FEWEST_LEVELS and scale.high <= limits[1]):
         return scale, "training"
-    high = float(np.exp(np.mean([np.log(max(each.high, 1e-6)) for each in siblings])))
-    shares = [each.low / each.high if each.high > 0 else 0 for each in siblings]
+    zero = scale.background
+    over = [max(each.high - each.background, 1e-6) for each in siblings]
+    high = float(np.exp(np.mean(np.log(over))))
+    shares = [(s.low - s.background) / o for s, o in zip(siblings, over, strict=True)]
     low = high * float(np.median(shares))
-    return replace(scale, low=min(low, 0.5 * high), high=high), "siblings"
+    return replace(scale, low=zero + min(low, 0.5 * high), high=zero + high), "siblings"
 
 
 def _tiles_in_words(config: RunConfig, patch: Sequence[int], overlap: Sequence[int]) -> str:
@@ -296,10 +300,11 @@ def _tiles_in_words(config: RunConfig, patch: Sequence[int], overlap: Sequence[i
     return f"{config.data.plane} slices{size} in tiles {patch} sharing {overlap} (row, column)"
 
 
-def _reaches_below_zero(prepared: Prepared, name: Modality) -> bool:
-    """Whether a source has clearly negative intensities, so that its siblings may as well."""
+def _reaches_below_background(prepared: Prepared, name: Modality) -> bool:
+    """Whether a source is clearly darker than its background, so that its siblings may as well."""
     scale, lowest = prepared.scales[name], float(prepared.volumes[name].min())
-    return scale.low + lowest * (scale.high - scale.low) < -1e-3 * abs(scale.high)
+    darkest = scale.low + lowest * scale.width - scale.background
+    return darkest < -1e-3 * abs(scale.high - scale.background)
 
 
 class PlumbingMaker(Maker):

@@ -27,7 +27,7 @@ class Made:
     """One sequence that a maker made of one case, on the case's own grid (D, H, W) = (z, y, x).
 
     Attributes:
-        data: float32 in scanner units, exactly 0 outside the brain; the mean of several draws.
+        data: float32 in scanner units, the background outside the brain; the mean of several draws.
         like: The file, a sibling's, whose header and type it borrows.
         scale: What the network's 0 and 1 became.
         scale_from: ``training`` (the run's prior), ``siblings`` or ``real``.
