@@ -103,6 +103,9 @@ def _add_audit(commands: Any) -> None:
     add("folder", type=Path)
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--json", action="store_true", help="print JSON instead of text")
+    add("--fix-headers", type=Path, metavar="OUT",
+        help="write the cohort to OUT with headers that all programs read alike, and say what "
+        "was done to each file; voxels are kept to the last bit")
 
 
 def _add_train(commands: Any) -> None:

@@ -1,6 +1,6 @@
 """Volumes on a grid: files, orientations, intensities, rigid registration."""
 
-from synth3d.images.geometry import nearest_upright
+from synth3d.images.geometry import EDGES_MM, Place, nearest_upright
 from synth3d.images.grids import Grid, grid_misfits
 from synth3d.images.intensity import (
     FOREIGN,
@@ -35,7 +35,8 @@ from synth3d.images.volumes import (
 )
 
 __all__ = [
-    "FOREIGN", "Grid", "MOST_HEAD", "NiftiImage", "PLANES", "Scale", "ScalePrior", "Turn",
+    "EDGES_MM", "FOREIGN", "Grid", "MOST_HEAD", "NiftiImage", "PLANES", "Place", "Scale",
+    "ScalePrior", "Turn",
     "Volume", "background_of", "check_content", "check_same_grid", "check_same_grids",
     "differs", "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place",
     "read", "read_label", "read_unchecked", "register_rigid", "resample", "resample_rigid",

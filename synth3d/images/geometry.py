@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nibabel.quaternions import fillpositive, quat2mat
 
 ORTHONORMAL = 1e-4
 """ITK takes directions whose products are off by no more than this."""
@@ -34,7 +33,8 @@ class Place:
         affine: (4, 4), voxel (x, y, z) to mm, RAS+, as ITK reads it; None where ``fault`` says why
             not.
         fault: What is wrong, a clause with its remedy; None where nothing is.
-        sform: The sform as nibabel takes it, in mm; None where it is not set or cannot be used.
+        sform: The sform in mm, whatever the unit where that is absurd; None where it is not set or
+            cannot be used.
         qform: The qform, likewise.
         codes: Of qform and sform.
     """
@@ -47,9 +47,9 @@ class Place:
 
     @property
     def lost(self) -> bool:
-        """Whether nothing was said: no form is set, or it is what programs write by default."""
+        """Whether nothing is said: no usable form, or the one that programs write by default."""
         if self.codes == (0, 0) or self.affine is None:
-            return self.codes == (0, 0)
+            return self.codes == (0, 0) or (self.sform is None and self.qform is None)
         return np.array_equal(np.abs(self.affine), np.eye(4))
 
     @property
@@ -66,9 +66,11 @@ def place_of(header: Any) -> Place:
     codes = int(header["qform_code"]), int(header["sform_code"])
     unit = MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     edges = np.asarray(header["pixdim"][1:4], dtype=np.float64) * unit
+    fault, affine = _bad_edges(edges, unit), None
+    if fault and _bad_edges(edges / unit, 1.0) is None:  # the numbers were meant in mm
+        edges, unit = edges / unit, 1.0
     sform = _sform(header, unit) if codes[1] > 0 else None
     qform = _qform(header, edges, unit) if codes[0] > 0 else None
-    fault, affine = _bad_edges(edges, unit), None
     takes_sform = codes[1] > 0 and (codes[1] == 1 or codes[0] <= 0)
     if fault is None and takes_sform and _directions(sform) is not None:
         assert sform is not None
@@ -103,11 +105,13 @@ def _sform(header: Any, unit: float) -> np.ndarray | None:
 
 
 def _qform(header: Any, edges: np.ndarray, unit: float) -> np.ndarray | None:
-    vector = [float(header[f"quatern_{axis}"]) for axis in "bcd"]
-    if not np.isfinite(vector).all() or np.dot(vector, vector) > 1 + 1e-5:
+    vector = np.array([float(header[f"quatern_{axis}"]) for axis in "bcd"])
+    if not np.isfinite(vector).all() or vector @ vector > 1 + 1e-5:
         return None
-    length = max(1.0, float(np.linalg.norm(vector)))  # rounding leaves some a little too long
-    turn = quat2mat(fillpositive(np.asarray(vector) / length))
+    from scipy.spatial.transform import Rotation
+
+    real = np.sqrt(max(0.0, 1 - vector @ vector))  # rounding leaves some a little too long
+    turn = Rotation.from_quat([*vector, real]).as_matrix()
     affine = np.eye(4)
     handed = -1 if float(header["pixdim"][0]) < 0 else 1
     affine[:3, :3] = turn * edges * (1, 1, handed)

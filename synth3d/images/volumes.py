@@ -117,15 +117,19 @@ def read_unchecked(path: Path) -> Volume:
     if (slope, inter) != (1.0, 0.0):
         stored = stored * np.float64(slope) + inter
     with np.errstate(over="ignore"):  # becomes infinite, which the caller checks
-        return Volume(stored.astype(np.float32), place_of(header).affine, path)
+        return Volume(stored.astype(np.float32), _grid(header).affine, path)
 
 
 def grid(path: Path) -> Grid:
     """Where the voxels of ``path`` lie, from its header alone."""
-    header = _header_of(path)
-    place = place_of(header)
-    assert place.affine is not None  # else the header was refused
-    return Grid(_shape(header)[::-1], place.affine, place.other, place.lost)
+    return _grid(_header_of(path))
+
+
+def _grid(header: Any) -> Grid:
+    """Of a header that was not refused."""
+    said, (x, y, z) = place_of(header), _shape(header)
+    assert said.affine is not None
+    return Grid((z, y, x), said.affine, said.other, said.lost)
 
 
 def check_same_grid(paths: Iterable[Path]) -> Grid:
