@@ -170,6 +170,8 @@ def _add_complete(commands: Any) -> None:
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--plumbing", action="store_true",
         help="no synthesis: send the real --missing sequence through the same way out")
+    add("--unchecked", action="store_true",
+        help="complete even cases whose voxels contradict themselves: copies, masks, flips")
     add("--overlap", type=float, help="share of a tile that neighbours share; default: training's")
     add("--precision", choices=["fp32", "bf16"], help="default: training's, if this machine can")
     add("--batch", type=int, default=2, help="tiles per call of the network")

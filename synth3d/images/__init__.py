@@ -1,7 +1,16 @@
 """Volumes on a grid: files, orientations, intensities, rigid registration."""
 
-from synth3d.images.geometry import EDGES_MM, Place, nearest_upright
-from synth3d.images.grids import Grid, grid_misfits
+from synth3d.images.alignment import (
+    Sketch,
+    agreements,
+    shift_of,
+    sketch,
+    smoothness,
+    turned,
+    turned_in_words,
+)
+from synth3d.images.geometry import CORRECTED, EDGES_MM, Place, nearest_upright
+from synth3d.images.grids import Grid, grid_misfits, remedies
 from synth3d.images.intensity import (
     FOREIGN,
     MOST_HEAD,
@@ -35,11 +44,11 @@ from synth3d.images.volumes import (
 )
 
 __all__ = [
-    "EDGES_MM", "FOREIGN", "Grid", "MOST_HEAD", "NiftiImage", "PLANES", "Place", "Scale",
-    "ScalePrior", "Turn",
-    "Volume", "background_of", "check_content", "check_same_grid", "check_same_grids",
-    "differs", "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place",
-    "read", "read_label", "read_unchecked", "register_rigid", "resample", "resample_rigid",
-    "shape_of", "turn_to", "value_limits", "write_like", "write_moved", "write_new",
-    "write_transform", "xyz_to_zyx",
+    "CORRECTED", "EDGES_MM", "FOREIGN", "Grid", "MOST_HEAD", "NiftiImage", "PLANES", "Place",
+    "Scale", "ScalePrior", "Sketch", "Turn", "Volume", "agreements", "background_of",
+    "check_content", "check_same_grid", "check_same_grids", "differs", "foreground", "grid",
+    "grid_misfits", "image_like", "nearest_upright", "place", "read", "read_label",
+    "read_unchecked", "register_rigid", "remedies", "resample", "resample_rigid", "shape_of",
+    "shift_of", "sketch", "smoothness", "turn_to", "turned", "turned_in_words", "value_limits",
+    "write_like", "write_moved", "write_new", "write_transform", "xyz_to_zyx",
 ]  # fmt: skip

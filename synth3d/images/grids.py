@@ -25,12 +25,14 @@ class Grid:
         affine: (4, 4), voxel (x, y, z) to mm, RAS+; its first three columns are independent.
         other: What the header's other form says, where it has two; None where it has one.
         lost: Whether the header says nothing of its own, so that ``affine`` is a default.
+        uncoded: Whether it has neither form, so that the axes are assumed.
     """
 
     shape_zyx: tuple[int, int, int]
     affine: np.ndarray
     other: np.ndarray | None = None
     lost: bool = False
+    uncoded: bool = False
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

@@ -32,6 +32,9 @@ FOREIGN = float(np.log(4))
 LEAST_FOREIGN = float(np.log(1.5))
 """Where training cases hardly differ, as after z-scoring, so much beyond them is foreign, too."""
 
+ODD = float(np.log(30))
+"""A sequence this many times brighter beside its siblings than in training is in other units."""
+
 OFFSET = 0.2
 """The darkest brain may lie this many widths beyond the training cases' before it is strange."""
 
@@ -203,6 +206,22 @@ class ScalePrior:
         if follows:
             low = float(np.mean([(s.low + s.high) / 2 for s in sources.values()])) - width / 2
         return Scale(low, low + width, known[0][target].clips, background)
+
+    def odd_ones(self, sources: Mapping[str, Scale]) -> list[str]:
+        """A sentence for each sequence far brighter or darker beside its siblings than ever."""
+        alike = [case for case in self.cases if all(name in case for name in sources)]
+        if len(sources) < 2 or not alike:
+            return []
+        theirs = np.stack([_log_widths(case, sources) for case in alike])
+        usual = np.median(theirs - np.median(theirs, axis=1, keepdims=True), axis=0)
+        mine = _log_widths(sources, sources) - usual
+        beside = mine - np.median(mine)
+        return [
+            f"{name} is {np.exp(abs(off)):.3g} times as {'bright' if off > 0 else 'dark'} beside "
+            "the others as in training"
+            for name, off in zip(sources, beside, strict=True)
+            if abs(off) > ODD
+        ]
 
     def to_list(self) -> list[dict[str, dict[str, Any]]]:
         """Plain values for JSON, one mapping per training case."""

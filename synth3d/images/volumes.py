@@ -129,7 +129,7 @@ def _grid(header: Any) -> Grid:
     """Of a header that was not refused."""
     said, (x, y, z) = place_of(header), _shape(header)
     assert said.affine is not None
-    return Grid((z, y, x), said.affine, said.other, said.lost)
+    return Grid((z, y, x), said.affine, said.other, said.lost, said.codes == (0, 0))
 
 
 def check_same_grid(paths: Iterable[Path]) -> Grid:

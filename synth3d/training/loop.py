@@ -18,6 +18,7 @@ from synth3d.cohort import Case, Splits
 from synth3d.data import (
     Batch,
     Prepared,
+    Roles,
     Stream,
     misalign,
     prepare,
@@ -142,6 +143,7 @@ def _begin(
     cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
     write_json(run / "cohort.json", cohort | {"test": splits.test})
     write_json(run / "scales.json", ScalePrior([{**case.scales} for case in learn]).to_list())
+    write_json(run / "roles.json", Roles.learn(learn, trainer.config.sources).to_dict())
     if not (run / "resume.pt").exists():
         return []
     try:
