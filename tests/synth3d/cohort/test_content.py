@@ -14,11 +14,11 @@ SOURCES = ("t1n", "t1c", "t2w")
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
-    """Two phantoms at 3 mm: ({sequence: volume}, spacing) each."""
+    """Two phantoms at 4 mm: ({sequence: volume}, spacing) each."""
     from synth3d.phantom.cohort import make_cohort
 
     folder = tmp_path_factory.mktemp("heads") / "cohort"
-    make_cohort(folder, cases=2, size=64, seed=4)
+    make_cohort(folder, cases=2, size=48, seed=4)
     cases = find_cases(folder)
     spacing = grid(cases[0].images["t1n"]).spacing_mm
     return [({m: read(case.images[m]).data for m in SOURCES} for case in cases), spacing]
