@@ -50,9 +50,9 @@ def background_of(volume: np.ndarray) -> float:
     if volume.ndim != 3 or not volume.size:
         return 0.0
     faces = [np.take(volume, end, axis).ravel() for axis in range(3) for end in (0, -1)]
-    values, counts = np.unique(np.concatenate(faces), return_counts=True)
-    most = int(counts.argmax())
-    return float(values[most]) if counts[most] > counts.sum() / 2 else 0.0
+    border = np.concatenate(faces)
+    middle = np.partition(border, border.size // 2)[border.size // 2]  # the majority's, if any
+    return float(middle) if np.count_nonzero(border == middle) > border.size / 2 else 0.0
 
 
 def differs(volume: np.ndarray, background: float) -> np.ndarray:
