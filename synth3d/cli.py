@@ -103,6 +103,9 @@ def _add_audit(commands: Any) -> None:
     add("folder", type=Path)
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--json", action="store_true", help="print JSON instead of text")
+    add("--fix-headers", type=Path, metavar="OUT",
+        help="write the cohort to OUT with headers that all programs read alike, and say what "
+        "was done to each file; voxels are kept to the last bit")
 
 
 def _add_train(commands: Any) -> None:
@@ -172,6 +175,8 @@ def _add_complete(commands: Any) -> None:
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--plumbing", action="store_true",
         help="no synthesis: send the real --missing sequence through the same way out")
+    add("--unchecked", action="store_true",
+        help="complete even cases whose voxels contradict themselves: copies, masks, flips")
     add("--overlap", type=float, help="share of a tile that neighbours share; default: training's")
     add("--precision", choices=["fp32", "bf16"], help="default: training's, if this machine can")
     add("--batch", type=int,

@@ -11,7 +11,7 @@ from seg_eval.records import digest
 from synth3d.cohort import MODALITIES, Case, Modality, find_cases
 from synth3d.errors import InputError
 from synth3d.files import sha256
-from synth3d.images import check_same_grid, foreground, read, write_like
+from synth3d.images import background_of, check_same_grid, foreground, read, write_like
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Completed:
         """Write a channel to ``path`` as a segmenter may see it, marked as synthetic.
 
         Other tools leave -1 or noise in the background, and nnU-Net crops and normalises by
-        what is not zero, so everything outside the brain is set to 0, which the channels of
-        ``case`` other than ``missing`` show.
+        what is not zero, so everything outside the brain, which the channels of ``case`` other
+        than ``missing`` show, is set to 0; or, where their own background is not 0, to the tool's.
 
         Raises:
             InputError: The file is unreadable, on another grid, not finite, empty inside the
@@ -76,10 +76,11 @@ class Completed:
         made = read(source).data
         if np.array_equal(made, read(real).data):
             raise InputError(f"{source} equals the real {modality}: nothing was synthesised")
-        volume = np.where(brain_without(case, missing), made, 0).astype(np.float32)
+        like = next(path for name, path in case.images.items() if name not in missing)
+        outside = background_of(made) if background_of(read(like).data) else 0.0
+        volume = np.where(brain_without(case, missing), made, outside).astype(np.float32)
         if not volume.any():
             raise InputError(f"{source} is zero everywhere inside the brain of {case.name}")
-        like = next(path for name, path in case.images.items() if name not in missing)
         mark = f"SYNTHETIC {modality}: {self.name}"
         # In the tool's own units, often 0 to 1: the cohort's integers would round them away.
         write_like(like, volume, path, description=mark, dtype=np.float32)

@@ -11,6 +11,7 @@ from synth3d.cohort.cases import (
     require,
     survey_folder,
 )
+from synth3d.cohort.content import Finding, findings
 from synth3d.cohort.labels import LabelScheme, label_scheme
 from synth3d.cohort.namings import claims, ending_of, nnunet_dataset, parse_modality
 from synth3d.cohort.splits import (
@@ -26,6 +27,7 @@ __all__ = [
     "ALL_MODALITIES",
     "AuditRequest",
     "Case",
+    "Finding",
     "LabelScheme",
     "MODALITIES",
     "Modality",
@@ -33,6 +35,7 @@ __all__ = [
     "claims",
     "ending_of",
     "find_cases",
+    "findings",
     "label_scheme",
     "make_splits",
     "nnunet_dataset",

@@ -14,18 +14,23 @@ from typing import Literal
 import numpy as np
 
 from synth3d.cohort.cases import ALL_MODALITIES, Case, Modality, survey_folder
+from synth3d.cohort.content import findings
 from synth3d.cohort.labels import LabelScheme, label_scheme
 from synth3d.cohort.splits import Splits, parse_splits, sides_of_cases, split_problems
 from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of, progress
 from synth3d.images import (
+    CORRECTED,
     MOST_HEAD,
     Grid,
+    background_of,
     check_content,
+    differs,
     grid,
     grid_misfits,
     read_label,
     read_unchecked,
+    remedies,
 )
 
 SMALLEST_COVERAGE = 0.8
@@ -73,13 +78,22 @@ class CaseFacts:
         self.digests: dict[Modality, str] = {}
         self.problems: list[Problem] = []
         heads: dict[Modality, np.ndarray] = {}
+        self._volumes: dict[str, np.ndarray] = {}
         for modality in case.images:
             if (head := self._look_at(modality)) is not None:
                 heads[modality] = head
         label = self._label()
         self.label_values = None if label is None else tuple(map(int, np.unique(label)))
-        self.coverage = self._coverage(heads, label) if self._fits() and heads else {}
+        fits = self._fits()
+        self.coverage = self._coverage(heads, label) if fits and heads else {}
         self._copies()
+        self._forms()
+        if fits and self._volumes and self.grid:
+            stripped = self.case.naming != "ixi"
+            for one in findings(self._volumes, self.grid.spacing_mm, stripped):
+                refused = "; complete refuses it" if one.contradiction else ""
+                self._report("warning", one.text + refused)
+        del self._volumes
 
     @property
     def grid(self) -> Grid | None:
@@ -95,18 +109,26 @@ class CaseFacts:
         path = self.case.images[modality]
         try:
             volume = read_unchecked(path)
-            self.grids[path] = volume.grid
+            self.grids[path] = grid(path)
             self.digests[modality] = _digest(volume.data)
             check_content(volume)
         except InputError as error:
             self._report("error", str(error))
             return None
-        head = volume.data != 0
-        self.top[modality] = float(np.percentile(volume.data[head], 99))
+        background = background_of(volume.data)
+        head = differs(volume.data, background)
+        if not head.any():
+            self._report("error", f"{path} is {background:.6g} everywhere")
+            return None
+        self._volumes[modality] = volume.data
+        self.top[modality] = float(np.percentile(volume.data[head], 99)) - background
         stripped = 1 - head.mean() >= LEAST_BACKGROUND
         if not stripped:
             self._report("warning", f"{path.name} has no zero background; is it skull-stripped?")
-        if (lowest := float(volume.data.min())) < 0:
+        if background:
+            text = f"{path.name} has {background:.6g} as its background, not 0"
+            self._report("warning", text)
+        elif (lowest := float(volume.data.min())) < 0:
             self._report("warning", f"{path.name} has negative values, down to {lowest:.4g}")
         return head if stripped else None
 
@@ -116,7 +138,7 @@ class CaseFacts:
             return None
         try:
             volume = read_label(path)
-            self.grids[path] = volume.grid
+            self.grids[path] = grid(path)
             label_scheme(np.unique(volume.data))
         except InputError as error:
             self._report("error", str(error) if str(path) in str(error) else f"{path}: {error}")
@@ -132,13 +154,29 @@ class CaseFacts:
         """
         if not self.grids:
             return False
-        _, misfits = grid_misfits(self.grids)
+        reference, misfits = grid_misfits(self.grids)
         if misfits and self.case.naming == "ixi":
             hint = "a run needs data.common_grid, as in the recipe ixi-2d"
             self._report("warning", "; ".join([*misfits, hint]))
         elif misfits:
-            self._report("error", "; ".join(misfits))
+            self._report("error", f"{'; '.join(misfits)}: {remedies(self.grids, reference)}")
         return not misfits
+
+    def _forms(self) -> None:
+        """Warnings for headers that other programs read otherwise than nnU-Net."""
+        torn = {p.name: one.conflict_mm for p, one in self.grids.items() if one.conflict_mm}
+        if torn:
+            text = (
+                f"qform and sform of {', '.join(torn)} disagree by up to {max(torn.values()):.1f} "
+                f"mm; nnU-Net's reading is taken, and other programs take the other; {CORRECTED}"
+            )
+            self._report("warning", text)
+        if lost := [path.name for path, one in self.grids.items() if one.uncoded]:
+            text = (
+                f"the headers of {', '.join(lost)} say nothing of orientation; nnU-Net assumes "
+                f"LPS and so do we, but nobody can tell left from right; {CORRECTED}"
+            )
+            self._report("warning", text)
 
     def _coverage(
         self, heads: dict[Modality, np.ndarray], label: np.ndarray | None

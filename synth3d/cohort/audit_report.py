@@ -9,6 +9,7 @@ from typing import Any
 
 from synth3d.cohort.audit import Audit, CaseFacts, audit
 from synth3d.cohort.cases import ALL_MODALITIES, Modality
+from synth3d.cohort.headers import fix_headers
 from synth3d.errors import visible
 
 NAMED_CASES = 5
@@ -22,10 +23,18 @@ class AuditRequest:
     folder: Path
     splits: Path | None = None
     json: bool = False
+    fix_headers: Path | None = None
 
 
 def run_audit(request: AuditRequest) -> int:
-    """Print an audit, as :func:`audit`: 1 when something would break a run, else 0."""
+    """Print an audit, as :func:`audit`: 1 when something would break a run, else 0.
+
+    With ``fix_headers`` write corrected copies there instead, and 1 is a case without a remedy.
+    """
+    if request.fix_headers is not None:
+        fixed = fix_headers(request.folder, request.fix_headers)
+        print("\n".join([*fixed.lines, *(f"error: {text}" for text in fixed.failed)]))
+        return 1 if fixed.failed else 0
     result = audit(request.folder, request.splits)
     print(audit_json(result) if request.json else format_audit(result))
     return 1 if result.errors else 0

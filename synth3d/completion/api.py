@@ -110,6 +110,7 @@ class Run:
             readable = self._maker.readable(replace(found, label=None), goal)
             if trouble := self._maker.trouble(readable, goal):
                 raise InputError(f"case {found.name}: {'; '.join(trouble)}")
+            self._check(readable)
             made = self._maker.make(readable, goal, seed=seed)
             if affine is not None and not isinstance(case, Case):
                 return {target: one.data for target, one in made.items()}
@@ -117,6 +118,14 @@ class Run:
                 target: image_like(one.like, one.data, describe(target, one, self._maker))
                 for target, one in made.items()
             }
+
+    def _check(self, case: Case) -> None:
+        """Refuse what contradicts itself, and say aloud what is suspected."""
+        found = self._maker.findings(case)
+        if wrong := [one.text for one in found if one.contradiction]:
+            raise InputError(f"case {case.name}: {'; '.join(wrong)}")
+        for one in found:
+            print(f"warning: case {case.name}: {one.text}")
 
     def _goal(self, case: Case, wanted: Sequence[str] | None) -> list[Modality]:
         if wanted is None:

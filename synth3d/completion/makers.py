@@ -12,9 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from synth3d.cohort import MODALITIES, Case, Modality
+from synth3d.cohort import MODALITIES, Case, Finding, Modality, findings
 from synth3d.completion.plan import Made
-from synth3d.data import Prepared, fit_scale, prepare, read_on_one_grid, restore, seen, spacing_seen
+from synth3d.data import (
+    Prepared,
+    Roles,
+    fit_scale,
+    prepare,
+    read_on_one_grid,
+    restore,
+    seen,
+    spacing_seen,
+)
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
 from synth3d.frameworks import Diffusion
@@ -86,6 +95,14 @@ class Maker:
         """
         if wanted and len(case.missing(self.sources)) == len(self.sources):
             return [f"has none of the sequences {', '.join(self.sources)} that the run needs"]
+        return []
+
+    def findings(self, case: Case) -> list[Finding]:
+        """What the voxels of the readable ``case`` say against it; nothing is said of a real one.
+
+        Raises:
+            InputError: A file of the case is bad.
+        """
         return []
 
     def make(
@@ -163,6 +180,7 @@ class RunMaker(Maker):
         }
         if self.device.type == "cuda":
             self.identity["tf32"] = tf32(self.device)
+        self.roles = Roles.read(run.folder / "roles.json")
         self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
         self.title = (
@@ -191,12 +209,26 @@ class RunMaker(Maker):
             return [f"lacks {absent}, which the run cannot make; it makes {able}"]
         return []
 
+    def findings(self, case: Case) -> list[Finding]:
+        """As :meth:`Maker.findings`: contradictions, and what the run was not trained for."""
+        case = replace(case, label=None)
+        have: list[Modality] = [name for name in self.sources if name in case.images]
+        raw = read_on_one_grid(case, have, self.config.data.common_grid)
+        volumes = {name: volume.data for name, volume in raw.items()}
+        found = findings(volumes, raw[have[0]].spacing_mm, stripped=False)
+        if any(one.contradiction for one in found):
+            return found
+        prepared = prepare(case, self.sources, (), self.config.data)
+        strange = self._strange_grid(prepared) + self.run.prior.odd_ones({**prepared.scales})
+        if self.roles is not None:
+            strange += self.roles.exchanged({**prepared.volumes}, prepared.brain)
+        return found + [Finding(False, text) for text in strange]
+
     def _make(
         self, case: Case, wanted: Sequence[Modality], seeds: list[int], on_tile: OnTile | None
     ) -> dict[Modality, Made]:
         """Absent sources are zeros, as in training."""
         prepared = prepare(replace(case, label=None), self.sources, (), self.config.data)
-        self._warn_of_grid(case, prepared)
         siblings = list(prepared.scales.values())
         scales: dict[Modality, tuple[Scale, str]] = {}
         for target in wanted:
@@ -228,18 +260,18 @@ class RunMaker(Maker):
             raise InputError(f"the network gives NaN or infinity for case {name}{hint}")
         return result
 
-    def _warn_of_grid(self, case: Case, prepared: Prepared) -> None:
-        """Say aloud when a case lies otherwise, or is finer, than all that was trained on.
+    def _strange_grid(self, prepared: Prepared) -> list[str]:
+        """In what a case lies otherwise, or is finer, than all that was trained on.
 
         Slices are turned alike whatever the file, so in 2-D only their voxels can be strange.
         """
-        config = self.config
+        config, found = self.config, []
         orientation = Grid(prepared.brain.shape, prepared.affine).orientation
         known = self.trained_on.get("orientations")
         if known and config.dim == 3 and orientation not in known:
-            print(
-                f"warning: case {case.name} is oriented {orientation}, the run was trained on "
-                f"{', '.join(known)}; reorient it first for a result to be trusted"
+            found.append(
+                f"is oriented {orientation}, the run was trained on {', '.join(known)}; reorient "
+                "it first for a result to be trusted"
             )
         known = self.trained_on.get("spacings_mm")
         mm = spacing_seen(prepared, config.task, config.data)
@@ -247,29 +279,29 @@ class RunMaker(Maker):
             here = "×".join(f"{edge:.3g}" for edge in mm)
             there = ", ".join("×".join(f"{edge:.3g}" for edge in spacing) for spacing in known)
             axes = "(z, y, x)" if config.dim == 3 else "(row, column)"
-            print(
-                f"warning: case {case.name} has voxels of {here} mm {axes}, the run was trained "
-                f"on {there} mm"
-            )
+            found.append(f"has voxels of {here} mm {axes}, the run was trained on {there} mm")
+        return found
 
 
 def _fitted(volumes: np.ndarray, like: Path, scale: Scale, origin: str) -> Made:
     """The mean of ``volumes`` (draws, D, H, W), darker where ``like``'s type would clamp it."""
     data, most = volumes.mean(0).astype(np.float32), value_limits(like)[1]
     spread = volumes.std(0, ddof=1).astype(np.float32) if len(volumes) > 1 else None
+    zero = scale.background
     if (peak := float(data.max())) > most:
-        factor = most / peak
-        scale = replace(scale, low=scale.low * factor, high=scale.high * factor)
-        data, spread = data * factor, None if spread is None else spread * factor
+        factor = (most - zero) / (peak - zero)
+        low, high = (zero + (end - zero) * factor for end in (scale.low, scale.high))
+        scale = replace(scale, low=low, high=high)
+        data, spread = zero + (data - zero) * factor, None if spread is None else spread * factor
     return Made(data, like, scale, origin, spread=spread)
 
 
 def _in_scanner_units(network: np.ndarray, prepared: Prepared, scale: Scale) -> np.ndarray:
-    """(D, H, W) float32; below 0 only where a source is."""
+    """(D, H, W) float32; darker than the background only where a source is."""
     data = scale.invert(network, prepared.brain)
-    if any(_reaches_below_zero(prepared, name) for name in prepared.scales):
+    if any(_reaches_below_background(prepared, name) for name in prepared.scales):
         return data
-    return np.maximum(data, 0)
+    return np.maximum(data, np.float32(scale.background))
 
 
 def storable_scale(
@@ -284,12 +316,14 @@ def storable_scale(
     Infinite limits hold anything. Beside the scale stands ``training`` or ``siblings``.
     """
     integers = bool(np.isfinite(limits).all())
-    if not integers or (scale.high - scale.low >= FEWEST_LEVELS and scale.high <= limits[1]):
+    if not integers or (scale.width >= FEWEST_LEVELS and scale.high <= limits[1]):
         return scale, "training"
-    high = float(np.exp(np.mean([np.log(max(each.high, 1e-6)) for each in siblings])))
-    shares = [each.low / each.high if each.high > 0 else 0 for each in siblings]
+    zero = scale.background
+    over = [max(each.high - each.background, 1e-6) for each in siblings]
+    high = float(np.exp(np.mean(np.log(over))))
+    shares = [(s.low - s.background) / o for s, o in zip(siblings, over, strict=True)]
     low = high * float(np.median(shares))
-    return replace(scale, low=min(low, 0.5 * high), high=high), "siblings"
+    return replace(scale, low=zero + min(low, 0.5 * high), high=zero + high), "siblings"
 
 
 def _tiles_in_words(config: RunConfig, patch: Sequence[int], overlap: Sequence[int]) -> str:
@@ -299,10 +333,11 @@ def _tiles_in_words(config: RunConfig, patch: Sequence[int], overlap: Sequence[i
     return f"{config.data.plane} slices{size} in tiles {patch} sharing {overlap} (row, column)"
 
 
-def _reaches_below_zero(prepared: Prepared, name: Modality) -> bool:
-    """Whether a source has clearly negative intensities, so that its siblings may as well."""
+def _reaches_below_background(prepared: Prepared, name: Modality) -> bool:
+    """Whether a source is clearly darker than its background, so that its siblings may as well."""
     scale, lowest = prepared.scales[name], float(prepared.volumes[name].min())
-    return scale.low + lowest * (scale.high - scale.low) < -1e-3 * abs(scale.high)
+    darkest = scale.low + lowest * scale.width - scale.background
+    return darkest < -1e-3 * abs(scale.high - scale.background)
 
 
 class PlumbingMaker(Maker):

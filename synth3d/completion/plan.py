@@ -1,6 +1,6 @@
 """What completing a cohort will do, case by case, and everything that stands in the way.
 
-Looks at headers and hashes, never at voxels, and writes nothing.
+Looks at headers, hashes and the voxels of what is still to be made, and writes nothing.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.completion.receipts import Layout, case_identity, is_done
 from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
-from synth3d.files import progress
+from synth3d.files import progress, read_json
 from synth3d.images import Scale, check_same_grid
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Made:
     """One sequence that a maker made of one case, on the case's own grid (D, H, W) = (z, y, x).
 
     Attributes:
-        data: float32 in scanner units, exactly 0 outside the brain; the mean of several draws.
+        data: float32 in scanner units, the background outside the brain; the mean of several draws.
         like: The file, a sibling's, whose header and type it borrows.
         scale: What the network's 0 and 1 became.
         scale_from: ``training`` (the run's prior), ``siblings`` or ``real``.
@@ -53,6 +53,7 @@ class Job:
         hidden: Sequences that are there and count as missing.
         make: Sequences to be made; none when nothing is missing.
         identity: What decides the result, for the receipt.
+        suspicions: What the voxels say against the case, for the receipt.
     """
 
     case: Case
@@ -61,6 +62,7 @@ class Job:
     make: tuple[Modality, ...]
     identity: dict[str, Any]
     done: bool
+    suspicions: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -81,7 +83,7 @@ class Job:
 
 
 def plan(cases: Sequence[Case], maker: "Maker", request: CompleteRequest) -> list[Job]:
-    """A job for each case; headers and hashes are read, voxels are not.
+    """A job for each case; all is read that will be, and nothing is written.
 
     Raises:
         InputError: Some cases cannot be completed; the sentence names all of them and why.
@@ -100,13 +102,32 @@ def plan(cases: Sequence[Case], maker: "Maker", request: CompleteRequest) -> lis
             identity = case_identity(readable, make, how)
             there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)
             done = is_done(layout, case, identity)
-            jobs.append(Job(case, readable, there, make, identity, done))
-            trouble = [] if done or request.overwrite else in_the_way(jobs[-1], layout)
+            trouble, suspicions = _looked_at(readable, make, done, maker, request)
+            jobs.append(Job(case, readable, there, make, identity, done, suspicions))
+            trouble += [] if done or request.overwrite else in_the_way(jobs[-1], layout)
         problems += [f"case {case.name}: {text}" for text in trouble]
     if problems:
         head = f"{len(problems)} problems: " if len(problems) > 1 else ""
         raise InputError(head + "; ".join(problems))
     return jobs
+
+
+def _looked_at(
+    case: Case, make: Sequence[Modality], done: bool, maker: "Maker", request: CompleteRequest
+) -> tuple[list[str], tuple[str, ...]]:
+    """What the voxels of ``case`` forbid, and what they let suspect; a receipt knows the latter."""
+    if done:
+        known = read_json(request.layout.receipt(case)).get("suspicions", [])
+        return [], tuple(str(text) for text in known)
+    if not make:
+        return [], ()
+    try:
+        found = maker.findings(case)
+    except InputError as error:
+        return [str(error)], ()
+    refused = [one.text for one in found if one.contradiction and not request.unchecked]
+    hint = "; --unchecked completes the case all the same"
+    return [text + hint for text in refused], tuple(one.text for one in found)
 
 
 def _trouble(case: Case, make: Sequence[Modality], maker: "Maker", layout: Layout) -> list[str]:

@@ -38,6 +38,7 @@ class CompleteRequest:
     overwrite: bool = False
     dry_run: bool = False
     plumbing: bool = False
+    unchecked: bool = False
     overlap: float | None = None
     precision: str | None = None
     batch: int | None = None

@@ -62,7 +62,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
 
     Raises:
         InputError: The run, the cases or ``out`` cannot be used. Trouble that shows only in the
-            voxels of a case (NaN, truncation) is told at the end, when the other cases are done.
+            voxels of a case (the network gives NaN) is told at the end, when the others are done.
     """
     threads = request.threads
     if threads is None and request.jobs > 1:
@@ -106,6 +106,9 @@ def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
                 f"{request.data} and only read; choose another --out"
             )
     jobs = plan(cases, maker, request)
+    for job in jobs:
+        for text in job.suspicions:
+            print(f"warning: case {job.case.name}: {text}")
     return jobs, cases, json.dumps(maker.identity)
 
 
@@ -244,6 +247,7 @@ def _write_case(
         "targets": {m: {"file": targets[m].name, **_scale_facts(one)} for m, one in made.items()},
         "absent_sources": list(job.readable.missing(maker.sources)) if made else [],
         "hidden": list(job.hidden),
+        "suspicions": list(job.suspicions),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 2),
         "peak_memory_mb": peak_memory_mb(request.device),

@@ -5,6 +5,7 @@ from synth3d.data.misalign import misalign
 from synth3d.data.options import DataConfig, MisalignConfig
 from synth3d.data.patches import Stream, to_subject
 from synth3d.data.prepared import Prepared, fit_scale, prepare, read_on_one_grid
+from synth3d.data.roles import Roles
 from synth3d.data.slices import restore, seen, spacing_seen
 from synth3d.data.task import Task, seed_of
 
@@ -13,6 +14,7 @@ __all__ = [
     "DataConfig",
     "MisalignConfig",
     "Prepared",
+    "Roles",
     "Stream",
     "Task",
     "fit_scale",

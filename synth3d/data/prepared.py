@@ -15,12 +15,16 @@ from synth3d.images import (
     Scale,
     Volume,
     check_same_grid,
+    differs,
     foreground,
     grid,
     read,
     read_label,
     resample,
 )
+
+MOST_CLIPPED = 0.05
+"""Of the brain; the paper's convention has no place for images that are centred on 0."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def prepare(
 
     def scaled(volume: np.ndarray) -> tuple[Scale, np.ndarray]:
         scale = fit_scale(volume, brain, data.intensity)
-        return scale, scale.apply(volume, brain & (volume != 0))
+        return scale, scale.apply(volume, brain & differs(volume, scale.background))
 
     found = side_by_side(scaled, [raw[name].data for name in have])
     scales, volumes = (dict(zip(have, each, strict=True)) for each in zip(*found, strict=True))
@@ -86,7 +90,15 @@ def prepare(
 def fit_scale(volume: np.ndarray, brain: np.ndarray, intensity: str) -> Scale:
     """The scale of one volume (D, H, W) under the convention ``intensity`` of ``DataConfig``."""
     if intensity == "paper":
-        return Scale.papers(volume)
+        scale = Scale.papers(volume)
+        inside = volume[brain]
+        if inside.size and (inside < scale.background).mean() > MOST_CLIPPED:
+            raise InputError(
+                f"a sequence has brain darker than its background of {scale.background:.6g}, as "
+                "after z-scoring in the brain, and data.intensity = paper would clip it: give the "
+                "images in scanner units, or train with data.intensity = median"
+            )
+        return scale
     return Scale.fit(volume, brain & foreground(volume))
 
 

@@ -1,9 +1,28 @@
 """Volumes on a grid: files, orientations, intensities, rigid registration."""
 
-from synth3d.images.grids import Grid, grid_misfits
-from synth3d.images.intensity import FOREIGN, MOST_HEAD, Scale, ScalePrior, foreground
+from synth3d.images.alignment import (
+    Sketch,
+    agreements,
+    shift_of,
+    sketch,
+    smoothness,
+    turned,
+    turned_in_words,
+)
+from synth3d.images.geometry import CORRECTED, EDGES_MM, Place, nearest_upright
+from synth3d.images.grids import Grid, grid_misfits, remedies
+from synth3d.images.intensity import (
+    FOREIGN,
+    MOST_HEAD,
+    Scale,
+    ScalePrior,
+    background_of,
+    differs,
+    foreground,
+)
 from synth3d.images.planes import PLANES, Turn, turn_to
 from synth3d.images.registration import register_rigid, resample_rigid, write_transform
+from synth3d.images.resampling import resample
 from synth3d.images.volumes import (
     NiftiImage,
     Volume,
@@ -12,20 +31,24 @@ from synth3d.images.volumes import (
     check_same_grids,
     grid,
     image_like,
+    place,
     read,
     read_label,
     read_unchecked,
-    resample,
+    shape_of,
     value_limits,
     write_like,
+    write_moved,
     write_new,
     xyz_to_zyx,
 )
 
 __all__ = [
-    "FOREIGN", "Grid", "MOST_HEAD", "NiftiImage", "PLANES", "Scale", "ScalePrior",
-    "Turn", "Volume", "check_content", "check_same_grid", "check_same_grids", "foreground",
-    "grid", "grid_misfits", "image_like", "read", "read_label", "read_unchecked",
-    "register_rigid", "resample", "resample_rigid", "turn_to", "value_limits", "write_like",
-    "write_new", "write_transform", "xyz_to_zyx",
+    "CORRECTED", "EDGES_MM", "FOREIGN", "Grid", "MOST_HEAD", "NiftiImage", "PLANES", "Place",
+    "Scale", "ScalePrior", "Sketch", "Turn", "Volume", "agreements", "background_of",
+    "check_content", "check_same_grid", "check_same_grids", "differs", "foreground", "grid",
+    "grid_misfits", "image_like", "nearest_upright", "place", "read", "read_label",
+    "read_unchecked", "register_rigid", "remedies", "resample", "resample_rigid", "shape_of",
+    "shift_of", "sketch", "smoothness", "turn_to", "turned", "turned_in_words", "value_limits",
+    "write_like", "write_moved", "write_new", "write_transform", "xyz_to_zyx",
 ]  # fmt: skip

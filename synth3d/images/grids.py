@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from synth3d.images.geometry import CORRECTED
+
 TOLERANCE_VOXELS = 0.05
 """Two grids are the same when no corner of the volume moves by more than this many voxels."""
+
+TOLERANCE_EDGES = 1e-5
+"""nnU-Net refuses siblings whose voxel edges differ by a larger share, wherever they lie."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,10 +23,16 @@ class Grid:
     Attributes:
         shape_zyx: (D, H, W).
         affine: (4, 4), voxel (x, y, z) to mm, RAS+; its first three columns are independent.
+        other: What the header's other form says, where it has two; None where it has one.
+        lost: Whether the header says nothing of its own, so that ``affine`` is a default.
+        uncoded: Whether it has neither form, so that the axes are assumed.
     """
 
     shape_zyx: tuple[int, int, int]
     affine: np.ndarray
+    other: np.ndarray | None = None
+    lost: bool = False
+    uncoded: bool = False
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -39,14 +50,32 @@ class Grid:
             for column, axis in enumerate(axes)
         )
 
+    @property
+    def tolerance_mm(self) -> float:
+        """Corners no farther apart than this are at the same place."""
+        return TOLERANCE_VOXELS * min(self.spacing_mm)
+
+    def apart_mm(self, one: np.ndarray, another: np.ndarray) -> float:
+        """How far a corner of the volume moves, along one axis, from one affine to another."""
+        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape_zyx[::-1]], (1,)), -1)
+        return float(np.abs(corners.reshape(-1, 4) @ (one - another).T).max())
+
+    @property
+    def conflict_mm(self) -> float:
+        """How far the header's two forms put a corner apart; 0 where they agree or one is set."""
+        apart = 0.0 if self.other is None else self.apart_mm(self.affine, self.other)
+        return apart if apart > self.tolerance_mm else 0.0
+
     def difference(self, other: "Grid") -> str | None:
         """In what ``other`` differs, in words, or None when it is the same grid."""
         if self.shape_zyx != other.shape_zyx:
             return f"shape (z, y, x) {other.shape_zyx} against {self.shape_zyx}"
-        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in self.shape_zyx[::-1]], (1,)), -1)
-        moved = np.abs(corners.reshape(-1, 4) @ (self.affine - other.affine).T).max()
-        if moved <= TOLERANCE_VOXELS * min(self.spacing_mm):
-            return None
+        moved = self.apart_mm(self.affine, other.affine)
+        if moved <= self.tolerance_mm:
+            if np.allclose(self.spacing_mm, other.spacing_mm, rtol=TOLERANCE_EDGES, atol=0):
+                return None
+            off = np.abs(np.divide(other.spacing_mm, self.spacing_mm) - 1).max()
+            return f"spacing by a share of {off:.1g}, which nnU-Net takes for another"
         if not np.allclose(self.spacing_mm, other.spacing_mm, rtol=0.01):
             return f"spacing (z, y, x) {_mm(other.spacing_mm)} against {_mm(self.spacing_mm)} mm"
         if self.orientation != other.orientation:
@@ -69,6 +98,38 @@ def grid_misfits(grids: Mapping[Path, Grid]) -> tuple[Path, list[str]]:
         for path, difference in differences.items()
         if difference
     ]
+
+
+def remedies(grids: Mapping[Path, Grid], reference: Path) -> str:
+    """What is to be done about each of ``grids`` that is not the one of ``reference``."""
+    goal, found = grids[reference], []
+    for path, one in grids.items():
+        if (difference := goal.difference(one)) is None:
+            continue
+        if one.shape_zyx == goal.shape_zyx and one.lost != goal.lost:
+            names = (path, reference) if one.lost else (reference, path)
+            found.append(
+                f"the header of {names[0].name} has lost its place, so give it that of "
+                f"{names[1].name} and leave the voxels; {CORRECTED}"
+            )
+        elif one.shape_zyx == goal.shape_zyx and _agree_otherwise(goal, one):
+            found.append(
+                f"the qform and the sform of a header disagree, and by the other one the files "
+                f"lie on one grid; {CORRECTED}"
+            )
+        elif difference.startswith("spacing by a share"):
+            found.append(CORRECTED)
+        else:
+            found.append("resample the case to one grid")
+    return "; ".join(dict.fromkeys(found))
+
+
+def _agree_otherwise(one: Grid, another: Grid) -> bool:
+    """Whether two grids of one shape are the same by another form of either header."""
+    if not (one.conflict_mm or another.conflict_mm):
+        return False
+    forms = [[g.affine, *([] if g.other is None else [g.other])] for g in (one, another)]
+    return any(one.apart_mm(a, b) <= one.tolerance_mm for a in forms[0] for b in forms[1])
 
 
 def _mm(values: Iterable[float]) -> str:

@@ -2,7 +2,8 @@
 
 The network's scale is linear: 0 at a low percentile of the brain and 1/2 at its median, which is
 healthy tissue. Above 1 it bends into a logarithmic shoulder, so that bright tissue (enhancing
-tumour in T1c, oedema in FLAIR) is compressed but never clipped. Background is 0 in both scales.
+tumour in T1c, oedema in FLAIR) is compressed but never clipped. Background is 0 in the network's
+scale, and in the file's whatever fills the border there: 0, -1024, or what z-scoring made of 0.
 
 Why the median and not a high percentile: p99.5 lies in the tumour where there is one, so the
 same healthy tissue comes out at different levels in different patients, and no network can
@@ -13,7 +14,7 @@ The paper's own convention, :meth:`Scale.papers`, exists to reproduce its tables
 skull-stripped BraTS about half of the enhancing tumour in T1c) no inverse brings back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,19 +29,48 @@ CEILING = 2.0
 FOREIGN = float(np.log(4))
 """A case four times beyond the training cases' levels is in other units."""
 
+LEAST_FOREIGN = float(np.log(1.5))
+"""Where training cases hardly differ, as after z-scoring, so much beyond them is foreign, too."""
+
+ODD = float(np.log(30))
+"""A sequence this many times brighter beside its siblings than in training is in other units."""
+
+OFFSET = 0.2
+"""The darkest brain may lie this many widths beyond the training cases' before it is strange."""
+
 MOST_HEAD = 0.8
 """No head fills more of its volume than this; stripped brains fill 0.14 to 0.3."""
+
+
+def background_of(volume: np.ndarray) -> float:
+    """The value that stands for nothing in ``volume`` (D, H, W): what fills most of its six faces.
+
+    0 where no value does, as around an unstripped head, and for an empty volume.
+    """
+    if volume.ndim != 3 or not volume.size:
+        return 0.0
+    faces = [np.take(volume, end, axis).ravel() for axis in range(3) for end in (0, -1)]
+    border = np.concatenate(faces)
+    middle = np.partition(border, border.size // 2)[border.size // 2]  # the majority's, if any
+    return float(middle) if np.count_nonzero(border == middle) > border.size / 2 else 0.0
+
+
+def differs(volume: np.ndarray, background: float) -> np.ndarray:
+    """Where ``volume`` is not ``background``, bool; but for rounding, unless that is 0."""
+    if background == 0:
+        return volume != 0
+    return np.abs(volume - background) > 1e-5 * abs(background)
 
 
 def foreground(volume: np.ndarray) -> np.ndarray:
     """Where ``volume`` (D, H, W) holds the head, as a bool mask of the same shape.
 
-    Skull-stripped images have an exactly zero background: the mask is what is not zero. Where
-    that would be more than ``MOST_HEAD`` of the volume, the background is noise (with a few
-    zeros among it or at padded edges), and Otsu's threshold on the logarithm splits it off. An
-    all-zero volume gives an empty mask.
+    Skull-stripped images have a constant background, see :func:`background_of`: the mask is what
+    is not that. Where it would be more than ``MOST_HEAD`` of the volume, the background is noise
+    (with a few zeros among it or at padded edges), and Otsu's threshold on the logarithm splits it
+    off. An all-zero volume gives an empty mask.
     """
-    mask = volume != 0
+    mask = differs(volume, background_of(volume))
     if mask.mean() <= MOST_HEAD:
         return mask
     from skimage.filters import threshold_otsu
@@ -54,11 +84,13 @@ class Scale:
     """One volume's intensity scale: ``low`` maps to 0 and ``high`` to 1, in scanner units.
 
     With ``clips``, what is darker or brighter becomes 0 or 1, and no shoulder follows.
+    ``background`` is what stands outside the brain, in scanner units.
     """
 
     low: float
     high: float
     clips: bool = False
+    background: float = 0.0
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low < self.high):
@@ -69,35 +101,41 @@ class Scale:
         """``high`` − ``low``, positive."""
         return self.high - self.low
 
+    @property
+    def above(self) -> float:
+        """How far ``low`` is over the background, in widths; < 0 if z-scored in the brain."""
+        return (self.low - self.background) / self.width
+
     @classmethod
     def fit(cls, volume: np.ndarray, mask: np.ndarray, lower: float | None = 0.5) -> "Scale":
         """The scale of ``volume`` (any shape) from its percentiles inside ``mask`` (bool).
 
-        0 is the percentile ``lower``, or intensity 0 where that is None; 1/2 is the median. A
+        0 is the percentile ``lower``, or the background where that is None; 1/2 is the median. A
         constant or empty brain gives a scale of unit width, so nothing divides by 0.
         """
-        inside = volume[mask]
+        inside, background = volume[mask], background_of(volume)
         if inside.size == 0:
-            return cls(0.0, 1.0)
-        low = 0.0 if lower is None else float(np.percentile(inside, lower))
+            return cls(background, background + 1.0, background=background)
+        low = background if lower is None else float(np.percentile(inside, lower))
         high = low + 2 * (float(np.median(inside)) - low)
         if high <= low:  # more than half of the brain is at its minimum
             high = float(np.percentile(inside, 99.5))
-        return cls(low, high if high > low else low + 1.0)
+        return cls(low, high if high > low else low + 1.0, background=background)
 
     @classmethod
     def papers(cls, volume: np.ndarray) -> "Scale":
-        """The published convention: 0 at 0, 1 at p99.5 of all of ``volume``, clipped.
+        """The published convention: 0 at the background, 1 at p99.5 of all of ``volume``, clipped.
 
         The paper prints the minimum (0) and the percentile. That it is taken over the whole volume,
         background included, and that what exceeds it is clipped, is the reading adopted here;
         neither is printed. On a skull-stripped brain that fills a sixth of its volume
         p99.5 is p97 of the brain. An empty or dark volume gives unit width.
         """
-        high = float(np.percentile(volume, 99.5)) if volume.size else 0.0
-        if high <= 0 and volume.size:
+        low = background_of(volume)
+        high = float(np.percentile(volume, 99.5)) if volume.size else low
+        if high <= low and volume.size:
             high = float(volume.max())
-        return cls(0.0, high if high > 0 else 1.0, clips=True)
+        return cls(low, high if high > low else low + 1.0, clips=True, background=low)
 
     def apply(self, volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Scanner units to the network's scale; float32, exactly 0 outside ``mask``."""
@@ -110,7 +148,7 @@ class Scale:
         return _placed(x, inside)
 
     def invert(self, network: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The network's scale to scanner units; float32, exactly 0 outside ``mask``.
+        """The network's scale to scanner units; float32, exactly the background outside ``mask``.
 
         Inverse of :meth:`apply` up to ``CEILING``; beyond it the value is held, because the
         shoulder's inverse is exponential and one wild voxel would set the image's maximum. A scale
@@ -122,16 +160,18 @@ class Scale:
             x = x.clip(0, 1)
         bright = x > 1
         x[bright] = 1 + SHOULDER * np.expm1((x[bright] - 1) / SHOULDER)
-        return _placed(self.low + x * self.width, inside)
+        return _placed(self.low + x * self.width, inside, self.background)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``clips`` only where it does."""
-        return {key: value for key, value in asdict(self).items() if value is not False}
+        """Plain values for JSON; ``clips`` only where it does, ``background`` where it is not 0."""
+        always = ("low", "high")
+        return {key: value for key, value in asdict(self).items() if value or key in always}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Scale":
         """The scale written by :meth:`to_dict`."""
-        return cls(float(value["low"]), float(value["high"]), bool(value.get("clips", False)))
+        clips, background = bool(value.get("clips", False)), float(value.get("background", 0.0))
+        return cls(float(value["low"]), float(value["high"]), clips, background)
 
 
 class ScalePrior:
@@ -141,7 +181,8 @@ class ScalePrior:
     either as the training median or, where scanners scale their sequences together, from the
     geometric mean of the sources' widths; the choice is whichever was the more exact on the
     training cases. A case in other units than all of them (a [0, 1] cohort, say) always gets
-    the second.
+    the second. Background and offset follow the case's own sequences wherever those of the
+    training cases were of another kind.
     """
 
     def __init__(self, cases: Sequence[Mapping[str, Scale]]) -> None:
@@ -152,20 +193,35 @@ class ScalePrior:
         known = [case for case in self.cases if target in case]
         if not known:
             raise ValueError(f"no training case has {target}, its intensity scale is unknown")
-        widths = np.array([float(np.log(case[target].width)) for case in known])
-        pairs = [(w, _log_level(c, sources)) for w, c in zip(widths, known, strict=True)]
-        levels = np.array([level for _, level in pairs if level is not None])
-        ratios = np.array([width - level for width, level in pairs if level is not None])
-        own = _log_level(sources, sources)
-        predicted = float(np.median(widths))
-        if own is not None and len(ratios):
-            steadier = len(ratios) >= 3 and float(np.std(ratios)) < float(np.std(widths))
-            foreign = own < levels.min() - FOREIGN or own > levels.max() + FOREIGN
-            if steadier or foreign:
-                predicted = own + float(np.median(ratios))
+        alike = [case for case in known if sources and all(name in case for name in sources)]
+        widths = np.array([np.log(case[target].width) for case in known])
+        above = float(np.median([case[target].above for case in known]))
+        background = float(np.median([case[target].background for case in known]))
+        predicted, follows = float(np.median(widths)), False
+        if alike:
+            predicted, follows = _predicted(target, sources, alike, widths)
+            background = float(np.mean([scale.background for scale in sources.values()]))
         width = float(np.exp(predicted))
-        low = width * float(np.median([c[target].low / c[target].width for c in known]))
-        return Scale(low, low + width, known[0][target].clips)
+        low = background + width * above
+        if follows:
+            low = float(np.mean([(s.low + s.high) / 2 for s in sources.values()])) - width / 2
+        return Scale(low, low + width, known[0][target].clips, background)
+
+    def odd_ones(self, sources: Mapping[str, Scale]) -> list[str]:
+        """A sentence for each sequence far brighter or darker beside its siblings than ever."""
+        alike = [case for case in self.cases if all(name in case for name in sources)]
+        if len(sources) < 2 or not alike:
+            return []
+        theirs = np.stack([_log_widths(case, sources) for case in alike])
+        usual = np.median(theirs - np.median(theirs, axis=1, keepdims=True), axis=0)
+        mine = _log_widths(sources, sources) - usual
+        beside = mine - np.median(mine)
+        return [
+            f"{name} is {np.exp(abs(off)):.3g} times as {'bright' if off > 0 else 'dark'} beside "
+            "the others as in training"
+            for name, off in zip(sources, beside, strict=True)
+            if abs(off) > ODD
+        ]
 
     def to_list(self) -> list[dict[str, dict[str, Any]]]:
         """Plain values for JSON, one mapping per training case."""
@@ -177,15 +233,41 @@ class ScalePrior:
         return cls([{name: Scale.from_dict(s) for name, s in case.items()} for case in value])
 
 
-def _log_level(case: Mapping[str, Scale], sources: Mapping[str, Scale]) -> float | None:
-    """Mean log width of the sequences named in ``sources``; None if the case lacks one."""
-    if not sources or any(name not in case for name in sources):
-        return None
-    return float(np.mean([float(np.log(case[name].width)) for name in sources]))
+def _predicted(
+    target: str,
+    sources: Mapping[str, Scale],
+    alike: Sequence[Mapping[str, Scale]],
+    all_: np.ndarray,
+) -> tuple[float, bool]:
+    """The log width of ``target``, and whether its offset has to follow the sources.
+
+    ``alike`` are the training cases with all of ``sources`` and the target; ``all_`` the log
+    widths of the target in every training case that has it.
+    """
+    mine = _log_widths(sources, sources)
+    theirs = np.stack([_log_widths(case, sources) for case in alike])
+    own, levels = float(mine.mean()), theirs.mean(1)
+    ratios = np.array([np.log(case[target].width) for case in alike]) - levels
+    offsets = [np.mean([case[name].above for name in sources]) for case in alike]
+    offset = np.mean([scale.above for scale in sources.values()])
+    strange = not min(offsets) - OFFSET <= offset <= max(offsets) + OFFSET
+    margin = min(FOREIGN, max(3 * float(np.std(levels)), LEAST_FOREIGN))
+    if strange or not levels.min() - margin <= own <= levels.max() + margin:
+        # Other units leave the sequences' relation as it was; scaling each by itself ends it.
+        relation = np.median(theirs - levels[:, None], axis=0)
+        kept = np.abs(mine - own - relation).sum() <= np.abs(mine - own).sum()
+        return own + (float(np.median(ratios)) if kept else 0.0), strange
+    if len(ratios) >= 3 and float(np.std(ratios)) < float(np.std(all_)):
+        return own + float(np.median(ratios)), False
+    return float(np.median(all_)), False
 
 
-def _placed(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """``values`` where ``inside``, in its order, as float32; 0 elsewhere."""
-    volume = np.zeros(inside.shape, np.float32)
+def _log_widths(case: Mapping[str, Scale], names: Iterable[str]) -> np.ndarray:
+    return np.array([np.log(case[name].width) for name in names])
+
+
+def _placed(values: np.ndarray, inside: np.ndarray, outside: float = 0.0) -> np.ndarray:
+    """``values`` where ``inside``, in its order, as float32; ``outside`` elsewhere."""
+    volume = np.full(inside.shape, outside, np.float32)
     volume[inside] = values
     return volume

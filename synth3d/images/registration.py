@@ -16,7 +16,8 @@ import numpy as np
 from synth3d.errors import InputError
 from synth3d.files import atomic_path
 from synth3d.images.grids import Grid
-from synth3d.images.volumes import Volume, sample_on
+from synth3d.images.resampling import sample_on
+from synth3d.images.volumes import Volume
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """RAS+ to LPS+ world coordinates and back."""

@@ -18,7 +18,8 @@ from nibabel.spatialimages import HeaderDataError
 
 from synth3d.errors import InputError
 from synth3d.files import atomic_path
-from synth3d.images.grids import Grid, grid_misfits
+from synth3d.images.geometry import Place, can_be_written, place_of
+from synth3d.images.grids import Grid, grid_misfits, remedies
 
 ArrayOrTensor = TypeVar("ArrayOrTensor")
 NiftiImage: TypeAlias = nib.Nifti1Image
@@ -29,6 +30,12 @@ MOST_BEHIND = 2**24
 """Bytes behind the image that are read to reach the checksum; more are no file of an image."""
 MOST_PACKED = 1100
 """No byte of a compressed file becomes more bytes than this (deflate's bound is 1 032)."""
+
+ABSURD_VALUE = 1e15
+"""No scanner and no scaling of its images gives more; squares of it still fit into float32."""
+
+NEAR_INTEGER = 0.01
+"""A label whose values are this near to whole numbers was rounded badly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +81,12 @@ def read(path: Path) -> Volume:
 
 def check_content(volume: Volume) -> None:
     """Refuse a volume with voxels that are not finite, or with none that is not zero."""
-    if bad := int(np.count_nonzero(~np.isfinite(volume.data))):
-        raise InputError(f"{volume.path} has {bad} NaN or infinite voxels")
+    if bad := int(np.count_nonzero(strange := ~np.isfinite(volume.data))):
+        outside = strange[[0, -1]].mean() > 0.5  # most of the outer slices
+        hint = ": they mark its background, so write 0 there" if outside else ""
+        raise InputError(f"{volume.path} has {bad} NaN or infinite voxels{hint}")
+    if (most := float(np.abs(volume.data).max(initial=0))) > ABSURD_VALUE:
+        raise InputError(f"{volume.path} has an absurd value, {most:.3g}: it is damaged")
     if not volume.data.any():
         raise InputError(f"{volume.path} is zero everywhere")
 
@@ -86,7 +97,17 @@ def read_label(path: Path) -> Volume:
     with np.errstate(invalid="ignore"):
         label = volume.data.astype(np.int16)
     if not np.array_equal(label, volume.data):
-        raise InputError(f"{path} is not a segmentation: it has values that are no small integers")
+        with np.errstate(invalid="ignore"):
+            near = np.abs(volume.data - np.rint(volume.data)).max() < NEAR_INTEGER
+        remedy = (
+            "; all are near whole numbers, as a scaled or float save leaves them, so round them "
+            "and save as uint8"
+            if near and np.abs(volume.data).max() < 1000
+            else ""
+        )
+        raise InputError(
+            f"{path} is not a segmentation: it has values that are no small integers{remedy}"
+        )
     return Volume(label, volume.affine, path)
 
 
@@ -94,13 +115,13 @@ def read_unchecked(path: Path) -> Volume:
     """Like :func:`read`, but any values will do."""
     header, content = _content(path)
     dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
-    shape = header.get_data_shape()[::-1]  # x runs fastest in the file, as W does in our order
+    shape = _shape(header)[::-1]  # x runs fastest in the file, as W does in our order
     stored = np.frombuffer(content, dtype, count=int(np.prod(shape)), offset=offset).reshape(shape)
     slope, inter = _scaling(path, header)
     if (slope, inter) != (1.0, 0.0):
         stored = _scaled(stored, slope, inter)
     with np.errstate(over="ignore"):  # becomes infinite, which the caller checks
-        return Volume(stored.astype(np.float32), header.get_best_affine(), path)
+        return Volume(stored.astype(np.float32), _grid(header).affine, path)
 
 
 def _scaled(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
@@ -114,8 +135,14 @@ def _scaled(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
 
 def grid(path: Path) -> Grid:
     """Where the voxels of ``path`` lie, from its header alone."""
-    header = _header_of(path)
-    return Grid(header.get_data_shape()[::-1], header.get_best_affine())
+    return _grid(_header_of(path))
+
+
+def _grid(header: Any) -> Grid:
+    """Of a header that was not refused."""
+    said, (x, y, z) = place_of(header), _shape(header)
+    assert said.affine is not None
+    return Grid((z, y, x), said.affine, said.other, said.lost, said.codes == (0, 0))
 
 
 def check_same_grid(paths: Iterable[Path]) -> Grid:
@@ -128,7 +155,7 @@ def check_same_grid(paths: Iterable[Path]) -> Grid:
     grids = {path: grid(path) for path in paths}
     reference, misfits = grid_misfits(grids)
     if misfits:
-        raise InputError(f"{'; '.join(misfits)}: resample the case to one grid")
+        raise InputError(f"{'; '.join(misfits)}: {remedies(grids, reference)}")
     return grids[reference]
 
 
@@ -142,35 +169,6 @@ def check_same_grids(groups: Iterable[Iterable[Path]]) -> None:
             sentences.append(str(error))
     if sentences:
         raise InputError("; ".join(sentences))
-
-
-def resample(volume: Volume, target: Grid) -> Volume:
-    """``volume`` on the grid ``target``: linear, 0 outside its own field of view.
-
-    Places are compared by the affines alone, nothing is registered; a volume that is on the grid
-    already comes back as it is. Two that do not overlap are refused.
-    """
-    if target.difference(volume.grid) is None:
-        return volume
-    moved = Volume(sample_on(volume, target, np.eye(4)), target.affine, volume.path)
-    if not moved.data.any():
-        raise InputError(f"{volume.path} does not overlap the grid it is to be brought to")
-    return moved
-
-
-def sample_on(volume: Volume, target: Grid, motion: np.ndarray) -> np.ndarray:
-    """``volume`` at the voxels of ``target``, (D, H, W) float32: linear, 0 outside.
-
-    A voxel between the outermost samples and the edge of the field of view counts as outside.
-    ``motion`` is (4, 4), a place of the target to the same anatomy in the volume, RAS+ mm.
-    """
-    from scipy import ndimage
-
-    to_own = np.linalg.inv(volume.affine) @ motion @ target.affine
-    matrix: Any = to_own[:3, :3][::-1, ::-1]
-    offset: Any = to_own[:3, 3][::-1]
-    sampled = ndimage.affine_transform(volume.data, matrix, offset, target.shape_zyx, order=1)
-    return sampled.astype(np.float32, copy=False)
 
 
 def value_limits(path: Path) -> tuple[float, float]:
@@ -222,11 +220,12 @@ def image_like(reference: Path, data: np.ndarray, description: str) -> NiftiImag
 
 def _header_like(reference: Path, data: np.ndarray, description: str) -> Any:
     header = _header_of(reference)
-    if data.shape != header.get_data_shape()[::-1]:
+    if data.shape != _shape(header)[::-1]:
         raise ValueError(
-            f"data is {data.shape} (z, y, x) but {reference} is {header.get_data_shape()[::-1]}; "
+            f"data is {data.shape} (z, y, x) but {reference} is {_shape(header)[::-1]}; "
             "was it cropped or padded without being restored?"
         )
+    header.set_data_shape(_shape(header))
     header["descrip"] = description.encode("ascii", "replace")[:79]
     header["cal_min"] = header["cal_max"] = 0
     return header
@@ -239,6 +238,11 @@ def write_new(path: Path, data: np.ndarray, affine: np.ndarray, dtype: Any) -> N
     """
     if data.ndim != 3:
         raise ValueError(f"expected (D, H, W), got {data.shape}")
+    if not can_be_written(affine):
+        raise InputError(
+            f"the affine of {path.name} is sheared or not finite, which no reader but nibabel "
+            "takes: give the image orthonormal directions"
+        )
     header = nib.Nifti1Header()
     header.set_data_dtype(dtype)
     header.set_data_shape(data.shape[::-1])
@@ -248,13 +252,46 @@ def write_new(path: Path, data: np.ndarray, affine: np.ndarray, dtype: Any) -> N
     _write(path, header, data, slope=1.0)
 
 
+def place(path: Path) -> Place:
+    """What the header of ``path`` says of its place, also where it would be refused for that."""
+    with _opened(path, lenient=True) as file:
+        return place_of(_header(path, file.read(540), lenient=True))
+
+
+def shape_of(path: Path) -> tuple[int, ...]:
+    """(D, H, W) by the header of ``path``, whatever it says of its place."""
+    with _opened(path, lenient=True) as file:
+        return _shape(_header(path, file.read(540), lenient=True))[::-1]
+
+
+def write_moved(source: Path, affine: np.ndarray, target: Path) -> None:
+    """Write ``source`` to ``target`` with the place ``affine`` in both forms, in mm, and 3-D.
+
+    The stored voxels, their type and scaling, and all else in the header are kept to the last bit.
+    ``target`` ends as ``source`` does and is compressed if its name says so.
+    """
+    header, content = _content(source, lenient=True)
+    used = header.template_dtype.itemsize
+    header.set_data_shape(_shape(header))
+    header["pixdim"][1:4] = 1  # of damaged edges nibabel would not part
+    header.set_xyzt_units("mm", header.get_xyzt_units()[1])
+    for set_form, code in ((header.set_qform, "qform_code"), (header.set_sform, "sform_code")):
+        set_form(affine, code=max(1, int(header[code])))
+    header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
+    content = header.binaryblock + content[used:]
+    if target.name.lower().endswith(".gz"):
+        content = gzip.compress(content, compresslevel=4, mtime=0)
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path, lenient: bool = False) -> Iterator[IO[bytes]]:
     """``path`` unpacked; damage becomes one sentence."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise InputError(f"cannot read {path}: it is a pipe or a device, no file")
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        with gzip.open(path) if _packed(path, lenient) else path.open("rb") as file:
             yield file  # type: ignore[misc]
     except EOFError as error:
         raise InputError(f"{path} is truncated: the compressed stream ends early") from error
@@ -264,12 +301,25 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _content(path: Path) -> tuple[Any, bytearray]:
+def _packed(path: Path, lenient: bool) -> bool:
+    """Whether ``path`` is compressed; its name has to say the same, unless lenient."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    named, packed = path.name.lower().endswith(".gz"), start[:2] == b"\x1f\x8b"
+    sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")}
+    if not lenient and named and sizes & {348, 540}:
+        raise InputError(f"{path} is not compressed: rename it to {path.name[:-3]}, or compress it")
+    if not lenient and packed and not named:
+        raise InputError(f"{path} is compressed: rename it to {path.name}.gz, or unpack it")
+    return packed if lenient else named
+
+
+def _content(path: Path, lenient: bool = False) -> tuple[Any, bytearray]:
     """Header and all bytes it promises; read to the end so that the checksum is verified."""
-    with _opened(path) as file:
+    with _opened(path, lenient) as file:
         head = file.read(540)
-        header = _header(path, head)
-        voxels = int(np.prod(header.get_data_shape(), dtype=np.int64))
+        header = _header(path, head, lenient)
+        voxels = int(np.prod(_shape(header), dtype=np.int64))
         size = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
         if size > MOST_PACKED * path.stat().st_size:
             raise InputError(f"{path} is truncated: too short for the image in its header")
@@ -292,16 +342,18 @@ def _header_of(path: Path) -> Any:
         return _header(path, file.read(540))
 
 
-def _header(path: Path, head: bytes) -> Any:
-    """The NIfTI-1 or -2 header in the first bytes of a file, checked."""
+def _header(path: Path, head: bytes, lenient: bool = False) -> Any:
+    """The NIfTI-1 or -2 header in the first bytes of a file, checked; its place, if not lenient."""
     sizes = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
     kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header
     if not sizes & {348, 540} or len(head) < kind.template_dtype.itemsize:
         raise InputError(f"{path} is not a NIfTI file")
     try:
         header: Any = kind(head[: kind.template_dtype.itemsize])
-        shape, dtype = header.get_data_shape(), header.get_data_dtype()
-        affine, offset = header.get_best_affine(), int(header["vox_offset"])
+        raw: Any = kind(head[: kind.template_dtype.itemsize], check=False)
+        header["pixdim"][1:4] = raw["pixdim"][1:4]  # nibabel mends edges in silence
+        shape, dtype = _shape(header), header.get_data_dtype()
+        offset = int(header["vox_offset"])
     except (HeaderDataError, ValueError, OverflowError) as error:
         raise InputError(f"{path} has a damaged header: {error}") from error
     if len(shape) != 3:
@@ -314,11 +366,19 @@ def _header(path: Path, head: bytes) -> Any:
         raise InputError(f"{path} has an absurd size in its header: {shape}")
     if bytes(header["magic"])[:2] != b"n+" or not kind.single_vox_offset <= offset < MAX_VOXELS:
         raise InputError(f"{path} has a damaged header: its voxels do not follow it")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise InputError(f"{path} has an affine in its header that cannot be used")
     if dtype.kind not in "iuf":
         raise InputError(f"{path} holds {dtype} voxels and must hold plain numbers")
+    if not lenient and (fault := place_of(header).fault):
+        raise InputError(f"{path} {fault}")
     return header
+
+
+def _shape(header: Any) -> tuple[int, ...]:
+    """(x, y, z); trailing axes of one are left out."""
+    shape = tuple(map(int, header.get_data_shape()))
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
 
 
 def _scaling(path: Path, header: Any) -> tuple[float, float]:

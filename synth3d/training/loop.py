@@ -19,6 +19,7 @@ from synth3d.cohort import Case, Splits
 from synth3d.data import (
     Batch,
     Prepared,
+    Roles,
     Stream,
     misalign,
     prepare,
@@ -152,6 +153,7 @@ def _describe(
     cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
     write_json(run / "cohort.json", cohort | {"test": splits.test})
     write_json(run / "scales.json", ScalePrior([{**case.scales} for case in learn]).to_list())
+    write_json(run / "roles.json", Roles.learn(learn, trainer.config.sources).to_dict())
 
 
 def _resumed(trainer: Trainer, run: Path, origin: Origin) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 ``config.json`` the resolved configuration · ``cohort.json`` data folder and split ·
 ``environment.json`` versions and commands · ``scales.json`` intensity scales of the training
-cases · ``resume.pt`` state of a run under way · ``log.jsonl`` · ``weights.safetensors`` ·
+cases · ``roles.json`` what exchanged sequences look like · ``resume.pt`` state of a run under
+way · ``log.jsonl`` · ``weights.safetensors`` ·
 ``curves.png`` ``contact.png`` · ``done.json``, written last: a run without it is unfinished.
 """
 

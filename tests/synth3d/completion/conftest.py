@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 import synth3d
 from synth3d.files import sha256, write_json
@@ -12,7 +13,9 @@ from synth3d.training import build_framework
 from synth3d.training.run_folder import FORMAT, read_config, save_weights
 
 SHAPE_XYZ = (19, 21, 13)
-OBLIQUE = np.array([[-0.9, 0.1, 0, 9], [0.1, 1.1, 0.3, -7], [0, -0.2, 2.4, 3], [0, 0, 0, 1.0]])
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = Rotation.from_euler("xyz", (-0.1, 0.02, 0.1)).as_matrix() * (-0.9, 1.1, 2.4)
+OBLIQUE[:3, 3] = (9, -7, 3)
 LEVELS = {"t1n": 700, "t1c": 900, "t2w": 500, "t2f": 800}
 TOKENS = {"t1n": "_t1", "t1c": "_t1ce", "t2w": "_t2", "t2f": "_flair"}
 

@@ -31,7 +31,8 @@ def test_several_draws_give_the_mean_of_the_single_ones_and_their_spread(drawn):
     assert np.abs(singles[0] - singles[1]).max() > 1
     made = drawn(seed=5, draws=3, on_tile=lambda done, total: told.append((done, total)))
     np.testing.assert_allclose(made.data, singles.mean(0), atol=1e-3)
-    np.testing.assert_allclose(made.spread, singles.std(0, ddof=1), atol=1e-3)
+    spread = singles.astype(np.float64).std(0, ddof=1)
+    np.testing.assert_allclose(made.spread, spread, atol=1e-3)
     assert not made.spread[made.data == 0].any()
     assert told == sorted(told)
     assert told[-1][0] == told[-1][1]

@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from synth3d.errors import InputError
 from synth3d.images.grids import Grid
+from synth3d.images.resampling import resample
 from synth3d.images.volumes import (
     Volume,
     check_same_grid,
@@ -15,7 +16,6 @@ from synth3d.images.volumes import (
     grid,
     read,
     read_label,
-    resample,
     value_limits,
     write_like,
     write_new,

@@ -53,7 +53,8 @@ def test_a_finished_run_is_self_describing(undisturbed):
     names = {path.name for path in undisturbed.iterdir() if not path.name.startswith(".")}
     assert names == {
         "cohort.json", "config.json", "contact.png", "curves.png", "done.json",
-        "environment.json", "log.jsonl", "scales.json", "weights.safetensors",
+        "environment.json", "log.jsonl", "roles.json",
+        "scales.json", "weights.safetensors",
     }  # fmt: skip
     done = json.loads((undisturbed / "done.json").read_text())
     assert done["finished"]

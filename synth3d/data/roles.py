@@ -1,0 +1,165 @@
+"""Does each sequence look like what its name says? Learnt from the training cases.
+
+For every pair of sources, how cases look in which the two are exchanged is known: a linear
+discriminant between the right order and that one, on grey levels of each sequence and on how
+sequences go together. Grey levels are in the network's scale, so no unit and gain counts.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from synth3d.data.prepared import Prepared
+from synth3d.errors import InputError
+from synth3d.files import read_json
+
+PERCENTS = (2, 10, 25, 75, 90, 98, 99.5)
+"""Of the brain; the median is 1/2 by definition of the scale."""
+
+MOST_VOXELS = 20_000
+"""So many of the brain are looked at, evenly spread."""
+
+FEWEST_CASES = 8
+"""With fewer training cases nothing is learnt: an alarm would be chance."""
+
+SHRINKAGE = 0.3
+"""Weight of the identity beside the correlations of few cases."""
+
+CLEARLY_EXCHANGED = -0.1
+"""1/2 is right on average, -1/2 exchanged; cases under this are named."""
+
+Plane: TypeAlias = tuple[np.ndarray, float, float]
+"""Weights, offset and limit of a discriminant."""
+
+
+class Roles:
+    """What exchanged sequences look like to a run.
+
+    Attributes:
+        sources: The sequences, in order.
+        planes: Per pair of sources the weights, the offset and the limit of its discriminant.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        planes: Mapping[tuple[str, str], tuple[np.ndarray, float, float]],
+    ) -> None:
+        self.sources, self.planes = tuple(sources), dict(planes)
+
+    @classmethod
+    def learn(cls, cases: Sequence[Prepared], sources: Sequence[str]) -> "Roles":
+        """From the cases that have all ``sources``; of too few nothing is learnt."""
+        drawn = [_sample({**case.volumes}, case.brain, sources) for case in cases]
+        drawn = [sample for sample in drawn if sample is not None]
+        planes: dict[tuple[str, str], Plane] = {}
+        if len(drawn) < FEWEST_CASES:
+            return cls(sources, planes)
+        right = np.array([_features(sample) for sample in drawn])
+        for i, j in combinations(range(len(sources)), 2):
+            order = list(range(len(sources)))
+            order[i], order[j] = j, i
+            wrong = np.array([_features(sample[order]) for sample in drawn])
+            planes[sources[i], sources[j]] = _plane(right, wrong)
+        return cls(sources, planes)
+
+    def exchanged(self, volumes: Mapping[str, np.ndarray], brain: np.ndarray) -> list[str]:
+        """A sentence for each pair of sequences that look exchanged.
+
+        Args:
+            volumes: Per sequence (D, H, W) in the network's scale.
+            brain: (D, H, W) bool.
+        """
+        sample = _sample(volumes, brain, self.sources)
+        if sample is None or not self.planes:
+            return []
+        features, found = _features(sample), []
+        for (one, other), (weights, offset, limit) in self.planes.items():
+            if float(features @ weights - offset) < limit:
+                found.append(f"{one} and {other} look exchanged: each looks like the other")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        planes = [
+            {"pair": list(pair), "weights": weights.tolist(), "offset": offset, "limit": limit}
+            for pair, (weights, offset, limit) in self.planes.items()
+        ]
+        return {"sources": list(self.sources), "pairs": planes}
+
+    @classmethod
+    def read(cls, path: Path) -> "Roles | None":
+        """What :meth:`to_dict` gave and a run keeps; None where a run of before has no such file.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        if not path.is_file():
+            return None
+        try:
+            value = read_json(path)
+            sources = [str(name) for name in value["sources"]]
+            length = len(_features(np.zeros((len(sources), 4))))
+            planes = {}
+            for each in value["pairs"]:
+                weights = np.asarray(each["weights"], dtype=np.float64)
+                one, other = each["pair"]
+                if weights.shape != (length,) or not np.isfinite(weights).all():
+                    raise ValueError(f"{length} finite weights are needed")
+                planes[str(one), str(other)] = weights, float(each["offset"]), float(each["limit"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+        return cls(sources, planes)
+
+
+def _sample(
+    volumes: Mapping[str, np.ndarray], brain: np.ndarray, sources: Sequence[str]
+) -> np.ndarray | None:
+    """(S, N) values of ``sources`` at voxels of the brain; None where one lacks or all are few."""
+    if len(sources) < 2 or any(name not in volumes for name in sources):
+        return None
+    where = np.flatnonzero(brain)
+    if len(where) < 100:
+        return None
+    where = where[:: max(1, len(where) // MOST_VOXELS)]
+    return np.stack([volumes[name].ravel()[where] for name in sources])
+
+
+def _features(sample: np.ndarray) -> np.ndarray:
+    """Percentiles of each sequence, then of each pair what one is where the other is extreme."""
+    count = sample.shape[1]
+    ranks = sample.argsort(1, kind="stable").argsort(1) / count
+    found = [np.percentile(sample, PERCENTS, axis=1).T.ravel()]
+    for a, b in combinations(ranks, 2):
+        together = [float(np.mean((a - a.mean()) * (b - b.mean()))) * 12]
+        ends = [(b, a > 0.98), (a, b > 0.98), (b, a < 0.05), (a, b < 0.05)]
+        found.append(np.array(together + [float(x[m].mean()) if m.any() else 0.5 for x, m in ends]))
+    return np.concatenate(found)
+
+
+def _plane(right: np.ndarray, wrong: np.ndarray) -> Plane:
+    """Weights and offset by which the means of ``right`` and ``wrong`` give 1/2 and -1/2.
+
+    The limit is such that none of ``right``, left out of the fit, would have been named.
+    """
+    kept = np.arange(len(right))
+    scores = []
+    for one in kept:
+        weights, offset = _discriminant(right[kept != one], wrong[kept != one])
+        scores.append(float(right[one] @ weights - offset))
+    weights, offset = _discriminant(right, wrong)
+    return weights, offset, min(CLEARLY_EXCHANGED, *scores)
+
+
+def _discriminant(right: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, float]:
+    apart, middle = right.mean(0) - wrong.mean(0), (right.mean(0) + wrong.mean(0)) / 2
+    within = np.concatenate([right - right.mean(0), wrong - wrong.mean(0)])
+    spread = within.std(0) + 1e-3
+    unit = within / spread
+    together = (1 - SHRINKAGE) * (unit.T @ unit) / len(unit) + SHRINKAGE * np.eye(unit.shape[1])
+    weights = np.linalg.solve(together, apart / spread) / spread
+    weights = weights / max(float(weights @ apart), 1e-12)
+    return weights, float(weights @ middle)

@@ -1,0 +1,113 @@
+"""What the voxels say is heard before anything is written, and remembered; output follows input."""
+
+import json
+
+import numpy as np
+import pytest
+
+import synth3d
+from synth3d.cli import main as command
+from synth3d.cohort import find_cases
+from synth3d.errors import InputError
+from synth3d.files import read_json, write_json
+from synth3d.images import background_of, foreground, read, write_new
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory, write_run):
+    """A phantom of 40³ without FLAIR in ``in``, and a run trained on others of its grid."""
+    from synth3d.phantom.cohort import make_cohort
+
+    root = tmp_path_factory.mktemp("sanity")
+    make_cohort(root / "in", cases=1, size=40, seed=4)
+    (case,) = find_cases(root / "in")
+    case.images["t2f"].unlink()
+    write_run(root / "run", dropout=0)
+    return root
+
+
+@pytest.fixture
+def changed(heads, tmp_path):
+    """Rewrite sequences of the case, in a copy."""
+
+    def change(changes, dtype="float32"):
+        (case,) = find_cases(heads / "in")
+        for modality, path in case.images.items():
+            if modality == "t2f":
+                continue
+            volume = read(path)
+            data = changes.get(modality, changes.get("all", lambda v: v))(volume.data)
+            target = tmp_path / "in" / path.relative_to(heads / "in")
+            write_new(target, np.ascontiguousarray(data), volume.affine, dtype)
+        return tmp_path / "in"
+
+    return change
+
+
+def complete(heads, data, out, *flags):
+    return command(
+        ["complete", "--run", str(heads / "run"), "--data", str(data), "--out", str(out)]
+        + ["--device", "cpu", *flags]
+    )
+
+
+def test_a_contradiction_is_refused_before_anything_is_written(heads, changed, tmp_path, capsys):
+    data, out = changed({"t2w": lambda v: v[:, :, ::-1]}), tmp_path / "out"
+    assert complete(heads, data, out) == 2
+    told = capsys.readouterr().err
+    assert "t2w is flipped" in told
+    assert "--unchecked" in told
+    assert not out.exists()
+    (case,) = find_cases(data)
+    with pytest.raises(InputError, match="t2w is flipped"):
+        synth3d.load_run(heads / "run", "cpu").synthesize(case)
+    assert complete(heads, data, out, "--unchecked") == 0
+    (receipt,) = out.rglob("*.receipt.json")
+    assert "t2w is flipped" in json.dumps(read_json(receipt)["suspicions"])
+
+
+def test_suspicions_stand_in_the_receipt_and_are_said_again(heads, changed, tmp_path, capsys):
+    data, out = changed({"t2w": lambda v: v * 5000}), tmp_path / "out"
+    done = read_json(heads / "run" / "done.json")
+    write_json(heads / "run" / "done.json", done | {"orientations": ["RAS"]})
+    told = []
+    for _ in range(2):
+        assert complete(heads, data, out) == 0
+        lines = capsys.readouterr().out.splitlines()
+        told.append([line for line in lines if line.startswith("warning: ")])
+    write_json(heads / "run" / "done.json", done)
+    assert told[0] == told[1]
+    assert len(told[0]) == 2
+    (receipt,) = out.rglob("*.receipt.json")
+    suspicions = read_json(receipt)["suspicions"]
+    assert all(text in line for text, line in zip(suspicions, told[0], strict=True))
+    assert any("times as bright" in text for text in suspicions)
+    assert any("oriented" in text for text in suspicions)
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype"),
+    [
+        (lambda v: v, "int16"),
+        (lambda v: v - 1024, "int16"),
+        (lambda v: (v - v.mean()) / v.std(), "float32"),
+        (lambda v: np.where(v > 0, (v - v[v > 0].mean()) / v[v > 0].std(), 0), "float32"),
+        (lambda v: v / v.max(), "float32"),
+    ],
+    ids=["scanner", "minus 1024", "z-scored", "z-scored in the brain", "zero to one"],
+)
+def test_what_is_written_has_the_background_and_range_of_its_siblings(
+    heads, changed, tmp_path, change, dtype
+):
+    data, out = changed({"all": change}, dtype), tmp_path / "out"
+    assert complete(heads, data, out) == 0
+    (case,) = find_cases(out)
+    volumes = {m: read(path).data for m, path in case.images.items()}
+    made = volumes.pop("t2f")
+    brain = np.logical_or.reduce([foreground(v) for v in volumes.values()])
+    grounds = [background_of(v) for v in volumes.values()]
+    assert min(grounds) - 1e-3 <= made[~brain].min() <= made[~brain].max() <= max(grounds) + 1e-3
+    widest = max(float(np.ptp(v)) for v in volumes.values())
+    assert np.ptp(made) < 3 * widest
+    lowest = min(float(v.min()) for v in volumes.values())
+    assert made.min() >= lowest - widest

@@ -1,0 +1,74 @@
+"""Exchanged sequences are named, right ones are not; learnt from simulated brains."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from synth3d.cohort import Case
+from synth3d.data import Prepared, Roles
+from synth3d.errors import InputError
+from synth3d.images import Scale
+
+LEVELS = {"t1n": (0.55, 0.8, 0.25), "t1c": (0.57, 0.82, 0.28), "t2w": (0.6, 0.45, 1.0)}
+SOURCES = tuple(LEVELS)
+SHAPE = (20, 20, 20)
+
+
+def brain_of(seed):
+    """Grey and white matter, fluid, and a tumour whose rim only t1c brightens."""
+    rng = np.random.default_rng(seed)
+    tissue = rng.choice(3, SHAPE, p=(0.5, 0.4, 0.1))
+    rim = rng.random(SHAPE) < 0.03
+    brain, made = np.ones(SHAPE, bool), {}
+    for name, levels in LEVELS.items():
+        jitter = np.array(levels) * (1 + 0.05 * rng.standard_normal(3))
+        volume = jitter[tissue] + 0.05 * rng.standard_normal(SHAPE)
+        volume[rim] = {"t1n": 0.45, "t1c": 1.2, "t2w": 0.9}[name]
+        gain = rng.uniform(100, 3000)
+        made[name] = Scale.fit(volume * gain, brain).apply(volume * gain, brain)
+    case = Case(str(seed), str(seed), None, {}, None, "brats2023")  # type: ignore[arg-type]
+    return Prepared(case, made, {}, brain, None, np.eye(4))
+
+
+def exchanged(roles, case, one, other):
+    volumes = dict(case.volumes)
+    volumes[one], volumes[other] = volumes[other], volumes[one]
+    return roles.exchanged(volumes, case.brain)
+
+
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory):
+    path = tmp_path_factory.mktemp("roles") / "roles.json"
+    path.write_text(json.dumps(Roles.learn([brain_of(s) for s in range(12)], SOURCES).to_dict()))
+    return Roles.read(path)
+
+
+def test_right_orders_are_left_alone_and_exchanges_named(roles):
+    for seed in range(100, 120):
+        case = brain_of(seed)
+        assert roles.exchanged(case.volumes, case.brain) == []
+        for pair in combinations(SOURCES, 2):
+            told = exchanged(roles, case, *pair)
+            assert any(text.startswith(f"{pair[0]} and {pair[1]} look exch") for text in told)
+
+
+def test_of_few_cases_or_without_all_sources_nothing_is_said(roles):
+    few = Roles.learn([brain_of(s) for s in range(3)], SOURCES)
+    case = brain_of(5)
+    assert exchanged(few, case, "t1n", "t2w") == []
+    less = {name: case.volumes[name] for name in SOURCES[:2]}
+    assert roles.exchanged(less, case.brain) == []
+    assert roles.exchanged(case.volumes, np.zeros(SHAPE, bool)) == []
+
+
+@pytest.mark.parametrize("damage", ["[]", '{"sources": ["t1n", "t1c"]}', "DROP"])
+def test_a_damaged_file_is_refused_and_none_is_none(roles, tmp_path, damage):
+    path = tmp_path / "roles.json"
+    assert Roles.read(path) is None
+    value = roles.to_dict()
+    value["pairs"][0]["weights"].pop()
+    path.write_text(json.dumps(value) if damage == "DROP" else damage)
+    with pytest.raises(InputError, match="damaged"):
+        Roles.read(path)
