@@ -1,9 +1,9 @@
 """What completing a cohort will do, case by case, and everything that stands in the way.
 
-Looks at headers and hashes, never at voxels, and writes nothing.
+Looks at headers and hashes, and at voxels only of labels that cannot be linked; writes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from filecmp import cmp
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synth3d.cohort import MODALITIES, Case, Modality
+from synth3d.cohort import MODALITIES, Case, Modality, portable_codes
 from synth3d.completion.receipts import Layout, case_identity, is_done
 from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
@@ -53,6 +53,8 @@ class Job:
         hidden: Sequences that are there and count as missing.
         make: Sequences to be made; none when nothing is missing.
         identity: What decides the result, for the receipt.
+        recoded: Integer of the label → integer to write, where it is not linked as it is: what it
+            means would be lost with the table or dataset.json that says it.
     """
 
     case: Case
@@ -61,6 +63,7 @@ class Job:
     make: tuple[Modality, ...]
     identity: dict[str, Any]
     done: bool
+    recoded: Mapping[int, int] | None = None
 
     @property
     def text(self) -> str:
@@ -75,9 +78,14 @@ class Job:
         """({where a real file goes: the file}, {sequence: where it is written})."""
         images = self.case.images
         links = {layout.image(self.case, m): images[m] for m in layout.places if m in images}
-        if self.case.label is not None and (label := layout.label(self.case)) is not None:
+        label = layout.label(self.case)
+        if self.case.label is not None and label is not None and self.recoded is None:
             links[label] = self.case.label
         return links, {m: layout.image(self.case, m) for m in self.make}
+
+    def written_label(self, layout: Layout) -> Path | None:
+        """Where the label is written in other integers; None where it is linked or has no place."""
+        return None if self.recoded is None else layout.label(self.case)
 
 
 def plan(cases: Sequence[Case], maker: "Maker", request: CompleteRequest) -> list[Job]:
@@ -96,11 +104,18 @@ def plan(cases: Sequence[Case], maker: "Maker", request: CompleteRequest) -> lis
         trouble = _trouble(readable, make, maker, layout)
         if layout.format == "nnunet" and (gone := sorted({*case.missing()} - {*make})):
             trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {gone} stay missing")
+        codes: Mapping[int, int] | None = None
+        try:
+            codes = portable_codes(case, request.labels) if layout.label(case) else None
+        except InputError as error:
+            trouble.append(str(error))
         if not trouble:
             identity = case_identity(readable, make, how)
+            if codes is not None:
+                identity |= {"label": {str(old): new for old, new in codes.items()}}
             there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)
             done = is_done(layout, case, identity)
-            jobs.append(Job(case, readable, there, make, identity, done))
+            jobs.append(Job(case, readable, there, make, identity, done, codes))
             trouble = [] if done or request.overwrite else in_the_way(jobs[-1], layout)
         problems += [f"case {case.name}: {text}" for text in trouble]
     if problems:
@@ -129,7 +144,8 @@ def in_the_way(job: Job, layout: Layout) -> list[str]:
     Another process may begin or finish this very job meanwhile: what it writes is not in the way.
     """
     links, made = job.outputs(layout)
-    taken = [path for path in made.values() if path.exists()]
+    written = [*made.values(), job.written_label(layout)]
+    taken = [path for path in written if path is not None and path.exists()]
     for path, file in links.items():
         if path.exists() and not (path.samefile(file) or cmp(path, file, shallow=False)):
             taken.append(path)

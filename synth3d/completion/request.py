@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from synth3d.cohort import ALL_MODALITIES, Modality, parse_modality
+from synth3d.cohort import ALL_MODALITIES, Modality, parse_modality, parse_scheme
 from synth3d.completion.receipts import Layout
 from synth3d.errors import InputError
 
@@ -19,6 +19,8 @@ class CompleteRequest:
         missing: Sequences to treat as missing even where they are there; these are hidden
             from the network, and the real files are not linked.
         cases: Names of the cases to complete; None is all.
+        labels: The label scheme of all cases, a key of ``synth3d.cohort.SCHEMES``; None lets each
+            case tell.
         threads: CPU threads of each job; None is all cores, shared among the jobs.
 
     Raises:
@@ -31,6 +33,7 @@ class CompleteRequest:
     format: str = "brats"
     missing: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
+    labels: str | None = None
     overwrite: bool = False
     dry_run: bool = False
     plumbing: bool = False
@@ -47,6 +50,7 @@ class CompleteRequest:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else kind(value))
         object.__setattr__(self, "missing", tuple(self.missing or ()))
+        object.__setattr__(self, "labels", parse_scheme(self.labels).name if self.labels else None)
         for name in ("batch", "jobs", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"--{name} must be at least 1, got {value}")

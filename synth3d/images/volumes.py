@@ -26,6 +26,9 @@ NiftiImage: TypeAlias = nib.Nifti1Image
 MAX_VOXELS = 2**30
 """More than this in a header is damage, not a brain."""
 
+LABEL_TOLERANCE = 1e-3
+"""A label this near to a whole number is one, written with a scale or as a float."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -77,13 +80,27 @@ def check_content(volume: Volume) -> None:
 
 
 def read_label(path: Path) -> Volume:
-    """The segmentation in ``path`` as int16 (z, y, x), of whole numbers; it may be all zero."""
+    """The segmentation in ``path`` as int16 (z, y, x), rounded; it may be all zero.
+
+    Raises:
+        InputError: A value is not within ``LABEL_TOLERANCE`` of a small whole number.
+    """
+    return read_rounded_label(path)[0]
+
+
+def read_rounded_label(path: Path) -> tuple[Volume, float]:
+    """As :func:`read_label`, and by how much the values were off whole numbers; 0 for integers."""
     volume = read_unchecked(path)
     with np.errstate(invalid="ignore"):
-        label = volume.data.astype(np.int16)
-    if not np.array_equal(label, volume.data):
-        raise InputError(f"{path} is not a segmentation: it has values that are no small integers")
-    return Volume(label, volume.affine, path)
+        label = np.rint(volume.data).astype(np.int16)
+        off = float(np.abs(volume.data - label).max(initial=0))
+    if not off <= LABEL_TOLERANCE:  # which NaN is not
+        raise InputError(
+            f"{path} is not a segmentation: it has values that are not within {LABEL_TOLERANCE} of "
+            "small integers; save the integers themselves, and resample labels by nearest "
+            "neighbour"
+        )
+    return Volume(label, volume.affine, path), off
 
 
 def read_unchecked(path: Path) -> Volume:
