@@ -1,9 +1,10 @@
 """A BraTS folder (2018 to 2024 names) as an nnU-Net v2 raw dataset.
 
-Labels become 1 necrosis, 2 oedema, 3 enhancing tumour, whatever the release calls them (label 4
-of 2018-2021 becomes 3; the resection cavity of 2024 becomes background), and are trained as the
-regions WT, TC and ET. scripts/convert_nnunet_to_brats.py is the way back. Channels are t1n, t1c,
-t2w, t2f, matched by name. All cases go in: give it a folder without your test cases.
+Labels become 1 necrosis, 2 oedema, 3 enhancing tumour, whatever the release calls them, case by
+case (4 of 2018-2021 becomes 3, 1 and 4 of BraTS-PED become 3 and 2), and are trained as the regions
+WT, TC and ET. A resection cavity (RC) and the cysts of BraTS-PED (CC) get integers and regions of
+their own, if there are any. scripts/convert_nnunet_to_brats.py is the way back. Channels are t1n,
+t1c, t2w, t2f, matched by name. All cases go in: give it a folder without your test cases.
 
 Everything is checked before anything is written, and dataset.json is written last. A dataset
 that is there already is refused unless you say --overwrite; the cohort is only read.
@@ -12,23 +13,28 @@ that is there already is refused unless you say --overwrite; the cohort is only 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from seg_eval.segmenter import (
     RawPlan,
     RawRequest,
-    consecutive_codes,
+    dataset_folder,
     make_room,
     plan_raw_dataset,
     write_planned,
 )
-from synth3d.cohort import LabelScheme, Modality, find_cases, label_scheme, parse_modality
+from synth3d.cohort import (
+    SCHEMES,
+    Case,
+    Modality,
+    find_cases,
+    notes_of,
+    parse_modality,
+    readings_of,
+    require,
+)
 from synth3d.errors import InputError, run_guarded
-from synth3d.files import progress
-from synth3d.images import check_same_grids, read_label
+from synth3d.images import check_same_grids
 
 EXAMPLES = """examples:
   convert_brats_to_nnunet.py BraTS nnUNet_raw --id 137 --name BraTS --dry-run
@@ -42,8 +48,6 @@ EXAMPLES = """examples:
 then:
   nnUNetv2_plan_and_preprocess -d 137 --verify_dataset_integrity
 """
-RELEASES = {"brats2018": {0, 1, 2, 4}, "brats2023": {0, 1, 2, 3}, "brats2024": {0, 1, 2, 3, 4}}
-"""Label integers of the releases; 2018 stands for 2018-2021."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,8 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         layout.add_argument(f"--{name}", dest="layout", action="store_const", const=name, help=text)
     add("--no-labels", action="store_true", help="images only, to imagesTs")
-    add("--labels", choices=sorted(RELEASES),
-        help="what the cohort's label integers mean; found out from all of them by default")
+    add("--labels", choices=sorted(SCHEMES),
+        help="what all label integers mean; by default each case tells")
     add("--overwrite", action="store_true", help="replace the dataset if it exists")
     add("--dry-run", action="store_true", help="check and tell, write nothing")
     # fmt: on
@@ -94,18 +98,10 @@ def lent_channels(
     return lent
 
 
-def scheme_of(paths: Sequence[Path], naming: str, release: str | None) -> LabelScheme:
-    """What the labels in ``paths`` mean, found out from all of them together or as told."""
-    found = {p: set(np.unique(read_label(p).data).tolist()) for p in progress(paths, "labels")}
-    values = set().union(*found.values())
-    if values <= {0}:
-        raise InputError("no case has a labelled voxel; there is nothing to learn")
-    if release is None:
-        return label_scheme(values, naming)
-    known = RELEASES[release]
-    if strange := [f"{path} {sorted(had - known)}" for path, had in found.items() if had - known]:
-        raise InputError(f"these labels are not in {release} {sorted(known)}: {'; '.join(strange)}")
-    return label_scheme(known)
+def files_of(case: Case, lent: Mapping[str, Mapping[Modality, Path]], labels: bool) -> list[Path]:
+    """All files that are used of a case."""
+    images = {**case.images, **lent.get(case.name, {})}
+    return [*images.values(), *([case.label] if labels and case.label else [])]
 
 
 def tell(plan: RawPlan, lent: Mapping[str, Mapping[Modality, Path]]) -> None:
@@ -113,7 +109,8 @@ def tell(plan: RawPlan, lent: Mapping[str, Mapping[Modality, Path]]) -> None:
     print(f"would write {plan.folder}, files by {plan.layout}")
     print("channels " + ", ".join(f"{i} {name}" for i, name in enumerate(plan.channels)))
     if plan.labels:
-        pairs = ", ".join(f"{old} → {new}" for old, new in plan.codes.items())
+        changes = sorted({pair for codes in plan.codes.values() for pair in codes.items()})
+        pairs = ", ".join(f"{old} → {new}" for old, new in changes)
         rewritten = sum(plan.recoded(case) for case in plan.labels)
         print(f"labels {pairs}; {rewritten} of {len(plan.labels)} files rewritten")
     for case in plan.images:
@@ -135,19 +132,17 @@ def convert(args: argparse.Namespace) -> int:
         lent = lent_channels(args.completed, args.take, lacking)
     labels = not args.no_labels
     layout = args.layout or ("reference" if labels else "copy")
+    dataset_folder(args.out, args.id, args.name)
+    require(cases, (), label=labels)
+    check_same_grids(files_of(case, lent, labels) for case in cases)
+    readings = readings_of(cases, args.labels) if labels else None  # the slow part
+    for note in notes_of(readings or {}):
+        print(f"note: {note}", file=sys.stderr)
     request = RawRequest(
         args.out, cases, args.id, args.name,
-        replace=lent, layout=layout, labels=labels, scheme=label_scheme({1, 2, 3}),
+        replace=lent, layout=layout, labels=labels, readings=readings, keep_tissues=True,
     )  # fmt: skip
     plan = plan_raw_dataset(request)
-    check_same_grids(
-        [*images, *([plan.labels[case]] if labels else [])] for case, images in plan.images.items()
-    )
-    if labels:  # the slow part, last: reads every label
-        scheme = scheme_of([*plan.labels.values()], cases[0].naming, args.labels)
-        plan = replace(plan, codes=consecutive_codes(scheme))
-        if scheme.warning and not args.labels:
-            print(f"note: {scheme.warning}", file=sys.stderr)
     if args.dry_run:
         tell(plan, lent)
         return 0

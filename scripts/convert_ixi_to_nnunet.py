@@ -29,7 +29,7 @@ from synth3d.images import (
     check_same_grid,
     grid,
     read,
-    read_label,
+    read_rounded_label,
     register_rigid,
     resample_rigid,
     value_limits,
@@ -127,7 +127,13 @@ def label_names(jobs: Sequence[Job], given: Sequence[str] | None) -> dict[str, i
     paths = [job.label for job in jobs if job.label is not None]
     if not paths:
         return {"background": 0}
-    values = {int(v) for path in paths for v in np.unique(read_label(path).data)}
+    found = {path: read_rounded_label(path) for path in paths}
+    if inexact := [str(path) for path, (_, off) in found.items() if off]:
+        raise InputError(
+            f"nnU-Net would cut off what is not quite a whole number in {', '.join(inexact)}; "
+            "save the integers themselves"
+        )
+    values = {int(v) for label, _ in found.values() for v in np.unique(label.data)}
     highest = max(values)
     if min(values) < 0 or highest == 0 or not set(range(1, highest + 1)) <= values:
         raise InputError(f"labels must be 0, 1, 2, ... without a gap, got {sorted(values)}")

@@ -2,21 +2,34 @@
 
 What the predicted integers mean stands in the dataset.json that nnUNetv2_predict leaves beside
 its predictions (regions or plain labels; nnU-Net's own BraTS converters swap 1 and 2, which is
-recognised). What the case's release calls them follows from the cohort's labels where they
-decide, else from its file names: 4 is enhancing tumour in 2018-2021, 3 since 2023.
+recognised). What the case's release calls them is told case by case, as everywhere: by its own
+label or else by its name. 4 is enhancing tumour in 2018-2021, 3 since 2023; BraTS-PED has 1
+enhancing, 2 non-enhancing, 3 cyst, 4 oedema.
 
 All predictions are checked before the first file is written.
 """
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from seg_eval.segmenter import label_codes
-from synth3d.cohort import MODALITIES, Case, ending_of, find_cases
+from synth3d.cohort import (
+    MODALITIES,
+    SCHEMES,
+    TISSUES,
+    Case,
+    LabelScheme,
+    Tissue,
+    ending_of,
+    find_cases,
+    painted_codes,
+    parse_scheme,
+    read_segmentation,
+    recode,
+    scheme_of_name,
+)
 from synth3d.errors import InputError, run_guarded
 from synth3d.files import place, progress, read_json
 from synth3d.images import check_same_grids, grid, read_label, value_limits, write_like, write_new
@@ -29,13 +42,8 @@ EXAMPLES = """examples:
   convert_nnunet_to_brats.py predictions BraTS out --codes 2,1,3
       without a dataset.json: 2 is necrosis, 1 oedema, 3 enhancing tumour
 """
-ENHANCING = {"brats2018": 4, "brats2023": 3}
 SEPARATOR = {"brats2018": "_", "brats2023": "-"}
-RELEASE_OF_NAME = (
-    (r"BraTS-[A-Z]+-\d+-\d+", "brats2023"),
-    (r"BraTS(1[5-9]|2[01]|2021)_.+", "brats2018"),
-)
-TISSUES = ("necrosis", "oedema", "enhancing")
+CORE: tuple[Tissue, ...] = ("necrosis", "oedema", "enhancing")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,49 +58,56 @@ def build_parser() -> argparse.ArgumentParser:
     meaning = parser.add_mutually_exclusive_group()
     meaning.add_argument("--dataset-json", type=Path, help="another one than predictions' own")
     meaning.add_argument("--codes", metavar="N,O,E", help="predicted necrosis, oedema, enhancing")
-    add("--labels", choices=sorted(ENHANCING), help="write the integers of this release")
+    add("--labels", choices=sorted(SCHEMES), help="write the integers of this release in all cases")
     add("--flat", action="store_true", help="OUT/<case>.nii.gz, for uploads")
     add("--overwrite", action="store_true", help="replace files that are there")
     add("--dry-run", action="store_true", help="check and tell, write nothing")
     return parser
 
 
-def meaning_of(codes: str | None, path: Path) -> dict[str, int]:
-    """The integers of ``TISSUES`` that ``--codes`` or the dataset.json in ``path`` gives."""
+def meaning_of(codes: str | None, path: Path) -> dict[int, Tissue]:
+    """What the predicted integers mean, by ``--codes`` or the dataset.json in ``path``."""
     if codes:
         numbers = [int(part) if part.strip().isdecimal() else 0 for part in codes.split(",")]
-        if min(numbers) < 1 or len(numbers) != len(TISSUES) or len({*numbers}) != len(TISSUES):
+        if min(numbers) < 1 or len(numbers) != len(CORE) or len({*numbers}) != len(CORE):
             raise InputError(f"--codes wants three different integers above 0, got {codes}")
-        return dict(zip(TISSUES, numbers, strict=True))
+        return dict(zip(numbers, CORE, strict=True))
     if not path.is_file():
         raise InputError(f"no {path} to tell what the predicted integers mean; give --codes")
     try:
-        return label_codes(read_json(path), path).tissues
+        return painted_codes(read_json(path), path).scheme.tissues
     except InputError as error:
         raise InputError(f"{error}; say it with --codes") from error
 
 
-def release_of(cases: Sequence[Case]) -> str:
-    """The release whose integers the cohort uses: by its labels, else by its names."""
-    naming, name = cases[0].naming, cases[0].name
-    known = (release for pattern, release in RELEASE_OF_NAME if re.fullmatch(pattern, name, re.I))
-    by_name = naming if naming in ENHANCING else next(known, None)
-    four = False
-    for case in cases:
-        values = set(np.unique(read_label(case.label).data).tolist()) if case.label else set()
-        if 3 in values:
-            return "brats2023"
-        four = four or 4 in values
-        if four and by_name == "brats2018":  # no 3 can follow; spares reading the rest
-            return "brats2018"
-    if four and by_name == "brats2023":
+def scheme_of(case: Case, declared: str | None) -> LabelScheme:
+    """The integers that ``case`` uses: declared, by its own label, or by its name."""
+    told = declared or case.scheme
+    if told:
+        return parse_scheme(told)
+    reading = read_segmentation(case)[1] if case.label else None
+    named = scheme_of_name(case.name)
+    if reading is not None and (reading.evidence != "values" or {3, 4} & {*reading.values}):
+        return reading.scheme
+    named = named or SCHEMES.get(case.naming)  # how its files are called says a little, too
+    if named is None:
         raise InputError(
-            "label 4 without 3 in files named as in BraTS 2023 and later may be enhancing tumour "
-            "or a resection cavity; give --labels"
+            f"neither labels nor names such as {case.name} tell the release; give --labels"
         )
-    if not four and by_name is None:
-        raise InputError(f"neither labels nor names such as {name} tell the release; give --labels")
-    return by_name or "brats2018"
+    return named
+
+
+def schemes_of(cases: Sequence[Case], declared: str | None) -> dict[str, LabelScheme]:
+    """As :func:`scheme_of` for all cases, with all that cannot be told in one refusal."""
+    found, problems = {}, []
+    for case in progress(cases, "labels"):
+        try:
+            found[case.name] = scheme_of(case, declared)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("; ".join(problems))
+    return found
 
 
 def matched(folder: Path, cases: Sequence[Case], data: Path) -> list[tuple[Case, Path]]:
@@ -110,7 +125,7 @@ def matched(folder: Path, cases: Sequence[Case], data: Path) -> list[tuple[Case,
     return [(by_name[name], path) for name, path in files.items()]
 
 
-def target(case: Case, release: str, out: Path, flat: bool) -> Path:
+def target(case: Case, scheme: LabelScheme, out: Path, flat: bool) -> Path:
     """Where the case's segmentation goes."""
     endings = (ending_of(case.images[m].name) for m in MODALITIES if m in case.images)
     ending = next(endings, "") or ".nii.gz"
@@ -119,18 +134,22 @@ def target(case: Case, release: str, out: Path, flat: bool) -> Path:
     own = SEPARATOR.get(case.naming)
     if case.label and own:
         return place(out, case.name, case.label.name)
-    return place(out, case.name, f"{case.name}{own or SEPARATOR[release]}seg{ending}")
+    separator = own or SEPARATOR.get(scheme.name, "-")
+    return place(out, case.name, f"{case.name}{separator}seg{ending}")
 
 
-def recoded(path: Path, codes: Mapping[int, int]) -> np.ndarray:
-    """The labels of ``path`` (D, H, W) in new integers, all of which ``codes`` must know."""
-    old = read_label(path).data
-    if unknown := sorted(set(np.unique(old).tolist()) - codes.keys()):
-        raise InputError(f"{path} has the labels {unknown}, of which dataset.json says nothing")
-    new = np.zeros(old.shape, dtype=np.uint8)
-    for before, after in codes.items():
-        new[old == before] = after
-    return new
+def repainted(path: Path, tissues: Mapping[int, Tissue], scheme: LabelScheme) -> np.ndarray:
+    """The prediction in ``path`` (D, H, W) in the integers of ``scheme``."""
+    try:
+        return recode(read_label(path).data, changes(tissues, scheme))
+    except InputError as error:
+        raise InputError(f"{path}: {error}, which dataset.json or --codes explains") from error
+
+
+def changes(tissues: Mapping[int, Tissue], scheme: LabelScheme) -> dict[int, int]:
+    """Predicted integer → that of ``scheme``, which may have none for a cavity: 0."""
+    own = scheme.painted
+    return {0: 0} | {number: own[TISSUES.index(name) + 1] for number, name in tissues.items()}
 
 
 def write_segmentation(case: Case, labels: np.ndarray, path: Path) -> None:
@@ -152,8 +171,8 @@ def convert(args: argparse.Namespace) -> int:
     tissues = meaning_of(args.codes, path)
     cases = find_cases(args.data)
     pairs = matched(args.predictions, cases, args.data)
-    release = args.labels or release_of(cases)
-    targets = {case.name: target(case, release, args.out, args.flat) for case, _ in pairs}
+    schemes = schemes_of([case for case, _ in pairs], args.labels)
+    targets = {c.name: target(c, schemes[c.name], args.out, args.flat) for c, _ in pairs}
     inputs = {file.resolve() for case in cases for file in (case.label, *case.images.values())
               if file} | {path.resolve() for _, path in pairs}  # fmt: skip
     there = [path for path in targets.values() if path.exists()]
@@ -162,17 +181,18 @@ def convert(args: argparse.Namespace) -> int:
     if there and not args.overwrite:
         names = ", ".join(map(str, there))
         raise InputError(f"{names} exist already; --overwrite replaces them")
-    own_codes = {"necrosis": 1, "oedema": 2, "enhancing": ENHANCING[release]}
-    codes = {0: 0} | {tissues[name]: own_codes[name] for name in tissues}
-    for _, path in progress(pairs, "checking"):
-        recoded(path, codes)
+    for case, path in progress(pairs, "checking"):
+        repainted(path, tissues, schemes[case.name])
     if not args.dry_run:
         for case, path in progress(pairs, "writing"):
-            write_segmentation(case, recoded(path, codes), targets[case.name])
+            labels = repainted(path, tissues, schemes[case.name])
+            write_segmentation(case, labels, targets[case.name])
     for path in targets.values() if args.dry_run else ():
         print(f"  would write {path}")
-    changes = ", ".join(f"{old} → {new}" for old, new in sorted(codes.items()))
-    print(f"{len(pairs)} of {len(cases)} cases have predictions; labels {changes} ({release})")
+    print(f"{len(pairs)} of {len(cases)} cases have predictions")
+    for scheme in {scheme.name: scheme for scheme in schemes.values()}.values():
+        pairs_of = ", ".join(f"{old} → {new}" for old, new in changes(tissues, scheme).items())
+        print(f"  labels {pairs_of} ({scheme.name})")
     print("nothing was written (--dry-run)" if args.dry_run else f"written to {args.out}")
     return 0
 

@@ -85,6 +85,9 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     add("--missing", required=True, help=told + "makes one experiment for each of the four")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
     add("--splits", type=Path, help="JSON with train, val and test; default: the run's own")
+    told = "what all labels mean, brats2018|brats2023|brats2024|ped|msd; default: each case tells, "
+    told += "by its dataset.json, its name or its values"
+    add("--labels", metavar="SCHEME", help=told)
     told = "finished synth3d run, may be repeated; default: the newest that fits, or a new one"
     add("--run", type=Path, action="append", help=told)
     told = "missing channels made by any other tool, files named as in the cohort; may be repeated"

@@ -1,27 +1,28 @@
 """The cases of an experiment: who is trained on, who is tested on, and what labels mean."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from synth3d.cohort import (
     MODALITIES,
+    SCHEMES,
     Case,
     LabelScheme,
+    Reading,
     Splits,
     find_cases,
-    label_scheme,
+    lacks_tissues,
     make_splits,
+    notes_of,
     patient_of,
     read_splits,
+    readings_of,
     require,
     split_problems,
 )
 from synth3d.errors import InputError
-from synth3d.files import progress
-from synth3d.images import check_same_grid, read_label
+from synth3d.images import check_same_grids
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,35 @@ class Cohort:
     Attributes:
         train: Real, complete cases for the segmenter and the voxel-wise rivals.
         test: Cases on which every arm is scored; none of a patient in ``train``.
-        scheme: Which integer is which tissue.
+        readings: Which integer is which tissue in each case, and what tells.
+        declared: The label scheme that the user named for all cases, if any.
     """
 
     folder: Path
     train: tuple[LabelledCase, ...]
     test: tuple[LabelledCase, ...]
-    scheme: LabelScheme
+    readings: Mapping[str, Reading] = field(hash=False)
+    declared: str | None = None
+
+    @property
+    def schemes(self) -> dict[str, LabelScheme]:
+        """Which integer is which tissue, by case name."""
+        return {name: reading.scheme for name, reading in self.readings.items()}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know of how the labels were read."""
+        return notes_of(self.readings)
+
+    @property
+    def labels(self) -> dict[str, list[str]] | None:
+        """Cases by what their integers mean; None where it is the same in all and plain."""
+        by_meaning: dict[str, list[str]] = {}
+        for name, reading in self.readings.items():
+            by_meaning.setdefault(reading.scheme.text, []).append(name)
+        declared = any(reading.evidence == "declared" for reading in self.readings.values())
+        plain = by_meaning.keys() <= {SCHEMES[name].text for name in ("brats2018", "brats2023")}
+        return None if plain and len(by_meaning) == 1 and not declared else by_meaning
 
 
 def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Splits | None) -> Splits:
@@ -63,8 +86,16 @@ def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Split
     return splits
 
 
-def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = None) -> Cohort:
-    """Find the cases, split them as :func:`choose_splits`, check every header and every label."""
+def load_cohort(
+    folder: Path,
+    splits_file: Path | None,
+    of_run: Splits | None = None,
+    labels: str | None = None,
+) -> Cohort:
+    """Find the cases, split them as :func:`choose_splits`, check every header and every label.
+
+    ``labels`` is the label scheme of all cases, where it is declared.
+    """
     cases = find_cases(folder)
     splits = choose_splits(cases, splits_file, of_run)
     by_name = {case.name: case for case in cases}
@@ -72,24 +103,13 @@ def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = 
     require(used, MODALITIES, label=True)
     labelled = tuple(LabelledCase(**vars(case)) for case in used)
     train, test = labelled[: len(splits.train)], labelled[len(splits.train) :]
-    values: set[int] = set()
-    for case in progress(labelled, desc="checking cases", unit="case"):
-        values |= _checked_labels(case)
-    if values <= {0}:
-        raise InputError(f"no case of {folder} has a labelled voxel; there is nothing to segment")
-    cohort = Cohort(folder, train, test, label_scheme(values, cases[0].naming))
+    check_same_grids([*(case.images[name] for name in MODALITIES), case.label] for case in labelled)
+    readings = readings_of(labelled, labels)
+    if problem := lacks_tissues(readings):
+        raise InputError(f"{folder}: {problem}")
+    cohort = Cohort(folder, train, test, readings, labels)
     refuse_leak(cohort, splits.train, "the segmenter's training cases")
     return cohort
-
-
-def _checked_labels(case: LabelledCase) -> set[int]:
-    check_same_grid([*(case.images[name] for name in MODALITIES), case.label])
-    values = {*np.unique(read_label(case.label).data).tolist()}
-    try:
-        label_scheme(values)
-    except InputError as error:
-        raise InputError(f"{case.label}: {error}") from error
-    return values
 
 
 def refuse_leak(cohort: Cohort, training: Iterable[str], where: str) -> None:

@@ -47,6 +47,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+LABELS = (
+    "what all labels mean, brats2018|brats2023|brats2024|ped|msd; default: each case tells, by its "
+    "dataset.json, its name or its values"
+)
 Flags = Callable[..., argparse.Action]
 
 
@@ -102,6 +106,7 @@ def _add_audit(commands: Any) -> None:
     add = _command(commands, "audit", run, "what a cohort holds, and what would break a run")
     add("folder", type=Path)
     add("--splits", type=Path, help="JSON with train, val and test case names")
+    add("--labels", metavar="SCHEME", help=LABELS)
     add("--json", action="store_true", help="print JSON instead of text")
     add("--fix-headers", type=Path, metavar="OUT",
         help="write the cohort to OUT with headers that all programs read alike, and say what "
@@ -125,6 +130,7 @@ def _add_train(commands: Any) -> None:
         help="for 2d; default: the recipe's")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
     add("--splits", type=Path, help="JSON with train, val and test case names")
+    add("--labels", metavar="SCHEME", help=LABELS)
     add("--target", "--missing",
         help="t1|t1ce|t2|flair|pd, or new names; several with commas: one network makes them all")
     add("--sources", help="comma-separated; default: the others")
@@ -169,6 +175,7 @@ def _add_complete(commands: Any) -> None:
     add("--missing", action="append", metavar="MODALITY",
         help="treat t1|t1ce|t2|flair as missing even where it is there; repeatable")
     add("--cases", nargs="+", metavar="NAME", help="only these cases")
+    add("--labels", metavar="SCHEME", help=LABELS + "; those copied get what their names say")
     add("--overwrite", action="store_true", help="replace files that are already in OUT")
     add("--link", action="store_true",
         help="hard links to the input's files instead of copies: less disk, but one file")
@@ -207,8 +214,9 @@ def _add_score(commands: Any) -> None:
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--part", choices=["train", "val", "test"], default="test", help="default: test")
     add("--cases", nargs="+", metavar="NAME", help="only these cases")
-    add("--label-folder", type=Path, dest="labels", metavar="LABEL_FOLDER",
+    add("--label-folder", type=Path, metavar="LABEL_FOLDER",
         help="segmentations; default: those beside the real images")
+    add("--labels", metavar="SCHEME", help=LABELS)
     add("--lpips-weights", type=Path, help="torchvision's AlexNet weights; default: its own folder")
     add("--out", type=Path, metavar="FILE.csv",
         help="write scores per case there; .md, .json and .png lie beside it")

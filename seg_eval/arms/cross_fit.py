@@ -148,6 +148,7 @@ def _train_fold(fit: CrossFit, number: int, split: Splits) -> Path:
     recipe = fit.arm.synthesiser.folder / "config.json"
     command = ["train", "--recipe", str(recipe), "--data", str(fit.cohort.folder)]
     command += ["--splits", str(path), "--work", str(fit.folder), "--name", name]
+    command += ["--labels", fit.cohort.declared] if fit.cohort.declared else []
     fit.synth3d([*command, "--threads", str(threads)])
     return fit.folder / "runs" / name
 

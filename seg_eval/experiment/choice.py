@@ -84,5 +84,6 @@ def _training(request: RunRequest, missing: tuple[Modality, ...]) -> tuple[str, 
     command = ["train", "--dim", "3d", "--target", ",".join(missing), "--work", str(request.work)]
     command += ["--data", str(request.data)] if request.data else []
     command += ["--splits", str(request.splits)] if request.splits else []
+    command += ["--labels", request.labels] if request.labels else []
     command += ["--recipe", request.recipe] if request.recipe else []
     return (*command, "--threads", str(request.thread_count))

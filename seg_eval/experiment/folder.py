@@ -51,7 +51,7 @@ class Experiment:
         return [(kind, seed) for kind in kinds for seed in self.plan.seeds]
 
     def prediction(self, arm: Arm, case: Case, seed: int) -> Path:
-        """The predicted labels of ``case`` for ``arm``, in the cohort's own scheme."""
+        """The predicted labels of ``case`` for ``arm``, in the case's own scheme."""
         names = "predictions", arm.name, f"seed{seed}", f"{case.name}.nii.gz"
         return place(self.folder, *names)
 

@@ -68,6 +68,7 @@ class Plan:
             "data": str(self.cohort.folder.resolve()),
             "train": [case.name for case in self.cohort.train],
             "test": [case.name for case in self.cohort.test],
+            "labels": self.cohort.labels,
             "preset": self.preset,
             "segmenter": str(self.foreign) if self.foreign else None,
             "seeds": list(self.seeds),
@@ -99,7 +100,8 @@ def make_plan(
     There are no ``sources`` yet where a synthesiser has still to be trained.
     """
     runs = [source for source in sources if isinstance(source, SynthesisRun)]
-    cohort = load_cohort(request.cohort, request.splits, runs[0].splits if runs else None)
+    of_run = runs[0].splits if runs else None
+    cohort = load_cohort(request.cohort, request.splits, of_run, request.labels)
     for source in sources:
         if isinstance(source, SynthesisRun):
             where = f"the cases that the run {source.name} was trained on"
@@ -139,7 +141,7 @@ def _vain_kinds(request: RunRequest, cohort: Cohort, missing: Sequence[Modality]
     return [] if one else vain
 
 
-PINNED = ("missing", "data", "train", "test", "preset", "segmenter", "seed")
+PINNED = ("missing", "data", "train", "test", "labels", "preset", "segmenter", "seed")
 """Keys of a description that must stay as they are; arms and seeds may come and go."""
 
 
@@ -169,7 +171,7 @@ def remembered(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
 def _short(value: Any) -> str:
     if isinstance(value, list) and len(value) > 4:
         return f"a list of {len(value)} cases"
-    return ", ".join(map(str, value)) if isinstance(value, list) else repr(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | dict) else repr(value)
 
 
 def choose_folder(parent: Path, name: str | None, plan: Plan) -> Path:

@@ -64,7 +64,7 @@ def missing_predictions(experiment: Experiment) -> dict[Key, Todo]:
 
 
 def predict(experiment: Experiment, key: Key, model: Path, todo: Todo) -> None:
-    """Write the predictions of one segmenter, in the labels of the cohort."""
+    """Write the predictions of one segmenter, each in the labels of its case."""
     (kind, seed), plan, engines = key, experiment.plan, experiment.engines
     load = engines.open_segmenter if plan.is_foreign(kind) else engines.load_segmenter
     segment = load(model, plan.threads)
@@ -83,7 +83,7 @@ def predict(experiment: Experiment, key: Key, model: Path, todo: Todo) -> None:
                 labels = segment(channels, spacing)
             except InputError as error:
                 raise InputError(f"arm {arm.name}, case {case.name}: {error}") from error
-            labels = from_brats_2023(labels, plan.cohort.scheme)
+            labels = from_brats_2023(labels, plan.cohort.schemes[case.name])
             path, mark = experiment.prediction(arm, case, seed), f"PREDICTION arm {arm.name}"
             write_like(case.label, labels, path, description=f"{mark} by seg_eval")
     list(bar)

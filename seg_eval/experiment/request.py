@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunet_plans.presets import PRESETS
 from seg_eval.arms import parse_kinds, split_words
 from seg_eval.scoring import EMPTY_RULES
-from synth3d.cohort import MODALITIES, Modality, parse_modality
+from synth3d.cohort import MODALITIES, Modality, parse_modality, parse_scheme
 from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of
 
@@ -25,6 +25,7 @@ class RunRequest:
         missing: ``flair``; ``flair,t1ce`` for both at once; ``all`` for each of the four in turn.
         data: Cohort folder; None takes phantoms in ``work``.
         splits: JSON with train, val and test; None takes the run's own.
+        labels: Label scheme of all cases, a key of ``synth3d.cohort.SCHEMES``; None lets each tell.
         run: Finished runs of ``synth3d``; without any, the newest that fits, or a new one.
         completed: ``FOLDER`` or ``NAME=FOLDER`` of files that any other tool made.
         recipe: For a synthesiser that has to be trained first.
@@ -50,6 +51,7 @@ class RunRequest:
     missing: str
     data: Path | None = None
     splits: Path | None = None
+    labels: str | None = None
     run: tuple[Path, ...] = ()
     completed: tuple[str, ...] = ()
     recipe: str | None = None
@@ -71,6 +73,8 @@ class RunRequest:
     def __post_init__(self) -> None:
         self._take_strings()
         parse_missing(self.missing)
+        if self.labels is not None:
+            parse_scheme(self.labels)
         several = len(self.segmenter_seeds) > 1
         parse_kinds(self.arms)
         if self.segmenter_preset not in PRESETS:

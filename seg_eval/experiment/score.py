@@ -56,10 +56,10 @@ def _all_rows(experiment: Experiment) -> tuple[list[Score], Rows]:
 
 def score_arm(experiment: Experiment, arm: Arm, seed: int) -> Rows:
     """Scores of an arm's predictions by the segmenter of one seed: every region of every case."""
-    cases, scheme = experiment.plan.cohort.test, experiment.plan.cohort.scheme
+    cases, schemes = experiment.plan.cohort.test, experiment.plan.cohort.schemes
     rows: Rows = []
     for case in progress(cases, desc=f"scoring {arm.name}, seed {seed}", unit="case"):
-        label = read_label(case.label)
+        label, scheme = read_label(case.label), schemes[case.name]
         truth = region_masks(label.data, scheme)
         found = region_masks(read_label(experiment.prediction(arm, case, seed)).data, scheme)
         about = (case.name, case.patient, arm.name, seed)
@@ -73,7 +73,7 @@ def score_images(experiment: Experiment, arm: Arm) -> Rows:
     rows: Rows = []
     for case in progress(plan.cohort.test, desc=f"images of {arm.name}", unit="case"):
         brain = builder.brain(case)
-        tumour = region_masks(read_label(case.label).data, plan.cohort.scheme)["WT"]
+        tumour = region_masks(read_label(case.label).data, plan.cohort.schemes[case.name])["WT"]
         for modality in plan.missing:
             real, made = read(case.images[modality]), read(builder.path(arm, case, modality))
             scores = channel_scores(real.data, made.data, brain, tumour)

@@ -307,7 +307,7 @@ def _case_files(experiment: Experiment, case: Case, role: str, modality: Modalit
         case.patient,
         role,
         modality,
-        scheme=plan.cohort.scheme,
+        scheme=plan.cohort.schemes[case.name],
         real=place(case.images[modality]),
         label=place(case.label),
         brain=tuple(place(case.images[m]) for m in MODALITIES if m not in plan.missing),
@@ -342,8 +342,7 @@ def _draw(
 def _caveats(plan: Plan) -> list[Caveat]:
     """What a reader has to know of the plan that the figures do not say."""
     found = []
-    if warning := plan.cohort.scheme.warning:
-        found.append(Caveat("label_scheme", {"warning": warning}))
+    found += [Caveat("label_scheme", {"warning": note}) for note in plan.cohort.notes]
     kinds = {arm.kind for arm in plan.arms}
     if absent := [kind for kind in kinds_with("own_segmenter") if kind not in kinds]:
         found.append(Caveat("rivals_not_run", {"kinds": absent}))

@@ -1,6 +1,5 @@
 """nnU-Net, trained here or brought."""
 
-from seg_eval.segmenter.label_names import label_codes
 from seg_eval.segmenter.model_folder import (
     BEST,
     FINAL,
@@ -26,7 +25,7 @@ from seg_eval.segmenter.training import Training, segmenters_folder, train
 
 __all__ = [
     "BEST", "FINAL", "RawPlan", "RawRequest", "Segmenter", "Training", "consecutive_codes",
-    "dataset_folder", "export_lines", "label_codes", "make_room", "open_model_folder", "paths",
+    "dataset_folder", "export_lines", "make_room", "open_model_folder", "paths",
     "plan_raw_dataset", "prepare", "read_model_folder", "refuse_unfit", "refuse_untrusted",
     "segmenters_folder", "train", "train_segmenter", "write_description", "write_planned",
     "write_raw_dataset",

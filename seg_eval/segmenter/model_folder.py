@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seg_eval.segmenter.label_names import LabelCodes, label_codes
 from seg_eval.segmenter.trust import is_ours
-from synth3d.cohort import MODALITIES, Modality, parse_modality
+from synth3d.cohort import MODALITIES, LabelCodes, Modality, painted_codes, parse_modality
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
 
@@ -118,7 +117,7 @@ def _read(folder: Path) -> ModelFolder:
             raise InputError(said + _advice(folder))
     described = folder / "dataset.json"
     dataset, plans = read_json(described), read_json(folder / "plans.json")
-    codes = label_codes(dataset, described)
+    codes = painted_codes(dataset, described)
     if codes.others:
         names = ", ".join(codes.others)
         raise InputError(f"{described} has labels that say nothing to us: {names}")

@@ -1,8 +1,8 @@
 """A cohort as nnU-Net's raw dataset: which files, which channels, which regions.
 
 Labels follow BraTS 2023 (1 necrosis, 2 oedema, 3 enhancing tumour), because nnU-Net wants
-consecutive integers; cohorts with other integers get rewritten label files, everything else is
-used where it lies.
+consecutive integers; a cavity and cysts come after them, if they are kept at all. Cases with other
+integers get rewritten label files, everything else is used where it lies.
 """
 
 import json
@@ -14,19 +14,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from synth3d.cohort import MODALITIES, Case, LabelScheme, Modality, ending_of, label_scheme
+from synth3d.cohort import (
+    CLASSES,
+    MODALITIES,
+    TISSUES,
+    Case,
+    Modality,
+    Reading,
+    Tissue,
+    ending_of,
+    lacks_tissues,
+    nnunet_integers,
+    nnunet_regions,
+    readings_of,
+    recode,
+)
 from synth3d.errors import InputError
 from synth3d.files import copy, link_or_copy, make_folder, place, write_text
 from synth3d.images import read_label, write_like
 
 Layout = Literal["reference", "link", "copy"]
-LABELS = {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}
-"""Regions of BraTS 2023 labels, the largest first."""
-REGIONS_CLASS_ORDER = [2, 1, 3]
-"""What nnU-Net paints where WT, TC and ET are found, later ones over earlier ones: what is WT
-alone is oedema (2), what is TC alone is necrosis (1), ET is enhancing tumour (3)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,9 @@ class RawRequest:
         layout: ``reference`` lists the files where they are in dataset.json; ``link`` and
             ``copy`` fill imagesTr and labelsTr under nnU-Net's names.
         labels: False for a cohort without labels: images go to imagesTs, nothing can be trained.
-        scheme: What the label integers mean; None finds out from all labels together.
+        readings: How the label of each case is read; None finds out.
+        keep_tissues: A cavity and cysts keep integers and regions of their own, from which a
+            cohort's own integers can be had back; else they are background and core.
     """
 
     folder: Path
@@ -55,7 +64,8 @@ class RawRequest:
     replace: Mapping[str, Mapping[Modality, Path]] = field(default_factory=dict)
     layout: Layout = "reference"
     labels: bool = True
-    scheme: LabelScheme | None = None
+    readings: Mapping[str, Reading] | None = field(default=None, hash=False)
+    keep_tissues: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,9 @@ class RawPlan:
         folder: ``.../DatasetXXX_Name``.
         images: Per case the image files that it is made from in channel order, absolute.
         labels: Per case the label file that it is made from, absolute; empty without labels.
-        codes: Integer in those files → integer in the dataset.
+        codes: Per case, integer in its label file → integer in the dataset.
+        further: The tissues beyond the first three that have regions of their own.
+        rounded: Cases whose label files do not hold quite whole numbers.
         ending: Of all files of the dataset.
     """
 
@@ -74,14 +86,16 @@ class RawPlan:
     channels: tuple[Modality, ...]
     images: Mapping[str, tuple[Path, ...]]
     labels: Mapping[str, Path]
-    codes: Mapping[int, int]
+    codes: Mapping[str, Mapping[int, int]]
     layout: Layout
     ending: str
+    further: tuple[Tissue, ...] = ()
+    rounded: frozenset[str] = frozenset()
 
     def recoded(self, case: str) -> bool:
         """Whether the case's label file is rewritten: for its integers, or for its ending."""
-        other = any(old != new for old, new in self.codes.items())
-        return other or ending_of(self.labels[case].name) != self.ending
+        other = any(old != new for old, new in self.codes[case].items())
+        return other or case in self.rounded or ending_of(self.labels[case].name) != self.ending
 
     @cached_property
     def files(self) -> Mapping[str, tuple[Path, ...]]:
@@ -117,17 +131,19 @@ def plan_raw_dataset(request: RawRequest) -> RawPlan:
     """Check what is wanted; writes nothing.
 
     Raises:
-        InputError: Missing files, labels of no scheme or no tumour at all, a name or id that
-            nnU-Net refuses, files with different endings; the integers of single label files
-            wait for the writing when there is a ``scheme``.
+        InputError: Missing files, labels that cannot be read or no tumour at all, a name or id
+            that nnU-Net refuses, files with different endings.
     """
     cases, layout = request.cases, request.layout
     dataset = dataset_folder(request.folder, request.dataset_id, request.name)
     images = _images(request)
-    targets, codes = {}, {}
+    readings: Mapping[str, Reading] = {}
+    targets = {}
     if request.labels:
         targets = {case.name: Path(str(case.label)).absolute() for case in cases}
-        codes = consecutive_codes(request.scheme or _scheme_of(targets, cases[0].naming))
+        readings = request.readings or readings_of(cases)
+        if problem := lacks_tissues(readings):
+            raise InputError(problem)
     elif layout == "reference":
         raise InputError("a dataset without labels cannot be written by reference; link it")
     listed = [path for files in images.values() for path in files]
@@ -136,7 +152,11 @@ def plan_raw_dataset(request: RawRequest) -> RawPlan:
         for path in (*listed, *targets.values()):
             if os.path.expandvars(path) != str(path):
                 raise InputError(f"nnU-Net would read the $ in {path} as a variable; link or copy")
-    return RawPlan(dataset, tuple(request.channels), images, targets, codes, layout, ending)
+    further = _further([*readings.values()]) if request.keep_tissues else ()
+    codes = {name: consecutive_codes(readings[name], further) for name in targets}
+    rounded = frozenset(name for name in targets if readings[name].rounded)
+    channels = tuple(request.channels)
+    return RawPlan(dataset, channels, images, targets, codes, layout, ending, further, rounded)
 
 
 def write_planned(plan: RawPlan) -> None:
@@ -149,13 +169,12 @@ def write_planned(plan: RawPlan) -> None:
             if target != source:
                 put(source, target)
         if label and plan.recoded(case):
-            _rewrite(label, plan.codes, targets[-1])
+            _rewrite(label, plan.codes[case], targets[-1])
         elif label and label != targets[-1]:
             put(label, targets[-1])
     description = {
         "channel_names": {str(index): channel for index, channel in enumerate(plan.channels)},
-        "labels": LABELS,
-        "regions_class_order": REGIONS_CLASS_ORDER,
+        **nnunet_regions(plan.further),
         "numTraining": len(plan.labels),
         "file_ending": plan.ending,
         "overwrite_image_reader_writer": "SimpleITKIO",
@@ -234,29 +253,29 @@ def _refuse_strangers(plan: RawPlan) -> None:
         raise InputError(f"{plan.folder} has files of another dataset: {', '.join(strangers)}")
 
 
-def _scheme_of(paths: Mapping[str, Path], naming: str) -> LabelScheme:
-    values: set[int] = set()
-    for path in paths.values():
-        values |= {*np.unique(read_label(path).data).tolist()}
-    if values <= {0}:
-        raise InputError("no case has a labelled voxel; there is nothing to learn")
-    return label_scheme(values, naming)
+def _further(readings: Iterable[Reading]) -> tuple[Tissue, ...]:
+    """The tissues beyond the first three that occur."""
+    there = {
+        reading.scheme.tissues[value] for reading in readings for value in reading.values if value
+    }
+    return tuple(tissue for tissue in TISSUES[3:] if tissue in there)
 
 
-def consecutive_codes(scheme: LabelScheme) -> dict[int, int]:
-    """Integer of the cohort → integer of BraTS 2023; a resection cavity is background."""
-    codes = {0: 0, scheme.necrosis: 1, scheme.oedema: 2, scheme.enhancing: 3}
-    return codes if scheme.cavity is None else codes | {scheme.cavity: 0}
+def consecutive_codes(reading: Reading, further: Iterable[Tissue] = ()) -> dict[int, int]:
+    """Integer that occurs in a label → integer in a dataset with these further tissues.
+
+    Without a place of its own a resection cavity is background, a cyst core.
+    """
+    places = {**CLASSES, **nnunet_integers(further)}
+    return {0: 0} | {n: places[reading.scheme.tissues[n]] for n in reading.values if n}
 
 
 def _rewrite(source: Path, codes: Mapping[int, int], target: Path) -> None:
     """The labels of ``source`` in new integers, on the same grid."""
-    old = read_label(source).data
-    if unknown := sorted({*np.unique(old).tolist()} - codes.keys()):
-        raise InputError(f"{source} has the label {unknown[0]}, which its cohort does not know")
-    new = np.zeros(old.shape, dtype=np.uint8)
-    for before, after in codes.items():
-        new[old == before] = after
+    try:
+        new = recode(read_label(source).data, codes)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
     write_like(source, new, target)
 
 

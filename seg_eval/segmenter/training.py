@@ -69,7 +69,8 @@ def train(task: Training, device: str, trust: bool = False) -> Path:
     """
     cases, own = task.cohort.train, task.own_folder
     preset, threads = PRESETS[task.preset], task.threads
-    request = RawRequest(task.folder / "raw", cases, 501, "Cohort", scheme=task.cohort.scheme)
+    readings = task.cohort.readings
+    request = RawRequest(task.folder / "raw", cases, 501, "Cohort", readings=readings)
     prepared = prepare(write_raw_dataset(request), task.folder, preset, cases, threads)
     if own != task.folder:
         channels, files = task.channels, task.replace

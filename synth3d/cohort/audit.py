@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,9 @@ import numpy as np
 
 from synth3d.cohort.cases import ALL_MODALITIES, Case, Modality, survey_folder
 from synth3d.cohort.content import findings
-from synth3d.cohort.labels import LabelScheme, label_scheme
+from synth3d.cohort.evidence import Reading, read_segmentation
+from synth3d.cohort.labels import parse_scheme
+from synth3d.cohort.readings import contradictions, lacks_tissues, listed
 from synth3d.cohort.splits import Splits, parse_splits, sides_of_cases, split_problems
 from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of, progress
@@ -62,7 +65,7 @@ class CaseFacts:
 
     Attributes:
         grids: Of every file that can be read.
-        label_values: The integers in the label, ascending; None without a readable label.
+        reading: What is in the label and what it means; None without a readable label.
         top: Per readable modality the 99th percentile of its non-zero voxels, scanner units.
         coverage: The share of the head (union of non-zero voxels) that each modality with a
             zero background shows; empty when the images do not share a grid.
@@ -70,9 +73,10 @@ class CaseFacts:
         problems: What is wrong with the case by itself.
     """
 
-    def __init__(self, case: Case) -> None:
-        """Look; no voxels are kept."""
+    def __init__(self, case: Case, labels: str | None = None) -> None:
+        """Look; no voxels are kept. ``labels`` is a label scheme declared for all cases."""
         self.case, self.name = case, case.name
+        self.reading: Reading | None = None
         self.grids: dict[Path, Grid] = {}
         self.top: dict[Modality, float] = {}
         self.digests: dict[Modality, str] = {}
@@ -82,8 +86,7 @@ class CaseFacts:
         for modality in case.images:
             if (head := self._look_at(modality)) is not None:
                 heads[modality] = head
-        label = self._label()
-        self.label_values = None if label is None else tuple(map(int, np.unique(label)))
+        label = self._label(labels)
         fits = self._fits()
         self.coverage = self._coverage(heads, label) if fits and heads else {}
         self._copies()
@@ -132,18 +135,18 @@ class CaseFacts:
             self._report("warning", f"{path.name} has negative values, down to {lowest:.4g}")
         return head if stripped else None
 
-    def _label(self) -> np.ndarray | None:
+    def _label(self, declared: str | None) -> np.ndarray | None:
         path = self.case.label
         if path is None:
             return None
         try:
-            volume = read_label(path)
+            read_label(path)
             self.grids[path] = grid(path)
-            label_scheme(np.unique(volume.data))
+            volume, self.reading = read_segmentation(self.case, declared)
         except InputError as error:
-            self._report("error", str(error) if str(path) in str(error) else f"{path}: {error}")
+            self._report("error", str(error))
             return None
-        if not volume.data.any():
+        if not self.reading.has_tumour:
             self._report("warning", f"{path.name} is empty: no tumour")
         return volume.data
 
@@ -218,13 +221,12 @@ WIDEST_SCALE = 20.0
 class Audit:
     """All that an audit found: cases by name, and the problems of the cohort and of all cases.
 
-    Errors come first. Without labels, or when they contradict each other, there is no scheme.
+    Errors come first.
     """
 
     folder: Path
     naming: str
     cases: tuple[CaseFacts, ...]
-    scheme: LabelScheme | None
     splits: Splits | None
     problems: tuple[Problem, ...]
 
@@ -234,20 +236,24 @@ class Audit:
         return tuple(problem for problem in self.problems if problem.severity == "error")
 
 
-def audit(folder: Path, splits: Path | None = None) -> Audit:
+def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -> Audit:
     """Look at every file of every case under ``folder``, and at ``splits``, a JSON file.
 
+    ``labels`` is the label scheme of all cases, where it is declared.
+
     Raises:
-        InputError: There are no cases, namings are mixed, or ``splits`` is no splits file.
+        InputError: There are no cases, namings are mixed, ``splits`` is no splits file or
+            ``labels`` no scheme.
             Everything else becomes a :class:`Problem`.
     """
     survey = survey_folder(folder)
     chosen = parse_splits(splits) if splits else None
+    if labels:
+        parse_scheme(labels)
     with ThreadPoolExecutor(_threads(survey.cases)) as pool:
-        looked_at = pool.map(CaseFacts, survey.cases)
+        looked_at = pool.map(partial(CaseFacts, labels=labels), survey.cases)
         facts = tuple(progress(looked_at, "audit", total=len(survey.cases), unit="case"))
     naming = survey.cases[0].naming
-    scheme, scheme_problems = _scheme(facts, naming)
     problems = [
         *(Problem("error", case, sentence) for case, sentence in survey.ambiguous),
         *(
@@ -257,7 +263,7 @@ def audit(folder: Path, splits: Path | None = None) -> Audit:
         ),
         *(problem for fact in facts for problem in fact.problems),
         *_missing(facts),
-        *scheme_problems,
+        *_labels(facts),
         *_duplicates(facts, chosen),
         *_odd_scales(facts),
     ]
@@ -273,7 +279,7 @@ def audit(folder: Path, splits: Path | None = None) -> Audit:
         names = ", ".join(str(path.relative_to(folder)) for path in survey.unrecognised)
         problems.append(Problem("warning", None, f"ignored, as their names fit no naming: {names}"))
     problems.sort(key=lambda problem: problem.severity != "error")
-    return Audit(folder, naming, facts, scheme, chosen, tuple(problems))
+    return Audit(folder, naming, facts, chosen, tuple(problems))
 
 
 LARGE = 2**25
@@ -305,24 +311,29 @@ def _missing(facts: Sequence[CaseFacts]) -> list[Problem]:
     return problems
 
 
-def _scheme(facts: Sequence[CaseFacts], naming: str) -> tuple[LabelScheme | None, list[Problem]]:
-    """What the labels of the cohort mean, decided over all cases."""
-    values = {f.name: set(f.label_values) for f in facts if f.label_values is not None}
-    if not values:
-        return None, []
-    with_3 = [name for name, seen in values.items() if 3 in seen]
-    with_4 = [name for name, seen in values.items() if 4 in seen]
-    if with_3 and with_4 and not set(with_3) & set(with_4):
-        text = (
-            f"two label schemes, or a cavity: no case has both 3 ({', '.join(with_3)}) "
-            f"and 4 ({', '.join(with_4)})"
-        )
-        return None, [Problem("error", None, text)]
-    scheme = label_scheme(set().union(*values.values()), naming)
-    if scheme.warning is None:
-        return scheme, []
-    named = f" ({', '.join(with_4)})" if with_4 else ""
-    return scheme, [Problem("warning", None, scheme.warning + named)]
+def _labels(facts: Sequence[CaseFacts]) -> list[Problem]:
+    """Warnings for what is not plain in the labels; errors where they contradict each other.
+
+    What the user should know is said once, with the cases it is about.
+    """
+    readings = {fact.name: fact.reading for fact in facts if fact.reading is not None}
+    about: dict[str, list[str]] = {}
+    for name, reading in readings.items():
+        for note in reading.notes:
+            about.setdefault(note, []).append(name)
+    schemes = sorted({reading.scheme.name for reading in readings.values() if reading.has_tumour})
+    if len(schemes) > 1:
+        several = ", ".join(schemes)
+        about[f"the cases follow several label schemes, each is read by its own: {several}"] = []
+    if any(reading.has_tumour for reading in readings.values()):
+        about |= {text: [] for text in [lacks_tissues(readings)] if text}
+    return [
+        *(Problem("error", None, text) for text in contradictions(readings)),
+        *(
+            Problem("warning", None, f"{note} ({listed(names)})" if names else note)
+            for note, names in about.items()
+        ),
+    ]
 
 
 def _duplicates(facts: Sequence[CaseFacts], splits: Splits | None) -> list[Problem]:

@@ -22,6 +22,7 @@ class AuditRequest:
 
     folder: Path
     splits: Path | None = None
+    labels: str | None = None
     json: bool = False
     fix_headers: Path | None = None
 
@@ -35,7 +36,7 @@ def run_audit(request: AuditRequest) -> int:
         fixed = fix_headers(request.folder, request.fix_headers)
         print("\n".join([*fixed.lines, *(f"error: {text}" for text in fixed.failed)]))
         return 1 if fixed.failed else 0
-    result = audit(request.folder, request.splits)
+    result = audit(request.folder, request.splits, request.labels)
     print(audit_json(result) if request.json else format_audit(result))
     return 1 if result.errors else 0
 
@@ -71,7 +72,6 @@ def audit_json(audit: Audit) -> str:
         "naming": audit.naming,
         "ok": not audit.errors,
         "patients": len({fact.case.patient for fact in audit.cases}),
-        "label_scheme": asdict(audit.scheme) if audit.scheme else None,
         "splits": asdict(audit.splits) if audit.splits else None,
         "problems": [asdict(problem) for problem in audit.problems],
         "cases": [_case_json(fact) for fact in audit.cases],
@@ -86,7 +86,9 @@ def _case_json(fact: CaseFacts) -> dict[str, Any]:
         "patient": fact.case.patient,
         "sequences": list(fact.case.images),
         "label": fact.case.label is not None,
-        "label_values": fact.label_values,
+        "label_values": fact.reading and fact.reading.values,
+        "label_scheme": fact.reading and asdict(fact.reading.scheme),
+        "label_scheme_told_by": fact.reading and fact.reading.evidence,
         "shape_zyx": grid and grid.shape_zyx,
         "spacing_zyx_mm": grid and [round(edge, 6) for edge in grid.spacing_mm],
         "orientation": grid and grid.orientation,
@@ -132,17 +134,13 @@ def _tally(audit: Audit, describe: Callable[[CaseFacts], str]) -> list[tuple[str
 
 
 def _label_text(audit: Audit) -> str:
-    scheme, n = audit.scheme, sum(fact.case.label is not None for fact in audit.cases)
-    if not n:
-        return "none"
-    if scheme is None:
-        return f"in {_count(n, 'case')}, of unknown meaning"
-    cavity = f", {scheme.cavity} resection cavity" if scheme.cavity else ""
-    doubt = " (ambiguous)" if scheme.ambiguous else ""
-    return (
-        f"in {_count(n, 'case')}, {scheme.name}{doubt}: {scheme.necrosis} necrosis, "
-        f"{scheme.oedema} oedema, {scheme.enhancing} enhancing{cavity}"
-    )
+    """Which schemes the labels follow and in how many cases, the commonest first."""
+    readings = [fact.reading for fact in audit.cases if fact.reading is not None]
+    unread = sum(fact.case.label is not None for fact in audit.cases) - len(readings)
+    found = Counter((one.scheme.name, one.scheme.text) for one in readings).most_common()
+    parts = [f"in {_count(n, 'case')}, {name}: {text}" for (name, text), n in found]
+    parts += [f"in {_count(unread, 'case')}, of unknown meaning"] if unread else []
+    return "; ".join(parts) or "none"
 
 
 def _problem_lines(audit: Audit) -> list[str]:

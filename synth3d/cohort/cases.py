@@ -5,7 +5,7 @@ What could mean two things is refused. Opens no image.
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from synth3d.cohort.namings import (
@@ -37,6 +37,8 @@ class Case:
         label: The tumour segmentation, if there is one.
         naming: ``brats2018``, ``brats2023``, ``ixi``, ``bids`` or ``nnunet``.
         channels: For ``nnunet``, the modality of channel 0, 1, ...
+        scheme: The label scheme declared for this case, a key of ``SCHEMES``; None for none.
+        dataset: For ``nnunet``, the dataset.json.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Case:
     label: Path | None
     naming: str
     channels: tuple[Modality, ...] = ()
+    scheme: str | None = None
+    dataset: Path | None = None
 
     def missing(self, required: Iterable[Modality] = MODALITIES) -> tuple[Modality, ...]:
         """The modalities of ``required``, in its order, that have no file."""
@@ -107,6 +111,9 @@ def survey_folder(root: Path) -> Survey:
         dataset = nnunet_dataset(root)
         channels = nnunet_channels(dataset) if dataset else ()
         survey = _gather(nnunet_claims(root, dataset) if dataset else claims(root), channels)
+        if dataset:
+            described = (replace(case, dataset=root / "dataset.json") for case in survey.cases)
+            survey = replace(survey, cases=tuple(described))
     except OSError as error:
         raise InputError(f"cannot read {error.filename or root}: {error.strerror}") from error
     if not survey.cases:

@@ -3,7 +3,7 @@
 Looks at headers, hashes and the voxels of what is still to be made, and writes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from filecmp import cmp
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synth3d.cohort import MODALITIES, Case, Modality
+from synth3d.cohort import MODALITIES, Case, Modality, portable_codes
 from synth3d.completion.receipts import Layout, case_identity, is_done
 from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
@@ -54,6 +54,8 @@ class Job:
         make: Sequences to be made; none when nothing is missing.
         identity: What decides the result, for the receipt.
         suspicions: What the voxels say against the case, for the receipt.
+        recoded: Integer of the label → integer to write, where it is not copied as it is: what it
+            means would be lost with the table or dataset.json that says it.
     """
 
     case: Case
@@ -63,6 +65,7 @@ class Job:
     identity: dict[str, Any]
     done: bool
     suspicions: tuple[str, ...] = ()
+    recoded: Mapping[int, int] | None = None
 
     @property
     def text(self) -> str:
@@ -77,9 +80,14 @@ class Job:
         """({where a real file goes: the file}, {sequence: where it is written})."""
         images = self.case.images
         links = {layout.image(self.case, m): images[m] for m in layout.places if m in images}
-        if self.case.label is not None and (label := layout.label(self.case)) is not None:
+        label = layout.label(self.case)
+        if self.case.label is not None and label is not None and self.recoded is None:
             links[label] = self.case.label
         return links, {m: layout.image(self.case, m) for m in self.make}
+
+    def written_label(self, layout: Layout) -> Path | None:
+        """Where the label is written in other integers; None where it is linked or has no place."""
+        return None if self.recoded is None else layout.label(self.case)
 
 
 def plan(cases: Sequence[Case], maker: "Maker", request: CompleteRequest) -> list[Job]:
@@ -98,12 +106,20 @@ def plan(cases: Sequence[Case], maker: "Maker", request: CompleteRequest) -> lis
         trouble = _trouble(readable, make, maker, layout)
         if layout.format == "nnunet" and (gone := sorted({*case.missing()} - {*make})):
             trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {gone} stay missing")
+        codes: Mapping[int, int] | None = None
+        try:
+            codes = portable_codes(case, request.labels) if layout.label(case) else None
+        except InputError as error:
+            trouble.append(str(error))
         if not trouble:
             identity = case_identity(readable, make, how)
+            if codes is not None:
+                identity |= {"label": {str(old): new for old, new in codes.items()}}
             there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)
             done = is_done(layout, case, identity)
-            trouble, suspicions = _looked_at(readable, make, done, maker, request)
-            jobs.append(Job(case, readable, there, make, identity, done, suspicions))
+            found, suspicions = _looked_at(readable, make, done, maker, request)
+            trouble += found
+            jobs.append(Job(case, readable, there, make, identity, done, suspicions, codes))
             trouble += [] if done or request.overwrite else in_the_way(jobs[-1], layout)
         problems += [f"case {case.name}: {text}" for text in trouble]
     if problems:
@@ -150,7 +166,8 @@ def in_the_way(job: Job, layout: Layout) -> list[str]:
     Another process may begin or finish this very job meanwhile: what it writes is not in the way.
     """
     links, made = job.outputs(layout)
-    taken = [path for path in made.values() if path.exists()]
+    written = [*made.values(), job.written_label(layout)]
+    taken = [path for path in written if path is not None and path.exists()]
     for path, file in links.items():
         if path.exists() and not (path.samefile(file) or cmp(path, file, shallow=False)):
             taken.append(path)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort import ALL_MODALITIES, MODALITIES, Case, Modality, ending_of
+from synth3d.cohort import ALL_MODALITIES, MODALITIES, Case, Modality, ending_of, nnunet_regions
 from synth3d.errors import InputError
 from synth3d.files import claim, place, read_json, refuse_link, sha256, write_json
 
@@ -134,13 +134,7 @@ def write_dataset_json(layout: Layout, cases: Sequence[Case], overwrite: bool) -
         raise InputError("nnU-Net wants one file ending, the cohort has both .nii and .nii.gz")
     wanted = {
         "channel_names": {str(i): name for i, name in enumerate(MODALITIES)},
-        "labels": {
-            "background": 0,
-            "whole_tumor": [1, 2, 3],
-            "tumor_core": [1, 3],
-            "enhancing_tumor": [3],
-        },
-        "regions_class_order": [2, 1, 3],
+        **nnunet_regions(called=("whole_tumor", "tumor_core", "enhancing_tumor")),
         "numTraining": 0,
         "file_ending": endings.pop(),
     }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from synth3d.cohort import ALL_MODALITIES, Modality, parse_modality
+from synth3d.cohort import ALL_MODALITIES, Modality, parse_modality, parse_scheme
 from synth3d.completion.receipts import Layout
 from synth3d.errors import InputError
 
@@ -22,6 +22,8 @@ class CompleteRequest:
             changes one then changes the other.
         cases: Names of the cases to complete; None is all.
         batch: Tiles per call of the network; None is what suits the device.
+        labels: The label scheme of all cases, a key of ``synth3d.cohort.SCHEMES``; None lets each
+            case tell.
         threads: CPU threads of each job; None is all cores, shared among the jobs.
 
     Raises:
@@ -35,6 +37,7 @@ class CompleteRequest:
     missing: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
     link: bool = False
+    labels: str | None = None
     overwrite: bool = False
     dry_run: bool = False
     plumbing: bool = False
@@ -52,6 +55,7 @@ class CompleteRequest:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else kind(value))
         object.__setattr__(self, "missing", tuple(self.missing or ()))
+        object.__setattr__(self, "labels", parse_scheme(self.labels).name if self.labels else None)
         for name in ("batch", "jobs", "threads"):
             if (value := getattr(self, name)) is not None and not 1 <= value <= 4096:
                 raise InputError(f"--{name} must be at least 1 and at most 4096, got {value}")

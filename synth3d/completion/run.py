@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth3d import __version__
-from synth3d.cohort import Case, Modality, find_cases
+from synth3d.cohort import Case, Modality, find_cases, recode
 from synth3d.completion.executor import local_executor
 from synth3d.completion.plan import Job, Made, in_the_way, plan
 from synth3d.completion.receipts import FORMAT, NOTICE, Layout, is_done, write_dataset_json
 from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
 from synth3d.files import claim, copy, link_or_copy, progress, sha256, sweep, write_json
-from synth3d.images import write_like
+from synth3d.images import read_label, write_like
 from synth3d.machine import device_facts, peak_memory_mb, pick_device, versions
 
 if TYPE_CHECKING:
@@ -232,6 +232,10 @@ def _write_case(
     files = list(kept)
     for target, source in kept.items():
         (link_or_copy if request.link else copy)(source, target)
+    label = job.written_label(layout)
+    if job.recoded is not None and case.label is not None and label is not None:
+        write_like(case.label, recode(read_label(case.label).data, job.recoded), label)
+        files.append(label)
     for modality, path in targets.items():
         files += _write_made(job, modality, made[modality], path, maker, layout)
     written = {path.name for path in (*files, receipt, marker)}

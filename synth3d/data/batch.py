@@ -19,7 +19,8 @@ class Batch:
         wanted: (B, T) bool, which targets count in the loss.
         brain: (B, 1, *) bool.
         label: (B, 1, *) int8, tumour classes as in BraTS 2023: 0 background, 1 necrosis,
-            2 oedema, 3 enhancing, −1 unknown, which is everywhere if none is given.
+            2 oedema, 3 enhancing; −1, unknown, everywhere if none is given. Necrosis is all
+            of the non-enhancing core, a resection cavity is background.
     """
 
     sources: Tensor

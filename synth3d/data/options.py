@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from synth3d.cohort import parse_modality
+from synth3d.cohort import parse_modality, parse_scheme
 from synth3d.data.task import Task
 from synth3d.images import PLANES
 from synth3d.settings import require
@@ -18,7 +18,8 @@ class DataConfig:
     ``patch`` and ``overlap`` are voxels, (z, y, x) for ``dim`` 3 and (row, column) for ``dim`` 2.
     ``intensity`` is ``median`` or ``paper`` (0 to p99.5 of the volume, clipped;
     ``synth3d.images.intensity``). ``common_grid`` names the source on whose grid the others are
-    brought by their headers; empty, all must share one. ``misregistration`` moves all sources
+    brought by their headers; empty, all must share one. ``labels`` is the label scheme of all
+    cases; empty, each case tells. ``misregistration`` moves all sources
     together against the target, up to so many voxels, in training only: an augmentation for
     cohorts whose target is a little off. Moving one source to see what it costs is
     ``MisalignConfig``. ``workers`` draw in the background; two and more see other patches than
@@ -42,6 +43,7 @@ class DataConfig:
     workers: int = 0
     intensity: str = "median"
     common_grid: str = ""
+    labels: str = ""
     plane: str = "axial"
     slices_per_case: int = 0
     slice_size: tuple[int, ...] = ()
@@ -49,6 +51,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.common_grid:
             object.__setattr__(self, "common_grid", parse_modality(self.common_grid))
+        if self.labels:
+            object.__setattr__(self, "labels", parse_scheme(self.labels).name)
         for key, claim, rule in (
             ("batch", self.batch >= 1, "at least 1"),
             ("batch", self.batch <= 2**16, "at most 65536"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from synth3d.cohort import Case, Modality, label_scheme, parse_modality
+from synth3d.cohort import Case, Modality, parse_modality, read_classes
 from synth3d.data.options import DataConfig
 from synth3d.errors import InputError
 from synth3d.images import (
@@ -19,7 +19,6 @@ from synth3d.images import (
     foreground,
     grid,
     read,
-    read_label,
     resample,
 )
 
@@ -36,9 +35,10 @@ class Prepared:
         volumes: Per modality, float32, 0 outside the brain; only what the case has.
         scales: How each volume came from scanner units.
         brain: Bool, the union of the sources' foregrounds: what is known when the target is not.
-        tumour: Bool, where the label is not 0; None without a label.
+        tumour: Bool, where the label has a class, which a cavity has not; None without one.
         affine: Voxel (x, y, z) → mm.
         label: Int8, the label's classes as in :class:`synth3d.data.Batch`; None without one.
+        notes: What a user should know of how the label was read.
     """
 
     case: Case
@@ -48,6 +48,7 @@ class Prepared:
     tumour: np.ndarray | None
     affine: np.ndarray
     label: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def sources(self, names: Sequence[Modality]) -> np.ndarray:
         """(S, D, H, W) float32 in the order of ``names``; zeros for what the case lacks."""
@@ -64,11 +65,12 @@ def prepare(
     """Read one case and bring it into the network's scale.
 
     The brain is where any source is not background, so that training sees the mask that a
-    case with a missing target has. Of ``data`` the ``intensity`` and ``common_grid`` count.
+    case with a missing target has. Of ``data`` the ``intensity``, ``common_grid`` and
+    ``labels`` count.
 
     Raises:
-        InputError: No source is there, a file is bad, the grids differ, or label values are in
-            no scheme.
+        InputError: No source is there, a file is bad, the grids differ, or it cannot be told what
+            the label holds.
     """
     data = data or DataConfig()
     have: list[Modality] = [n for n in dict.fromkeys((*sources, *targets)) if n in case.images]
@@ -83,8 +85,11 @@ def prepare(
 
     found = side_by_side(scaled, [raw[name].data for name in have])
     scales, volumes = (dict(zip(have, each, strict=True)) for each in zip(*found, strict=True))
-    tumour, label = _read_tumour(case) if case.label else (None, None)
-    return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine, label)
+    tumour, label, notes = None, None, ()
+    if case.label:
+        label, reading = read_classes(case, data.labels or None)
+        tumour, notes = label > 0, reading.notes
+    return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine, label, notes)
 
 
 def fit_scale(volume: np.ndarray, brain: np.ndarray, intensity: str) -> Scale:
@@ -130,27 +135,3 @@ def side_by_side(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """``work`` on every item in threads, in order; unzipping and numpy leave the lock alone."""
     with ThreadPoolExecutor(max(1, min(len(items), os.cpu_count() or 1))) as pool:
         return list(pool.map(work, items))
-
-
-def _read_tumour(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Where the label of ``case`` is not 0, (D, H, W) bool, and its classes, int8."""
-    assert case.label is not None
-    label = read_label(case.label).data
-    try:
-        return label > 0, tumour_classes(label, case.naming)
-    except InputError as error:
-        raise InputError(f"{case.label}: {error}") from error
-
-
-def tumour_classes(label: np.ndarray, naming: str | None = None) -> np.ndarray:
-    """A label in BraTS 2023 coding, int8: 1 necrosis, 2 oedema, 3 enhancing.
-
-    A resection cavity is background. A 4 that may be either is −1, unknown.
-
-    Raises:
-        InputError: A value is in no scheme of :func:`synth3d.cohort.label_scheme`.
-    """
-    enhancing = label_scheme(np.unique(label), naming).enhancing
-    coded = label.astype(np.int8)
-    coded[label == 4] = 0 if enhancing != 4 else -1 if naming == "brats2023" else 3
-    return coded

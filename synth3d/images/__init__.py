@@ -24,6 +24,7 @@ from synth3d.images.planes import PLANES, Turn, turn_to
 from synth3d.images.registration import register_rigid, resample_rigid, write_transform
 from synth3d.images.resampling import resample
 from synth3d.images.volumes import (
+    LABEL_TOLERANCE,
     NiftiImage,
     Volume,
     check_content,
@@ -34,6 +35,7 @@ from synth3d.images.volumes import (
     place,
     read,
     read_label,
+    read_rounded_label,
     read_unchecked,
     shape_of,
     value_limits,
@@ -44,11 +46,12 @@ from synth3d.images.volumes import (
 )
 
 __all__ = [
-    "CORRECTED", "EDGES_MM", "FOREIGN", "Grid", "MOST_HEAD", "NiftiImage", "PLANES", "Place",
-    "Scale", "ScalePrior", "Sketch", "Turn", "Volume", "agreements", "background_of",
-    "check_content", "check_same_grid", "check_same_grids", "differs", "foreground", "grid",
-    "grid_misfits", "image_like", "nearest_upright", "place", "read", "read_label",
-    "read_unchecked", "register_rigid", "remedies", "resample", "resample_rigid", "shape_of",
-    "shift_of", "sketch", "smoothness", "turn_to", "turned", "turned_in_words", "value_limits",
-    "write_like", "write_moved", "write_new", "write_transform", "xyz_to_zyx",
+    "CORRECTED", "EDGES_MM", "FOREIGN", "Grid", "LABEL_TOLERANCE", "MOST_HEAD", "NiftiImage",
+    "PLANES", "Place", "Scale", "ScalePrior", "Sketch", "Turn", "Volume", "agreements",
+    "background_of", "check_content", "check_same_grid", "check_same_grids", "differs",
+    "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place", "read",
+    "read_label", "read_rounded_label", "read_unchecked", "register_rigid", "remedies", "resample",
+    "resample_rigid", "shape_of", "shift_of", "sketch", "smoothness", "turn_to", "turned",
+    "turned_in_words", "value_limits", "write_like", "write_moved", "write_new",
+    "write_transform", "xyz_to_zyx",
 ]  # fmt: skip

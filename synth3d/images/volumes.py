@@ -34,8 +34,8 @@ MOST_PACKED = 1100
 ABSURD_VALUE = 1e15
 """No scanner and no scaling of its images gives more; squares of it still fit into float32."""
 
-NEAR_INTEGER = 0.01
-"""A label whose values are this near to whole numbers was rounded badly."""
+LABEL_TOLERANCE = 1e-3
+"""A label this near to a whole number is one, written with a scale or as a float."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,23 +92,27 @@ def check_content(volume: Volume) -> None:
 
 
 def read_label(path: Path) -> Volume:
-    """The segmentation in ``path`` as int16 (z, y, x), of whole numbers; it may be all zero."""
+    """The segmentation in ``path`` as int16 (z, y, x), rounded; it may be all zero.
+
+    Raises:
+        InputError: A value is not within ``LABEL_TOLERANCE`` of a small whole number.
+    """
+    return read_rounded_label(path)[0]
+
+
+def read_rounded_label(path: Path) -> tuple[Volume, float]:
+    """As :func:`read_label`, and by how much the values were off whole numbers; 0 for integers."""
     volume = read_unchecked(path)
     with np.errstate(invalid="ignore"):
-        label = volume.data.astype(np.int16)
-    if not np.array_equal(label, volume.data):
-        with np.errstate(invalid="ignore"):
-            near = np.abs(volume.data - np.rint(volume.data)).max() < NEAR_INTEGER
-        remedy = (
-            "; all are near whole numbers, as a scaled or float save leaves them, so round them "
-            "and save as uint8"
-            if near and np.abs(volume.data).max() < 1000
-            else ""
-        )
+        label = np.rint(volume.data).astype(np.int16)
+        off = float(np.abs(volume.data - label).max(initial=0))
+    if not off <= LABEL_TOLERANCE:  # which NaN is not
         raise InputError(
-            f"{path} is not a segmentation: it has values that are no small integers{remedy}"
+            f"{path} is not a segmentation: it has values that are not within {LABEL_TOLERANCE} of "
+            "small integers; save the integers themselves, and resample labels by nearest "
+            "neighbour"
         )
-    return Volume(label, volume.affine, path)
+    return Volume(label, volume.affine, path), off
 
 
 def read_unchecked(path: Path) -> Volume:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from synth3d.cohort import label_scheme, parse_modality, parse_splits
+from synth3d.cohort import (
+    Reading,
+    contradictions,
+    notes_of,
+    parse_modality,
+    parse_scheme,
+    parse_splits,
+    read_classes,
+)
 from synth3d.errors import InputError
 from synth3d.files import progress
 from synth3d.images import (
@@ -21,7 +29,6 @@ from synth3d.images import (
     check_same_grid,
     foreground,
     read,
-    read_label,
     read_unchecked,
 )
 from synth3d.scoring.case import score_case
@@ -41,7 +48,8 @@ class ScoreRequest:
         conventions: Names in ``CONVENTIONS``; ``("all",)`` is every one, and a text has commas.
         rescale: ``none`` for files on the scanner's scale, errors of brightness included; ``match``
             brings each synthetic volume linearly to its real one's scale first.
-        labels: Folder of segmentations; None takes those beside the real images.
+        label_folder: Folder of segmentations; None takes those beside the real images.
+        labels: Their scheme, a key of ``synth3d.cohort.SCHEMES``; None lets each case tell.
         out: A ``.csv`` file to write, with ``.md``, ``.json`` and ``.png`` beside it; or None.
 
     Raises:
@@ -56,7 +64,8 @@ class ScoreRequest:
     splits: Path | None = None
     part: str = "test"
     cases: tuple[str, ...] | None = None
-    labels: Path | None = None
+    label_folder: Path | None = None
+    labels: str | None = None
     lpips_weights: Path | None = None
     out: Path | None = None
     json: bool = False
@@ -76,6 +85,8 @@ class ScoreRequest:
         if self.splits is not None and self.cases is not None:
             raise InputError("give --splits or --cases, not both")
         object.__setattr__(self, "conventions", names)
+        if self.labels:
+            parse_scheme(self.labels)
         if self.modality is not None:
             object.__setattr__(self, "modality", parse_modality(self.modality))
 
@@ -105,7 +116,7 @@ def pair_up(request: ScoreRequest) -> Pairing:
         if not cases:
             raise InputError(f"{request.splits} lists no case under {request.part}")
     modality = None if request.modality is None else parse_modality(request.modality)
-    pairing = find_pairs(request.real, request.synthetic, modality, cases, request.labels)
+    pairing = find_pairs(request.real, request.synthetic, modality, cases, request.label_folder)
     problems = []
     for pair in pairing.pairs:
         try:
@@ -128,11 +139,11 @@ def score_cohort(request: ScoreRequest) -> Scored:
     conventions = [CONVENTIONS[name] for name in request.conventions]
     warnings = list(pairing.notes)
     perceptual = _perceptual(request, conventions, warnings)
-    cavity = _cavity(pairing, warnings)
     rows, faults, remarks = [], [], {kind: [] for kind in FOUND}
+    readings: dict[str, Reading] = {}
     for pair in progress(pairing.pairs, "scoring", unit="case"):
         try:
-            volumes = _load(pair, cavity, remarks, request.rescale)
+            volumes = _load(pair, readings, remarks, request)
         except InputError as error:
             faults.append(f"case {pair.case}: {error}")
             continue
@@ -142,8 +153,9 @@ def score_cohort(request: ScoreRequest) -> Scored:
         for convention in conventions:
             row |= score_case(*volumes, convention=convention, perceptual=perceptual)
         rows.append(row)
-    if faults:
+    if faults := [*faults, *contradictions(readings)]:
         raise InputError("; ".join(faults))
+    warnings += notes_of(readings)
     if request.rescale == "match":
         del remarks["foreign"]
     warnings += [f"{FOUND[kind]}: {', '.join(cases)}" for kind, cases in remarks.items() if cases]
@@ -184,7 +196,10 @@ def _remark(real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray) -> dict[
 
 
 def _load(
-    pair: Pair, cavity: int | None, remarks: dict[str, list[str]], rescale: str
+    pair: Pair,
+    readings: dict[str, Reading],
+    remarks: dict[str, list[str]],
+    request: ScoreRequest,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     """Real, synthetic, brain and tumour of a pair, axial slices first."""
     real, synthetic = read(pair.real), read_unchecked(pair.synthetic)
@@ -194,29 +209,15 @@ def _load(
     copy = synthetic.data
     for kind, more in _remark(real.data, copy, brain).items():
         remarks[kind].append(pair.case + more)
-    if rescale == "match" and copy.any():
+    if request.rescale == "match" and copy.any():
         copy = on_scale_of(copy, real.data, brain)
     tumour = None
-    if pair.label is not None:
-        label = read_label(pair.label).data
-        tumour = (label > 0) & brain
-        if cavity is not None:
-            tumour &= label != cavity
+    if pair.labelled is not None:
+        classes, readings[pair.case] = read_classes(pair.labelled, request.labels)
+        tumour = (classes > 0) & brain
     axial = 2 - next(i for i, letter in enumerate(real.grid.orientation) if letter in "IS")
     x, y, z = (np.moveaxis(volume, axial, 0) for volume in (real.data, copy, brain))
     return x, y, z, None if tumour is None else np.moveaxis(tumour, axial, 0)
-
-
-def _cavity(pairing: Pairing, warnings: list[str]) -> int | None:
-    """The label that is a resection cavity and no tumour, decided over all cases."""
-    labels = [pair.label for pair in pairing.pairs if pair.label is not None]
-    values = {int(v) for path in labels for v in np.unique(read_label(path).data)}
-    if not values:
-        return None
-    scheme = label_scheme(values, pairing.naming)
-    if scheme.warning is not None and 4 in values:
-        warnings.append(scheme.warning)
-    return scheme.cavity
 
 
 def _perceptual(

@@ -7,10 +7,18 @@ without its dataset.json) or ``<case>.nii.gz``. Opens no image.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from synth3d.cohort import Modality, claims, ending_of, nnunet_dataset, patient_of, survey_folder
+from synth3d.cohort import (
+    Case,
+    Modality,
+    claims,
+    ending_of,
+    nnunet_dataset,
+    patient_of,
+    survey_folder,
+)
 from synth3d.errors import InputError
 
 Files = Mapping[str, Mapping[Modality | None, Path]]
@@ -26,7 +34,7 @@ _CHANNEL = re.compile(r"(?P<case>.+)_(?P<number>\d{4})")
 class Pair:
     """The acquired image of a case and the one to be scored, with the segmentation if any.
 
-    The modality is None where no name says it.
+    The modality is None where no name says it; ``labelled`` is the case with the segmentation.
     """
 
     case: str
@@ -34,7 +42,12 @@ class Pair:
     modality: Modality | None
     real: Path
     synthetic: Path
-    label: Path | None
+    labelled: Case | None = None
+
+    @property
+    def label(self) -> Path | None:
+        """The segmentation, if any."""
+        return None if self.labelled is None else self.labelled.label
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ class _Found:
 
     folder: Path
     files: Files
-    labels: dict[str, Path] = field(default_factory=dict)
+    labelled: dict[str, Case] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     naming: str = ""
 
@@ -113,12 +126,12 @@ def _find(folder: Path) -> _Found:
         if survey.ambiguous:
             raise InputError("; ".join(sentence for _, sentence in survey.ambiguous))
         named: Files = {case.name: {**case.images} for case in survey.cases if case.images}
-        masks = {case.name: case.label for case in survey.cases if case.label is not None}
+        masks = {case.name: case for case in survey.cases}
         odd = ", ".join(path.name for path in survey.unrecognised)
         notes = (f"ignored in {folder}, as their names fit no naming: {odd}",) if odd else ()
         return _Found(folder, named, masks, notes, survey.cases[0].naming)
     files: dict[str, dict[Modality | None, Path]] = {}
-    labels = {claim.case: claim.path for claim in seen if claim.role == "label"}
+    masks = {c.case: _bare(c.case, c.path) for c in seen if c.role == "label"}
     for path in (claim.path for claim in seen if claim.role is None):
         stem = path.name.removesuffix(ending_of(path.name))
         first = files.setdefault(stem, {None: path})[None]
@@ -126,7 +139,7 @@ def _find(folder: Path) -> _Found:
             raise InputError(f"{first} and {path} have one name: keep one of them")
     if not files:
         raise InputError(f"no images (.nii or .nii.gz) under {folder}")
-    return _Found(folder, files, labels)
+    return _Found(folder, files, masks)
 
 
 def _without_channel(found: _Found, others: Files) -> _Found:
@@ -144,7 +157,7 @@ def _without_channel(found: _Found, others: Files) -> _Found:
         )
     files = {match["case"]: found.files[stem] for stem, match in matches.items() if match}
     note = f"no dataset.json says what *_{numbers.pop()} in {found.folder} is"
-    return _Found(found.folder, files, found.labels, (*found.notes, note))
+    return _Found(found.folder, files, found.labelled, (*found.notes, note))
 
 
 def _wanted(originals: _Found, copies: _Found, chosen: Sequence[str]) -> Wanted:
@@ -201,10 +214,11 @@ def _listed(names: Sequence[str]) -> str:
 
 def _labels(
     originals: _Found, chosen: Sequence[str], folder: Path | None
-) -> dict[str, Path] | dict[str, Path | None]:
-    """The segmentation of each chosen case; from ``folder``, where all must have one."""
+) -> dict[str, Case | None]:
+    """Each chosen case with its segmentation; from ``folder``, where all must have one."""
+    known = {name: originals.labelled.get(name) for name in chosen}
     if folder is None:
-        return {name: originals.labels.get(name) for name in chosen}
+        return {name: case if case and case.label else None for name, case in known.items()}
     if not folder.is_dir():
         raise InputError(f"no folder {folder}")
     found: dict[str, Path] = {}
@@ -215,7 +229,16 @@ def _labels(
             raise InputError(f"{found[name]} and {claim.path} are both labels of {name}")
     if lacking := [name for name in chosen if name not in found]:
         raise InputError(f"{folder} has no label for {_listed(lacking)}")
-    return found
+    # What the cohort's own dataset.json says of labels is not said of other files.
+    return {
+        name: replace(case, label=found[name], dataset=None) if case else _bare(name, found[name])
+        for name, case in known.items()
+    }
+
+
+def _bare(name: str, label: Path) -> Case:
+    """A case of which nothing but the segmentation is known."""
+    return Case(name, patient_of(name), label.parent, {}, label, "")
 
 
 def _notes(originals: _Found, copies: _Found, pairs: Sequence[Pair]) -> list[str]:

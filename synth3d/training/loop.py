@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synth3d.cohort import Case, Splits
+from synth3d.cohort import Case, Splits, listed
 from synth3d.data import (
     Batch,
     Prepared,
@@ -124,10 +124,6 @@ def _prepare_all(
             print(f"{desc}: left out, no {'/'.join(config.targets)}: {', '.join(lacking)}")
         return whole
 
-    def ready(some: Sequence[Case], desc: str) -> list[Prepared]:
-        bar = progress(some, f"reading {desc} cases", unit="case")
-        return [prepare(case, config.sources, config.targets, config.data) for case in bar]
-
     learn = usable(splits.train, "training")
     check = usable(splits.val, "validation")[: config.data.validation_cases]
     if not learn or not check:
@@ -140,8 +136,27 @@ def _prepare_all(
             f"no training case has {', '.join(dead)}; say with --sources which sequences to use"
         )
     how = config.task, config.data, config.misalign
-    tested = [misalign(case, *how) for case in ready(check, "validation")]
-    return ready(learn, "training"), tested
+    found = _read([*check, *learn], config)
+    return found[len(check) :], [misalign(case, *how) for case in found[: len(check)]]
+
+
+def _read(cases: Sequence[Case], config: RunConfig) -> list[Prepared]:
+    """All ``cases`` prepared; what is wrong with any of them is told at once."""
+    found, faults = [], []
+    notes: dict[str, list[str]] = {}
+    for case in progress(cases, "reading cases", unit="case"):
+        try:
+            found.append(prepare(case, config.sources, config.targets, config.data))
+        except InputError as error:
+            faults.append(str(error))
+            continue
+        for note in found[-1].notes:
+            notes.setdefault(note, []).append(case.name)
+    if faults:
+        raise InputError("; ".join(faults))
+    for note, names in notes.items():
+        print(f"note: {note} ({listed(names)})")
+    return found
 
 
 def _describe(

@@ -42,6 +42,8 @@ class TrainRequest:
     Attributes:
         data: Cohort folder; None is the built-in phantoms.
         splits: JSON with train, val and test case names; None draws them by patient.
+        labels: The label scheme of all cases, a key of ``synth3d.cohort.SCHEMES``; None lets each
+            case tell.
         dim: ``2d`` or ``3d``.
         plane: ``axial``, ``coronal`` or ``sagittal``, for 2d.
         target: Sequences to make, comma-separated.
@@ -67,6 +69,7 @@ class TrainRequest:
 
     data: Path | None = None
     splits: Path | None = None
+    labels: str | None = None
     dim: str | None = None
     plane: str | None = None
     target: str | None = None
@@ -129,6 +132,7 @@ def resolve(request: TrainRequest, device: str) -> RunConfig:
     flags = {
         "dim": int(request.dim[0]) if request.dim else None,
         "data.plane": request.plane,
+        "data.labels": request.labels,
         "model.name": request.model,
         "model.widths": request.widths,
         "model.groups": request.groups,

@@ -16,6 +16,12 @@ RELEASES = {
     "2021": (("BraTS2021_00000", "BraTS2021_00002"), OLD, (1, 2, 4), ".nii.gz"),
     "2023": (("BraTS-GLI-00000-000", "BraTS-MEN-00004-000"), NEW, (1, 2, 3), ".nii.gz"),
     "2024": (("BraTS-GLI-00005-100", "BraTS-GLI-00005-101"), NEW, (1, 2, 3, 4), ".nii.gz"),
+    "ped": (("BraTS-PED-00005-000", "BraTS-PED-00006-000"), NEW, (1, 2, 3, 4), ".nii.gz"),
+}
+CODES = {
+    "2023": {1: 1, 2: 2, 3: 3},
+    "2024": {1: 1, 2: 2, 3: 3, 4: 4},
+    "ped": {1: 3, 2: 1, 3: 4, 4: 2},
 }
 A, B = RELEASES["2018"][0]
 
@@ -101,7 +107,7 @@ def test_images_alone_go_where_nnunet_looks_for_test_cases(forth, cohort, datase
         (["--id", "0"], "1 to 999"),
         (["--take", "flair"], "--take needs --completed"),
         (["--completed", "nowhere"], "nowhere"),
-        (["--labels", "brats2023"], f"{A}_seg.nii.gz [4]"),
+        (["--labels", "brats2023"], f"{A}_seg.nii.gz: label values [4] are none of brats2023"),
     ],
 )
 def test_bad_flags_get_one_sentence(forth, cohort, flags, sentence):
@@ -114,17 +120,20 @@ def test_bad_flags_get_one_sentence(forth, cohort, flags, sentence):
 @pytest.mark.parametrize("layout", ["--reference", "--link", "--copy"])
 @pytest.mark.parametrize("release", RELEASES)
 def test_every_release_becomes_the_same_labels(forth, dataset, tmp_path, release, layout):
-    names, tokens, values, ending = RELEASES[release]
+    names, tokens, _, ending = RELEASES[release]
     write_cohort(tmp_path / "in", release)
     assert forth(layout)[0] == 0
     found = described(dataset)
     assert (found["numTraining"], found["file_ending"]) == (2, ending)
-    enhancing = 4 if max(values) == 4 and 3 not in values else 3
+    codes = {0: 0} | CODES.get(release, {1: 1, 2: 2, 4: 3})
+    assert set(found["labels"]) - {"background", "WT", "TC", "ET"} == (
+        {"2024": {"RC"}, "ped": {"CC"}}.get(release, set())
+    )
     for name in names:
         placed = dataset / "labelsTr" / f"{name}{ending}"
         new = Path(found["dataset"][name]["label"]) if layout == "--reference" else placed
         old = read_label(tmp_path / "in" / name / f"{name}{tokens[4]}{ending}").data
-        expected = np.select([old == 1, old == 2, old == enhancing], [1, 2, 3], 0)
+        expected = np.vectorize(codes.get)(old)
         np.testing.assert_array_equal(read_label(new).data, expected)
 
 
@@ -170,15 +179,14 @@ def test_a_case_on_two_grids_is_refused(forth, cohort):
 
 def test_the_release_can_be_told(forth, cohort, dataset):
     assert forth("--labels", "brats2024")[0] == 0
-    label = described(dataset)["dataset"][A]["label"]
-    assert np.unique(read_label(Path(label)).data).tolist() == [0, 1, 2]
+    assert described(dataset)["labels"]["RC"] == [4]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["--reference", "--link", "--copy"])
 def test_stock_nnunet_finds_it_in_order(forth, tmp_path, plan_and_preprocess, layout):
-    for release in ("2018", "2021"):
-        write_cohort(tmp_path / "in", release)
+    write_cohort(tmp_path / "in", "2024")
+    write_cohort(tmp_path / "in", "ped")
     assert forth(layout)[0] == 0
     code, told = plan_and_preprocess(tmp_path / "raw", 501, "-c", "3d_fullres")
     assert code == 0, told

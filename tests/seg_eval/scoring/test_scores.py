@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from seg_eval.scoring.regions import region_masks
 from seg_eval.scoring.scores import EMPTY_RULES, METRICS, Score, counted, score_case
-from synth3d.cohort.labels import label_scheme
+from synth3d.cohort.labels import SCHEMES
 
 MASKS = arrays(bool, (3, 4, 2))
 SPACING = (2.0, 1.0, 0.5)
@@ -120,7 +120,7 @@ def test_nnunet_counts_the_same_voxels(real, found):
 
     regions = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
     theirs = compute_metrics("real", "found", Reader(), list(regions.values()))["metrics"]
-    masks = [region_masks(labels, label_scheme({0, 1, 2, 3})) for labels in (real, found)]
+    masks = [region_masks(labels, SCHEMES["brats2023"]) for labels in (real, found)]
     for row in score_case("c", "p", "full", 0, *masks, SPACING):
         their = theirs[regions[row.region]]
         assert row.dice == pytest.approx(1 if np.isnan(their["Dice"]) else their["Dice"])

@@ -85,9 +85,26 @@ def test_a_second_run_changes_nothing(write, tmp_path, cohort_2018):
     assert contents() == before
 
 
-def test_the_scheme_is_that_of_the_cohort_not_of_a_case(write, cohort_2018):
-    raw = write(cohort_2018[1:] + cohort_2018[:1])
-    assert raw.files["Brats18_B_1"][-1].parent.name == "recoded"
+@pytest.mark.parametrize("keep", [True, False])
+def test_cases_of_several_schemes_become_one(write, tmp_path, keep):
+    """Only files of those that differ are rewritten; a cavity and a cyst have a place or none."""
+    for name, values in (
+        ("GLI-1-000", (1, 2, 3)),
+        ("GLI-2-100", (2, 3, 4)),
+        ("PED-3-000", (1, 2, 3, 4)),
+    ):
+        write_case(tmp_path / "in", f"BraTS-{name}", values)
+    cases = find_cases(tmp_path / "in")
+    raw = write(cases, keep_tissues=keep)
+    found = [np.unique(read_label(raw.files[case.name][-1]).data).tolist() for case in cases]
+    assert found == [
+        [0, 1, 2, 3],
+        *([[0, 2, 3, 4], [0, 1, 2, 3, 5]] if keep else [[0, 2, 3], [0, 1, 2, 3]]),
+    ]
+    assert [raw.recoded(case.name) for case in cases] == [False, not keep, True]
+    said = description(raw.folder)
+    assert set(said["labels"]) == {"background", "WT", "TC", "ET", *(("CC", "RC") if keep else ())}
+    assert len(said["regions_class_order"]) == len(said["labels"]) - 1
 
 
 def test_a_file_can_be_replaced_and_then_need_not_exist(write, cohort_2023):

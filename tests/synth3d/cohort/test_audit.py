@@ -84,7 +84,6 @@ nothing would break a run, 0 warnings
 def test_json_holds_the_facts_of_each_case(cohort):
     value = json.loads(audit_json(audit(cohort)))
     assert value["ok"]
-    assert value["label_scheme"]["enhancing"] == 3
     case = value["cases"][1]
     assert case["name"] == name_of(1)
     assert case["patient"] == "00001"
@@ -92,6 +91,8 @@ def test_json_holds_the_facts_of_each_case(cohort):
     assert case["spacing_zyx_mm"] == [2, 1, 1]
     assert case["orientation"] == "LPS"
     assert case["label_values"] == [0, 1, 2, 3]
+    assert case["label_scheme"]["enhancing"] == [3]
+    assert case["label_scheme_told_by"] == "name"
 
 
 def test_missing_sequences_and_strange_files_are_named(cohort):
@@ -159,16 +160,18 @@ def test_far_scales_and_odd_backgrounds_are_named(cohort):
 
 
 @pytest.mark.parametrize(
-    ("labels", "severity", "text"),
+    ("labels", "declared", "severity", "text"),
     [
-        ((0, 1, 2, 3, 4), "warning", f"resection cavity of BraTS 2024.*{name_of(4)}"),
-        ((0, 1, 2, 4), "error", f"two label schemes, or a cavity: .*4 .{name_of(4)}"),
-        ((0, 1, 7), "error", r"seg\.nii\.gz: label values \[7\] are in no BraTS scheme"),
+        ((0, 1, 2, 3, 4), None, "warning", f"resection cavity of BraTS 2024.*{name_of(4)}"),
+        ((0, 1, 2, 3, 4), None, "warning", "several label schemes.*: brats2023, brats2024"),
+        ((0, 1, 2, 4), None, "error", "brats2018 .* or brats2024 .*: say which with --labels"),
+        ((0, 1, 2, 4), "brats2018", "error", r"label values \[3\] are none of brats2018"),
+        ((0, 1, 7), None, "error", r"seg\.nii\.gz: label values \[1, 7\] are in no scheme"),
     ],
 )
-def test_label_schemes_are_decided_over_the_cohort(cohort, labels, severity, text):
+def test_what_labels_mean_is_told_case_by_case(cohort, labels, declared, severity, text):
     make_case(cohort, name_of(4), seed=4, labels=labels)
-    result = audit(cohort)
+    result = audit(cohort, labels=declared)
     assert any(re.search(text, message) for _, message in found(result, severity))
 
 

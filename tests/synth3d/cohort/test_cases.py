@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from synth3d.cohort import MODALITIES, find_cases, label_scheme, parse_modality, patient_of, require
+from synth3d.cohort import MODALITIES, find_cases, parse_modality, patient_of, require
 from synth3d.errors import InputError
 
 BRATS18 = [f"Brats18_CBICA_ALU_1_{m}.nii.gz" for m in ("t1", "t1ce", "t2", "flair", "seg")]
@@ -174,24 +174,3 @@ def test_everything_missing_is_named_at_once(tmp_path):
     with pytest.raises(InputError, match="2 of 3 .*: A lacks t2f, the label; B lacks t1n"):
         require(cases, ("t1n", "t2f"), label=True)
     require(cases[2:], MODALITIES, label=True)
-
-
-@pytest.mark.parametrize(
-    ("values", "naming", "name", "enhancing", "cavity", "ambiguous"),
-    [
-        ({0, 1, 2, 4}, None, "brats2018", 4, None, False),
-        ({0, 1, 2, 3}, None, "brats2023", 3, None, False),
-        ({0, 2, 3}, None, "brats2023", 3, None, False),
-        ({0, 1, 2, 3, 4}, None, "brats2024", 3, 4, False),
-        ({0, 1, 2}, None, "brats2023", 3, None, True),
-        ({0, 1, 2, 4}, "brats2018", "brats2018", 4, None, False),
-        ({0, 1, 2, 4}, "brats2023", "brats2018", 4, None, True),
-        ({0, 1, 2, 3}, "nnunet", "brats2023", 3, None, True),
-    ],
-)
-def test_label_values_tell_the_scheme(values, naming, name, enhancing, cavity, ambiguous):
-    scheme = label_scheme(values, naming)
-    assert (scheme.name, scheme.enhancing, scheme.cavity) == (name, enhancing, cavity)
-    assert scheme.ambiguous == ambiguous
-    assert (scheme.necrosis, scheme.oedema) == (1, 2)
-    assert (scheme.warning is not None) == (ambiguous or cavity is not None)

@@ -285,3 +285,22 @@ def test_what_another_run_wrote_since_the_plan_is_not_replaced(unit, tmp_path):
     assert (first, second) == ("made", "failed")
     assert "--overwrite" in why
     assert receipt_of(tmp_path / "out")["identity"]["how"]["precision"] == "fp32"
+
+
+def test_a_label_keeps_its_meaning_without_the_dataset_that_says_it(complete, ready, tmp_path):
+    """As of nnU-Net's own BraTS converter, which swaps necrosis and oedema."""
+    data = tmp_path / "data"
+    (source,) = [case for case in find_cases(ready / "in") if case.name == WHOLE]
+    names = {"channel_names": dict(enumerate(source.images))}
+    names["labels"] = {"background": 0, "edema": 1, "necrosis": 2, "enhancing": 3}
+    for number, path in enumerate(source.images.values()):
+        target = data / "imagesTr" / f"{WHOLE}_{number:04d}.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    (data / "labelsTr").mkdir()
+    shutil.copy(source.label, data / "labelsTr" / f"{WHOLE}.nii.gz")
+    (data / "dataset.json").write_text(json.dumps(names))
+    for _ in range(2):
+        complete(data=data)
+        (case,) = find_cases(tmp_path / "out")
+        np.testing.assert_array_equal(read(case.label).data, read(source.label).data / 2)

@@ -69,7 +69,7 @@ def test_a_cohort_becomes_tables_and_a_picture(phantom_cohort, copied, tmp_path,
     value = json.loads(out.with_suffix(".json").read_text())
     assert value["settings"].keys() == {
         "real", "synthetic", "modality", "conventions", "rescale", "splits", "part", "cases",
-        "labels", "lpips_weights",
+        "label_folder", "labels", "lpips_weights",
     }  # fmt: skip
     assert value["settings"]["conventions"] == list(CONVENTIONS)
     assert value["versions"].keys() >= {"synth3d", "numpy", "python"}
@@ -232,7 +232,7 @@ def test_a_resection_cavity_is_no_tumour(phantom_cohort, copied, tmp_path):
     labels = tmp_path / "labels"
     cavity = np.where(label.data == 1, 4, label.data)
     folder = copied()
-    settings = ScoreRequest(phantom_cohort, folder, cases=(case.name,), labels=labels)
+    settings = ScoreRequest(phantom_cohort, folder, cases=(case.name,), label_folder=labels)
     put(labels / f"{case.name}.nii.gz", cavity, label.affine)
     with_cavity = score_cohort(settings)
     assert any("resection cavity" in warning for warning in with_cavity.warnings)
@@ -250,12 +250,12 @@ def test_slices_are_axial_however_the_file_is_stored(phantom_cohort, copied, tmp
     for name, path in {
         "real": case.images["t2f"],
         "synthetic": folder / case.images["t2f"].name,
-        "labels": case.label,
+        "label_folder": case.label,
     }.items():
-        volume = read_label(path) if name == "labels" else read(path)
+        volume = read_label(path) if name == "label_folder" else read(path)
         turned[name] = tmp_path / "turned" / name
         data = np.transpose(volume.data.transpose(2, 1, 0), order[:3]).transpose(2, 1, 0)
-        ending = "" if name == "labels" else "-t2f"
+        ending = "" if name == "label_folder" else "-t2f"
         target = turned[name] / f"{case.name}{ending}.nii.gz"
         put(target, data, volume.affine[:, order])
     found = score_cohort(ScoreRequest(**turned, **settings))

@@ -10,6 +10,7 @@ from synth3d.cli import build_parser, main
 from synth3d.cohort.cases import find_cases
 from synth3d.cohort.splits import make_splits
 from synth3d.errors import InputError
+from synth3d.images.volumes import read_label, write_like
 from synth3d.training import TrainRequest, resolve, train_run
 
 TINY = {
@@ -33,14 +34,18 @@ def test_a_run_from_python_ends_in_its_folder(phantom_cohort, tmp_path, capsys):
     assert "already trained" in capsys.readouterr().out
 
 
-def test_a_bad_file_stops_it_with_one_sentence_that_names_it(phantom_cohort, tmp_path, capsys):
+def test_bad_files_stop_it_with_one_sentence_that_names_them(phantom_cohort, tmp_path, capsys):
     data = shutil.copytree(phantom_cohort, tmp_path / "data")
-    bad = next(data.glob(f"*/{make_splits(find_cases(data)).train[0]}-t2w.nii.gz"))
+    names = make_splits(find_cases(data))
+    bad = next(data.glob(f"*/{names.train[0]}-t2w.nii.gz"))
     bad.write_bytes(bad.read_bytes()[:-99])
+    odd = next(data.glob(f"*/{names.val[0]}-seg.nii.gz"))
+    write_like(odd, read_label(odd).data * 7, odd)
     flags = ["--work", str(tmp_path), "--recipe", "phantom", "--device", "cpu", "--steps", "2"]
     assert main(["train", "--data", str(data), *flags]) == 2
     said = capsys.readouterr().err
-    assert said.count("error: ") == said.count(f"error: {bad} is truncated") == 1
+    assert said.count("error: ") == said.count(f"{bad} is truncated") == 1
+    assert f"error: {odd}: label values [7, 14, 21] are in no scheme" in said
     assert "Traceback" not in said
     assert not [*tmp_path.rglob("weights.safetensors")]
 

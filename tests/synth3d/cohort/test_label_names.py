@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seg_eval.segmenter.label_names import label_codes
+from synth3d.cohort.label_names import dataset_scheme, painted_codes
 from synth3d.errors import InputError
 
 WHERE = Path("model/dataset.json")
@@ -14,7 +14,7 @@ WHERE = Path("model/dataset.json")
 
 def codes(labels, order=None):
     described = {"labels": {"background": 0, **labels}}
-    return label_codes(described | ({"regions_class_order": order} if order else {}), WHERE)
+    return painted_codes(described | ({"regions_class_order": order} if order else {}), WHERE)
 
 
 @given(order=st.permutations([1, 2, 3, 4]))
@@ -22,7 +22,7 @@ def test_the_order_of_painting_decides_whatever_the_sets_say(order):
     """The sets tell the training what a region is; the order tells what is painted for it."""
     found = codes({"WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}, list(order[:3]))
     whole, core, enhancing = order[:3]
-    assert found.tissues == {"oedema": whole, "necrosis": core, "enhancing": enhancing}
+    assert found.scheme.tissues == {whole: "oedema", core: "necrosis", enhancing: "enhancing"}
     assert found.to_brats_2023 == {0: 0, whole: 2, core: 1, enhancing: 3}
     assert found.regions
 
@@ -41,10 +41,34 @@ def test_the_order_of_painting_decides_whatever_the_sets_say(order):
         ({"WT": [1, 2, 3], "TC": [1, 3], "ET": [3], "RC": [4]}, [2, 1, 3, 4],
          {1: 1, 2: 2, 3: 3, 4: 0}),
         ({"WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}, None, {1: 1, 2: 2, 3: 3}),
+        ({"ET": 1, "NET": 2, "CC": 3, "ED": 4}, None, {1: 3, 2: 1, 3: 1, 4: 2}),
+        ({"NCR": 1, "NET": 4, "Oedema": 2, "enhancing tumour": 3}, None, {1: 1, 2: 2, 3: 3, 4: 1}),
     ],
 )  # fmt: skip
 def test_schemes_come_back_as_brats_2023(labels, order, expected):
     assert codes(labels, order).to_brats_2023 == {0: 0} | expected
+    # Painted as the sets have it, label files and predictions hold the same.
+    scheme = dataset_scheme({"labels": {"background": 0, **labels}}, WHERE)
+    assert {n: codes(labels, order).to_brats_2023[n] for n in expected} == {
+        n: {"necrosis": 1, "oedema": 2, "enhancing": 3, "cavity": 0, "cyst": 1}[scheme.tissues[n]]
+        for n in expected
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"WT": [1, 2, 3, 4], "TC": [1, 2, 3], "ET": [1]}, "1 enhancing, 2 necrosis, 3 necrosis, "
+         "4 oedema"),
+        ({"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},
+         "1 oedema, 2 necrosis, 3 enhancing"),
+        ({"background": 0, "ignore": 4}, None),
+    ],
+)  # fmt: skip
+def test_label_files_hold_what_the_sets_say(labels, expected):
+    """Whatever would be painted: the order of painting says nothing of them."""
+    found = dataset_scheme({"labels": labels, "regions_class_order": [9, 8, 7]}, WHERE)
+    assert (found and found.text) == expected
 
 
 @pytest.mark.parametrize(
@@ -76,11 +100,10 @@ def test_an_order_that_hides_or_misses_a_region_is_refused():
 def test_names_that_are_no_tumour_are_kept_apart():
     found = codes({"NCR": 1, "ED": 2, "ET": 3, "vessel": 4})
     assert found.others == {"vessel": 4}
-    assert found.cavity is None
     assert codes({"NCR": 1, "ED": 2, "ET": 3}).others == {}
 
 
 @pytest.mark.parametrize("dataset", [None, [], {}, {"labels": [1, 2]}])
 def test_what_is_no_description_is_refused(dataset):
     with pytest.raises(InputError, match=r"not nnU-Net's dataset\.json"):
-        label_codes(dataset, WHERE)
+        painted_codes(dataset, WHERE)
