@@ -1,5 +1,6 @@
 """The cases of an experiment: who is trained on, who is tested on, and what labels mean."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,13 @@ from synth3d.cohort import (
     Case,
     LabelScheme,
     Splits,
+    doubtful_patients,
     find_cases,
     label_scheme,
     make_splits,
     patient_of,
     read_splits,
+    refuse_twins,
     require,
     split_problems,
 )
@@ -66,7 +69,10 @@ def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Split
 def load_cohort(folder: Path, splits_file: Path | None, of_run: Splits | None = None) -> Cohort:
     """Find the cases, split them as :func:`choose_splits`, check every header and every label."""
     cases = find_cases(folder)
+    for sentence in doubtful_patients({case.name: case.patient for case in cases}):
+        print(f"note: {sentence}", file=sys.stderr)
     splits = choose_splits(cases, splits_file, of_run)
+    refuse_twins(cases, splits)
     by_name = {case.name: case for case in cases}
     used = [by_name[name] for name in (*splits.train, *splits.test)]
     require(used, MODALITIES, label=True)

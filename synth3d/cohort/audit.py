@@ -11,9 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from synth3d.cohort.cases import ALL_MODALITIES, Case, Modality, survey_folder
+from synth3d.cohort.cases import Case, Survey
 from synth3d.cohort.labels import LabelScheme, label_scheme
+from synth3d.cohort.patients import doubtful_patients
 from synth3d.cohort.splits import Splits, parse_splits, sides_of_cases, split_problems
+from synth3d.cohort.survey import survey_cohort
+from synth3d.cohort.twins import find_twins
+from synth3d.cohort.vocabulary import ALL_MODALITIES, Modality
 from synth3d.errors import InputError
 from synth3d.files import progress
 from synth3d.images import MOST_HEAD, Grid, check_content, grid_misfits, read_label, read_unchecked
@@ -26,6 +30,9 @@ MOST_TUMOUR_OUTSIDE = 0.02
 
 LEAST_BACKGROUND = 1 - MOST_HEAD
 """A volume is named when less of it than this is exactly zero."""
+
+NAMED_FILES = 3
+"""At most so many files that are not used for one reason are named."""
 
 Severity = Literal["error", "warning"]
 
@@ -193,19 +200,21 @@ def audit(folder: Path, splits: Path | None = None) -> Audit:
         InputError: There are no cases, namings are mixed, or ``splits`` is no splits file.
             Everything else becomes a :class:`Problem`.
     """
-    survey = survey_folder(folder)
+    survey = survey_cohort(folder)
     chosen = parse_splits(splits) if splits else None
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         looked_at = pool.map(CaseFacts, survey.cases)
         facts = tuple(progress(looked_at, "audit", total=len(survey.cases), unit="case"))
     naming = survey.cases[0].naming
+    patients = {case.name: case.patient for case in survey.cases}
     scheme, scheme_problems = _scheme(facts, naming)
     problems = [
-        *(Problem("error", case, sentence) for case, sentence in survey.ambiguous),
+        *_names(survey, folder),
         *(problem for fact in facts for problem in fact.problems),
         *_missing(facts),
         *scheme_problems,
         *_duplicates(facts, chosen),
+        *(Problem("warning", None, sentence) for sentence in doubtful_patients(patients)),
         *_odd_scales(facts),
     ]
     if chosen:
@@ -216,11 +225,25 @@ def audit(folder: Path, splits: Path | None = None) -> Audit:
             for fact in facts
             if fact.name not in listed
         ]
+    problems.sort(key=lambda problem: problem.severity != "error")
+    return Audit(folder, naming, facts, scheme, chosen, tuple(problems))
+
+
+def _names(survey: Survey, folder: Path) -> list[Problem]:
+    """Files that cannot be used as they are called: errors where they belong to a case."""
+    wrong = (*survey.ambiguous, *survey.unread)
+    problems = [Problem("error", trouble.case, trouble.sentence) for trouble in wrong]
     if survey.unrecognised:
         names = ", ".join(str(path.relative_to(folder)) for path in survey.unrecognised)
         problems.append(Problem("warning", None, f"ignored, as their names fit no naming: {names}"))
-    problems.sort(key=lambda problem: problem.severity != "error")
-    return Audit(folder, naming, facts, scheme, chosen, tuple(problems))
+    by_why: dict[str, list[str]] = {}
+    for path, why in survey.unused:
+        by_why.setdefault(why, []).append(path.name)
+    for why, names in by_why.items():
+        more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
+        told = f"not used: {', '.join(names[:NAMED_FILES])}{more} ({why})"
+        problems.append(Problem("warning", None, told))
+    return problems
 
 
 def _missing(facts: Sequence[CaseFacts]) -> list[Problem]:
@@ -270,9 +293,13 @@ def _duplicates(facts: Sequence[CaseFacts], splits: Splits | None) -> list[Probl
             if name != fact.name:
                 pair = modality if other == modality else f"{modality} as {other}"
                 shared.setdefault((fact.name, name), []).append(pair)
+    told = {(name, other): f"in {', '.join(pairs)}" for (name, other), pairs in shared.items()}
+    texts = {pair: f"has the same voxels as {pair[1]} {what}" for pair, what in told.items()}
+    for name, other, how in find_twins([fact.case for fact in facts]) if splits else ():
+        if not {(name, other), (other, name)} & texts.keys():
+            texts[name, other] = f"and {other} {how}"
     problems = []
-    for (name, other), pairs in shared.items():
-        text = f"has the same voxels as {other} in {', '.join(pairs)}"
+    for (name, other), text in texts.items():
         here, there = (" and ".join(sides.get(case, ["no side"])) for case in (name, other))
         if here != there:
             text += f", on different sides ({here} and {there})"

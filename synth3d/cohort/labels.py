@@ -58,3 +58,11 @@ _WARNINGS = {
     "nnunet": "labels 1 and 2 of this nnU-Net dataset are taken for necrosis and oedema, as in "
     "BraTS; nnU-Net's own BraTS converters swap them",
 }
+
+
+SCHEMES: dict[str, LabelScheme] = {
+    "brats2018": LabelScheme("brats2018", 1, 2, 4),
+    "brats2023": LabelScheme("brats2023", 1, 2, 3),
+    "brats2024": LabelScheme("brats2024", 1, 2, 3, cavity=4),
+}
+"""What a table may declare in its column ``labels``."""

@@ -98,13 +98,17 @@ def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
         if unknown := sorted(set(request.cases) - {case.name for case in cases}):
             raise InputError(f"no case is called {', '.join(unknown)}")
         cases = [case for case in cases if case.name in request.cases]
+    files = [path for c in cases for path in (*c.images.values(), c.label) if path]
+    inputs = {path.resolve().parent for path in files}
     for case in cases:
-        folder = request.layout.receipt(case).parent
-        if folder.resolve().is_relative_to(request.data.resolve()):
-            raise InputError(
-                f"case {case.name} would be written to {folder}, which is in the input folder "
-                f"{request.data} and only read; choose another --out"
-            )
+        image = request.layout.image(case, request.layout.places[0])
+        for folder in {request.layout.receipt(case).parent, image.parent}:
+            there = folder.resolve()
+            if there in inputs or there.is_relative_to(request.data.resolve()):
+                raise InputError(
+                    f"case {case.name} would be written to {folder}, which is in the input "
+                    f"{request.data} and only read; choose another --out"
+                )
     jobs = plan(cases, maker, request)
     return jobs, cases, json.dumps(maker.identity)
 

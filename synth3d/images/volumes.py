@@ -239,7 +239,7 @@ def write_new(path: Path, data: np.ndarray, affine: np.ndarray, dtype: Any) -> N
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """``path`` unpacked; damage becomes one sentence."""
     try:
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             yield file  # type: ignore[misc]
     except EOFError as error:
         raise InputError(f"{path} is truncated: the compressed stream ends early") from error

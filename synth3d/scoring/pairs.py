@@ -1,6 +1,6 @@
 """Which synthetic file belongs to which real one: by case name, never by position.
 
-Both folders follow a naming that :mod:`synth3d.cohort.namings` knows (in case folders, or flat as a
+Both folders follow a naming that :mod:`synth3d.cohort` reads (in case folders, or flat as a
 container writes them), or hold one file per case called ``<case>_0003.nii.gz`` (nnU-Net raw
 without its dataset.json) or ``<case>.nii.gz``. Opens no image.
 """
@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synth3d.cohort import Modality, claims, ending_of, nnunet_dataset, patient_of, survey_folder
+from synth3d.cohort import (
+    Modality,
+    claims,
+    is_table,
+    nnunet_dataset,
+    patient_of,
+    stem_of,
+    survey_cohort,
+)
 from synth3d.errors import InputError
 
 Files = Mapping[str, Mapping[Modality | None, Path]]
@@ -105,13 +113,15 @@ class _Found:
 
 def _find(folder: Path) -> _Found:
     """What ``folder`` holds, by known names or else each file by its whole name."""
-    if not folder.is_dir():
+    table = is_table(folder)
+    if not folder.is_dir() and not table:
         raise InputError(f"{folder} is not a folder" if folder.exists() else f"no folder {folder}")
-    seen = list(claims(folder))
-    if nnunet_dataset(folder) or any(claim.role not in (None, "label") for claim in seen):
-        survey = survey_folder(folder)
-        if survey.ambiguous:
-            raise InputError("; ".join(sentence for _, sentence in survey.ambiguous))
+    seen = [] if table else list(claims(folder))
+    named_so = any(claim.role not in (None, "label") for claim in seen)
+    if table or nnunet_dataset(folder) or named_so:
+        survey = survey_cohort(folder)
+        if wrong := (*survey.ambiguous, *survey.unread):
+            raise InputError("; ".join(trouble.sentence for trouble in wrong))
         named: Files = {case.name: {**case.images} for case in survey.cases if case.images}
         masks = {case.name: case.label for case in survey.cases if case.label is not None}
         odd = ", ".join(path.name for path in survey.unrecognised)
@@ -120,7 +130,7 @@ def _find(folder: Path) -> _Found:
     files: dict[str, dict[Modality | None, Path]] = {}
     labels = {claim.case: claim.path for claim in seen if claim.role == "label"}
     for path in (claim.path for claim in seen if claim.role is None):
-        stem = path.name.removesuffix(ending_of(path.name))
+        stem = stem_of(path.name)
         first = files.setdefault(stem, {None: path})[None]
         if first != path:
             raise InputError(f"{first} and {path} have one name: keep one of them")
@@ -209,7 +219,7 @@ def _labels(
         raise InputError(f"no folder {folder}")
     found: dict[str, Path] = {}
     for claim in claims(folder):
-        stem = claim.path.name.removesuffix(ending_of(claim.path.name))
+        stem = stem_of(claim.path.name)
         name = claim.case if claim.role == "label" else stem
         if name in originals.files and found.setdefault(name, claim.path) != claim.path:
             raise InputError(f"{found[name]} and {claim.path} are both labels of {name}")

@@ -71,7 +71,7 @@ def test_ixi_is_read_flat_and_by_modality(tmp_path, layout):
 
 
 def test_bids_sessions_are_cases_and_contrast_makes_t1c(tmp_path):
-    for name in ("T1w", "acq-mprage_ce-gadolinium_T1w", "FLAIR", "dseg"):
+    for name in ("T1w", "acq-mprage_ce-gadolinium_T1w", "FLAIR", "label-lesion_dseg"):
         touch(tmp_path, f"sub-01/ses-a/anat/sub-01_ses-a_{name}.nii.gz")
     for name in ("anat/sub-01_ses-b_T2w", "anat/sub-01_ses-b_PDw", "func/sub-01_ses-b_bold"):
         touch(tmp_path, f"sub-01/ses-b/{name}.nii")
@@ -80,7 +80,7 @@ def test_bids_sessions_are_cases_and_contrast_makes_t1c(tmp_path):
     assert (first.name, second.name) == ("sub-01_ses-a", "sub-01_ses-b")
     assert first.patient == second.patient == "sub-01"
     assert tuple(first.images) == ("t1n", "t1c", "t2f")
-    assert first.label.name == "sub-01_ses-a_dseg.nii.gz"
+    assert first.label.name == "sub-01_ses-a_label-lesion_dseg.nii.gz"
     assert tuple(second.images) == ("t2w", "pd")
     assert second.file_name("t1c") == "sub-01_ses-b_ce-gadolinium_T1w.nii"
 
