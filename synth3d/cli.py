@@ -179,7 +179,7 @@ def _add_complete(commands: Any) -> None:
         from synth3d.machine import keep_memory
 
         keep_memory()
-        _with_table(args).data = given_cohort(args.data, None)
+        args.data = given_cohort(_with_table(args).data, None)
         complete_cohort(_request(CompleteRequest, args))
         return 0
 

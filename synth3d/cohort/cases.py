@@ -123,7 +123,10 @@ def require(cases: Iterable[Case], modalities: Iterable[Modality], label: bool =
         if lacking:
             lines.append(f"{case.name} lacks {', '.join(lacking)}")
     if lines:
-        raise InputError(f"{len(lines)} of {len(cases)} cases lack files: {'; '.join(lines)}")
+        hint = ""
+        if label and any(case.label is None for case in cases):
+            hint = " (a label is called seg, or says tumour or lesion: docs/names.md)"
+        raise InputError(f"{len(lines)} of {len(cases)} cases lack files: {'; '.join(lines)}{hint}")
 
 
 def name_trouble(name: str) -> str:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 
 from synth3d.cohort.cases import Case, Survey, Trouble, name_trouble
@@ -131,7 +132,7 @@ def _gather(found: Sequence[Claim], channels: tuple[Modality, ...], root: Path) 
         ambiguous += chosen.ambiguous
         cases.append(_case(name, chosen.roles, channels))
     left = [claim for claim in found if claim.role is None and not claim.unused]
-    unread, unrecognised = _owned(left, cases, found)
+    unread, unrecognised = _owned(left, cases, found, root)
     return Survey(tuple(cases), tuple(ambiguous), tuple(unread), tuple(unrecognised), tuple(unused))
 
 
@@ -229,7 +230,7 @@ def _host(claim: Claim, there: set[str], pictured: set[str]) -> str | None:
 
 
 def _owned(
-    left: Iterable[Claim], cases: Sequence[Case], found: Sequence[Claim]
+    left: Iterable[Claim], cases: Sequence[Case], found: Sequence[Claim], root: Path
 ) -> tuple[list[Trouble], list[Path]]:
     """The images that belong to a case or patient and are not understood, and all others.
 
@@ -240,7 +241,9 @@ def _owned(
     names = {case.name: case for case in cases}
     for claim in found:
         if claim.role is not None and claim.case in names:
-            for folder in claim.path.parents:
+            # Above case folders, a cohort of one patient is still a cohort.
+            below = [claim.path.parent, *takewhile(root.__ne__, claim.path.parents)]
+            for folder in below:
                 patients[folder].setdefault(names[claim.case].patient, claim.case)
     unread, unrecognised = [], []
     for claim in left:

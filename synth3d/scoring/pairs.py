@@ -120,11 +120,12 @@ def _find(folder: Path) -> _Found:
     named_so = any(claim.role not in (None, "label") for claim in seen)
     if table or nnunet_dataset(folder) or named_so:
         survey = survey_cohort(folder)
-        if wrong := (*survey.ambiguous, *survey.unread):
-            raise InputError("; ".join(trouble.sentence for trouble in wrong))
+        if survey.ambiguous:
+            raise InputError("; ".join(trouble.sentence for trouble in survey.ambiguous))
         named: Files = {case.name: {**case.images} for case in survey.cases if case.images}
         masks = {case.name: case.label for case in survey.cases if case.label is not None}
-        odd = ", ".join(path.name for path in survey.unrecognised)
+        unread = [trouble.path.name for trouble in survey.unread if trouble.path]
+        odd = ", ".join([*unread, *(path.name for path in survey.unrecognised)])
         notes = (f"ignored in {folder}, as their names fit no naming: {odd}",) if odd else ()
         return _Found(folder, named, masks, notes, survey.cases[0].naming)
     files: dict[str, dict[Modality | None, Path]] = {}

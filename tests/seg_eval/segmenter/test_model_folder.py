@@ -18,7 +18,7 @@ from seg_eval.segmenter.nnunet import (
 )
 from seg_eval.segmenter.preprocessing import prepare
 from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
-from synth3d.cohort.cases import MODALITIES
+from synth3d.cohort import MODALITIES
 from synth3d.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # third parties warn while being imported

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import synth3d
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.completion.makers import PlumbingMaker, RunMaker, storable_scale
 from synth3d.errors import InputError
 from synth3d.images.intensity import Scale

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from synth3d.cli import build_parser, main
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.cohort.splits import make_splits
 from synth3d.errors import InputError
 from synth3d.training import TrainRequest, resolve, train_run
