@@ -153,7 +153,8 @@ def _read(path: Path, root: Path) -> Claim:
             return Claim(path, unused="in a folder of masks, transforms or logs")
         return _in_case_folder(own, folders, root) if own.role else own
     outer = read_stem(folders[-1]) if folders else Reading()
-    if outer.role and not outer.case and words_of(folders[-1])[-1] not in GENERIC | SAME:
+    labels = outer.role == "label" and len(folders) > 1  # whatever lies there
+    if outer.role and not outer.case and not labels:
         return _folder_per_sequence(path, folders, outer, root)
     return own
 
@@ -191,8 +192,8 @@ def _folder_per_sequence(path: Path, folders: tuple[str, ...], outer: Reading, r
 
 
 _ENTITY = re.compile(r"([A-Za-z]+)-(.+)")
-_WITHOUT = re.compile(r"(no|non|pre|without|0).*", re.I)
-_WITH = re.compile(r".*(post|gd|gad|contrast|enhanced|km)|t?1?ce", re.I)
+_WITHOUT = re.compile(r"(none?|no[gc].*|non.*|pre.*|without.*|0)", re.I)
+_WITH = re.compile(r".*(post(?!op)|gd|gad|contrast|enhanced|km)|t?1?ce", re.I)
 _SAYS_TUMOUR = re.compile(r".*(tumou?r|lesion|glioma)", re.I)
 
 

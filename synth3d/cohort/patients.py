@@ -20,14 +20,20 @@ _NUMBER = r"(?:[\s_.-]?\d+(?:-\d+)?[a-z]?)"
 _VISIT = re.compile(
     rf"{_BETWEEN}(?:"
     r"(?:19|20)\d\d[._-]?[01]\d[._-]?[0-3]\d"
-    rf"|(?:time[\s_-]?point|tp|time|visit|v|ses|session|week|wk|month|mo|m|day|d|year|yr|y|scan|exam"
-    rf"|study|fu|follow[\s_-]?up|mr|stage){_NUMBER}"
+    rf"|(?:time[\s_-]?point|tp|visit|v|ses|session|week|wk|month|day|year|fu|follow[\s_-]?up)"
+    rf"{_NUMBER}"
     r"|(?:pre|post|intra)[\s_-]?(?:op|operative|op\d+|rt|treatment|surgery)?"
-    rf"|(?:baseline|bl|initial|fu|follow[\s_-]?up|progression|recurrence|relapse|last){_NUMBER}?"
+    rf"|(?:baseline|bl|fu|follow[\s_-]?up|progression|recurrence|relapse){_NUMBER}?"
     r")$",
     re.I,
 )
 """A last word that tells a visit."""
+
+_VISIT_OF_NUMBER = re.compile(
+    rf"(?<=\d){_BETWEEN}(?:(?:time|mo|m|d|yr|y|scan|exam|study|mr|stage){_NUMBER}|initial|last)$",
+    re.I,
+)
+"""The same behind a name that ends in a number; ``site_m12`` may as well be a patient."""
 
 _DOUBTFUL = re.compile(r"(.*\d.*?)[\s_.-]+(?:\d{1,3}|[a-z])", re.I)
 """A short number or a letter behind a name that has a number already."""
@@ -54,7 +60,7 @@ def _named(case: str) -> str:
 
 def _without_visit(case: str) -> str:
     rest = case
-    while (shorter := _VISIT.sub("", rest)) and shorter != rest:
+    while (shorter := _VISIT_OF_NUMBER.sub("", _VISIT.sub("", rest))) and shorter != rest:
         rest = shorter
     return rest
 

@@ -13,11 +13,14 @@ from synth3d.cohort.layouts import Claim, claim_of, claims
 from synth3d.cohort.nnunet import nnunet_channels, nnunet_claims, nnunet_dataset
 from synth3d.cohort.patients import patient_of
 from synth3d.cohort.table import is_table, read_table
-from synth3d.cohort.vocabulary import ALL_MODALITIES, Modality, Role, stem_of
+from synth3d.cohort.vocabulary import ALL_MODALITIES, GENERIC, Modality, Role, stem_of, words_of
 from synth3d.errors import InputError
 
 REMEDY = "rename it, move it away, or describe the cohort with --cases TABLE.csv"
 """What to do about an image that is not understood; ``synth3d audit --write-table`` drafts one."""
+
+MOST_TOLD = 50
+"""So many troubles are told at once."""
 
 SHOWN = 5
 """So many files are named where a folder holds no case."""
@@ -35,7 +38,8 @@ def find_cases(root: Path) -> list[Case]:
     """
     survey = survey_cohort(root)
     if troubles := [trouble.sentence for trouble in (*survey.ambiguous, *survey.unread)]:
-        raise InputError("; ".join(troubles))
+        more = f"; and {len(troubles) - MOST_TOLD} more" if len(troubles) > MOST_TOLD else ""
+        raise InputError("; ".join(troubles[:MOST_TOLD]) + more)
     return list(survey.cases)
 
 
@@ -220,13 +224,21 @@ def _without_strangers(found: Sequence[Claim]) -> list[Claim]:
 
 def _host(claim: Claim, there: set[str], pictured: set[str]) -> str | None:
     """The other case whose folder ``claim`` lies in, if so."""
-    if claim.naming in ("nnunet", "folders") or claim.case == (folder := claim.path.parent.name):
+    folder = claim.path.parent.name
+    if claim.naming in ("nnunet", "folders") or _is_called(folder, claim.case):
         return None
-    if folder in there and not folder.startswith(claim.case):
-        return folder
+    for other in sorted(there - {claim.case}):
+        if _is_called(folder, other):
+            return other
     if claim.role == "label" and claim.case not in pictured and len(there) == 1:
         return next(iter(there))
     return None
+
+
+def _is_called(folder: str, case: str) -> bool:
+    """Whether a folder has the name of ``case``, perhaps with a word such as ``nifti`` behind."""
+    rest = folder.removeprefix(case)
+    return folder.startswith(case) and set(words_of(rest)) <= GENERIC and not rest[:1].isalnum()
 
 
 def _owned(

@@ -170,6 +170,8 @@ def test_official_names_are_found_again(tmp_path, first):
         ("Patient-001_week-000-1", "Patient-001"),
         ("P01_V2", "P01"),
         ("P01_preop", "P01"),
+        ("P01_m06", "P01"),
+        ("site_m06", "site_m06"),
         ("P01_postop_2019-01-31", "P01"),
         ("P01_2", "P01"),
         ("P01_b", "P01"),

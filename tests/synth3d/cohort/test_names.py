@@ -122,7 +122,8 @@ LAYOUTS = [
     Layout(
         "A folder for each sequence", "At the top, with files called after the case.",
         {"T1/case_a.nii.gz": "case_a: t1n", "T1c/case_a.nii.gz": "case_a: t1c",
-         "FLAIR/case_a.nii.gz": "case_a: t2f", "T1/case_b.nii.gz": "case_b: t1n"},
+         "FLAIR/case_a.nii.gz": "case_a: t2f",
+         "seg/case_a.nii.gz": "case_a: label", "T1/case_b.nii.gz": "case_b: t1n"},
         naming="files",
     ),
     Layout(
@@ -219,6 +220,7 @@ OTHERS = ["B/B_t1.nii.gz", "C/C_t1.nii.gz"]
         (["A/A_t1_flair.nii.gz"], 'both "t1" and "flair"'),
         (["A/A_flair.mha"], "convert it"),
         (["A/D_seg.nii.gz"], "case D and its folder case A"),
+        (["E_nifti/E_t1.nii.gz", "E_nifti/A_flair.nii.gz"], "case A and its folder case E"),
         (["A/D_flair.nii.gz"], "case D and its folder case A"),
         (["A/A_brain_t1.nii.gz"], "two files for t1n"),
         (["A/A_T1.nii"], "two files for t1n"),
