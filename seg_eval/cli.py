@@ -85,7 +85,7 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     add("--missing", required=True, help=told + "makes one experiment for each of the four")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
     told = "the cohort as a table (case, patient, t1n, t1c, t2w, t2f, seg), see docs/names.md"
-    add("--cases", type=Path, dest="table", metavar="TABLE.csv", help=told)
+    add("--cases", type=Path, dest="cohort_table", metavar="TABLE.csv", help=told)
     add("--splits", type=Path, help="JSON with train, val and test; default: the run's own")
     told = "finished synth3d run, may be repeated; default: the newest that fits, or a new one"
     add("--run", type=Path, action="append", help=told)
@@ -128,7 +128,7 @@ def request_of(args: argparse.Namespace) -> "RunRequest":
     known = {field.name for field in fields(RunRequest)}
     given: dict[str, Any] = {name: value for name, value in vars(args).items() if name in known}
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-    given["data"] = cohort_of(given.get("data"), getattr(args, "table", None))
+    given["data"] = cohort_of(given.get("data"), getattr(args, "cohort_table", None))
     return RunRequest(**given)
 
 

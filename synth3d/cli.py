@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 TABLE: dict[str, Any] = {
     "type": Path,
-    "dest": "table",
+    "dest": "cohort_table",
     "metavar": "TABLE.csv",
     "help": "the cohort as a table (case, patient, t1n, t1c, t2w, t2f, seg), see docs/names.md",
 }
@@ -79,7 +79,7 @@ def _with_table(args: argparse.Namespace) -> argparse.Namespace:
     """``args`` with the table of ``--cases``, if one is given, as the data."""
     from synth3d.cohort import TABLE_ENDINGS, cohort_of
 
-    table, names = getattr(args, "table", None), getattr(args, "cases", None)
+    table, names = getattr(args, "cohort_table", None), getattr(args, "cases", None)
     if table is None and names and names[0].lower().endswith(TABLE_ENDINGS):
         if len(names) > 1:
             raise InputError(

@@ -21,13 +21,13 @@ NAMED_CASES = 5
 class AuditRequest:
     """What ``synth3d audit`` is asked for; the fields are its flags, see its ``--help``.
 
-    Either ``folder`` or ``table`` says where the cohort is.
+    Either ``folder`` or ``cohort_table`` says where the cohort is.
     """
 
     folder: Path | None = None
     splits: Path | None = None
     json: bool = False
-    table: Path | None = None
+    cohort_table: Path | None = None
     write_table: Path | None = None
 
     @property
@@ -37,7 +37,7 @@ class AuditRequest:
         Raises:
             InputError: Neither is given, or both.
         """
-        return given_cohort(self.folder, self.table)
+        return given_cohort(self.folder, self.cohort_table)
 
 
 def run_audit(request: AuditRequest) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth3d import __version__
-from synth3d.cohort import Case, Modality, find_cases
+from synth3d.cohort import Case, Modality, find_cases, is_table
 from synth3d.completion.executor import local_executor
 from synth3d.completion.plan import Job, Made, in_the_way, plan
 from synth3d.completion.receipts import FORMAT, NOTICE, Layout, is_done, write_dataset_json
@@ -106,8 +106,9 @@ def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
             there = folder.resolve()
             if there in inputs or there.is_relative_to(request.data.resolve()):
                 raise InputError(
-                    f"case {case.name} would be written to {folder}, which is in the input "
-                    f"{request.data} and only read; choose another --out"
+                    f"case {case.name} would be written to {folder}, which is in the input folder "
+                    f"{there if is_table(request.data) else request.data} and only read; choose "
+                    "another --out"
                 )
     jobs = plan(cases, maker, request)
     return jobs, cases, json.dumps(maker.identity)

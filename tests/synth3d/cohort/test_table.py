@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from seg_eval.cli import main as seg_eval_main
 from synth3d.cli import main
 from synth3d.cohort import find_cases
 from synth3d.errors import InputError
@@ -61,6 +62,23 @@ def test_all_faults_of_a_table_are_told_at_once(tmp_path, text, named):
     with pytest.raises(InputError, match=r"t\.csv") as caught:
         find_cases(table(tmp_path, text))
     assert not [part for part in named if part not in str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["synth3d", "audit"],
+        ["synth3d", "train", "--dry-run"],
+        ["synth3d", "ablate", "components", "--dry-run"],
+        ["synth3d", "complete", "--plumbing", "--missing", "t1", "--out", "out"],
+        ["seg_eval", "run", "--missing", "t1", "--arms", "copy", "--dry-run"],
+    ],
+)
+def test_every_command_takes_a_table_and_says_what_is_wrong_with_it(tmp_path, capsys, command):
+    path = table(tmp_path, "case,t1n\na,x/gone.nii.gz\n")
+    program = {"synth3d": main, "seg_eval": seg_eval_main}[command[0]]
+    assert program([*command[1:], "--cases", str(path)]) == 2
+    assert "row 1 (a), t1n: x/gone.nii.gz is not there" in capsys.readouterr().err
 
 
 def test_other_encodings_and_lost_tables_are_refused(tmp_path, capsys):
