@@ -28,6 +28,7 @@ from synth3d.cohort import (
     Case,
     Modality,
     find_cases,
+    given_cohort,
     notes_of,
     parse_modality,
     readings_of,
@@ -57,8 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     # fmt: off
-    add("data", type=Path, help="cohort folder; only read")
+    add("data", type=Path, nargs="?", help="cohort folder; only read")
     add("out", type=Path, help="nnU-Net's nnUNet_raw folder")
+    add("--cases", type=Path, metavar="TABLE.csv", help="the cohort as a table instead of DATA")
     add("--id", type=int, default=501, help="dataset number, 1 to 999")
     add("--name", default="BraTS", help="dataset name")
     add("--completed", type=Path, help="cohort that lends channels, matched by case")
@@ -125,7 +127,7 @@ def convert(args: argparse.Namespace) -> int:
         raise InputError("--take needs --completed, the folder to take from")
     if args.labels and args.no_labels:
         raise InputError("--labels says what labels mean and --no-labels leaves them out")
-    cases = find_cases(args.data)
+    cases = find_cases(given_cohort(args.data, args.cases))
     lent = {}
     if args.completed is not None:
         lacking = {case.name: case.missing() for case in cases}

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from seg_eval.segmenter import dataset_folder, make_room, write_description
-from synth3d.cohort import Case, Modality, ending_of, find_cases, parse_modality
+from synth3d.cohort import Case, Modality, ending_of, find_cases, given_cohort, parse_modality
 from synth3d.errors import InputError, run_guarded
 from synth3d.files import copy, link_or_copy, lock, place, progress, read_json, sha256, write_json
 from synth3d.images import (
@@ -65,8 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("data", type=Path, help="folder with IXI002-Guys-0828-T1.nii.gz, ...")
+    add("data", type=Path, nargs="?", help="folder with IXI002-Guys-0828-T1.nii.gz, ...")
     add("out", type=Path, help="nnU-Net's nnUNet_raw folder")
+    add("--cases", type=Path, metavar="TABLE.csv", help="the cohort as a table instead of DATA")
     add("--id", type=int, default=600, help="dataset number, 1 to 999")
     add("--name", default="IXI", help="dataset name")
     add("--channels", nargs="+", default=["t1", "t2", "pd"], help="in this order")
@@ -205,7 +206,7 @@ def convert(args: argparse.Namespace) -> int:
     if args.threads < 1:
         raise InputError(f"--threads must be 1 or more, got {args.threads}")
     folder = dataset_folder(args.out, args.id, args.name)
-    cases = find_cases(args.data)
+    cases = find_cases(given_cohort(args.data, args.cases))
     jobs = plan_jobs(cases, channels, grid_of, args.labels, args.skip_incomplete)
     plain = [str(p) for job in jobs for p in job.images if ending_of(p.name) != ".nii.gz"]
     if plain:

@@ -24,11 +24,13 @@ from synth3d.cohort import (
     Tissue,
     ending_of,
     find_cases,
+    given_cohort,
     painted_codes,
     parse_scheme,
     read_segmentation,
     recode,
     scheme_of_name,
+    stem_of,
 )
 from synth3d.errors import InputError, run_guarded
 from synth3d.files import place, progress, read_json
@@ -53,8 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("predictions", type=Path, help="folder with <case>.nii.gz; only read")
-    add("data", type=Path, help="cohort that the cases come from; only read")
+    add("data", type=Path, nargs="?", help="cohort that the cases come from; only read")
     add("out", type=Path, help="folder to write to")
+    add("--cases", type=Path, metavar="TABLE.csv", help="the cohort as a table instead of DATA")
     meaning = parser.add_mutually_exclusive_group()
     meaning.add_argument("--dataset-json", type=Path, help="another one than predictions' own")
     meaning.add_argument("--codes", metavar="N,O,E", help="predicted necrosis, oedema, enhancing")
@@ -115,7 +118,7 @@ def matched(folder: Path, cases: Sequence[Case], data: Path) -> list[tuple[Case,
     if not folder.is_dir():
         raise InputError(f"no folder {folder}")
     by_name = {case.name: case for case in cases}
-    files = {p.name.removesuffix(ending_of(p.name)): p for p in sorted(folder.iterdir())
+    files = {stem_of(p.name): p for p in sorted(folder.iterdir())
              if ending_of(p.name) and not p.name.startswith(".")}  # fmt: skip
     if not files:
         raise InputError(f"no predictions (.nii.gz or .nii) in {folder}")
@@ -133,7 +136,7 @@ def target(case: Case, scheme: LabelScheme, out: Path, flat: bool) -> Path:
         return place(out, f"{case.name}{ending}")
     own = SEPARATOR.get(case.naming)
     if case.label and own:
-        return place(out, case.name, case.label.name)
+        return place(out, case.name, case.label_name())
     separator = own or SEPARATOR.get(scheme.name, "-")
     return place(out, case.name, f"{case.name}{separator}seg{ending}")
 
@@ -169,8 +172,9 @@ def convert(args: argparse.Namespace) -> int:
     """Write the segmentations and say where they are."""
     path = args.dataset_json or args.predictions / "dataset.json"
     tissues = meaning_of(args.codes, path)
-    cases = find_cases(args.data)
-    pairs = matched(args.predictions, cases, args.data)
+    data = given_cohort(args.data, args.cases)
+    cases = find_cases(data)
+    pairs = matched(args.predictions, cases, data)
     schemes = schemes_of([case for case, _ in pairs], args.labels)
     targets = {c.name: target(c, schemes[c.name], args.out, args.flat) for c, _ in pairs}
     inputs = {file.resolve() for case in cases for file in (case.label, *case.images.values())

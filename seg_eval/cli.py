@@ -84,6 +84,8 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     told = "t1|t1n|t1ce|t1c|t2|t2w|flair|t2f; several with commas are missing at once; all "
     add("--missing", required=True, help=told + "makes one experiment for each of the four")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
+    told = "the cohort as a table (case, patient, t1n, t1c, t2w, t2f, seg), see docs/names.md"
+    add("--cases", type=Path, dest="cohort_table", metavar="TABLE.csv", help=told)
     add("--splits", type=Path, help="JSON with train, val and test; default: the run's own")
     told = "what all labels mean, brats2018|brats2023|brats2024|ped|msd; default: each case tells, "
     told += "by its dataset.json, its name or its values"
@@ -124,10 +126,12 @@ def _add_statistics(run: argparse.ArgumentParser) -> None:
 def request_of(args: argparse.Namespace) -> "RunRequest":
     """What the flags of `seg_eval run` ask for."""
     from seg_eval.experiment import RunRequest
+    from synth3d.cohort import cohort_of
 
     known = {field.name for field in fields(RunRequest)}
     given: dict[str, Any] = {name: value for name, value in vars(args).items() if name in known}
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    given["data"] = cohort_of(given.get("data"), getattr(args, "cohort_table", None))
     return RunRequest(**given)
 
 

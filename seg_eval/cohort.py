@@ -1,5 +1,6 @@
 """The cases of an experiment: who is trained on, who is tested on, and what labels mean."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from synth3d.cohort import (
     LabelScheme,
     Reading,
     Splits,
+    doubtful_patients,
     find_cases,
     lacks_tissues,
     make_splits,
@@ -18,6 +20,7 @@ from synth3d.cohort import (
     patient_of,
     read_splits,
     readings_of,
+    refuse_twins,
     require,
     split_problems,
 )
@@ -97,7 +100,10 @@ def load_cohort(
     ``labels`` is the label scheme of all cases, where it is declared.
     """
     cases = find_cases(folder)
+    for sentence in doubtful_patients({case.name: case.patient for case in cases}):
+        print(f"note: {sentence}", file=sys.stderr)
     splits = choose_splits(cases, splits_file, of_run)
+    refuse_twins(cases, splits)
     by_name = {case.name: case for case in cases}
     used = [by_name[name] for name in (*splits.train, *splits.test)]
     require(used, MODALITIES, label=True)

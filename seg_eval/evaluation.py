@@ -60,7 +60,7 @@ def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "
         )
         if not request.dry_run:
             engines.synth3d(["phantom", str(request.cohort)])
-    if request.dry_run and not request.cohort.is_dir():
+    if request.dry_run and request.data is None and not request.cohort.is_dir():
         print("would make the phantom cohort and train on it; nothing was done")
         return Outcome(parent, 0)
     choices = {missing: choose(request, missing) for missing in request.wanted}

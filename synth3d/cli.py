@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from synth3d import __version__
-from synth3d.errors import run_guarded
+from synth3d.errors import InputError, run_guarded
 
 T = TypeVar("T")
+
+TABLE: dict[str, Any] = {
+    "type": Path,
+    "dest": "cohort_table",
+    "metavar": "TABLE.csv",
+    "help": "the cohort as a table (case, patient, t1n, t1c, t2w, t2f, seg), see docs/names.md",
+}
+"""The flag ``--cases``."""
 
 EXAMPLES = tomllib.loads(Path(__file__).with_name("cli_examples.toml").read_text("utf-8"))
 
@@ -71,6 +79,21 @@ def _request(schema: type[T], args: argparse.Namespace) -> T:
     return schema(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+def _with_table(args: argparse.Namespace) -> argparse.Namespace:
+    """``args`` with the table of ``--cases``, if one is given, as the data."""
+    from synth3d.cohort import TABLE_ENDINGS, cohort_of
+
+    table, names = getattr(args, "cohort_table", None), getattr(args, "cases", None)
+    if table is None and names and names[0].lower().endswith(TABLE_ENDINGS):
+        if len(names) > 1:
+            raise InputError(
+                "--cases wants names or one table; for some cases of a table give it to --data"
+            )
+        table, args.cases = Path(names[0]), None
+    args.data = cohort_of(args.data, table)
+    return args
+
+
 def _integers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.replace("x", ",").split(","))
@@ -104,20 +127,23 @@ def _add_audit(commands: Any) -> None:
         return run_audit(_request(AuditRequest, args))
 
     add = _command(commands, "audit", run, "what a cohort holds, and what would break a run")
-    add("folder", type=Path)
+    add("folder", type=Path, nargs="?")
+    add("--cases", **TABLE)
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--labels", metavar="SCHEME", help=LABELS)
     add("--json", action="store_true", help="print JSON instead of text")
     add("--fix-headers", type=Path, metavar="OUT",
         help="write the cohort to OUT with headers that all programs read alike, and say what "
         "was done to each file; voxels are kept to the last bit")
+    add("--write-table", type=Path, metavar="TABLE.csv",
+        help="draft a table of whatever lies there, for you to correct, and stop")
 
 
 def _add_train(commands: Any) -> None:
     def run(args: argparse.Namespace) -> int:
         from synth3d.training import TrainRequest, train_run
 
-        train_run(_request(TrainRequest, args))
+        train_run(_request(TrainRequest, _with_table(args)))
         return 0
 
     add = _command(
@@ -129,6 +155,7 @@ def _add_train(commands: Any) -> None:
     add("--plane", choices=["axial", "coronal", "sagittal"],
         help="for 2d; default: the recipe's")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
+    add("--cases", **TABLE)
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--labels", metavar="SCHEME", help=LABELS)
     add("--target", "--missing",
@@ -159,22 +186,25 @@ def _add_train(commands: Any) -> None:
 
 def _add_complete(commands: Any) -> None:
     def run(args: argparse.Namespace) -> int:
+        from synth3d.cohort import given_cohort
         from synth3d.completion import CompleteRequest, complete_cohort
         from synth3d.machine import keep_memory
 
         keep_memory()
+        args.data = given_cohort(_with_table(args).data, None)
         complete_cohort(_request(CompleteRequest, args))
         return 0
 
     add = _command(commands, "complete", run, "write the sequences that cases lack")
     add("--run", type=Path, help="a finished run folder (of synth3d train)")
-    add("--data", type=Path, required=True, help="folder with cases; only read")
+    add("--data", type=Path, help="folder with cases, or a table of them; only read")
     add("--out", type=Path, required=True, help="folder for the completed cases")
     add("--format", choices=["brats", "nnunet"], default="brats",
         help="case folders named as the input, or nnU-Net's imagesTs")
     add("--missing", action="append", metavar="MODALITY",
         help="treat t1|t1ce|t2|flair as missing even where it is there; repeatable")
-    add("--cases", nargs="+", metavar="NAME", help="only these cases")
+    add("--cases", nargs="+", metavar="NAME|TABLE.csv",
+        help="only these cases; or a table of all cases instead of --data")
     add("--labels", metavar="SCHEME", help=LABELS + "; those copied get what their names say")
     add("--overwrite", action="store_true", help="replace files that are already in OUT")
     add("--link", action="store_true",
@@ -228,7 +258,7 @@ def _add_ablate(commands: Any) -> None:
     def run(args: argparse.Namespace) -> int:
         from synth3d.experiments import AblateRequest, ablate
 
-        return ablate(_request(AblateRequest, args))
+        return ablate(_request(AblateRequest, _with_table(args)))
 
     about = "Rerun an experiment of the paper: cells × seeds, one table at the end."
     add = _command(commands, "ablate", run, "rerun a table of the paper: cells x seeds",
@@ -236,6 +266,7 @@ def _add_ablate(commands: Any) -> None:
     add("table", nargs="?", metavar="TABLE", help="its name, see --list, or a .toml file")
     add("--list", action="store_true", help="print the tables and stop")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
+    add("--cases", **TABLE)
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--part", choices=["val", "test"], default="test",
         help="cases that are scored: val to choose by, test for the last word; default: test")

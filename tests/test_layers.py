@@ -41,7 +41,7 @@ FACELESS = {"nnunet_plans", "scripts"}
 DOORS = {
     "cupy": {"cuda_ops/launcher.py"},
     "torchio": {"synth3d/data/patches.py"},
-    "nibabel": {"synth3d/images/volumes.py"},
+    "nibabel": {"synth3d/images/nifti.py", "synth3d/images/volumes.py"},
     "SimpleITK": {"synth3d/images/registration.py"},
     "nilearn": {"synth3d/phantom/anatomy.py"},
     "nnunetv2": {

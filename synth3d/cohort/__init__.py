@@ -1,16 +1,7 @@
 """Cases on disk: which sequence is where, who is the patient, how the cohort is split."""
 
 from synth3d.cohort.audit_report import AuditRequest, run_audit
-from synth3d.cohort.cases import (
-    ALL_MODALITIES,
-    MODALITIES,
-    Case,
-    Modality,
-    find_cases,
-    patient_of,
-    require,
-    survey_folder,
-)
+from synth3d.cohort.cases import Case, require
 from synth3d.cohort.content import Finding, findings
 from synth3d.cohort.evidence import REMEDY, Reading, read_classes, read_segmentation, scheme_of_name
 from synth3d.cohort.label_names import LabelCodes, dataset_scheme, painted_codes
@@ -26,7 +17,9 @@ from synth3d.cohort.labels import (
     parse_scheme,
     recode,
 )
-from synth3d.cohort.namings import claims, ending_of, nnunet_dataset, parse_modality
+from synth3d.cohort.layouts import claims
+from synth3d.cohort.nnunet import nnunet_dataset
+from synth3d.cohort.patients import doubtful_patients, patient_of
 from synth3d.cohort.readings import (
     contradictions,
     lacks_tissues,
@@ -40,8 +33,21 @@ from synth3d.cohort.splits import (
     make_splits,
     parse_splits,
     read_splits,
+    shared_patients,
     split_problems,
     write_splits,
+)
+from synth3d.cohort.survey import find_cases, survey_cohort
+from synth3d.cohort.table import ENDINGS as TABLE_ENDINGS
+from synth3d.cohort.table import cohort_of, given_cohort, is_table
+from synth3d.cohort.twins import refuse_twins
+from synth3d.cohort.vocabulary import (
+    ALL_MODALITIES,
+    MODALITIES,
+    Modality,
+    ending_of,
+    parse_modality,
+    stem_of,
 )
 
 __all__ = [
@@ -59,14 +65,19 @@ __all__ = [
     "Reading",
     "SCHEMES",
     "Splits",
+    "TABLE_ENDINGS",
     "TISSUES",
     "Tissue",
     "claims",
+    "cohort_of",
     "contradictions",
     "dataset_scheme",
+    "doubtful_patients",
     "ending_of",
     "find_cases",
     "findings",
+    "given_cohort",
+    "is_table",
     "lacks_tissues",
     "listed",
     "make_splits",
@@ -85,10 +96,13 @@ __all__ = [
     "read_splits",
     "readings_of",
     "recode",
+    "refuse_twins",
     "require",
     "run_audit",
     "scheme_of_name",
+    "shared_patients",
     "split_problems",
-    "survey_folder",
+    "stem_of",
+    "survey_cohort",
     "write_splits",
 ]

@@ -14,12 +14,16 @@ from typing import Literal
 
 import numpy as np
 
-from synth3d.cohort.cases import ALL_MODALITIES, Case, Modality, survey_folder
+from synth3d.cohort.cases import Case, Survey
 from synth3d.cohort.content import findings
 from synth3d.cohort.evidence import Reading, read_segmentation
 from synth3d.cohort.labels import parse_scheme
+from synth3d.cohort.patients import doubtful_patients
 from synth3d.cohort.readings import contradictions, lacks_tissues, listed
 from synth3d.cohort.splits import Splits, parse_splits, sides_of_cases, split_problems
+from synth3d.cohort.survey import survey_cohort
+from synth3d.cohort.twins import find_twins
+from synth3d.cohort.vocabulary import ALL_MODALITIES, Modality
 from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of, progress
 from synth3d.images import (
@@ -44,6 +48,9 @@ MOST_TUMOUR_OUTSIDE = 0.02
 
 LEAST_BACKGROUND = 1 - MOST_HEAD
 """A volume is named when less of it than this is exactly zero."""
+
+NAMED_FILES = 3
+"""At most so many files that are not used for one reason are named."""
 
 Severity = Literal["error", "warning"]
 
@@ -246,7 +253,7 @@ def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -
             ``labels`` no scheme.
             Everything else becomes a :class:`Problem`.
     """
-    survey = survey_folder(folder)
+    survey = survey_cohort(folder)
     chosen = parse_splits(splits) if splits else None
     if labels:
         parse_scheme(labels)
@@ -254,8 +261,9 @@ def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -
         looked_at = pool.map(partial(CaseFacts, labels=labels), survey.cases)
         facts = tuple(progress(looked_at, "audit", total=len(survey.cases), unit="case"))
     naming = survey.cases[0].naming
+    patients = {case.name: case.patient for case in survey.cases}
     problems = [
-        *(Problem("error", case, sentence) for case, sentence in survey.ambiguous),
+        *_names(survey, folder),
         *(
             Problem("error", fact.name, f"no file can be named after it: it {fault}; rename it")
             for fact in facts
@@ -265,6 +273,7 @@ def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -
         *_missing(facts),
         *_labels(facts),
         *_duplicates(facts, chosen),
+        *(Problem("warning", None, sentence) for sentence in doubtful_patients(patients)),
         *_odd_scales(facts),
     ]
     if chosen:
@@ -275,11 +284,25 @@ def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -
             for fact in facts
             if fact.name not in listed
         ]
+    problems.sort(key=lambda problem: problem.severity != "error")
+    return Audit(folder, naming, facts, chosen, tuple(problems))
+
+
+def _names(survey: Survey, folder: Path) -> list[Problem]:
+    """Files that cannot be used as they are called: errors where they belong to a case."""
+    wrong = (*survey.ambiguous, *survey.unread)
+    problems = [Problem("error", trouble.case, trouble.sentence) for trouble in wrong]
     if survey.unrecognised:
         names = ", ".join(str(path.relative_to(folder)) for path in survey.unrecognised)
         problems.append(Problem("warning", None, f"ignored, as their names fit no naming: {names}"))
-    problems.sort(key=lambda problem: problem.severity != "error")
-    return Audit(folder, naming, facts, chosen, tuple(problems))
+    by_why: dict[str, list[str]] = {}
+    for path, why in survey.unused:
+        by_why.setdefault(why, []).append(path.name)
+    for why, names in by_why.items():
+        more = f" and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
+        told = f"not used: {', '.join(names[:NAMED_FILES])}{more} ({why})"
+        problems.append(Problem("warning", None, told))
+    return problems
 
 
 LARGE = 2**25
@@ -347,9 +370,13 @@ def _duplicates(facts: Sequence[CaseFacts], splits: Splits | None) -> list[Probl
             if name != fact.name:
                 pair = modality if other == modality else f"{modality} as {other}"
                 shared.setdefault((fact.name, name), []).append(pair)
+    told = {(name, other): f"in {', '.join(pairs)}" for (name, other), pairs in shared.items()}
+    texts = {pair: f"has the same voxels as {pair[1]} {what}" for pair, what in told.items()}
+    for name, other, how in find_twins([fact.case for fact in facts]) if splits else ():
+        if not {(name, other), (other, name)} & texts.keys():
+            texts[name, other] = f"and {other} {how}"
     problems = []
-    for (name, other), pairs in shared.items():
-        text = f"has the same voxels as {other} in {', '.join(pairs)}"
+    for (name, other), text in texts.items():
         here, there = (" and ".join(sides.get(case, ["no side"])) for case in (name, other))
         if here != there:
             text += f", on different sides ({here} and {there})"

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from synth3d.cohort.audit import Audit, CaseFacts, audit
-from synth3d.cohort.cases import ALL_MODALITIES, Modality
 from synth3d.cohort.headers import fix_headers
-from synth3d.errors import visible
+from synth3d.cohort.survey import look
+from synth3d.cohort.table import draft_table, given_cohort
+from synth3d.cohort.vocabulary import ALL_MODALITIES, Modality
+from synth3d.errors import InputError, visible
 
 NAMED_CASES = 5
 """At most so many case names are listed beside a rare grid or set of sequences."""
@@ -18,27 +20,57 @@ NAMED_CASES = 5
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What ``synth3d audit`` is asked for; the fields are its flags, see its ``--help``."""
+    """What ``synth3d audit`` is asked for; the fields are its flags, see its ``--help``.
 
-    folder: Path
+    Either ``folder`` or ``cohort_table`` says where the cohort is.
+    """
+
+    folder: Path | None = None
     splits: Path | None = None
     labels: str | None = None
     json: bool = False
     fix_headers: Path | None = None
+    cohort_table: Path | None = None
+    write_table: Path | None = None
+
+    @property
+    def cohort(self) -> Path:
+        """The folder or the table.
+
+        Raises:
+            InputError: Neither is given, or both.
+        """
+        return given_cohort(self.folder, self.cohort_table)
 
 
 def run_audit(request: AuditRequest) -> int:
     """Print an audit, as :func:`audit`: 1 when something would break a run, else 0.
 
     With ``fix_headers`` write corrected copies there instead, and 1 is a case without a remedy.
+    Where a table is to be drafted, that is done instead, and nothing is opened.
     """
+    if request.write_table is not None:
+        return _write_table(request.cohort, request.write_table)
     if request.fix_headers is not None:
-        fixed = fix_headers(request.folder, request.fix_headers)
+        fixed = fix_headers(request.cohort, request.fix_headers)
         print("\n".join([*fixed.lines, *(f"error: {text}" for text in fixed.failed)]))
         return 1 if fixed.failed else 0
-    result = audit(request.folder, request.splits, request.labels)
+    result = audit(request.cohort, request.splits, request.labels)
     print(audit_json(result) if request.json else format_audit(result))
     return 1 if result.errors else 0
+
+
+def _write_table(root: Path, path: Path) -> int:
+    """Draft a table of whatever lies under ``root``; 1 where it wants correcting, else 0."""
+    if path.exists():
+        raise InputError(f"{path} is there already; remove it or write to another file")
+    survey = look(root)
+    rows = draft_table(path, survey, root)
+    open_ends = len(survey.ambiguous) + len(survey.unread) + len(survey.unrecognised)
+    print(f"{_count(rows, 'row')} written to {path}: correct it and give it to --cases")
+    if open_ends:
+        print(f"{_count(open_ends, 'image')} in it must be put into the right column or taken out")
+    return 1 if open_ends else 0
 
 
 def format_audit(audit: Audit) -> str:
@@ -89,6 +121,7 @@ def _case_json(fact: CaseFacts) -> dict[str, Any]:
         "label_values": fact.reading and fact.reading.values,
         "label_scheme": fact.reading and asdict(fact.reading.scheme),
         "label_scheme_told_by": fact.reading and fact.reading.evidence,
+        "centre": fact.case.centre,
         "shape_zyx": grid and grid.shape_zyx,
         "spacing_zyx_mm": grid and [round(edge, 6) for edge in grid.spacing_mm],
         "orientation": grid and grid.orientation,

@@ -1,28 +1,16 @@
 """Cases on disk: which modality is which file, what is missing, who the patient is.
 
-What could mean two things is refused. Opens no image.
+What could mean two things is refused, and so is an image in a case's folder that is not
+understood. Opens no image.
 """
 
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from synth3d.cohort.namings import (
-    ALL_MODALITIES,
-    MODALITIES,
-    TOKENS,
-    Claim,
-    Modality,
-    claims,
-    ending_of,
-    nnunet_channels,
-    nnunet_claims,
-    nnunet_dataset,
-    patient_of,
-)
+from synth3d.cohort.layouts import LABEL_TOKENS, TOKENS, claim_by_name
+from synth3d.cohort.vocabulary import MODALITIES, Modality, Role, ending_of
 from synth3d.errors import InputError
-from synth3d.files import refuse_names
 
 
 @dataclass(frozen=True)
@@ -30,14 +18,15 @@ class Case:
     """One examination of one patient.
 
     Attributes:
-        name: Name of the case, unique in its cohort.
+        name: Name of the case, unique in its cohort, fit for a folder's name.
         patient: The person; several cases may share one.
         folder: The deepest folder that holds all files of the case.
         images: The file of each modality that is there, in the order of ``ALL_MODALITIES``.
         label: The tumour segmentation, if there is one.
-        naming: ``brats2018``, ``brats2023``, ``ixi``, ``bids`` or ``nnunet``.
+        naming: A key of ``TOKENS``, or ``nnunet``.
         channels: For ``nnunet``, the modality of channel 0, 1, ...
-        scheme: The label scheme declared for this case, a key of ``SCHEMES``; None for none.
+        scheme: What a table says that the label's integers mean, a key of ``SCHEMES``.
+        centre: Where a table says that it was acquired.
         dataset: For ``nnunet``, the dataset.json.
     """
 
@@ -49,6 +38,7 @@ class Case:
     naming: str
     channels: tuple[Modality, ...] = ()
     scheme: str | None = None
+    centre: str | None = None
     dataset: Path | None = None
 
     def missing(self, required: Iterable[Modality] = MODALITIES) -> tuple[Modality, ...]:
@@ -56,76 +46,72 @@ class Case:
         return tuple(modality for modality in required if modality not in self.images)
 
     def file_name(self, modality: Modality) -> str:
-        """Name of the file of ``modality``: the one there is, else the official one.
+        """Name of the file of ``modality`` in a folder called as the case is.
 
-        The ending is that of the case's other files, so ``.nii`` stays with ``.nii``.
+        It is the one there is, where that says case and sequence by itself, else the official
+        one. The ending is that of the case's other files, so ``.nii`` stays with ``.nii``.
 
         Raises:
             InputError: An nnU-Net dataset has no channel for the modality.
         """
-        if modality in self.images:
-            return self.images[modality].name
+        own = self.images.get(modality)
+        if own is not None and (self.naming == "nnunet" or self._says(own, modality)):
+            return own.name
         endings = {ending_of(path.name) for path in self.images.values()}
         ending = endings.pop() if len(endings) == 1 else ".nii.gz"
-        if self.naming != "nnunet":
-            return self.name + TOKENS[self.naming][modality] + ending
-        if modality not in self.channels:
-            raise InputError(f"case {self.name}: the nnU-Net dataset has no channel {modality}")
-        return f"{self.name}_{self.channels.index(modality):04d}{ending}"
+        if self.naming == "nnunet":
+            if modality not in self.channels:
+                raise InputError(f"case {self.name}: the nnU-Net dataset has no channel {modality}")
+            return f"{self.name}_{self.channels.index(modality):04d}{ending}"
+        stem = "" if self.naming == "folders" else self.name
+        return stem + TOKENS[self.naming][modality] + ending
+
+    def label_name(self) -> str:
+        """The same for the segmentation; the case has one."""
+        assert self.label is not None
+        if self._says(self.label, "label"):
+            return self.label.name
+        stem = "" if self.naming == "folders" else self.name
+        return stem + LABEL_TOKENS.get(self.naming, "-seg") + ending_of(self.label.name)
+
+    def _says(self, path: Path, role: Role) -> bool:
+        """Whether the name of ``path`` is read as ``role`` of this case, beside its siblings."""
+        claim = claim_by_name(path.name)
+        own = "" if self.naming == "folders" else self.name
+        same = claim.role == role and claim.case == own and not claim.kind
+        return same and self.naming != "table" and bool(ending_of(path.name))
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A file that cannot be used as it is: of which case, in which role, and a sentence.
+
+    Without a role it is not understood; without a path the case as a whole is meant.
+    """
+
+    case: str
+    sentence: str
+    path: Path | None = None
+    role: Role | None = None
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a look at a folder found: cases by name, and images whose names fit no naming.
+    """What a look at a folder or a table found.
 
-    Ambiguous are a case name and one sentence for each pair of files that claim one role.
+    Attributes:
+        cases: By name.
+        ambiguous: Each file that claims a role which another one has.
+        unread: Each image in a case's folder that is not understood.
+        unrecognised: Images outside of case folders that are not understood.
+        unused: Images that are known to be none of ours, or second choice, and why.
     """
 
     cases: tuple[Case, ...]
-    ambiguous: tuple[tuple[str, str], ...]
-    unrecognised: tuple[Path, ...]
-
-
-def find_cases(root: Path) -> list[Case]:
-    """The cases under ``root``, sorted by name; one with missing modalities is a case too.
-
-    Hidden files and BIDS derivatives are not looked at; symbolic links are followed.
-
-    Raises:
-        InputError: ``root`` is no folder, holds no case, mixes namings, or has two files for one
-            modality of a case.
-    """
-    survey = survey_folder(root)
-    if survey.ambiguous:
-        raise InputError("; ".join(sentence for _, sentence in survey.ambiguous))
-    refuse_names(case.name for case in survey.cases)
-    return list(survey.cases)
-
-
-def survey_folder(root: Path) -> Survey:
-    """Like :func:`find_cases`, but ambiguous files are reported, not raised."""
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder" if root.exists() else f"no folder {root}")
-    try:
-        dataset = nnunet_dataset(root)
-        channels = nnunet_channels(dataset) if dataset else ()
-        survey = _gather(nnunet_claims(root, dataset) if dataset else claims(root), channels)
-        if dataset:
-            described = (replace(case, dataset=root / "dataset.json") for case in survey.cases)
-            survey = replace(survey, cases=tuple(described))
-    except OSError as error:
-        raise InputError(f"cannot read {error.filename or root}: {error.strerror}") from error
-    if not survey.cases:
-        raise InputError(
-            f"no cases under {root}; expected files named as in BraTS (<case>_t1.nii.gz, "
-            "<case>-t1n.nii.gz), IXI, BIDS (sub-.._T1w.nii.gz) or nnU-Net raw (with dataset.json)"
-        )
-    example = {case.naming: case.name for case in survey.cases}
-    if len(example) > 1:
-        found = " and ".join(f"{naming} ({name})" for naming, name in sorted(example.items()))
-        raise InputError(f"{root} mixes namings: {found}; give each cohort a folder of its own")
-    return survey
+    ambiguous: tuple[Trouble, ...] = ()
+    unread: tuple[Trouble, ...] = ()
+    unrecognised: tuple[Path, ...] = ()
+    unused: tuple[tuple[Path, str], ...] = ()
 
 
 def require(cases: Iterable[Case], modalities: Iterable[Modality], label: bool = False) -> None:
@@ -139,36 +125,7 @@ def require(cases: Iterable[Case], modalities: Iterable[Modality], label: bool =
         if lacking:
             lines.append(f"{case.name} lacks {', '.join(lacking)}")
     if lines:
-        raise InputError(f"{len(lines)} of {len(cases)} cases lack files: {'; '.join(lines)}")
-
-
-def _gather(found: Iterable[Claim], channels: tuple[Modality, ...]) -> Survey:
-    """Put claims together to cases; two different files in one role are ambiguous."""
-    files: dict[tuple[str, str], dict[str, Path]] = {}
-    ambiguous, unrecognised = [], []
-    for claim in found:
-        if claim.role is None:
-            unrecognised.append(claim.path)
-            continue
-        roles = files.setdefault((claim.naming, claim.case), {})
-        first = roles.setdefault(claim.role, claim.path)
-        if first.resolve() != claim.path.resolve():
-            sentence = (
-                f"case {claim.case} has two files for {claim.role}, {first} and {claim.path}: "
-                "keep one of them"
-            )
-            ambiguous.append((claim.case, sentence))
-    cases = [
-        Case(
-            name=name,
-            patient=patient_of(name),
-            folder=Path(os.path.commonpath({str(path.parent) for path in roles.values()})),
-            images={modality: roles[modality] for modality in ALL_MODALITIES if modality in roles},
-            label=roles.get("label"),
-            naming=naming,
-            channels=channels,
-        )
-        for (naming, name), roles in files.items()
-    ]
-    cases.sort(key=lambda case: case.name)
-    return Survey(tuple(cases), tuple(ambiguous), tuple(unrecognised))
+        hint = ""
+        if label and any(case.label is None for case in cases):
+            hint = " (a label is called seg, or says tumour or lesion: docs/names.md)"
+        raise InputError(f"{len(lines)} of {len(cases)} cases lack files: {'; '.join(lines)}{hint}")

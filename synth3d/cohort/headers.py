@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort.survey import find_cases
 from synth3d.errors import InputError
 from synth3d.files import atomic_path, progress
 from synth3d.images import EDGES_MM, Grid, Place, nearest_upright, place, shape_of, write_moved
@@ -43,6 +43,10 @@ def fix_headers(folder: Path, out: Path) -> Fixed:
     Raises:
         InputError: No cohort, or ``out`` lies in it or holds something.
     """
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is no folder: --fix-headers copies a cohort's folder, not a table"
+        )
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{out} lies in {folder}, which is only read; choose another folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

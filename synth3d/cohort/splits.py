@@ -1,16 +1,25 @@
 """Who trains, who validates, who tests: splits of a cohort by patient."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from synth3d.cohort.cases import Case
+from synth3d.cohort.patients import patient_of
+from synth3d.cohort.vocabulary import stem_of
 from synth3d.errors import InputError
 from synth3d.files import read_json, write_json
 
 _KEYS = {"train": "train", "val": "val", "test": "test", "excluded_from_metrics": "excluded"}
 """Key in the file → field of :class:`Splits`."""
+
+_SPELLINGS = {
+    "training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test",
+    "excluded": "excluded_from_metrics",
+}  # fmt: skip
+"""Other spellings of the keys; capital letters do not matter either."""
 
 
 @dataclass(frozen=True)
@@ -42,30 +51,63 @@ def read_splits(path: Path, cases: Iterable[Case]) -> Splits:
 def parse_splits(path: Path) -> Splits:
     """Like :func:`read_splits`, but without a look at the cases.
 
+    Keys may be spelled as others do (``validation``), names may have a file's ending, and one
+    fold of nnU-Net's ``splits_final.json`` is a split without test cases.
+
     Raises:
-        InputError: The file cannot be read or has other keys or values.
+        InputError: The file cannot be read, has other keys or values, or holds several folds.
     """
     value = read_json(path)
-    if not isinstance(value, dict) or "train" not in value or value.keys() - _KEYS.keys():
+    if isinstance(value, list) and value and all(isinstance(fold, dict) for fold in value):
+        if len(value) > 1:
+            raise InputError(
+                f"{path} holds {len(value)} folds, as nnU-Net's splits_final.json, and one split "
+                'is needed: save one fold as {"train": [...], "val": [...], "test": [...]}'
+            )
+        value = value[0]
+    if not isinstance(value, dict):
         raise InputError(f"{path}: expected the keys {', '.join(_KEYS)}, each a list of cases")
+    named: dict[str, list[str]] = {}
     for key, names in value.items():
+        known = _SPELLINGS.get(key.lower(), key.lower())
+        if known not in _KEYS:
+            raise InputError(
+                f"{path}: expected the keys {', '.join(_KEYS)}, each a list of cases, and found "
+                f"{key}"
+            )
+        if known in named:
+            raise InputError(f"{path}: two keys mean {known}; keep one of them")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InputError(f"{path}: {key} must be a list of case names")
-    return Splits(**{_KEYS[key]: tuple(sorted(names)) for key, names in value.items()})
+        named[known] = sorted(stem_of(name) for name in names)
+    if "train" not in named:
+        raise InputError(f"{path}: expected the keys {', '.join(_KEYS)}, and train is not there")
+    return Splits(**{_KEYS[key]: tuple(names) for key, names in named.items()})
 
 
 def split_problems(splits: Splits, cases: Iterable[Case]) -> list[str]:
     """One clause for each unknown case and each case or patient on two sides; empty if sound."""
     patients = {case.name: case.patient for case in cases}
     problems = []
-    seen: dict[str, dict[str, str]] = {}
     for name, sides in sorted(sides_of_cases(splits).items()):
         if name not in patients:
-            problems.append(f"case {name} ({sides[0]}) is not in the cohort")
+            near = get_close_matches(name, patients, 1, 0.8)
+            hint = f" (nearest: {near[0]})" if near else ""
+            hint = " (it is a patient; name its cases)" if name in patients.values() else hint
+            problems.append(f"case {name} ({sides[0]}) is not in the cohort{hint}")
         if len(sides) > 1:
             problems.append(f"case {name} is listed twice ({' and '.join(sides)})")
-        elif name in patients and sides != ["excluded"]:
-            seen.setdefault(patients[name], {})[sides[0]] = name
+    return [*problems, *shared_patients(splits, patients)]
+
+
+def shared_patients(splits: Splits, patients: Mapping[str, str] | None = None) -> list[str]:
+    """One clause for each patient on two sides; without ``patients`` (by case) names tell them."""
+    problems = []
+    seen: dict[str, dict[str, str]] = {}
+    for name, sides in sorted(sides_of_cases(splits).items()):
+        known = patient_of(name) if patients is None else patients.get(name)
+        if known is not None and len(sides) == 1 and sides != ["excluded"]:
+            seen.setdefault(known, {})[sides[0]] = name
     for patient, by_side in sorted(seen.items()):
         if len(by_side) > 1:
             where = " and ".join(f"{side} ({name})" for side, name in by_side.items())

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort import ALL_MODALITIES, MODALITIES, Case, Modality, ending_of, nnunet_regions
+from synth3d.cohort import (
+    ALL_MODALITIES,
+    MODALITIES,
+    Case,
+    Modality,
+    ending_of,
+    nnunet_regions,
+    stem_of,
+)
 from synth3d.errors import InputError
 from synth3d.files import claim, place, read_json, refuse_link, sha256, write_json
 
@@ -57,16 +65,13 @@ class Layout:
         """Where the segmentation belongs; None where there is none or the format has no place."""
         if case.label is None or self.format == "nnunet":
             return None
-        named = case.label.name
-        if case.naming == "nnunet":
-            named = f"{case.name}-seg{ending_of(named)}"
-        return place(self.out, case.name, named)
+        return place(self.out, case.name, case.label_name())
 
     def sidecar(self, image: Path) -> Path | None:
         """The JSON file beside a synthetic picture, as BIDS has it; None in an nnU-Net folder."""
         if self.format == "nnunet":
             return None
-        return image.with_name(image.name.removesuffix(ending_of(image.name)) + ".json")
+        return image.with_name(stem_of(image.name) + ".json")
 
     def receipt(self, case: Case) -> Path:
         """The receipt of ``case``."""

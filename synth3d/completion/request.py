@@ -13,7 +13,7 @@ class CompleteRequest:
     """What ``synth3d complete`` is asked for; the fields are its flags, which ``--help`` explains.
 
     Attributes:
-        data: Cohort in any naming that :func:`synth3d.find_cases` reads; never written to.
+        data: Cohort that :func:`synth3d.find_cases` reads, a folder or table; never written to.
         out: Folder of the completed cohort, outside ``data``.
         run: A finished run folder; may be None for plumbing.
         missing: Sequences to treat as missing even where they are there; these are hidden

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth3d import __version__
-from synth3d.cohort import Case, Modality, find_cases, recode
+from synth3d.cohort import Case, Modality, find_cases, is_table, recode
 from synth3d.completion.executor import local_executor
 from synth3d.completion.plan import Job, Made, in_the_way, plan
 from synth3d.completion.receipts import FORMAT, NOTICE, Layout, is_done, write_dataset_json
@@ -98,13 +98,18 @@ def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
         if unknown := sorted(set(request.cases) - {case.name for case in cases}):
             raise InputError(f"no case is called {', '.join(unknown)}")
         cases = [case for case in cases if case.name in request.cases]
+    files = [path for c in cases for path in (*c.images.values(), c.label) if path]
+    inputs = {path.resolve().parent for path in files}
     for case in cases:
-        folder = request.layout.receipt(case).parent
-        if folder.resolve().is_relative_to(request.data.resolve()):
-            raise InputError(
-                f"case {case.name} would be written to {folder}, which is in the input folder "
-                f"{request.data} and only read; choose another --out"
-            )
+        image = request.layout.image(case, request.layout.places[0])
+        for folder in {request.layout.receipt(case).parent, image.parent}:
+            there = folder.resolve()
+            if there in inputs or there.is_relative_to(request.data.resolve()):
+                raise InputError(
+                    f"case {case.name} would be written to {folder}, which is in the input folder "
+                    f"{there if is_table(request.data) else request.data} and only read; choose "
+                    "another --out"
+                )
     jobs = plan(cases, maker, request)
     for job in jobs:
         for text in job.suspicions:

@@ -40,7 +40,7 @@ DEEPEST = 64
 
 
 def read_text(path: Path) -> str:
-    """The text in ``path``, UTF-8.
+    """The text in ``path``, UTF-8, without the mark that some programs put before it.
 
     Raises:
         InputError: It cannot be read, is no UTF-8, or has more than ``LARGEST_TEXT`` bytes.
@@ -48,7 +48,7 @@ def read_text(path: Path) -> str:
     try:
         with opened(path) as file:
             content = file.read(LARGEST_TEXT + 1)
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:  # of the bytes, or a path with a NUL

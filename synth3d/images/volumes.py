@@ -1,35 +1,26 @@
 """NIfTI in and out; the one place where file order (x, y, z) becomes ours (z, y, x).
 
-The only file that opens images. What comes in is checked to the last byte; what goes out lies on
+What comes in is checked to the last byte; what goes out lies on
 the grid of another file, with the same bytes each time.
 """
 
-import contextlib
 import gzip
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import nibabel as nib
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
 
 from synth3d.errors import InputError
 from synth3d.files import atomic_path
 from synth3d.images.geometry import Place, can_be_written, place_of
 from synth3d.images.grids import Grid, grid_misfits, remedies
+from synth3d.images.nifti import content_of, header_of, scaling, shape_xyz
 
 ArrayOrTensor = TypeVar("ArrayOrTensor")
 NiftiImage: TypeAlias = nib.Nifti1Image
-
-MAX_VOXELS, MAX_BYTES = 2**28, 2**30
-"""More than this in a header is damage, not a brain: 640 voxels a side, at 4 bytes each."""
-MOST_BEHIND = 2**24
-"""Bytes behind the image that are read to reach the checksum; more are no file of an image."""
-MOST_PACKED = 1100
-"""No byte of a compressed file becomes more bytes than this (deflate's bound is 1 032)."""
 
 ABSURD_VALUE = 1e15
 """No scanner and no scaling of its images gives more; squares of it still fit into float32."""
@@ -117,11 +108,11 @@ def read_rounded_label(path: Path) -> tuple[Volume, float]:
 
 def read_unchecked(path: Path) -> Volume:
     """Like :func:`read`, but any values will do."""
-    header, content = _content(path)
+    header, content = content_of(path)
     dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
-    shape = _shape(header)[::-1]  # x runs fastest in the file, as W does in our order
+    shape = shape_xyz(header)[::-1]  # x runs fastest in the file, as W does in our order
     stored = np.frombuffer(content, dtype, count=int(np.prod(shape)), offset=offset).reshape(shape)
-    slope, inter = _scaling(path, header)
+    slope, inter = scaling(path, header)
     if (slope, inter) != (1.0, 0.0):
         stored = _scaled(stored, slope, inter)
     with np.errstate(over="ignore"):  # becomes infinite, which the caller checks
@@ -139,12 +130,12 @@ def _scaled(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
 
 def grid(path: Path) -> Grid:
     """Where the voxels of ``path`` lie, from its header alone."""
-    return _grid(_header_of(path))
+    return _grid(header_of(path))
 
 
 def _grid(header: Any) -> Grid:
     """Of a header that was not refused."""
-    said, (x, y, z) = place_of(header), _shape(header)
+    said, (x, y, z) = place_of(header), shape_xyz(header)
     assert said.affine is not None
     return Grid((z, y, x), said.affine, said.other, said.lost, said.codes == (0, 0))
 
@@ -177,9 +168,9 @@ def check_same_grids(groups: Iterable[Iterable[Path]]) -> None:
 
 def value_limits(path: Path) -> tuple[float, float]:
     """Where :func:`write_like` ``path`` clamps: (-inf, inf) unless it has unscaled integers."""
-    header = _header_of(path)
+    header = header_of(path)
     dtype = header.get_data_dtype()
-    if dtype.kind == "f" or _scaling(path, header) != (1.0, 0.0):
+    if dtype.kind == "f" or scaling(path, header) != (1.0, 0.0):
         return -np.inf, np.inf
     return float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
 
@@ -205,7 +196,7 @@ def write_like(
     header = _header_like(reference, data, description)
     if dtype is not None:
         header.set_data_dtype(dtype)
-    stored, (slope, inter) = header.get_data_dtype(), _scaling(reference, header)
+    stored, (slope, inter) = header.get_data_dtype(), scaling(reference, header)
     if stored.kind == "f":
         slope = 1.0
     elif (slope, inter) != (1.0, 0.0):
@@ -223,13 +214,13 @@ def image_like(reference: Path, data: np.ndarray, description: str) -> NiftiImag
 
 
 def _header_like(reference: Path, data: np.ndarray, description: str) -> Any:
-    header = _header_of(reference)
-    if data.shape != _shape(header)[::-1]:
+    header = header_of(reference)
+    if data.shape != shape_xyz(header)[::-1]:
         raise ValueError(
-            f"data is {data.shape} (z, y, x) but {reference} is {_shape(header)[::-1]}; "
+            f"data is {data.shape} (z, y, x) but {reference} is {shape_xyz(header)[::-1]}; "
             "was it cropped or padded without being restored?"
         )
-    header.set_data_shape(_shape(header))
+    header.set_data_shape(shape_xyz(header))
     header["descrip"] = description.encode("ascii", "replace")[:79]
     header["cal_min"] = header["cal_max"] = 0
     return header
@@ -258,14 +249,12 @@ def write_new(path: Path, data: np.ndarray, affine: np.ndarray, dtype: Any) -> N
 
 def place(path: Path) -> Place:
     """What the header of ``path`` says of its place, also where it would be refused for that."""
-    with _opened(path, lenient=True) as file:
-        return place_of(_header(path, file.read(540), lenient=True))
+    return place_of(header_of(path, lenient=True))
 
 
 def shape_of(path: Path) -> tuple[int, ...]:
     """(D, H, W) by the header of ``path``, whatever it says of its place."""
-    with _opened(path, lenient=True) as file:
-        return _shape(_header(path, file.read(540), lenient=True))[::-1]
+    return shape_xyz(header_of(path, lenient=True))[::-1]
 
 
 def write_moved(source: Path, affine: np.ndarray, target: Path) -> None:
@@ -274,9 +263,9 @@ def write_moved(source: Path, affine: np.ndarray, target: Path) -> None:
     The stored voxels, their type and scaling, and all else in the header are kept to the last bit.
     ``target`` ends as ``source`` does and is compressed if its name says so.
     """
-    header, content = _content(source, lenient=True)
+    header, content = content_of(source, lenient=True)
     used = header.template_dtype.itemsize
-    header.set_data_shape(_shape(header))
+    header.set_data_shape(shape_xyz(header))
     header["pixdim"][1:4] = 1  # of damaged edges nibabel would not part
     header.set_xyzt_units("mm", header.get_xyzt_units()[1])
     for set_form, code in ((header.set_qform, "qform_code"), (header.set_sform, "sform_code")):
@@ -287,111 +276,6 @@ def write_moved(source: Path, affine: np.ndarray, target: Path) -> None:
         content = gzip.compress(content, compresslevel=4, mtime=0)
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
-
-
-@contextlib.contextmanager
-def _opened(path: Path, lenient: bool = False) -> Iterator[IO[bytes]]:
-    """``path`` unpacked; damage becomes one sentence."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise InputError(f"cannot read {path}: it is a pipe or a device, no file")
-    try:
-        with gzip.open(path) if _packed(path, lenient) else path.open("rb") as file:
-            yield file  # type: ignore[misc]
-    except EOFError as error:
-        raise InputError(f"{path} is truncated: the compressed stream ends early") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _packed(path: Path, lenient: bool) -> bool:
-    """Whether ``path`` is compressed; its name has to say the same, unless lenient."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    named, packed = path.name.lower().endswith(".gz"), start[:2] == b"\x1f\x8b"
-    sizes = {int.from_bytes(start, "little"), int.from_bytes(start, "big")}
-    if not lenient and named and sizes & {348, 540}:
-        raise InputError(f"{path} is not compressed: rename it to {path.name[:-3]}, or compress it")
-    if not lenient and packed and not named:
-        raise InputError(f"{path} is compressed: rename it to {path.name}.gz, or unpack it")
-    return packed if lenient else named
-
-
-def _content(path: Path, lenient: bool = False) -> tuple[Any, bytearray]:
-    """Header and all bytes it promises; read to the end so that the checksum is verified."""
-    with _opened(path, lenient) as file:
-        head = file.read(540)
-        header = _header(path, head, lenient)
-        voxels = int(np.prod(_shape(header), dtype=np.int64))
-        size = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
-        if size > MOST_PACKED * path.stat().st_size:
-            raise InputError(f"{path} is truncated: too short for the image in its header")
-        content, filled = bytearray(size), min(len(head), size)
-        content[:filled] = head[:filled]
-        while filled < size and (part := file.read(min(size - filled, 2**22))):
-            content[filled : filled + len(part)] = part
-            filled += len(part)
-        behind = 0
-        while part := file.read(2**20):
-            if (behind := behind + len(part)) > MOST_BEHIND:
-                raise InputError(f"{path} goes on for over {MOST_BEHIND >> 20} MiB after its image")
-    if filled < size:
-        raise InputError(f"{path} is truncated: {filled} of {size} bytes")
-    return header, content
-
-
-def _header_of(path: Path) -> Any:
-    with _opened(path) as file:
-        return _header(path, file.read(540))
-
-
-def _header(path: Path, head: bytes, lenient: bool = False) -> Any:
-    """The NIfTI-1 or -2 header in the first bytes of a file, checked; its place, if not lenient."""
-    sizes = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
-    kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header
-    if not sizes & {348, 540} or len(head) < kind.template_dtype.itemsize:
-        raise InputError(f"{path} is not a NIfTI file")
-    try:
-        header: Any = kind(head[: kind.template_dtype.itemsize])
-        raw: Any = kind(head[: kind.template_dtype.itemsize], check=False)
-        header["pixdim"][1:4] = raw["pixdim"][1:4]  # nibabel mends edges in silence
-        shape, dtype = _shape(header), header.get_data_dtype()
-        offset = int(header["vox_offset"])
-    except (HeaderDataError, ValueError, OverflowError) as error:
-        raise InputError(f"{path} has a damaged header: {error}") from error
-    if len(shape) != 3:
-        raise InputError(
-            f"{path} is {len(shape)}-D {shape} and must be 3-D; save one volume of it as a file "
-            "of its own"
-        )
-    voxels = int(np.prod(shape, dtype=object))
-    if min(shape) < 1 or voxels > MAX_VOXELS or voxels * dtype.itemsize > MAX_BYTES:
-        raise InputError(f"{path} has an absurd size in its header: {shape}")
-    if bytes(header["magic"])[:2] != b"n+" or not kind.single_vox_offset <= offset < MAX_VOXELS:
-        raise InputError(f"{path} has a damaged header: its voxels do not follow it")
-    if dtype.kind not in "iuf":
-        raise InputError(f"{path} holds {dtype} voxels and must hold plain numbers")
-    if not lenient and (fault := place_of(header).fault):
-        raise InputError(f"{path} {fault}")
-    return header
-
-
-def _shape(header: Any) -> tuple[int, ...]:
-    """(x, y, z); trailing axes of one are left out."""
-    shape = tuple(map(int, header.get_data_shape()))
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
-
-
-def _scaling(path: Path, header: Any) -> tuple[float, float]:
-    """(slope, offset) that turn stored numbers into values; (1, 0) where none is set."""
-    try:
-        slope, inter = header.get_slope_inter()
-    except HeaderDataError as error:
-        raise InputError(f"{path} has a damaged header: {error}") from error
-    return (1.0, 0.0) if slope is None else (float(slope), float(inter or 0))
 
 
 def _rounded(data: np.ndarray, slope: float, dtype: Any) -> np.ndarray:

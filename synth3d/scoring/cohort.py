@@ -20,6 +20,9 @@ from synth3d.cohort import (
     parse_scheme,
     parse_splits,
     read_classes,
+    refuse_twins,
+    shared_patients,
+    survey_cohort,
 )
 from synth3d.errors import InputError
 from synth3d.files import progress
@@ -110,13 +113,18 @@ def pair_up(request: ScoreRequest) -> Pairing:
     Raises:
         InputError: Files are missing, strange or on different grids; all are named.
     """
-    cases = request.cases
+    cases, splits = request.cases, None
     if request.splits is not None:
-        cases = getattr(parse_splits(request.splits), request.part)
+        splits = parse_splits(request.splits)
+        cases = getattr(splits, request.part)
         if not cases:
             raise InputError(f"{request.splits} lists no case under {request.part}")
+        if shared := shared_patients(splits):
+            raise InputError(f"{request.splits}: {'; '.join(shared)}")
     modality = None if request.modality is None else parse_modality(request.modality)
     pairing = find_pairs(request.real, request.synthetic, modality, cases, request.label_folder)
+    if splits is not None and pairing.naming:
+        refuse_twins(survey_cohort(request.real).cases, splits)
     problems = []
     for pair in pairing.pairs:
         try:

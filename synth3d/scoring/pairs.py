@@ -1,6 +1,6 @@
 """Which synthetic file belongs to which real one: by case name, never by position.
 
-Both folders follow a naming that :mod:`synth3d.cohort.namings` knows (in case folders, or flat as a
+Both folders follow a naming that :mod:`synth3d.cohort` reads (in case folders, or flat as a
 container writes them), or hold one file per case called ``<case>_0003.nii.gz`` (nnU-Net raw
 without its dataset.json) or ``<case>.nii.gz``. Opens no image.
 """
@@ -14,10 +14,11 @@ from synth3d.cohort import (
     Case,
     Modality,
     claims,
-    ending_of,
+    is_table,
     nnunet_dataset,
     patient_of,
-    survey_folder,
+    stem_of,
+    survey_cohort,
 )
 from synth3d.errors import InputError
 
@@ -118,22 +119,25 @@ class _Found:
 
 def _find(folder: Path) -> _Found:
     """What ``folder`` holds, by known names or else each file by its whole name."""
-    if not folder.is_dir():
+    table = is_table(folder)
+    if not folder.is_dir() and not table:
         raise InputError(f"{folder} is not a folder" if folder.exists() else f"no folder {folder}")
-    seen = list(claims(folder))
-    if nnunet_dataset(folder) or any(claim.role not in (None, "label") for claim in seen):
-        survey = survey_folder(folder)
+    seen = [] if table else list(claims(folder))
+    named_so = any(claim.role not in (None, "label") for claim in seen)
+    if table or nnunet_dataset(folder) or named_so:
+        survey = survey_cohort(folder)
         if survey.ambiguous:
-            raise InputError("; ".join(sentence for _, sentence in survey.ambiguous))
+            raise InputError("; ".join(trouble.sentence for trouble in survey.ambiguous))
         named: Files = {case.name: {**case.images} for case in survey.cases if case.images}
         masks = {case.name: case for case in survey.cases}
-        odd = ", ".join(path.name for path in survey.unrecognised)
+        unread = [trouble.path.name for trouble in survey.unread if trouble.path]
+        odd = ", ".join([*unread, *(path.name for path in survey.unrecognised)])
         notes = (f"ignored in {folder}, as their names fit no naming: {odd}",) if odd else ()
         return _Found(folder, named, masks, notes, survey.cases[0].naming)
     files: dict[str, dict[Modality | None, Path]] = {}
     masks = {c.case: _bare(c.case, c.path) for c in seen if c.role == "label"}
     for path in (claim.path for claim in seen if claim.role is None):
-        stem = path.name.removesuffix(ending_of(path.name))
+        stem = stem_of(path.name)
         first = files.setdefault(stem, {None: path})[None]
         if first != path:
             raise InputError(f"{first} and {path} have one name: keep one of them")
@@ -223,7 +227,7 @@ def _labels(
         raise InputError(f"no folder {folder}")
     found: dict[str, Path] = {}
     for claim in claims(folder):
-        stem = claim.path.name.removesuffix(ending_of(claim.path.name))
+        stem = stem_of(claim.path.name)
         name = claim.case if claim.role == "label" else stem
         if name in originals.files and found.setdefault(name, claim.path) != claim.path:
             raise InputError(f"{found[name]} and {claim.path} are both labels of {name}")

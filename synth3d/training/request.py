@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from synth3d.cohort import (
     Case,
     Modality,
     Splits,
+    doubtful_patients,
     find_cases,
     make_splits,
     parse_modality,
     read_splits,
+    refuse_twins,
 )
 from synth3d.errors import InputError
 from synth3d.files import place, plain, read_object
@@ -40,7 +43,7 @@ class TrainRequest:
     """What ``synth3d train`` is asked for; None leaves a setting to the recipe.
 
     Attributes:
-        data: Cohort folder; None is the built-in phantoms.
+        data: Cohort folder or table; None is the built-in phantoms.
         splits: JSON with train, val and test case names; None draws them by patient.
         labels: The label scheme of all cases, a key of ``synth3d.cohort.SCHEMES``; None lets each
             case tell.
@@ -112,7 +115,12 @@ def find_cohort(
     else:
         folder = data
     cases = find_cases(folder)
-    return folder, cases, read_splits(splits, cases) if splits else make_splits(cases)
+    for sentence in doubtful_patients({case.name: case.patient for case in cases}):
+        print(f"note: {sentence}", file=sys.stderr)
+    chosen = read_splits(splits, cases) if splits else make_splits(cases)
+    if data is not None:  # no two phantoms are alike
+        refuse_twins(cases, chosen)
+    return folder, cases, chosen
 
 
 def resolve(request: TrainRequest, device: str) -> RunConfig:

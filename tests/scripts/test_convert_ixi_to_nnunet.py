@@ -117,7 +117,7 @@ def test_a_finished_dataset_stays_and_an_unfinished_one_is_gone_on_with(
 
 
 def test_images_that_share_a_grid_move_together(script, ixi):
-    from synth3d.cohort.cases import find_cases
+    from synth3d.cohort import find_cases
 
     (job,) = script.plan_jobs(find_cases(ixi), ["t1n", "t2w", "pd"], "t1n", None, False)
     assert job.moved == ((1, 2),)

@@ -97,11 +97,10 @@ def header(offset, kind, *values):
         *[(cut(size), "is truncated") for size in (1, 8, 9, 40)],
         (head_of, "is truncated"),
         (flip_a_bit, "is damaged"),
-        (gzip.decompress, "is damaged"),
+        (gzip.decompress, "rename it to A-t1n.nii,"),
         (lambda content: gzip.compress(b"not a nifti at all" * 40), "is not a NIfTI file"),
         (header(42, "h", 32000, 32000, 32000), "absurd size"),  # nor is the memory taken
         (header(42, "h", -6, 5, 4), "absurd size"),
-        (header(280, "f", *[0.0] * 12), "affine"),
         (header(108, "f", 0.0), "damaged header"),  # voxels that do not follow it
         (header(108, "f", np.nan), "damaged header"),
     ],
@@ -114,20 +113,26 @@ def test_a_damaged_file(volume, change, part):
         assert part in text
 
 
-@pytest.mark.parametrize("content", [b"", b"not a nifti at all" * 40, b"\x1f\x8b"])
-def test_no_nifti_and_one_cut_short(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "is not a NIfTI file"),
+        (b"not a nifti at all" * 40, "is not a NIfTI file"),
+        (b"\x1f\x8b", "is compressed: rename it to A-t1n.nii.gz, or unpack it"),
+    ],
+)
+def test_no_nifti_and_one_cut_short(tmp_path, content, fault):
     path = save(tmp_path / "A-t1n.nii")
     path.write_bytes(path.read_bytes()[:-1])
     assert "591 of 592 bytes" in sentence(read, path)
     path.write_bytes(content)
-    assert sentence(read, path) == f"{path} is not a NIfTI file"
+    assert sentence(read, path) == f"{path} {fault}"
 
 
 def test_a_missing_file_a_broken_link_and_a_folder(tmp_path):
     assert "No such file" in sentence(read, tmp_path / "gone.nii.gz")
     (tmp_path / "A-t1n.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
-    (case,) = find_cases(tmp_path)
-    assert "No such file" in sentence(read, case.images["t1n"])
+    assert "dangling link" in sentence(find_cases, tmp_path)
     (tmp_path / "B-t1n.nii").mkdir()
     assert "cannot read" in sentence(read, tmp_path / "B-t1n.nii")
 
@@ -144,7 +149,7 @@ BAD = np.where(DATA.T < 3, np.nan, DATA.T)
         (np.where(np.isnan(BAD), -np.inf, BAD), np.float32, "3 NaN or infinite"),
         (np.zeros((6, 5, 4)), np.int16, "zero everywhere"),
         (np.zeros((6, 5, 4)), COLOUR, "plain numbers"),
-        *[(np.ones(s), np.int16, "must be 3-D") for s in ((6, 5, 4, 1), (6, 5, 4, 3), (6, 5))],
+        *[(np.ones(s), np.int16, "must be 3-D") for s in ((6, 5, 4, 3), (6, 5))],
     ],
 )
 def test_voxels_that_are_no_picture(tmp_path, data, dtype, part):

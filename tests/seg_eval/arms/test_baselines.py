@@ -11,7 +11,7 @@ from seg_eval.arms.baselines import (
     sample_training,
     share_one_grid,
 )
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.errors import InputError
 from synth3d.images.intensity import Scale
 from synth3d.images.volumes import read, write_new

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from seg_eval.arms.completed import Completed, brain_without, parse_completed
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, write_like, write_new
 

@@ -12,7 +12,7 @@ from seg_eval.arms.cross_fit import CrossFit, check_out_of_fold, folds_of, out_o
 from seg_eval.arms.kinds import Arm
 from seg_eval.arms.synthesisers import read_run
 from seg_eval.cohort import load_cohort
-from synth3d.cohort.cases import Case, patient_of
+from synth3d.cohort import Case, patient_of
 from synth3d.errors import InputError
 
 NAMES = tuple(f"Brats18_TOY_{letter}_1" for letter in "ABCD")

@@ -2,7 +2,7 @@ import pytest
 
 from seg_eval.experiment.choice import Choice, choose, train_synthesiser
 from seg_eval.experiment.request import RunRequest, parse_missing, parse_seeds
-from synth3d.cohort.cases import MODALITIES
+from synth3d.cohort import MODALITIES
 from synth3d.errors import InputError
 
 

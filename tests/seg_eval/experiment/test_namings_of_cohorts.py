@@ -14,7 +14,7 @@ import pytest
 from seg_eval.evaluation import evaluate
 from seg_eval.experiment.request import RunRequest
 from synth3d.cli import main as synth3d
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.images.volumes import read, write_new
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")

@@ -12,7 +12,7 @@ from nnunet_plans.presets import PRESETS, Network, Preset
 from seg_eval.segmenter.nnunet import train_segmenter
 from seg_eval.segmenter.preprocessing import Prepared, prepare
 from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
-from synth3d.cohort.cases import MODALITIES, Case, find_cases
+from synth3d.cohort import MODALITIES, Case, find_cases
 from synth3d.images.volumes import read
 
 Weights = Mapping[str, torch.Tensor]

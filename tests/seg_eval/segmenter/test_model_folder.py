@@ -20,7 +20,7 @@ from seg_eval.segmenter.nnunet import (
 from seg_eval.segmenter.preprocessing import prepare
 from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
 from seg_eval.segmenter.trust import sealed
-from synth3d.cohort.cases import MODALITIES
+from synth3d.cohort import MODALITIES
 from synth3d.errors import InputError
 from synth3d.files import read_json, write_json
 

@@ -16,7 +16,7 @@ from seg_eval.segmenter.nnunet import Segmenter, train_segmenter
 from seg_eval.segmenter.preprocessing import prepare
 from seg_eval.segmenter.raw_dataset import RawPlan, RawRequest, write_raw_dataset
 from seg_eval.segmenter.trust import sealed
-from synth3d.cohort.cases import MODALITIES, Case, find_cases
+from synth3d.cohort import MODALITIES, Case, find_cases
 from synth3d.errors import InputError
 from synth3d.files import read_json, write_json
 from synth3d.images.volumes import read_label, write_new

@@ -15,7 +15,7 @@ from seg_eval.segmenter.environment import nnunet_environment
 from seg_eval.segmenter.nnunet import Segmenter, train_segmenter
 from seg_eval.segmenter.preprocessing import Prepared, network_digest, prepare
 from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
-from synth3d.cohort.cases import MODALITIES
+from synth3d.cohort import MODALITIES
 from synth3d.errors import InputError
 from synth3d.files import lock, read_json, sha256
 from synth3d.images.volumes import read, write_like

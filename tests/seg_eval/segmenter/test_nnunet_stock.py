@@ -14,7 +14,7 @@ import pytest
 from seg_eval.segmenter.nnunet import open_model_folder
 from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
 from seg_eval.segmenter.stock import paths
-from synth3d.cohort.cases import MODALITIES, find_cases
+from synth3d.cohort import MODALITIES, find_cases
 from synth3d.files import link_or_copy
 from synth3d.images.volumes import read, read_label
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seg_eval.segmenter.raw_dataset import RawPlan, RawRequest, write_raw_dataset
-from synth3d.cohort.cases import MODALITIES, Case, find_cases
+from synth3d.cohort import MODALITIES, Case, find_cases
 from synth3d.errors import InputError
 from synth3d.images.volumes import read_label, write_new
 

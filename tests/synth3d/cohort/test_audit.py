@@ -114,7 +114,7 @@ def test_patients_on_two_sides_and_unknown_cases_are_errors(cohort, tmp_path):
     path = save_splits(tmp_path, train=[name_of(0)], test=[name_of(0, 1), name_of(5)])
     result = audit(cohort, path)
     assert [text for _, text in found(result)] == [
-        f"case {name_of(5)} (test) is not in the cohort",
+        f"case {name_of(5)} (test) is not in the cohort (nearest: {name_of(2)})",
         f"patient 00000 is in train ({name_of(0)}) and test ({name_of(0, 1)})",
     ]
     assert [case for case, _ in found(result, "warning")] == [name_of(1), name_of(2)]

@@ -3,7 +3,14 @@ import pickle
 
 import pytest
 
-from synth3d.cohort import MODALITIES, find_cases, parse_modality, patient_of, require
+from synth3d.cohort import (
+    MODALITIES,
+    doubtful_patients,
+    find_cases,
+    parse_modality,
+    patient_of,
+    require,
+)
 from synth3d.errors import InputError
 
 BRATS18 = [f"Brats18_CBICA_ALU_1_{m}.nii.gz" for m in ("t1", "t1ce", "t2", "flair", "seg")]
@@ -71,7 +78,7 @@ def test_ixi_is_read_flat_and_by_modality(tmp_path, layout):
 
 
 def test_bids_sessions_are_cases_and_contrast_makes_t1c(tmp_path):
-    for name in ("T1w", "acq-mprage_ce-gadolinium_T1w", "FLAIR", "dseg"):
+    for name in ("T1w", "acq-mprage_ce-gadolinium_T1w", "FLAIR", "label-lesion_dseg"):
         touch(tmp_path, f"sub-01/ses-a/anat/sub-01_ses-a_{name}.nii.gz")
     for name in ("anat/sub-01_ses-b_T2w", "anat/sub-01_ses-b_PDw", "func/sub-01_ses-b_bold"):
         touch(tmp_path, f"sub-01/ses-b/{name}.nii")
@@ -80,7 +87,7 @@ def test_bids_sessions_are_cases_and_contrast_makes_t1c(tmp_path):
     assert (first.name, second.name) == ("sub-01_ses-a", "sub-01_ses-b")
     assert first.patient == second.patient == "sub-01"
     assert tuple(first.images) == ("t1n", "t1c", "t2f")
-    assert first.label.name == "sub-01_ses-a_dseg.nii.gz"
+    assert first.label.name == "sub-01_ses-a_label-lesion_dseg.nii.gz"
     assert tuple(second.images) == ("t2w", "pd")
     assert second.file_name("t1c") == "sub-01_ses-b_ce-gadolinium_T1w.nii"
 
@@ -153,10 +160,33 @@ def test_official_names_are_found_again(tmp_path, first):
         ("IXI002-Guys-0828", "IXI002"),
         ("sub-01_ses-b", "sub-01"),
         ("anything", "anything"),
+        ("TCGA-02-0006_1996.08.23", "TCGA-02-0006"),
+        ("TCGA-02-0006", "TCGA-02-0006"),
+        ("UPENN-GBM-00510_21", "UPENN-GBM-00510"),
+        ("UCSF-PDGM-0429_FU003d", "UCSF-PDGM-0429"),
+        ("UCSF-PDGM-0310", "UCSF-PDGM-0310"),
+        ("PatientID_0910_Timepoint_2", "PatientID_0910"),
+        ("Patient-001_week-000-1", "Patient-001"),
+        ("P01_V2", "P01"),
+        ("P01_preop", "P01"),
+        ("P01_m06", "P01"),
+        ("site_m06", "site_m06"),
+        ("P01_postop_2019-01-31", "P01"),
+        ("P01_2", "P01"),
+        ("P01_b", "P01"),
+        ("patient_2", "patient_2"),
+        ("case_390", "case_390"),
     ],
 )
 def test_patient_is_the_name_without_the_time_point(case, patient):
     assert patient_of(case) == patient
+
+
+def test_what_holds_doubtful_visits_together_is_said():
+    names = ("P01_1", "P01_2", "P02_1", "P03_V1", "P03_V2", "case_1", "case_2")
+    (sentence,) = doubtful_patients({name: patient_of(name) for name in names})
+    assert sentence.startswith("P01_1, P01_2 are taken for visits of one patient, P01")
+    assert doubtful_patients({"P01_1": "Ann", "P01_2": "Eve"}) == []  # a table has said so
 
 
 def test_hidden_files_are_not_seen_and_linked_folders_are_followed_once(tmp_path):

@@ -53,8 +53,24 @@ def test_sides_are_never_empty_and_never_share_a_patient(n, seed, val, test):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        f'\ufeff{{"train": ["{A0}"], "val": ["{B0}"]}}',
+        f'{{"Training": ["{A0}.nii.gz"], "validation": ["{B0}"]}}',
+        f'[{{"train": ["{A0}"], "val": ["{B0}.NII"]}}]',
+    ],
+)
+def test_the_splits_of_others_are_read(tmp_path, text):
+    (tmp_path / "s.json").write_text(text, encoding="utf-8")
+    assert read_splits(tmp_path / "s.json", COHORT) == Splits((A0,), (B0,))
+
+
+@pytest.mark.parametrize(
     ("sides", "match"),
     [
+        ({"train": [A0], "val": [], "validation": [B0]}, "two keys mean val"),
+        ({"train": [A0[:-1]]}, f"not in the cohort .nearest: {A0[:-3]}"),
+        ({"train": ["00000"]}, "it is a patient; name its cases"),
         ({"train": ["X"]}, "case X .train. is not in the cohort"),
         ({"train": [A0], "test": [A1]}, f"patient 00000 is in train .{A0}. and test .{A1}"),
         ({"train": [A0], "test": [A0]}, f"case {A0} is listed twice .train and test"),
@@ -66,6 +82,9 @@ def test_sides_are_never_empty_and_never_share_a_patient(n, seed, val, test):
 def test_unsound_splits_are_refused(tmp_path, sides, match):
     with pytest.raises(InputError, match=match):
         read_splits(save(tmp_path / "s.json", **sides), COHORT)
+    (tmp_path / "s.json").write_text(json.dumps([{"train": [A0]}] * 5))
+    with pytest.raises(InputError, match="5 folds, .*save one fold"):
+        read_splits(tmp_path / "s.json", COHORT)
     (tmp_path / "s.json").write_text("{")
     with pytest.raises(InputError, match=r"s\.json is not valid JSON"):
         read_splits(tmp_path / "s.json", COHORT)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import synth3d
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.completion import CompleteRequest
 from synth3d.completion import run as module
 from synth3d.errors import InputError

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import synth3d
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.completion import makers
 from synth3d.completion.makers import PlumbingMaker, RunMaker, storable_scale
 from synth3d.errors import InputError

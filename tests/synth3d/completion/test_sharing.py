@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import pytest
 
 import synth3d
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.completion import local_executor, makers
 from synth3d.completion.receipts import Layout, write_dataset_json
 from synth3d.files import claim, sha256

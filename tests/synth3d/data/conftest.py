@@ -2,7 +2,7 @@
 
 import pytest
 
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.data.prepared import prepare
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from synth3d.cohort.cases import Case
+from synth3d.cohort import Case
 from synth3d.data.options import DataConfig
 from synth3d.data.prepared import Prepared
 from synth3d.data.slices import (

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.data.batch import Batch
 from synth3d.data.task import Task
 from synth3d.errors import InputError

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from synth3d.errors import InputError
-from synth3d.images.volumes import MOST_BEHIND, grid, read, read_label, write_new
+from synth3d.images.nifti import MOST_BEHIND
+from synth3d.images.volumes import grid, read, read_label, write_new
 
 
 def bomb(path, shape=(4, 5, 6), dtype=np.uint8, voxels=0, behind=0):

@@ -10,7 +10,7 @@ import pytest
 from matplotlib import image
 
 from synth3d.cli import main
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.images.intensity import Scale, foreground
 from synth3d.images.volumes import read, read_label, write_like, write_new
 from synth3d.scoring.cohort import ScoreRequest, on_scale_of, score_cohort

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from synth3d.cli import build_parser, main
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.cohort.splits import make_splits
 from synth3d.errors import InputError
 from synth3d.images.volumes import read_label, write_like
@@ -21,7 +21,7 @@ TINY = {
 
 def test_a_request_has_the_flags_of_the_command_and_their_defaults():
     flags = vars(build_parser().parse_args(["train"]))
-    del flags["run_command"]
+    del flags["run_command"], flags["cohort_table"]
     assert TrainRequest(**flags | {"assign": tuple(flags["assign"])}) == TrainRequest()
 
 

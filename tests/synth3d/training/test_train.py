@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.cohort.splits import Splits, make_splits
 from synth3d.data.options import DataConfig, MisalignConfig
 from synth3d.data.patches import Stream, to_subject

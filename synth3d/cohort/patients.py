@@ -1,0 +1,93 @@
+"""Who a case's name stands for: the name without what tells one visit from another."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+_PATIENT = (
+    (re.compile(r"BraTS-GLI-(\d+)-\d+", re.I), r"\1"),
+    (re.compile(r"(Phantom-\d+)-\d+", re.I), r"\1"),
+    (re.compile(r"BraTS-([A-Z]+-\d+)-\d+", re.I), r"\1"),
+    (re.compile(r"BraTS2021_(\d+)", re.I), r"\1"),
+    (re.compile(r"BraTS20_((?:Training|Validation|Testing)_\d+)", re.I), r"\1"),
+    (re.compile(r"BraTS\d\d_(.+)_\d+", re.I), r"\1"),
+    (re.compile(r"(IXI\d+)-.*"), r"\1"),
+    (re.compile(r"(sub-[A-Za-z0-9]+)(?:_.*)?"), r"\1"),
+    (re.compile(r"(UPENN-GBM-\d+)_\d\d", re.I), r"\1"),
+    (re.compile(r"(.+-\d{5})-\d{3}"), r"\1"),
+)
+_BETWEEN = r"(?:^|[\s_.-]+)"
+_NUMBER = r"(?:[\s_.-]?\d+(?:-\d+)?[a-z]?)"
+_VISIT = re.compile(
+    rf"{_BETWEEN}(?:"
+    r"(?:19|20)\d\d[._-]?[01]\d[._-]?[0-3]\d"
+    rf"|(?:time[\s_-]?point|tp|visit|v|ses|session|week|wk|month|day|year|fu|follow[\s_-]?up)"
+    rf"{_NUMBER}"
+    r"|(?:pre|post|intra)[\s_-]?(?:op|operative|op\d+|rt|treatment|surgery)?"
+    rf"|(?:baseline|bl|fu|follow[\s_-]?up|progression|recurrence|relapse){_NUMBER}?"
+    r")$",
+    re.I,
+)
+"""A last word that tells a visit."""
+
+_VISIT_OF_NUMBER = re.compile(
+    rf"(?<=\d){_BETWEEN}(?:(?:time|mo|m|d|yr|y|scan|exam|study|mr|stage){_NUMBER}|initial|last)$",
+    re.I,
+)
+"""The same behind a name that ends in a number; ``site_m12`` may as well be a patient."""
+
+_DOUBTFUL = re.compile(r"(.*\d.*?)[\s_.-]+(?:\d{1,3}|[a-z])", re.I)
+"""A short number or a letter behind a name that has a number already."""
+
+
+def patient_of(case: str) -> str:
+    """The patient a case name stands for, without year and time point.
+
+    ``BraTS-GLI-00008-001`` gives ``00008`` (``BraTS2021_00008`` is the same person),
+    ``Brats18_CBICA_ALU_1`` gives ``CBICA_ALU``, ``TCGA-02-0006_1996.08.23`` gives
+    ``TCGA-02-0006``. In doubt together: ``P01_2`` gives ``P01``. A name of no known form is its
+    own patient.
+    """
+    named = _named(case)
+    doubtful = _DOUBTFUL.fullmatch(named) if named == _without_visit(case) else None
+    return doubtful[1] if doubtful else named
+
+
+def _named(case: str) -> str:
+    matches = ((pattern.fullmatch(case), patient) for pattern, patient in _PATIENT)
+    known = next((match.expand(patient) for match, patient in matches if match), None)
+    return known if known is not None else _without_visit(case)
+
+
+def _without_visit(case: str) -> str:
+    rest = case
+    while (shorter := _VISIT_OF_NUMBER.sub("", _VISIT.sub("", rest))) and shorter != rest:
+        rest = shorter
+    return rest
+
+
+def is_visit(name: str) -> bool:
+    """Whether ``name`` says a visit and no patient, as in ``week-044`` or ``ses-01``."""
+    return bool(_VISIT.fullmatch(name))
+
+
+def doubtful_patients(patients: Mapping[str, str]) -> list[str]:
+    """A sentence for each patient whose cases are held together by nothing but a short last word.
+
+    ``patients`` gives the patient of each case.
+    """
+    groups: dict[str, list[str]] = {}
+    for case, patient in patients.items():
+        if patient == patient_of(case) != _named(case):
+            groups.setdefault(patient, []).append(case)
+    return [
+        f"{_listed(cases)} are taken for visits of one patient, {patient}; where they are not, say "
+        "so in the column patient of a table (--cases TABLE.csv)"
+        for patient, cases in sorted(groups.items())
+        if len(cases) > 1
+    ]
+
+
+def _listed(names: Iterable[str], most: int = 6) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,238 @@
+"""A cohort as a table: a row for each case, a column for each sequence, paths relative to it.
+
+The door for whatever is named in a way that is not understood.
+"""
+
+import csv
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+
+from synth3d.cohort.cases import Case, Survey
+from synth3d.cohort.labels import SCHEMES
+from synth3d.cohort.layouts import lost_link
+from synth3d.cohort.patients import patient_of
+from synth3d.cohort.vocabulary import ALL_MODALITIES, MODALITIES, Modality, ending_of
+from synth3d.errors import InputError
+from synth3d.files import LONGEST_STEM, fault_of, read_text, write_text
+
+ENDINGS = (".csv", ".tsv")
+COLUMNS = ("case", "patient", *ALL_MODALITIES, "seg", "labels", "centre", "unread")
+"""All that a table may have; ``unread`` is a draft's list of files that want a column."""
+
+BETWEEN = " | "
+"""Stands between two files in one cell of a draft, of which one has to go."""
+
+
+def is_table(path: Path) -> bool:
+    """Whether ``path`` is a file that is called like a table."""
+    return path.suffix.lower() in ENDINGS and path.is_file()
+
+
+def cohort_of(folder: Path | None, table: Path | None) -> Path | None:
+    """The one of ``--data`` and ``--cases`` that says where a cohort is.
+
+    Raises:
+        InputError: Both do, and differ; or the table is none.
+    """
+    if table is None:
+        return folder
+    if not is_table(table):
+        what = "is no table (.csv, .tsv)" if table.exists() else "is not there"
+        raise InputError(f"--cases {table} {what}")
+    inside = folder is None or table.resolve().is_relative_to(folder.resolve())
+    if not inside:
+        raise InputError(
+            f"the table {table} does not lie in {folder}, and its paths are relative to the table: "
+            "give one of the two"
+        )
+    return table
+
+
+def given_cohort(folder: Path | None, table: Path | None) -> Path:
+    """Like :func:`cohort_of`, where one has to be given."""
+    found = cohort_of(folder, table)
+    if found is None:
+        raise InputError("no cohort is given: name its folder, or a table (--cases TABLE.csv)")
+    return found
+
+
+def read_table(path: Path) -> list[Case]:
+    """The cases of the rows of ``path``, sorted by name; voxels and headers are not looked at.
+
+    Commas, semicolons or tabs part the columns; lines that begin with # are remarks. ``case`` is
+    needed, and at least one sequence in each row; without ``patient`` the name tells it.
+
+    Raises:
+        InputError: The sentence names all faults of all rows.
+    """
+    lines = [line for line in read_text(path).splitlines() if line.strip() and line[0] != "#"]
+    if not lines:
+        raise InputError(f"{path} is empty; expected the columns {', '.join(COLUMNS[:7])}")
+    rows = _cells(path, lines)
+    columns = [name.strip().lower() for name in rows[0]]
+    if faults := _column_faults(columns):
+        raise InputError(f"{path}: {'; '.join(faults)}")
+    reading = _Rows(path)
+    for number, cells in enumerate(rows[1:], start=1):
+        if len(cells) > len(columns):
+            reading.faults.append(f"row {number} has {len(cells)} cells for {len(columns)} columns")
+            continue
+        row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
+        reading.add(number, {name: cell for name, cell in row.items() if cell})
+    if not rows[1:]:
+        reading.faults.append("it has no rows")
+    if reading.faults:
+        count = len(reading.faults)
+        head = f"{count} faults: " if count > 1 else ""
+        raise InputError(f"{path}: {head}{'; '.join(reading.faults)}")
+    return sorted(reading.cases, key=lambda case: case.name)
+
+
+def _cells(path: Path, lines: list[str]) -> list[list[str]]:
+    try:
+        return list(csv.reader(StringIO("\n".join(lines)), delimiter=_delimiter(lines[0])))
+    except csv.Error as error:
+        raise InputError(f"{path} is no table: {error}") from error
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _column_faults(columns: list[str]) -> list[str]:
+    faults = [f"the column {name} is there twice" for name in {*columns} if columns.count(name) > 1]
+    if unknown := [repr(name) for name in columns if name not in COLUMNS]:
+        faults.append(f"unknown columns {', '.join(unknown)}; known are {', '.join(COLUMNS)}")
+    if "case" not in columns:
+        faults.append("there is no column case")
+    return faults
+
+
+@dataclass
+class _Rows:
+    """The rows read so far, and what is wrong with them."""
+
+    table: Path
+    cases: list[Case] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    used: dict[Path, str] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
+
+    def add(self, number: int, row: Mapping[str, str]) -> None:
+        """One row; blank cells are not in it."""
+        name = row.get("case", "")
+        where = f"row {number}" + (f" ({name})" if name else "")
+        if trouble := fault_of(name, LONGEST_STEM):
+            self.faults.append(f"{where}: the case name {trouble}")
+        first = self.names.setdefault(name.lower(), number)
+        if first != number and name:
+            self.faults.append(f"{where}: the same case as row {first}")
+        images: dict[Modality, Path] = {}
+        for modality in ALL_MODALITIES:
+            if modality in row:
+                images[modality] = self._file(where, modality, row[modality])
+        if not images:
+            self.faults.append(f"{where}: no sequence")
+        if "unread" in row:
+            self.faults.append(
+                f"{where}: {row['unread']} stands under unread; move it to its column or clear it"
+            )
+        scheme = row.get("labels")
+        if scheme is not None and scheme not in SCHEMES:
+            known = ", ".join(SCHEMES)
+            self.faults.append(f"{where}: labels {scheme!r} are no known scheme; known are {known}")
+        label = self._file(where, "seg", row["seg"]) if "seg" in row else None
+        folders = {str(path.parent) for path in (*images.values(), *([label] if label else []))}
+        self.cases.append(
+            Case(
+                name=name,
+                patient=row.get("patient") or patient_of(name),
+                folder=Path(os.path.commonpath(folders)) if folders else self.table.parent,
+                images=images,
+                label=label,
+                naming="table",
+                scheme=scheme,
+                centre=row.get("centre"),
+            )
+        )
+
+    def _file(self, where: str, column: str, cell: str) -> Path:
+        """The file that a cell names; what is wrong with it is noted."""
+        path = self.table.parent / cell
+        fault = ""
+        if BETWEEN.strip() in cell and not path.is_file():
+            fault = f"names several files ({cell}): keep one"
+        elif Path(cell).is_absolute() or "\\" in cell or "\0" in cell:
+            fault = f"must be a path with / relative to the table, got {cell!r}"
+        elif ".." in Path(cell).parts:
+            fault = f"leaves the table's folder: {cell}; put the table above all files"
+        elif lost := lost_link(path):
+            fault = f"{cell}: {lost}"
+        elif not path.is_file():
+            fault = f"{cell} is not there"
+        elif not ending_of(cell):
+            fault = f"{cell} is not called .nii.gz or .nii"
+        if fault:
+            self.faults.append(f"{where}, {column}: {fault}")
+            return path
+        first = self.used.setdefault(path.resolve(), f"{where}, {column}")
+        if first != f"{where}, {column}":
+            self.faults.append(f"{where}, {column}: {cell} is used already in {first}")
+        return path
+
+
+def draft_table(path: Path, survey: Survey, root: Path) -> int:
+    """Write ``survey`` of ``root`` as a table to be corrected; the number of rows.
+
+    Two files for one role stand in its cell, and what is not understood stands under ``unread``
+    (of the case it lies with, else of a case that is called after its folder): such a table is
+    refused until both are put right. What is not used is listed in remarks.
+
+    Raises:
+        InputError: A file would be outside of the table's folder.
+    """
+
+    def relative(file: Path) -> str:
+        text = Path(os.path.relpath(file, path.parent)).as_posix()
+        if text.startswith("../"):
+            raise InputError(
+                f"{path} would not lie above {file}, and a table's paths are relative to it; write "
+                f"it to {root} or a folder above"
+            )
+        return text if text[0] not in "=+-@#" else f"./{text}"
+
+    rows = {case.name: _row(case, relative) for case in survey.cases}
+    for trouble in (*survey.unread, *survey.ambiguous):
+        if trouble.path is not None:
+            column = {None: "unread", "label": "seg"}.get(trouble.role, trouble.role)
+            _append(rows[trouble.case], str(column), relative(trouble.path))
+    for file in survey.unrecognised:
+        name = file.parent.name if file.parent != root else root.resolve().name
+        name = name.strip(".-~ ") or "case"
+        row = rows.setdefault(name, {"case": name, "patient": patient_of(name)})
+        _append(row, "unread", relative(file))
+    held = {column for row in rows.values() for column in row}
+    columns = [c for c in COLUMNS if c in held | {"case", "patient", *MODALITIES, "seg"}]
+    text = StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows.values())
+    for file, why in survey.unused:
+        text.write(f"# not used: {relative(file)} ({why})\n")
+    write_text(path, text.getvalue())
+    return len(rows)
+
+
+def _row(case: Case, relative: Callable[[Path], str]) -> dict[str, str]:
+    row = {"case": case.name, "patient": case.patient}
+    row |= {modality: relative(file) for modality, file in case.images.items()}
+    row |= {"seg": relative(case.label)} if case.label else {}
+    row |= {"labels": case.scheme} if case.scheme else {}
+    return row | ({"centre": case.centre} if case.centre else {})
+
+
+def _append(row: dict[str, str], column: str, text: str) -> None:
+    row[column] = BETWEEN.join(filter(None, [row.get(column), text]))
