@@ -73,7 +73,11 @@ setup(
         ],
     },
     entry_points={
-        "console_scripts": ["synth3d = synth3d.cli:main", "seg_eval = seg_eval.cli:main"]
+        "console_scripts": [
+            "synth3d = synth3d.cli:main",
+            "synth3d-bids = synth3d.bids.command:main",
+            "seg_eval = seg_eval.cli:main",
+        ]
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -160,8 +160,8 @@ def _add_complete(commands: Any) -> None:
     add("--run", type=Path, help="a finished run folder (of synth3d train)")
     add("--data", type=Path, required=True, help="folder with cases; only read")
     add("--out", type=Path, required=True, help="folder for the completed cases")
-    add("--format", choices=["brats", "nnunet"], default="brats",
-        help="case folders named as the input, or nnU-Net's imagesTs")
+    add("--format", choices=["brats", "nnunet", "bids"], default="brats",
+        help="case folders named as the input, nnU-Net's imagesTs, or a BIDS derivative dataset")
     add("--missing", action="append", metavar="MODALITY",
         help="treat t1|t1ce|t2|flair as missing even where it is there; repeatable")
     add("--cases", nargs="+", metavar="NAME", help="only these cases")

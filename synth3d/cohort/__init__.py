@@ -12,7 +12,7 @@ from synth3d.cohort.cases import (
     survey_folder,
 )
 from synth3d.cohort.labels import LabelScheme, label_scheme
-from synth3d.cohort.namings import claims, ending_of, nnunet_dataset, parse_modality
+from synth3d.cohort.namings import TOKENS, claims, ending_of, nnunet_dataset, parse_modality
 from synth3d.cohort.splits import (
     Splits,
     make_splits,
@@ -30,6 +30,7 @@ __all__ = [
     "MODALITIES",
     "Modality",
     "Splits",
+    "TOKENS",
     "claims",
     "ending_of",
     "find_cases",

@@ -4,7 +4,7 @@ What could mean two things is refused. Opens no image.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,19 +81,23 @@ class Survey:
     unrecognised: tuple[Path, ...]
 
 
-def find_cases(root: Path) -> list[Case]:
+def find_cases(root: Path, names: Collection[str] | None = None) -> list[Case]:
     """The cases under ``root``, sorted by name; one with missing modalities is a case too.
 
-    Hidden files and BIDS derivatives are not looked at; symbolic links are followed.
+    Hidden files and BIDS derivatives are not looked at; symbolic links are followed. With ``names``
+    only those cases: nobody else's files matter to them.
 
     Raises:
-        InputError: ``root`` is no folder, holds no case, mixes namings, or has two files for one
-            modality of a case.
+        InputError: ``root`` is no folder, holds no case or not all of ``names``, mixes namings, or
+            has two files for one modality of a case.
     """
     survey = survey_folder(root)
-    if survey.ambiguous:
-        raise InputError("; ".join(sentence for _, sentence in survey.ambiguous))
-    return list(survey.cases)
+    wanted = {case.name for case in survey.cases} if names is None else {*names}
+    if unknown := sorted(wanted - {case.name for case in survey.cases}):
+        raise InputError(f"no case is called {', '.join(unknown)}")
+    if ambiguous := [sentence for name, sentence in survey.ambiguous if name in wanted]:
+        raise InputError("; ".join(ambiguous))
+    return [case for case in survey.cases if case.name in wanted]
 
 
 def survey_folder(root: Path) -> Survey:

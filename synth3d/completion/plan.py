@@ -68,13 +68,14 @@ class Job:
         if self.done:
             return f"{self.case.name}: done already"
         if not self.make:
-            return f"{self.case.name}: nothing is missing; link its files"
+            return f"{self.case.name}: nothing is missing"
         return f"{self.case.name}: make {'+'.join(self.make)} from {'+'.join(self.case.images)}"
 
     def outputs(self, layout: Layout) -> tuple[dict[Path, Path], dict[Modality, Path]]:
         """({where a real file goes: the file}, {sequence: where it is written})."""
         images = self.case.images
-        links = {layout.image(self.case, m): images[m] for m in layout.places if m in images}
+        places = layout.places if layout.holds_acquired else ()
+        links = {layout.image(self.case, m): images[m] for m in places if m in images}
         if self.case.label is not None and (label := layout.label(self.case)) is not None:
             links[label] = self.case.label
         return links, {m: layout.image(self.case, m) for m in self.make}
@@ -96,6 +97,8 @@ def plan(cases: Sequence[Case], maker: "Maker", request: CompleteRequest) -> lis
         trouble = _trouble(readable, make, maker, layout)
         if layout.format == "nnunet" and (gone := sorted({*case.missing()} - {*make})):
             trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {gone} stay missing")
+        if layout.format == "bids" and real.naming != "bids":
+            trouble.append(f"is named as {real.naming}; a BIDS derivative needs a BIDS dataset")
         if not trouble:
             identity = case_identity(readable, make, how)
             there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort import ALL_MODALITIES, MODALITIES, Case, Modality, ending_of
+from synth3d.cohort import ALL_MODALITIES, MODALITIES, TOKENS, Case, Modality, ending_of
 from synth3d.errors import InputError
 from synth3d.files import claim, read_json, sha256, write_json
 
@@ -27,8 +27,9 @@ class Layout:
 
     Attributes:
         out: The folder.
-        format: ``brats`` (a folder per case, named as the case's own files are) or ``nnunet``
-            (``imagesTs/<case>_0000.nii.gz`` ... in the order of ``MODALITIES``).
+        format: ``brats`` (a folder per case, named as the case's own files are), ``nnunet``
+            (``imagesTs/<case>_0000.nii.gz`` ... in the order of ``MODALITIES``) or ``bids`` (a
+            derivative dataset: what was made, and nothing that was acquired).
     """
 
     out: Path
@@ -39,12 +40,22 @@ class Layout:
         """The sequences that the format has a place for."""
         return MODALITIES if self.format == "nnunet" else ALL_MODALITIES
 
+    @property
+    def holds_acquired(self) -> bool:
+        """Whether a case's own files are put beside what was made."""
+        return self.format != "bids"
+
     def image(self, case: Case, modality: Modality) -> Path:
         """Where ``modality`` of ``case`` belongs.
 
         Raises:
             InputError: The naming of the case has no name for it.
         """
+        if self.format == "bids":
+            entities, suffix = TOKENS["bids"][modality].rsplit("_", 1)
+            folder = self.out.joinpath(*case.name.split("_"), "anat")
+            ending = ending_of(next(iter(case.images.values())).name)
+            return folder / f"{case.name}{entities}_desc-synth_{suffix}{ending}"
         if self.format == "nnunet":
             name = f"imagesTs/{case.name}_{MODALITIES.index(modality):04d}"
         elif case.naming == "nnunet":
@@ -55,7 +66,7 @@ class Layout:
 
     def label(self, case: Case) -> Path | None:
         """Where the segmentation belongs; None where there is none or the format has no place."""
-        if case.label is None or self.format == "nnunet":
+        if case.label is None or self.format in ("nnunet", "bids"):
             return None
         named = case.label.name
         if case.naming == "nnunet":
@@ -70,7 +81,7 @@ class Layout:
 
     def receipt(self, case: Case) -> Path:
         """The receipt of ``case``."""
-        folder = "receipts" if self.format == "nnunet" else case.name
+        folder = case.name if self.format == "brats" else "receipts"
         return self.out / folder / f"{case.name}.receipt.json"
 
     def marker(self, case: Case) -> Path:
