@@ -117,13 +117,18 @@ def _trouble(case: Case, make: Sequence[Modality], maker: "Maker", layout: Layou
     trouble = maker.trouble(case, make)
     used = {*maker.sources, *make, *(MODALITIES if layout.format == "nnunet" else ())}
     paths = [path for m, path in case.images.items() if m in used]
+    return trouble + grid_trouble(paths, bool(maker.config.data.common_grid))
+
+
+def grid_trouble(paths: Sequence[Path], each_its_own: bool = False) -> list[str]:
+    """A clause if a header is bad, or if ``paths`` must share a grid and do not; else empty."""
     try:
-        for group in [[path] for path in paths] if maker.config.data.common_grid else [paths]:
+        for group in [[path] for path in paths] if each_its_own else [paths]:
             if group:
                 check_same_grid(group)
     except InputError as error:
-        trouble.append(str(error))
-    return trouble
+        return [str(error)]
+    return []
 
 
 def in_the_way(job: Job, layout: Layout) -> list[str]:
