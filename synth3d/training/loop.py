@@ -30,6 +30,7 @@ from synth3d.errors import InputError
 from synth3d.files import atomic_path, lock, progress, sha256, write_json
 from synth3d.images import Grid, ScalePrior
 from synth3d.machine import environment, tuned
+from synth3d.training.board import Board
 from synth3d.training.config import RunConfig
 from synth3d.training.run_folder import (
     FORMAT,
@@ -82,10 +83,13 @@ def train(
         pinned = trainer.device.type == "cuda"
         stream = Stream(subjects, config.task, config.data, config.misalign, pinned)
         feed = _Feed(stream, config.train.seed)
+        board = Board(run, trainer.step)
         bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
         while trainer.step < config.train.steps:
             log += _run_leg(trainer, feed, bar)
             _checkpoint(trainer, run, log, check)
+            board.add(log)
+        board.close()
         _finish(trainer, run, data_folder, log, grids)
     return run
 

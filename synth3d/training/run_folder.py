@@ -3,8 +3,9 @@
 ``config.json`` the resolved configuration · ``cohort.json`` data folder and split ·
 ``environment.json`` versions and command · ``scales.json`` intensity scales of the training
 cases · ``resume.pt`` state of a run under way · ``log.jsonl`` · ``weights.safetensors`` ·
-``curves.png`` ``contact.png`` · ``done.json``, written last: a run without it is unfinished. An
-exported run (``synth3d.export``) has of this what synthesis needs, its weights under another name.
+``curves.png`` ``contact.png`` ``tensorboard/`` · ``done.json``, written last: a run without it is
+unfinished. An exported run (``synth3d.export``) has of this what synthesis needs, its weights under
+another name.
 """
 
 import json
