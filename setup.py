@@ -70,12 +70,18 @@ setup(
             "torchmetrics>=1.4",
             "playwright>=1.50",  # drives the system's chromium; downloads no browser
             "monai>=1.5",
+            "jsonschema>=4.20",  # with which MONAI verifies a bundle
+            "huggingface_hub>=0.25",  # reads our model cards
             # compiles the CUDA source for the V100, which torch's own CUDA 13 has dropped
             "nvidia-cuda-nvrtc-cu12>=12.4; sys_platform=='linux' and platform_machine=='x86_64'",
         ],
     },
     entry_points={
-        "console_scripts": ["synth3d = synth3d.cli:main", "seg_eval = seg_eval.cli:main"]
+        "console_scripts": [
+            "synth3d = synth3d.cli:main",
+            "synth3d-bids = synth3d.bids.command:main",
+            "seg_eval = seg_eval.cli:main",
+        ]
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -1,4 +1,4 @@
-"""The command ``synth3d``: phantom · audit · train · complete · score · ablate · describe.
+"""The command ``synth3d``: phantom · audit · train · complete · export · score · ablate · describe.
 
 Exit codes: 0 done, 1 the command ran and something failed or is wrong (ablate, audit), 2 the input
 cannot be used, 130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is
@@ -49,7 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"synth3d {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add_command in (
-        _add_phantom, _add_audit, _add_train, _add_complete, _add_score, _add_ablate, _add_describe
+        _add_phantom, _add_audit, _add_train, _add_complete, _add_export, _add_score, _add_ablate,
+        _add_describe
     ):  # fmt: skip
         add_command(commands)
     return parser
@@ -196,11 +197,11 @@ def _add_complete(commands: Any) -> None:
         return 0
 
     add = _command(commands, "complete", run, "write the sequences that cases lack")
-    add("--run", type=Path, help="a finished run folder (of synth3d train)")
+    add("--run", type=Path, help="a finished run folder (of synth3d train), or an exported one")
     add("--data", type=Path, help="folder with cases, or a table of them; only read")
     add("--out", type=Path, required=True, help="folder for the completed cases")
-    add("--format", choices=["brats", "nnunet"], default="brats",
-        help="case folders named as the input, or nnU-Net's imagesTs")
+    add("--format", choices=["brats", "nnunet", "bids"], default="brats",
+        help="case folders named as the input, nnU-Net's imagesTs, or a BIDS derivative dataset")
     add("--missing", action="append", metavar="MODALITY",
         help="treat t1|t1ce|t2|flair as missing even where it is there; repeatable")
     add("--cases", nargs="+", metavar="NAME|TABLE.csv",
@@ -222,6 +223,28 @@ def _add_complete(commands: Any) -> None:
     add("--jobs", type=int, default=1, metavar="N", help="cases side by side; default: 1")
     add("--threads", type=int, help="CPU threads; default: all cores, shared among the jobs")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+
+
+def _add_export(commands: Any) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.export import ExportRequest, export_run
+
+        export_run(_request(ExportRequest, args))
+        return 0
+
+    add = _command(commands, "export", run, "a finished run for other people's machines",
+        description="Write a finished run, without anything of this machine or its cases, as "
+        "others want it.", epilog=EXAMPLES["export"])
+    add("run", type=Path, metavar="RUN", help="a finished run folder (of synth3d train)")
+    add("out", type=Path, metavar="OUT", help="folder to make")
+    add("--to", choices=["folder", "monai", "brasyn"], required=True,
+        help="folder: weights, configuration and model card, as on Hugging Face; monai: a bundle; "
+        "brasyn: the context of a challenge container")
+    add("--also", action="append", type=Path, metavar="RUN", default=[],
+        help="for brasyn, another run in the same container; repeatable")
+    add("--license", metavar="ID", help="of the weights, as in cc-by-nc-4.0; default: not stated")
+    add("--dataset", metavar="TEXT", help="what it was trained on; default: not stated")
+    add("--author", metavar="TEXT", help="default: not stated")
 
 
 def _add_score(commands: Any) -> None:

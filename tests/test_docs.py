@@ -36,8 +36,9 @@ DOTTED = re.compile(rf"\b(?:{'|'.join(PACKAGES)})(?:\.[a-zA-Z_]\w*)+")
 PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ )*(?:[\w./]*/)?"
     rf"(?:python3? -m ((?:{'|'.join(PACKAGES)})[\w.]*)|python3? (scripts/\S+)"
-    r"|(synth3d|seg_eval|make))(?=\s|$)"
+    r"|(synth3d-bids|synth3d|seg_eval|make))(?=\s|$)"
 )
+CLIS = {"make": "make", "synth3d-bids": "synth3d.bids.command"}
 RECIPES = {path.stem for path in ROOT.glob("synth3d/training/recipes/*.toml")}
 CHOICES = {
     "recipe": RECIPES, "model": GENERATORS, "framework": FRAMEWORKS, "preset": PRESETS,
@@ -138,7 +139,7 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
             module += ".__main__"
         words = shlex.split(line[begin.end() :], comments=True)
         alone = itertools.takewhile(lambda word: word[:1] not in ">|&", words)
-        found.append((module or script or (name if name == "make" else f"{name}.cli"), [*alone]))
+        found.append((module or script or CLIS.get(name, f"{name}.cli"), [*alone]))
     return found
 
 
@@ -175,7 +176,13 @@ def test_the_targets_of_the_makefile_are_those_it_tells_of():
 
 def test_the_readme_and_the_makefile_show_each_program():
     shown = {program for page in ("README.md", "Makefile") for program, _ in COMMANDS[page]}
-    assert {"synth3d.cli", "seg_eval.cli", "make", "cuda_ops.bench.__main__"} <= shown
+    assert {
+        "synth3d.cli",
+        "synth3d.bids.command",
+        "seg_eval.cli",
+        "make",
+        "cuda_ops.bench.__main__",
+    } <= shown
     assert {path.relative_to(ROOT).as_posix() for path in ROOT.glob("scripts/*_to_*.py")} <= shown
 
 

@@ -17,7 +17,7 @@ from synth3d.cohort.labels import (
     parse_scheme,
     recode,
 )
-from synth3d.cohort.layouts import claims
+from synth3d.cohort.layouts import TOKENS, claims
 from synth3d.cohort.nnunet import nnunet_dataset
 from synth3d.cohort.patients import doubtful_patients, patient_of
 from synth3d.cohort.readings import (
@@ -67,6 +67,7 @@ __all__ = [
     "Splits",
     "TABLE_ENDINGS",
     "TISSUES",
+    "TOKENS",
     "Tissue",
     "claims",
     "cohort_of",

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import takewhile
@@ -27,22 +27,27 @@ SHOWN = 5
 """So many files are named where a folder holds no case."""
 
 
-def find_cases(root: Path) -> list[Case]:
+def find_cases(root: Path, names: Collection[str] | None = None) -> list[Case]:
     """The cases under ``root``, sorted by name; one with missing modalities is a case too.
 
     ``root`` is a folder, or a table (.csv, .tsv) with a row for each case. Hidden files and BIDS
-    derivatives are not looked at; symbolic links are followed.
+    derivatives are not looked at; symbolic links are followed. With ``names`` only those cases:
+    nobody else's files matter to them.
 
     Raises:
-        InputError: As :func:`survey_cohort`; or there are two files for one modality of a case,
-            or an image in a case's folder is not understood.
+        InputError: As :func:`survey_cohort`; or not all of ``names`` are there; or there are two
+            files for one modality of a case, or an image in a case's folder is not understood.
     """
     survey = survey_cohort(root)
-    if troubles := [trouble.sentence for trouble in (*survey.ambiguous, *survey.unread)]:
+    wanted = {case.name for case in survey.cases} if names is None else {*names}
+    if unknown := sorted(wanted - {case.name for case in survey.cases}):
+        raise InputError(f"no case is called {', '.join(unknown)}")
+    found = (one for one in (*survey.ambiguous, *survey.unread) if one.case in wanted)
+    if troubles := [trouble.sentence for trouble in found]:
         more = f"; and {len(troubles) - MOST_TOLD} more" if len(troubles) > MOST_TOLD else ""
         raise InputError("; ".join(troubles[:MOST_TOLD]) + more)
-    refuse_names(case.name for case in survey.cases)
-    return list(survey.cases)
+    refuse_names(wanted)
+    return [case for case in survey.cases if case.name in wanted]
 
 
 def survey_cohort(root: Path) -> Survey:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synth3d.cohort import ALL_MODALITIES, Case, Modality, parse_modality
+from synth3d.completion.plan import grid_trouble
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.run import Completed, complete_cohort, describe
 from synth3d.errors import InputError
@@ -18,6 +19,8 @@ from synth3d.images import NiftiImage, image_like, write_new
 from synth3d.machine import pick_device
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from synth3d.completion.makers import RunMaker
 
 Image = str | Path | np.ndarray
@@ -108,7 +111,7 @@ class Run:
         with _on_disk(case, affine) as found:
             goal = self._goal(found, wanted)
             readable = self._maker.readable(replace(found, label=None), goal)
-            if trouble := self._maker.trouble(readable, goal):
+            if trouble := self.trouble(found, goal):
                 raise InputError(f"case {found.name}: {'; '.join(trouble)}")
             self._check(readable)
             made = self._maker.make(readable, goal, seed=seed)
@@ -126,6 +129,18 @@ class Run:
             raise InputError(f"case {case.name}: {'; '.join(wrong)}")
         for one in found:
             print(f"warning: case {case.name}: {one.text}")
+
+    def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
+        """Why ``wanted`` cannot be made of a case, a clause each; no voxel is looked at."""
+        readable = self._maker.readable(case, wanted)
+        paths = [path for name, path in readable.images.items() if name in self.sources]
+        own_grids = bool(self.config.data.common_grid)
+        return self._maker.trouble(readable, wanted) + grid_trouble(paths, own_grids)
+
+    @property
+    def generator(self) -> "nn.Module":
+        """The network itself, (B, S, *) to (B, T, *) in its own scale, ready to synthesise."""
+        return self._maker.run.framework.generator
 
     def _goal(self, case: Case, wanted: Sequence[str] | None) -> list[Modality]:
         if wanted is None:

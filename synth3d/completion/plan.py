@@ -73,13 +73,14 @@ class Job:
         if self.done:
             return f"{self.case.name}: done already"
         if not self.make:
-            return f"{self.case.name}: nothing is missing; take its files over"
+            return f"{self.case.name}: nothing is missing"
         return f"{self.case.name}: make {'+'.join(self.make)} from {'+'.join(self.case.images)}"
 
     def outputs(self, layout: Layout) -> tuple[dict[Path, Path], dict[Modality, Path]]:
         """({where a real file goes: the file}, {sequence: where it is written})."""
         images = self.case.images
-        links = {layout.image(self.case, m): images[m] for m in layout.places if m in images}
+        places = layout.places if layout.holds_acquired else ()
+        links = {layout.image(self.case, m): images[m] for m in places if m in images}
         label = layout.label(self.case)
         if self.case.label is not None and label is not None and self.recoded is None:
             links[label] = self.case.label
@@ -111,6 +112,8 @@ def plan(cases: Sequence[Case], maker: "Maker", request: CompleteRequest) -> lis
             codes = portable_codes(case, request.labels) if layout.label(case) else None
         except InputError as error:
             trouble.append(str(error))
+        if layout.format == "bids" and real.naming != "bids":
+            trouble.append(f"is named as {real.naming}; a BIDS derivative needs a BIDS dataset")
         if not trouble:
             identity = case_identity(readable, make, how)
             if codes is not None:
@@ -151,13 +154,18 @@ def _trouble(case: Case, make: Sequence[Modality], maker: "Maker", layout: Layou
     trouble = maker.trouble(case, make)
     used = {*maker.sources, *make, *(MODALITIES if layout.format == "nnunet" else ())}
     paths = [path for m, path in case.images.items() if m in used]
+    return trouble + grid_trouble(paths, bool(maker.config.data.common_grid))
+
+
+def grid_trouble(paths: Sequence[Path], each_its_own: bool = False) -> list[str]:
+    """A clause if a header is bad, or if ``paths`` must share a grid and do not; else empty."""
     try:
-        for group in [[path] for path in paths] if maker.config.data.common_grid else [paths]:
+        for group in [[path] for path in paths] if each_its_own else [paths]:
             if group:
                 check_same_grid(group)
     except InputError as error:
-        trouble.append(str(error))
-    return trouble
+        return [str(error)]
+    return []
 
 
 def in_the_way(job: Job, layout: Layout) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from synth3d.cohort import (
     ALL_MODALITIES,
     MODALITIES,
+    TOKENS,
     Case,
     Modality,
     ending_of,
@@ -35,8 +36,9 @@ class Layout:
 
     Attributes:
         out: The folder.
-        format: ``brats`` (a folder per case, named as the case's own files are) or ``nnunet``
-            (``imagesTs/<case>_0000.nii.gz`` ... in the order of ``MODALITIES``).
+        format: ``brats`` (a folder per case, named as the case's own files are), ``nnunet``
+            (``imagesTs/<case>_0000.nii.gz`` ... in the order of ``MODALITIES``) or ``bids`` (a
+            derivative dataset: what was made, and nothing that was acquired).
     """
 
     out: Path
@@ -47,6 +49,11 @@ class Layout:
         """The sequences that the format has a place for."""
         return MODALITIES if self.format == "nnunet" else ALL_MODALITIES
 
+    @property
+    def holds_acquired(self) -> bool:
+        """Whether a case's own files are put beside what was made."""
+        return self.format != "bids"
+
     def image(self, case: Case, modality: Modality) -> Path:
         """Where ``modality`` of ``case`` belongs.
 
@@ -54,6 +61,10 @@ class Layout:
             InputError: The naming of the case has no name for it.
         """
         ending = ending_of(next((path.name for path in case.images.values()), ""))
+        if self.format == "bids":
+            entities, suffix = TOKENS["bids"][modality].rsplit("_", 1)
+            named = f"{case.name}{entities}_desc-synth_{suffix}{ending}"
+            return place(self.out, *case.name.split("_"), "anat", named)
         if self.format == "nnunet":
             number = f"{MODALITIES.index(modality):04d}"
             return place(self.out, "imagesTs", f"{case.name}_{number}{ending}")
@@ -63,7 +74,7 @@ class Layout:
 
     def label(self, case: Case) -> Path | None:
         """Where the segmentation belongs; None where there is none or the format has no place."""
-        if case.label is None or self.format == "nnunet":
+        if case.label is None or self.format in ("nnunet", "bids"):
             return None
         return place(self.out, case.name, case.label_name())
 
@@ -75,7 +86,7 @@ class Layout:
 
     def receipt(self, case: Case) -> Path:
         """The receipt of ``case``."""
-        folder = "receipts" if self.format == "nnunet" else case.name
+        folder = case.name if self.format == "brats" else "receipts"
         return place(self.out, folder, f"{case.name}.receipt.json")
 
     def marker(self, case: Case) -> Path:
@@ -109,7 +120,8 @@ def is_done(layout: Layout, case: Case, identity: Mapping[str, Any]) -> bool:
     try:
         receipt = read_json(layout.receipt(case))
         same = receipt["format"] == FORMAT and receipt["identity"] == identity
-        wanted = {*case.images, *identity["made"]} & {*layout.places}
+        kept = case.images if layout.holds_acquired else ()
+        wanted = {*kept, *identity["made"]} & {*layout.places}
         listed = {layout.out / name for name in receipt["files"]}
         whole = {layout.image(case, modality) for modality in wanted} <= listed
         return (

@@ -7,6 +7,8 @@ from synth3d.cohort import ALL_MODALITIES, Modality, parse_modality, parse_schem
 from synth3d.completion.receipts import Layout
 from synth3d.errors import InputError
 
+FORMATS, PRECISIONS = ("brats", "nnunet", "bids"), ("fp32", "bf16")
+
 
 @dataclass(frozen=True)
 class CompleteRequest:
@@ -56,29 +58,46 @@ class CompleteRequest:
             object.__setattr__(self, name, None if value is None else kind(value))
         object.__setattr__(self, "missing", tuple(self.missing or ()))
         object.__setattr__(self, "labels", parse_scheme(self.labels).name if self.labels else None)
-        for name in ("batch", "jobs", "threads"):
-            if (value := getattr(self, name)) is not None and not 1 <= value <= 4096:
-                raise InputError(f"--{name} must be at least 1 and at most 4096, got {value}")
-        for name, known in (("format", ("brats", "nnunet")), ("precision", ("fp32", "bf16", None))):
-            if (value := getattr(self, name)) not in known:
-                raise InputError(f"unknown {name} {value!r}; known are {' and '.join(known[:2])}")
-        if self.overlap is not None and not 0 <= self.overlap < 1:
-            raise InputError(f"overlap is a share of the tile in [0, 1), got {self.overlap}")
+        self._check_values()
         if self.plumbing and not self.hidden:
             raise InputError("--plumbing needs --missing: which real sequence is sent through")
+        if self.plumbing and self.format == "bids":
+            raise InputError("--format bids names what is synthetic, and --plumbing makes nothing")
         if self.run is None and not self.plumbing:
             raise InputError("completing needs a run folder (--run)")
-        if self.out.resolve().is_relative_to(self.data.resolve()):
+        if self.reads(self.out):
             raise InputError(
                 f"the output folder {self.out} lies in the input folder {self.data}, which is only "
                 "read; choose another"
             )
+
+    def _check_values(self) -> None:
+        """Refuse what no flag can be."""
+        for name in ("batch", "jobs", "threads"):
+            if (value := getattr(self, name)) is not None and not 1 <= value <= 4096:
+                raise InputError(f"--{name} must be at least 1 and at most 4096, got {value}")
+        for name, known in (("format", FORMATS), ("precision", PRECISIONS)):
+            if (value := getattr(self, name)) not in known and (name, value) != ("precision", None):
+                raise InputError(f"unknown {name} {value!r}; known are {' and '.join(known)}")
+        if self.overlap is not None and not 0 <= self.overlap < 1:
+            raise InputError(f"overlap is a share of the tile in [0, 1), got {self.overlap}")
 
     @property
     def hidden(self) -> tuple[Modality, ...]:
         """``missing`` under our names and in our order."""
         named = [parse_modality(name) for name in self.missing]
         return tuple(modality for modality in ALL_MODALITIES if modality in named)
+
+    def reads(self, path: Path) -> bool:
+        """Whether ``path`` lies in the input folder, which is only read.
+
+        A BIDS dataset keeps its derivatives inside, where no case is looked for.
+        """
+        path, data = path.resolve(), self.data.resolve()
+        if not path.is_relative_to(data):
+            return False
+        parts = path.relative_to(data).parts
+        return not (self.format == "bids" and parts[:1] == ("derivatives",) and len(parts) > 1)
 
     @property
     def layout(self) -> Layout:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from synth3d import __version__
 from synth3d.cohort import Case, Modality, find_cases, is_table, recode
+from synth3d.completion.derivative import bids_sources, write_description
 from synth3d.completion.executor import local_executor
 from synth3d.completion.plan import Job, Made, in_the_way, plan
 from synth3d.completion.receipts import FORMAT, NOTICE, Layout, is_done, write_dataset_json
@@ -75,6 +76,9 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
             print("\n".join(job.text for job in jobs))
             return [_completed(job, "planned", layout) for job in jobs]
         write_dataset_json(layout, cases, request.overwrite)
+        if layout.format == "bids":
+            run = Path(str(request.run)).resolve().name
+            write_description(layout, request.data, f"run {run}")
         own = local_executor(request.jobs) if executor is None else nullcontext(executor)
         with own as pool:
             states = _work(request, maker, jobs, pool)
@@ -93,18 +97,14 @@ def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
     """The jobs, the cases, and the identity of the maker, as JSON."""
     maker = _maker(request)
     print(maker.title)
-    cases = find_cases(request.data)
-    if request.cases is not None:
-        if unknown := sorted(set(request.cases) - {case.name for case in cases}):
-            raise InputError(f"no case is called {', '.join(unknown)}")
-        cases = [case for case in cases if case.name in request.cases]
+    cases = find_cases(request.data, request.cases)
     files = [path for c in cases for path in (*c.images.values(), c.label) if path]
     inputs = {path.resolve().parent for path in files}
     for case in cases:
         image = request.layout.image(case, request.layout.places[0])
         for folder in {request.layout.receipt(case).parent, image.parent}:
             there = folder.resolve()
-            if there in inputs or there.is_relative_to(request.data.resolve()):
+            if there in inputs or request.reads(folder):
                 raise InputError(
                     f"case {case.name} would be written to {folder}, which is in the input folder "
                     f"{there if is_table(request.data) else request.data} and only read; choose "
@@ -118,7 +118,8 @@ def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
 
 
 def _completed(job: Job, state: str, layout: Layout) -> Completed:
-    there: list[Modality] = [m for m in (*job.case.images, *job.make) if m in layout.places]
+    acquired = job.case.images if layout.holds_acquired else ()
+    there: list[Modality] = [m for m in (*acquired, *job.make) if m in layout.places]
     paths: dict[Modality, Path] = {m: layout.image(job.case, m) for m in there}
     return Completed(job.case.name, state, job.make, paths, layout.receipt(job.case))
 
@@ -242,7 +243,7 @@ def _write_case(
         write_like(case.label, recode(read_label(case.label).data, job.recoded), label)
         files.append(label)
     for modality, path in targets.items():
-        files += _write_made(job, modality, made[modality], path, maker, layout)
+        files += _write_made(job, modality, made[modality], path, maker, request)
     written = {path.name for path in (*files, receipt, marker)}
     for folder in {path.parent for path in (*files, receipt)}:
         sweep(folder, written)  # of a process that was killed at this case
@@ -288,19 +289,24 @@ def describe(modality: Modality, made: Made, maker: "Maker") -> str:
 
 
 def _write_made(
-    job: Job, modality: Modality, made: Made, path: Path, maker: "Maker", layout: Layout
+    job: Job, modality: Modality, made: Made, path: Path, maker: "Maker", request: CompleteRequest
 ) -> list[Path]:
     """The picture and, where the layout has one, its side-car."""
+    layout = request.layout
     write_like(made.like, made.data, path, describe(modality, made, maker))
     sidecar = layout.sidecar(path)
     if sidecar is None:
         return [path]
+    images = job.readable.images
+    sources: list[Any] = [name for name in maker.sources if name in images]
+    if layout.format == "bids":
+        sources = bids_sources((images[name] for name in sources), request.data)
     about = {
         "Synthetic": made.synthetic,
         "Modality": modality,
-        "Sources": [name for name in maker.sources if name in job.readable.images],
+        "Sources": sources,
         "GeneratedBy": [{"Name": "synth3d", "Version": __version__, "Description": maker.title}],
-        "Receipt": layout.receipt(job.case).name,
+        "Receipt": os.path.relpath(layout.receipt(job.case), path.parent),
     }
     write_json(sidecar, about)
     return [path, sidecar]

@@ -3,7 +3,15 @@
 from synth3d.training.config import SHARED_KEYS, RunConfig, TrainConfig, build_framework
 from synth3d.training.recipes import read_recipe, recipe_names
 from synth3d.training.request import TrainRequest, default_recipe, find_cohort, resolve, train_run
-from synth3d.training.run_folder import Run, load_run, read_config, read_done, read_log
+from synth3d.training.run_folder import (
+    Run,
+    load_run,
+    read_config,
+    read_done,
+    read_log,
+    save_state,
+    weights_file,
+)
 from synth3d.training.trainer import Trainer
 
 __all__ = [
@@ -23,5 +31,7 @@ __all__ = [
     "read_recipe",
     "recipe_names",
     "resolve",
+    "save_state",
     "train_run",
+    "weights_file",
 ]

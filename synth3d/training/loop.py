@@ -31,6 +31,7 @@ from synth3d.errors import InputError
 from synth3d.files import lock, progress, sha256, write_json, write_text
 from synth3d.images import Grid, ScalePrior
 from synth3d.machine import tuned, use_device
+from synth3d.training.board import Board
 from synth3d.training.config import RunConfig
 from synth3d.training.origin import Origin, check_origin, note_environment, origin_of
 from synth3d.training.run_folder import (
@@ -89,12 +90,16 @@ def train(
         pinned = trainer.device.type == "cuda"
         stream = Stream(subjects, config.task, config.data, config.misalign, pinned)
         feed = _Feed(stream, config.train.seed)
+        board = Board(run, trainer.step)
         bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
         while trainer.step < config.train.steps:
             log += _run_leg(trainer, feed, bar)
             _checkpoint(trainer, run, log, check, origin)
+            board.add(log)
         if not any("validation" in line and line["step"] == trainer.step for line in log):
             _look(trainer, run, log, check)  # the log was removed
+            board.add(log)
+        board.close()
         _finish(trainer, run, data_folder, log, grids)
     return run
 

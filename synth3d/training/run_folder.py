@@ -3,8 +3,9 @@
 ``config.json`` the resolved configuration · ``cohort.json`` data folder and split ·
 ``environment.json`` versions and commands · ``scales.json`` intensity scales of the training
 cases · ``roles.json`` what exchanged sequences look like · ``resume.pt`` state of a run under
-way · ``log.jsonl`` · ``weights.safetensors`` ·
-``curves.png`` ``contact.png`` · ``done.json``, written last: a run without it is unfinished.
+way · ``log.jsonl`` · ``weights.safetensors`` · ``curves.png`` ``contact.png`` ``tensorboard/`` ·
+``done.json``, written last: a run without it is unfinished. An exported run (``synth3d.export``)
+has of this what synthesis needs, its weights under another name.
 """
 
 import contextlib
@@ -38,6 +39,9 @@ from synth3d.training.config import RunConfig, build_framework
 FORMAT = 1
 """Raised when a run folder of an older version can no longer be read."""
 
+WEIGHTS = ("weights.safetensors", "model.safetensors", "model.pt")
+"""Of the generator: in a run folder, in an exported one, in a MONAI bundle."""
+
 
 def save_weights(path: Path, module: nn.Module) -> None:
     """The parameters and buffers of ``module`` as safetensors."""
@@ -48,8 +52,21 @@ def save_weights(path: Path, module: nn.Module) -> None:
         file.write(save(state))
 
 
+def weights_file(run: Path) -> Path:
+    """The file of ``WEIGHTS`` that a run folder has.
+
+    Raises:
+        InputError: It has none or several.
+    """
+    there = [run / name for name in WEIGHTS if (run / name).is_file()]
+    if len(there) != 1:
+        found = " and ".join(path.name for path in there) or "none"
+        raise InputError(f"{run} must have one file of weights ({', '.join(WEIGHTS)}), has {found}")
+    return there[0]
+
+
 def load_weights(path: Path, module: nn.Module) -> None:
-    """Fill ``module`` from safetensors, strictly.
+    """Fill ``module`` from safetensors, or from what :func:`save_state` wrote, strictly.
 
     Raises:
         InputError: The file is missing, damaged, or does not fit the module.
@@ -58,7 +75,8 @@ def load_weights(path: Path, module: nn.Module) -> None:
     from safetensors.torch import load_file
 
     try:
-        module.load_state_dict(load_file(path), strict=True)
+        read = load_state if path.suffix == ".pt" else load_file
+        module.load_state_dict(read(path), strict=True)
     except OSError as error:
         raise InputError(f"cannot read the weights {path}: {error}") from error
     except (SafetensorError, RuntimeError) as error:
@@ -237,9 +255,10 @@ def load_run(run: Path) -> Run:
     if not (run / "done.json").is_file():
         raise InputError(f"the run {run} is not finished; run its training command again")
     done = read_done(run)
-    weights = run / "weights.safetensors"
+    weights = weights_file(run)
     framework = build_framework(config, training=False)
-    load_weights(weights, framework.generator)
+    # MONAI's network is a module that holds the generator, as a framework does.
+    load_weights(weights, framework if weights.suffix == ".pt" else framework.generator)
     digest = sha256(weights)
     if digest != done.get("weights_sha256"):
         raise InputError(f"{weights} is not the file this run wrote (its SHA-256 differs)")

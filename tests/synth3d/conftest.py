@@ -5,6 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from synth3d.files import sha256, write_json
+from synth3d.images.intensity import Scale, ScalePrior
+from synth3d.training import build_framework
+from synth3d.training.run_folder import FORMAT, read_config, save_weights
+
+LEVELS = {"t1n": 700, "t1c": 900, "t2w": 500, "t2f": 800}
+
 
 @pytest.fixture(scope="session")
 def vgg16(tmp_path_factory) -> Path:
@@ -19,3 +26,25 @@ def vgg16(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "vgg16-random.pth"
     torch.save(state, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def write_run():
+    """Write an untrained but complete run folder of a tiny network."""
+
+    def write(folder, dropout=0.1, train=None, **config):
+        shape = {"name": "resunet", "widths": [4, 8], "blocks": 1, "groups": 2, "stages": 1}
+        data = {"patch": [8, 8, 8], "overlap": [4, 4, 4], "source_dropout": dropout}
+        train = train or {"framework": "l1"}
+        folder.mkdir(parents=True)
+        write_json(folder / "config.json", config | {"model": shape, "data": data, "train": train})
+        torch.manual_seed(0)
+        framework = build_framework(read_config(folder), training=False)
+        save_weights(folder / "weights.safetensors", framework.generator)
+        scales = {name: Scale(0.1 * level, 1.4 * level) for name, level in LEVELS.items()}
+        write_json(folder / "scales.json", ScalePrior([scales] * 3).to_list())
+        digest = sha256(folder / "weights.safetensors")
+        write_json(folder / "done.json", {"format": FORMAT, "weights_sha256": digest})
+        return folder
+
+    return write

@@ -1,16 +1,11 @@
-"""A small cohort on an oblique grid, and untrained but complete run folders."""
+"""A small cohort on an oblique grid, runs beside it, and the same cohort completed."""
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from scipy.spatial.transform import Rotation
 
 import synth3d
-from synth3d.files import sha256, write_json
-from synth3d.images.intensity import Scale, ScalePrior
-from synth3d.training import build_framework
-from synth3d.training.run_folder import FORMAT, read_config, save_weights
 
 SHAPE_XYZ = (19, 21, 13)
 OBLIQUE = np.eye(4)
@@ -41,28 +36,6 @@ def write_case():
         label = nib.Nifti1Image((brain & (axes[0] > 0.3)).astype(np.uint8) * 2, OBLIQUE)
         nib.save(label, root / name / f"{name}_seg.nii.gz")
         return name
-
-    return write
-
-
-@pytest.fixture(scope="session")
-def write_run():
-    """Write an untrained but complete run folder of a tiny network."""
-
-    def write(folder, dropout=0.1, train=None, **config):
-        shape = {"name": "resunet", "widths": [4, 8], "blocks": 1, "groups": 2, "stages": 1}
-        data = {"patch": [8, 8, 8], "overlap": [4, 4, 4], "source_dropout": dropout}
-        train = train or {"framework": "l1"}
-        folder.mkdir(parents=True)
-        write_json(folder / "config.json", config | {"model": shape, "data": data, "train": train})
-        torch.manual_seed(0)
-        framework = build_framework(read_config(folder), training=False)
-        save_weights(folder / "weights.safetensors", framework.generator)
-        scales = {name: Scale(0.1 * level, 1.4 * level) for name, level in LEVELS.items()}
-        write_json(folder / "scales.json", ScalePrior([scales] * 3).to_list())
-        digest = sha256(folder / "weights.safetensors")
-        write_json(folder / "done.json", {"format": FORMAT, "weights_sha256": digest})
-        return folder
 
     return write
 

@@ -56,7 +56,7 @@ def cut(path):
         (lambda r: edit(r / "done.json", format=99), "run format 99, this version reads"),
         (lambda r: (r / "done.json").write_text("[]"), "done.json is damaged"),
         (lambda r: cut(r / "weights.safetensors"), "damaged or belong to another model"),
-        (lambda r: (r / "weights.safetensors").unlink(), "cannot read the weights"),
+        (lambda r: (r / "weights.safetensors").unlink(), "one file of weights"),
         (lambda r: edit(r / "config.json", sources=["t1n", "t1c"]), "belong to another model"),
         (lambda r: edit(r / "done.json", weights_sha256="0"), "SHA-256 differs"),
         (lambda r: (r / "scales.json").write_text('[{"t2f": {}}]'), "scales.json is damaged"),

@@ -1,0 +1,97 @@
+"""An exported run: the same pictures, a card that hubs read, and nothing of whoever trained it."""
+
+import huggingface_hub
+import pytest
+
+import synth3d
+from synth3d.cli import main
+from synth3d.files import sha256
+
+
+def export(ready, out, *words, run="flair", to="folder"):
+    return main(["export", str(ready / run), "--to", to, str(out), *map(str, words)])
+
+
+def contents_of(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_exported_run_is_the_run(ready, tmp_path, capsys):
+    """Not only its pictures: a cohort that the run has completed needs nothing done again."""
+    assert export(ready, tmp_path / "model") == 0
+    expected = {"README.md", "config.json", "done.json", "model.safetensors", "scales.json"}
+    assert contents_of(tmp_path / "model") == expected
+    how = {"data": ready / "in", "out": tmp_path / "out", "cases": ["Phantom-00000-000"]}
+    synth3d.complete(run=ready / "flair", device="cpu", **how)
+    again = synth3d.complete(run=tmp_path / "model", device="cpu", **how)
+    assert [one.state for one in again] == ["done"]
+    assert export(tmp_path, tmp_path / "twice", run="model") == 0
+    for name in expected - {"README.md"}:
+        assert sha256(tmp_path / "twice" / name) == sha256(tmp_path / "model" / name)
+
+
+@pytest.mark.parametrize("to", ["folder", "monai", "brasyn"])
+def test_nothing_tells_who_was_trained_on_or_where(ready, tmp_path, to):
+    assert export(ready, tmp_path / "out", to=to) == 0
+    texts = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    private = (b"secret-", b"31415", b"mchnhf", str(tmp_path).encode(), str(ready).encode())
+    assert not [word for word in private for text in texts if word in text]
+
+
+def test_a_hub_reads_the_card(ready, tmp_path):
+    named = ("--license", "cc-by-nc-4.0", "--dataset", 'BraTS "2023": GLI', "--author", "A: B")
+    assert export(ready, tmp_path / "model", *named) == 0
+    card = huggingface_hub.ModelCard.load(tmp_path / "model" / "README.md")
+    assert card.data.license == "cc-by-nc-4.0"
+    assert card.data.library_name == "synth3d"
+    assert {one.metric_type: one.metric_value for one in card.data.eval_results} == {
+        "psnr": 21.5, "ssim": 0.75, "mae": 0.0625
+    }  # fmt: skip
+    assert {one.dataset_name for one in card.data.eval_results} == {'BraTS "2023": GLI'}
+    for fact in ("3 of 2 patients", "1 × 1 × 2.5", "t1n, t1c, t2w", "**t2f**", "not for diagnosis"):
+        assert fact in card.text
+
+
+def test_a_card_does_not_guess_a_licence_or_a_dataset(ready, tmp_path):
+    assert export(ready, tmp_path / "model") == 0
+    card = huggingface_hub.ModelCard.load(tmp_path / "model" / "README.md")
+    assert (card.data.license, card.data.license_name) == ("other", "not-stated")
+    assert "not stated" in card.data.eval_results[0].dataset_name
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("in", "--to", "folder", "OUT"), "not a run folder"),
+        (("flair", "--to", "folder", "t1"), "already there"),
+        (("flair", "--to", "folder", "OUT", "--license", "all mine"), "--license"),
+        (("flair", "--to", "folder", "OUT", "--also", "t1"), "--also"),
+        (("drawn", "--to", "monai", "OUT"), "diffusion"),
+        (("flair", "--also", "drawn", "--to", "brasyn", "OUT"), "both make t2f"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
+    ready, monkeypatch, capsys, words, told
+):
+    monkeypatch.chdir(ready)
+    before = contents_of(ready)
+    assert main(["export", *words]) == 2
+    assert told in capsys.readouterr().err
+    assert contents_of(ready) == before
+
+
+def test_weights_that_were_swapped_or_doubled_are_refused(ready, tmp_path, capsys):
+    assert export(ready, tmp_path / "model") == 0
+    weights = tmp_path / "model" / "model.safetensors"
+    flags = ["--data", str(ready / "in"), "--out", str(tmp_path / "out"), "--dry-run"]
+    words = ["complete", "--run", str(tmp_path / "model"), "--device", "cpu", *flags]
+    extra = tmp_path / "model" / "weights.safetensors"
+    extra.write_bytes(weights.read_bytes())
+    assert main(words) == 2
+    assert "one file of weights" in capsys.readouterr().err
+    extra.unlink()
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert main(words) == 2
+    assert "SHA-256" in capsys.readouterr().err
