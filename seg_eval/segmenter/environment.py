@@ -15,6 +15,7 @@ from typing import Any, TextIO, TypeVar
 import nnunet_plans
 from synth3d.errors import InputError, what_gave_out
 from synth3d.files import atomic_path, make_folder, progress
+from synth3d.machine import why_no_code
 
 T = TypeVar("T")
 TRAINERS = Path(nnunet_plans.__file__).parent
@@ -221,7 +222,7 @@ def pick_device(wanted: str) -> str:
     import torch
 
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() and not why_no_code("cuda") else "cpu"
     match = re.fullmatch(r"cpu|cuda(?::(\d+))?", wanted)
     if match is None:
         raise InputError(f"the device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
@@ -229,6 +230,8 @@ def pick_device(wanted: str) -> str:
         raise InputError(f"device {wanted} was asked for, but torch finds no CUDA GPU")
     if match[1] and int(match[1]) >= (count := torch.cuda.device_count()):
         raise InputError(f"device {wanted} was asked for, but torch finds {count} (from cuda:0)")
+    if wanted != "cpu" and (useless := why_no_code(wanted)):
+        raise InputError(f"device {wanted} was asked for, but {useless}")
     if match[1]:  # what asks for CUDA without a number would else open a context on GPU 0
         torch.cuda.set_device(int(match[1]))
     return wanted

@@ -139,9 +139,14 @@ def test_devices(monkeypatch):
             pick_device(wanted)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    current = []
+    current, useless = [], []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(module, "why_no_code", lambda device: "; ".join(useless))
     assert [pick_device(name) for name in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
     assert current == [1]
     with pytest.raises(InputError, match="torch finds 2"):
         pick_device("cuda:2")
+    useless.append("torch has no code for it")
+    assert pick_device("auto") == "cpu"
+    with pytest.raises(InputError, match="cuda:1 was asked for, but torch has no code for it"):
+        pick_device("cuda:1")
