@@ -1,11 +1,14 @@
 """What nnU-Net wants around it while it works: variables, threads, chance, chatter."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import random
 import re
+import shutil
 import sys
+import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -235,6 +238,26 @@ def pick_device(wanted: str) -> str:
     if match[1]:  # what asks for CUDA without a number would else open a context on GPU 0
         torch.cuda.set_device(int(match[1]))
     return wanted
+
+
+def may_compile(device: str) -> bool:
+    """Whether nnU-Net's network can be compiled for a ``device``, so far as this machine tells.
+
+    Triton builds its launchers where it runs: it needs a C compiler and Python's headers, which
+    slim containers have not, and a GPU from compute capability 7.0.
+    """
+    import torch
+
+    if device == "cpu" or importlib.util.find_spec("triton") is None:
+        return False
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    if not any(map(shutil.which, compilers)):
+        return False
+    scheme = sysconfig.get_default_scheme()  # Debian's posix_local has no headers
+    scheme = "posix_prefix" if scheme == "posix_local" else scheme
+    if not Path(sysconfig.get_path("include", scheme), "Python.h").is_file():
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def fill_batch(network: Any, features: int, patch: Sequence[int]) -> None:

@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from seg_eval.segmenter import environment as module
-from seg_eval.segmenter.environment import nnunet_environment, pick_device, shown, told_plainly
+from seg_eval.segmenter.environment import (
+    may_compile,
+    nnunet_environment,
+    pick_device,
+    shown,
+    told_plainly,
+)
 from synth3d.errors import InputError
 
 
@@ -150,3 +156,24 @@ def test_devices(monkeypatch):
     assert pick_device("auto") == "cpu"
     with pytest.raises(InputError, match="cuda:1 was asked for, but torch has no code for it"):
         pick_device("cuda:1")
+
+
+@pytest.mark.parametrize("lacking", ["", "triton", "gcc", "Python.h", "a GPU of 7.0"])
+def test_nnunet_compiles_only_where_triton_can_build(monkeypatch, tmp_path, lacking):
+    """Else its training would end in the compiler's traceback, as in a slim container."""
+    headers, tools = tmp_path / "include", tmp_path / "bin"
+    for folder, file in ((headers, "Python.h"), (tools, "gcc")):
+        folder.mkdir()
+        if file != lacking:
+            (folder / file).touch(mode=0o755)
+    found = None if lacking == "triton" else "triton"
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda *_: str(headers))
+    capability = (6, 1) if lacking == "a GPU of 7.0" else (7, 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tools))
+    assert may_compile("cuda") is not bool(lacking)
+    assert not may_compile("cpu")
+    monkeypatch.setenv("CC", str(tmp_path / "none"))
+    assert not may_compile("cuda")
