@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cuda_ops.bench.__main__ import rows as layer_rows
+from synth3d.errors import InputError
 from synth3d.experiments.bench import rows as network_rows
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -209,10 +210,32 @@ def test_memory_on_the_first_gpu_is_noticed(modules, session, tmp_path, monkeypa
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     training = f"import pathlib, time; pathlib.Path({str(busy)!r}).touch(); time.sleep(1)"
-    monkeypatch.setattr(steps, "command", lambda *_: [sys.executable, "-c", training])
+    monkeypatch.setattr(steps, "command", lambda *_, **__: [sys.executable, "-c", training])
     assert steps._second_gpu(session).state == "not run"
     session.facts = FACTS | {"uuids": ["GPU-a", "GPU-b"]}
     assert steps._second_gpu(session).state == state
+
+
+@pytest.mark.parametrize(("cuda", "extra"), [("12.8", "gpu-cuda12"), ("13.2", "gpu")])
+def test_a_missing_cupy_is_told_with_the_extra_for_torchs_cuda(
+    modules, session, monkeypatch, cuda, extra
+):
+    program, _, shapes, _ = modules
+    monkeypatch.setattr(shapes.Session, "work", lambda *_: FACTS | {"cuda": cuda})
+    monkeypatch.setattr(program, "lacks", lambda names: [name for name in names if name == "cupy"])
+    with pytest.raises(InputError, match=rf"cupy; install synth3d\[{extra},test\]"):
+        program.machine(session)
+
+
+def test_a_gpu_is_trained_on_by_the_recipe_that_fits_its_memory(modules, session, monkeypatch):
+    """As `synth3d train` chooses it; only what tries a fallback is small, as it is on a CPU."""
+    steps = modules[1]
+    monkeypatch.setattr(steps, "phantoms", lambda session: session.scratch)
+    small = steps.command(session, "name", 2, 2, small=True)
+    assert "--recipe" not in steps.command(session, "name", 2, 2)
+    session.device = "cpu"
+    on_cpu = steps.command(session, "name", 2, 2)
+    assert [word.replace("cuda", "cpu") for word in map(str, small)] == [*map(str, on_cpu)]
 
 
 def test_time_that_overlaps_counts_once(modules):
