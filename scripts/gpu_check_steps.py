@@ -77,7 +77,7 @@ def sanitizer(session: Session) -> list[Finding]:
     """No stray access and no race in a roll, forward and backward."""
     found = []
     # torch's allocator would hide that a tensor ended; a sanitised process sees each by itself
-    env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    env = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "CUDA_OPS_BACKEND": "cupy"}
     for tool in ("memcheck", "racecheck"):
         words = ["--tool", tool, "--kernel-name", "kns=roll_", "--error-exitcode", "9"]
         if tool == "memcheck":  # libraries ask the driver for functions that it may not have
@@ -183,9 +183,17 @@ def train(session: Session) -> list[Finding]:
         found += [
             fact(f"{precision}: goes on after kill -9", f"at step {every} of {steps}" in said),
             fact(f"{precision}: finishes", (run / "done.json").exists()),
+            _rolled(session, run),
             *_logged(session, run, steps, every),
         ]
     return found
+
+
+def _rolled(session: Session, run: Path) -> Finding:
+    """How the run says that it rolled; torch's form would go unnoticed otherwise."""
+    how = json.loads((run / "environment.json").read_text("utf-8"))["device"]["rolling"]
+    wanted = "fused" if session.cuda else "torch"
+    return fact(f"{run.name}: rolled by {wanted}", how == wanted, how)
 
 
 def _logged(session: Session, run: Path, steps: int, every: int) -> list[Finding]:

@@ -189,6 +189,24 @@ def test_the_log_of_a_run_is_judged(modules, session, tmp_path, change, wrong):
     )
 
 
+@pytest.mark.parametrize(("how", "state"), [("fused", "ok"), ("torch: no CuPy", "WRONG")])
+def test_a_training_that_was_not_rolled_by_the_kernel_is_noticed(
+    modules, session, tmp_path, how, state
+):
+    (tmp_path / "environment.json").write_text(json.dumps({"device": {"rolling": how}}))
+    assert modules[1]._rolled(session, tmp_path).state == state
+
+
+def test_the_sanitizer_sees_the_kernel_and_not_torchs_form(modules, session, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        modules[2].Session, "run",
+        lambda self, *words, env: asked.append(env) or "= ERROR SUMMARY: 0 errors",
+    )  # fmt: skip
+    modules[1].sanitizer(session)
+    assert {env["CUDA_OPS_BACKEND"] for env in asked} == {"cupy"}
+
+
 @pytest.mark.parametrize(
     ("said", "states"),
     [
@@ -253,6 +271,7 @@ def test_a_rehearsal_goes_through_every_step_that_needs_no_gpu(modules, tmp_path
     }
     assert set(steps) == {step.name for step in modules[1].STEPS if not step.cuda}
     assert steps["train"]["fp32: goes on after kill -9"] == steps["train"]["fp32: finishes"] == 1
+    assert steps["train"]["fp32: rolled by torch"] == 1
     assert steps["complete"]["a case"] > 0
     table = (tmp_path / "gpu-check.md").read_text()
     assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
