@@ -77,7 +77,8 @@ def machine(session: Session) -> dict[str, Any]:
         found = session.work("facts")
     except WrongError as error:
         raise InputError(error.last.removeprefix("error: ") or str(error)) from error
-    _refuse_without(*(["cupy"] if session.cuda else []), "pytest", "hypothesis")
+    extra = "gpu-cuda12" if (found.get("cuda") or "").startswith("12.") else "gpu"
+    _refuse_without(*(["cupy"] if session.cuda else []), "pytest", "hypothesis", extra=extra)
     commit = "unknown"
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
@@ -86,10 +87,12 @@ def machine(session: Session) -> dict[str, Any]:
     return {"date": date, "commit": commit, "quick": session.quick} | found
 
 
-def _refuse_without(*libraries: str) -> None:
+def _refuse_without(*libraries: str, extra: str = "gpu") -> None:
     if lacking := lacks(libraries):
         said = ", ".join(lacking)
-        raise InputError(f"{sys.executable} cannot import {said}; install synth3d[gpu,test] there")
+        raise InputError(
+            f"{sys.executable} cannot import {said}; install synth3d[{extra},test] there"
+        )
 
 
 def work_through(steps: Sequence[Step], session: Session, out: Path, keep_going: bool) -> Results:

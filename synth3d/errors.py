@@ -28,6 +28,17 @@ class InputError(ValueError):
     """
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether a GPU or the machine had not the memory: torch's own error, or what cuDNN, cuBLAS,
+    the driver or the allocator say. Known by name and words, since torch is not imported for it.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    kinds, low = {kind.__name__ for kind in type(error).__mro__}, str(error).lower()
+    words = "out of memory|can't allocate memory|_alloc_failed|allocation_failed"
+    return "OutOfMemoryError" in kinds or re.search(words, low) is not None
+
+
 def what_gave_out(error: BaseException, doing: str = "the command", hint: str = "") -> str:
     """Memory, disk, a worker process or the fused kernel, in one sentence; empty for all else.
 
@@ -49,8 +60,7 @@ def what_gave_out(error: BaseException, doing: str = "the command", hint: str = 
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or "PytorchStreamWriter failed" in said or "No space left" in said:
         return f"the disk is full (while {doing}); free some space and give the same command again"
-    scarce = re.search("out of memory|can't allocate memory|_alloc_failed", low)
-    if isinstance(error, MemoryError) or "OutOfMemoryError" in kinds or scarce:
+    if lacks_memory(error):
         on_gpu = "OutOfMemoryError" in kinds or re.search("cuda|cudnn|cublas", low)
         amount = re.search(r"(tried|unable) to allocate [\d.]+ ?\w+", low)
         much = f" ({amount[0]})" if amount else ""

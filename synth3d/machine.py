@@ -35,11 +35,18 @@ def suited(precision: str, device: Any) -> str:
 
 
 def pick_device(name: str) -> str:
-    """``auto`` becomes cuda where there is one; a device that is not there is refused."""
+    """``auto`` becomes cuda where there is one that works; a device that cannot be used is refused.
+
+    Where ``auto`` leaves a GPU alone because this torch has no code for it, it says so.
+    """
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if not torch.cuda.is_available():
+            return "cpu"
+        if useless := why_no_code("cuda"):
+            print(f"note: {useless}; all is done on the CPU", file=sys.stderr)
+        return "cpu" if useless else "cuda"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(
             f"--device {name}: this machine has no usable CUDA device; use --device cpu"
@@ -52,7 +59,36 @@ def pick_device(name: str) -> str:
         raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:1")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cuda" and (useless := why_no_code(device)):
+        raise InputError(f"--device {name}: {useless}, or use --device cpu")
     return str(device)
+
+
+def why_no_code(device: Any) -> str:
+    """Why nothing would run on a CUDA device: torch was built for others. Empty if it would run."""
+    import torch
+
+    built_for = torch.cuda.get_arch_list()
+    if torch.version.cuda is None or not built_for:  # AMD's are named otherwise, or nobody tells
+        return ""
+    own = torch.cuda.get_device_capability(device)
+    if any(_runs_on(own, code) for code in built_for):
+        return ""
+    what = f"{torch.cuda.get_device_name(device)} (compute capability {own[0]}.{own[1]})"
+    return f"torch {torch.__version__} has no code for {what}; install a torch that has"
+
+
+def _runs_on(own: tuple[int, int], code: str) -> bool:
+    """``sm_80`` runs on 8.0 and what came after it of 8, ``sm_90a`` on 9.0 alone, ``compute_90``,
+    which the driver compiles, on 9.0 and all that came after it.
+    """
+    found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", code)
+    if found is None:
+        return False
+    least = int(found[2]), int(found[3])
+    if found[4] == "a":
+        return own == least
+    return own >= least and (found[1] == "compute" or own[0] == least[0])
 
 
 _TUNED: list[bool] = []

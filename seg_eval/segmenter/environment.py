@@ -1,11 +1,14 @@
 """What nnU-Net wants around it while it works: variables, threads, chance, chatter."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import random
 import re
+import shutil
 import sys
+import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,6 +18,7 @@ from typing import Any, TextIO, TypeVar
 import nnunet_plans
 from synth3d.errors import InputError, what_gave_out
 from synth3d.files import atomic_path, make_folder, progress
+from synth3d.machine import why_no_code
 
 T = TypeVar("T")
 TRAINERS = Path(nnunet_plans.__file__).parent
@@ -221,7 +225,7 @@ def pick_device(wanted: str) -> str:
     import torch
 
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() and not why_no_code("cuda") else "cpu"
     match = re.fullmatch(r"cpu|cuda(?::(\d+))?", wanted)
     if match is None:
         raise InputError(f"the device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
@@ -229,9 +233,31 @@ def pick_device(wanted: str) -> str:
         raise InputError(f"device {wanted} was asked for, but torch finds no CUDA GPU")
     if match[1] and int(match[1]) >= (count := torch.cuda.device_count()):
         raise InputError(f"device {wanted} was asked for, but torch finds {count} (from cuda:0)")
+    if wanted != "cpu" and (useless := why_no_code(wanted)):
+        raise InputError(f"device {wanted} was asked for, but {useless}")
     if match[1]:  # what asks for CUDA without a number would else open a context on GPU 0
         torch.cuda.set_device(int(match[1]))
     return wanted
+
+
+def may_compile(device: str) -> bool:
+    """Whether nnU-Net's network can be compiled for a ``device``, so far as this machine tells.
+
+    Triton builds its launchers where it runs: it needs a C compiler and Python's headers, which
+    slim containers have not, and a GPU from compute capability 7.0.
+    """
+    import torch
+
+    if device == "cpu" or importlib.util.find_spec("triton") is None:
+        return False
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    if not any(map(shutil.which, compilers)):
+        return False
+    scheme = sysconfig.get_default_scheme()  # Debian's posix_local has no headers
+    scheme = "posix_prefix" if scheme == "posix_local" else scheme
+    if not Path(sysconfig.get_path("include", scheme), "Python.h").is_file():
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def fill_batch(network: Any, features: int, patch: Sequence[int]) -> None:

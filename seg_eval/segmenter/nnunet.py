@@ -19,6 +19,7 @@ import numpy as np
 from seg_eval.records import digest
 from seg_eval.segmenter.environment import (
     fill_batch,
+    may_compile,
     nnunet_environment,
     pick_device,
     tame,
@@ -94,7 +95,7 @@ def train_segmenter(
         write_json(prepared.folder / f"{plans}.json", named)
         state |= {"plans_sha256": sha256(prepared.plans), "network_sha256": network_digest(planned)}
         chosen = pick_device(device)
-        workers, compiled = (0, False) if chosen == "cpu" else (12, True)
+        workers, compiled = 0 if chosen == "cpu" else 12, may_compile(chosen)
         log = prepared.root / "nnunet.log"
         with (
             told_plainly(f"training nnU-Net ({plans})", log, LESS_MEMORY),

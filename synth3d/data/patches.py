@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,6 +40,10 @@ from synth3d.data.slices import (
 from synth3d.data.task import Task, draw_any, drop_sources, seed_of
 from synth3d.errors import InputError
 from synth3d.images import xyz_to_zyx
+
+WORKERS = "fork" if sys.platform == "linux" else None
+"""How worker processes start: subjects are shared and not sent, and a worker is our own child. From
+Python 3.14 on Linux's default is a server that starts them and lives on when we are killed."""
 
 Cut = Callable[[np.ndarray], np.ndarray]
 """(..., D, H, W) → the part of it that patches are cut from."""
@@ -203,6 +208,7 @@ class Stream:
             _Drawn(self, seed),
             batch_size=None,
             num_workers=self.data.workers,
+            multiprocessing_context=WORKERS,
             worker_init_fn=partial(_die_with, os.getpid()),
             generator=torch.Generator().manual_seed(seed),
             pin_memory=self.pinned,  # here, by a thread; workers never touch the GPU

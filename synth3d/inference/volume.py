@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from synth3d.errors import lacks_memory
 from synth3d.frameworks import Diffusion, Framework
 from synth3d.inference.tiles import Tiling, sliding_window, tiles_per_call
 
@@ -41,7 +42,7 @@ def synthesize_volume(
 
     Volumes are kept and blended on the device of the generator, and the result goes home once. If
     that device has not the memory, all is done again with the volumes at home and, unless told how
-    many, two tiles a call; if it has not enough even then, its OutOfMemoryError is raised.
+    many, two tiles a call; if it has not enough even then, its error is raised.
 
     The same arguments give the same volume, up to rounding whatever the batch: random numbers are
     drawn on the CPU for the whole volume from the seed, never for tiles.
@@ -59,8 +60,8 @@ def synthesize_volume(
     home, device = sources.device, _weights(framework).device
     try:
         made = _made_on(device, framework, sources, present, wanted, options, active)
-    except torch.OutOfMemoryError:
-        if home == device:
+    except RuntimeError as error:  # cuDNN and cuBLAS have not torch's class for it
+        if home == device or not lacks_memory(error):
             raise
         made = None
     if made is None:  # no longer in the handler, which would keep what was allocated alive

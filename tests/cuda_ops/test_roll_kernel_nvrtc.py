@@ -49,8 +49,9 @@ def compiled(architecture: int, names: list[str]) -> tuple[str, str]:
     library.nvrtcCreateProgram(ctypes.byref(program), source, b"roll_kernel.cu", 0, None, None)
     for name in names:
         assert library.nvrtcAddNameExpression(program, name.encode()) == 0
-    # CuPy adds -ftz=true itself.
-    flags = (*OPTIONS, "-ftz=true", f"-arch=sm_{architecture}", "--ptxas-options=-v")
+    # CuPy adds the second and the third itself.
+    ours = (*OPTIONS, "-ftz=true", "--device-as-default-execution-space")
+    flags = (*ours, f"-arch=sm_{architecture}", "--ptxas-options=-v")
     options = (ctypes.c_char_p * len(flags))(*[flag.encode() for flag in flags])
     failed = library.nvrtcCompileProgram(program, len(flags), options)
     log = text_of(library.nvrtcGetProgramLogSize, library.nvrtcGetProgramLog, program)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cuda_ops.bench.__main__ import rows as layer_rows
+from synth3d.errors import InputError
 from synth3d.experiments.bench import rows as network_rows
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -188,6 +189,24 @@ def test_the_log_of_a_run_is_judged(modules, session, tmp_path, change, wrong):
     )
 
 
+@pytest.mark.parametrize(("how", "state"), [("fused", "ok"), ("torch: no CuPy", "WRONG")])
+def test_a_training_that_was_not_rolled_by_the_kernel_is_noticed(
+    modules, session, tmp_path, how, state
+):
+    (tmp_path / "environment.json").write_text(json.dumps({"device": {"rolling": how}}))
+    assert modules[1]._rolled(session, tmp_path).state == state
+
+
+def test_the_sanitizer_sees_the_kernel_and_not_torchs_form(modules, session, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        modules[2].Session, "run",
+        lambda self, *words, env: asked.append(env) or "= ERROR SUMMARY: 0 errors",
+    )  # fmt: skip
+    modules[1].sanitizer(session)
+    assert {env["CUDA_OPS_BACKEND"] for env in asked} == {"cupy"}
+
+
 @pytest.mark.parametrize(
     ("said", "states"),
     [
@@ -209,10 +228,32 @@ def test_memory_on_the_first_gpu_is_noticed(modules, session, tmp_path, monkeypa
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     training = f"import pathlib, time; pathlib.Path({str(busy)!r}).touch(); time.sleep(1)"
-    monkeypatch.setattr(steps, "command", lambda *_: [sys.executable, "-c", training])
+    monkeypatch.setattr(steps, "command", lambda *_, **__: [sys.executable, "-c", training])
     assert steps._second_gpu(session).state == "not run"
     session.facts = FACTS | {"uuids": ["GPU-a", "GPU-b"]}
     assert steps._second_gpu(session).state == state
+
+
+@pytest.mark.parametrize(("cuda", "extra"), [("12.8", "gpu-cuda12"), ("13.2", "gpu")])
+def test_a_missing_cupy_is_told_with_the_extra_for_torchs_cuda(
+    modules, session, monkeypatch, cuda, extra
+):
+    program, _, shapes, _ = modules
+    monkeypatch.setattr(shapes.Session, "work", lambda *_: FACTS | {"cuda": cuda})
+    monkeypatch.setattr(program, "lacks", lambda names: [name for name in names if name == "cupy"])
+    with pytest.raises(InputError, match=rf"cupy; install synth3d\[{extra},test\]"):
+        program.machine(session)
+
+
+def test_a_gpu_is_trained_on_by_the_recipe_that_fits_its_memory(modules, session, monkeypatch):
+    """As `synth3d train` chooses it; only what tries a fallback is small, as it is on a CPU."""
+    steps = modules[1]
+    monkeypatch.setattr(steps, "phantoms", lambda session: session.scratch)
+    small = steps.command(session, "name", 2, 2, small=True)
+    assert "--recipe" not in steps.command(session, "name", 2, 2)
+    session.device = "cpu"
+    on_cpu = steps.command(session, "name", 2, 2)
+    assert [word.replace("cuda", "cpu") for word in map(str, small)] == [*map(str, on_cpu)]
 
 
 def test_time_that_overlaps_counts_once(modules):
@@ -230,6 +271,7 @@ def test_a_rehearsal_goes_through_every_step_that_needs_no_gpu(modules, tmp_path
     }
     assert set(steps) == {step.name for step in modules[1].STEPS if not step.cuda}
     assert steps["train"]["fp32: goes on after kill -9"] == steps["train"]["fp32: finishes"] == 1
+    assert steps["train"]["fp32: rolled by torch"] == 1
     assert steps["complete"]["a case"] > 0
     table = (tmp_path / "gpu-check.md").read_text()
     assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1

@@ -10,6 +10,7 @@ import torch
 
 from synth3d import machine as precision
 from synth3d.cli import main
+from synth3d.errors import InputError
 from synth3d.training.recipes import read_recipe
 
 
@@ -94,6 +95,7 @@ def two_gpus(monkeypatch):
     def answer(value):
         def tell(device=None):
             index = current[-1] if device is None else torch.device(device).index
+            index = current[-1] if index is None else index
             asked.append(index)
             return value
 
@@ -131,6 +133,34 @@ def test_a_numbered_gpu_is_asked_and_no_other(two_gpus):
     assert (two_gpus.current, {*two_gpus.asked}) == ([0], {1})
     assert precision.use_device(device) == torch.device("cuda", 1)
     assert two_gpus.current == [1]
+
+
+BUILT_FOR = ["sm_75", "sm_80", "sm_86", "sm_90a", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "works"),
+    [
+        ((6, 1), False), ((7, 0), False), ((7, 5), True), ((8, 9), True), ((9, 0), True),
+        ((9, 1), False), ((10, 3), True), ((11, 0), False), ((12, 1), True), ((13, 0), True),
+    ],
+)  # fmt: skip
+def test_a_gpu_for_which_torch_has_no_code_is_left_alone(
+    two_gpus, monkeypatch, capsys, capability, works
+):
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: BUILT_FOR)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert precision.pick_device("auto") == ("cuda" if works else "cpu")
+    assert ("no code for Test 9000" in capsys.readouterr().err) is not works
+    told = contextlib.nullcontext() if works else pytest.raises(InputError, match="--device cpu")
+    with told:
+        assert precision.pick_device("cuda:1") == "cuda:1"
+
+
+def test_where_nobody_tells_what_torch_was_built_for_its_gpus_are_used(two_gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: [])
+    assert precision.pick_device("auto") == "cuda"
 
 
 def test_a_gpu_without_a_number_leaves_the_current_one(two_gpus):

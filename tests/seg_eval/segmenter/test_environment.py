@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from seg_eval.segmenter import environment as module
-from seg_eval.segmenter.environment import nnunet_environment, pick_device, shown, told_plainly
+from seg_eval.segmenter.environment import (
+    may_compile,
+    nnunet_environment,
+    pick_device,
+    shown,
+    told_plainly,
+)
 from synth3d.errors import InputError
 
 
@@ -139,9 +145,35 @@ def test_devices(monkeypatch):
             pick_device(wanted)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    current = []
+    current, useless = [], []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(module, "why_no_code", lambda device: "; ".join(useless))
     assert [pick_device(name) for name in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
     assert current == [1]
     with pytest.raises(InputError, match="torch finds 2"):
         pick_device("cuda:2")
+    useless.append("torch has no code for it")
+    assert pick_device("auto") == "cpu"
+    with pytest.raises(InputError, match="cuda:1 was asked for, but torch has no code for it"):
+        pick_device("cuda:1")
+
+
+@pytest.mark.parametrize("lacking", ["", "triton", "gcc", "Python.h", "a GPU of 7.0"])
+def test_nnunet_compiles_only_where_triton_can_build(monkeypatch, tmp_path, lacking):
+    """Else its training would end in the compiler's traceback, as in a slim container."""
+    headers, tools = tmp_path / "include", tmp_path / "bin"
+    for folder, file in ((headers, "Python.h"), (tools, "gcc")):
+        folder.mkdir()
+        if file != lacking:
+            (folder / file).touch(mode=0o755)
+    found = None if lacking == "triton" else "triton"
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda *_: str(headers))
+    capability = (6, 1) if lacking == "a GPU of 7.0" else (7, 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tools))
+    assert may_compile("cuda") is not bool(lacking)
+    assert not may_compile("cpu")
+    monkeypatch.setenv("CC", str(tmp_path / "none"))
+    assert not may_compile("cuda")

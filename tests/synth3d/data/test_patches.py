@@ -1,4 +1,6 @@
 import dataclasses
+import multiprocessing
+import sys
 from itertools import islice
 
 import numpy as np
@@ -159,3 +161,15 @@ def test_labels_outside_any_scheme_are_refused_with_their_file(phantom_cohort, p
     write_like(prepared.case.label, label, path)
     with pytest.raises(InputError, match=r"seg.nii.gz: label values \[7.* are in no scheme"):
         prepare(dataclasses.replace(prepared.case, label=path), TASK.sources, TASK.targets)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python starts them as it likes")
+def test_workers_draw_also_where_python_would_let_a_server_start_them(prepared):
+    """As it does from Python 3.14 on."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        (batch,) = drawn(prepared, count=1, workers=1)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert torch.equal(batch.sources, drawn(prepared, count=1)[0].sources)

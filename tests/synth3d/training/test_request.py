@@ -80,6 +80,7 @@ def test_a_gpu_gets_the_recipe_that_fits_it(phantom_cohort, monkeypatch, capsys,
     asked = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("synth3d.machine.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("synth3d.machine.why_no_code", lambda device: "")
     monkeypatch.setattr(
         "synth3d.training.request.gpu_bytes", lambda which: asked.append(which) or memory * 10**9
     )
