@@ -139,6 +139,7 @@ def _gather(found: Sequence[Claim], channels: tuple[Modality, ...], root: Path) 
         unused += chosen.unused
         ambiguous += chosen.ambiguous
         cases.append(_case(name, chosen.roles, channels))
+    ambiguous += _serials(found)
     left = [claim for claim in found if claim.role is None and not claim.unused]
     unread, unrecognised = _owned(left, cases, found, root)
     return Survey(tuple(cases), tuple(ambiguous), tuple(unread), tuple(unrecognised), tuple(unused))
@@ -224,6 +225,24 @@ def _without_strangers(found: Sequence[Claim]) -> list[Claim]:
             claim = Claim(claim.path, doubt=doubt)
         result.append(claim)
     return result
+
+
+def _serials(found: Sequence[Claim]) -> list[Trouble]:
+    """Folders in which no two images share a case or a role: their names may be of one case."""
+    images: dict[Path, list[Claim]] = defaultdict(list)
+    for claim in found:
+        if claim.role not in (None, "label") and claim.naming not in ("nnunet", "folders"):
+            images[claim.path.parent].append(claim)
+    return [
+        Trouble(
+            some[0].case,
+            f"the images {', '.join(claim.path.name for claim in some)} in {folder} are of "
+            f"{len(some)} cases by their names, or of one, numbered: call them "
+            "<case>_<sequence>, or describe the cohort with --cases TABLE.csv",
+        )
+        for folder, some in images.items()
+        if 1 < len(some) == len({c.case for c in some}) == len({c.role for c in some})
+    ]
 
 
 def _host(claim: Claim, there: set[str], pictured: set[str]) -> str | None:
