@@ -1,6 +1,7 @@
 """From files that claim roles to cases: what is chosen, what is refused, what is left over."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from synth3d.cohort.cases import Case, Survey, Trouble
-from synth3d.cohort.layouts import Claim, claim_of, claims
+from synth3d.cohort.layouts import Claim, claim_by_name, claim_of, claims
 from synth3d.cohort.nnunet import nnunet_channels, nnunet_claims, nnunet_dataset
 from synth3d.cohort.patients import patient_of
 from synth3d.cohort.table import is_table, read_table
@@ -227,8 +228,11 @@ def _without_strangers(found: Sequence[Claim]) -> list[Claim]:
     return result
 
 
+_NUMBERED = re.compile(r"(?:series|ser|se|scan|im|img)?[\s_.-]*\d{1,4}", re.I)
+
+
 def _serials(found: Sequence[Claim]) -> list[Trouble]:
-    """Folders in which no two images share a case or a role: their names may be of one case."""
+    """Folders of numbered images, no two of one number or role: as likely one case as many."""
     images: dict[Path, list[Claim]] = defaultdict(list)
     for claim in found:
         if claim.role not in (None, "label") and claim.naming not in ("nnunet", "folders"):
@@ -242,6 +246,7 @@ def _serials(found: Sequence[Claim]) -> list[Trouble]:
         )
         for folder, some in images.items()
         if 1 < len(some) == len({c.case for c in some}) == len({c.role for c in some})
+        and all(_NUMBERED.fullmatch(claim_by_name(c.path.name).case) for c in some)
     ]
 
 

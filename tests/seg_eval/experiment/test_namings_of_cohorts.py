@@ -20,7 +20,7 @@ from synth3d.images.volumes import read, write_new
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 ORDER = ("t2f", "t1n", "t1c", "t2w")
 NUMBERED = {str(index): name for index, name in enumerate(ORDER)}
-BIDS = {"t1n": "T1w", "t1c": "ce-gd_T1w", "t2w": "T2w", "t2f": "FLAIR", "seg": "dseg"}
+BIDS = {"t1n": "T1w", "t1c": "ce-gd_T1w", "t2w": "T2w", "t2f": "FLAIR", "seg": "label-lesion_mask"}
 FLAT = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair", "seg": "seg"}
 
 

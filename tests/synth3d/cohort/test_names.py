@@ -143,7 +143,8 @@ LAYOUTS = [
     ),
     Layout(
         "BIDS", "`ce-`, `acq-`, `desc-` and `rec-` can say contrast agent. A mask or dseg is the "
-        "tumour where `label-` or `desc-` says lesion or tumour. `derivatives` and `sourcedata` are left alone.",
+        "tumour where `label-` or `desc-` says lesion or tumour. `derivatives` and `sourcedata` "
+        "are left alone.",
         {f"sub-01/ses-a/anat/sub-01_ses-a_{n}.nii.gz": r and f"sub-01_ses-a (sub-01): {r}"
          for n, r in (("acq-mprage_T1w", "t1n"), ("acq-mprage_ce-gadolinium_T1w", "t1c"),
                       ("T2w", "t2w"), ("run-1_FLAIR", "t2f"), ("label-lesion_mask", "label"),
