@@ -129,7 +129,9 @@ def pair_up(request: ScoreRequest) -> Pairing:
     problems = []
     for pair in pairing.pairs:
         try:
-            check_same_grid([pair.real, pair.synthetic, *([pair.label] if pair.label else [])])
+            check_same_grid(
+                [pair.real, pair.synthetic, *([pair.label] if pair.label else [])], whole=False
+            )
         except InputError as error:
             problems.append(str(error))
     if problems:
