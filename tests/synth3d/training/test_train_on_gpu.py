@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from synth3d.cohort.cases import find_cases
+from synth3d.cohort import find_cases
 from synth3d.cohort.splits import make_splits
 from synth3d.data.batch import Batch
 from synth3d.data.options import DataConfig
