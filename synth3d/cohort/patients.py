@@ -90,6 +90,27 @@ def doubtful_patients(patients: Mapping[str, str]) -> list[str]:
     ]
 
 
+def untold_patients(patients: Mapping[str, str]) -> str:
+    """A sentence about patients whose cases no name holds together; empty where there are none.
+
+    ``patients`` gives the patient of each case. What is written elsewhere has the names alone.
+    """
+    groups: dict[str, list[str]] = {}
+    for case, patient in patients.items():
+        groups.setdefault(patient, []).append(case)
+    untold = [
+        f"{patient} ({_listed(cases)})"
+        for patient, cases in sorted(groups.items())
+        if len({patient_of(case) for case in cases}) > 1
+    ]
+    if not untold:
+        return ""
+    return (
+        f"only the table says who is one patient in {_listed(untold)}: before what is written is "
+        "split, draft a table of it (synth3d audit OUT --write-table) and fill its column patient"
+    )
+
+
 def _listed(names: Iterable[str], most: int = 6) -> str:
     names = sorted(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
