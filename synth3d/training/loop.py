@@ -184,7 +184,10 @@ def _describe(
     cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
     write_json(run / "cohort.json", cohort | {"test": splits.test})
     write_json(run / "scales.json", ScalePrior([{**case.scales} for case in learn]).to_list())
-    write_json(run / "roles.json", Roles.learn(learn, trainer.config.sources).to_dict())
+    roles = Roles.learn(learn, trainer.config.sources)
+    if len(roles.sources) > 1 and not roles.planes:
+        print("note: too few training cases to learn what exchanged sequences would look like")
+    write_json(run / "roles.json", roles.to_dict())
 
 
 def _resumed(trainer: Trainer, run: Path, origin: Origin) -> list[dict[str, Any]]:
