@@ -33,6 +33,7 @@ from synth3d.cohort import (
     parse_modality,
     readings_of,
     require,
+    untold_patients,
 )
 from synth3d.errors import InputError, run_guarded
 from synth3d.images import check_same_grids
@@ -138,7 +139,8 @@ def convert(args: argparse.Namespace) -> int:
     require(cases, (), label=labels)
     check_same_grids(files_of(case, lent, labels) for case in cases)
     readings = readings_of(cases, args.labels) if labels else None  # the slow part
-    for note in notes_of(readings or {}):
+    untold = untold_patients({case.name: case.patient for case in cases})
+    for note in [*notes_of(readings or {}), *([untold] if untold else [])]:
         print(f"note: {note}", file=sys.stderr)
     request = RawRequest(
         args.out, cases, args.id, args.name,

@@ -114,7 +114,7 @@ def _job(case: Case, channels: Sequence[Modality], grid_of: Modality, label: Pat
     images = tuple(case.images[channel] for channel in channels)
     fixed = case.images[grid_of]
     if label is not None:
-        check_same_grid([fixed, label])
+        check_same_grid([fixed, label], whole=False)
     groups: dict[Path, list[int]] = {fixed: []}
     for index, path in enumerate(images):
         first = next((p for p in groups if grid(p).difference(grid(path)) is None), path)

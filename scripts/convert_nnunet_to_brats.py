@@ -124,7 +124,8 @@ def matched(folder: Path, cases: Sequence[Case], data: Path) -> list[tuple[Case,
         raise InputError(f"no predictions (.nii.gz or .nii) in {folder}")
     if strange := [path.name for name, path in files.items() if name not in by_name]:
         raise InputError(f"{data} has no case for {', '.join(strange)}")
-    check_same_grids([*by_name[name].images.values(), path] for name, path in files.items())
+    groups = [[*by_name[name].images.values(), path] for name, path in files.items()]
+    check_same_grids(groups, whole=False)
     return [(by_name[name], path) for name, path in files.items()]
 
 

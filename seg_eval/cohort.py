@@ -44,6 +44,7 @@ class Cohort:
         test: Cases on which every arm is scored; none of a patient in ``train``.
         readings: Which integer is which tissue in each case, and what tells.
         declared: The label scheme that the user named for all cases, if any.
+        patients: Of every case in the folder or table, also of those that take no part.
     """
 
     folder: Path
@@ -51,6 +52,11 @@ class Cohort:
     test: tuple[LabelledCase, ...]
     readings: Mapping[str, Reading] = field(hash=False)
     declared: str | None = None
+    patients: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def patient(self, name: str) -> str:
+        """Whose case ``name`` is, by the cohort, and of a case from elsewhere by its name."""
+        return self.patients.get(name, patient_of(name))
 
     @property
     def schemes(self) -> dict[str, LabelScheme]:
@@ -100,7 +106,8 @@ def load_cohort(
     ``labels`` is the label scheme of all cases, where it is declared.
     """
     cases = find_cases(folder)
-    for sentence in doubtful_patients({case.name: case.patient for case in cases}):
+    patients = {case.name: case.patient for case in cases}
+    for sentence in doubtful_patients(patients):
         print(f"note: {sentence}", file=sys.stderr)
     splits = choose_splits(cases, splits_file, of_run)
     refuse_twins(cases, splits)
@@ -113,15 +120,14 @@ def load_cohort(
     readings = readings_of(labelled, labels)
     if problem := lacks_tissues(readings):
         raise InputError(f"{folder}: {problem}")
-    cohort = Cohort(folder, train, test, readings, labels)
+    cohort = Cohort(folder, train, test, readings, labels, patients)
     refuse_leak(cohort, splits.train, "the segmenter's training cases")
     return cohort
 
 
 def refuse_leak(cohort: Cohort, training: Iterable[str], where: str) -> None:
     """Stop when a patient of the test set is among ``training``, names of cases of any cohort."""
-    patients = {case.name: case.patient for case in (*cohort.train, *cohort.test)}
-    known = {patients.get(name, patient_of(name)): name for name in training}
+    known = {cohort.patient(name): name for name in training}
     found = [
         case.name if known[case.patient] == case.name else f"{case.name} (as {known[case.patient]})"
         for case in cohort.test

@@ -16,7 +16,7 @@ from seg_eval.arms.completed import Completed
 from seg_eval.arms.kinds import Arm
 from seg_eval.arms.synthesisers import Program, completed_file, completion
 from seg_eval.cohort import Cohort
-from synth3d.cohort import Case, Modality, Splits, find_cases, patient_of, write_splits
+from synth3d.cohort import Case, Modality, Splits, write_splits
 from synth3d.errors import InputError
 from synth3d.files import progress, read_object
 
@@ -64,8 +64,7 @@ def check_out_of_fold(
                 "out"
             )
         return ()
-    there = {case.name for case in find_cases(cohort.folder)}
-    watched = [name for name in source.splits.val if name in there]
+    watched = [name for name in source.splits.val if name in cohort.patients]
     return tuple(_fold_split(part, cohort, watched) for part in folds_of(cohort.train, folds))
 
 
@@ -73,8 +72,8 @@ def _fold_split(held_out: Sequence[Case], cohort: Cohort, watched: Sequence[str]
     """Train without the patients held out, validate on the run's own cases where possible."""
     away = {case.patient for case in (*held_out, *cohort.test)}
     left = [case for case in cohort.train if case.patient not in away]
-    val = [name for name in watched if patient_of(name) not in away]
-    apart = {patient_of(name) for name in val}
+    val = [name for name in watched if cohort.patient(name) not in away]
+    apart = {cohort.patient(name) for name in val}
     if left and (not val or all(case.patient in apart for case in left)):
         apart = {left[-1].patient}
         val = [case.name for case in left if case.patient in apart]

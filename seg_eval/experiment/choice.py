@@ -13,7 +13,7 @@ from seg_eval.arms import (
     read_run,
 )
 from seg_eval.experiment.request import RunRequest
-from synth3d.cohort import Modality, parse_splits, patient_of
+from synth3d.cohort import Modality, find_cases, parse_splits, patient_of
 from synth3d.errors import InputError
 
 
@@ -72,8 +72,11 @@ def _newest_run(request: RunRequest, missing: tuple[Modality, ...]) -> Synthesis
     """The newest finished run for the cohort; with --splits, one that has not seen its test set."""
     runs = finished_runs(request.work, missing, request.cohort)
     if request.splits is not None:
-        test = {patient_of(case) for case in parse_splits(request.splits).test}
-        runs = [run for run in runs if not test & {patient_of(case) for case in run.seen_cases}]
+        patients = {case.name: case.patient for case in find_cases(request.cohort)}
+        test = {patients.get(name) for name in parse_splits(request.splits).test}
+        runs = [
+            r for r in runs if not test & {patients.get(n, patient_of(n)) for n in r.seen_cases}
+        ]
     if not runs:
         return None
     print(f"synthesiser: {runs[0].folder}")

@@ -19,7 +19,7 @@ from synth3d.cohort.labels import (
 )
 from synth3d.cohort.layouts import TOKENS, claims
 from synth3d.cohort.nnunet import nnunet_dataset
-from synth3d.cohort.patients import doubtful_patients, patient_of
+from synth3d.cohort.patients import doubtful_patients, patient_of, untold_patients
 from synth3d.cohort.readings import (
     contradictions,
     lacks_tissues,
@@ -105,5 +105,6 @@ __all__ = [
     "split_problems",
     "stem_of",
     "survey_cohort",
+    "untold_patients",
     "write_splits",
 ]

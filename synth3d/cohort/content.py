@@ -25,6 +25,9 @@ from synth3d.images import (
 FEWEST_VALUES = 16
 """An image with no more different values inside the head is a mask."""
 
+FEWEST_VOXELS = 1000
+"""A head of fewer is none, and of a case without one nothing is told."""
+
 LEAST_SMOOTHNESS = 0.3
 """Neighbours in noise correlate less; real sequences were never under 0.79."""
 
@@ -66,18 +69,28 @@ def findings(
         Nothing for a sound case and for one too small to tell, at most one sentence of a kind and
         sequence.
     """
+    if not volumes:
+        return []
     heads = {name: foreground(volume) for name, volume in volumes.items()}
-    found = [one for name in volumes for one in _alone(name, volumes[name], heads[name])]
+    anywhere = np.logical_or.reduce(list(heads.values()))
+    found = [
+        one
+        for name, head in heads.items()
+        for one in _alone(name, volumes[name], head if head.sum() >= FEWEST_VOXELS else anywhere)
+    ]
     sketches: dict[str, Sketch] = {}
     for name, volume in volumes.items():
         if any(one.contradiction and name in one.text.split() for one in found):
             continue
-        if (drawn := sketch(volume, heads[name], spacing_mm)) is None:
+        own = sketch(volume, heads[name], spacing_mm)
+        # Noise all over has no head of its own: the others' is where an image would be.
+        drawn = own or sketch(volume, anywhere, spacing_mm)
+        if drawn is None:
             continue
         if smoothness(drawn) < LEAST_SMOOTHNESS:
             found.append(Finding(True, f"{name} is noise: its neighbouring voxels are unrelated"))
-        else:
-            sketches[name] = drawn
+        elif own is not None:
+            sketches[name] = own
     copies = list(_copies(sketches))
     if not copies:
         turned = list(_flips(sketches))
@@ -88,7 +101,7 @@ def findings(
 
 def _alone(name: str, volume: np.ndarray, head: np.ndarray) -> Iterator[Finding]:
     inside = volume[head]
-    if inside.size < 1000:
+    if inside.size < FEWEST_VOXELS:
         return
     values = len(np.unique(inside[:: max(1, inside.size // 50_000)]))
     if values <= FEWEST_VALUES:
@@ -152,8 +165,6 @@ def _backgrounds(volumes: Mapping[str, np.ndarray]) -> Iterator[Finding]:
 
 
 def _skull(heads: Mapping[str, np.ndarray], spacing_mm: Sequence[float]) -> Iterator[Finding]:
-    if not heads:
-        return
     head = np.logical_or.reduce(list(heads.values()))
     litres = float(head.sum()) * float(np.prod(spacing_mm)) / 1000
     faces = [head.take(end, axis).mean() for axis in range(3) for end in (0, -1)]

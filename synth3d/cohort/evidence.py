@@ -53,6 +53,7 @@ CAVITY = (
 NO_NAMES = "the nnU-Net dataset does not name its labels: they are taken as {scheme}"
 ENHANCES = "label 4 without 3 is taken for enhancing tumour (BraTS 2018-2021): {why}"
 IS_CAVITY = "label 4 without 3 is taken for a resection cavity (BraTS 2024): {why}"
+IS_OEDEMA = "label 4 without 3 is taken for oedema (BraTS-PED): 1 is what enhances"
 ROUNDED = f"labels are not quite whole numbers and were rounded (by less than {LABEL_TOLERANCE})"
 
 
@@ -130,8 +131,12 @@ def _read(case: Case, volume: Volume, declared: str | None) -> Reading:
     _refuse_masks(case, volume)
     dataset = dataset_of(case)
     told = None if dataset is None else _of_dataset(dataset, case)
-    if told is not None:
+    if dataset is not None and told is not None:
         _check(told, values, f"{dataset} says")
+        exchanged = replace(told, necrosis=told.oedema, oedema=told.necrosis)
+        odd = not _predicted(dataset, case) and oedema_is_inside(volume.data, told)
+        if odd and not oedema_is_inside(volume.data, exchanged):
+            raise _two_readings(case.name, told, [exchanged], f"as {dataset} says")
         return Reading(told, "dataset", values, _cavity_note(told, values))
     judged = _Judged(case, volume)
     named = scheme_of_name(case.name)
@@ -176,12 +181,15 @@ def _of_dataset(path: Path, case: Case) -> LabelScheme | None:
     dataset = read_json(path)
     try:
         scheme = dataset_scheme(dataset, path)
-        predicted = (
-            case.dataset is None and case.label and path.parent == case.label.absolute().parent
-        )
-        return painted_codes(dataset, path).scheme if scheme and predicted else scheme
+        return painted_codes(dataset, path).scheme if scheme and _predicted(path, case) else scheme
     except InputError as error:
         raise InputError(f"{error}; {REMEDY}") from error
+
+
+def _predicted(path: Path, case: Case) -> bool:
+    """Whether the label is a prediction, beside which nnU-Net leaves its dataset.json."""
+    assert case.label is not None
+    return case.dataset is None and path.parent == case.label.absolute().parent
 
 
 def _names_labels(path: Path) -> bool:
@@ -262,11 +270,13 @@ def _by_name(judged: _Judged, named: LabelScheme, values: tuple[int, ...]) -> Re
     return Reading(named, "name", values, _cavity_note(named, values))
 
 
-def _two_readings(case: str, first: LabelScheme, others: Sequence[LabelScheme]) -> InputError:
+def _two_readings(
+    case: str, first: LabelScheme, others: Sequence[LabelScheme], by: str = "by name or values"
+) -> InputError:
     looks = " or ".join(scheme.described for scheme in others)
     return InputError(
-        f"the labels of case {case} would be {first.described} by name or values, but the "
-        f"pictures look like {looks}: {REMEDY}"
+        f"the labels of case {case} would be {first.described} {by}, but they "
+        f"look like {looks}: {REMEDY}"
     )
 
 
@@ -327,5 +337,6 @@ def _decide(
         raise InputError(f"the labels of case {case} may be {both}: {REMEDY}")
     notes = _cavity_note(chosen[0], values)
     if 3 not in values:
-        notes = ((ENHANCES if chosen[0].enhancing == (4,) else IS_CAVITY).format(why=why),)
+        said = {"enhancing": ENHANCES, "cavity": IS_CAVITY, "oedema": IS_OEDEMA}
+        notes = (said[chosen[0].tissues[4]].format(why=why),)
     return Reading(chosen[0], "values", values, notes)

@@ -147,7 +147,7 @@ def _read(path: Path, root: Path) -> Claim:
     if folders and ending_of(folders[-1]):
         return _folder_per_file(path, claim_by_name(folders[-1]), own)
     if own.role and own.case:
-        return own
+        return _with_patient(own, folders, root)
     if own.role or own.unused or own.doubt:
         if _NOT_ACQUIRED & {name.lower() for name in folders}:
             return Claim(path, unused="in a folder of masks, transforms or logs")
@@ -167,6 +167,20 @@ def _folder_per_file(path: Path, outer: Claim, own: Claim) -> Claim:
     return replace(outer if outer.role or outer.unused else own, path=path)
 
 
+_SHORT = re.compile(r"\d{1,3}|[a-z]", re.I)
+"""The name of a folder in another that tells visits apart, or cases of one group."""
+
+
+def _with_patient(own: Claim, folders: tuple[str, ...], root: Path) -> Claim:
+    """``P1/V2_t1.nii.gz``: a name that says no more than a visit is one of its folder's patient."""
+    above = [name for name in folders if not set(words_of(name)) <= GENERIC]
+    if not above or not (is_visit(own.case) or re.fullmatch(r"\d{1,3}", own.case)):
+        return own
+    case = _in_case_folder(own, folders, root).case
+    same = case == own.case or case.endswith(f"_{own.case}")
+    return replace(own, case=case if same else f"{case}_{own.case}")
+
+
 def _in_case_folder(own: Claim, folders: tuple[str, ...], root: Path) -> Claim:
     """``CASE/t1c.nii.gz``: the case is the folder; folders below it may qualify the image."""
     kind, rank, names = set(own.kind), own.rank, list(folders)
@@ -175,7 +189,7 @@ def _in_case_folder(own: Claim, folders: tuple[str, ...], root: Path) -> Claim:
         kind |= words & OTHER
         rank += len(words & CORRECTED)
     case = names.pop() if names else root.resolve().name
-    while is_visit(case.split("_")[0]):
+    while is_visit(case.split("_")[0]) or (names and _SHORT.fullmatch(case.split("_")[0])):
         if not names:
             case = f"{root.resolve().name}_{case}"
             break
@@ -192,8 +206,15 @@ def _folder_per_sequence(path: Path, folders: tuple[str, ...], outer: Reading, r
 
 
 _ENTITY = re.compile(r"([A-Za-z]+)-(.+)")
-_WITHOUT = re.compile(r"(none?|no[gc].*|non.*|pre.*|without.*|0)", re.I)
-_WITH = re.compile(r".*(post(?!op)|gd|gad|contrast|enhanced|km)|t?1?ce", re.I)
+_AGENT = "gd|gad|contrast|ce|c\\d?|km|enhanced"
+_WITHOUT = re.compile(
+    rf"none?|no|0|pre|without|native?|.*(no|non|pre|un|without|wo|minus)-?({_AGENT}).*", re.I
+)
+_WITH = re.compile(
+    r"(?i:.*(post(?!op|treat|surg|rt|rad|chemo|therap)|gd|gad|contrast|enhanced|km|t1c)|c$)"
+    r"|(?i:(?:.*\d|.*3d|t1w?|mprage|mpr|spgr|bravo|vibe|tfe|tse|se)?ce$)|.*[a-z]CE$"
+)
+"""SPACE is a sequence."""
 _SAYS_TUMOUR = re.compile(r".*(tumou?r|lesion|glioma)", re.I)
 
 
@@ -229,10 +250,13 @@ def _bids(path: Path, stem: str) -> Claim:
 
 def _with_entities(path: Path, case: str, reading: Reading, entities: dict[str, str]) -> Claim:
     """A sequence of BIDS with the entities that change its meaning."""
-    role, agent, acquired = reading.role, entities.get("ce", ""), entities.get("acq", "")
+    role, agent = reading.role, entities.get("ce", "")
     if role == "t1n" and agent:
-        role = "t1n" if _WITHOUT.fullmatch(agent) else "t1c"
-    elif role == "t1n" and not _WITHOUT.fullmatch(acquired) and _WITH.match(acquired):
+        role = "t1n" if _WITHOUT.fullmatch(agent) or agent.lower().startswith("pre") else "t1c"
+    elif role == "t1n" and any(
+        _WITH.match(said) and not _WITHOUT.fullmatch(said)
+        for said in (entities.get(key, "") for key in ("acq", "desc", "rec"))
+    ):
         role = "t1c"
     spaces = {f"{key}-{entities[key]}" for key in ("space", "res", "den") if key in entities}
     rank = reading.rank + ("desc" in entities)

@@ -100,14 +100,13 @@ def split_problems(splits: Splits, cases: Iterable[Case]) -> list[str]:
     return [*problems, *shared_patients(splits, patients)]
 
 
-def shared_patients(splits: Splits, patients: Mapping[str, str] | None = None) -> list[str]:
-    """One clause for each patient on two sides; without ``patients`` (by case) names tell them."""
+def shared_patients(splits: Splits, patients: Mapping[str, str]) -> list[str]:
+    """One clause for each patient on two sides; of cases that ``patients`` lacks the name tells."""
     problems = []
     seen: dict[str, dict[str, str]] = {}
     for name, sides in sorted(sides_of_cases(splits).items()):
-        known = patient_of(name) if patients is None else patients.get(name)
-        if known is not None and len(sides) == 1 and sides != ["excluded"]:
-            seen.setdefault(known, {})[sides[0]] = name
+        if len(sides) == 1 and sides != ["excluded"]:
+            seen.setdefault(patients.get(name) or patient_of(name), {})[sides[0]] = name
     for patient, by_side in sorted(seen.items()):
         if len(by_side) > 1:
             where = " and ".join(f"{side} ({name})" for side, name in by_side.items())

@@ -1,6 +1,7 @@
 """From files that claim roles to cases: what is chosen, what is refused, what is left over."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from synth3d.cohort.cases import Case, Survey, Trouble
-from synth3d.cohort.layouts import Claim, claim_of, claims
+from synth3d.cohort.layouts import Claim, claim_by_name, claim_of, claims
 from synth3d.cohort.nnunet import nnunet_channels, nnunet_claims, nnunet_dataset
 from synth3d.cohort.patients import patient_of
 from synth3d.cohort.table import is_table, read_table
@@ -144,6 +145,7 @@ def _gather(found: Sequence[Claim], channels: tuple[Modality, ...], root: Path) 
         unused += chosen.unused
         ambiguous += chosen.ambiguous
         cases.append(_case(name, chosen.roles, channels))
+    ambiguous += _serials(found)
     left = [claim for claim in found if claim.role is None and not claim.unused]
     unread, unrecognised = _owned(left, cases, found, root)
     return Survey(tuple(cases), tuple(ambiguous), tuple(unread), tuple(unrecognised), tuple(unused))
@@ -229,6 +231,28 @@ def _without_strangers(found: Sequence[Claim]) -> list[Claim]:
             claim = Claim(claim.path, doubt=doubt)
         result.append(claim)
     return result
+
+
+_NUMBERED = re.compile(r"(?:series|ser|se|scan|im|img)?[\s_.-]*\d{1,4}", re.I)
+
+
+def _serials(found: Sequence[Claim]) -> list[Trouble]:
+    """Folders of numbered images, no two of one number or role: as likely one case as many."""
+    images: dict[Path, list[Claim]] = defaultdict(list)
+    for claim in found:
+        if claim.role not in (None, "label") and claim.naming not in ("nnunet", "folders"):
+            images[claim.path.parent].append(claim)
+    return [
+        Trouble(
+            some[0].case,
+            f"the images {', '.join(claim.path.name for claim in some)} in {folder} are of "
+            f"{len(some)} cases by their names, or of one, numbered: call them "
+            "<case>_<sequence>, or describe the cohort with --cases TABLE.csv",
+        )
+        for folder, some in images.items()
+        if 1 < len(some) == len({c.case for c in some}) == len({c.role for c in some})
+        and all(_NUMBERED.fullmatch(claim_by_name(c.path.name).case) for c in some)
+    ]
 
 
 def _host(claim: Claim, there: set[str], pictured: set[str]) -> str | None:

@@ -10,6 +10,7 @@ import datetime
 import functools
 import json
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth3d import __version__
-from synth3d.cohort import Case, Modality, find_cases, is_table, recode
+from synth3d.cohort import Case, Modality, find_cases, is_table, recode, untold_patients
 from synth3d.completion.derivative import bids_sources, write_description
 from synth3d.completion.executor import local_executor
 from synth3d.completion.plan import Job, Made, in_the_way, plan
@@ -111,6 +112,8 @@ def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
                     "another --out"
                 )
     jobs = plan(cases, maker, request)
+    if note := untold_patients({case.name: case.patient for case in cases}):
+        print(f"note: {note}", file=sys.stderr)
     for job in jobs:
         for text in job.suspicions:
             print(f"warning: case {job.case.name}: {text}")

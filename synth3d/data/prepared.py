@@ -1,20 +1,21 @@
 """One case in the network's scale: read, masked, scaled; ``data.patches`` draws from it."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from synth3d.cohort import Case, Modality, parse_modality, read_classes
+from synth3d.cohort import Case, Modality, Reading, parse_modality, read_classes
 from synth3d.data.options import DataConfig
 from synth3d.errors import InputError
 from synth3d.images import (
     Scale,
     Volume,
-    check_same_grid,
+    check_same_grids,
     differs,
     foreground,
     grid,
@@ -38,7 +39,7 @@ class Prepared:
         tumour: Bool, where the label has a class, which a cavity has not; None without one.
         affine: Voxel (x, y, z) → mm.
         label: Int8, the label's classes as in :class:`synth3d.data.Batch`; None without one.
-        notes: What a user should know of how the label was read.
+        reading: How the label was read; None without one.
     """
 
     case: Case
@@ -48,7 +49,7 @@ class Prepared:
     tumour: np.ndarray | None
     affine: np.ndarray
     label: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
+    reading: Reading | None = None
 
     def sources(self, names: Sequence[Modality]) -> np.ndarray:
         """(S, D, H, W) float32 in the order of ``names``; zeros for what the case lacks."""
@@ -85,11 +86,11 @@ def prepare(
 
     found = side_by_side(scaled, [raw[name].data for name in have])
     scales, volumes = (dict(zip(have, each, strict=True)) for each in zip(*found, strict=True))
-    tumour, label, notes = None, None, ()
+    tumour, label, reading = None, None, None
     if case.label:
         label, reading = read_classes(case, data.labels or None)
-        tumour, notes = label > 0, reading.notes
-    return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine, label, notes)
+        tumour = label > 0
+    return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine, label, reading)
 
 
 def fit_scale(volume: np.ndarray, brain: np.ndarray, intensity: str) -> Scale:
@@ -115,20 +116,40 @@ def read_on_one_grid(
     Without ``common_grid`` they and the label must share one. With it they are brought to that
     sequence's, or to that of the first of ``names`` where the case lacks it.
     """
-    labels = [case.label] if case.label else []
+    refuse_headers([case], names, common_grid)
     if not common_grid:
-        try:
-            check_same_grid([case.images[name] for name in names] + labels)
-        except InputError as error:
-            hint = "or name one to bring the others to (data.common_grid)"
-            raise InputError(f"{error}, {hint}") from error
         volumes = side_by_side(read, [case.images[name] for name in names])
         return dict(zip(names, volumes, strict=True))
-    common = parse_modality(common_grid)
-    reference = case.images[common if common in names else names[0]]
-    check_same_grid([reference, *labels])
-    target = grid(reference)
+    target = grid(_reference(case, names, common_grid))
     return {name: resample(read(case.images[name]), target) for name in names}
+
+
+def refuse_headers(cases: Iterable[Case], names: Sequence[Modality], common_grid: str) -> None:
+    """Stop where files cannot be brought to one grid; only headers are read.
+
+    Raises:
+        InputError: The sentence names all such files of all cases and what to do.
+    """
+    groups: list[list[Path]] = []
+    for case in cases:
+        there: list[Modality] = [name for name in names if name in case.images]
+        labels = [case.label] if case.label else []
+        if common_grid and there:
+            groups.append([_reference(case, there, common_grid), *labels])
+            groups += [[case.images[name]] for name in there]
+        else:
+            groups.append([*(case.images[name] for name in there), *labels])
+    try:
+        check_same_grids(groups)
+    except InputError as error:
+        hint = "" if common_grid else " (or bring them to the grid of one, with data.common_grid)"
+        raise InputError(f"{error}{hint if ' differs from ' in str(error) else ''}") from error
+
+
+def _reference(case: Case, names: Sequence[Modality], common_grid: str) -> Path:
+    """The file on whose grid the others are wanted."""
+    common = parse_modality(common_grid)
+    return case.images[common if common in names else names[0]]
 
 
 def side_by_side(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

@@ -100,8 +100,11 @@ def grid_misfits(grids: Mapping[Path, Grid]) -> tuple[Path, list[str]]:
     ]
 
 
-def remedies(grids: Mapping[Path, Grid], reference: Path) -> str:
-    """What is to be done about each of ``grids`` that is not the one of ``reference``."""
+def remedies(grids: Mapping[Path, Grid], reference: Path, whole: bool = True) -> str:
+    """What is to be done about each of ``grids`` that is not the one of ``reference``.
+
+    Unless they are a ``whole`` case's, no copies with corrected headers can be had for them.
+    """
     goal, found = grids[reference], []
     for path, one in grids.items():
         if (difference := goal.difference(one)) is None:
@@ -110,7 +113,7 @@ def remedies(grids: Mapping[Path, Grid], reference: Path) -> str:
             names = (path, reference) if one.lost else (reference, path)
             found.append(
                 f"the header of {names[0].name} has lost its place, so give it that of "
-                f"{names[1].name} and leave the voxels; {CORRECTED}"
+                f"{names[1].name} and leave the voxels{f'; {CORRECTED}' if whole else ''}"
             )
         elif one.shape_zyx == goal.shape_zyx and _agree_otherwise(goal, one):
             found.append(

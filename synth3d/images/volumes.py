@@ -140,26 +140,33 @@ def _grid(header: Any) -> Grid:
     return Grid((z, y, x), said.affine, said.other, said.lost, said.codes == (0, 0))
 
 
-def check_same_grid(paths: Iterable[Path]) -> Grid:
-    """The grid that all ``paths`` share; voxels are not read.
+def check_same_grid(paths: Iterable[Path], whole: bool = True) -> Grid:
+    """The grid that all ``paths``, a ``whole`` case's or not, share; voxels are not read.
 
     Raises:
         InputError: A file differs from the grid that most files have (the first, in a draw); the
             sentence names each such file and in what it differs. Or a file cannot be read.
     """
-    grids = {path: grid(path) for path in paths}
+    grids, faults = {}, []
+    for path in paths:
+        try:
+            grids[path] = grid(path)
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("; ".join(faults))
     reference, misfits = grid_misfits(grids)
     if misfits:
-        raise InputError(f"{'; '.join(misfits)}: {remedies(grids, reference)}")
+        raise InputError(f"{'; '.join(misfits)}: {remedies(grids, reference, whole)}")
     return grids[reference]
 
 
-def check_same_grids(groups: Iterable[Iterable[Path]]) -> None:
-    """Refuse groups of files that do not share a grid each; all misfits are named at once."""
+def check_same_grids(groups: Iterable[Iterable[Path]], whole: bool = True) -> None:
+    """As :func:`check_same_grid` for each of ``groups``; all misfits are named at once."""
     sentences = []
     for paths in groups:
         try:
-            check_same_grid(paths)
+            check_same_grid(paths, whole)
         except InputError as error:
             sentences.append(str(error))
     if sentences:

@@ -119,16 +119,19 @@ def pair_up(request: ScoreRequest) -> Pairing:
         cases = getattr(splits, request.part)
         if not cases:
             raise InputError(f"{request.splits} lists no case under {request.part}")
-        if shared := shared_patients(splits):
-            raise InputError(f"{request.splits}: {'; '.join(shared)}")
     modality = None if request.modality is None else parse_modality(request.modality)
     pairing = find_pairs(request.real, request.synthetic, modality, cases, request.label_folder)
-    if splits is not None and pairing.naming:
-        refuse_twins(survey_cohort(request.real).cases, splits)
+    if splits is not None:
+        known = survey_cohort(request.real).cases if pairing.naming else ()
+        if shared := shared_patients(splits, {case.name: case.patient for case in known}):
+            raise InputError(f"{request.splits}: {'; '.join(shared)}")
+        refuse_twins(known, splits)
     problems = []
     for pair in pairing.pairs:
         try:
-            check_same_grid([pair.real, pair.synthetic, *([pair.label] if pair.label else [])])
+            check_same_grid(
+                [pair.real, pair.synthetic, *([pair.label] if pair.label else [])], whole=False
+            )
         except InputError as error:
             problems.append(str(error))
     if problems:

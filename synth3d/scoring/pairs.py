@@ -93,7 +93,9 @@ def find_pairs(
         raise InputError("; ".join(problems))
     segmentations = _labels(originals, chosen, labels)
     pairs = tuple(
-        Pair(n, patient_of(n), m, originals.image(n, m), copies.image(n, m), segmentations[n])
+        Pair(
+            n, originals.patient(n), m, originals.image(n, m), copies.image(n, m), segmentations[n]
+        )
         for n, m in wanted.items()
     )
     return Pairing(pairs, tuple(_notes(originals, copies, pairs)), originals.naming)
@@ -108,6 +110,10 @@ class _Found:
     labelled: dict[str, Case] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     naming: str = ""
+
+    def patient(self, case: str) -> str:
+        """By the table, if it is one; else the name tells."""
+        return self.labelled[case].patient if case in self.labelled else patient_of(case)
 
     def image(self, case: str, modality: Modality | None) -> Path:
         files = self.files[case]
@@ -233,10 +239,11 @@ def _labels(
             raise InputError(f"{found[name]} and {claim.path} are both labels of {name}")
     if lacking := [name for name in chosen if name not in found]:
         raise InputError(f"{folder} has no label for {_listed(lacking)}")
-    # What the cohort's own dataset.json says of labels is not said of other files.
+    # What a table or the cohort's own dataset.json says of labels is not said of other files.
     return {
-        name: replace(case, label=found[name], dataset=None) if case else _bare(name, found[name])
+        name: replace(case or _bare(name, path), label=path, dataset=None, scheme=None)
         for name, case in known.items()
+        for path in (found[name],)
     }
 
 

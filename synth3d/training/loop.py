@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synth3d.cohort import Case, Splits, listed
+from synth3d.cohort import Case, Reading, Splits, contradictions, notes_of
 from synth3d.data import (
     Batch,
     Prepared,
@@ -23,6 +23,7 @@ from synth3d.data import (
     Stream,
     misalign,
     prepare,
+    refuse_headers,
     seed_of,
     spacing_seen,
     to_subject,
@@ -114,18 +115,23 @@ def _grids(cases: Sequence[Prepared], config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _prepare_all(
-    config: RunConfig, cases: Sequence[Case], splits: Splits
-) -> tuple[list[Prepared], list[Prepared]]:
-    """Training and validation cases in memory; those that lack a target are left out, aloud.
+def cases_read(
+    config: RunConfig, cases: Sequence[Case], splits: Splits, aloud: bool = True
+) -> tuple[list[Case], list[Case]]:
+    """The cases that are learnt from and those that are validated on; all headers are judged.
 
-    Validation cases are misaligned already, if that is what is studied.
+    Those that lack a target are left out, and named where ``aloud``.
+
+    Raises:
+        InputError: Too few cases, a source that none has, or headers that cannot be used; all
+            are named.
     """
 
     def usable(names: Sequence[str], desc: str) -> list[Case]:
         mine = [case for case in cases if case.name in set(names)]
         whole = [case for case in mine if all(t in case.images for t in config.targets)]
-        if lacking := sorted({c.name for c in mine} - {c.name for c in whole}):
+        lacking = sorted({c.name for c in mine} - {c.name for c in whole})
+        if lacking and aloud:
             print(f"{desc}: left out, no {'/'.join(config.targets)}: {', '.join(lacking)}")
         return whole
 
@@ -140,6 +146,16 @@ def _prepare_all(
         raise InputError(
             f"no training case has {', '.join(dead)}; say with --sources which sequences to use"
         )
+    names = (*config.sources, *config.targets)
+    refuse_headers([*check, *learn], names, config.data.common_grid)
+    return learn, check
+
+
+def _prepare_all(
+    config: RunConfig, cases: Sequence[Case], splits: Splits
+) -> tuple[list[Prepared], list[Prepared]]:
+    """Those of :func:`cases_read` in memory; validation is misaligned, if that is studied."""
+    learn, check = cases_read(config, cases, splits)
     how = config.task, config.data, config.misalign
     found = _read([*check, *learn], config)
     return found[len(check) :], [misalign(case, *how) for case in found[: len(check)]]
@@ -148,19 +164,19 @@ def _prepare_all(
 def _read(cases: Sequence[Case], config: RunConfig) -> list[Prepared]:
     """All ``cases`` prepared; what is wrong with any of them is told at once."""
     found, faults = [], []
-    notes: dict[str, list[str]] = {}
+    readings: dict[str, Reading] = {}
     for case in progress(cases, "reading cases", unit="case"):
         try:
             found.append(prepare(case, config.sources, config.targets, config.data))
         except InputError as error:
             faults.append(str(error))
             continue
-        for note in found[-1].notes:
-            notes.setdefault(note, []).append(case.name)
-    if faults:
+        if (reading := found[-1].reading) is not None:
+            readings[case.name] = reading
+    if faults := [*faults, *contradictions(readings)]:
         raise InputError("; ".join(faults))
-    for note, names in notes.items():
-        print(f"note: {note} ({listed(names)})")
+    for note in notes_of(readings):
+        print(f"note: {note}")
     return found
 
 
@@ -173,7 +189,10 @@ def _describe(
     cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
     write_json(run / "cohort.json", cohort | {"test": splits.test})
     write_json(run / "scales.json", ScalePrior([{**case.scales} for case in learn]).to_list())
-    write_json(run / "roles.json", Roles.learn(learn, trainer.config.sources).to_dict())
+    roles = Roles.learn(learn, trainer.config.sources)
+    if len(roles.sources) > 1 and not roles.planes:
+        print("note: too few training cases to learn what exchanged sequences would look like")
+    write_json(run / "roles.json", roles.to_dict())
 
 
 def _resumed(trainer: Trainer, run: Path, origin: Origin) -> list[dict[str, Any]]:

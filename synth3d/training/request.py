@@ -21,6 +21,7 @@ from synth3d.cohort import (
     make_splits,
     parse_modality,
     read_splits,
+    readings_of,
     refuse_twins,
 )
 from synth3d.errors import InputError
@@ -28,7 +29,7 @@ from synth3d.files import place, plain, read_object
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, suited
 from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework, check_keys, sources_for
-from synth3d.training.loop import train
+from synth3d.training.loop import cases_read, train
 from synth3d.training.recipes import read_recipe
 from synth3d.training.run_folder import leave_finished, read_done
 
@@ -250,6 +251,8 @@ def train_run(request: TrainRequest) -> Path | None:
         f"{len(splits.test)} test cases (never trained on)"
     )
     if request.dry_run:
+        used = [case for side in cases_read(config, cases, splits) for case in side]
+        readings_of(used, config.data.labels or None)
         print(json.dumps(to_plain(config), indent=2))
         print(f"would train in {run} on {device}")
         return None
@@ -259,6 +262,7 @@ def train_run(request: TrainRequest) -> Path | None:
         leave_finished(run)
         print(f"already trained: {run}")
         return run
+    cases_read(config, cases, splits, aloud=False)  # headers, before anything is written
     keep_memory()
     torch.set_num_threads(config.train.threads)
     what = f"{config.data.plane} slices" if config.dim == 2 else "volumes"

@@ -11,7 +11,7 @@ from seg_eval.arms.completed import Completed
 from seg_eval.arms.cross_fit import CrossFit, check_out_of_fold, folds_of, out_of_fold
 from seg_eval.arms.kinds import Arm
 from seg_eval.arms.synthesisers import read_run
-from seg_eval.cohort import load_cohort
+from seg_eval.cohort import load_cohort, refuse_leak
 from synth3d.cohort import Case, patient_of
 from synth3d.errors import InputError
 
@@ -113,14 +113,24 @@ def test_every_fold_trains_and_validates_on_cases_of_the_segmenter_alone(cohort,
         assert sorted((*made.train, *made.val, *made.test)) == [*NAMES]
 
 
-def test_two_visits_of_a_patient_are_never_on_two_sides(cohort, retrained):
+@pytest.mark.parametrize("name", ["Brats18_TOY_A_2", "Ann"], ids=["by name", "by table"])
+def test_two_visits_of_a_patient_are_never_on_two_sides(cohort, retrained, name):
     """The run was validated on a second visit of a patient whom the segmenter learns from."""
-    twin = replace(cohort.train[0], name="Brats18_TOY_A_2")
-    both = replace(cohort, train=(*cohort.train, twin))
-    split = {"train": [case.name for case in cohort.train[1:]], "val": [twin.name], "test": []}
+    twin = replace(cohort.train[0], name=name)
+    whose = {**cohort.patients, name: twin.patient}
+    both = replace(cohort, train=(*cohort.train, twin), patients=whose)
+    split = {"train": [case.name for case in cohort.train[1:]], "val": [name], "test": []}
     for made in check_out_of_fold(retrained(split=split), both, ("t2f",), 2):
-        sides = [{patient_of(name) for name in side} for side in (made.train, made.val, made.test)]
+        sides = [{whose[name] for name in side} for side in (made.train, made.val, made.test)]
         assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]
+
+
+def test_a_case_that_takes_no_part_still_tells_whose_it_is(cohort):
+    """A run that learned from the test patient's other visit, which only a table tells."""
+    knows = replace(cohort, patients={**cohort.patients, "Ann": cohort.test[0].patient})
+    with pytest.raises(InputError, match=r"\(as Ann\) is among the run's cases"):
+        refuse_leak(knows, ["Ann"], "the run's cases")
+    refuse_leak(cohort, ["Ann"], "the run's cases")
 
 
 def test_with_nobody_left_to_validate_on_it_is_refused(cohort, retrained):

@@ -10,6 +10,7 @@ from synth3d.cohort import (
     parse_modality,
     patient_of,
     require,
+    untold_patients,
 )
 from synth3d.errors import InputError
 
@@ -174,6 +175,17 @@ def test_official_names_are_found_again(tmp_path, first):
         ("P01_postop_2019-01-31", "P01"),
         ("P01_2", "P01"),
         ("P01_b", "P01"),
+        ("P01b", "P01"),
+        ("P01_t1", "P01"),
+        ("P01_6months", "P01"),
+        ("P01_second", "P01"),
+        ("P01_II", "P01"),
+        ("P01_2020", "P01"),
+        ("P01_2020-07", "P01"),
+        ("P01_31.12.2020", "P01"),
+        ("P01_20200131_1", "P01"),
+        ("OAS30001_MR_d0129", "OAS30001"),
+        ("TCIA_2013", "TCIA_2013"),
         ("patient_2", "patient_2"),
         ("case_390", "case_390"),
     ],
@@ -187,6 +199,11 @@ def test_what_holds_doubtful_visits_together_is_said():
     (sentence,) = doubtful_patients({name: patient_of(name) for name in names})
     assert sentence.startswith("P01_1, P01_2 are taken for visits of one patient, P01")
     assert doubtful_patients({"P01_1": "Ann", "P01_2": "Eve"}) == []  # a table has said so
+
+
+def test_patients_that_names_do_not_tell_are_said():
+    assert untold_patients({"A": "Ann", "B": "Ann", "P_1": "x", "Q": "Q"}).count("(A, B)") == 1
+    assert untold_patients({"P01_1": "Ann", "P01_2": "Ann", "Q": "Eve"}) == ""
 
 
 def test_hidden_files_are_not_seen_and_linked_folders_are_followed_once(tmp_path):

@@ -58,6 +58,8 @@ def noise(v):
         (lambda v: v[::-1], "flipped .* along z"),
         (lambda v: v.transpose(0, 2, 1), "flipped .*axes exchanged"),
         (noise, "is noise"),
+        (lambda v: np.random.default_rng(0).normal(500, 90, v.shape), "is noise"),
+        (lambda v: np.full_like(v, 5), "mask: it has one value"),
         (lambda v: (v > 0) * 7.0, "mask: it has one value"),
         (lambda v: np.digitize(v, [1, 300, 900]) * 1.0, "mask: it has . different values"),
         (lambda v: -v, "negative"),

@@ -170,6 +170,25 @@ def test_a_declaration_decides_and_two_must_agree(tmp_path):
         read_segmentation(case, "x")
 
 
+def test_a_dataset_json_whose_labels_look_otherwise_is_refused(tmp_path):
+    """Label files of BraTS beside a dataset.json of nnU-Net's converter, which swaps 1 and 2."""
+    write_case(tmp_path / "in", GLI.format(1))
+    (case,) = find_cases(tmp_path / "in")
+    names = {"background": 0, "ED": 1, "NCR": 2, "ET": 3}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": names}))
+    listed = dataclasses.replace(case, dataset=tmp_path / "dataset.json")
+    with pytest.raises(InputError, match=r"1 oedema.* as .*dataset.json says, but .*1 necrosis"):
+        read_segmentation(listed)
+    assert read_segmentation(listed, "brats2023")[1].evidence == "declared"
+
+
+def test_what_4_is_taken_for_is_said(tmp_path):
+    for scheme, said in (("ped", "oedema"), ("brats2018", "enhancing"), ("brats2024", "cavity")):
+        gone = {"ped": ("cyst",), "brats2018": (), "brats2024": ("enhancing",)}[scheme]
+        write_case(tmp_path / scheme, STUDY.format(1), scheme, gone)
+        assert said in only(tmp_path / scheme).notes[0]
+
+
 def test_a_cohort_of_two_schemes_is_read_case_by_case(tmp_path):
     """No enhancing tumour is lost, whatever the others are like."""
     schemes = ["brats2023", "brats2018"] * 2

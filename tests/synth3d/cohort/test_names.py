@@ -120,6 +120,15 @@ LAYOUTS = [
         naming="folders",
     ),
     Layout(
+        "Visits in folders", "A visit or a bare number is of the patient above it.",
+        {f"P1/{visit}/{name}.nii.gz": f"P1_{visit} (P1): {role}"
+         for visit in ("1", "2020-01-31", "V2")
+         for name, role in ((f"{visit}_T1", "t1n"), (f"{visit}_FLAIR", "t2f"))}
+        | {f"P2/{v}_{m}.nii.gz": f"P2_{v} (P2): {r}" for v in ("2", "preop")
+           for m, r in (("T1", "t1n"), ("T2", "t2w"))},
+        naming="files",
+    ),
+    Layout(
         "A folder for each sequence", "At the top, with files called after the case.",
         {"T1/case_a.nii.gz": "case_a: t1n", "T1c/case_a.nii.gz": "case_a: t1c",
          "FLAIR/case_a.nii.gz": "case_a: t2f",
@@ -133,8 +142,9 @@ LAYOUTS = [
         naming="ixi",
     ),
     Layout(
-        "BIDS", "`ce-` and `acq-` can say contrast agent. A mask or dseg is the tumour where "
-        "`label-` or `desc-` says lesion or tumour. `derivatives` and `sourcedata` are left alone.",
+        "BIDS", "`ce-`, `acq-`, `desc-` and `rec-` can say contrast agent. A mask or dseg is the "
+        "tumour where `label-` or `desc-` says lesion or tumour. `derivatives` and `sourcedata` "
+        "are left alone.",
         {f"sub-01/ses-a/anat/sub-01_ses-a_{n}.nii.gz": r and f"sub-01_ses-a (sub-01): {r}"
          for n, r in (("acq-mprage_T1w", "t1n"), ("acq-mprage_ce-gadolinium_T1w", "t1c"),
                       ("T2w", "t2w"), ("run-1_FLAIR", "t2f"), ("label-lesion_mask", "label"),
@@ -228,6 +238,7 @@ OTHERS = ["B/B_t1.nii.gz", "C/C_t1.nii.gz"]
         (["A/A_flair_unstripped.nii.gz"], "several kinds"),
         (["A/A_t2_t1c.nii/A_flair.nii"], "its folder says t1c and its own name t2f"),
         (["A_other.nii.gz"], "A_other.nii.gz"),  # called after a case, wherever it lies
+        (["P/1_T1.nii.gz", "P/2_FLAIR.nii.gz"], "of one, numbered"),
     ],
 )
 def test_what_could_mean_two_things_or_nothing_is_refused_by_name(tmp_path, extra, named):
@@ -239,6 +250,22 @@ def test_what_could_mean_two_things_or_nothing_is_refused_by_name(tmp_path, extr
     with pytest.raises(InputError, match="A") as caught:
         find_cases(root)
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("role", "entities"),
+    [
+        ("t1c", "acq-T1c acq-mprageCE acq-3DCE acq-withGd desc-postcontrast rec-gad ce-Gadovist"),
+        ("t1n", "acq-SPACE acq-slice acq-mpragePreContrast acq-unenhanced acq-noGd acq-postRT"),
+        ("t1n", "desc-preproc ce-no ce-without ce-nongd acq-postop"),
+    ],
+)
+def test_entities_of_bids_say_whether_there_was_contrast_agent(tmp_path, role, entities):
+    for number, entity in enumerate(entities.split()):
+        touch(tmp_path, [f"sub-{number}/anat/sub-{number}_{entity}_T1w.nii.gz"])
+    assert {entities.split()[int(c.name[4:])]: [*c.images] for c in find_cases(tmp_path)} == {
+        entity: [role] for entity in entities.split()
+    }
 
 
 def test_an_unknown_image_beside_the_case_folders_is_only_listed(tmp_path):

@@ -62,6 +62,19 @@ def test_finds_the_files_of_every_layout(real, synthetic, names):
     assert found.naming == "brats2023"
 
 
+def test_a_table_says_whose_cases_and_labels_they_are_and_nothing_of_other_labels(real, synthetic):
+    table = real / "cohort.csv"
+    rows = [f"{c},Ann,{c}/{c}-t2f.nii.gz,{c}/{c}-seg.nii.gz,ped" for c in (A, B)]
+    table.write_text("\n".join(["case,patient,t2f,seg,labels", *rows]))
+    folder = synthetic(f"{A}-t2f.nii.gz", f"{B}-t2f.nii.gz")
+    told = find_pairs(table, folder, "t2f").pairs
+    assert [(pair.patient, pair.labelled.scheme) for pair in told] == [("Ann", "ped")] * 2
+    others = touch(real.parent / "labels", f"{A}.nii.gz", f"{B}.nii.gz")
+    assert [p.labelled.scheme for p in find_pairs(table, folder, "t2f", None, others).pairs] == [
+        None, None,
+    ]  # fmt: skip
+
+
 def test_reads_nnunet_channels_by_name_and_not_by_number(real, synthetic):
     folder = synthetic(*(f"imagesTs/{c}_{i:04d}.nii.gz" for c in (A, B) for i in range(2)))
     channels = {"channel_names": {"0": "FLAIR", "1": "T1"}}

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +50,27 @@ def test_bad_files_stop_it_with_one_sentence_that_names_them(phantom_cohort, tmp
     assert f"error: {odd}: label values [7, 14, 21] are in no scheme" in said
     assert "Traceback" not in said
     assert not [*tmp_path.rglob("weights.safetensors")]
+
+
+def test_headers_and_labels_are_judged_before_anything_is_written(phantom_cohort, tmp_path, capsys):
+    data, work = shutil.copytree(phantom_cohort, tmp_path / "data"), tmp_path / "work"
+    flags = ["--work", str(work), "--recipe", "phantom", "--device", "cpu", "--steps", "2"]
+    names = make_splits(find_cases(data))
+    label = next(data.glob(f"*/{names.train[0]}-seg.nii.gz"))
+    write_like(label, read_label(label).data * 7, label)
+    assert main(["train", "--data", str(data), *flags, "--dry-run"]) == 2
+    assert "label values [7, 14, 21] are in no scheme" in capsys.readouterr().err
+    for name in (names.train[0], names.val[0]):
+        leaning = next(data.glob(f"*/{name}-t2w.nii.gz"))
+        image = nib.load(leaning)
+        affine = image.affine.copy()
+        affine[0, 1] += 0.15 * np.abs(affine).max()
+        nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), affine), leaning)
+    for more in ([], ["--dry-run"]):
+        assert main(["train", "--data", str(data), *flags, *more]) == 2
+        said = capsys.readouterr().err
+        assert said.count("sheared") == 2
+        assert not work.exists()
 
 
 def test_a_targets_sources_are_the_others_of_the_recipe_or_of_brats():
