@@ -76,7 +76,8 @@ def read_scores(path: Path, arm: str, seed: int, cases: Mapping[str, str]) -> li
     rows = read_as(tuple[Score, ...], path)
     found = sorted((row.case, row.patient, row.region, row.arm, row.seed) for row in rows)
     wanted = [(*pair, region, arm, seed) for pair in cases.items() for region in REGIONS]
-    if found != sorted(wanted) or not all(0 <= row.dice <= 1 for row in rows):
+    likely = all(0 <= row.dice <= 1 and is_likely(vars(row)) for row in rows)
+    if found != sorted(wanted) or not likely:
         raise InputError(f"{path} {OTHER_ROWS}")
     return list(rows)
 
@@ -91,9 +92,18 @@ def read_image_scores(
     wanted = [str([*pair, arm, modality]) for pair in cases.items() for modality in modalities]
     whole = all(row.keys() == {*keys, *IMAGE_SCORES} for row in rows)
     texts = any(isinstance(row.get(name), str) for row in rows for name in IMAGE_SCORES)
-    if texts or not whole or found != sorted(wanted):
+    if texts or not whole or not all(map(is_likely, rows)) or found != sorted(wanted):
         raise InputError(f"{path} {OTHER_ROWS}")
     return list(rows)
+
+
+MOST = 1e12
+"""No score of a head, in any unit, is larger; sums of such are finite."""
+
+
+def is_likely(row: Mapping[str, Any]) -> bool:
+    """Whether all numbers of a row are such as a score has."""
+    return all(abs(each) <= MOST for each in row.values() if isinstance(each, int | float))
 
 
 def read_times(folder: Path) -> Times:

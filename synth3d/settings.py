@@ -105,9 +105,11 @@ def read_as(schema: Any, path: Path, remedy: str = "remove it and run again") ->
     """
     value = read_json(path)
     try:
-        return parse(schema, value, path.name)
-    except (InputError, TypeError) as error:
+        parsed = parse(schema, value, path.name)
+        json.dumps(value, allow_nan=False)  # we write no NaN, and what is read may be written again
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged or of another version: {error}; {remedy}") from error
+    return parsed
 
 
 def override(values: dict[str, Any], key: str, value: Any) -> None:

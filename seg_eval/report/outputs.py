@@ -16,7 +16,7 @@ import numpy as np
 from seg_eval.analysis import SCHEMA, Caveat, Question, summarise
 from seg_eval.arms import ARM_KINDS, Arm, Completed, SynthesisRun, kinds_with
 from seg_eval.experiment import Experiment, Plan
-from seg_eval.records import GUARD, Pin, read_times
+from seg_eval.records import GUARD, Pin, is_likely, read_times
 from seg_eval.report.context import (
     Summary,
     describe,
@@ -139,7 +139,7 @@ def rebuild(folder: Path) -> str:
         html = page(summary, scores, images, volumes, gone)
     except InputError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise _damaged(folder, repr(error)) from error
     write_text(folder / "report.html", html)
     write_text(folder / "report.md", text)
@@ -267,7 +267,10 @@ def _read_rows(path: Path, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise InputError(f"{error}; run the experiment again") from error
     except csv.Error as error:
         raise ValueError(f"{path.name}: {error}") from error
-    return [{name: parse(cell, columns[name]) for name, cell in row.items()} for row in rows]
+    parsed = [{name: parse(cell, columns[name]) for name, cell in row.items()} for row in rows]
+    if not all(map(is_likely, parsed)):
+        raise ValueError(f"{path.name} holds numbers that are no scores")
+    return parsed
 
 
 def chosen_cases(

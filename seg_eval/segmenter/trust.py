@@ -26,7 +26,8 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 def is_ours(record: Mapping[str, Any]) -> bool:
     """Whether :func:`sealed` made this very record, for this user on this machine."""
     plain = {name: value for name, value in record.items() if name != "seal"}
-    return hmac.compare_digest(str(record.get("seal")).encode(), _seal_of(plain).encode())
+    said = str(record.get("seal")).encode(errors="surrogatepass")
+    return hmac.compare_digest(said, _seal_of(plain).encode())
 
 
 def _seal_of(plain: Mapping[str, Any]) -> str:

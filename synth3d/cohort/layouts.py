@@ -99,7 +99,10 @@ def claim_of(path: Path, root: Path) -> Claim | None:
 
 def lost_link(path: Path) -> str:
     """A clause when ``path`` is a link to something that is not there; else an empty text."""
-    if not path.is_symlink() or path.exists():
+    try:
+        if not path.is_symlink() or path.exists():
+            return ""
+    except OSError:  # no name for a file
         return ""
     return (
         f"it is a dangling link, to {path.readlink()}: fetch the file (git annex, datalad) or "

@@ -8,7 +8,7 @@ from typing import Any
 from synth3d.cohort.layouts import Claim, lost_link
 from synth3d.cohort.vocabulary import Modality, Role, ending_of, parse_modality, stem_of
 from synth3d.errors import InputError
-from synth3d.files import read_json
+from synth3d.files import is_file, read_json
 
 
 def nnunet_dataset(root: Path) -> dict[str, Any] | None:
@@ -96,7 +96,7 @@ def _listed_claims(root: Path, listed: Any, channels: tuple[Modality, ...]) -> I
         before = len(found)
         for role, file in _listed_files(case, entry, channels):
             path = root / os.path.expandvars(file)
-            if path.is_file():
+            if is_file(path):
                 found.append(Claim(path, "nnunet", case, role))
             elif _elsewhere(root, file):
                 gone.append(file)
@@ -111,7 +111,7 @@ def _listed_claims(root: Path, listed: Any, channels: tuple[Modality, ...]) -> I
             remedy += ', or remove the key "dataset": the files lie in imagesTr and labelsTr'
         raise InputError(
             f"{root / 'dataset.json'} lists {len(gone)} files that are not there, such as "
-            f"{gone[0]}: {remedy}"
+            f"{gone[0]:.300}: {remedy}"
         )
     yield from found
 
@@ -134,4 +134,4 @@ def _listed_files(case: str, entry: Any, channels: tuple[Modality, ...]) -> list
 def _elsewhere(root: Path, file: str) -> bool:
     """Whether a file that is not where it is listed lies in the dataset's own folders."""
     name = PurePosixPath(file.replace("\\", "/")).name
-    return any((root / part / name).is_file() for part in ("imagesTr", "labelsTr"))
+    return any(is_file(root / part / name) for part in ("imagesTr", "labelsTr"))

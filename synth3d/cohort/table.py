@@ -16,7 +16,7 @@ from synth3d.cohort.layouts import lost_link
 from synth3d.cohort.patients import patient_of
 from synth3d.cohort.vocabulary import ALL_MODALITIES, MODALITIES, Modality, ending_of
 from synth3d.errors import InputError
-from synth3d.files import LONGEST_STEM, fault_of, read_text, write_text
+from synth3d.files import LONGEST_STEM, fault_of, is_file, read_text, write_text
 
 ENDINGS = (".csv", ".tsv")
 COLUMNS = ("case", "patient", *ALL_MODALITIES, "seg", "labels", "centre", "unread")
@@ -163,7 +163,7 @@ class _Rows:
         """The file that a cell names; what is wrong with it is noted."""
         path = self.table.parent / cell
         fault = ""
-        if BETWEEN.strip() in cell and not path.is_file():
+        if BETWEEN.strip() in cell and not is_file(path):
             fault = f"names several files ({cell}): keep one"
         elif Path(cell).is_absolute() or "\\" in cell or "\0" in cell:
             fault = f"must be a path with / relative to the table, got {cell!r}"
@@ -171,8 +171,8 @@ class _Rows:
             fault = f"leaves the table's folder: {cell}; put the table above all files"
         elif lost := lost_link(path):
             fault = f"{cell}: {lost}"
-        elif not path.is_file():
-            fault = f"{cell} is not there"
+        elif not is_file(path):
+            fault = f"{cell:.300} is not there"
         elif not ending_of(cell):
             fault = f"{cell} is not called .nii.gz or .nii"
         if fault:

@@ -137,7 +137,7 @@ def _looked_at(
     """What the voxels of ``case`` forbid, and what they let suspect; a receipt knows the latter."""
     if done:
         known = read_json(request.layout.receipt(case)).get("suspicions", [])
-        return [], tuple(str(text) for text in known)
+        return [], tuple(str(text) for text in (known if isinstance(known, list) else ()))
     if not make:
         return [], ()
     try:

@@ -107,10 +107,7 @@ def case_identity(
         InputError: A file cannot be read.
     """
     files: dict[str, Path] = dict(case.images) | ({"label": case.label} if case.label else {})
-    try:
-        inputs = {role: {"file": path.name, "sha256": sha256(path)} for role, path in files.items()}
-    except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
+    inputs = {role: {"file": path.name, "sha256": sha256(path)} for role, path in files.items()}
     how = dict(maker) if make else {}
     return json.loads(json.dumps({"inputs": inputs, "made": list(make), "how": how}))
 

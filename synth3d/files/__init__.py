@@ -7,6 +7,7 @@ from synth3d.files.names import LONGEST_STEM, fault_of, place, plain, refuse_lin
 from synth3d.files.progress import progress
 from synth3d.files.reading import (
     REMEDY,
+    is_file,
     opened,
     plain_values,
     read_json,
@@ -25,7 +26,7 @@ from synth3d.files.writing import (
 
 __all__ = [
     "LONGEST_STEM", "REMEDY", "atomic_file", "atomic_path", "claim", "copy", "fault_of",
-    "from_csv_cell", "html_page", "link_or_copy", "lock", "make_folder", "markdown_cell",
+    "from_csv_cell", "html_page", "is_file", "link_or_copy", "lock", "make_folder", "markdown_cell",
     "markdown_page", "opened", "place", "plain", "plain_values",
     "progress", "read_json", "read_object", "read_text", "refuse_link",
     "refuse_names", "sha256", "sweep", "write_csv", "write_json", "write_text",

@@ -27,14 +27,31 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
         yield handle
 
 
+def is_file(path: Path) -> bool:
+    """Whether ``path``, which somebody wrote down, is a file; no name that is none raises."""
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of the file's bytes; ``OSError`` where it is none that ends."""
-    with opened(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hexadecimal SHA-256 of the file's bytes.
+
+    Raises:
+        InputError: It cannot be read: it is not there, or a pipe.
+    """
+    try:
+        with opened(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
 LARGEST_TEXT = 2**28
 """Bytes; more in a file of plain text that we read is damage."""
+MOST_WHOLE = 2**64
+"""A whole number beyond it is no count, seed or label, and would be no float."""
 DEEPEST = 64
 """Levels of nesting; more in a file of plain values is damage, or an attack."""
 
@@ -58,13 +75,20 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, finite: bool = False) -> Any:
     """The JSON value in ``path``.
 
     Raises:
-        InputError: The file is missing, is not JSON, or is nested more than ``DEEPEST`` deep.
+        InputError: The file is missing, is not JSON, or is nested more than ``DEEPEST`` deep; or
+            it is to be ``finite``, as all that we write is, and holds NaN or infinity.
     """
-    return plain_values(json.loads, read_text(path), f"{path} is not valid JSON")
+    value = plain_values(json.loads, read_text(path), f"{path} is not valid JSON")
+    if finite:
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError as error:
+            raise InputError(f"{path} is damaged: it holds NaN or infinity; {REMEDY}") from error
+    return value
 
 
 def plain_values(loads: Callable[[str], Any], text: str, complaint: str) -> Any:
@@ -72,7 +96,7 @@ def plain_values(loads: Callable[[str], Any], text: str, complaint: str) -> Any:
 
     Raises:
         InputError: It is not such, which is the ``complaint``, is nested too deeply, or holds
-            text that no path can hold.
+            text that no path can hold or a number that nothing can count.
     """
     try:
         value = loads(text)
@@ -80,6 +104,8 @@ def plain_values(loads: Callable[[str], Any], text: str, complaint: str) -> Any:
         while level:
             if any(isinstance(one, str) and not _can_name_a_file(one) for one in level):
                 raise ValueError("it holds a NUL or half a character")
+            if any(isinstance(one, int) and abs(one) > MOST_WHOLE for one in level):
+                raise ValueError("it holds a whole number of more than 64 bits")
             level = [inner for one in level for inner in _inner(one)]
             depth += 1
             if depth > DEEPEST:
@@ -115,7 +141,7 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
     Raises:
         InputError: As :func:`read_json`, or the file holds something else: it was changed by hand.
     """
-    value = read_json(path)
+    value = read_json(path, finite=True)
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged: it holds no JSON object; {REMEDY}")
     if lacking := [key for key in keys if key not in value]:

@@ -19,6 +19,11 @@ ORTHONORMAL = 1e-4
 EDGES_MM = (0.02, 50.0)
 """A voxel edge beyond these is damage, or a unit that is not meant."""
 
+CODES = range(6)
+"""What NIfTI knows of a form; 0 is not set. Of others nibabel makes 0, and ITK takes the form."""
+
+MM = 2
+"""The unit."""
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}
 """Of the spatial units metre and micron; all other codes are read as mm."""
 
@@ -63,15 +68,22 @@ class Place:
 
 def place_of(header: Any) -> Place:
     """The place that a nibabel NIfTI-1 or -2 header gives; whatever it holds, nothing is raised."""
-    codes = int(header["qform_code"]), int(header["sform_code"])
+    codes = said = int(header["qform_code"]), int(header["sform_code"])
+    if unknown := [code for code in said if code not in CODES]:
+        codes = tuple(code if code in CODES else 0 for code in said)
+        codes = codes if any(codes) else tuple(int(code > 0) for code in said)
     unit = MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     edges = np.asarray(header["pixdim"][1:4], dtype=np.float64) * unit
     fault, affine = _bad_edges(edges, unit), None
     if fault and _bad_edges(edges / unit, 1.0) is None:  # the numbers were meant in mm
         edges, unit = edges / unit, 1.0
+    if unknown:
+        fault = f"has a code for its place that NIfTI does not know, {unknown[0]}; {CORRECTED}"
     sform = _sform(header, unit) if codes[1] > 0 else None
     qform = _qform(header, edges, unit) if codes[0] > 0 else None
     takes_sform = codes[1] > 0 and (codes[1] == 1 or codes[0] <= 0)
+    if not takes_sform and _mirrored(sform, qform):
+        fault = fault or f"has forms in its header that mirror each other; {CORRECTED}"
     if fault is None and takes_sform and _directions(sform) is not None:
         assert sform is not None
         affine, fault = _with_edges(sform, edges)
@@ -114,9 +126,19 @@ def _qform(header: Any, edges: np.ndarray, unit: float) -> np.ndarray | None:
     turn = Rotation.from_quat([*vector, real]).as_matrix()
     affine = np.eye(4)
     handed = -1 if float(header["pixdim"][0]) < 0 else 1
-    affine[:3, :3] = turn * edges * (1, 1, handed)
-    affine[:3, 3] = [float(header[f"qoffset_{axis}"]) * unit for axis in "xyz"]
+    with np.errstate(all="ignore"):  # what becomes infinite cannot be used
+        affine[:3, :3] = turn * edges * (1, 1, handed)
+        affine[:3, 3] = [float(header[f"qoffset_{axis}"]) * unit for axis in "xyz"]
     return _usable(affine)
+
+
+def _mirrored(sform: np.ndarray | None, qform: np.ndarray | None) -> bool:
+    """Whether the two differ in the sense of an axis alone: ITK then takes them for the same."""
+    if sform is None or qform is None or not np.allclose(sform[:3, 3], qform[:3, 3], atol=0.01):
+        return False
+    one, other = (form[:3, :3] / np.linalg.norm(form[:3, :3], axis=0) for form in (sform, qform))
+    cosines = (one * other).sum(0)
+    return bool((np.abs(cosines) > 0.999).all() and (cosines < 0).any())
 
 
 def _usable(affine: np.ndarray) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import logging
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +22,16 @@ MOST_BEHIND = 2**24
 MOST_PACKED = 1100
 """No byte of a compressed file becomes more bytes than this (deflate's bound is 1 032)."""
 
+_UNHEARD = logging.Logger("what nibabel mends")
+_UNHEARD.addHandler(logging.NullHandler())
+
 
 @contextlib.contextmanager
 def opened(path: Path, lenient: bool = False) -> Iterator[IO[bytes]]:
     """``path`` unpacked; damage becomes one sentence."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise InputError(f"cannot read {path}: it is a pipe or a device, no file")
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"cannot read {path}: it is a pipe or a device, no file")
         with gzip.open(path) if _packed(path, lenient) else path.open("rb") as file:
             yield file  # type: ignore[misc]
     except EOFError as error:
@@ -87,11 +91,14 @@ def _header(path: Path, head: bytes, lenient: bool = False) -> Any:
     if not sizes & {348, 540} or len(head) < kind.template_dtype.itemsize:
         raise InputError(f"{path} is not a NIfTI file")
     try:
-        header: Any = kind(head[: kind.template_dtype.itemsize])
-        raw: Any = kind(head[: kind.template_dtype.itemsize], check=False)
-        header["pixdim"][1:4] = raw["pixdim"][1:4]  # nibabel mends edges in silence
+        header: Any = kind(head[: kind.template_dtype.itemsize], check=False)
+        raw = header.copy()
+        header.check_fix(logger=_UNHEARD)
+        header["pixdim"][:4] = raw["pixdim"][:4]  # nibabel mends what ITK takes as it is: edges,
+        for name in ("qform_code", "sform_code"):  # handedness and codes
+            header[name] = raw[name]
         shape, dtype = shape_xyz(header), header.get_data_dtype()
-        offset = int(header["vox_offset"])
+        offset = int(raw["vox_offset"])
     except (HeaderDataError, ValueError, OverflowError) as error:
         raise InputError(f"{path} has a damaged header: {error}") from error
     if len(shape) != 3:

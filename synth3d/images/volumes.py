@@ -15,7 +15,7 @@ import numpy as np
 
 from synth3d.errors import InputError
 from synth3d.files import atomic_path
-from synth3d.images.geometry import Place, can_be_written, place_of
+from synth3d.images.geometry import CODES, MM, Place, can_be_written, place_of
 from synth3d.images.grids import Grid, grid_misfits, remedies
 from synth3d.images.nifti import content_of, header_of, scaling, shape_xyz
 
@@ -274,9 +274,9 @@ def write_moved(source: Path, affine: np.ndarray, target: Path) -> None:
     used = header.template_dtype.itemsize
     header.set_data_shape(shape_xyz(header))
     header["pixdim"][1:4] = 1  # of damaged edges nibabel would not part
-    header.set_xyzt_units("mm", header.get_xyzt_units()[1])
-    for set_form, code in ((header.set_qform, "qform_code"), (header.set_sform, "sform_code")):
-        set_form(affine, code=max(1, int(header[code])))
+    header["xyzt_units"] = int(header["xyzt_units"]) // 8 * 8 + MM
+    for set_form, name in ((header.set_qform, "qform_code"), (header.set_sform, "sform_code")):
+        set_form(affine, code=code if 0 < (code := int(header[name])) in CODES else 1)
     header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
     content = header.binaryblock + content[used:]
     if target.name.lower().endswith(".gz"):

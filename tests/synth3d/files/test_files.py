@@ -154,7 +154,7 @@ def test_a_pipe_or_an_endless_device_is_no_file_to_read(tmp_path):
     for name in ("x.json", "y.json"):
         with pytest.raises(InputError, match="no file"):
             read_json(tmp_path / name)
-        with pytest.raises(OSError, match="no file"):
+        with pytest.raises(InputError, match="no file"):
             sha256(tmp_path / name)
 
 
