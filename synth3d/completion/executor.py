@@ -57,7 +57,7 @@ def open_executor(
     if workers != 1:
         raise InputError("give --workers or --dask, not both: a Dask cluster brings its workers")
     try:
-        from distributed import Client
+        from distributed import Client  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError("--dask needs dask.distributed: pip install 'synth3d[cluster]'") from error
     try:

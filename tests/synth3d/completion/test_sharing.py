@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -113,11 +114,25 @@ def test_kill_9_at_any_moment_then_a_rerun_gives_the_same_cohort(
     assert not left_over(out)
 
 
-def test_several_processes_of_one_command_make_the_same_cohort(start, expected, tmp_path):
-    process = start(tmp_path / "out", "--workers", "2")
-    text = process.communicate(timeout=PATIENCE_S)[0]
-    assert process.returncode == 0, text
-    assert contents(tmp_path / "out") == expected
+def workers_of(process):
+    """Ids of its worker processes that live."""
+    threads = Path(f"/proc/{process.pid}/task").iterdir()
+    children = [child for one in threads for child in (one / "children").read_text().split()]
+    lines = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, line in lines.items() if b"spawn_main" in line]
+
+
+def test_ways_to_share_are_mixed_and_a_worker_is_killed(start, expected, tmp_path):
+    out = tmp_path / "out"
+    with claim(Layout(out, "brats").lock("Phantom-00002-000")):
+        several, part = start(out, "--workers", "2"), start(out, "--part", "2/2")
+        wait_for(lambda: len(list(out.rglob("*.receipt.json"))) == 2)
+        os.kill(workers_of(several)[0], signal.SIGKILL)
+    told = [process.communicate(timeout=PATIENCE_S)[0] for process in (several, part)]
+    assert [several.returncode, part.returncode] == [0, 0], told
+    assert sum(map(int, re.findall(r"(\d+) completed now", "".join(told)))) == 3
+    assert contents(out) == expected
+    assert not left_over(out)
 
 
 class LastFirst(Executor):

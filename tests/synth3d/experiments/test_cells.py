@@ -113,15 +113,17 @@ class Backwards(Executor):
         self.stack: list[tuple[Future, bytes]] = []
 
     def submit(self, fn, /, *args, **keywords):
-        self.stack.append((Future(), pickle.dumps((fn, args))))
-        threading.Timer(0.3, self.do_last).start()
+        if not self.stack:
+            threading.Timer(0.3, self.do_all).start()
+        self.stack.append((Future(), pickle.dumps((fn, args, keywords))))
         return self.stack[-1][0]
 
-    def do_last(self) -> None:
-        future, unit = self.stack.pop()
-        future.set_running_or_notify_cancel()
-        fn, args = pickle.loads(unit)
-        future.set_result(fn(*args))
+    def do_all(self) -> None:
+        while self.stack:
+            future, unit = self.stack.pop()
+            future.set_running_or_notify_cancel()
+            fn, args, keywords = pickle.loads(unit)
+            future.set_result(fn(*args, **keywords))
 
 
 def test_cells_that_differ_in_testing_alone_share_a_run(shared):
