@@ -1,6 +1,7 @@
 """A case as the network is fed: prepared, drawn as patches or slices, batched."""
 
 from synth3d.data.batch import Batch
+from synth3d.data.feeding import check_workers
 from synth3d.data.misalign import misalign
 from synth3d.data.options import DataConfig, MisalignConfig
 from synth3d.data.patches import Stream, to_subject
@@ -17,6 +18,7 @@ __all__ = [
     "Roles",
     "Stream",
     "Task",
+    "check_workers",
     "fit_scale",
     "misalign",
     "prepare",

@@ -31,6 +31,7 @@ from cuda_ops.bench import (
     take,
 )
 from synth3d.experiments.routing import routing_rows
+from synth3d.experiments.throughput import throughput_row
 from synth3d.models import GENERATORS, options_of
 
 DESCRIPTION = """Measure training steps, forward passes and memory of AGI-Net against the plain
@@ -118,7 +119,7 @@ def rows(device: torch.device) -> list[Row]:
     sizes = itertools.product(("train", "infer"), cases, DTYPES)
     timed = [_row(group, case, dtype, partial(_compare, case=case)) for group, case, dtype in sizes]
     if device.type == "cpu":
-        return [*timed, memory_row(), *routing_rows("cpu")]
+        return [*timed, memory_row(), *routing_rows("cpu"), throughput_row()]
     for group, measure in (("memory", _memory_on_cuda), ("norm", _share_of_norm)):
         timed += [_row(group, GPU, dtype, partial(measure, case=GPU)) for dtype in DTYPES]
     return [*timed, *routing_rows("cuda")]

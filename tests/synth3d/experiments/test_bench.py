@@ -7,7 +7,7 @@ import torch
 
 import cuda_ops.bench.command
 from cuda_ops.bench.memory import STATUS
-from synth3d.experiments import bench, routing
+from synth3d.experiments import bench, routing, throughput
 from synth3d.experiments.bench import CASES, NETWORKS, Case
 from synth3d.training.recipes import read_recipe
 
@@ -110,3 +110,10 @@ def test_memory_and_norm_on_a_gpu_run_dry_on_the_cpu(monkeypatch):
     assert [result.value for result in memory] == [1.5, 1.2]
     assert [result.value for result in norm] == [25.0] * 3
     assert calls == [name for name in NETWORKS for _ in range(2)]
+
+
+@pytest.mark.slow
+def test_a_small_cohort_tells_what_a_case_costs_beside_the_network():
+    (found,) = (row := throughput.throughput_row(4)).measure(row, ONCE)
+    assert found.value > 0
+    assert "network" in found.note
