@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, process
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from synth3d import __version__
 from synth3d.cohort import Case, Modality, find_cases, is_table, recode
-from synth3d.completion.executor import local_executor
-from synth3d.completion.plan import Job, Made, in_the_way, plan
-from synth3d.completion.receipts import FORMAT, NOTICE, Layout, is_done, write_dataset_json
+from synth3d.completion.case import Begun
+from synth3d.completion.executor import InThisProcess, local_executor
+from synth3d.completion.loading import forget_makers, maker_of
+from synth3d.completion.plan import Job, Made, plan
+from synth3d.completion.receipts import FORMAT, NOTICE, Layout, write_dataset_json
 from synth3d.completion.request import CompleteRequest
+from synth3d.completion.stages import in_stages
 from synth3d.errors import InputError
-from synth3d.files import claim, copy, link_or_copy, progress, sha256, sweep, write_json
+from synth3d.files import copy, link_or_copy, progress, sha256, sweep, write_json
 from synth3d.images import read_label, write_like
 from synth3d.machine import device_facts, peak_memory_mb, pick_device, versions
 
@@ -79,7 +82,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         with own as pool:
             states = _work(request, maker, jobs, pool)
     finally:
-        _LOADED.clear()
+        forget_makers()
     counts = Counter(states.values())
     theirs = f", {counts['theirs']} by another process" if counts["theirs"] else ""
     print(
@@ -91,7 +94,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
 
 def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
     """The jobs, the cases, and the identity of the maker, as JSON."""
-    maker = _maker(request)
+    maker = maker_of(request)
     print(maker.title)
     cases = find_cases(request.data)
     if request.cases is not None:
@@ -134,7 +137,8 @@ def _work(
             request.layout.marker(job.case).unlink(missing_ok=True)
     for wait in (False, True):
         task = functools.partial(complete_case, request, identity, len(todo) == 1, wait)
-        steps = pool.map(task, todo)
+        staged = isinstance(pool, InThisProcess) and len(todo) > 1 and not wait
+        steps = complete_in_turn(request, identity, todo) if staged else pool.map(task, todo)
         if len(todo) > 1:
             steps = progress(steps, "completing", len(todo), unit="case")
         try:
@@ -168,57 +172,44 @@ def complete_case(
         wait: Wait for a process that holds the case; else that is its state, ``held``.
         job: Of this case.
     """
-    started, layout = time.monotonic(), request.layout
-    with claim(layout.lock(job.case.name), wait) as ours:
-        if not ours:
-            return "held", ""
-        if is_done(layout, job.case, job.identity):
-            return "theirs", ""
-        if not request.overwrite and (taken := in_the_way(job, layout)):  # since the plan was made
-            return "failed", "; ".join(taken)
-        maker, made = _maker(request, identity), {}
-        on_tile = _tile_progress() if alone else None
-        try:
-            if job.make:
-                made = maker.make(job.readable, job.make, seed=request.seed, on_tile=on_tile)
-        except InputError as error:
-            return "failed", str(error)
-        _write_case(job, made, maker, request, started)
-        return "made" if made else "whole", ""
+    begun = Begun(request, job)
+    with begun.claim:
+        begun.read(identity, wait)
+        begun.make(_tile_progress() if alone else None)
+        return _write(begun)
 
 
-_LOADED: dict[tuple[CompleteRequest, str], "Maker"] = {}
-"""The maker that this process has loaded last: a worker loads a run once, not for each case."""
+def complete_in_turn(
+    request: CompleteRequest, identity: str, jobs: Sequence[Job]
+) -> Iterator[tuple[str, str]]:
+    """As :func:`complete_case` for one job after the other, in this process; a state for each.
 
-
-def _maker(request: CompleteRequest, identity: str | None = None) -> "Maker":
-    """The run or the plumbing, ready to work.
-
-    It must still have this identity, as JSON; for None it is loaded afresh, whatever it is.
+    While the network has a case, the next is read and the last is written, in a thread each.
     """
-    if identity is not None and (request, identity) in _LOADED:
-        return _LOADED[request, identity]
-    import torch
+    maker_of(request, identity)  # loaded in this thread, whose device it sets
 
-    from synth3d.completion.makers import PlumbingMaker, RunMaker
-    from synth3d.training import RunConfig, load_run, read_config
+    def read(job: Job) -> Begun:
+        begun = Begun(request, job)
+        try:
+            begun.read(identity, wait=False)
+        except BaseException:
+            begun.claim.close()
+            raise
+        return begun
 
-    if request.threads is not None:
-        torch.set_num_threads(request.threads)
-    run = request.run
-    if run is None or request.plumbing:
-        maker = PlumbingMaker(request.hidden, read_config(run) if run else RunConfig())
-    else:
-        maker = RunMaker(
-            load_run(run), request.overlap, request.precision, request.batch, request.device
-        )
-        maker.refuse_others(request.hidden)
-    found = json.dumps(maker.identity)
-    if identity not in (None, found):
-        raise InputError(f"{maker.title}: it has changed since the cohort was planned; run again")
-    _LOADED.clear()
-    _LOADED[request, found] = maker
-    return maker
+    def write(begun: Begun) -> tuple[str, str]:
+        with begun.claim:
+            return _write(begun)
+
+    return in_stages(jobs, read, Begun.make, write, drop=lambda begun: begun.claim.close())
+
+
+def _write(begun: Begun) -> tuple[str, str]:
+    """State and fault of a case that was read and made; it is written unless they are known."""
+    if begun.outcome is not None:
+        return begun.outcome
+    _write_case(begun.job, begun.made, begun.maker, begun.request, begun.seconds)
+    return "made" if begun.made else "whole", ""
 
 
 def _write_case(
@@ -226,10 +217,10 @@ def _write_case(
     made: Mapping[Modality, Made],
     maker: "Maker",
     request: CompleteRequest,
-    started: float,
+    seconds: float,
 ) -> None:
-    """Marker, pictures, receipt; then the marker goes."""
-    case, layout = job.case, request.layout
+    """Marker, pictures, receipt; then the marker goes. ``seconds`` were spent on it before."""
+    started, case, layout = time.monotonic(), job.case, request.layout
     marker, receipt = layout.marker(case), layout.receipt(case)
     write_json(marker, job.identity)
     receipt.unlink(missing_ok=True)
@@ -258,7 +249,7 @@ def _write_case(
         "hidden": list(job.hidden),
         "suspicions": list(job.suspicions),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": round(seconds + time.monotonic() - started, 2),
         "peak_memory_mb": peak_memory_mb(request.device),
         "notice": NOTICE,
         "versions": versions(),

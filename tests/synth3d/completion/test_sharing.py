@@ -165,3 +165,28 @@ def test_two_writers_of_dataset_json_leave_one_file(ready, tmp_path):
         list(pool.map(lambda _: write_dataset_json(layout, cases, overwrite=False), range(80)))
     assert json.loads((tmp_path / "dataset.json").read_text())["file_ending"] == ".nii.gz"
     assert not left_over(tmp_path)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_an_interrupt_in_the_network_lets_go_of_every_case_and_a_rerun_finishes(
+    ready, completed, tmp_path, monkeypatch, number
+):
+    """The next case has been read by then, and the last is being written."""
+    calls, real = [], makers.RunMaker.make
+
+    def make(self, case, *args, **kwargs):
+        calls.append(case.name)
+        if case.name == f"Brats18_X_{number}_1":
+            raise KeyboardInterrupt
+        return real(self, case, *args, **kwargs)
+
+    monkeypatch.setattr(makers.RunMaker, "make", make)
+    how = {"run": ready / "run", "data": ready / "in", "out": tmp_path / "out", "device": "cpu"}
+    with pytest.raises(KeyboardInterrupt):
+        synth3d.complete(**how)
+    assert len(list(tmp_path.rglob("*.receipt.json"))) == number
+    assert not left_over(tmp_path)
+    monkeypatch.undo()
+    again = synth3d.complete(**how)
+    assert [one.state for one in again] == ["done"] * number + ["made"] * (4 - number)
+    assert contents(tmp_path / "out") == contents(completed)
