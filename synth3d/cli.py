@@ -216,7 +216,8 @@ def _add_complete(commands: Any) -> None:
         help="no synthesis: send the real --missing sequence through the same way out")
     add("--unchecked", action="store_true",
         help="complete even cases whose voxels contradict themselves: copies, masks, flips")
-    add("--overlap", type=float, help="share of a tile that neighbours share; default: training's")
+    add("--overlap", type=float,
+        help="share of a tile's sides that neighbours share; default: the run's, 0.25 in recipes")
     add("--precision", choices=["fp32", "bf16"], help="default: training's, if this machine can")
     add("--batch", type=int,
         help="tiles per call of the network; default: 2 on a CPU or a GPU of 8 GB, else 4")

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, process
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -22,15 +22,23 @@ from typing import TYPE_CHECKING, Any
 
 from synth3d import __version__
 from synth3d.cohort import Modality, find_cases, is_table, recode, untold_patients
+from synth3d.completion.case import Begun
 from synth3d.completion.derivative import bids_sources, write_description
-from synth3d.completion.executor import HeldElsewhere, open_executor, why_lost, work_through
+from synth3d.completion.executor import (
+    HeldElsewhere,
+    InThisProcess,
+    open_executor,
+    why_lost,
+    work_through,
+)
 from synth3d.completion.loading import forget_makers, maker_of
-from synth3d.completion.plan import Job, Made, in_the_way, plan
-from synth3d.completion.receipts import FORMAT, NOTICE, Layout, is_done, write_dataset_json
+from synth3d.completion.plan import Job, Made, plan
+from synth3d.completion.receipts import FORMAT, NOTICE, Layout, write_dataset_json
 from synth3d.completion.request import CompleteRequest
+from synth3d.completion.stages import in_stages
 from synth3d.completion.state import expect, failure_of, forget_failure, note_failure
 from synth3d.errors import InputError
-from synth3d.files import claim, copy, link_or_copy, progress, sha256, sweep, write_json
+from synth3d.files import copy, link_or_copy, progress, sha256, sweep, write_json
 from synth3d.images import read_label, write_like
 from synth3d.limits import check_descriptors
 from synth3d.machine import device_facts, peak_memory_mb, pick_device, versions
@@ -167,22 +175,38 @@ def _work(
             failed.append(f"case {job.case.name} failed before, --retry-failed tries it: {fault}")
         else:
             todo.append(job)
-    unit = functools.partial(complete_case, request, identity, len(todo) == 1)
-    steps = work_through(pool, unit, todo, on_held=_once_of_held())
+    steps = _outcomes(request, identity, todo, pool)
     if len(todo) > 1:
         steps = progress(steps, "completing", len(todo), unit="case")
-    for job, future in steps:
-        if fault := why_lost(future.exception()):
-            note_failure(request.out, job, fault)
-            state = "failed"
-        else:
-            state, fault = future.result()
+    for job, state, fault in steps:
         states[job.case.name] = state
         failed += [f"case {job.case.name}: {fault}"] if fault else []
     if failed:
         few = f"{len(failed)} of {len(jobs)} cases could not be completed"
         raise InputError(f"{few}: {'; '.join(failed)}")
     return states
+
+
+def _outcomes(
+    request: CompleteRequest, identity: str, jobs: Sequence[Job], pool: Executor
+) -> Iterator[tuple[Job, str, str]]:
+    """Each of ``jobs`` with its state and its fault, as they end."""
+    alone, left = len(jobs) == 1, list(jobs)
+    if isinstance(pool, InThisProcess) and not alone:
+        left = []
+        outcomes = zip(jobs, complete_in_turn(request, identity, jobs), strict=True)
+        for job, (state, fault) in outcomes:
+            if state == "held":
+                left.append(job)
+            else:
+                yield job, state, fault
+    unit = functools.partial(complete_case, request, identity, alone)
+    for job, future in work_through(pool, unit, left, on_held=_once_of_held()):
+        if lost := why_lost(future.exception()):
+            note_failure(request.out, job, lost)
+            yield job, "failed", lost
+        else:
+            yield job, *future.result()
 
 
 def _once_of_held() -> Callable[[list[Job]], None]:
@@ -215,25 +239,48 @@ def complete_case(
         HeldElsewhere: Another process has the case.
         InputError: The run has changed, or the output folder cannot be written.
     """
-    started, layout = time.monotonic(), request.layout
-    with claim(layout.lock(job.case.name)) as ours:
-        if not ours:
+    begun = Begun(request, job)
+    with begun.claim:
+        begun.read(identity)
+        if begun.held:
             raise HeldElsewhere(job.case.name)
-        if is_done(layout, job.case, job.identity):
-            return "theirs", ""
-        if not request.overwrite and (taken := in_the_way(job, layout)):  # since the plan was made
-            return "failed", "; ".join(taken)
-        maker, made = maker_of(request, identity), {}
-        on_tile = _tile_progress() if alone else None
+        begun.make(_tile_progress() if alone else None)
+        return _write(begun)
+
+
+def complete_in_turn(
+    request: CompleteRequest, identity: str, jobs: Sequence[Job]
+) -> Iterator[tuple[str, str]]:
+    """As :func:`complete_case` for one job after the other, in this process; an outcome for each.
+
+    The state of one that another process has is ``held``.
+    While the network has a case, the next is read and the last is written, in a thread each.
+    """
+    maker_of(request, identity)  # loaded in this thread, whose device it sets
+
+    def read(job: Job) -> Begun:
+        begun = Begun(request, job)
         try:
-            if job.make:
-                made = maker.make(job.readable, job.make, seed=request.seed, on_tile=on_tile)
-        except InputError as error:
-            note_failure(request.out, job, str(error))
-            return "failed", str(error)
-        _write_case(job, made, maker, request, started)
-        forget_failure(request.out, job.case.name)
-        return "made" if made else "whole", ""
+            begun.read(identity)
+        except BaseException:
+            begun.claim.close()
+            raise
+        return begun
+
+    def write(begun: Begun) -> tuple[str, str]:
+        with begun.claim:
+            return _write(begun)
+
+    return in_stages(jobs, read, Begun.make, write, drop=lambda begun: begun.claim.close())
+
+
+def _write(begun: Begun) -> tuple[str, str]:
+    """State and fault of a case that was read and made; it is written unless they are known."""
+    if begun.outcome is not None:
+        return begun.outcome
+    _write_case(begun.job, begun.made, begun.maker, begun.request, begun.seconds)
+    forget_failure(begun.request.out, begun.job.case.name)
+    return "made" if begun.made else "whole", ""
 
 
 def _write_case(
@@ -241,10 +288,10 @@ def _write_case(
     made: Mapping[Modality, Made],
     maker: "Maker",
     request: CompleteRequest,
-    started: float,
+    seconds: float,
 ) -> None:
-    """Marker, pictures, receipt; then the marker goes."""
-    case, layout = job.case, request.layout
+    """Marker, pictures, receipt; then the marker goes. ``seconds`` were spent on it before."""
+    started, case, layout = time.monotonic(), job.case, request.layout
     marker, receipt = layout.marker(case), layout.receipt(case)
     write_json(marker, job.identity)
     receipt.unlink(missing_ok=True)
@@ -273,7 +320,7 @@ def _write_case(
         "hidden": list(job.hidden),
         "suspicions": list(job.suspicions),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": round(seconds + time.monotonic() - started, 2),
         "peak_memory_mb": peak_memory_mb(request.device),
         "notice": NOTICE,
         "versions": versions(),

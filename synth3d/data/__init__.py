@@ -5,7 +5,14 @@ from synth3d.data.feeding import check_workers
 from synth3d.data.misalign import misalign
 from synth3d.data.options import DataConfig, MisalignConfig
 from synth3d.data.patches import Stream, to_subject
-from synth3d.data.prepared import Prepared, fit_scale, prepare, read_on_one_grid, refuse_headers
+from synth3d.data.prepared import (
+    Prepared,
+    fit_scale,
+    prepare,
+    prepare_read,
+    read_on_one_grid,
+    refuse_headers,
+)
 from synth3d.data.roles import Roles
 from synth3d.data.slices import restore, seen, spacing_seen
 from synth3d.data.task import Task, seed_of
@@ -22,6 +29,7 @@ __all__ = [
     "fit_scale",
     "misalign",
     "prepare",
+    "prepare_read",
     "read_on_one_grid",
     "refuse_headers",
     "restore",

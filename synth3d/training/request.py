@@ -158,7 +158,7 @@ def resolve(request: TrainRequest, device: str) -> RunConfig:
         if value is not None:
             override(values, key, value)
     if request.patch:
-        override(values, "data.overlap", tuple(side // 4 * 2 for side in request.patch))
+        override(values, "data.overlap", tuple(side // 8 * 2 for side in request.patch))
     if request.target:
         targets: list[Modality] = [parse_modality(name) for name in request.target.split(",")]
         override(values, "sources", _others(values, targets))

@@ -195,3 +195,28 @@ def test_a_dask_cluster_loses_a_worker_and_no_case(start, expected, tmp_path):
     assert process.returncode == 0, text
     assert contents(out) == expected
     assert not left_over(out)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_an_interrupt_in_the_network_lets_go_of_every_case_and_a_rerun_finishes(
+    ready, completed, tmp_path, monkeypatch, number
+):
+    """The next case has been read by then, and the last is being written."""
+    calls, real = [], makers.RunMaker.make
+
+    def make(self, case, *args, **kwargs):
+        calls.append(case.name)
+        if case.name == f"Brats18_X_{number}_1":
+            raise KeyboardInterrupt
+        return real(self, case, *args, **kwargs)
+
+    monkeypatch.setattr(makers.RunMaker, "make", make)
+    how = {"run": ready / "run", "data": ready / "in", "out": tmp_path / "out", "device": "cpu"}
+    with pytest.raises(KeyboardInterrupt):
+        synth3d.complete(**how)
+    assert len(list(tmp_path.rglob("*.receipt.json"))) == number
+    assert not left_over(tmp_path)
+    monkeypatch.undo()
+    again = synth3d.complete(**how)
+    assert [one.state for one in again] == ["done"] * number + ["made"] * (4 - number)
+    assert contents(tmp_path / "out") == contents(completed)

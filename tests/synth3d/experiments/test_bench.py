@@ -7,7 +7,7 @@ import torch
 
 import cuda_ops.bench.command
 from cuda_ops.bench.memory import STATUS
-from synth3d.experiments import bench, routing, throughput
+from synth3d.experiments import bench, routing, throughput, volumes
 from synth3d.experiments.bench import CASES, NETWORKS, Case
 from synth3d.training.recipes import read_recipe
 
@@ -69,6 +69,18 @@ def test_peaks_are_those_of_another_process():
     found = {result.candidate: result for result in row.measure(row, ONCE)}
     assert found["agi"].value > found["agi-stride2"].value > 1
     assert "MiB" in found["agi"].note
+
+
+@pytest.mark.slow
+def test_a_cohort_is_held_against_half_overlap_and_against_its_convolutions(monkeypatch):
+    monkeypatch.setattr(volumes, "SHAPE", (40, 64, 72))
+    monkeypatch.setattr(volumes, "HEAD", 56)
+    row = next(row for row in volumes.volume_rows() if row.name == "cohort/resunet/fp32")
+    former, floor = row.measure(row, ONCE)
+    assert (former.baseline, floor.baseline) == ("half", "floor")
+    assert floor.value > 1
+    assert former.value < 1.5
+    assert floor.seconds.keys() == {"now", "half", "floor"}
 
 
 @pytest.mark.parametrize(("channels", "tried"), [(16, [8, 1]), (32, [8, 1]), (64, [8, 2, 1])])
