@@ -19,7 +19,7 @@ help:
 	@echo "make demo       phantom cohort -> AGI-Net -> nnU-Net -> Dice-recovery table (12 min, 2 cores)"
 	@echo "make test       lint, types and the default tests (8 min, 2 cores)"
 	@echo "make test-full  the long checks too"
-	@echo "make bench      what rolling costs on this CPU, as tables (20 min; ARGS=--quick: 2; bench-layers, bench-networks)"
+	@echo "make bench      what rolling costs on this CPU, as tables (40 min, idle; ARGS=--quick: 2; bench-layers, bench-networks)"
 	@echo "make gpu-check  all that is claimed of an NVIDIA GPU, as a table (10 min; PYTHON_GPU=python3: no $(VENV))"
 	@echo "make clean      remove what demo and test made, except $(VENV)"
 

@@ -58,6 +58,7 @@ setup(
         "gpu": ["cupy-cuda13x>=14"],
         "gpu-cuda12": ["cupy-cuda12x>=14"],
         "score": ["lpips>=0.1.4"],
+        "cluster": ["distributed>=2024.8"],
         "test": [
             "pytest>=8.3",
             "pytest-xdist>=3.6",
@@ -67,6 +68,7 @@ setup(
             "pyright[nodejs]>=1.1.414",  # brings itself and node along; downloads nothing more
             "build>=1.2",
             "lpips>=0.1.4",
+            "distributed>=2024.8",
             "torchmetrics>=1.4",
             "playwright>=1.50",  # drives the system's chromium; downloads no browser
             "monai>=1.5",

@@ -121,6 +121,7 @@ def _add_statistics(run: argparse.ArgumentParser) -> None:
     add("--margin", type=float, help="mean Dice below full that still counts as no worse")
     told = "of the out-of-fold synthesis that the arm retrained learns from"
     add("--folds", type=int, help=told)
+    add("--workers", type=int, metavar="N", help="folds of that side by side; default: 1")
 
 
 def request_of(args: argparse.Namespace) -> "RunRequest":

@@ -1,8 +1,9 @@
-"""The command ``synth3d``: phantom · audit · train · complete · export · score · ablate · describe.
+"""The command ``synth3d``: phantom · audit · train · complete · status · verify · export · score ·
+ablate · describe.
 
-Exit codes: 0 done, 1 the command ran and something failed or is wrong (ablate, audit), 2 the input
-cannot be used, 130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is
-instant.
+Exit codes: 0 done, 1 the command ran and something failed or is wrong (ablate, audit, status,
+verify), 2 the input cannot be used, 130 interrupted. Everything heavy is imported inside the
+commands, so ``--help`` is instant.
 """
 
 import argparse
@@ -49,8 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"synth3d {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add_command in (
-        _add_phantom, _add_audit, _add_train, _add_complete, _add_export, _add_score, _add_ablate,
-        _add_describe
+        _add_phantom, _add_audit, _add_train, _add_complete, _add_state, _add_export, _add_score,
+        _add_ablate, _add_describe
     ):  # fmt: skip
         add_command(commands)
     return parser
@@ -215,14 +216,45 @@ def _add_complete(commands: Any) -> None:
         help="no synthesis: send the real --missing sequence through the same way out")
     add("--unchecked", action="store_true",
         help="complete even cases whose voxels contradict themselves: copies, masks, flips")
-    add("--overlap", type=float, help="share of a tile that neighbours share; default: training's")
+    add("--overlap", type=float,
+        help="share of a tile's sides that neighbours share; default: the run's, 0.25 in recipes")
     add("--precision", choices=["fp32", "bf16"], help="default: training's, if this machine can")
     add("--batch", type=int,
         help="tiles per call of the network; default: 2 on a CPU or a GPU of 8 GB, else 4")
     add("--seed", type=int, default=0, help="of a framework that draws its pictures at random")
-    add("--jobs", type=int, default=1, metavar="N", help="cases side by side; default: 1")
-    add("--threads", type=int, help="CPU threads; default: all cores, shared among the jobs")
+    _add_workers(add, "cases")
+    add("--part", metavar="K/N",
+        help="of the cases in the order of their names every N-th from the K-th, for job arrays")
+    add("--retry-failed", action="store_true",
+        help="try again what failed before with the same files and the same run")
+    add("--threads", type=int,
+        help="CPU threads; default: all cores, shared among the workers; a Dask worker's own")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+
+
+def _add_workers(add: Flags, what: str) -> None:
+    add("--workers", type=int, default=1, metavar="N",
+        help=f"processes that do {what} side by side; default: 1")
+    add("--dask", metavar="ADDRESS",
+        help="the workers of a Dask cluster do them, as in tcp://scheduler:8786")
+
+
+def _add_state(commands: Any) -> None:
+    def look(args: argparse.Namespace) -> int:
+        from synth3d.completion import StateRequest, tell_status
+
+        return tell_status(_request(StateRequest, args))
+
+    def verify(args: argparse.Namespace) -> int:
+        from synth3d.completion import StateRequest, tell_status
+
+        return tell_status(_request(StateRequest, args), again=True)
+
+    status = _command(commands, "status", look, "what of a completed cohort is done, and what not")
+    hashes = _command(commands, "verify", verify, "hold a completed cohort against its receipts")
+    for add in (status, hashes):
+        add("out", type=Path, metavar="OUT", help="folder of synth3d complete")
+        add("--json", action="store_true", help="print JSON instead of text")
 
 
 def _add_export(commands: Any) -> None:
@@ -312,8 +344,8 @@ def _add_ablate(commands: Any) -> None:
     add("--convention", metavar="NAME,NAME",
         help="of the scores, the first leads; default: ours,paper-agi, or the reverse for a "
         "recipe with the paper's intensities")
-    add("--jobs", type=int, default=1, metavar="N", help="runs side by side; default: 1")
-    add("--threads", type=int, help="of each run; default: all cores / jobs")
+    _add_workers(add, "runs")
+    add("--threads", type=int, help="of each run; default: all cores / workers")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--work", type=Path, default=Path("work"), help="results are kept in WORK/ablate")
     add("--name", help="folder of the table; default: the table's name")

@@ -52,11 +52,15 @@ def what_gave_out(error: BaseException, doing: str = "the command", hint: str = 
     if "KernelError" in kinds:
         return said
     shared = "shared memory" in low or "unable to write to file </torch_" in low
-    if "DataLoader worker (pid" in said or (shared and isinstance(error, RuntimeError)):
+    if shared and isinstance(error, RuntimeError) and "worker (pid" not in said:
+        return f"shared memory is full (while {doing}): {FEWER_WORKERS}"
+    if "DataLoader worker (pid" in said:
         found = re.search(r"signal: ([\w ]+)", f"{said} {error.__cause__}")
         how = f" ({found[1]})" if found else ""
         died = f"a process that draws patches was ended from outside{how}"
         return f"{died}, mostly for want of shared memory: {FEWER_WORKERS}"
+    if "too many open files" in low:
+        return f"{doing} opens more files than it may; raise ulimit -n, or take fewer workers"
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or "PytorchStreamWriter failed" in said or "No space left" in said:
         return f"the disk is full (while {doing}); free some space and give the same command again"

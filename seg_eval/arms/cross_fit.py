@@ -6,8 +6,8 @@ training patients are cut into folds, the run's own training is repeated without
 each fold is completed by the network that has not seen it.
 """
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from seg_eval.arms.kinds import Arm
 from seg_eval.arms.synthesisers import Program, completed_file, completion
 from seg_eval.cohort import Cohort
 from synth3d.cohort import Case, Modality, Splits, write_splits
+from synth3d.completion import open_executor, why_lost, work_through
 from synth3d.errors import InputError
 from synth3d.files import progress, read_object
 
@@ -94,7 +95,10 @@ class CrossFit:
         arm: Whose synthesiser's training is repeated without each fold.
         folds: How many networks are trained.
         folder: Where the runs and files of the folds are kept.
-        threads: Of ``synth3d``.
+        synth3d: Picklable if there are several ``workers``.
+        threads: Of each ``synth3d``.
+        workers: Folds that are done side by side.
+        note: Told of each command that will be run.
     """
 
     arm: Arm
@@ -104,6 +108,8 @@ class CrossFit:
     folder: Path
     synth3d: Program
     threads: int
+    workers: int = 1
+    note: Callable[[str], object] = lambda words: None
 
     def places(self, out: Path, cases: Sequence[Case]) -> Files:
         """Where the files of ``cases`` are when ``out`` is completed."""
@@ -111,45 +117,58 @@ class CrossFit:
         return {c.name: {name: completed_file(out, c, gone, name) for name in gone} for c in cases}
 
 
-def out_of_fold(fit: CrossFit, executor: Executor | None = None) -> Files:
+def out_of_fold(fit: CrossFit) -> Files:
     """Synthetic files of all training cases, made now if they are not there.
 
-    An ``executor`` does the folds, each on its own; without one they are done in order, here.
     What cannot be done is refused as :func:`check_out_of_fold` refuses it.
     """
     splits = check_out_of_fold(fit.arm, fit.cohort, fit.missing, fit.folds)
     if isinstance(fit.arm.source, Completed):
         return _take_over(fit, fit.arm.source)
-    fold = partial(_complete_fold, fit)
-    made = (executor.map if executor else map)(fold, range(1, len(splits) + 1), splits)
-    return {case: paths for files in made for case, paths in files.items()}
-
-
-def _complete_fold(fit: CrossFit, number: int, split: Splits) -> Files:
-    """Files of the cases held out, by a training that has not seen them."""
-    out = fit.folder / f"completed-{number}"
-    files = fit.places(out, [case for case in fit.cohort.train if case.name in split.test])
-    if not all(path.is_file() for paths in files.values() for path in paths.values()):
-        run, data = _train_fold(fit, number, split), fit.cohort.folder
-        fit.synth3d(completion(run, data, out, fit.missing, split.test, fit.threads))
+    files: dict[str, Mapping[Modality, Path]] = {}
+    todo: list[list[list[str]]] = []
+    for number, split in enumerate(splits, 1):
+        out = fit.folder / f"completed-{number}"
+        held_out = fit.places(out, [case for case in fit.cohort.train if case.name in split.test])
+        files |= held_out
+        if not all(path.is_file() for paths in held_out.values() for path in paths.values()):
+            todo.append(_commands(fit, number, split, out))
+    for command in [command for commands in todo for command in commands]:
+        fit.note(shlex.join(["synth3d", *command]))
+    with open_executor(min(fit.workers, max(1, len(todo)))) as pool:
+        for _, fold in work_through(pool, partial(_run_all, fit.synth3d), todo):
+            if lost := why_lost(fold.exception()):
+                raise InputError(f"a fold of the out-of-fold synthesis was lost: {lost}")
+            fold.result()
     return files
 
 
-def _train_fold(fit: CrossFit, number: int, split: Splits) -> Path:
-    """The run's training again, with its own settings, without the held-out cases."""
-    name, threads = f"fold-{number}", fit.threads
-    begun = fit.folder / "runs" / name / "config.json"
-    if begun.is_file():  # a killed training goes on with the threads that it had
+def _run_all(synth3d: Program, commands: Sequence[Sequence[str]]) -> None:
+    """A fold, the unit of work; what was done before is found done by the programs themselves."""
+    for command in commands:
+        synth3d(command)
+
+
+def _commands(fit: CrossFit, number: int, split: Splits, out: Path) -> list[list[str]]:
+    """The run's training again without the held-out cases, and the completion of those."""
+    run, data = fit.folder / "runs" / f"fold-{number}", fit.cohort.folder
+    training = _training(fit, number, split, run)
+    return [training, completion(run, data, out, fit.missing, split.test, fit.threads)]
+
+
+def _training(fit: CrossFit, number: int, split: Splits, run: Path) -> list[str]:
+    """With the run's own settings; the split is written."""
+    threads = fit.threads
+    if (begun := run / "config.json").is_file():  # killed, it goes on with the threads that it had
         train = read_object(begun, "train")["train"]
         threads = train.get("threads", threads) if isinstance(train, dict) else threads
     path = fit.folder / f"splits-{number}.json"
     write_splits(path, split)
     recipe = fit.arm.synthesiser.folder / "config.json"
     command = ["train", "--recipe", str(recipe), "--data", str(fit.cohort.folder)]
-    command += ["--splits", str(path), "--work", str(fit.folder), "--name", name]
+    command += ["--splits", str(path), "--work", str(fit.folder), "--name", run.name]
     command += ["--labels", fit.cohort.declared] if fit.cohort.declared else []
-    fit.synth3d([*command, "--threads", str(threads)])
-    return fit.folder / "runs" / name
+    return [*command, "--threads", str(threads)]
 
 
 def _take_over(fit: CrossFit, source: Completed) -> Files:

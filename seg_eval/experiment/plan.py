@@ -31,7 +31,7 @@ class Plan:
     Attributes:
         missing: The sequences that are taken away, all at once.
         arms: What takes their place; ``full`` and ``zero`` among them.
-        preset, seeds, seed, threads, empty, margin, folds: As :class:`RunRequest` has them.
+        preset, seeds, seed, threads, empty, margin, folds, workers: As in :class:`RunRequest`.
         foreign: A model folder that takes the frozen segmenter's place; None trains one.
     """
 
@@ -46,6 +46,7 @@ class Plan:
     margin: float
     folds: int = 3
     foreign: Path | None = None
+    workers: int = 1
 
     @property
     def stem(self) -> str:
@@ -130,6 +131,7 @@ def make_plan(
         margin=request.margin,
         folds=request.folds,
         foreign=foreign,
+        workers=request.workers,
     )
 
 

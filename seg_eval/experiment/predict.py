@@ -47,8 +47,17 @@ def _cross_fit(experiment: Experiment, segmenter: str, files: CaseMarks) -> Cros
     images = [case.images[name] for case in plan.cohort.train for name in MODALITIES]
     contents = [files[str(path.absolute())][2] for path in images]
     folder = experiment.models / "out-of-fold" / digest(origin, plan.missing, contents)[:12]
-    program, threads = experiment.synth3d, plan.threads
-    return CrossFit(arm, plan.cohort, plan.missing, plan.folds, folder, program, threads)
+    return CrossFit(
+        arm,
+        plan.cohort,
+        plan.missing,
+        plan.folds,
+        folder,
+        experiment.engines.synth3d,
+        max(1, plan.threads // plan.workers),
+        plan.workers,
+        experiment.note_command,
+    )
 
 
 def missing_predictions(experiment: Experiment) -> dict[Key, Todo]:

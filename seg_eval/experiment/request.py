@@ -40,6 +40,7 @@ class RunRequest:
         seeds: ``0,1,2``: segmenters of each kind are trained with these; None takes ``seed``.
         margin: Mean Dice below full that still counts as no worse.
         folds: Of the out-of-fold synthesis that a retrained segmenter learns from.
+        workers: Folds of it that are done side by side, with a share of the threads each.
         threads: CPU threads; None takes all cores.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         dry_run: Say what would be done, and do nothing.
@@ -66,6 +67,7 @@ class RunRequest:
     seeds: str | None = None
     margin: float = 0.02
     folds: int = 3
+    workers: int = 1
     threads: int | None = None
     device: str = "auto"
     dry_run: bool = False
@@ -80,8 +82,7 @@ class RunRequest:
         if self.segmenter_preset not in PRESETS:
             known = ", ".join(PRESETS)
             raise InputError(f"unknown preset {self.segmenter_preset!r}; known: {known}")
-        if not 1 <= self.thread_count <= 4096:
-            raise InputError(f"--threads must be at least 1 and at most 4096, got {self.threads}")
+        self._check_counts()
         if not 0 <= self.margin < 1:
             raise InputError(f"--margin is a Dice difference in [0, 1), got {self.margin}")
         if self.empty not in EMPTY_RULES:
@@ -97,6 +98,11 @@ class RunRequest:
             raise InputError("--segmenter is one model; --seeds are for segmenters trained here")
         if self.segmenter is not None and not self.segmenter.is_dir():
             raise InputError(f"--segmenter: no folder {self.segmenter}")
+
+    def _check_counts(self) -> None:
+        for name, value in (("threads", self.thread_count), ("workers", self.workers)):
+            if not 1 <= value <= 4096:
+                raise InputError(f"--{name} must be at least 1 and at most 4096, got {value}")
 
     def _take_strings(self) -> None:
         """From Python, paths may be strings, and one of several need be in no tuple."""

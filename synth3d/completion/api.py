@@ -49,8 +49,8 @@ def train(**settings: Any) -> "Run":
 def complete(*, executor: Executor | None = None, **settings: Any) -> list[Completed]:
     """Complete a cohort as ``synth3d complete`` does; a record for each case.
 
-    The cases are worked on by ``executor``, or by ``jobs`` processes of this machine. The settings
-    are fields of ``synth3d.completion.CompleteRequest``, which are the flags.
+    The cases are worked on by ``executor``, or as ``workers`` and ``dask`` say. The settings are
+    fields of ``synth3d.completion.CompleteRequest``, which are the flags.
 
     Raises:
         InputError: As :func:`synth3d.completion.complete_cohort`.

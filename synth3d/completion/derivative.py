@@ -17,7 +17,7 @@ from synth3d.files import claim, read_json, read_object, write_json, write_text
 BIDS_VERSION = "1.10.0"
 """Of the specification that names, links and this description follow."""
 
-IGNORED = ("receipts/", ".locks/")
+IGNORED = ("receipts/", ".locks/", "failed/", "cohort.json", "verified.json")
 """What a validator should not look at: ours, not BIDS's."""
 
 

@@ -1,4 +1,4 @@
-"""One case's missing sequences in scanner units: a trained run's, or the real ones sent through.
+"""One case's missing sequences in scanner units: what a maker is, and a trained run as one.
 
 Writes no file; :mod:`synth3d.completion.run` does.
 """
@@ -12,28 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from synth3d.cohort import MODALITIES, Case, Finding, Modality, findings
+from synth3d.cohort import Case, Finding, Modality, findings
 from synth3d.completion.plan import Made
 from synth3d.data import (
     Prepared,
     Roles,
-    fit_scale,
     prepare,
+    prepare_read,
     read_on_one_grid,
-    restore,
-    seen,
     spacing_seen,
 )
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
 from synth3d.frameworks import Diffusion
-from synth3d.images import Grid, Scale, Volume, foreground, value_limits
+from synth3d.images import Grid, Scale, value_limits
 from synth3d.inference import (
     OnTile,
     SynthesisOptions,
-    Tiling,
     memory_format,
-    sliding_window,
     synthesize_case,
 )
 from synth3d.machine import suited, tf32, tuned, use_device
@@ -113,6 +109,7 @@ class Maker:
         seed: int = 0,
         draws: int = 1,
         on_tile: OnTile | None = None,
+        content: Any = None,
     ) -> dict[Modality, Made]:
         """The ``wanted`` sequences of ``case``, some of ``targets``.
 
@@ -122,6 +119,7 @@ class Maker:
             seed: Decides all randomness; the same seed gives the same picture.
             draws: How many pictures are averaged, of seeds that follow from ``seed``.
             on_tile: Told (tiles done, tiles in all).
+            content: What :meth:`read` gave for the case and ``wanted``; None reads it now.
 
         Raises:
             InputError: A file of the case is bad, the network gives NaN, or several draws were
@@ -130,10 +128,24 @@ class Maker:
         if draws > 1 and not self.random:
             raise InputError(f"{self.name} makes the same picture of every seed: one draw is all")
         more = np.random.SeedSequence(seed).generate_state(draws - 1)
-        return self._make(case, wanted, [seed, *map(int, more)], on_tile)
+        content = self.read(case, wanted) if content is None else content
+        return self._make(case, wanted, content, [seed, *map(int, more)], on_tile)
+
+    def read(self, case: Case, wanted: Sequence[Modality]) -> Any:
+        """All that :meth:`make` needs of the files of ``case``; a thread of its own may read it.
+
+        Raises:
+            InputError: A file of the case is bad.
+        """
+        raise NotImplementedError
 
     def _make(
-        self, case: Case, wanted: Sequence[Modality], seeds: list[int], on_tile: OnTile | None
+        self,
+        case: Case,
+        wanted: Sequence[Modality],
+        content: Any,
+        seeds: list[int],
+        on_tile: OnTile | None,
     ) -> dict[Modality, Made]:
         raise NotImplementedError
 
@@ -218,17 +230,26 @@ class RunMaker(Maker):
         found = findings(volumes, raw[have[0]].spacing_mm, stripped=False)
         if any(one.contradiction for one in found):
             return found
-        prepared = prepare(case, self.sources, (), self.config.data)
+        prepared = prepare_read(case, raw, self.sources, self.config.data)
         strange = self._strange_grid(prepared) + self.run.prior.odd_ones({**prepared.scales})
         if self.roles is not None:
             strange += self.roles.exchanged({**prepared.volumes}, prepared.brain)
         return found + [Finding(False, text) for text in strange]
 
+    def read(self, case: Case, wanted: Sequence[Modality]) -> Prepared:
+        """As :meth:`Maker.read`."""
+        return prepare(replace(case, label=None), self.sources, (), self.config.data)
+
     def _make(
-        self, case: Case, wanted: Sequence[Modality], seeds: list[int], on_tile: OnTile | None
+        self,
+        case: Case,
+        wanted: Sequence[Modality],
+        content: Prepared,
+        seeds: list[int],
+        on_tile: OnTile | None,
     ) -> dict[Modality, Made]:
         """Absent sources are zeros, as in training."""
-        prepared = prepare(replace(case, label=None), self.sources, (), self.config.data)
+        prepared = content
         siblings = list(prepared.scales.values())
         scales: dict[Modality, tuple[Scale, str]] = {}
         for target in wanted:
@@ -338,61 +359,3 @@ def _reaches_below_background(prepared: Prepared, name: Modality) -> bool:
     scale, lowest = prepared.scales[name], float(prepared.volumes[name].min())
     darkest = scale.low + lowest * scale.width - scale.background
     return darkest < -1e-3 * abs(scale.high - scale.background)
-
-
-class PlumbingMaker(Maker):
-    """Sends the *real* target through the export with a network that returns its input.
-
-    Scale, mask, turn, tiles, blending, inverse scale, type of the file: what this changes is what
-    the export costs, whatever is synthesised.
-    """
-
-    def __init__(self, missing: Sequence[Modality], config: RunConfig) -> None:
-        """Take ``missing`` as what is missing; ``config`` says what the export is like."""
-        super().__init__(config, tuple(m for m in MODALITIES if m not in missing), tuple(missing))
-        self.identity["plumbing"] = True
-        self.title = f"plumbing: the real {'+'.join(missing)} through the way out"
-
-    def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
-        """As :meth:`Maker.readable`: all of it, since the real picture is what is sent through."""
-        return case
-
-    def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
-        """As :meth:`Maker.trouble`."""
-        gone = ", ".join(case.missing(wanted))
-        lost = [f"has no real {gone} to send through"] if gone else []
-        return super().trouble(case, wanted) + lost
-
-    def _make(
-        self, case: Case, wanted: Sequence[Modality], seeds: list[int], on_tile: OnTile | None
-    ) -> dict[Modality, Made]:
-        """The brain is that of the sources."""
-        known: list[Modality] = [name for name in self.sources if name in case.images]
-        raw = read_on_one_grid(
-            replace(case, label=None), [*known, *wanted], self.config.data.common_grid
-        )
-        brain = np.logical_or.reduce([foreground(raw[name].data) for name in known])
-        return {t: self._through(case, raw[t], t, brain, on_tile) for t in wanted}
-
-    def _through(
-        self,
-        case: Case,
-        volume: Volume,
-        target: Modality,
-        brain: np.ndarray,
-        on_tile: OnTile | None,
-    ) -> Made:
-        data = self.config.data
-        scale = fit_scale(volume.data, brain, data.intensity)
-        network: dict[Modality, np.ndarray] = {target: scale.apply(volume.data, brain)}
-        prepared = Prepared(case, network, {target: scale}, brain, None, volume.affine)
-        view = seen(prepared, self.config.task, data)
-        result = sliding_window(
-            lambda tiles: tiles,
-            torch.from_numpy(view.sources([target])),
-            Tiling(data.patch, data.overlap, on_tile=on_tile),
-            torch.from_numpy(np.ascontiguousarray(view.brain)),
-        )
-        back = restore(result.numpy(), prepared, self.config.task, data)[0]
-        like = self.like(case, target)
-        return Made(scale.invert(back, brain), like, scale, "real", synthetic=False)

@@ -3,7 +3,9 @@
 Looks at headers, hashes and the voxels of what is still to be made, and writes nothing.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from filecmp import cmp
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synth3d.cohort import MODALITIES, Case, Modality, portable_codes
+from synth3d.completion.executor import why_lost, work_through
+from synth3d.completion.loading import maker_of
 from synth3d.completion.receipts import Layout, case_identity, is_done
 from synth3d.completion.request import CompleteRequest
 from synth3d.errors import InputError
@@ -91,44 +95,66 @@ class Job:
         return None if self.recoded is None else layout.label(self.case)
 
 
-def plan(cases: Sequence[Case], maker: "Maker", request: CompleteRequest) -> list[Job]:
-    """A job for each case; all is read that will be, and nothing is written.
+def plan_case(real: Case, maker: "Maker", request: CompleteRequest) -> Job | list[str]:
+    """The job of a case, or a clause for everything that stands in its way; nothing is written."""
+    layout, hidden = request.layout, request.hidden
+    # No seed in a receipt means 0: so were all of those written that know of none.
+    how = maker.identity | ({"seed": request.seed} if maker.random and request.seed else {})
+    visible = {m: path for m, path in real.images.items() if m not in hidden}
+    case, readable = replace(real, images=visible), maker.readable(real, hidden)
+    make: tuple[Modality, ...] = tuple(m for m in maker.targets if m not in visible)
+    trouble = _trouble(readable, make, maker, layout)
+    if layout.format == "nnunet" and (gone := sorted({*case.missing()} - {*make})):
+        trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {gone} stay missing")
+    codes: Mapping[int, int] | None = None
+    try:
+        codes = portable_codes(case, request.labels) if layout.label(case) else None
+    except InputError as error:
+        trouble.append(str(error))
+    if layout.format == "bids" and real.naming != "bids":
+        trouble.append(f"is named as {real.naming}; a BIDS derivative needs a BIDS dataset")
+    if trouble:
+        return trouble
+    identity = case_identity(readable, make, how)
+    if codes is not None:
+        identity |= {"label": {str(old): new for old, new in codes.items()}}
+    there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)
+    done = is_done(layout, case, identity)
+    trouble, suspicions = _looked_at(readable, make, done, maker, request)
+    job = Job(case, readable, there, make, identity, done, suspicions, codes)
+    trouble += [] if done or request.overwrite else in_the_way(job, layout)
+    return trouble or job
+
+
+def plan(
+    request: CompleteRequest, identity: str, cases: Sequence[Case], pool: Executor
+) -> list[Job]:
+    """A job for each case, in their order; all is read that will be, and nothing is written.
 
     Raises:
         InputError: Some cases cannot be completed; the sentence names all of them and why.
     """
-    jobs, problems, layout, hidden = [], [], request.layout, request.hidden
-    # No seed in a receipt means 0: so were all of those written that know of none.
-    how = maker.identity | ({"seed": request.seed} if maker.random and request.seed else {})
-    for real in progress(cases, "looking at the cases", unit="case"):
-        visible = {m: path for m, path in real.images.items() if m not in hidden}
-        case, readable = replace(real, images=visible), maker.readable(real, hidden)
-        make: tuple[Modality, ...] = tuple(m for m in maker.targets if m not in visible)
-        trouble = _trouble(readable, make, maker, layout)
-        if layout.format == "nnunet" and (gone := sorted({*case.missing()} - {*make})):
-            trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {gone} stay missing")
-        codes: Mapping[int, int] | None = None
-        try:
-            codes = portable_codes(case, request.labels) if layout.label(case) else None
-        except InputError as error:
-            trouble.append(str(error))
-        if layout.format == "bids" and real.naming != "bids":
-            trouble.append(f"is named as {real.naming}; a BIDS derivative needs a BIDS dataset")
-        if not trouble:
-            identity = case_identity(readable, make, how)
-            if codes is not None:
-                identity |= {"label": {str(old): new for old, new in codes.items()}}
-            there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)
-            done = is_done(layout, case, identity)
-            found, suspicions = _looked_at(readable, make, done, maker, request)
-            trouble += found
-            jobs.append(Job(case, readable, there, make, identity, done, suspicions, codes))
-            trouble += [] if done or request.overwrite else in_the_way(jobs[-1], layout)
-        problems += [f"case {case.name}: {text}" for text in trouble]
+    found: dict[str, Job | list[str]] = {}
+    steps = work_through(pool, functools.partial(look_at, request, identity), cases)
+    for case, future in progress(steps, "looking at the cases", len(cases), unit="case"):
+        lost = why_lost(future.exception())
+        found[case.name] = [lost] if lost else future.result()
+    jobs = [job for case in cases if isinstance(job := found[case.name], Job)]
+    problems = [
+        f"case {case.name}: {text}"
+        for case in cases
+        if isinstance(texts := found[case.name], list)
+        for text in texts
+    ]
     if problems:
         head = f"{len(problems)} problems: " if len(problems) > 1 else ""
         raise InputError(head + "; ".join(problems))
     return jobs
+
+
+def look_at(request: CompleteRequest, identity: str, case: Case) -> Job | list[str]:
+    """As :func:`plan_case`, for the maker of this identity; a unit of work of an executor."""
+    return plan_case(case, maker_of(request, identity), request)
 
 
 def _looked_at(

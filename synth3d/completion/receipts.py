@@ -22,7 +22,7 @@ from synth3d.cohort import (
     stem_of,
 )
 from synth3d.errors import InputError
-from synth3d.files import claim, place, read_json, refuse_link, sha256, write_json
+from synth3d.files import claim, place, read_json, read_object, refuse_link, sha256, write_json
 
 FORMAT = 1
 """Raised when receipts of an older version no longer count."""
@@ -131,6 +131,43 @@ def is_done(layout: Layout, case: Case, identity: Mapping[str, Any]) -> bool:
         )
     except (InputError, OSError, KeyError, TypeError, AttributeError, ValueError):
         return False
+
+
+def damage(out: Path, receipt: Path) -> str:
+    """What is not as ``receipt``, of the cohort in ``out``, says, in a clause; empty if nothing."""
+    try:
+        said = read_object(receipt, "format", "identity", "files")
+        if said["format"] != FORMAT:
+            return f"{receipt} is of another version of synth3d"
+        identity, files = said["identity"], said["files"]
+        layout = _layout_of(out, receipt)
+        kept = {*identity["inputs"]} - {"label"} if layout.holds_acquired else set()
+        wanted = (kept | {*identity["made"]}) & {*layout.places}
+        if sum(bool(ending_of(name)) for name in files) < len(wanted):
+            return f"{receipt} lists fewer images than its case has"
+        wrong = [f"{name} {how}" for name in files if (how := _changed(out, name, files[name]))]
+    except InputError as error:
+        return str(error)
+    except (TypeError, AttributeError, KeyError, ValueError):
+        return f"{receipt} is damaged; remove it and complete the case again"
+    return ", ".join(wrong)
+
+
+def _layout_of(out: Path, receipt: Path) -> Layout:
+    """By what lies in the folder; where that says two things, the format that wants more files."""
+    if receipt.parent.name != "receipts":
+        return Layout(out, "brats")
+    nnunet = (out / "dataset.json").exists() or not (out / "dataset_description.json").exists()
+    return Layout(out, "nnunet" if nnunet else "bids")
+
+
+def _changed(out: Path, name: str, digest: str) -> str:
+    try:
+        return "" if sha256(place(out, *name.split("/"))) == digest else "is not what was written"
+    except FileNotFoundError:
+        return "is gone"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def write_dataset_json(layout: Layout, cases: Sequence[Case], overwrite: bool) -> None:

@@ -1,5 +1,6 @@
 """What ``synth3d complete`` is asked for."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,13 @@ class CompleteRequest:
         batch: Tiles per call of the network; None is what suits the device.
         labels: The label scheme of all cases, a key of ``synth3d.cohort.SCHEMES``; None lets each
             case tell.
-        threads: CPU threads of each job; None is all cores, shared among the jobs.
+        workers: Processes of this machine that work on cases side by side.
+        dask: Address of a Dask scheduler whose workers do it instead; they see the same folders.
+        part: ``3/20``: of the cases in the order of their names the third and every twentieth after
+            it, so that 20 jobs of an array share a cohort.
+        retry_failed: Try again what failed before with the same files and the same run.
+        threads: CPU threads of each worker; None is all cores, shared among the workers, or what a
+            Dask worker has.
 
     Raises:
         InputError: A value that no cohort can be completed with.
@@ -48,7 +55,10 @@ class CompleteRequest:
     precision: str | None = None
     batch: int | None = None
     seed: int = 0
-    jobs: int = 1
+    workers: int = 1
+    dask: str | None = None
+    part: str | None = None
+    retry_failed: bool = False
     threads: int | None = None
     device: str = "auto"
 
@@ -59,6 +69,7 @@ class CompleteRequest:
         object.__setattr__(self, "missing", tuple(self.missing or ()))
         object.__setattr__(self, "labels", parse_scheme(self.labels).name if self.labels else None)
         self._check_values()
+        self.share  # noqa: B018  (it refuses what it cannot read)
         if self.plumbing and not self.hidden:
             raise InputError("--plumbing needs --missing: which real sequence is sent through")
         if self.plumbing and self.format == "bids":
@@ -73,7 +84,7 @@ class CompleteRequest:
 
     def _check_values(self) -> None:
         """Refuse what no flag can be."""
-        for name in ("batch", "jobs", "threads"):
+        for name in ("batch", "workers", "threads"):
             if (value := getattr(self, name)) is not None and not 1 <= value <= 4096:
                 raise InputError(f"--{name} must be at least 1 and at most 4096, got {value}")
         for name, known in (("format", FORMATS), ("precision", PRECISIONS)):
@@ -98,6 +109,15 @@ class CompleteRequest:
             return False
         parts = path.relative_to(data).parts
         return not (self.format == "bids" and parts[:1] == ("derivatives",) and len(parts) > 1)
+
+    @property
+    def share(self) -> slice:
+        """Which of the cases, in the order of their names, are this ``part``."""
+        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", self.part or "1/1", re.ASCII)
+        number, parts = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= number <= parts:
+            raise InputError(f"--part wants K/N with K from 1 to N, as in 3/20, got {self.part!r}")
+        return slice(number - 1, None, parts)
 
     @property
     def layout(self) -> Layout:

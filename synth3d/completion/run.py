@@ -3,7 +3,7 @@
 All cases are looked at before anything is written, and everything wrong with them is told at
 once. A case is one unit of work that any process may do: what was finished is recognised by its
 receipt and skipped, what was interrupted is done again, and what another process holds is left to
-it. The input folder is only read.
+it, unless that ends without having done it. The input folder is only read.
 """
 
 import datetime
@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, process
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,19 +21,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth3d import __version__
-from synth3d.cohort import Case, Modality, find_cases, is_table, recode, untold_patients
+from synth3d.cohort import Modality, find_cases, is_table, recode, untold_patients
+from synth3d.completion.case import Begun
 from synth3d.completion.derivative import bids_sources, write_description
-from synth3d.completion.executor import local_executor
-from synth3d.completion.plan import Job, Made, in_the_way, plan
-from synth3d.completion.receipts import FORMAT, NOTICE, Layout, is_done, write_dataset_json
+from synth3d.completion.executor import (
+    HeldElsewhere,
+    InThisProcess,
+    open_executor,
+    why_lost,
+    work_through,
+)
+from synth3d.completion.loading import forget_makers, maker_of
+from synth3d.completion.plan import Job, Made, plan
+from synth3d.completion.receipts import FORMAT, NOTICE, Layout, write_dataset_json
 from synth3d.completion.request import CompleteRequest
+from synth3d.completion.stages import in_stages
+from synth3d.completion.state import expect, failure_of, forget_failure, note_failure
 from synth3d.errors import InputError
-from synth3d.files import claim, copy, link_or_copy, progress, sha256, sweep, write_json
+from synth3d.files import copy, link_or_copy, progress, sha256, sweep, write_json
 from synth3d.images import read_label, write_like
+from synth3d.limits import check_descriptors
 from synth3d.machine import device_facts, peak_memory_mb, pick_device, versions
 
 if TYPE_CHECKING:
     from synth3d.completion.makers import Maker
+
+
+FILES_OF_A_WORKER = 8
+"""Files and pipes that a process keeps open for each of its workers."""
 
 
 @dataclass(frozen=True)
@@ -59,32 +74,38 @@ class Completed:
 def complete_cohort(request: CompleteRequest, executor: Executor | None = None) -> list[Completed]:
     """Complete the cases under ``request.data`` into ``request.out``; a record for each, by name.
 
-    Several processes may work on one output folder; each case is made once. Without an executor
-    the cases are worked on in ``request.jobs`` local processes.
+    Several processes may work on one output folder; each case is made once. The cases are looked
+    at and made by ``executor``, or as ``request.workers`` and ``request.dask`` say.
 
     Raises:
         InputError: The run, the cases or ``out`` cannot be used. Trouble that shows only in the
-            voxels of a case (the network gives NaN) is told at the end, when the others are done.
+            voxels of a case (the network gives NaN), or a worker that was ended twice at it, is
+            told at the end, when the others are done.
     """
     threads = request.threads
-    if threads is None and request.jobs > 1:
-        threads = max(1, (os.cpu_count() or 1) // request.jobs)
+    if threads is None and request.workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // request.workers)
     request = replace(request, device=pick_device(request.device), threads=threads)
+    check_descriptors(FILES_OF_A_WORKER * request.workers)
     layout = request.layout
+    own = (
+        open_executor(request.workers, request.dask) if executor is None else nullcontext(executor)
+    )
     try:
-        jobs, cases, maker = _plan(request)
-        if request.dry_run:
-            print("\n".join(job.text for job in jobs))
-            return [_completed(job, "planned", layout) for job in jobs]
-        write_dataset_json(layout, cases, request.overwrite)
-        if layout.format == "bids":
-            run = Path(str(request.run)).resolve().name
-            write_description(layout, request.data, f"run {run}")
-        own = local_executor(request.jobs) if executor is None else nullcontext(executor)
         with own as pool:
+            jobs, names, maker = _plan(request, pool)
+            if request.dry_run:
+                print("\n".join(job.text for job in jobs))
+                return [_completed(job, "planned", layout) for job in jobs]
+            _write_about(request, jobs, names)
             states = _work(request, maker, jobs, pool)
+    except process.BrokenProcessPool as error:
+        raise InputError(
+            "a worker process was ended from outside, as where memory gives out; the same command "
+            "goes on where it stopped"
+        ) from error
     finally:
-        _LOADED.clear()
+        forget_makers()
     counts = Counter(states.values())
     theirs = f", {counts['theirs']} by another process" if counts["theirs"] else ""
     print(
@@ -94,11 +115,13 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
     return [_completed(job, states[job.case.name], layout) for job in jobs]
 
 
-def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
-    """The jobs, the cases, and the identity of the maker, as JSON."""
-    maker = _maker(request)
+def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str], str]:
+    """The jobs, the names of all parts' cases, and the identity of the maker, as JSON."""
+    maker = maker_of(request)
     print(maker.title)
     cases = find_cases(request.data, request.cases)
+    names, patients = [case.name for case in cases], {c.name: c.patient for c in cases}
+    cases = cases[request.share]
     files = [path for c in cases for path in (*c.images.values(), c.label) if path]
     inputs = {path.resolve().parent for path in files}
     for case in cases:
@@ -111,13 +134,24 @@ def _plan(request: CompleteRequest) -> tuple[list[Job], list[Case], str]:
                     f"{there if is_table(request.data) else request.data} and only read; choose "
                     "another --out"
                 )
-    jobs = plan(cases, maker, request)
-    if note := untold_patients({case.name: case.patient for case in cases}):
+    identity = json.dumps(maker.identity)
+    jobs = plan(request, identity, cases, pool)
+    if note := untold_patients(patients):
         print(f"note: {note}", file=sys.stderr)
     for job in jobs:
         for text in job.suspicions:
             print(f"warning: case {job.case.name}: {text}")
-    return jobs, cases, json.dumps(maker.identity)
+    return jobs, names, identity
+
+
+def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[str]) -> None:
+    """What the folder says of itself, first what can be refused, and which cases are expected."""
+    layout = request.layout
+    write_dataset_json(layout, [job.case for job in jobs], request.overwrite)
+    if layout.format == "bids":
+        run = Path(str(request.run)).resolve().name
+        write_description(layout, request.data, f"run {run}")
+    expect(request.out, names)
 
 
 def _completed(job: Job, state: str, layout: Layout) -> Completed:
@@ -131,37 +165,64 @@ def _work(
     request: CompleteRequest, identity: str, jobs: Sequence[Job], pool: Executor
 ) -> dict[str, str]:
     """Do all jobs that are not done: case name → state; bad cases are told at the end."""
-    states, todo, failed = {}, [job for job in jobs if not job.done], []
+    states, todo, failed = {}, [], []
     for job in jobs:
         if job.done:
             states[job.case.name] = "done"
             request.layout.marker(job.case).unlink(missing_ok=True)
-    for wait in (False, True):
-        task = functools.partial(complete_case, request, identity, len(todo) == 1, wait)
-        steps = pool.map(task, todo)
-        if len(todo) > 1:
-            steps = progress(steps, "completing", len(todo), unit="case")
-        try:
-            for job, (state, fault) in zip(todo, steps, strict=True):
-                states[job.case.name] = state
-                failed += [f"case {job.case.name}: {fault}"] if fault else []
-        except process.BrokenProcessPool as error:
-            raise InputError(
-                "a worker process was ended from outside, as where memory gives out; the same "
-                "command goes on where it stopped"
-            ) from error
-        todo = [job for job in todo if states[job.case.name] == "held"]
-        if not todo:
-            break
-        print(f"waiting for another process: {', '.join(job.case.name for job in todo)}")
+            forget_failure(request.out, job.case.name)
+        elif fault := "" if request.retry_failed else failure_of(request.out, job):
+            failed.append(f"case {job.case.name} failed before, --retry-failed tries it: {fault}")
+        else:
+            todo.append(job)
+    steps = _outcomes(request, identity, todo, pool)
+    if len(todo) > 1:
+        steps = progress(steps, "completing", len(todo), unit="case")
+    for job, state, fault in steps:
+        states[job.case.name] = state
+        failed += [f"case {job.case.name}: {fault}"] if fault else []
     if failed:
         few = f"{len(failed)} of {len(jobs)} cases could not be completed"
         raise InputError(f"{few}: {'; '.join(failed)}")
     return states
 
 
+def _outcomes(
+    request: CompleteRequest, identity: str, jobs: Sequence[Job], pool: Executor
+) -> Iterator[tuple[Job, str, str]]:
+    """Each of ``jobs`` with its state and its fault, as they end."""
+    alone, left = len(jobs) == 1, list(jobs)
+    if isinstance(pool, InThisProcess) and not alone:
+        left = []
+        outcomes = zip(jobs, complete_in_turn(request, identity, jobs), strict=True)
+        for job, (state, fault) in outcomes:
+            if state == "held":
+                left.append(job)
+            else:
+                yield job, state, fault
+    unit = functools.partial(complete_case, request, identity, alone)
+    for job, future in work_through(pool, unit, left, on_held=_once_of_held()):
+        if lost := why_lost(future.exception()):
+            note_failure(request.out, job, lost)
+            yield job, "failed", lost
+        else:
+            yield job, *future.result()
+
+
+def _once_of_held() -> Callable[[list[Job]], None]:
+    """Says, once, that nothing is left but what other processes have."""
+    told: list[str] = []
+
+    def say(held: list[Job]) -> None:
+        if not told:
+            told.extend(job.case.name for job in held)
+            print(f"waiting for another process: {', '.join(told)}")
+
+    return say
+
+
 def complete_case(
-    request: CompleteRequest, identity: str, alone: bool, wait: bool, job: Job
+    request: CompleteRequest, identity: str, alone: bool, job: Job
 ) -> tuple[str, str]:
     """Do one job; the unit of work of an executor, which may be repeated and may be cut off.
 
@@ -169,60 +230,57 @@ def complete_case(
         request: With a device and a number of threads of its own.
         identity: The maker's, as JSON: the run must still be the one that was planned with.
         alone: Whether there is no other case, so that the tiles are shown.
-        wait: Wait for a process that holds the case; else that is its state, ``held``.
         job: Of this case.
+
+    Returns:
+        (state, why it failed or nothing).
+
+    Raises:
+        HeldElsewhere: Another process has the case.
+        InputError: The run has changed, or the output folder cannot be written.
     """
-    started, layout = time.monotonic(), request.layout
-    with claim(layout.lock(job.case.name), wait) as ours:
-        if not ours:
-            return "held", ""
-        if is_done(layout, job.case, job.identity):
-            return "theirs", ""
-        if not request.overwrite and (taken := in_the_way(job, layout)):  # since the plan was made
-            return "failed", "; ".join(taken)
-        maker, made = _maker(request, identity), {}
-        on_tile = _tile_progress() if alone else None
+    begun = Begun(request, job)
+    with begun.claim:
+        begun.read(identity)
+        if begun.held:
+            raise HeldElsewhere(job.case.name)
+        begun.make(_tile_progress() if alone else None)
+        return _write(begun)
+
+
+def complete_in_turn(
+    request: CompleteRequest, identity: str, jobs: Sequence[Job]
+) -> Iterator[tuple[str, str]]:
+    """As :func:`complete_case` for one job after the other, in this process; an outcome for each.
+
+    The state of one that another process has is ``held``.
+    While the network has a case, the next is read and the last is written, in a thread each.
+    """
+    maker_of(request, identity)  # loaded in this thread, whose device it sets
+
+    def read(job: Job) -> Begun:
+        begun = Begun(request, job)
         try:
-            if job.make:
-                made = maker.make(job.readable, job.make, seed=request.seed, on_tile=on_tile)
-        except InputError as error:
-            return "failed", str(error)
-        _write_case(job, made, maker, request, started)
-        return "made" if made else "whole", ""
+            begun.read(identity)
+        except BaseException:
+            begun.claim.close()
+            raise
+        return begun
+
+    def write(begun: Begun) -> tuple[str, str]:
+        with begun.claim:
+            return _write(begun)
+
+    return in_stages(jobs, read, Begun.make, write, drop=lambda begun: begun.claim.close())
 
 
-_LOADED: dict[tuple[CompleteRequest, str], "Maker"] = {}
-"""The maker that this process has loaded last: a worker loads a run once, not for each case."""
-
-
-def _maker(request: CompleteRequest, identity: str | None = None) -> "Maker":
-    """The run or the plumbing, ready to work.
-
-    It must still have this identity, as JSON; for None it is loaded afresh, whatever it is.
-    """
-    if identity is not None and (request, identity) in _LOADED:
-        return _LOADED[request, identity]
-    import torch
-
-    from synth3d.completion.makers import PlumbingMaker, RunMaker
-    from synth3d.training import RunConfig, load_run, read_config
-
-    if request.threads is not None:
-        torch.set_num_threads(request.threads)
-    run = request.run
-    if run is None or request.plumbing:
-        maker = PlumbingMaker(request.hidden, read_config(run) if run else RunConfig())
-    else:
-        maker = RunMaker(
-            load_run(run), request.overlap, request.precision, request.batch, request.device
-        )
-        maker.refuse_others(request.hidden)
-    found = json.dumps(maker.identity)
-    if identity not in (None, found):
-        raise InputError(f"{maker.title}: it has changed since the cohort was planned; run again")
-    _LOADED.clear()
-    _LOADED[request, found] = maker
-    return maker
+def _write(begun: Begun) -> tuple[str, str]:
+    """State and fault of a case that was read and made; it is written unless they are known."""
+    if begun.outcome is not None:
+        return begun.outcome
+    _write_case(begun.job, begun.made, begun.maker, begun.request, begun.seconds)
+    forget_failure(begun.request.out, begun.job.case.name)
+    return "made" if begun.made else "whole", ""
 
 
 def _write_case(
@@ -230,10 +288,10 @@ def _write_case(
     made: Mapping[Modality, Made],
     maker: "Maker",
     request: CompleteRequest,
-    started: float,
+    seconds: float,
 ) -> None:
-    """Marker, pictures, receipt; then the marker goes."""
-    case, layout = job.case, request.layout
+    """Marker, pictures, receipt; then the marker goes. ``seconds`` were spent on it before."""
+    started, case, layout = time.monotonic(), job.case, request.layout
     marker, receipt = layout.marker(case), layout.receipt(case)
     write_json(marker, job.identity)
     receipt.unlink(missing_ok=True)
@@ -262,7 +320,7 @@ def _write_case(
         "hidden": list(job.hidden),
         "suspicions": list(job.suspicions),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - started, 2),
+        "seconds": round(seconds + time.monotonic() - started, 2),
         "peak_memory_mb": peak_memory_mb(request.device),
         "notice": NOTICE,
         "versions": versions(),

@@ -57,6 +57,16 @@ class Batch:
         """The same batch in page-locked memory; torch's DataLoader calls it by this name."""
         return self._each(Tensor.pin_memory)
 
+    def share_memory(self) -> "Batch":
+        """This batch, moved to where other processes see it; RuntimeError where there is no room.
+
+        The queue between processes would find that out in a thread that can tell nobody, and
+        whoever waits for the batch would wait for ever.
+        """
+        for field in fields(self):
+            getattr(self, field.name).share_memory_()
+        return self
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         changed = Batch(*(change(getattr(self, field.name)) for field in fields(self)))
         object.__setattr__(changed, "known", self.known)

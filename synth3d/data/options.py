@@ -31,7 +31,7 @@ class DataConfig:
     """
 
     patch: tuple[int, ...] = (48, 48, 48)
-    overlap: tuple[int, ...] = (24, 24, 24)
+    overlap: tuple[int, ...] = (12, 12, 12)
     batch: int = 2
     patches_per_case: int = 4
     queue: int = 24

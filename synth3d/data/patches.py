@@ -277,7 +277,8 @@ class _Drawn(IterableDataset):
         if worker is not None and worker.id > 0:
             seed = seed_of(f"{seed}/worker {worker.id}")
         torch.manual_seed(seed)
-        return self.stream.draw(seed)
+        drawn = self.stream.draw(seed)
+        return drawn if worker is None else map(Batch.share_memory, drawn)
 
 
 def _die_with(parent: int, worker: int) -> None:

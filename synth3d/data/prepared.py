@@ -77,7 +77,14 @@ def prepare(
     have: list[Modality] = [n for n in dict.fromkeys((*sources, *targets)) if n in case.images]
     if not any(name in case.images for name in sources):
         raise InputError(f"case {case.name} has none of the sources {list(sources)}")
-    raw = read_on_one_grid(case, have, data.common_grid)
+    return prepare_read(case, read_on_one_grid(case, have, data.common_grid), sources, data)
+
+
+def prepare_read(
+    case: Case, raw: Mapping[Modality, Volume], sources: Sequence[Modality], data: DataConfig
+) -> Prepared:
+    """As :func:`prepare`, of the volumes that :func:`read_on_one_grid` has read already."""
+    have = list(raw)
     brain = np.logical_or.reduce([foreground(raw[n].data) for n in have if n in sources])
 
     def scaled(volume: np.ndarray) -> tuple[Scale, np.ndarray]:

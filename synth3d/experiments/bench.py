@@ -31,15 +31,18 @@ from cuda_ops.bench import (
     take,
 )
 from synth3d.experiments.routing import routing_rows
+from synth3d.experiments.throughput import throughput_row
+from synth3d.experiments.volumes import volume_rows
 from synth3d.models import GENERATORS, options_of
 
 DESCRIPTION = """Measure training steps, forward passes and memory of AGI-Net against the plain
 ResUNet, and the grouped convolutions of its routing: seconds of CPU time of the process with one
 thread, or CUDA events with cuDNN choosing its kernels by trial; medians of the ratios of
-interleaved rounds. Exit code: 0; 1 if --check is given and a bar was missed or a row failed; 2 if
-an argument cannot be used; 130 if interrupted."""
+interleaved rounds. Cohorts of native cases: wall seconds, for which the machine must be idle. Exit
+code: 0; 1 if --check is given and a bar was missed or a row failed; 2 if an argument cannot be
+used; 130 if interrupted."""
 EXAMPLES = """examples:
-  python -m synth3d.experiments.bench                   the whole table (ten minutes)
+  python -m synth3d.experiments.bench                   the whole table (half an hour)
   python -m synth3d.experiments.bench --quick           about a minute
   python -m synth3d.experiments.bench --only train/cpu  rows by name; --list shows the names
   python -m synth3d.experiments.bench --json bench.json the table, and JSON in a file"""
@@ -112,13 +115,13 @@ def rows(device: torch.device) -> list[Row]:
     A training step (forward, L1, backward, Adam), a forward pass without gradients, what a training
     step needs at its peak, and the routing's convolutions; on a GPU how a training step's time
     there is spent as well. On a CPU the peak is how far a process climbs in two steps without an
-    optimiser.
+    optimiser, and whole cases are completed, in wall time.
     """
     cases = CASES if device.type == "cpu" else (*CASES, GPU)
     sizes = itertools.product(("train", "infer"), cases, DTYPES)
     timed = [_row(group, case, dtype, partial(_compare, case=case)) for group, case, dtype in sizes]
     if device.type == "cpu":
-        return [*timed, memory_row(), *routing_rows("cpu")]
+        return [*timed, memory_row(), *routing_rows("cpu"), *volume_rows(), throughput_row()]
     for group, measure in (("memory", _memory_on_cuda), ("norm", _share_of_norm)):
         timed += [_row(group, GPU, dtype, partial(measure, case=GPU)) for dtype in DTYPES]
     return [*timed, *routing_rows("cuda")]

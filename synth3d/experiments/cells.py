@@ -12,30 +12,24 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
 
 import synth3d
+from synth3d.completion import HeldElsewhere, why_lost, work_through
 from synth3d.errors import InputError
 from synth3d.experiments.plan import Item, Shared
 from synth3d.files import lock, write_json
 from synth3d.settings import to_plain
 from synth3d.training import read_config, read_log
 
-PAUSE = 0.5
-"""Seconds between two looks at how far the runs are, or at a run that another process has."""
-BUSY = "another process works on it"
-
-_programs: set[subprocess.Popen[bytes]] = set()
-"""What this process's workers have begun and not seen the end of."""
-
 
 def work(
     items: Sequence[Item],
     shared: Shared,
-    executor: Executor | None = None,
-    jobs: int = 1,
+    pool: Executor,
     on_done: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
     """Do everything that is not done yet, in the order of ``items``.
@@ -43,52 +37,27 @@ def work(
     Args:
         items: The runs.
         shared: What they share.
-        executor: Does the runs; None for ``jobs`` of them side by side on this machine.
-        jobs: Without an executor.
+        pool: Does the runs.
         on_done: Called whenever a run has its scores.
 
     Returns:
         Name of each run that failed → why, and where its log is.
     """
-    waiting = [item for item in items if item.todo]
-    progress = Progress(waiting, len(items))
+    todo = [item for item in items if item.todo]
+    progress = Progress(todo, len(items))
     failures: dict[str, str] = {}
-    units: dict[Future[str], Item] = {}
-    pool = executor or ThreadPoolExecutor(jobs)
-    try:
-        while waiting:
-            units = {pool.submit(do, item, shared): item for item in waiting}
-            waiting = []
-            while units:
-                ended = wait(units, PAUSE, FIRST_COMPLETED).done
-                for unit in [unit for unit in units if unit in ended]:
-                    item, failure = units.pop(unit), _failure(unit)
-                    if not failure:
-                        on_done()
-                    elif failure == BUSY:
-                        waiting.append(item)
-                    else:
-                        failures[item.name] = failure
-                        _say(f"{item.name} failed: {failure}")
-                running = [item for unit, item in units.items() if unit.running()]
-                progress.tell(running, len(units) + len(waiting), len(failures))
-            if waiting:
-                progress.tell_waiting(waiting)
-                time.sleep(PAUSE)
-    finally:
-        for unit in units:
-            unit.cancel()
-        if executor is None:
-            _end_programs(units)
-            pool.shutdown()
+
+    def tick(running: list[Item], left: list[Item]) -> None:
+        progress.tell(running, len(left), len(failures))
+
+    units = work_through(pool, partial(do, shared=shared), todo, tick, progress.tell_waiting)
+    for item, unit in units:
+        if failure := _failure(unit):
+            failures[item.name] = failure
+            _say(f"{item.name} failed: {failure}")
+        else:
+            on_done()
     return failures
-
-
-def _end_programs(units: Iterable[Future[str]]) -> None:
-    """End the programs of this process's ``units``; what they have checkpointed is kept."""
-    while wait(units, PAUSE / 5).not_done:
-        for program in list(_programs):
-            program.terminate()
 
 
 def _failure(unit: Future[str]) -> str:
@@ -97,11 +66,16 @@ def _failure(unit: Future[str]) -> str:
     except (InputError, OSError):
         raise
     except Exception as error:  # a worker that was killed, or an executor that lost it
-        return f"{type(error).__name__}: {error}"
+        return why_lost(error) or f"{type(error).__name__}: {error}"
 
 
 def do(item: Item, shared: Shared) -> str:
-    """Train and score one run, the unit of work; why it failed, ``BUSY``, or nothing when done."""
+    """Train and score one run, the unit of work; why it failed, or nothing when done.
+
+    Raises:
+        HeldElsewhere: Another process has the run.
+        InputError: Its folder cannot be written.
+    """
     with contextlib.ExitStack() as locks:
         try:
             locks.enter_context(lock(item.folder))
@@ -110,7 +84,7 @@ def do(item: Item, shared: Shared) -> str:
                     pass
         except InputError as error:
             if isinstance(error.__cause__, BlockingIOError):
-                return BUSY
+                raise HeldElsewhere(item.name) from error
             raise
         log = item.folder / "train.log"
         if not item.trained and (failure := _run(train_command(item, shared), log, shared.threads)):
@@ -133,11 +107,9 @@ def _run(command: Sequence[str], log: Path, threads: int) -> str:
         program = subprocess.Popen(
             command, stdin=nothing, stdout=file, stderr=together, env=environment
         )
-    _programs.add(program)
     try:
         code = program.wait()
     finally:
-        _programs.discard(program)
         if program.poll() is None:
             program.terminate()
             program.wait()

@@ -61,7 +61,7 @@ def steps_in(seconds: float, baseline: Item, shared: Shared, values: Mapping[str
     return max(10, int(seconds / pace) // 10 * 10)
 
 
-def estimate(items: Sequence[Item], device: str, jobs: int) -> str:
+def estimate(items: Sequence[Item], device: str, workers: int) -> str:
     """A line per run, how long it will train or why it cannot be trained here, and their sum.
 
     Runs that differ in the seed alone are timed once.
@@ -81,8 +81,8 @@ def estimate(items: Sequence[Item], device: str, jobs: int) -> str:
         cells = ", ".join(sorted({test.cell.name for test in item.tests}))
         lines.append(f"{item.name:28} {text}  [{cells}]")
     lines.append(
-        f"about {duration(whole / jobs)} of training with --jobs {jobs} (two timed steps of each "
-        "kind, without reading data; scoring comes on top)"
+        f"about {duration(whole / workers)} of training with --workers {workers} (two timed steps "
+        "of each kind, without reading data; scoring comes on top)"
     )
     return "\n".join(lines)
 

@@ -9,11 +9,13 @@ import signal
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from synth3d.cohort import parse_modality
+from synth3d.completion import open_executor
 from synth3d.errors import InputError
 from synth3d.experiments.cells import work
 from synth3d.experiments.cost import estimate, parse_budget, steps_in
@@ -51,7 +53,7 @@ class AblateRequest:
 
     Modalities, cells and conventions are names with commas between. ``None`` means what the flag's
     absence means: the recipe's dimension, sequences and steps, all cells, phantoms for ``data``,
-    T2 or the last source to ``move``, all cores / ``jobs`` for ``threads`` of each run.
+    T2 or the last source to ``move``, all cores / ``workers`` for ``threads`` of each run.
     """
 
     table: str | None = None
@@ -72,7 +74,8 @@ class AblateRequest:
     draw: str = "fixed"
     mode: str = "test-only"
     convention: str | None = None
-    jobs: int = 1
+    workers: int = 1
+    dask: str | None = None
     threads: int | None = None
     device: str = "auto"
     work: Path = Path("work")
@@ -85,7 +88,7 @@ def ablate(request: AblateRequest, executor: Executor | None = None) -> int:
     """Rerun a table and write its report; 0 when every run has its scores, 1 when one failed.
 
     ``executor`` does the runs, each of which is a picklable, idempotent unit of work on folders
-    that all workers see; None for ``request.jobs`` programs side by side on this machine.
+    that all workers see; None for what ``request.workers`` and ``request.dask`` say.
 
     Raises:
         InputError: A flag, the recipe or the cohort cannot be used.
@@ -95,8 +98,8 @@ def ablate(request: AblateRequest, executor: Executor | None = None) -> int:
         return 0
     if request.table is None:
         raise InputError("say which TABLE to run, or --list to see them")
-    if request.seeds < 1 or request.jobs < 1:
-        raise InputError("--seeds and --jobs must be at least 1")
+    if request.seeds < 1 or request.workers < 1:
+        raise InputError("--seeds and --workers must be at least 1")
     return _Ablation(request).run(executor)
 
 
@@ -110,7 +113,7 @@ class _Ablation:
         self.request = request = replace(
             request,
             recipe=request.recipe or default_recipe(request.data, device, request.dim),
-            threads=request.threads or max(1, (os.cpu_count() or 1) // request.jobs),
+            threads=request.threads or max(1, (os.cpu_count() or 1) // request.workers),
         )
         self.values, self.assigned = _base_values(request, self.table, device)
         base = configure(self.values)
@@ -142,7 +145,7 @@ class _Ablation:
         done = sum(item.trained for item in items)
         print(f"{self.table.title}: {self.about(wanted)}; {len(items)} runs, {done} trained before")
         if self.request.dry_run:
-            print(estimate(items, self.shared.device, self.request.jobs))
+            print(estimate(items, self.shared.device, self.request.workers))
             return 0
         self._keep_settings()
         failures = {} if self.request.report else self._work(items, executor)
@@ -154,8 +157,10 @@ class _Ablation:
         """All runs, with a termination taken as an interruption: their programs end, too."""
         alone = threading.current_thread() is threading.main_thread()  # others set no handler
         before = signal.signal(signal.SIGTERM, signal.default_int_handler) if alone else None
+        ours = open_executor(self.request.workers, self.request.dask, here=False)
         try:
-            return work(items, self.shared, executor, self.request.jobs, lambda: self.report({}))
+            with nullcontext(executor) if executor else ours as pool:
+                return work(items, self.shared, pool, lambda: self.report({}))
         finally:
             if alone:
                 signal.signal(signal.SIGTERM, before)

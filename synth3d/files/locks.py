@@ -26,8 +26,10 @@ def lock(folder: Path, shared: bool = False) -> Iterator[None]:
     with _lock_file(folder / ".lock") as handle:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise InputError(f"another process works in {folder}; wait for it to end") from error
+        except OSError as error:
+            raise _no_locks_here(folder, error) from error
         yield
 
 
@@ -50,6 +52,8 @@ def claim(path: Path, wait: bool = False) -> Iterator[bool]:
             except BlockingIOError:
                 yield False
                 return
+            except OSError as error:
+                raise _no_locks_here(path.parent, error) from error
             try:
                 held = os.path.samestat(path.stat(), os.fstat(handle.fileno()))
             except FileNotFoundError:
@@ -60,6 +64,25 @@ def claim(path: Path, wait: bool = False) -> Iterator[bool]:
                 finally:
                     path.unlink(missing_ok=True)
                 return
+
+
+def is_claimed(path: Path) -> bool:
+    """Whether a living process holds the lock file ``path``; nothing is written."""
+    import fcntl
+
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise _no_locks_here(path.parent, error) from error
+    finally:
+        os.close(handle)
+    return False
 
 
 def _lock_file(path: Path) -> IO[bytes]:
@@ -85,6 +108,13 @@ def _open_again(path: Path, how: int) -> int:
         with contextlib.suppress(FileNotFoundError):
             return os.open(path, how, 0o666)
     return os.open(path, how, 0o666)
+
+
+def _no_locks_here(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"the file system of {folder} refuses locks ({error.strerror}), without which two "
+        "processes would do the same work; use another, or mount it with flock"
+    )
 
 
 def _no_lock(path: Path) -> InputError:

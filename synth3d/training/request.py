@@ -24,6 +24,7 @@ from synth3d.cohort import (
     readings_of,
     refuse_twins,
 )
+from synth3d.data import check_workers
 from synth3d.errors import InputError
 from synth3d.files import place, plain, read_object
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, suited
@@ -157,7 +158,7 @@ def resolve(request: TrainRequest, device: str) -> RunConfig:
         if value is not None:
             override(values, key, value)
     if request.patch:
-        override(values, "data.overlap", tuple(side // 4 * 2 for side in request.patch))
+        override(values, "data.overlap", tuple(side // 8 * 2 for side in request.patch))
     if request.target:
         targets: list[Modality] = [parse_modality(name) for name in request.target.split(",")]
         override(values, "sources", _others(values, targets))
@@ -243,6 +244,9 @@ def train_run(request: TrainRequest) -> Path | None:
     if request.dry_run and request.data is None:
         print(json.dumps(to_plain(config), indent=2))
         return None
+    finished = request.name and (place(request.work / "runs", request.name) / "done.json").exists()
+    if not (request.dry_run or finished):
+        check_workers(config.task, config.data)
     folder, cases, splits = find_cohort(request.data, request.splits, request.work)
     print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
     run = place(request.work / "runs", request.name or run_name(config, folder, splits))

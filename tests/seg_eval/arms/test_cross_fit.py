@@ -1,5 +1,6 @@
 import json
-from concurrent.futures import ThreadPoolExecutor
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,9 +48,8 @@ def cohort(toy_cohort, toy_splits):
     return load_cohort(toy_cohort, toy_splits)
 
 
-def make(arm, cohort, folder, machines, executor=None):
-    fit = CrossFit(arm, cohort, ("t2f",), 2, folder, machines.synth3d, threads=1)
-    return out_of_fold(fit, executor)
+def make(arm, cohort, folder, machines):
+    return out_of_fold(CrossFit(arm, cohort, ("t2f",), 2, folder, machines.synth3d, threads=1))
 
 
 @pytest.fixture
@@ -63,12 +63,9 @@ def retrained(write_run, toy_cohort, tmp_path):
     return arm
 
 
-@pytest.mark.parametrize("executor", [None, ThreadPoolExecutor(2)], ids=["in order", "pool"])
-def test_no_network_completes_a_case_that_it_learned_from(
-    cohort, machines, retrained, tmp_path, executor
-):
+def test_no_network_completes_a_case_that_it_learned_from(cohort, machines, retrained, tmp_path):
     arm = retrained()
-    files = make(arm, cohort, tmp_path / "oof", machines, executor)
+    files = make(arm, cohort, tmp_path / "oof", machines)
     assert set(files) == {case.name for case in cohort.train}
     assert all(images["t2f"].is_file() for images in files.values())
     learned = {}
@@ -85,8 +82,28 @@ def test_no_network_completes_a_case_that_it_learned_from(
             assert not learned[Path(options["--run"]).name] & set(completed)
     assert len(learned) == 2
     machines.log.clear()
-    assert make(arm, cohort, tmp_path / "oof", machines, executor) == files
+    assert make(arm, cohort, tmp_path / "oof", machines) == files
     assert machines.log == [], "a second call made something again"
+
+
+def test_folds_are_done_side_by_side_each_in_its_order(cohort, retrained, tmp_path, monkeypatch):
+    """By worker processes, with programs that only say that they were called."""
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name in ("train", "complete"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/log\n')
+        program.chmod(0o755)
+    noted, run = [], subprocess.check_call
+    fit = CrossFit(retrained(), cohort, ("t2f",), 2, tmp_path / "oof", run, 1, 2, noted.append)
+    out_of_fold(fit)
+    called = (tmp_path / "log").read_text().splitlines()
+    assert sorted(f"synth3d {words}" for words in called) == sorted(noted)
+    for number in ("1", "2"):
+        of_fold = [line.split()[0] for line in called if f"fold-{number}" in line]
+        assert of_fold == ["train", "complete"]
+    (tmp_path / "train").write_text("#!/bin/sh\nkill -9 $PPID\n")
+    with pytest.raises(InputError, match="fold .* was lost: .*SIGKILL"):
+        out_of_fold(fit)
 
 
 def test_the_files_of_another_tool_must_cover_the_training_cases(

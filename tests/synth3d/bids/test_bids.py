@@ -10,6 +10,7 @@ import pytest
 
 import synth3d
 from synth3d.bids.command import main
+from synth3d.completion import verify
 from synth3d.files import sha256
 
 TOKENS = {"t1n": "T1w", "t1c": "ce-gadolinium_T1w", "t2w": "T2w", "t2f": "FLAIR"}
@@ -68,7 +69,21 @@ def test_only_what_was_made_is_written_under_derivative_names(made):
         f"{stem}_desc-synth_FLAIR{end}" for stem in pictures for end in (".nii.gz", ".json")
     }
     expected |= {f"receipts/{name}.receipt.json" for name in LACKING}
-    assert files_in(made) == expected | {"dataset_description.json", ".bidsignore"}
+    assert files_in(made) == expected | {
+        "dataset_description.json", ".bidsignore", "cohort.json"
+    }  # fmt: skip
+
+
+def test_verify_asks_a_derivative_for_what_was_made_and_for_no_more(made, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(made, out)
+    assert {one.state for one in verify(out)} == {"verified"}
+    receipt = out / "receipts" / "sub-01.receipt.json"
+    proof = json.loads(receipt.read_text())
+    proof["files"] = {name: sha for name, sha in proof["files"].items() if name.endswith(".json")}
+    receipt.write_text(json.dumps(proof))
+    states = {one.case: one.state for one in verify(out)}
+    assert states == dict.fromkeys(LACKING, "verified") | {"sub-01": "damaged"}
 
 
 def test_the_sidecar_and_the_description_lead_back_to_the_raw_files(cohort, made):

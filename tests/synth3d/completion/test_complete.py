@@ -10,7 +10,7 @@ import pytest
 
 import synth3d
 from synth3d.cohort import find_cases
-from synth3d.completion import CompleteRequest
+from synth3d.completion import CompleteRequest, InThisProcess
 from synth3d.completion import run as module
 from synth3d.errors import InputError
 from synth3d.files import sha256
@@ -259,7 +259,7 @@ def unit(ready, tmp_path):
     def plan(precision):
         place = {"data": ready / "in", "out": tmp_path / "out", "run": ready / "run"}
         request = CompleteRequest(**place, precision=precision, device="cpu")
-        jobs, _, identity = module._plan(request)
+        jobs, _, identity = module._plan(request, InThisProcess())
         return request, identity, jobs
 
     return plan
@@ -268,19 +268,18 @@ def unit(ready, tmp_path):
 def test_the_unit_of_work_needs_nothing_but_what_it_is_given(unit):
     """It can be sent to another machine: a request, the maker's identity and a job, pickled."""
     request, identity, jobs = unit("fp32")
-    sent = pickle.loads(pickle.dumps((request, identity, False, False, jobs[2])))
+    sent = pickle.loads(pickle.dumps((request, identity, False, jobs[2])))
     assert module.complete_case(*sent) == ("made", "")
     assert module.complete_case(*sent) == ("theirs", "")  # done again, it finds itself done
     other = json.dumps(json.loads(identity) | {"patch": [16, 16, 16]})
     with pytest.raises(InputError, match="changed"):
-        module.complete_case(request, other, False, False, jobs[3])
+        module.complete_case(request, other, False, jobs[3])
 
 
 def test_what_another_run_wrote_since_the_plan_is_not_replaced(unit, tmp_path):
     plans = [unit(precision) for precision in ("fp32", "bf16")]
     (first, _), (second, why) = (
-        module.complete_case(request, identity, False, False, jobs[2])
-        for request, identity, jobs in plans
+        module.complete_case(request, identity, False, jobs[2]) for request, identity, jobs in plans
     )
     assert (first, second) == ("made", "failed")
     assert "--overwrite" in why

@@ -8,14 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 import synth3d
 from synth3d.cohort import find_cases
-from synth3d.completion import local_executor, makers
+from synth3d.completion import InThisProcess, makers
 from synth3d.completion.receipts import Layout, write_dataset_json
 from synth3d.files import claim, sha256
 
@@ -95,14 +97,14 @@ def test_two_processes_share_a_cohort_and_wait_for_what_a_third_holds(
     assert not left_over(out)
 
 
-@pytest.mark.parametrize("jobs", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("files", [1, 6])
 def test_kill_9_at_any_moment_then_a_rerun_gives_the_same_cohort(
-    start, cohort, expected, tmp_path, files, jobs
+    start, cohort, expected, tmp_path, files, workers
 ):
     out = tmp_path / "out"
     with claim(Layout(out, "brats").lock("Phantom-00002-000")):  # nobody ends before it is killed
-        process = start(out, "--jobs", jobs)
+        process = start(out, "--workers", workers)
         wait_for(lambda: len(list(out.rglob("*.nii.gz"))) >= files)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
@@ -112,35 +114,47 @@ def test_kill_9_at_any_moment_then_a_rerun_gives_the_same_cohort(
     assert not left_over(out)
 
 
-def test_several_processes_of_one_command_make_the_same_cohort(start, expected, tmp_path):
-    process = start(tmp_path / "out", "--jobs", "2")
-    text = process.communicate(timeout=PATIENCE_S)[0]
-    assert process.returncode == 0, text
-    assert contents(tmp_path / "out") == expected
+def workers_of(process):
+    """Ids of its worker processes that live."""
+    threads = Path(f"/proc/{process.pid}/task").iterdir()
+    children = [child for one in threads for child in (one / "children").read_text().split()]
+    lines = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, line in lines.items() if b"spawn_main" in line]
+
+
+def test_ways_to_share_are_mixed_and_a_worker_is_killed(start, expected, tmp_path):
+    out = tmp_path / "out"
+    with claim(Layout(out, "brats").lock("Phantom-00002-000")):
+        several, part = start(out, "--workers", "2"), start(out, "--part", "2/2")
+        wait_for(lambda: len(list(out.rglob("*.receipt.json"))) == 2)
+        os.kill(workers_of(several)[0], signal.SIGKILL)
+    told = [process.communicate(timeout=PATIENCE_S)[0] for process in (several, part)]
+    assert [several.returncode, part.returncode] == [0, 0], told
+    assert sum(map(int, re.findall(r"(\d+) completed now", "".join(told)))) == 3
+    assert contents(out) == expected
+    assert not left_over(out)
 
 
 class LastFirst(Executor):
-    """Keeps what it is given, pickled, until somebody asks; then does it all, the last first."""
+    """Keeps what it is given, pickled, for a moment; then does it all, the last first."""
 
     def __init__(self):
         self.kept = []
 
     def submit(self, fn, /, *args, **kwargs):
-        executor, future = self, Future()
+        if not self.kept:
+            threading.Timer(0.3, self.do_all).start()
+        self.kept.append((Future(), pickle.dumps((fn, args, kwargs))))
+        return self.kept[-1][0]
 
-        def result(timeout=None):
-            while executor.kept:
-                waiting, order = executor.kept.pop()
-                task, given, named = pickle.loads(order)
-                waiting.set_result(task(*given, **named))
-            return Future.result(future)
-
-        future.result = result
-        self.kept.append((future, pickle.dumps((fn, args, kwargs))))
-        return future
+    def do_all(self):
+        while self.kept:
+            future, order = self.kept.pop()
+            task, given, named = pickle.loads(order)
+            future.set_result(task(*given, **named))
 
 
-@pytest.mark.parametrize("executor", [LastFirst(), ThreadPoolExecutor(2), local_executor(1)])
+@pytest.mark.parametrize("executor", [LastFirst(), ThreadPoolExecutor(2), InThisProcess()])
 def test_any_executor_makes_the_same_cohort_and_loads_the_run_once(
     ready, completed, tmp_path, monkeypatch, executor
 ):
@@ -165,3 +179,44 @@ def test_two_writers_of_dataset_json_leave_one_file(ready, tmp_path):
         list(pool.map(lambda _: write_dataset_json(layout, cases, overwrite=False), range(80)))
     assert json.loads((tmp_path / "dataset.json").read_text())["file_ending"] == ".nii.gz"
     assert not left_over(tmp_path)
+
+
+def test_a_dask_cluster_loses_a_worker_and_no_case(start, expected, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    out = tmp_path / "out"
+    quiet = {"dashboard_address": None, "silence_logs": "CRITICAL"}
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **quiet) as cluster:
+        with claim(Layout(out, "brats").lock("Phantom-00001-000")):  # nobody ends before the kill
+            process = start(out, "--dask", cluster.scheduler_address)
+            wait_for(lambda: list(out.rglob("*.nii.gz")))
+            pids = [worker.pid for worker in cluster.workers.values()]
+            os.kill(pids[0], signal.SIGKILL)
+        text = process.communicate(timeout=PATIENCE_S)[0]
+    assert process.returncode == 0, text
+    assert contents(out) == expected
+    assert not left_over(out)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_an_interrupt_in_the_network_lets_go_of_every_case_and_a_rerun_finishes(
+    ready, completed, tmp_path, monkeypatch, number
+):
+    """The next case has been read by then, and the last is being written."""
+    calls, real = [], makers.RunMaker.make
+
+    def make(self, case, *args, **kwargs):
+        calls.append(case.name)
+        if case.name == f"Brats18_X_{number}_1":
+            raise KeyboardInterrupt
+        return real(self, case, *args, **kwargs)
+
+    monkeypatch.setattr(makers.RunMaker, "make", make)
+    how = {"run": ready / "run", "data": ready / "in", "out": tmp_path / "out", "device": "cpu"}
+    with pytest.raises(KeyboardInterrupt):
+        synth3d.complete(**how)
+    assert len(list(tmp_path.rglob("*.receipt.json"))) == number
+    assert not left_over(tmp_path)
+    monkeypatch.undo()
+    again = synth3d.complete(**how)
+    assert [one.state for one in again] == ["done"] * number + ["made"] * (4 - number)
+    assert contents(tmp_path / "out") == contents(completed)

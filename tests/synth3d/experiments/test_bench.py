@@ -7,7 +7,7 @@ import torch
 
 import cuda_ops.bench.command
 from cuda_ops.bench.memory import STATUS
-from synth3d.experiments import bench, routing
+from synth3d.experiments import bench, routing, throughput, volumes
 from synth3d.experiments.bench import CASES, NETWORKS, Case
 from synth3d.training.recipes import read_recipe
 
@@ -71,6 +71,18 @@ def test_peaks_are_those_of_another_process():
     assert "MiB" in found["agi"].note
 
 
+@pytest.mark.slow
+def test_a_cohort_is_held_against_half_overlap_and_against_its_convolutions(monkeypatch):
+    monkeypatch.setattr(volumes, "SHAPE", (40, 64, 72))
+    monkeypatch.setattr(volumes, "HEAD", 56)
+    row = next(row for row in volumes.volume_rows() if row.name == "cohort/resunet/fp32")
+    former, floor = row.measure(row, ONCE)
+    assert (former.baseline, floor.baseline) == ("half", "floor")
+    assert floor.value > 1
+    assert former.value < 1.5
+    assert floor.seconds.keys() == {"now", "half", "floor"}
+
+
 @pytest.mark.parametrize(("channels", "tried"), [(16, [8, 1]), (32, [8, 1]), (64, [8, 2, 1])])
 def test_the_chosen_merging_is_held_against_the_fastest(channels, tried, monkeypatch):
     assert routing.mergings(channels) == tried
@@ -110,3 +122,10 @@ def test_memory_and_norm_on_a_gpu_run_dry_on_the_cpu(monkeypatch):
     assert [result.value for result in memory] == [1.5, 1.2]
     assert [result.value for result in norm] == [25.0] * 3
     assert calls == [name for name in NETWORKS for _ in range(2)]
+
+
+@pytest.mark.slow
+def test_a_small_cohort_tells_what_a_case_costs_beside_the_network():
+    (found,) = (row := throughput.throughput_row(4)).measure(row, ONCE)
+    assert found.value > 0
+    assert "network" in found.note

@@ -1,21 +1,24 @@
 """Runs as units of work: kept when finished, resumed when killed, reported when they fail."""
 
 import json
+import os
 import pickle
-import signal
-import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from synth3d.cohort import find_cases, make_splits
+from synth3d.completion import HeldElsewhere, InThisProcess, Processes, work_through
+from synth3d.completion import executor as executor_module
 from synth3d.errors import InputError
 from synth3d.experiments import cells as cells_module
-from synth3d.experiments.cells import BUSY, Progress, do, duration, train_command, work
+from synth3d.experiments.cells import Progress, _run, do, duration, train_command, work
 from synth3d.experiments.cost import parse_budget
 from synth3d.experiments.plan import Item, Shared, make_items, normalised
 from synth3d.experiments.tables import Cell
@@ -66,7 +69,7 @@ def pretend(monkeypatch):
     """Programs that only leave the files behind that real ones would; what was begun."""
     begun: list[str] = []
     order_for = cells_module.score_command
-    monkeypatch.setattr(cells_module, "PAUSE", 0.02)
+    monkeypatch.setattr(executor_module, "PAUSE", 0.02)
 
     def use(failing: str = "") -> list[str]:
         def train(item: Item, shared: Shared) -> list[str]:
@@ -96,6 +99,13 @@ ALL = ["cagr-seed0", "cagr-seed1", "conv-seed0", "conv-seed1"]
 EVERYTHING = [*ALL, *(f"score {name}" for name in ALL)]
 
 
+HERE = InThisProcess()
+
+
+def two() -> Executor:
+    return ThreadPoolExecutor(2)
+
+
 class Backwards(Executor):
     """Does units in a thread of its own, the last one first, as if they came from elsewhere."""
 
@@ -103,15 +113,17 @@ class Backwards(Executor):
         self.stack: list[tuple[Future, bytes]] = []
 
     def submit(self, fn, /, *args, **keywords):
-        self.stack.append((Future(), pickle.dumps((fn, args))))
-        threading.Timer(0.3, self.do_last).start()
+        if not self.stack:
+            threading.Timer(0.3, self.do_all).start()
+        self.stack.append((Future(), pickle.dumps((fn, args, keywords))))
         return self.stack[-1][0]
 
-    def do_last(self) -> None:
-        future, unit = self.stack.pop()
-        future.set_running_or_notify_cancel()
-        fn, args = pickle.loads(unit)
-        future.set_result(fn(*args))
+    def do_all(self) -> None:
+        while self.stack:
+            future, unit = self.stack.pop()
+            future.set_running_or_notify_cancel()
+            fn, args, keywords = pickle.loads(unit)
+            future.set_result(fn(*args, **keywords))
 
 
 def test_cells_that_differ_in_testing_alone_share_a_run(shared):
@@ -123,23 +135,23 @@ def test_cells_that_differ_in_testing_alone_share_a_run(shared):
     assert not made[0].config.misalign.active
 
 
-@pytest.mark.parametrize("executor", [None, Backwards], ids=["here", "elsewhere"])
-def test_all_is_done_once(shared, pretend, executor):
+@pytest.mark.parametrize("make", [InThisProcess, two, Backwards])
+def test_all_is_done_once(shared, pretend, make):
     begun = pretend()
-    assert work(items(shared), shared, executor and executor(), jobs=2) == {}
+    assert work(items(shared), shared, make()) == {}
     assert sorted(begun) == EVERYTHING
-    if executor:
+    if make is Backwards:
         assert begun.index("cagr-seed1") < begun.index("conv-seed0")
     assert not any(item.todo for item in items(shared))
     begun.clear()
-    assert work(items(shared), shared) == {}
+    assert work(items(shared), shared, HERE) == {}
     assert begun == []
 
 
 def test_two_that_work_at_once_share_the_runs(shared, pretend):
     begun, failures = pretend(), []
     others = [
-        threading.Thread(target=lambda: failures.append(work(items(shared), shared, jobs=2)))
+        threading.Thread(target=lambda: failures.append(work(items(shared), shared, two())))
         for _ in range(2)
     ]
     for other in others:
@@ -149,17 +161,17 @@ def test_two_that_work_at_once_share_the_runs(shared, pretend):
     assert failures == [{}, {}]
     assert sorted(begun) == EVERYTHING
     begun.clear()
-    work(items(shared, 3), shared)  # more seeds leave finished runs alone
+    work(items(shared, 3), shared, HERE)  # more seeds leave finished runs alone
     assert sorted(begun) == ["cagr-seed2", "conv-seed2", "score cagr-seed2", "score conv-seed2"]
 
 
 def test_scores_that_are_lost_or_of_other_weights_are_made_again(shared, pretend):
     begun = pretend()
-    work(items(shared, 1), shared)
+    work(items(shared, 1), shared, HERE)
     begun.clear()
     items(shared, 1)[0].tests[1].path.write_text('{"identity": ')  # cut off
     done = items(shared, 1)[1].run / "done.json"
-    assert work(items(shared, 1), shared) == {}
+    assert work(items(shared, 1), shared, HERE) == {}
     assert begun == ["score conv-seed0"]
     write_json(done, {**json.loads(done.read_text()), "weights_sha256": "other"})
     assert [test.cell.name for test in items(shared, 1)[1].todo] == ["cagr"]
@@ -168,20 +180,20 @@ def test_scores_that_are_lost_or_of_other_weights_are_made_again(shared, pretend
 def test_a_failing_cell_stops_nobody_and_is_told_with_its_log(shared, pretend):
     pretend(failing="agi-net")
     told = []
-    failures = work(items(shared), shared, on_done=lambda: told.append(1))
+    failures = work(items(shared), shared, HERE, on_done=lambda: told.append(1))
     assert sorted(failures) == ["cagr-seed0", "cagr-seed1"]
     assert len(told) == 2
     log = items(shared)[1].folder / "train.log"
     assert failures["cagr-seed0"] == f"the loss is not finite [exit code 2] (log: {log})"
     assert "step 1" in log.read_text()
     pretend()
-    assert work(items(shared), shared) == {}  # the same command tries again
+    assert work(items(shared), shared, HERE) == {}  # the same command tries again
 
 
 def test_what_leaves_no_scores_or_is_lost_by_its_executor_has_failed(shared, pretend, monkeypatch):
     pretend()
     monkeypatch.setattr(cells_module, "score_command", lambda item, shared: [*PYTHON, "pass"])
-    failures = work(items(shared, 1)[:1], shared)
+    failures = work(items(shared, 1)[:1], shared, HERE)
     assert "without its scores" in failures["conv-seed0"]
     lost: Future = Future()
     lost.set_exception(RuntimeError("the worker was killed"))
@@ -194,9 +206,12 @@ def test_a_run_that_another_process_owns_is_left_to_it(shared, pretend, capsys):
     begun = pretend()
     first, second = items(shared, 1)
     with lock(first.run):  # a training left behind by a killed ablate
-        assert do(first, shared) == BUSY
+        with pytest.raises(HeldElsewhere):
+            do(first, shared)
         assert begun == []
-        other = threading.Thread(target=lambda: begun.append(str(work([first, second], shared))))
+        other = threading.Thread(
+            target=lambda: begun.append(str(work([first, second], shared, HERE)))
+        )
         other.start()
         while items(shared, 1)[1].todo:
             time.sleep(0.05)
@@ -207,28 +222,24 @@ def test_a_run_that_another_process_owns_is_left_to_it(shared, pretend, capsys):
     assert capsys.readouterr().err.count("waiting for another process") == 1
 
 
-def test_an_interruption_ends_the_programs_and_begins_no_more(shared, pretend, monkeypatch):
-    pretend()
-    started: list[subprocess.Popen] = []
-    popen = subprocess.Popen
+def test_an_interruption_ends_the_programs_and_begins_no_more(tmp_path):
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    unit = partial(_run, [*PYTHON, code], threads=1)
+    logs, programs = [tmp_path / name for name in "abc"], []
 
-    def watch(*args, **keywords):
-        started.append(popen(*args, **keywords))
-        if len(started) == 2:
-            signal.raise_signal(signal.SIGINT)
-        return started[-1]
+    def tick(running: list[Path], left: list[Path]) -> None:
+        begun = [log.read_text().splitlines() for log in logs if log.exists()]
+        if [len(lines) for lines in begun] == [2, 2]:
+            programs.extend(int(lines[-1]) for lines in begun)
+            raise KeyboardInterrupt
 
-    sleep = [*PYTHON, "import time; time.sleep(60)"]
-    monkeypatch.setattr(cells_module, "train_command", lambda item, shared: sleep)
-    monkeypatch.setattr(cells_module.subprocess, "Popen", watch)
-    # A shell starts background jobs with the signal ignored, and a test run may be one.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            work(items(shared), shared, jobs=2)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert [one.poll() for one in started] == [-signal.SIGTERM] * 2
+    with pytest.raises(KeyboardInterrupt), Processes(2) as pool:
+        list(work_through(pool, unit, logs, tick))
+    assert len(programs) == 2
+    for program in programs:
+        with pytest.raises(ProcessLookupError):
+            os.kill(program, 0)
+    assert not logs[2].exists()
 
 
 def test_a_run_goes_on_with_the_threads_it_had(shared):
@@ -259,7 +270,7 @@ def test_progress_counts_steps(shared, capsys):
 def test_a_folder_that_cannot_be_written_is_an_error(shared):
     shared.root.write_text("a file where a folder should be")
     with pytest.raises(InputError, match="cannot create the folder"):
-        work(items(shared), shared)
+        work(items(shared), shared, HERE)
 
 
 def test_durations_in_words():

@@ -38,7 +38,7 @@ def test_the_list_names_every_table(capsys):
     [
         ([], "say which TABLE to run"),
         (["nothing"], "unknown table 'nothing'"),
-        (["components", "--seeds", "0"], "--seeds and --jobs must be at least 1"),
+        (["components", "--seeds", "0"], "--seeds and --workers must be at least 1"),
         (["components", "--budget", "soon"], "--budget takes steps"),
         (["components", "--data", "nowhere"], "no folder nowhere"),
         (["translation", "--move", "pd"], "--move pd: the sources are t1n, t1c, t2w"),
@@ -69,7 +69,7 @@ def test_a_dry_run_tells_cells_and_cost_or_what_cannot_be_built_and_writes_nothi
     assert lines.keys() == {f"{cell}-seed{seed}" for cell in cells for seed in (0, 1)}
     told = lines["pgan-resunet-seed1"]
     assert "cannot be trained here: pgan compares pictures by VGG16" in told
-    assert "of training with --jobs 1" in out
+    assert "of training with --workers 1" in out
     assert not (tmp_path / "ablate").exists()
 
 
@@ -120,7 +120,7 @@ def test_two_processes_share_two_cells_and_two_seeds_end_to_end(phantom_cohort, 
     assert gap["low"] <= gap["mean"] <= gap["high"]
     assert {"psnr_volume@paper-agi", "psnr_tumour@ours"} <= set(rows[0])
     before = files(tmp_path)
-    assert run(*command, "--jobs", 2) == 0
+    assert run(*command, "--workers", 2) == 0
     assert files(tmp_path) == before
 
 

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import resource
 import time
@@ -11,6 +13,7 @@ from synth3d.files import (
     atomic_path,
     claim,
     copy,
+    is_claimed,
     link_or_copy,
     lock,
     progress,
@@ -226,6 +229,23 @@ def test_whoever_waits_for_a_claim_gets_it_alone(tmp_path):
         for future in [pool.submit(count) for _ in range(8)]:
             future.result()
     assert number == [160]
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_process(tmp_path, monkeypatch):
+    (tmp_path / "case").touch()
+    assert not is_claimed(tmp_path / "case")
+    assert not is_claimed(tmp_path / "none")
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    ways = [lambda: lock(tmp_path), lambda: claim(tmp_path / "case")]
+    for way in ways:
+        with pytest.raises(InputError, match="refuses locks"), way():
+            pass
+    with pytest.raises(InputError, match="refuses locks"):
+        is_claimed(tmp_path / "case")
 
 
 def test_leftovers_are_swept_by_name_or_all_together(tmp_path):

@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synth3d.inference.tiles import Tiling, hann_window, sliding_window, tile_starts, tiles_per_call
+from synth3d.inference.tiles import (
+    Tiling,
+    hann_window,
+    sliding_window,
+    tile_starts,
+    tiles_around,
+    tiles_per_call,
+)
 
 SIDES = st.tuples(*[st.integers(1, 19)] * 3)
 
@@ -40,6 +47,28 @@ def test_tiles_cover_the_axis_and_overlap_at_least_as_asked(side, size, share):
     assert starts[0] == 0
     assert starts[-1] == side - size
     assert all(b - a <= size - overlap for a, b in zip(starts, starts[1:], strict=False))
+
+
+@settings(max_examples=60)
+@given(shape=SIDES, tile=patch_and_overlap(), chance=st.floats(0, 1))
+def test_tiles_cover_what_is_inside_and_none_is_empty(shape, tile, chance):
+    patch, overlap = tile
+    shape = tuple(map(max, shape, patch))
+    inside = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < chance
+    covered = torch.zeros(shape, dtype=torch.bool)
+    for each in tiles_around(inside, patch, overlap):
+        assert inside[each].shape == patch
+        assert inside[each].any()
+        covered[each] = True
+    assert not (inside & ~covered).any()
+
+
+def test_a_round_brain_takes_fewer_tiles_than_its_box():
+    z, y, x = (torch.linspace(-1, 1, side) ** 2 for side in (36, 43, 34))
+    brain = z[:, None, None] + y[:, None] + x < 1
+    box, layers = (tiles_around(part, (12,) * 3, (3,) * 3) for part in (brain | True, brain))
+    assert len(box) == 4 * 5 * 4
+    assert len(layers) <= 0.85 * len(box)
 
 
 def test_hann_windows_are_positive_and_half_overlapping_ones_sum_to_one():

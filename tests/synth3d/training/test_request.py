@@ -13,7 +13,7 @@ from synth3d.cohort import find_cases
 from synth3d.cohort.splits import make_splits
 from synth3d.errors import InputError
 from synth3d.images.volumes import read_label, write_like
-from synth3d.training import TrainRequest, resolve, train_run
+from synth3d.training import TrainRequest, recipe_names, resolve, train_run
 
 TINY = {
     "widths": (4, 8), "patch": (16, 16, 16), "steps": 2, "threads": 1, "device": "cpu",
@@ -84,6 +84,16 @@ def test_a_targets_sources_are_the_others_of_the_recipe_or_of_brats():
         assign = grid if target == "t2" else ()
         request = TrainRequest(recipe=recipe, target=target, assign=assign)
         assert resolve(request, "cpu").sources == sources
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("side", [None, 64])
+def test_tiles_share_a_quarter_in_every_recipe_and_for_any_patch(recipe, side):
+    dim = resolve(TrainRequest(recipe=recipe), "cpu").dim
+    patch = None if side is None else (side,) * dim
+    data = resolve(TrainRequest(recipe=recipe, patch=patch), "cpu").data
+    assert side is None or data.patch == patch
+    assert data.overlap == tuple(size // 4 for size in data.patch)
 
 
 @pytest.mark.parametrize("known", [True, False])
