@@ -7,29 +7,32 @@ and draws the same numbers, but cuDNN may round otherwise: its weights end near 
 """
 
 import json
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from synth3d.cohort import Case, Splits, listed
+from synth3d.cohort import Case, Splits
 from synth3d.data import (
     Batch,
-    Prepared,
+    CaseError,
+    Checked,
+    Facts,
     Roles,
+    Shelf,
+    Store,
     Stream,
-    misalign,
-    prepare,
+    hashes_of,
     seed_of,
     spacing_seen,
-    to_subject,
 )
 from synth3d.errors import InputError
 from synth3d.files import lock, progress, sha256, write_json, write_text
-from synth3d.images import Grid, ScalePrior
+from synth3d.images import ScalePrior
 from synth3d.machine import tuned, use_device
 from synth3d.training.config import RunConfig
 from synth3d.training.origin import Origin, check_origin, note_environment, origin_of
@@ -46,6 +49,8 @@ from synth3d.training.trainer import Trainer
 from synth3d.training.validation import draw, validate
 
 LOG_EVERY = 10
+AT_ONCE = 15.0
+"""Seconds for which cases are prepared before the first step; the rest is, while training runs."""
 AHEAD = 20
 """Steps before the end of a leg at which workers begin to draw for the next one."""
 
@@ -62,11 +67,13 @@ def train(
     data_folder: Path,
     run: Path,
     device: str = "cpu",
+    cache: Store | None = None,
 ) -> Path:
     """Train in the folder ``run``, or go on with what a killed process left there.
 
     Of all ``cases`` only those named in ``splits.train`` are learnt from and only those in
-    ``splits.val`` are validated on; ``data_folder`` is for the record. Returns ``run``, finished.
+    ``splits.val`` are validated on; ``data_folder`` is for the record. Prepared cases are kept in
+    ``cache``, by default a folder beside ``run``. Returns ``run``, finished.
 
     Raises:
         InputError: No usable training case, or a bad file.
@@ -77,44 +84,71 @@ def train(
             return run
         for path in run.glob(".partial-*"):  # of a killed process; the lock says nobody writes
             path.unlink(missing_ok=True)
-        learn, check = _prepare_all(config, cases, splits)
-        used = [prepared.case for prepared in (*learn, *check)]
-        origin = origin_of(used, (*config.sources, *config.targets), device)
-        trainer = Trainer(config, use_device(device))
-        log = _resumed(trainer, run, origin)
-        _describe(trainer, run, splits, data_folder, learn)
-        subjects = [to_subject(case, config.task, config.data) for case in learn]
-        grids = _grids(learn, config)
-        learn.clear()  # the subjects hold what is needed; the cohort is in memory once
-        pinned = trainer.device.type == "cuda"
-        stream = Stream(subjects, config.task, config.data, config.misalign, pinned)
-        feed = _Feed(stream, config.train.seed)
-        bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
-        while trainer.step < config.train.steps:
-            log += _run_leg(trainer, feed, bar)
-            _checkpoint(trainer, run, log, check, origin)
-        if not any("validation" in line and line["step"] == trainer.step for line in log):
-            _look(trainer, run, log, check)  # the log was removed
-        _finish(trainer, run, data_folder, log, grids)
+        learn, check = usable_cases(config, cases, splits)
+        hashes = hashes_of([*learn, *check])
+        origin = origin_of(hashes, (*config.sources, *config.targets), device)
+        cache = cache or Store(run.parent / "cache")
+        shelf, checked = (
+            Shelf(cache, some, hashes, config.task, config.data, whole)
+            for some, whole in ((learn, False), (check, True))
+        )
+        with cache.used([*shelf.keys, *checked.keys]):
+            trainer = Trainer(config, use_device(device))
+            log = _resumed(trainer, run, origin)
+            fill([checked, shelf], AT_ONCE)
+            _describe(trainer, run, splits, data_folder)
+            _describe_cases(run, shelf, config)
+            pinned = trainer.device.type == "cuda"
+            how = config.task, config.data, config.misalign, pinned, shelf.expect
+            feed = _Feed(Stream(shelf, *how), config.train.seed)
+            bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
+            to_check = Checked(checked, config.misalign)
+            while trainer.step < config.train.steps:
+                log += _run_leg(trainer, feed, bar, shelf)
+                _checkpoint(trainer, run, log, to_check, origin)
+            if not any("validation" in line and line["step"] == trainer.step for line in log):
+                _look(trainer, run, log, to_check)  # the log was removed
+            fill([shelf])
+            _describe_cases(run, shelf, config)
+            _finish(trainer, run, data_folder, log, _grids(shelf.facts.values(), config))
     return run
 
 
-def _grids(cases: Sequence[Prepared], config: RunConfig) -> dict[str, Any]:
+def fill(shelves: Sequence[Shelf], seconds: float = math.inf) -> None:
+    """Prepare cases for so long, without end if one cannot be used: all faults are told at once.
+
+    Raises:
+        InputError: Cases cannot be used, or the disk cannot hold what they will take.
+    """
+    end, faults = time.monotonic() + seconds, []
+    for shelf in shelves:
+        try:
+            shelf.fill(math.inf if faults else end - time.monotonic())
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("; ".join(faults))
+    for shelf in shelves:
+        shelf.check_room()
+
+
+def _grids(cases: Iterable[Facts], config: RunConfig) -> dict[str, Any]:
     """Orientations and voxel sizes trained on; a generator knows no others."""
-    seen = [spacing_seen(case, config.task, config.data) for case in cases]
+    seen = [spacing_seen(case.own, config.task, config.data) for case in cases]
     spacings = {tuple(round(mm, 3) for mm in spacing) for spacing in seen}
     return {
-        "orientations": sorted({Grid(c.brain.shape, c.affine).orientation for c in cases}),
+        "orientations": sorted({case.own.orientation for case in cases}),
         "spacings_mm": sorted(spacings),
     }
 
 
-def _prepare_all(
+def usable_cases(
     config: RunConfig, cases: Sequence[Case], splits: Splits
-) -> tuple[list[Prepared], list[Prepared]]:
-    """Training and validation cases in memory; those that lack a target are left out, aloud.
+) -> tuple[list[Case], list[Case]]:
+    """Training and validation cases; those that lack a target are left out, aloud.
 
-    Validation cases are misaligned already, if that is what is studied.
+    Raises:
+        InputError: There are none, or no training case has one of the sources.
     """
 
     def usable(names: Sequence[str], desc: str) -> list[Case]:
@@ -135,40 +169,24 @@ def _prepare_all(
         raise InputError(
             f"no training case has {', '.join(dead)}; say with --sources which sequences to use"
         )
-    how = config.task, config.data, config.misalign
-    found = _read([*check, *learn], config)
-    return found[len(check) :], [misalign(case, *how) for case in found[: len(check)]]
+    return learn, check
 
 
-def _read(cases: Sequence[Case], config: RunConfig) -> list[Prepared]:
-    """All ``cases`` prepared; what is wrong with any of them is told at once."""
-    found, faults = [], []
-    notes: dict[str, list[str]] = {}
-    for case in progress(cases, "reading cases", unit="case"):
-        try:
-            found.append(prepare(case, config.sources, config.targets, config.data))
-        except InputError as error:
-            faults.append(str(error))
-            continue
-        for note in found[-1].notes:
-            notes.setdefault(note, []).append(case.name)
-    if faults:
-        raise InputError("; ".join(faults))
-    for note, names in notes.items():
-        print(f"note: {note} ({listed(names)})")
-    return found
-
-
-def _describe(
-    trainer: Trainer, run: Path, splits: Splits, data_folder: Path, learn: Sequence[Prepared]
-) -> None:
+def _describe(trainer: Trainer, run: Path, splits: Splits, data_folder: Path) -> None:
     """Write what describes the run."""
     write_config(run, trainer.config)
     note_environment(run / "environment.json", trainer.device)
     cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
     write_json(run / "cohort.json", cohort | {"test": splits.test})
-    write_json(run / "scales.json", ScalePrior([{**case.scales} for case in learn]).to_list())
-    write_json(run / "roles.json", Roles.learn(learn, trainer.config.sources).to_dict())
+
+
+def _describe_cases(run: Path, shelf: Shelf, config: RunConfig) -> None:
+    """Write what is learnt of the training cases beside weights, once all of them are known."""
+    if len(shelf.facts) < len(shelf):
+        return
+    facts = [shelf.facts[number] for number in range(len(shelf))]
+    write_json(run / "scales.json", ScalePrior([case.scales for case in facts]).to_list())
+    write_json(run / "roles.json", Roles.learn([c.looks for c in facts], config.sources).to_dict())
 
 
 def _resumed(trainer: Trainer, run: Path, origin: Origin) -> list[dict[str, Any]]:
@@ -217,7 +235,9 @@ class _Feed:
             self.begun[leg] = self.stream.drawn_by_workers(leg_seed(self.seed, leg))
 
 
-def _run_leg(trainer: Trainer, feed: _Feed, bar: Iterator[int]) -> list[dict[str, Any]]:
+def _run_leg(
+    trainer: Trainer, feed: _Feed, bar: Iterator[int], shelf: Shelf
+) -> list[dict[str, Any]]:
     """Steps up to the next checkpoint; a log line for every ``LOG_EVERY`` of them."""
     train = trainer.config.train
     leg = trainer.step // train.checkpoint_every
@@ -231,7 +251,11 @@ def _run_leg(trainer: Trainer, feed: _Feed, bar: Iterator[int]) -> list[dict[str
         if trainer.step == soon and end < train.steps:
             feed.begin(leg + 1)
         begin = time.perf_counter()
-        batch = next(stream)
+        try:
+            batch = next(stream)
+        except CaseError:
+            fill([shelf])  # whatever else is wrong is told with it
+            raise
         ready = time.perf_counter()
         found.append(trainer.advance(batch))
         next(bar)
@@ -249,7 +273,7 @@ def _checkpoint(
     trainer: Trainer,
     run: Path,
     log: list[dict[str, Any]],
-    check: Sequence[Prepared],
+    check: Checked,
     origin: Origin,
 ) -> None:
     """Validate when it is time, then log and state, each in one piece."""
@@ -263,9 +287,7 @@ def _checkpoint(
     save_state(run / "resume.pt", {"origin": origin.plain(), "trainer": trainer.state()})
 
 
-def _look(
-    trainer: Trainer, run: Path, log: list[dict[str, Any]], check: Sequence[Prepared]
-) -> None:
+def _look(trainer: Trainer, run: Path, log: list[dict[str, Any]], check: Checked) -> None:
     """Validate, note it in ``log``, and draw."""
     scores, first = validate(trainer, check)
     log.append({"step": trainer.step, "validation": scores})
