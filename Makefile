@@ -13,13 +13,14 @@ PYTHON_GPU ?= $(BIN)/python
 export OMP_WAIT_POLICY ?= passive
 export MPLBACKEND ?= agg
 
-.PHONY: help demo test test-full lint browser bench bench-layers bench-networks gpu-check clean
+.PHONY: help demo test test-full lint browser bench bench-layers bench-networks bench-cohort gpu-check clean
 
 help:
 	@echo "make demo       phantom cohort -> AGI-Net -> nnU-Net -> Dice-recovery table (12 min, 2 cores)"
 	@echo "make test       lint, types and the default tests (8 min, 2 cores)"
 	@echo "make test-full  the long checks too"
 	@echo "make bench      what rolling costs on this CPU, as tables (40 min, idle; ARGS=--quick: 2; bench-layers, bench-networks)"
+	@echo "make bench-cohort  memory and waiting as a cohort grows (half an hour; DATA=COHORT of native size)"
 	@echo "make gpu-check  all that is claimed of an NVIDIA GPU, as a table (10 min; PYTHON_GPU=python3: no $(VENV))"
 	@echo "make clean      remove what demo and test made, except $(VENV)"
 
@@ -79,6 +80,10 @@ bench-layers: $(INSTALLED)
 
 bench-networks: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m synth3d.experiments.bench $(ARGS)
+
+# DATA is a cohort of native size; without it phantoms are made.
+bench-cohort: $(INSTALLED)
+	OMP_NUM_THREADS=1 BENCH_DATA=$(DATA) $(BIN)/python -m synth3d.experiments.footprint $(ARGS)
 
 # Needs no installation of ours. ARGS: --quick, --keep-going, --only, --list; --rehearse needs no GPU.
 gpu-check: export PYTHONPATH := $(CURDIR):$(PYTHONPATH)

@@ -61,6 +61,12 @@ LABELS = (
     "what all labels mean, brats2018|brats2023|brats2024|ped|msd; default: each case tells, by its "
     "dataset.json, its name or its values"
 )
+CACHE: dict[str, dict[str, Any]] = {
+    "--cache": {"type": Path, "metavar": "DIR", "help": "folder of prepared cases, shared by runs "
+        "and safe to delete while none runs; default: WORK/cache"},
+    "--cache-limit": {"type": float, "default": 100.0, "metavar": "GB",
+        "help": "of that folder; what was used longest ago goes first; default: 100"},
+}  # fmt: skip
 Flags = Callable[..., argparse.Action]
 
 
@@ -183,6 +189,8 @@ def _add_train(commands: Any) -> None:
         "CPU, near by on CUDA")
     add("--work", type=Path, default=Path("work"), help="where runs are kept")
     add("--name", help="run folder name; default: says what it is")
+    for flag, how in CACHE.items():
+        add(flag, **how)
     add("--dry-run", action="store_true", help="print the settings and stop")
 
 
@@ -349,6 +357,8 @@ def _add_ablate(commands: Any) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--work", type=Path, default=Path("work"), help="results are kept in WORK/ablate")
     add("--name", help="folder of the table; default: the table's name")
+    for flag, how in CACHE.items():
+        add(flag, **how)
     add("--report", action="store_true", help="only write the report of what is there")
     add("--dry-run", action="store_true", help="print cells, runs and estimated cost, and stop")
 

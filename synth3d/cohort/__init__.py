@@ -3,7 +3,14 @@
 from synth3d.cohort.audit_report import AuditRequest, run_audit
 from synth3d.cohort.cases import Case, require
 from synth3d.cohort.content import Finding, findings
-from synth3d.cohort.evidence import REMEDY, Reading, read_classes, read_segmentation, scheme_of_name
+from synth3d.cohort.evidence import (
+    REMEDY,
+    Reading,
+    dataset_of,
+    read_classes,
+    read_segmentation,
+    scheme_of_name,
+)
 from synth3d.cohort.label_names import LabelCodes, dataset_scheme, painted_codes
 from synth3d.cohort.labels import (
     CLASSES,
@@ -72,6 +79,7 @@ __all__ = [
     "claims",
     "cohort_of",
     "contradictions",
+    "dataset_of",
     "dataset_scheme",
     "doubtful_patients",
     "ending_of",

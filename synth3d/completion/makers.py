@@ -295,7 +295,7 @@ class RunMaker(Maker):
                 "it first for a result to be trusted"
             )
         known = self.trained_on.get("spacings_mm")
-        mm = spacing_seen(prepared, config.task, config.data)
+        mm = spacing_seen(prepared.grid, config.task, config.data)
         if known and not any(np.allclose(mm, other, rtol=0.2) for other in known):
             here = "×".join(f"{edge:.3g}" for edge in mm)
             there = ", ".join("×".join(f"{edge:.3g}" for edge in spacing) for spacing in known)

@@ -4,7 +4,8 @@ from synth3d.data.batch import Batch
 from synth3d.data.feeding import check_workers
 from synth3d.data.misalign import misalign
 from synth3d.data.options import DataConfig, MisalignConfig
-from synth3d.data.patches import Stream, to_subject
+from synth3d.data.packed import Packed, pack
+from synth3d.data.patches import Stream
 from synth3d.data.prepared import (
     Prepared,
     fit_scale,
@@ -13,28 +14,42 @@ from synth3d.data.prepared import (
     read_on_one_grid,
     refuse_headers,
 )
-from synth3d.data.roles import Roles
+from synth3d.data.roles import Roles, looks
+from synth3d.data.shelf import CaseError, Checked, Facts, Shelf, fill, refuse_contradictions
 from synth3d.data.slices import restore, seen, spacing_seen
+from synth3d.data.store import LIMIT_GB, Hashes, Store, hashes_of
 from synth3d.data.task import Task, seed_of
 
 __all__ = [
     "Batch",
+    "CaseError",
+    "Checked",
     "DataConfig",
+    "Facts",
+    "Hashes",
+    "LIMIT_GB",
     "MisalignConfig",
+    "Packed",
     "Prepared",
     "Roles",
+    "Shelf",
+    "Store",
     "Stream",
     "Task",
     "check_workers",
+    "fill",
     "fit_scale",
+    "hashes_of",
+    "looks",
     "misalign",
+    "pack",
     "prepare",
     "prepare_read",
     "read_on_one_grid",
+    "refuse_contradictions",
     "refuse_headers",
     "restore",
     "seed_of",
     "seen",
     "spacing_seen",
-    "to_subject",
 ]

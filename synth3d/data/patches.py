@@ -1,8 +1,10 @@
-"""Prepared case → TorchIO subject → patch queue → Batch.
+"""Packed case → TorchIO's queue → Batch.
 
-The one door of TorchIO. TorchIO is (x, y, z), arrays and batches are (z, y, x): the axes turn in
-:func:`to_subject` and back in :func:`collate`. In 2-D the same volumes, turned so that slices lie
-first (:mod:`synth3d.data.slices`), give patches one slice thick, which lose that axis in the batch.
+The one door of TorchIO. TorchIO is (x, y, z), arrays and batches are (z, y, x). Its queue takes a
+case, draws its patches and lets it go. Of volumes only the patches are read; where something moves
+them as a whole (``data.misregistration``, ``MisalignConfig``), and for slices, the case is read
+whole, as TorchIO's subject (:func:`to_subject`). In 2-D it is turned so that slices lie first
+(:mod:`synth3d.data.slices`) and gives patches one slice thick, which lose that axis in the batch.
 """
 
 import contextlib
@@ -10,30 +12,32 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchio as tio
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, get_worker_info
 from torchio.constants import INTENSITY, LABEL, SAMPLING_MAP
 from torchio.transforms import Compose, Pad, RandomAffine, RandomFlip, Transform
 
-from synth3d.cohort import parse_modality
+from synth3d.cohort import Case, parse_modality
 from synth3d.data.batch import Batch
+from synth3d.data.centres import Frame3d, centres_of
+from synth3d.data.cutting import Cutter, Patch, collate, frame_around, known_of
 from synth3d.data.misalign import draw_motion, move
 from synth3d.data.options import DataConfig, MisalignConfig
+from synth3d.data.packed import Packed
 from synth3d.data.prepared import Prepared
 from synth3d.data.slices import (
     brain_box,
     draw_in,
     frame_of,
-    learnt_slices,
-    seen,
     slice_centres,
     with_tumour,
 )
@@ -47,23 +51,23 @@ Python 3.14 on Linux's default is a server that starts them and lives on when we
 
 Cut = Callable[[np.ndarray], np.ndarray]
 """(..., D, H, W) → the part of it that patches are cut from."""
+Counts = MutableMapping[object, np.ndarray]
+"""Of the places of a case by slabs, see :func:`synth3d.data.centres.centres_of`."""
+
+Drawing = Callable[[], Iterator[Patch]]
+"""Draws patches of a case that is augmented already, without end."""
 
 
 def to_subject(prepared: Prepared, task: Task, data: DataConfig) -> tio.Subject:
-    """A TorchIO subject, cropped to the brain and padded so that patches fit.
+    """A TorchIO subject of a whole case as the network sees it, cropped and padded.
 
     It holds ``sources`` (S, x, y, z), ``targets`` (T, x, y, z), ``brain``, ``label`` where the case
-    has one, ``present`` (S) and ``wanted`` (T), which of them the case has, and ``centres``, the
-    weight with which each voxel becomes the centre of a patch: ``tumour_chance`` of the weight
-    is spread over the tumour, the rest over the brain. For ``dim`` 2 the axes are (column, row,
-    slice), and the padding waits in ``margins`` until patches are drawn, to save memory.
-
-    Raises:
-        InputError: No patch can be centred in the brain (or in the tumour, for a
-            ``tumour_chance`` of 1).
+    has one, and ``centres``, the weight with which each voxel becomes the centre of a patch:
+    ``tumour_chance`` of the weight is spread over the tumour, the rest over the brain. For ``dim``
+    2 the case is turned already, the axes are (column, row, slice), and the padding waits in
+    ``margins``.
     """
     if task.dim == 2:
-        prepared = seen(prepared, task, data)
         cut, centres, margins = _whole_slices(prepared, data)
     else:
         cut, centres, margins = _padded_box(prepared, data)
@@ -77,8 +81,6 @@ def to_subject(prepared: Prepared, task: Task, data: DataConfig) -> tio.Subject:
         targets=image(cut(prepared.sources(task.targets)), INTENSITY),
         brain=image(cut(prepared.brain[None]), LABEL, np.uint8),
         centres=image(centres[None], SAMPLING_MAP),
-        present=torch.tensor([name in prepared.volumes for name in task.sources]),
-        wanted=torch.tensor([name in prepared.volumes for name in task.targets]),
         margins=margins,
     )
     if prepared.label is not None:
@@ -87,34 +89,19 @@ def to_subject(prepared: Prepared, task: Task, data: DataConfig) -> tio.Subject:
 
 
 def _padded_box(prepared: Prepared, data: DataConfig) -> tuple[Cut, np.ndarray, tuple[int, ...]]:
-    """For volumes: how to cut, the cut weights of centres, and no margins for later.
-
-    Around the brain lie a quarter patch of zeros, and at least enough for one patch.
-    """
+    """For volumes: how to cut, the cut weights of centres, and no margins for later."""
     box = brain_box(prepared.brain)
-    margins = []
-    for part, side in zip(box, data.patch, strict=True):
-        total = max(2 * (side // 4), side - (part.stop - part.start))
-        margins.append((total // 2, total - total // 2))
+    frame = Frame3d(tuple(part.stop - part.start for part in box)[::-1], data.patch[::-1])
+    margins = [frame.margin(axis) for axis in (2, 1, 0)]
 
     def cut(volume: np.ndarray) -> np.ndarray:
         return np.pad(volume[(..., *box)], [(0, 0)] * (volume.ndim - 3) + margins)
 
-    centres = cut(patch_centres(prepared.brain, prepared.tumour, data.tumour_chance))
-    inner = tuple(slice(side // 2, 1 - (side + 1) // 2 or None) for side in data.patch)
-    if not centres[inner].any():
-        raise InputError(
-            f"case {prepared.case.name}: no patch of {data.patch} voxels (z, y, x) can be centred "
-            "in its brain; choose a smaller data.patch or another data.tumour_chance"
-        )
-    return cut, centres, ()
+    return cut, cut(patch_centres(prepared.brain, prepared.tumour, data.tumour_chance)), ()
 
 
 def _whole_slices(prepared: Prepared, data: DataConfig) -> tuple[Cut, np.ndarray, tuple[int, ...]]:
     """For slices, of a case that is turned already: as :func:`_padded_box`, margins (x, y, z)."""
-    learnt = learnt_slices(prepared.brain, data.slices_per_case)
-    if not prepared.brain[learnt].any():
-        raise InputError(f"case {prepared.case.name} has no {data.plane} slice with brain")
     frame = frame_of(prepared.brain, data.patch, data.slices_per_case)
     tumour = frame.cut(prepared.tumour) if prepared.tumour is not None else None
     centres = slice_centres(frame.cut(prepared.brain), tumour, data.tumour_chance)
@@ -124,6 +111,21 @@ def _whole_slices(prepared: Prepared, data: DataConfig) -> tuple[Cut, np.ndarray
 def patch_centres(brain: np.ndarray, tumour: np.ndarray | None, chance: float) -> np.ndarray:
     """Sampling weights (D, H, W), float32, summing to 1; zero outside the brain."""
     return with_tumour(brain / max(1, brain.sum()), brain, tumour, chance)
+
+
+NOBODY = Case("", "", Path(), {}, None, "brats2023")
+"""Whose a case is, is of no account once it is drawn from."""
+
+
+def _flips_drawn(augment: Transform, affine: np.ndarray) -> tuple[bool, ...]:
+    """Which axes (x, y, z) ``augment``, which does nothing else, flips now.
+
+    It is let loose on two voxels a side with a mark in the first: all its draws are made.
+    """
+    corner = torch.zeros(1, 2, 2, 2)
+    corner[0, 0, 0, 0] = 1
+    drawn: Any = augment(tio.Subject(corner=tio.Image(tensor=corner, affine=affine, type=LABEL)))
+    return tuple(bool(index) for index in drawn.corner.data[0].nonzero()[0])
 
 
 def augmentation(config: DataConfig, spacing_mm: Sequence[float], dim: int = 3) -> Transform:
@@ -140,49 +142,71 @@ def augmentation(config: DataConfig, spacing_mm: Sequence[float], dim: int = 3) 
         span: Any = tuple(sign * mm for mm in far for sign in (-1, 1))
         how: dict[str, Any] = {"include": ["sources"], "default_pad_value": 0, "copy": False}
         steps.append(RandomAffine(scales=0, degrees=0, translation=span, **how))
-    return Compose(steps, copy=False)  # the queue hands out copies already
+    return Compose(steps, copy=False)
 
 
-def collate(patches: Sequence[tio.Subject], dim: int = 3) -> Batch:
-    """TorchIO patches (C, x, y, z) to one Batch (B, C, z, y, x), or (B, C, y, x) for ``dim`` 2."""
+class _Order(RandomSampler):
+    """Torch's order of cases, anew each time, told before the first of them is asked for."""
 
-    def stack(name: str) -> Tensor:
-        stacked = xyz_to_zyx(torch.stack([getattr(patch, name).data for patch in patches]))
-        return (stacked.squeeze(2) if dim == 2 else stacked).contiguous()
+    def __init__(self, count: int, tell: Callable[[Sequence[int]], object]) -> None:
+        super().__init__(range(count))
+        self.tell = tell
 
-    brain = stack("brain") > 0
-    label = torch.full_like(brain, -1, dtype=torch.int8)
-    for index, patch in enumerate(patches):
-        if "label" in patch:
-            known = xyz_to_zyx(patch.label.data)
-            label[index] = known.squeeze(1) if dim == 2 else known
-    present, wanted = (
-        torch.stack([getattr(patch, name) for patch in patches]) for name in ("present", "wanted")
-    )
-    return Batch(stack("sources"), stack("targets"), present, wanted, brain, label)
+    def __iter__(self) -> Iterator[int]:
+        order = list(super().__iter__())
+        self.tell(order)
+        yield from order
+
+
+class _Queue(tio.Queue):
+    """TorchIO's, which would draw an order to count its patches."""
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        return len(self.subjects_dataset) * self.samples_per_volume
+
+
+@dataclass(frozen=True)
+class _Opened(Dataset):
+    """What TorchIO's queue asks a stream for by number: cases that are augmented already."""
+
+    stream: "Stream"
+
+    def __len__(self) -> int:
+        return len(self.stream.cases)
+
+    def __getitem__(self, number: int) -> Drawing:
+        return self.stream.opened(number)
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Training batches without end, drawn from the subjects of a cohort.
+    """Training batches without end, drawn from packed cases, of which one is held at a time.
 
     All randomness follows from a seed: patches, flips and movements are drawn from torch's global
     generator, hidden sources (``data.source_dropout``), or what is shown and wanted in a task of
-    mode ``any``, from one of their own. What is hidden is 0. Subjects that do not fill one batch
+    mode ``any``, from one of their own. What is hidden is 0. Cases that do not fill one batch
     are refused. ``pinned`` batches lie in page-locked memory, as a GPU copies them fastest.
+
+    Attributes:
+        cases: As the network sees them (:func:`synth3d.data.seen`); each is asked for when its
+            patches are drawn.
+        expect: Called with the numbers of ``cases`` in the order in which they will be asked for.
     """
 
-    subjects: Sequence[tio.Subject]
+    cases: Sequence[Packed]
     task: Task
     data: DataConfig
     misalign: MisalignConfig = MisalignConfig()
     pinned: bool = False
+    expect: Callable[[Sequence[int]], object] = len
+    counted: dict[int, Counts] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         each = self.data.patches_per_case
-        if len(self.subjects) * each < self.data.batch:
+        if len(self.cases) * each < self.data.batch:
             raise InputError(
-                f"{len(self.subjects)} training case(s) × {each} patches do not fill "
+                f"{len(self.cases)} training case(s) × {each} patches do not fill "
                 f"one batch of {self.data.batch}; raise data.patches_per_case"
             )
 
@@ -213,26 +237,42 @@ class Stream:
             generator=torch.Generator().manual_seed(seed),
             pin_memory=self.pinned,  # here, by a thread; workers never touch the GPU
         )
-        return iter(loader)
+        return map(_or_raised, loader)
 
     def draw(self, seed: int) -> Iterator[Batch]:
         """:meth:`batches` from torch's global generator as it stands."""
         hiding, data = torch.Generator().manual_seed(seed), self.data
-        augment = augmentation(data, self.subjects[0].spacing, self.task.dim)
-        patch: Any = data.patch[::-1] if self.task.dim == 3 else (*data.patch[::-1], 1)
-        on_its_way = partial(self._on_its_way, augment=augment)
-        pack = partial(collate, dim=self.task.dim)
+        order, pack = _Order(len(self.cases), self.expect), partial(collate, dim=self.task.dim)
         while True:
-            queue = tio.Queue(
-                tio.SubjectsDataset(list(self.subjects), transform=on_its_way),
+            queue = _Queue(
+                _Opened(self),  # pyright: ignore[reportArgumentType]
                 max_length=max(data.queue, data.batch),
                 samples_per_volume=data.patches_per_case,
-                sampler=tio.WeightedSampler(patch, "centres"),
+                sampler=_begun,  # pyright: ignore[reportArgumentType]
+                subject_sampler=order,
+                shuffle_subjects=False,
                 start_background=False,
             )
             how: dict[str, Any] = {"batch_size": data.batch, "drop_last": True}
             for batch in tio.SubjectsLoader(queue, collate_fn=pack, **how):
                 yield self._hide(batch, hiding)
+
+    def opened(self, number: int) -> Drawing:
+        """A case whose augmentation is drawn, by torch's global generator."""
+        packed = self.cases[number]
+        if self.reads_whole:
+            subject = to_subject(packed.prepared(NOBODY), self.task, self.data)
+            return partial(self._cut_whole, self._on_its_way(subject), *known_of(packed, self.task))
+        flips = _flips_drawn(augmentation(self.data, (1, 1, 1)), packed.affine)
+        frame, known = frame_around(packed, self.data), self.counted.setdefault(number, {})
+        centres = centres_of(packed, frame, flips, self.data.tumour_chance, known)
+        return Cutter(packed, self.task, self.data.patch, flips, centres)
+
+    @property
+    def reads_whole(self) -> bool:
+        """Whether more than a patch of a case is needed to draw one."""
+        moves = self.misalign.active and self.misalign.when == "train_and_test"
+        return self.task.dim == 2 or moves or self.data.misregistration > 0
 
     def _hide(self, batch: Batch, generator: torch.Generator) -> Batch:
         wanted = batch.wanted
@@ -243,13 +283,25 @@ class Stream:
         shown = present.view(*present.shape, *[1] * (batch.sources.ndim - 2))
         return replace(batch, sources=batch.sources * shown, present=present, wanted=wanted)
 
-    def _on_its_way(self, subject: tio.Subject, augment: Transform) -> tio.Subject:
+    def _cut_whole(self, subject: tio.Subject, present: Tensor, wanted: Tensor) -> Iterator[Patch]:
+        """Patches of a case that was read whole."""
+        size: Any = self.data.patch[::-1] if self.task.dim == 3 else (*self.data.patch[::-1], 1)
+        sampler: Any = tio.WeightedSampler(size, "centres")
+        for patch in sampler(subject):
+            tensors = {
+                name: xyz_to_zyx(patch[name].data) if name in patch else None
+                for name in ("sources", "targets", "brain", "label")
+            }
+            brain: Any = tensors.pop("brain")
+            yield Patch(**tensors, brain=brain > 0, present=present, wanted=wanted)  # pyright: ignore[reportArgumentType]
+
+    def _on_its_way(self, subject: tio.Subject) -> tio.Subject:
         """A case before patches are cut: padding, one source out of place, augmentation."""
         if self.task.dim == 2:
             subject = Pad(subject.margins, copy=False)(subject)
         if self.misalign.active and self.misalign.when == "train_and_test":
             self._move_one_source(subject)
-        subject = augment(subject)
+        subject = augmentation(self.data, subject.spacing, self.task.dim)(subject)
         if self.task.dim == 2:
             centres = draw_in(subject.centres.data[0], (*self.data.patch[::-1], 1))
             subject.centres.set_data(centres[None])
@@ -265,6 +317,10 @@ class Stream:
         channel.copy_(xyz_to_zyx(moved.reshape(volume.shape)))
 
 
+def _begun(drawing: Drawing) -> Iterator[Patch]:
+    return drawing()
+
+
 @dataclass(frozen=True)
 class _Drawn(IterableDataset):
     """What a worker process draws."""
@@ -272,13 +328,23 @@ class _Drawn(IterableDataset):
     stream: Stream
     seed: int
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | InputError]:
         worker, seed = get_worker_info(), self.seed
         if worker is not None and worker.id > 0:
             seed = seed_of(f"{seed}/worker {worker.id}")
         torch.manual_seed(seed)
-        drawn = self.stream.draw(seed)
-        return drawn if worker is None else map(Batch.share_memory, drawn)
+        try:
+            for batch in self.stream.draw(seed):
+                yield batch if worker is None else batch.share_memory()
+        except InputError as error:  # torch would wrap it into a traceback
+            yield error
+
+
+def _or_raised(drawn: Batch | InputError) -> Batch:
+    """What a worker drew, or why it could not."""
+    if isinstance(drawn, InputError):
+        raise drawn
+    return drawn
 
 
 def _die_with(parent: int, worker: int) -> None:

@@ -13,6 +13,7 @@ from synth3d.cohort import Case, Modality, Reading, parse_modality, read_classes
 from synth3d.data.options import DataConfig
 from synth3d.errors import InputError
 from synth3d.images import (
+    Grid,
     Scale,
     Volume,
     check_same_grids,
@@ -50,6 +51,11 @@ class Prepared:
     affine: np.ndarray
     label: np.ndarray | None = None
     reading: Reading | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie."""
+        return Grid(self.brain.shape, self.affine)  # type: ignore[arg-type]
 
     def sources(self, names: Sequence[Modality]) -> np.ndarray:
         """(S, D, H, W) float32 in the order of ``names``; zeros for what the case lacks."""

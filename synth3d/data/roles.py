@@ -5,7 +5,7 @@ discriminant between the right order and that one, on grey levels of each sequen
 sequences go together. Grey levels are in the network's scale, so no unit and gain counts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -51,19 +51,14 @@ class Roles:
         self.sources, self.planes = tuple(sources), dict(planes)
 
     @classmethod
-    def learn(cls, cases: Sequence[Prepared], sources: Sequence[str]) -> "Roles":
-        """From the cases that have all ``sources``; of too few nothing is learnt."""
-        drawn = [_sample({**case.volumes}, case.brain, sources) for case in cases]
-        drawn = [sample for sample in drawn if sample is not None]
-        planes: dict[tuple[str, str], Plane] = {}
-        if len(drawn) < FEWEST_CASES:
-            return cls(sources, planes)
-        right = np.array([_features(sample) for sample in drawn])
-        for i, j in combinations(range(len(sources)), 2):
-            order = list(range(len(sources)))
-            order[i], order[j] = j, i
-            wrong = np.array([_features(sample[order]) for sample in drawn])
-            planes[sources[i], sources[j]] = _plane(right, wrong)
+    def learn(cls, found: Iterable[np.ndarray | None], sources: Sequence[str]) -> "Roles":
+        """From the :func:`looks` of cases, None where one lacks a source; of too few nothing."""
+        known = [rows for rows in found if rows is not None]
+        if len(known) < FEWEST_CASES:
+            return cls(sources, {})
+        right, *wrongs = np.stack(known, axis=1)
+        pairs = combinations(sources, 2)
+        planes = {pair: _plane(right, wrong) for pair, wrong in zip(pairs, wrongs, strict=True)}
         return cls(sources, planes)
 
     def exchanged(self, volumes: Mapping[str, np.ndarray], brain: np.ndarray) -> list[str]:
@@ -113,6 +108,22 @@ class Roles:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is damaged: {error}") from error
         return cls(sources, planes)
+
+
+def looks(prepared: Prepared, sources: Sequence[str]) -> np.ndarray | None:
+    """How a case looks, and how it would with each pair of ``sources`` exchanged, (1 + pairs, F).
+
+    None where it lacks one of them, or has hardly any brain.
+    """
+    sample = _sample({**prepared.volumes}, prepared.brain, sources)
+    if sample is None:
+        return None
+    rows = [_features(sample)]
+    for i, j in combinations(range(len(sources)), 2):
+        order = list(range(len(sources)))
+        order[i], order[j] = j, i
+        rows.append(_features(sample[order]))
+    return np.stack(rows)
 
 
 def _sample(

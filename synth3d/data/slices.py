@@ -66,13 +66,16 @@ def restore(result: np.ndarray, prepared: Prepared, task: Task, data: DataConfig
     return np.ascontiguousarray(turn.undo(result)) * prepared.brain
 
 
-def spacing_seen(prepared: Prepared, task: Task, data: DataConfig) -> tuple[float, ...]:
-    """Voxel edges in mm that the network is used to: (z, y, x), or (row, column) for ``dim`` 2."""
-    own = Grid(prepared.brain.shape, prepared.affine).spacing_mm  # type: ignore[arg-type]
+def spacing_seen(grid: Grid, task: Task, data: DataConfig) -> tuple[float, ...]:
+    """Voxel edges in mm of what the network sees of a case on ``grid``, its own.
+
+    (z, y, x), or (row, column) for ``dim`` 2.
+    """
+    own = grid.spacing_mm
     if task.dim == 3:
         return own
-    axes = turn_to(data.plane, prepared.affine).axes[1:]
-    sides = [prepared.brain.shape[axis] for axis in axes]
+    axes = turn_to(data.plane, grid.affine).axes[1:]
+    sides = [grid.shape_zyx[axis] for axis in axes]
     size = data.slice_size or sides
     return tuple(own[a] * n / m for a, n, m in zip(axes, sides, size, strict=True))
 

@@ -134,7 +134,8 @@ def train_command(item: Item, shared: Shared) -> list[str]:
     return [
         sys.executable, "-m", "synth3d", "train", "--data", str(shared.data), *splits,
         "--recipe", str(recipe), "--device", shared.device, "--work", str(shared.root),
-        "--name", item.run.name,
+        "--name", item.run.name, "--cache", str(shared.cache),
+        "--cache-limit", str(shared.cache_limit),
     ]  # fmt: skip
 
 

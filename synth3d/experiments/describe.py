@@ -53,6 +53,11 @@ WORKING = 4
 """Full-resolution tensors that a backward has in hand beside what was kept."""
 PROCESS = 2**30
 """Bytes of the process itself: libraries, the queue of patches, the C library's rests."""
+NATIVE_VOXELS = 3_270_552
+"""Of the box around the brain at 1 mm: the mean of eight BraTS cases."""
+COHORT = 1251
+"""Training cases of BraTS 2023."""
+KEPT_ON_DISK = "per case of BraTS' size: 2 bytes a voxel of each sequence and 1 for the masks"
 ASSUMPTIONS = (
     f"{STATE} bytes per parameter (weights, gradients, Adam, averaged weights), the activations "
     f"kept for the backward, {WORKING} full-resolution tensors in hand and {PROCESS >> 30} GiB for "
@@ -167,6 +172,9 @@ def as_text(found: dict[str, Any]) -> str:
             f"--batch {fit['batch']} in {fit['precision']}: about {fit['bytes'] / 1e9:.2f} "
             f"GB{again}.",
             f"Reckoned with: {fit['assumptions']}.",
+            f"It does not grow with the cohort; on disk {COHORT} cases take "
+            f"{fit['disk_per_case'] * COHORT / 1e9:.0f} GB, {fit['disk_per_case'] / 1e6:.0f} MB "
+            f"{KEPT_ON_DISK}.",
         ]
     return "\n".join(lines)
 
@@ -258,6 +266,7 @@ class Memory:
     def __init__(self, request: DescribeRequest) -> None:
         self.network, self.options = _ghost(request)
         self.wish = self.options.get("checkpoint_routing", "auto")
+        self.sequences = request.in_channels + request.out_channels
         self.inputs, self.precision = request.in_channels, request.precision
         self.lean = hasattr(self.network, "recompute_routing") and self.wish in (True, "auto")
         factor = 2**self.network.levels
@@ -298,6 +307,7 @@ class Memory:
             "precision": self.precision,
             "recompute_routing": recompute,
             "assumptions": ASSUMPTIONS,
+            "disk_per_case": (2 * self.sequences + 1) * NATIVE_VOXELS,
         }
 
     def step(self, side: int, batch: int, recompute: bool) -> int:

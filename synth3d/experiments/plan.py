@@ -31,7 +31,8 @@ class Shared:
 
     ``cases`` are those of the side ``part`` (``val`` or ``test``), which is scored; ``splits_file``
     is None where the splits follow from the names; ``root`` gets ``runs`` and ``scores``; the first
-    of ``conventions`` leads; ``threads`` are those of each run.
+    of ``conventions`` leads; ``threads`` are those of each run;
+    they share ``cache``, of at most ``cache_limit`` GB.
     """
 
     data: Path
@@ -43,6 +44,8 @@ class Shared:
     conventions: tuple[str, ...]
     device: str
     threads: int
+    cache: Path
+    cache_limit: float
 
     @property
     def cohort(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from synth3d.cohort import parse_modality
 from synth3d.completion import open_executor
+from synth3d.data import LIMIT_GB
 from synth3d.errors import InputError
 from synth3d.experiments.cells import work
 from synth3d.experiments.cost import estimate, parse_budget, steps_in
@@ -53,7 +54,8 @@ class AblateRequest:
 
     Modalities, cells and conventions are names with commas between. ``None`` means what the flag's
     absence means: the recipe's dimension, sequences and steps, all cells, phantoms for ``data``,
-    T2 or the last source to ``move``, all cores / ``workers`` for ``threads`` of each run.
+    T2 or the last source to ``move``, a ``cache`` in ``work``, all cores / ``workers`` for
+    ``threads`` of each run.
     """
 
     table: str | None = None
@@ -80,6 +82,8 @@ class AblateRequest:
     device: str = "auto"
     work: Path = Path("work")
     name: str | None = None
+    cache: Path | None = None
+    cache_limit: float = LIMIT_GB
     report: bool = False
     dry_run: bool = False
 
@@ -130,7 +134,7 @@ class _Ablation:
             raise InputError(f"the split has no {request.part} cases")
         self.shared = Shared(
             data, splits, request.splits, request.part, scored, root, conventions, device,
-            request.threads or 1,
+            request.threads or 1, request.cache or request.work / "cache", request.cache_limit,
         )  # fmt: skip
 
     def items(self, cells: Sequence[Cell]) -> list[Item]:

@@ -8,29 +8,33 @@ and draws the same numbers, but cuDNN may round otherwise: its weights end near 
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from synth3d.cohort import Case, Reading, Splits, contradictions, notes_of
+from synth3d.cohort import Case, Splits
 from synth3d.data import (
     Batch,
-    Prepared,
+    CaseError,
+    Checked,
+    Facts,
     Roles,
+    Shelf,
+    Store,
     Stream,
-    misalign,
-    prepare,
+    fill,
+    hashes_of,
+    refuse_contradictions,
     refuse_headers,
     seed_of,
     spacing_seen,
-    to_subject,
 )
 from synth3d.errors import InputError
 from synth3d.files import lock, progress, sha256, write_json, write_text
-from synth3d.images import Grid, ScalePrior
+from synth3d.images import ScalePrior
 from synth3d.machine import tuned, use_device
 from synth3d.training.board import Board
 from synth3d.training.config import RunConfig
@@ -48,6 +52,10 @@ from synth3d.training.trainer import Trainer
 from synth3d.training.validation import draw, validate
 
 LOG_EVERY = 10
+AT_ONCE = 15.0
+"""Seconds for which cases are prepared before the first step; the rest is, while training runs."""
+LOOK = 1.0
+"""Seconds at the end of a leg for seeing which cases were prepared meanwhile."""
 AHEAD = 20
 """Steps before the end of a leg at which workers begin to draw for the next one."""
 
@@ -64,11 +72,13 @@ def train(
     data_folder: Path,
     run: Path,
     device: str = "cpu",
+    cache: Store | None = None,
 ) -> Path:
     """Train in the folder ``run``, or go on with what a killed process left there.
 
     Of all ``cases`` only those named in ``splits.train`` are learnt from and only those in
-    ``splits.val`` are validated on; ``data_folder`` is for the record. Returns ``run``, finished.
+    ``splits.val`` are validated on; ``data_folder`` is for the record. Prepared cases are kept in
+    ``cache``, by default a folder beside ``run``. Returns ``run``, finished.
 
     Raises:
         InputError: No usable training case, or a bad file.
@@ -79,38 +89,49 @@ def train(
             return run
         for path in run.glob(".partial-*"):  # of a killed process; the lock says nobody writes
             path.unlink(missing_ok=True)
-        learn, check = _prepare_all(config, cases, splits)
-        used = [prepared.case for prepared in (*learn, *check)]
-        origin = origin_of(used, (*config.sources, *config.targets), device)
-        trainer = Trainer(config, use_device(device))
-        log = _resumed(trainer, run, origin)
-        _describe(trainer, run, splits, data_folder, learn)
-        subjects = [to_subject(case, config.task, config.data) for case in learn]
-        grids = _grids(learn, config)
-        learn.clear()  # the subjects hold what is needed; the cohort is in memory once
-        pinned = trainer.device.type == "cuda"
-        stream = Stream(subjects, config.task, config.data, config.misalign, pinned)
-        feed = _Feed(stream, config.train.seed)
-        board = Board(run, trainer.step)
-        bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
-        while trainer.step < config.train.steps:
-            log += _run_leg(trainer, feed, bar)
-            _checkpoint(trainer, run, log, check, origin)
-            board.add(log)
-        if not any("validation" in line and line["step"] == trainer.step for line in log):
-            _look(trainer, run, log, check)  # the log was removed
-            board.add(log)
-        board.close()
-        _finish(trainer, run, data_folder, log, grids)
+        learn, check = cases_read(config, cases, splits)
+        hashes = hashes_of([*learn, *check])
+        origin = origin_of(hashes, (*config.sources, *config.targets), device)
+        cache = cache or Store(run.parent / "cache")
+        shelf, checked = (
+            Shelf(cache, some, hashes, config.task, config.data, whole)
+            for some, whole in ((learn, False), (check, True))
+        )
+        with cache.used([*shelf.keys, *checked.keys]):
+            trainer = Trainer(config, use_device(device))
+            log = _resumed(trainer, run, origin)
+            shelves = [checked, shelf]
+            fill(shelves, AT_ONCE)
+            _describe(trainer, run, splits, data_folder)
+            told = _describe_cases(run, shelf, config)
+            pinned = trainer.device.type == "cuda"
+            how = config.task, config.data, config.misalign, pinned, shelf.expect
+            feed = _Feed(Stream(shelf, *how), config.train.seed)
+            board = Board(run, trainer.step)
+            bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
+            to_check = Checked(checked, config.misalign)
+            while trainer.step < config.train.steps:
+                log += _run_leg(trainer, feed, bar, shelves)
+                refuse_contradictions(shelves, LOOK)
+                _checkpoint(trainer, run, log, to_check, origin)
+                board.add(log)
+            if not any("validation" in line and line["step"] == trainer.step for line in log):
+                _look(trainer, run, log, to_check)  # the log was removed
+                board.add(log)
+            board.close()
+            fill(shelves)
+            if not told:
+                _describe_cases(run, shelf, config)
+            _finish(trainer, run, data_folder, log, _grids(shelf.facts.values(), config))
     return run
 
 
-def _grids(cases: Sequence[Prepared], config: RunConfig) -> dict[str, Any]:
+def _grids(cases: Iterable[Facts], config: RunConfig) -> dict[str, Any]:
     """Orientations and voxel sizes trained on; a generator knows no others."""
-    seen = [spacing_seen(case, config.task, config.data) for case in cases]
+    seen = [spacing_seen(case.own, config.task, config.data) for case in cases]
     spacings = {tuple(round(mm, 3) for mm in spacing) for spacing in seen}
     return {
-        "orientations": sorted({Grid(c.brain.shape, c.affine).orientation for c in cases}),
+        "orientations": sorted({case.own.orientation for case in cases}),
         "spacings_mm": sorted(spacings),
     }
 
@@ -151,48 +172,25 @@ def cases_read(
     return learn, check
 
 
-def _prepare_all(
-    config: RunConfig, cases: Sequence[Case], splits: Splits
-) -> tuple[list[Prepared], list[Prepared]]:
-    """Those of :func:`cases_read` in memory; validation is misaligned, if that is studied."""
-    learn, check = cases_read(config, cases, splits)
-    how = config.task, config.data, config.misalign
-    found = _read([*check, *learn], config)
-    return found[len(check) :], [misalign(case, *how) for case in found[: len(check)]]
-
-
-def _read(cases: Sequence[Case], config: RunConfig) -> list[Prepared]:
-    """All ``cases`` prepared; what is wrong with any of them is told at once."""
-    found, faults = [], []
-    readings: dict[str, Reading] = {}
-    for case in progress(cases, "reading cases", unit="case"):
-        try:
-            found.append(prepare(case, config.sources, config.targets, config.data))
-        except InputError as error:
-            faults.append(str(error))
-            continue
-        if (reading := found[-1].reading) is not None:
-            readings[case.name] = reading
-    if faults := [*faults, *contradictions(readings)]:
-        raise InputError("; ".join(faults))
-    for note in notes_of(readings):
-        print(f"note: {note}")
-    return found
-
-
-def _describe(
-    trainer: Trainer, run: Path, splits: Splits, data_folder: Path, learn: Sequence[Prepared]
-) -> None:
+def _describe(trainer: Trainer, run: Path, splits: Splits, data_folder: Path) -> None:
     """Write what describes the run."""
     write_config(run, trainer.config)
     note_environment(run / "environment.json", trainer.device)
     cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
     write_json(run / "cohort.json", cohort | {"test": splits.test})
-    write_json(run / "scales.json", ScalePrior([{**case.scales} for case in learn]).to_list())
-    roles = Roles.learn(learn, trainer.config.sources)
+
+
+def _describe_cases(run: Path, shelf: Shelf, config: RunConfig) -> bool:
+    """Write what is learnt of the training cases beside weights; False unless all are known."""
+    if len(shelf.facts) < len(shelf):
+        return False
+    facts = [shelf.facts[number] for number in range(len(shelf))]
+    write_json(run / "scales.json", ScalePrior([case.scales for case in facts]).to_list())
+    roles = Roles.learn([case.looks for case in facts], config.sources)
     if len(roles.sources) > 1 and not roles.planes:
         print("note: too few training cases to learn what exchanged sequences would look like")
     write_json(run / "roles.json", roles.to_dict())
+    return True
 
 
 def _resumed(trainer: Trainer, run: Path, origin: Origin) -> list[dict[str, Any]]:
@@ -241,7 +239,9 @@ class _Feed:
             self.begun[leg] = self.stream.drawn_by_workers(leg_seed(self.seed, leg))
 
 
-def _run_leg(trainer: Trainer, feed: _Feed, bar: Iterator[int]) -> list[dict[str, Any]]:
+def _run_leg(
+    trainer: Trainer, feed: _Feed, bar: Iterator[int], shelves: Sequence[Shelf]
+) -> list[dict[str, Any]]:
     """Steps up to the next checkpoint; a log line for every ``LOG_EVERY`` of them."""
     train = trainer.config.train
     leg = trainer.step // train.checkpoint_every
@@ -255,7 +255,11 @@ def _run_leg(trainer: Trainer, feed: _Feed, bar: Iterator[int]) -> list[dict[str
         if trainer.step == soon and end < train.steps:
             feed.begin(leg + 1)
         begin = time.perf_counter()
-        batch = next(stream)
+        try:
+            batch = next(stream)
+        except CaseError:
+            fill(shelves)  # whatever else is wrong is told with it
+            raise
         ready = time.perf_counter()
         found.append(trainer.advance(batch))
         next(bar)
@@ -273,7 +277,7 @@ def _checkpoint(
     trainer: Trainer,
     run: Path,
     log: list[dict[str, Any]],
-    check: Sequence[Prepared],
+    check: Checked,
     origin: Origin,
 ) -> None:
     """Validate when it is time, then log and state, each in one piece."""
@@ -287,9 +291,7 @@ def _checkpoint(
     save_state(run / "resume.pt", {"origin": origin.plain(), "trainer": trainer.state()})
 
 
-def _look(
-    trainer: Trainer, run: Path, log: list[dict[str, Any]], check: Sequence[Prepared]
-) -> None:
+def _look(trainer: Trainer, run: Path, log: list[dict[str, Any]], check: Checked) -> None:
     """Validate, note it in ``log``, and draw."""
     scores, first = validate(trainer, check)
     log.append({"step": trainer.step, "validation": scores})

@@ -6,16 +6,16 @@ computed. What changes the weights is refused; what may change their last bits i
 
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from synth3d.cohort import Case
+from synth3d.data import Hashes
 from synth3d.errors import InputError
-from synth3d.files import progress, read_object, sha256, write_json
+from synth3d.files import read_object, write_json
 from synth3d.machine import environment
 from synth3d.settings import parse, to_plain
 
@@ -39,15 +39,14 @@ class Origin:
         return to_plain(self)
 
 
-def origin_of(cases: Iterable[Case], sequences: Sequence[str], device: str) -> Origin:
-    """The origin of a run on ``device`` that reads ``sequences`` and the labels of ``cases``."""
-    files = {
-        f"{case.name}/{role}": path
-        for case in cases
-        for role, path in {**case.images, "label": case.label}.items()
-        if path is not None and role in (*sequences, "label")
+def origin_of(hashes: Hashes, sequences: Sequence[str], device: str) -> Origin:
+    """The origin of a run on ``device`` that reads ``sequences`` and labels of such cases."""
+    data = {
+        f"{case}/{role}": digest
+        for case, files in hashes.items()
+        for role, digest in files.items()
+        if role in (*sequences, "label")
     }
-    steps = progress(files.items(), "hashing the training files", len(files), unit="file")
     on_gpu = device.startswith("cuda")
     # The variable is that of cuda_ops: which of two forms rolls on a GPU. A CPU has one.
     rolling = os.environ.get("CUDA_OPS_BACKEND", "auto") if on_gpu else "torch"
@@ -55,7 +54,7 @@ def origin_of(cases: Iterable[Case], sequences: Sequence[str], device: str) -> O
     way |= {} if on_gpu else {"threads": str(torch.get_num_threads())}
     chip = torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability()
     machine = {"chip": f"{platform.machine()} {chip}", "torchio": _version("torchio")}
-    return Origin({name: sha256(path) for name, path in steps}, way, machine)
+    return Origin(data, way, machine)
 
 
 def _version(library: str) -> str:

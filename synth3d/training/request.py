@@ -24,7 +24,7 @@ from synth3d.cohort import (
     readings_of,
     refuse_twins,
 )
-from synth3d.data import check_workers
+from synth3d.data import LIMIT_GB, Store, check_workers
 from synth3d.errors import InputError
 from synth3d.files import place, plain, read_object
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, suited
@@ -69,6 +69,8 @@ class TrainRequest:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         work: Where runs are kept.
         name: Of the run folder; None says what it is.
+        cache: Folder of prepared cases; None is ``cache`` in ``work``.
+        cache_limit: Of that folder, in 10^9 bytes.
         dry_run: Print the settings and stop.
     """
 
@@ -94,6 +96,8 @@ class TrainRequest:
     device: str = "auto"
     work: Path = Path("work")
     name: str | None = None
+    cache: Path | None = None
+    cache_limit: float = LIMIT_GB
     dry_run: bool = False
 
 
@@ -272,7 +276,8 @@ def train_run(request: TrainRequest) -> Path | None:
     what = f"{config.data.plane} slices" if config.dim == 2 else "volumes"
     how = f"in {config.train.precision} on {device}"
     print(f"training {config.model.name} on {what} {how}: {run}")
-    train(config, cases, splits, folder, run, device)
+    cache = Store(request.cache or request.work / "cache", request.cache_limit)
+    train(config, cases, splits, folder, run, device, cache)
     done = read_done(run)
     scores = "  ".join(f"{name} {value:.4g}" for name, value in done["validation"].items())
     print(f"finished: {run}  (validation in the brain: {scores})")

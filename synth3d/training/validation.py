@@ -1,7 +1,7 @@
 """How good a run is by now: scores of whole volumes inside the brain, and pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from synth3d.training.trainer import Trainer
 SCORES = {"psnr": psnr_brain, "ssim": ssim_brain, "mae": mae_brain}
 
 
-def validate(trainer: Trainer, cases: Sequence[Prepared]) -> tuple[dict[str, float], np.ndarray]:
+def validate(trainer: Trainer, cases: Iterable[Prepared]) -> tuple[dict[str, float], np.ndarray]:
     """Mean scores over whole volumes inside the brain, and the first case's synthesis.
 
     The averaged weights are judged by the first target, in the network's scale (range 1), averaged

@@ -9,7 +9,8 @@ from torch import Tensor
 from synth3d.data import patches
 from synth3d.data.batch import Batch
 from synth3d.data.options import DataConfig
-from synth3d.data.patches import Stream, to_subject
+from synth3d.data.packed import pack
+from synth3d.data.patches import Stream
 from synth3d.data.task import Task
 
 TASK = Task(3, ("t1n", "t1c", "t2w"), ("t2f",))
@@ -66,7 +67,7 @@ def test_only_towards_a_gpu_a_copy_is_not_waited_for(batch, monkeypatch):
 
 
 def test_batches_made_in_this_process_are_pinned_if_asked_and_the_same(prepared, pinned):
-    subjects = [to_subject(prepared, TASK, DATA)] * 2
+    subjects = [pack(prepared)] * 2
     plain = next(Stream(subjects, TASK, DATA).batches(0))
     assert not pinned
     held = next(Stream(subjects, TASK, DATA, pinned=True).batches(0))
@@ -82,7 +83,7 @@ def test_torchs_loader_pins_what_workers_drew(prepared, monkeypatch):
         return ()
 
     monkeypatch.setattr(patches, "DataLoader", loader)
-    subjects, data = [to_subject(prepared, TASK, DATA)] * 2, dataclasses.replace(DATA, workers=1)
+    subjects, data = [pack(prepared)] * 2, dataclasses.replace(DATA, workers=1)
     for wanted in (False, True):
         Stream(subjects, TASK, data, pinned=wanted).batches(0)
     assert [how["pin_memory"] for how in asked] == [False, True]

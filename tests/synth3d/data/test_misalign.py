@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from synth3d.data.misalign import CONTROL_POINTS, Motion, draw_motion, misalign, move
 from synth3d.data.options import DataConfig, MisalignConfig
-from synth3d.data.patches import Stream, to_subject
+from synth3d.data.packed import pack
+from synth3d.data.patches import Stream
+from synth3d.data.slices import seen
 from synth3d.data.task import Task
 from synth3d.images.planes import turn_to
 
@@ -27,7 +29,7 @@ def settings_of(dim=3, misalign=FIXED, **data):
 
 def drawn(prepared, settings, seed, count):
     task, data, misalign = settings
-    stream = Stream([to_subject(prepared, task, data)], task, data, misalign)
+    stream = Stream([pack(seen(prepared, task, data))], task, data, misalign)
     return list(islice(stream.batches(seed), count))
 
 
@@ -186,10 +188,10 @@ def test_training_sees_the_source_astray_unless_only_the_test_does(prepared, dim
     test_only = stream(dataclasses.replace(FIXED, when="test_only"))
     for plain, again in zip(stream(MisalignConfig()), test_only, strict=True):
         assert torch.equal(plain.sources, again.sources)
-    seen = set()
+    steps = set()
     for first, again in zip(stream(FIXED), stream(FIXED), strict=True):
         assert torch.equal(first.sources, again.sources)
         assert torch.equal(first.sources[:, 0], first.targets[:, 0])  # the others stay
         assert torch.equal(first.sources[:, 1], first.targets[:, 0])
-        seen.add(float((first.sources[:, 2] - first.targets[:, 0]).abs().mean()))
-    assert len(seen - {0}) == 4
+        steps.add(float((first.sources[:, 2] - first.targets[:, 0]).abs().mean()))
+    assert len(steps - {0}) == 4

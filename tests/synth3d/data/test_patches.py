@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from synth3d.data.cutting import check_drawable
 from synth3d.data.options import DataConfig
+from synth3d.data.packed import pack
 from synth3d.data.patches import (
     Stream,
     augmentation,
     brain_box,
-    collate,
     patch_centres,
     to_subject,
 )
@@ -28,7 +29,7 @@ DATA = DataConfig((16, 12, 8), (8, 6, 4), batch=2, patches_per_case=2, queue=4)
 def drawn(prepared, seed=0, count=6, **changes):
     """So many batches, with some settings changed."""
     data = dataclasses.replace(DATA, **changes)
-    stream = Stream([to_subject(prepared, TASK, data)] * 2, TASK, data)
+    stream = Stream([pack(prepared)] * 2, TASK, data)
     return list(islice(stream.batches(seed), count))
 
 
@@ -52,8 +53,8 @@ def test_an_absent_source_is_zeros_in_its_own_place(prepared):
 
 
 def test_axes_turn_once_and_turn_back(prepared):
-    subject = to_subject(prepared, TASK, DATA)
-    batch = collate([subject])
+    data = dataclasses.replace(DATA, patch=(64, 64, 64), flip=False, source_dropout=0.0)
+    batch = next(Stream([pack(prepared)], TASK, data).batches(0))
     box = brain_box(prepared.brain)
     inside = np.stack([prepared.volumes[n] for n in TASK.sources])[(slice(None), *box)]
     found = batch.sources[0].numpy()
@@ -151,8 +152,9 @@ def test_a_case_without_room_for_a_patch_is_told(prepared):
     rim = np.zeros_like(prepared.brain)
     rim[tuple(np.argwhere(prepared.brain)[0])] = True
     data = dataclasses.replace(DATA, tumour_chance=1.0)
+    packed = pack(dataclasses.replace(prepared, tumour=rim))
     with pytest.raises(InputError, match="can be centred in its brain"):
-        to_subject(dataclasses.replace(prepared, tumour=rim), TASK, data)
+        check_drawable(packed, prepared.case.name, TASK, data)
 
 
 def test_labels_outside_any_scheme_are_refused_with_their_file(phantom_cohort, prepared, tmp_path):

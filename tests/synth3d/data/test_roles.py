@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from synth3d.cohort import Case
-from synth3d.data import Prepared, Roles
+from synth3d.data import Prepared, Roles, looks
 from synth3d.errors import InputError
 from synth3d.images import Scale
 
@@ -32,6 +32,10 @@ def brain_of(seed):
     return Prepared(case, made, {}, brain, None, np.eye(4))
 
 
+def learnt(count):
+    return Roles.learn([looks(brain_of(seed), SOURCES) for seed in range(count)], SOURCES)
+
+
 def exchanged(roles, case, one, other):
     volumes = dict(case.volumes)
     volumes[one], volumes[other] = volumes[other], volumes[one]
@@ -41,7 +45,7 @@ def exchanged(roles, case, one, other):
 @pytest.fixture(scope="module")
 def roles(tmp_path_factory):
     path = tmp_path_factory.mktemp("roles") / "roles.json"
-    path.write_text(json.dumps(Roles.learn([brain_of(s) for s in range(12)], SOURCES).to_dict()))
+    path.write_text(json.dumps(learnt(12).to_dict()))
     return Roles.read(path)
 
 
@@ -55,7 +59,7 @@ def test_right_orders_are_left_alone_and_exchanges_named(roles):
 
 
 def test_of_few_cases_or_without_all_sources_nothing_is_said(roles):
-    few = Roles.learn([brain_of(s) for s in range(3)], SOURCES)
+    few = learnt(3)
     case = brain_of(5)
     assert exchanged(few, case, "t1n", "t2w") == []
     less = {name: case.volumes[name] for name in SOURCES[:2]}

@@ -65,7 +65,7 @@ def test_one_head_is_seen_alike_however_its_file_lies(plane, order, flips):
     np.testing.assert_array_equal(here.sources(TASK.sources), there.sources(TASK.sources))
     np.testing.assert_array_equal(here.tumour, there.tumour)
     np.testing.assert_allclose(here.affine, there.affine, atol=1e-12)
-    assert spacing_seen(case, *view) == pytest.approx(spacing_seen(other, *view))
+    assert spacing_seen(case.grid, *view) == pytest.approx(spacing_seen(other.grid, *view))
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -152,7 +152,7 @@ def test_resampling_keeps_the_field_of_view():
     expected = 3.0 * own[..., 0] - 2.0 * own[..., 2]
     inner = (slice(None), slice(2, -2), slice(2, -2))
     np.testing.assert_allclose(view.volumes["t1n"][inner], expected[inner], atol=1e-4)
-    assert spacing_seen(case, *settings) == pytest.approx((2.0 * 9 / 21, 1.0 * 13 / 26))
+    assert spacing_seen(case.grid, *settings) == pytest.approx((2.0 * 9 / 21, 1.0 * 13 / 26))
 
 
 def test_worked_example_of_the_slices_that_are_learnt_from():

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from synth3d.data.cutting import check_drawable
 from synth3d.data.options import DataConfig
+from synth3d.data.packed import pack
 from synth3d.data.patches import Stream, to_subject
 from synth3d.data.slices import seen
 from synth3d.data.task import Task
@@ -24,7 +26,7 @@ DATA = DataConfig(
 def drawn(prepared, seed=0, count=6, task=TASK, **changes):
     """So many batches, with some settings changed."""
     data = dataclasses.replace(DATA, **changes)
-    stream = Stream([to_subject(prepared, task, data)], task, data)
+    stream = Stream([pack(seen(prepared, task, data))], task, data)
     return list(islice(stream.batches(seed), count))
 
 
@@ -122,7 +124,8 @@ def test_the_tumour_is_shown_as_often_as_asked(prepared):
 
 
 def test_memory_holds_the_brain_alone(prepared):
-    subject = to_subject(prepared, TASK, dataclasses.replace(DATA, patch=(64, 64)))
+    data = dataclasses.replace(DATA, patch=(64, 64))
+    subject = to_subject(seen(prepared, TASK, data), TASK, data)
     extent = [np.flatnonzero(prepared.brain.any(axis)) for axis in ((0, 1), (0, 2), (1, 2))]
     assert subject.spatial_shape == tuple(int(w[-1] - w[0] + 1) for w in extent)
     assert subject["brain"].data.dtype == torch.uint8
@@ -147,7 +150,7 @@ def test_misregistered_sources_move_together_and_within_their_slice(prepared):
 def test_a_case_without_brain_in_reach_is_told(prepared):
     empty = dataclasses.replace(prepared, brain=np.zeros_like(prepared.brain))
     with pytest.raises(InputError, match="has no axial slice with brain"):
-        to_subject(empty, TASK, DATA)
+        check_drawable(pack(seen(empty, TASK, DATA)), "one", TASK, DATA)
 
 
 @pytest.mark.parametrize("dim", [2, 3])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from synth3d.data.batch import Batch
 from synth3d.data.options import DataConfig
-from synth3d.data.patches import Stream, to_subject
+from synth3d.data.packed import pack
+from synth3d.data.patches import Stream
 from synth3d.data.task import Task, draw_any, drop_sources
 from synth3d.errors import InputError
 
@@ -81,7 +82,7 @@ def test_what_an_any_task_hides_is_zero_and_what_a_case_lacks_never_matters(prep
     task, data = Task(3, SEQUENCES, SEQUENCES, "any"), DataConfig((8, 8, 8), (0, 0, 0), queue=8)
 
     def stream(case):
-        batches = Stream([to_subject(case, task, data)], task, data).batches(3)
+        batches = Stream([pack(case)], task, data).batches(3)
         return list(islice(batches, 12))
 
     volumes = {name: volume for name, volume in prepared.volumes.items() if name != "t1c"}

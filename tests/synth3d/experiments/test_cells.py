@@ -61,7 +61,9 @@ def shared(phantom_cohort, tmp_path) -> Shared:
     splits = make_splits(cases)
     tested = tuple(case for case in cases if case.name in splits.test)
     root = tmp_path / "ablate"
-    return Shared(phantom_cohort, splits, None, "test", tested, root, ("ours",), "cpu", 1)
+    return Shared(
+        phantom_cohort, splits, None, "test", tested, root, ("ours",), "cpu", 1, root, 1.0
+    )
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import torch
 from synth3d.cohort import find_cases
 from synth3d.cohort.splits import Splits, make_splits
 from synth3d.data.options import DataConfig, MisalignConfig
-from synth3d.data.patches import Stream, to_subject
+from synth3d.data.packed import pack
+from synth3d.data.patches import Stream
 from synth3d.data.prepared import prepare
 from synth3d.errors import InputError
 from synth3d.files import sha256
@@ -88,9 +89,9 @@ def test_test_cases_are_never_opened_and_cases_without_the_target_are_left_out(p
     cases[5] = dataclasses.replace(cases[5], images=gone)
     images = {m: path for m, path in cases[3].images.items() if m != "t2f"}
     cases[3] = dataclasses.replace(cases[3], images=images)
-    learn, check = loop._prepare_all(TINY, cases, splits)
-    assert tuple(one.case.name for one in learn) == names[:3]
-    assert [one.case.name for one in check] == [names[4]]
+    learn, check = loop.cases_read(TINY, cases, splits)
+    assert tuple(one.name for one in learn) == names[:3]
+    assert [one.name for one in check] == [names[4]]
 
 
 def command(config: RunConfig, cohort: Path, work: Path) -> list[str]:
@@ -158,8 +159,7 @@ def test_slices_drawn_by_a_worker_resume_too_and_as_if_there_were_none(phantom_c
 
 def test_workers_draw_for_the_next_leg_before_this_one_ends(phantom_cohort, tmp_path, monkeypatch):
     case = prepare(find_cases(phantom_cohort)[0], TINY.sources, TINY.targets)
-    subjects = [to_subject(case, TINY.task, TINY.data)]
-    unhelped = Stream(subjects, TINY.task, TINY.data)
+    unhelped = Stream([pack(case)], TINY.task, TINY.data)
     helped = dataclasses.replace(unhelped, data=dataclasses.replace(TINY.data, workers=1))
     feed, seed = loop._Feed(helped, TINY.train.seed), leg_seed(TINY.train.seed, 1)
     feed.begin(1)
@@ -287,10 +287,22 @@ def test_a_removed_log_and_another_machine_do_no_harm_and_are_kept_in_mind(
 def test_what_no_training_case_has_is_told(phantom_cohort, config, splits, wrong):
     cases = find_cases(phantom_cohort)
     with pytest.raises(InputError, match=wrong):
-        loop._prepare_all(config, cases, dataclasses.replace(make_splits(cases), **splits))
+        loop.cases_read(config, cases, dataclasses.replace(make_splits(cases), **splits))
 
 
 def test_legs_have_seeds_of_their_own():
     seeds = {leg_seed(seed, leg) for seed in range(20) for leg in range(20)}
     assert len(seeds) == 400
     assert all(0 <= s < 2**63 for s in seeds)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_that_begins_while_cases_are_prepared_ends_with_the_same_weights(
+    phantom_cohort, undisturbed, tmp_path, monkeypatch, workers
+):
+    monkeypatch.setattr(loop, "AT_ONCE", -1.0)
+    config = dataclasses.replace(TINY, data=dataclasses.replace(TINY.data, workers=workers))
+    cases = find_cases(phantom_cohort)
+    run = train(config, cases, make_splits(cases), phantom_cohort, tmp_path / "run")
+    for name in ("weights.safetensors", "scales.json", "roles.json"):
+        assert sha256(run / name) == sha256(undisturbed / name)
