@@ -66,6 +66,7 @@ class Place:
         return self.sform if taken else self.qform
 
 
+@np.errstate(all="ignore")  # what becomes infinite cannot be used
 def place_of(header: Any) -> Place:
     """The place that a nibabel NIfTI-1 or -2 header gives; whatever it holds, nothing is raised."""
     q, s = int(header["qform_code"]), int(header["sform_code"])
@@ -127,9 +128,8 @@ def _qform(header: Any, edges: np.ndarray, unit: float) -> np.ndarray | None:
     turn = Rotation.from_quat([*vector, real]).as_matrix()
     affine = np.eye(4)
     handed = -1 if float(header["pixdim"][0]) < 0 else 1
-    with np.errstate(all="ignore"):  # what becomes infinite cannot be used
-        affine[:3, :3] = turn * edges * (1, 1, handed)
-        affine[:3, 3] = [float(header[f"qoffset_{axis}"]) * unit for axis in "xyz"]
+    affine[:3, :3] = turn * edges * (1, 1, handed)
+    affine[:3, 3] = [float(header[f"qoffset_{axis}"]) * unit for axis in "xyz"]
     return _usable(affine)
 
 
