@@ -69,11 +69,10 @@ class Place:
 @np.errstate(all="ignore")  # what becomes infinite cannot be used
 def place_of(header: Any) -> Place:
     """The place that a nibabel NIfTI-1 or -2 header gives; whatever it holds, nothing is raised."""
-    q, s = int(header["qform_code"]), int(header["sform_code"])
-    codes = q, s
+    q, s = codes = int(header["qform_code"]), int(header["sform_code"])
     if unknown := [code for code in codes if code not in CODES]:
-        codes = (q if q in CODES else 0), (s if s in CODES else 0)
-        codes = codes if any(codes) else (int(q > 0), int(s > 0))
+        known = q if q in CODES else 0, s if s in CODES else 0
+        codes = known if any(known) else (int(q > 0), int(s > 0))
     unit = MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     edges = np.asarray(header["pixdim"][1:4], dtype=np.float64) * unit
     fault, affine = _bad_edges(edges, unit), None

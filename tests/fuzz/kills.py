@@ -80,6 +80,7 @@ PROGRAMS = {
 def outcome(out: Path, but: tuple[str, ...]) -> dict[str, str]:
     """SHA-256 of every file by its path, which must be there, and "" for those in ``but``."""
     files = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in files if "cache" not in path.relative_to(out).parts]  # no result
     return {
         str(path.relative_to(out)): "" if path.name.endswith(but) else sha256(path)
         for path in files

@@ -1,9 +1,7 @@
-"""JSON of our own that somebody changed by hand: one sentence, or made again, never a traceback."""
+"""JSON of our own that somebody changed by hand is refused; that nothing breaks is fuzzed."""
 
-import contextlib
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +11,6 @@ from seg_eval.records import read_config, read_image_scores, read_scores, read_t
 from synth3d.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
-
-RECORDS = (
-    "arm.json", "case_files.json", "commands.json", "config.json", "images.json", "seed0.json",
-    "segmenters.json", "times.json",
-)  # fmt: skip
-"""Read back by the next call; ``summary.json`` and the splits are only written."""
-
-
-def damages(value: Any) -> Iterator[Any]:
-    """``value`` as something else, and with its first entry as something else, twice deep."""
-    yield from ([], 3) if isinstance(value, dict) else ({}, [3])
-    if isinstance(value, dict) and value:
-        first = next(iter(value))
-        yield {name: kept for name, kept in value.items() if name != first}
-        for other in (None, [], "x", math.nan, math.inf, 10**400):
-            yield value | {first: other}
-        if isinstance(value[first], dict) and value[first]:
-            yield value | {first: value[first] | {next(iter(value[first])): [None]}}
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        yield value[1:]
-        yield [*value, value[0]]
-        for name in ("case", "arm", "patient", "region", "dice", "psnr"):
-            if name in value[0]:
-                for other in ([], math.nan):
-                    yield [value[0] | {name: other}, *value[1:]]
-
-
-def test_no_damage_of_a_record_is_a_traceback(run_toy, folder):
-    flags = ("--arms", "copy,synthetic")
-    run_toy(*flags)
-    before = (folder / "results.csv").read_bytes()
-    files = [path for path in sorted(folder.rglob("*.json")) if path.name in RECORDS]
-    assert {path.name for path in files} == set(RECORDS)
-    for path in {path.name: path for path in files}.values():
-        sound = path.read_bytes()
-        for damaged in damages(json.loads(sound)):
-            path.write_text(json.dumps(damaged))
-            with contextlib.suppress(InputError):
-                run_toy(*flags)
-                assert (folder / "results.csv").read_bytes() == before, path
-            path.write_bytes(sound)
-        run_toy(*flags)
 
 
 def rows_of(folder: Path, name: str) -> tuple[Path, list[dict[str, Any]], dict[str, str]]:

@@ -326,10 +326,6 @@ ORIENTED = "NibabelIOWithReorient"
         (({}, {"image_reader_writer": ORIENTED}), f"read by {ORIENTED}"),
         (({}, {"configurations": None}), "no configurations"),
         (({}, {"configurations": {"2d": {}}}), "does not tell which of 2d it is"),
-        (({"regions_class_order": [None, 1, 3]}, {}), DAMAGED),
-        (({"labels": PLAIN | {"background": "none"}}, {}), DAMAGED),
-        (({}, {"configurations": {"3d_fullres": None}}), DAMAGED),
-        (configured(normalization_schemes=None), DAMAGED),
         (configured(inherits_from=[]), DAMAGED),
     ],
 )

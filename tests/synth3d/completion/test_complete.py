@@ -137,32 +137,6 @@ def test_other_settings_and_a_tampered_picture_are_refused_without_overwrite(com
         read(path)
 
 
-@pytest.mark.parametrize("dies_in", ["copy", "_write_made", "write_json"])
-def test_a_run_that_dies_leaves_nothing_half_written_and_a_rerun_finishes(
-    complete, completed, tmp_path, monkeypatch, dies_in
-):
-    folder, calls, real = tmp_path / "out" / LACKING, [], getattr(module, dies_in)
-
-    def dying(*args, **kwargs):
-        calls.append(args)
-        if len(calls) > 1 or dies_in == "_write_made":
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(module, dies_in, dying)
-    with pytest.raises(KeyboardInterrupt):
-        complete(cases=[LACKING])
-    monkeypatch.undo()
-    assert not (folder / f"{LACKING}.receipt.json").exists()
-    for path in folder.glob("*.nii.gz"):
-        read(path)
-    (folder / f".partial-99-{LACKING}_flair.nii.gz").write_bytes(b"half")  # as kill -9 leaves it
-    assert complete(cases=[LACKING])[0].state == "made"
-    names = {path.name for path in (completed / LACKING).iterdir()}
-    assert {path.name for path in folder.iterdir()} == names
-    assert complete(cases=[LACKING])[0].state == "done"
-
-
 def test_hidden_sequences_are_neither_looked_at_nor_linked(ready, complete, tmp_path):
     shutil.copytree(ready / "in" / WHOLE, tmp_path / "in" / WHOLE)
     (one,) = complete(data=tmp_path / "in", missing=["FLAIR"])

@@ -139,18 +139,6 @@ def test_a_lock_file_that_is_there_keeps_what_it_holds(tmp_path):
     assert (tmp_path / ".lock").read_text() == "somebody's"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"[" * 100_000, b'{"a":' * 900 + b"1" + b"}" * 900, b"[" * 70 + b"]" * 70, b"\xff\xfe",
-     b"1" * 5000, b"\0", b'"\\ud8'],
-    ids=lambda content: f"{content[:8]}",
-)  # fmt: skip
-def test_what_is_no_json_or_nested_without_end_is_one_sentence(tmp_path, content):
-    (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.json"):
-        read_json(tmp_path / "x.json")
-
-
 def test_a_pipe_or_an_endless_device_is_no_file_to_read(tmp_path):
     os.mkfifo(tmp_path / "x.json")
     (tmp_path / "y.json").symlink_to("/dev/zero")

@@ -1,4 +1,4 @@
-"""The loop: one seed one result, and kill -9 at any moment changes nothing."""
+"""The loop: one seed one result; that a kill at any moment changes nothing is fuzzed."""
 
 import dataclasses
 import json
@@ -101,20 +101,16 @@ def command(config: RunConfig, cohort: Path, work: Path) -> list[str]:
             "--device", "cpu"]  # fmt: skip
 
 
-def kill_after(checkpoints: int, arguments: list[str], run: Path) -> str:
-    """Kill -9 a training after so many checkpoints (0: before the first), then let the same
-    command go on; what it prints.
+def kill_after_a_checkpoint(arguments: list[str], run: Path) -> str:
+    """Kill -9 a training after its first checkpoint, then let the same command go on; what it
+    prints.
     """
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     for _ in range(5):
         process = subprocess.Popen(
             arguments, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        seen: set[int] = set()
-        while process.poll() is None and len(seen) < max(checkpoints, 1):
-            watched = run / ("resume.pt" if checkpoints else "scales.json")
-            if watched.exists():
-                seen.add(watched.stat().st_ino)
+        while process.poll() is None and not (run / "resume.pt").exists():
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -126,18 +122,6 @@ def kill_after(checkpoints: int, arguments: list[str], run: Path) -> str:
     again = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     return again.stdout
-
-
-@pytest.mark.parametrize("checkpoints", [0, 1, 2])
-def test_kill_9_and_the_same_command_ends_with_the_same_weights(
-    phantom_cohort, undisturbed, tmp_path, checkpoints
-):
-    run = tmp_path / "runs" / "run"
-    said = kill_after(checkpoints, command(TINY, phantom_cohort, tmp_path), run)
-    assert ("going on at step" in said) == (checkpoints > 0)
-    assert sha256(run / "weights.safetensors") == sha256(undisturbed / "weights.safetensors")
-    steps = [line["step"] for line in read_log(run / "log.jsonl")]
-    assert steps == [line["step"] for line in read_log(undisturbed / "log.jsonl")]
 
 
 def test_slices_drawn_by_a_worker_resume_too_and_as_if_there_were_none(phantom_cohort, tmp_path):
@@ -153,7 +137,9 @@ def test_slices_drawn_by_a_worker_resume_too_and_as_if_there_were_none(phantom_c
     undisturbed = train(alone, cases, make_splits(cases), phantom_cohort, tmp_path / "alone")
     helped = dataclasses.replace(alone, data=dataclasses.replace(data, workers=1))
     run = tmp_path / "runs" / "run"
-    assert "going on at step" in kill_after(1, command(helped, phantom_cohort, tmp_path), run)
+    assert "going on at step" in kill_after_a_checkpoint(
+        command(helped, phantom_cohort, tmp_path), run
+    )
     assert sha256(run / "weights.safetensors") == sha256(undisturbed / "weights.safetensors")
 
 
