@@ -163,9 +163,10 @@ def _layout_of(out: Path, receipt: Path) -> Layout:
 
 def _changed(out: Path, name: str, digest: str) -> str:
     try:
-        return "" if sha256(place(out, *name.split("/"))) == digest else "is not what was written"
-    except FileNotFoundError:
-        return "is gone"
+        path = place(out, *name.split("/"))
+        if not path.exists():
+            return "is gone"
+        return "" if sha256(path) == digest else "is not what was written"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
 
