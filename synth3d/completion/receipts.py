@@ -167,8 +167,8 @@ def _changed(out: Path, name: str, digest: str) -> str:
         if not path.exists():
             return "is gone"
         return "" if sha256(path) == digest else "is not what was written"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
+    except (InputError, OSError) as error:
+        return f"cannot be read: {error}"
 
 
 def write_dataset_json(layout: Layout, cases: Sequence[Case], overwrite: bool) -> None:
