@@ -4,8 +4,13 @@ A leg is ``checkpoint_every`` steps. All its randomness follows from (seed, leg)
 run that repeats its last leg ends with the same weights, bit for bit, as one that was never
 disturbed, on one kind of CPU and with the same number of threads. On CUDA it sees the same batches
 and draws the same numbers, but cuDNN may round otherwise: its weights end near by.
+
+Several processes (``ranks``) draw the same batches and each learns from its share; the first one
+writes. With another number of them the sums are rounded otherwise, and nothing else changes.
 """
 
+import contextlib
+import io
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +37,7 @@ from synth3d.files import lock, progress, sha256, write_json, write_text
 from synth3d.images import Grid, ScalePrior
 from synth3d.machine import tuned, use_device
 from synth3d.training.config import RunConfig
+from synth3d.training.distributed import ALONE, Ranks
 from synth3d.training.origin import Origin, check_origin, note_environment, origin_of
 from synth3d.training.run_folder import (
     FORMAT,
@@ -42,6 +48,7 @@ from synth3d.training.run_folder import (
     save_weights,
     write_config,
 )
+from synth3d.training.stopping import Stop, stop_on_signals
 from synth3d.training.trainer import Trainer
 from synth3d.training.validation import draw, validate
 
@@ -62,41 +69,74 @@ def train(
     data_folder: Path,
     run: Path,
     device: str = "cpu",
-) -> Path:
+    ranks: Ranks = ALONE,
+) -> Path | None:
     """Train in the folder ``run``, or go on with what a killed process left there.
 
     Of all ``cases`` only those named in ``splits.train`` are learnt from and only those in
-    ``splits.val`` are validated on; ``data_folder`` is for the record. Returns ``run``, finished.
+    ``splits.val`` are validated on; ``data_folder`` is for the record. Returns ``run``, finished;
+    or None where SIGTERM or SIGUSR1 asked to stop, and the state of that moment is kept.
 
     Raises:
         InputError: No usable training case, or a bad file.
     """
-    with lock(run), tuned(device):
-        if (run / "done.json").exists():
-            leave_finished(run)
+    with contextlib.ExitStack() as held:
+        held.enter_context(tuned(device))
+        stop = held.enter_context(stop_on_signals())
+        if ranks.first:
+            held.enter_context(lock(run))
+            if (run / "done.json").exists():
+                leave_finished(run)
+        if ranks.once((run / "done.json").exists):
             return run
-        for path in run.glob(".partial-*"):  # of a killed process; the lock says nobody writes
-            path.unlink(missing_ok=True)
         learn, check = _prepare_all(config, cases, splits)
-        used = [prepared.case for prepared in (*learn, *check)]
-        origin = origin_of(used, (*config.sources, *config.targets), device)
-        trainer = Trainer(config, use_device(device))
-        log = _resumed(trainer, run, origin)
-        _describe(trainer, run, splits, data_folder, learn)
+        trainer = Trainer(config, use_device(device), ranks)
+        log: list[dict[str, Any]] = []
+        origin = None
+        if ranks.first:
+            for path in run.glob(".partial-*"):  # of a killed process; our lock says nobody writes
+                path.unlink(missing_ok=True)
+            used = [prepared.case for prepared in (*learn, *check)]
+            origin = origin_of(used, config, device, ranks.size)
+            log = _resumed(trainer, run, origin)
+            _describe(trainer, run, splits, data_folder, learn)
+        _take_over(trainer)
         subjects = [to_subject(case, config.task, config.data) for case in learn]
         grids = _grids(learn, config)
         learn.clear()  # the subjects hold what is needed; the cohort is in memory once
         pinned = trainer.device.type == "cuda"
-        stream = Stream(subjects, config.task, config.data, config.misalign, pinned)
+        stream = Stream(subjects, config.task, config.drawn, config.misalign, pinned)
         feed = _Feed(stream, config.train.seed)
         bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
         while trainer.step < config.train.steps:
-            log += _run_leg(trainer, feed, bar)
+            lines = _run_leg(trainer, feed, bar, stop)
+            log += lines
+            if _mid_leg(trainer) or not lines:
+                _save(trainer, run, log, origin)
+                print(f"stopped at step {trainer.step} by a signal; the same command goes on")
+                return None
             _checkpoint(trainer, run, log, check, origin)
-        if not any("validation" in line and line["step"] == trainer.step for line in log):
+        looked = ("validation" in line and line["step"] == trainer.step for line in log)
+        if not ranks.once(lambda: any(looked)):
             _look(trainer, run, log, check)  # the log was removed
-        _finish(trainer, run, data_folder, log, grids)
+        if ranks.first:
+            _finish(trainer, run, data_folder, log, grids)
     return run
+
+
+def _take_over(trainer: Trainer) -> None:
+    """Give all processes the state of the first one."""
+
+    def packed() -> bytes:
+        buffer = io.BytesIO()
+        torch.save(trainer.state(), buffer)
+        return buffer.getvalue()
+
+    if trainer.ranks.size == 1:
+        return
+    state = trainer.ranks.once(packed)
+    if not trainer.ranks.first:
+        trainer.load(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
 
 
 def _grids(cases: Sequence[Prepared], config: RunConfig) -> dict[str, Any]:
@@ -180,11 +220,8 @@ def _resumed(trainer: Trainer, run: Path, origin: Origin) -> list[dict[str, Any]
     try:
         check_origin(state["origin"], origin, run)
         trainer.load(state["trainer"])
-        train = trainer.config.train
-        if trainer.step == 0 or (
-            trainer.step % train.checkpoint_every and trainer.step < train.steps
-        ):
-            raise ValueError(f"step {trainer.step} is not the end of a leg")
+        if trainer.step == 0:
+            raise ValueError("it is of step 0")
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
@@ -217,17 +254,28 @@ class _Feed:
             self.begun[leg] = self.stream.drawn_by_workers(leg_seed(self.seed, leg))
 
 
-def _run_leg(trainer: Trainer, feed: _Feed, bar: Iterator[int]) -> list[dict[str, Any]]:
-    """Steps up to the next checkpoint; a log line for every ``LOG_EVERY`` of them."""
+def _mid_leg(trainer: Trainer) -> bool:
+    """Whether the next checkpoint is still to come."""
     train = trainer.config.train
-    leg = trainer.step // train.checkpoint_every
+    return trainer.step < train.steps and trainer.step % train.checkpoint_every > 0
+
+
+def _run_leg(trainer: Trainer, feed: _Feed, bar: Iterator[int], stop: Stop) -> list[dict[str, Any]]:
+    """Steps up to the next checkpoint, or until ``stop``; a log line for ``LOG_EVERY`` of them.
+
+    A leg that is begun in the middle draws what it has seen already once more.
+    """
+    train = trainer.config.train
+    leg, done = divmod(trainer.step, train.checkpoint_every)
     end = min((leg + 1) * train.checkpoint_every, train.steps)
     stream = feed.of(leg)
+    for _ in range(done):
+        next(stream)
     soon = max(trainer.step, end - AHEAD)
     lines: list[dict[str, Any]] = []
     found: list[dict[str, float]] = []
     waited = worked = 0.0
-    while trainer.step < end:
+    while trainer.step < end and not trainer.ranks.any(stop.asked):
         if trainer.step == soon and end < train.steps:
             feed.begin(leg + 1)
         begin = time.perf_counter()
@@ -237,12 +285,22 @@ def _run_leg(trainer: Trainer, feed: _Feed, bar: Iterator[int]) -> list[dict[str
         next(bar)
         waited, worked = waited + ready - begin, worked + time.perf_counter() - ready
         if trainer.step % LOG_EVERY == 0 or trainer.step == end:
-            names = sorted({name for terms in found for name in terms})
-            loss = {n: float(np.mean([t[n] for t in found if n in t])) for n in names}
-            seconds = {"data": round(waited, 3), "step": round(worked, 3)}
-            lines.append({"step": trainer.step, "loss": loss, "seconds": seconds})
+            lines.append(_line(trainer.step, found, waited, worked))
             found, waited, worked = [], 0.0, 0.0
-    return lines
+    return [*lines, _line(trainer.step, found, waited, worked)] if found else lines
+
+
+def _line(
+    step: int, found: Sequence[dict[str, float]], waited: float, worked: float
+) -> dict[str, Any]:
+    """A line of the log: the mean terms of the steps since the last one, and their seconds."""
+    names = sorted({name for terms in found for name in terms})
+    loss = {n: float(np.mean([t[n] for t in found if n in t])) for n in names}
+    return {
+        "step": step,
+        "loss": loss,
+        "seconds": {"data": round(waited, 3), "step": round(worked, 3)},
+    }
 
 
 def _checkpoint(
@@ -250,14 +308,22 @@ def _checkpoint(
     run: Path,
     log: list[dict[str, Any]],
     check: Sequence[Prepared],
-    origin: Origin,
+    origin: Origin | None,
 ) -> None:
-    """Validate when it is time, then log and state, each in one piece."""
+    """Validate when it is time, then save."""
     train = trainer.config.train
     before = max(0, trainer.step - train.checkpoint_every)
     due = trainer.step // train.validate_every > before // train.validate_every
     if due or trainer.step == train.steps:
         _look(trainer, run, log, check)
+    _save(trainer, run, log, origin)
+
+
+def _save(trainer: Trainer, run: Path, log: list[dict[str, Any]], origin: Origin | None) -> None:
+    """Log and state, each in one piece; by the first process, which alone knows the origin."""
+    trainer.ranks.check_alike(trainer.framework)
+    if origin is None or trainer.step == 0:
+        return
     write_text(run / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log))
     note_environment(run / "environment.json", trainer.device, same=True)  # by now it has rolled
     save_state(run / "resume.pt", {"origin": origin.plain(), "trainer": trainer.state()})
@@ -271,7 +337,8 @@ def _look(
     log.append({"step": trainer.step, "validation": scores})
     text = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
     print(f"step {trainer.step}: validation {text}")
-    draw(trainer.config, run, log, check[0], first)
+    if first is not None:
+        draw(trainer.config, run, log, check[0], first)
 
 
 def _finish(

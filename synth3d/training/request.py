@@ -28,6 +28,7 @@ from synth3d.files import place, plain, read_object
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, suited
 from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework, check_keys, sources_for
+from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
 from synth3d.training.loop import train
 from synth3d.training.recipes import read_recipe
 from synth3d.training.run_folder import leave_finished, read_done
@@ -226,19 +227,58 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
         )
 
 
+@dataclass(frozen=True)
+class _Order:
+    """What is trained, where, on what."""
+
+    config: RunConfig
+    cases: list[Case]
+    splits: Splits
+    folder: Path
+    run: Path
+    finished: bool
+
+
 def train_run(request: TrainRequest) -> Path | None:
     """Train as ``request`` says, or go on with what a killed process left; tells what it does.
 
-    Returns the finished run folder, None for a dry run.
+    Several processes that the environment names are one training
+    (:mod:`synth3d.training.distributed`). Returns the finished run folder; None for a dry run, or
+    where SIGTERM or SIGUSR1 asked to stop.
 
     Raises:
         InputError: The request, the cohort or the run folder cannot be used.
     """
-    device = pick_device(request.device)
+    ranks = ranks_here()
+    device = own_device(pick_device(request.device), ranks)
+    with joined(ranks, device):
+        order = ranks.once(lambda: _order(request, device, ranks))
+        if order is None or order.finished:
+            return order and order.run
+        keep_memory()
+        torch.set_num_threads(max(1, order.config.train.threads // ranks.local_size))
+        config, cases, splits = order.config, order.cases, order.splits
+        if train(config, cases, splits, order.folder, order.run, device, ranks) is None:
+            return None
+    if ranks.first:  # others need not see the folder
+        done = read_done(order.run)
+        scores = "  ".join(f"{name} {value:.4g}" for name, value in done["validation"].items())
+        print(f"finished: {order.run}  (validation in the brain: {scores})")
+        print(f"pictures: {order.run / 'curves.png'}  {order.run / 'contact.png'}")
+    return order.run
+
+
+def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
+    """All that is decided before anything is read; None for a dry run."""
     config = resolve(request, device)
     check_keys((parse_assignment(text)[0] for text in request.assign), config.train.framework)
     with torch.device("meta"):  # misfits are told before any data are read
         build_framework(config)
+    if config.data.batch % ranks.size:
+        raise InputError(
+            f"data.batch is {config.data.batch}, which {ranks.size} processes cannot share evenly; "
+            f"give --batch a multiple of {ranks.size}, or start another number of processes"
+        )
     if request.dry_run and request.data is None:
         print(json.dumps(to_plain(config), indent=2))
         return None
@@ -254,19 +294,14 @@ def train_run(request: TrainRequest) -> Path | None:
         print(f"would train in {run} on {device}")
         return None
     check_same_run(run, config, folder, splits)
-    if (run / "done.json").exists():
+    finished = (run / "done.json").exists()
+    if finished:
         read_done(run)
         leave_finished(run)
         print(f"already trained: {run}")
-        return run
-    keep_memory()
-    torch.set_num_threads(config.train.threads)
-    what = f"{config.data.plane} slices" if config.dim == 2 else "volumes"
-    how = f"in {config.train.precision} on {device}"
-    print(f"training {config.model.name} on {what} {how}: {run}")
-    train(config, cases, splits, folder, run, device)
-    done = read_done(run)
-    scores = "  ".join(f"{name} {value:.4g}" for name, value in done["validation"].items())
-    print(f"finished: {run}  (validation in the brain: {scores})")
-    print(f"pictures: {run / 'curves.png'}  {run / 'contact.png'}")
-    return run
+    else:
+        what = f"{config.data.plane} slices" if config.dim == 2 else "volumes"
+        how = f"in {config.train.precision} on {device}"
+        how += f" by {ranks.size} processes" if ranks.size > 1 else ""
+        print(f"training {config.model.name} on {what} {how}: {run}")
+    return _Order(config, cases, splits, folder, run, finished)
