@@ -30,6 +30,7 @@ from cuda_ops.bench import (
     summary,
     take,
 )
+from synth3d.experiments.ranks import ranks_row
 from synth3d.experiments.routing import routing_rows
 from synth3d.models import GENERATORS, options_of
 
@@ -110,7 +111,8 @@ def rows(device: torch.device) -> list[Row]:
     """All rows, in the order of the table.
 
     A training step (forward, L1, backward, Adam), a forward pass without gradients, what a training
-    step needs at its peak, and the routing's convolutions; on a GPU how a training step's time
+    step needs at its peak, and the routing's convolutions; on a CPU the same step by two processes,
+    on a GPU how a training step's time
     there is spent as well. On a CPU the peak is how far a process climbs in two steps without an
     optimiser.
     """
@@ -118,7 +120,8 @@ def rows(device: torch.device) -> list[Row]:
     sizes = itertools.product(("train", "infer"), cases, DTYPES)
     timed = [_row(group, case, dtype, partial(_compare, case=case)) for group, case, dtype in sizes]
     if device.type == "cpu":
-        return [*timed, memory_row(), *routing_rows("cpu")]
+        two = ranks_row(RECIPE.widths, RECIPE.groups, RECIPE.side)
+        return [*timed, two, memory_row(), *routing_rows("cpu")]
     for group, measure in (("memory", _memory_on_cuda), ("norm", _share_of_norm)):
         timed += [_row(group, GPU, dtype, partial(measure, case=GPU)) for dtype in DTYPES]
     return [*timed, *routing_rows("cuda")]
