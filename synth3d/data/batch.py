@@ -1,7 +1,7 @@
 """What a framework is fed: sources, targets, and which of them count."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -21,6 +21,8 @@ class Batch:
         label: (B, 1, *) int8, tumour classes as in BraTS 2023: 0 background, 1 necrosis,
             2 oedema, 3 enhancing; −1, unknown, everywhere if none is given. Necrosis is all
             of the non-enhancing core, a resection cavity is background.
+        first: Of which sample of a larger batch the first one here is, if this is a share of it.
+        weights: In a share, what stands before its mean over a mask, by name (:meth:`shares`).
     """
 
     sources: Tensor
@@ -29,6 +31,8 @@ class Batch:
     wanted: Tensor
     brain: Tensor
     label: Tensor = None  # type: ignore[assignment]
+    first: int = 0
+    weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.sources.shape[2:] != self.targets.shape[2:]:
@@ -63,11 +67,44 @@ class Batch:
         The queue between processes would find that out in a thread that can tell nobody, and
         whoever waits for the batch would wait for ever.
         """
-        for field in fields(self):
-            getattr(self, field.name).share_memory_()
+        self._each(Tensor.share_memory_)
         return self
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        changed = Batch(*(change(getattr(self, field.name)) for field in fields(self)))
-        object.__setattr__(changed, "known", self.known)
+    def shares(self, count: int, masks: Mapping[str, Tensor]) -> list["Batch"]:
+        """``count`` equal parts, in order, such that the mean over them is that of the whole.
+
+        ``masks`` are bool, (B, ...) each, and say by name what means run over that are not over
+        all samples alike. A part's mean over such a mask, times its :meth:`weight`, may be
+        averaged over the parts: voxels count as much as in the whole batch, wherever they lie.
+
+        Raises:
+            ValueError: The samples cannot be shared evenly.
+        """
+        size, left = divmod(len(self.sources), count)
+        if left or not size:
+            raise ValueError(f"{len(self.sources)} samples cannot be shared evenly by {count}")
+        held = {
+            name: [int(part.sum()) for part in mask.split(size)] for name, mask in masks.items()
+        }
+        parts = []
+        for at in range(count):
+            mine = slice(at * size, (at + 1) * size)
+            part = self._each(lambda values, mine=mine: values[mine], self.known[mine])
+            weights = {name: count * n[at] / max(sum(n), 1) for name, n in held.items()}
+            parts.append(replace(part, first=self.first + mine.start, weights=weights))
+        return parts
+
+    def weight(self, mask: str) -> float:
+        """What stands before a mean over the mask of that name; 1 where this is a whole batch.
+
+        Raises:
+            KeyError: A share was not told of such a mask.
+        """
+        return 1.0 if self.weights is None else self.weights[mask]
+
+    def _each(self, change: Callable[[Tensor], Tensor], known: Tensor | None = None) -> "Batch":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+        changed = replace(self, **tensors)
+        object.__setattr__(changed, "known", self.known if known is None else known)
         return changed

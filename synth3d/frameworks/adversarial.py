@@ -44,10 +44,9 @@ class Adversarial(Framework):
     wanted are shown as 0, real and synthetic. For synthesis alone there is no critic.
     """
 
-    _synthetic: Tensor | None = None
-
     def prepare(self) -> None:
         """The critic, for training."""
+        self._synthetic: dict[int, Tensor] = {}  # what was just made, of each share of a batch
         self.critic: Any = None
         if self.plan is None:
             return
@@ -83,7 +82,7 @@ class Adversarial(Framework):
         """The terms of ``fidelity`` and, once it has started, ``adversarial``."""
         synthetic = self.synthesize(batch.sources, batch.present, batch.wanted)
         terms = self.fidelity(synthetic.float(), batch, step)
-        self._synthetic = synthetic.detach()
+        self._synthetic[batch.first] = synthetic.detach()
         if self.fights(step):
             score = self.judge(self.shown(batch, synthetic))
             weight = self.options.adversarial_weight
@@ -92,11 +91,10 @@ class Adversarial(Framework):
 
     def critic_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Term ``critic``: half of its loss on the real volume and the one just synthesised."""
-        if not self.fights(step) or self._synthetic is None:
+        if not self.fights(step) or batch.first not in self._synthetic:
             return {}
         real = self.judge(self.shown(batch, batch.targets))
-        synthetic = self.judge(self.shown(batch, self._synthetic))
-        self._synthetic = None
+        synthetic = self.judge(self.shown(batch, self._synthetic.pop(batch.first)))
         loss = self.objective(real, torch.ones_like(real)).mean()
         loss = loss + self.objective(synthetic, torch.zeros_like(synthetic)).mean()
         return {"critic": 0.5 * loss}

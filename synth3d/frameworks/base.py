@@ -157,7 +157,20 @@ class Framework(nn.Module, ABC):
 
     @abstractmethod
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Named, weighted, scalar terms to be minimised by the generator."""
+        """Named, weighted, scalar terms to be minimised by the generator.
+
+        A batch may be a share of a larger one, and its terms are averaged over the shares. A mean
+        over a mask stands there with ``batch.weight(NAME)``, and the mask in :meth:`masks`; a mean
+        over all samples alike needs nothing. What is drawn at random for its samples comes from
+        :meth:`draws`; what a player keeps for the next one lies under ``batch.first``.
+        """
+
+    def masks(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """What means run over at ``step``, (B, ...) bool, by name.
+
+        Here ``voxels``: the brain of wanted targets.
+        """
+        return {"voxels": counted(batch)}
 
     def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
         """(B, S, *) → (B, T, *) in the network's scale: here the generator's output as it is.
@@ -170,13 +183,20 @@ class Framework(nn.Module, ABC):
         """
         return self.generator(sources, present, wanted)
 
-    def randomness(self, step: int) -> torch.Generator:
-        """The source of a step's random numbers; follows from the plan's seed and ``step`` alone.
+    def randomness(self, step: int, sample: int | None = None) -> torch.Generator:
+        """The source of a step's random numbers, or of those of one ``sample`` of its batch.
 
-        It is on the CPU, so that every device draws the same, and no part of a checkpoint.
+        It follows from the plan's seed and the arguments alone, so however a batch is shared, each
+        sample sees the same; it is on the CPU, so that every device draws the same, and no part of
+        a checkpoint.
         """
         seed = self.plan.seed if self.plan else 0
-        return torch.Generator().manual_seed(seed_of(f"framework/{seed}/{step}"))
+        which = "" if sample is None else f"/{sample}"
+        return torch.Generator().manual_seed(seed_of(f"framework/{seed}/{step}{which}"))
+
+    def draws(self, batch: Batch, step: int) -> list[torch.Generator]:
+        """:meth:`randomness` of each sample of ``batch``."""
+        return [self.randomness(step, batch.first + b) for b in range(len(batch.sources))]
 
 
 def counted(batch: Batch) -> Tensor:
@@ -184,6 +204,14 @@ def counted(batch: Batch) -> Tensor:
     return batch.brain & spread(batch.wanted, batch.brain.ndim)
 
 
+def voxel_mean(values: Tensor, batch: Batch) -> Tensor:
+    """The mean of ``values`` (B, T, *) over the wanted voxels of the brain; 0 if there are none.
+
+    It has its weight already, where ``batch`` is a share.
+    """
+    return masked_mean(values, counted(batch)) * batch.weight("voxels")
+
+
 def masked_l1(synthetic: Tensor, batch: Batch) -> Tensor:
-    """Mean |synthetic − target| over the wanted voxels of the brain; 0 when there are none."""
-    return masked_mean((synthetic - batch.targets).abs(), counted(batch))
+    """Mean |synthetic − target|, as :func:`voxel_mean`."""
+    return voxel_mean((synthetic - batch.targets).abs(), batch)

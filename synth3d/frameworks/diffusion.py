@@ -83,18 +83,26 @@ class Diffusion(Framework):
 
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The terms of :meth:`terms` at a time drawn for each sample."""
-        draws, image = self.randomness(step), to_state(batch.targets)
-        index = torch.randint(len(self.schedule), (len(image),), generator=draws)
-        noise = torch.randn(image.shape, generator=draws).to(image, non_blocking=True)
+        image, index, noise = to_state(batch.targets), *self.drawn(batch, step)
+        noise = noise.to(image, non_blocking=True)
         noised = Noised(image, noise, self.schedule.noised(image, noise, index), index)
         output = self._ask(batch.sources, noised.state, index, batch.present, batch.wanted)
-        return self.terms(output, noised, counted(batch))
+        terms, weight = self.terms(output, noised, counted(batch)), batch.weight("voxels")
+        return {name: weight * term for name, term in terms.items()}
+
+    def drawn(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """The times (B,) and the noise (B, T, *) of ``step``, on the CPU; each sample's its own."""
+        shape, times, noise = batch.targets.shape[1:], [], []
+        for draws in self.draws(batch, step):
+            times.append(torch.randint(len(self.schedule), (), generator=draws))
+            noise.append(torch.randn(shape, generator=draws))
+        return torch.stack(times), torch.stack(noise)
 
     @abstractmethod
     def terms(self, output: Tensor, noised: Noised, mask: Tensor) -> dict[str, Tensor]:
         """Named loss terms of the generator's ``output`` (B, K, *), float32, for ``noised.state``.
 
-        ``mask`` (B, T, *) says what counts.
+        ``mask`` (B, T, *) says what counts: all terms are means over it.
         """
 
     def sampling(self, steps: int | None = None) -> Schedule:

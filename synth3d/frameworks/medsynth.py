@@ -9,7 +9,7 @@ from synth3d.cohort import parse_modality
 from synth3d.data import Batch, Task
 from synth3d.errors import InputError
 from synth3d.frameworks.adversarial import Adversarial, AdversarialOptions
-from synth3d.frameworks.base import counted
+from synth3d.frameworks.base import counted, voxel_mean
 from synth3d.losses import masked_mean, spread
 from synth3d.models import Centred, ScalarCritic
 
@@ -85,11 +85,17 @@ class MedSynth(Adversarial):
         """Terms ``l1`` or ``l2``, and ``gradient``."""
         options, error = self.options, (synthetic - batch.targets).abs()
         error = error if options.distance == "l1" else error.square()
-        terms = {options.distance: options.pixel_weight * masked_mean(error, counted(batch))}
+        terms = {options.distance: options.pixel_weight * voxel_mean(error, batch)}
         if options.gradient_weight > 0:
             difference = gradient_difference(synthetic, batch, options.gradient_power)
             terms["gradient"] = options.gradient_weight * difference
         return terms
+
+    def masks(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """And the pairs of neighbours along each axis."""
+        axes = range(2, batch.targets.ndim)
+        pairs = {f"pairs {axis}": neighbours(batch, axis) for axis in axes}
+        return super().masks(batch, step) | pairs
 
     def shown(self, batch: Batch, targets: Tensor) -> Tensor:
         """The critic sees the targets alone."""
@@ -101,13 +107,19 @@ def gradient_difference(synthetic: Tensor, batch: Batch, power: float) -> Tensor
 
     ∂ is the difference of two neighbours that both count.
     """
-    mask, total = counted(batch), synthetic.new_zeros(())
+    total = synthetic.new_zeros(())
     for axis in range(2, synthetic.ndim):
-        both = mask.narrow(axis, 1, mask.shape[axis] - 1)
-        both = both & mask.narrow(axis, 0, mask.shape[axis] - 1)
         steps = batch.targets.diff(dim=axis).abs() - synthetic.diff(dim=axis).abs()
-        total = total + masked_mean(steps.abs() ** power, both)
+        mean = masked_mean(steps.abs() ** power, neighbours(batch, axis))
+        total = total + mean * batch.weight(f"pairs {axis}")
     return total
+
+
+def neighbours(batch: Batch, axis: int) -> Tensor:
+    """Where a voxel and the next one along ``axis`` both count: one shorter along it; bool."""
+    mask = counted(batch)
+    length = mask.shape[axis] - 1
+    return mask.narrow(axis, 1, length) & mask.narrow(axis, 0, length)
 
 
 def residual_channel(task: Task, options: MedSynthOptions) -> int | None:

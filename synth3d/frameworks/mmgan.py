@@ -6,6 +6,7 @@ channels are hidden, at least one and never all, and the network makes them from
 synthesis the targets and the absent sources are the hidden ones.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import ClassVar
@@ -57,7 +58,11 @@ class MMGan(Adversarial):
 
     Options = MMGanOptions
     hides_sources: ClassVar[bool] = True
-    _given: Tensor | None = None
+
+    def prepare(self) -> None:
+        """The critic, and what each share of a batch was given."""
+        super().prepare()
+        self._given: dict[int, Tensor] = {}
 
     def make_critic(self) -> PatchCritic:
         """(B, 2 C, *) → (B, C, *s): one map of scores per sequence."""
@@ -71,76 +76,93 @@ class MMGan(Adversarial):
 
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Terms ``l1`` and, once it has started, ``adversarial``."""
-        draws, truth, known = self.randomness(step), *_all_channels(batch)
-        hidden = self.hidden(batch.known, batch.sources.shape[1], step, draws)
-        given = known & ~hidden.to(known.device, non_blocking=True)
+        draws, truth, known = self.draws(batch, step), *_all_channels(batch)
+        given = self.given(batch, step, draws)
         output = self.complete(truth, given, draws).float()
-        counts = known & ~given if self.options.implicit_conditioning else known
-        mask = batch.brain & spread(counts, truth.ndim)
-        terms = {"l1": self.options.l1_weight * masked_mean((output - truth).abs(), mask)}
-        self._synthetic, self._given = output.detach(), given
+        mask = self.judged(batch, given)
+        l1 = masked_mean((output - truth).abs(), mask) * batch.weight("voxels")
+        terms = {"l1": self.options.l1_weight * l1}
+        self._synthetic[batch.first], self._given[batch.first] = output.detach(), given
         if self.fights(step):
             scores = self.judge(_shown(output, truth, known, batch.brain))
             loss = self.objective(scores, torch.ones_like(scores))
-            score = masked_mean(loss, spread(known, loss.ndim))
+            score = masked_mean(loss, spread(known, loss.ndim)) * batch.weight("verdicts")
             terms["adversarial"] = self.options.adversarial_weight * score
         return terms
 
     def critic_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Term ``critic``: half of its loss on (truth, truth) and on (output, truth)."""
-        if not self.fights(step) or self._synthetic is None or self._given is None:
+        if not self.fights(step) or batch.first not in self._synthetic:
             return {}
+        synthetic, given = self._synthetic.pop(batch.first), self._given.pop(batch.first)
         truth, known = _all_channels(batch)
         real = self.judge(_shown(truth, truth, known, batch.brain))
-        made = self.judge(_shown(self._synthetic, truth, known, batch.brain))
-        mask, labels = spread(known, real.ndim), spread(self._given, real.ndim).to(made.dtype)
+        made = self.judge(_shown(synthetic, truth, known, batch.brain))
+        mask, labels = spread(known, real.ndim), spread(given, real.ndim).to(made.dtype)
         if not self.options.implicit_conditioning:
             labels = torch.zeros_like(labels)
         loss = masked_mean(self.objective(real, torch.ones_like(real)), mask)
         loss = loss + masked_mean(self.objective(made, labels), mask)
-        self._synthetic = self._given = None
-        return {"critic": 0.5 * loss}
+        return {"critic": 0.5 * loss * batch.weight("verdicts")}
+
+    def masks(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """``voxels``, those that count in L1, and ``verdicts``, the sequences that are judged."""
+        given = self.given(batch, step, self.draws(batch, step))
+        return {"voxels": self.judged(batch, given), "verdicts": _all_channels(batch)[1]}
+
+    def given(self, batch: Batch, step: int, draws: Sequence[torch.Generator]) -> Tensor:
+        """(B, C) bool: the known channels that are not hidden at ``step``."""
+        hidden = self.hidden(batch.known, batch.sources.shape[1], step, draws)
+        known = torch.cat([batch.present, batch.wanted], dim=1)
+        return known & ~hidden.to(known.device, non_blocking=True)
+
+    def judged(self, batch: Batch, given: Tensor) -> Tensor:
+        """(B, C, *) bool: the voxels that count in L1."""
+        known = torch.cat([batch.present, batch.wanted], dim=1)
+        counts = known & ~given if self.options.implicit_conditioning else known
+        return batch.brain & spread(counts, batch.brain.ndim)
 
     def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
         """Targets and absent sources are the hidden ones; noise that stands in is one pattern."""
         blank = sources.new_zeros((len(sources), wanted.shape[1], *sources.shape[2:]))
         given = torch.cat([present, torch.zeros_like(wanted)], dim=1)
-        draws = torch.Generator().manual_seed(0)
+        draws = [torch.Generator().manual_seed(0)]
         everything = torch.cat([sources, blank], dim=1)
-        return self.complete(everything, given, draws, alike=True)[:, sources.shape[1] :]
+        return self.complete(everything, given, draws)[:, sources.shape[1] :]
 
-    def complete(
-        self, truth: Tensor, given: Tensor, draws: torch.Generator, alike: bool = False
-    ) -> Tensor:
+    def complete(self, truth: Tensor, given: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
         """All sequences (B, C, *) from those that are ``given``.
 
         What is not given is not looked at; with implicit conditioning what is given comes back as
-        it is. ``draws`` makes the noise, if that is what stands in; ``alike`` as in :func:`impute`.
+        it is. ``draws`` make the noise, if that is what stands in, as in :func:`impute`.
         """
-        shown, told = impute(truth, given, self.options.imputation, draws, alike)
+        shown, told = impute(truth, given, self.options.imputation, draws)
         output = self.generator(shown, told, ~given)
         if not self.options.implicit_conditioning:
             return output
         return torch.where(spread(given, truth.ndim), truth.to(output.dtype), output)
 
-    def hidden(self, known: Tensor, n_sources: int, step: int, draws: torch.Generator) -> Tensor:
+    def hidden(
+        self, known: Tensor, n_sources: int, step: int, draws: Sequence[torch.Generator]
+    ) -> Tensor:
         """Which of the ``known`` channels (B, S + T) bool, on the CPU, are hidden at ``step``.
 
-        Every subset that the curriculum allows by now is as likely as another, as in their code.
+        Every subset that the curriculum allows by now is as likely as another, as in their code;
+        each sample has ``draws`` of its own.
         """
         forced = torch.zeros_like(known)
         if self.options.missing == "targets":
             forced[:, n_sources:] = True
         most = self.most_hidden(step, known.shape[1])
         rows = []
-        for may, must in zip(known & ~forced, known & forced, strict=True):
+        for may, must, draw in zip(known & ~forced, known & forced, draws, strict=True):
             free, n_must = int(may.sum()), int(must.sum())
             fewest = 0 if n_must else 1
             highest = max(min(most - n_must, free - 1), 0)
             subsets = [comb(free, m) if m >= fewest else 0 for m in range(highest + 1)]
             sizes = torch.tensor(subsets, dtype=torch.float64)
-            n_hidden = int(sizes.multinomial(1, generator=draws)) if sizes.any() else 0
-            order = torch.rand(known.shape[1], generator=draws).masked_fill(~may, 2).argsort()
+            n_hidden = int(sizes.multinomial(1, generator=draw)) if sizes.any() else 0
+            order = torch.rand(known.shape[1], generator=draw).masked_fill(~may, 2).argsort()
             chosen = torch.zeros_like(may)
             chosen[order[:n_hidden]] = True
             rows.append(chosen | must)
@@ -158,13 +180,13 @@ class MMGan(Adversarial):
 
 
 def impute(
-    truth: Tensor, given: Tensor, how: str, draws: torch.Generator, alike: bool = False
+    truth: Tensor, given: Tensor, how: str, draws: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     """What the generator is shown: given channels, and something in place of the others.
 
-    ``how``: ``zeros``; ``noise``: N(0, 1), one pattern for all hidden channels of a sample, or, if
-    ``alike``, of all samples; or ``mean``: of the given channels, voxel by voxel. The background,
-    where no given channel has a signal, stays 0.
+    ``how``: ``zeros``; ``noise``: N(0, 1), one pattern for all hidden channels of a sample, by its
+    own of the ``draws``, or of all samples, if there is only one; or ``mean``: of the given
+    channels, voxel by voxel. The background, where no given channel has a signal, stays 0.
 
     Returns (B, C, *), and (B, C) bool, which channels hold something.
     """
@@ -173,9 +195,9 @@ def impute(
     if how == "zeros":
         return shown, given
     if how == "noise":
-        shape = (1 if alike else len(truth), 1, *truth.shape[2:])
-        stand_in = torch.randn(shape, generator=draws).to(truth, non_blocking=True)
-        stand_in = stand_in * (shown != 0).any(1, keepdim=True)
+        shape = 1, *truth.shape[2:]
+        patterns = torch.stack([torch.randn(shape, generator=draw) for draw in draws])
+        stand_in = patterns.to(truth, non_blocking=True) * (shown != 0).any(1, keepdim=True)
     else:
         stand_in = shown.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     return torch.where(mask, truth, stand_in), torch.ones_like(given)

@@ -58,8 +58,13 @@ class PGan(Adversarial):
         (features,) = self._features
         if features is not None:
             distance = self._distance(features.to(synthetic.device), synthetic, batch, step)
+            distance = distance * batch.weight("pictures")
             terms["perceptual"] = self.options.perceptual_weight * distance
         return terms
+
+    def masks(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """And the wanted targets, whose slices are compared."""
+        return super().masks(batch, step) | {"pictures": batch.wanted}
 
     def _distance(self, features: nn.Module, synthetic: Tensor, batch: Batch, step: int) -> Tensor:
         wanted = batch.known[:, len(self.task.sources) :].flatten().nonzero().flatten()

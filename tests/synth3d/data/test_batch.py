@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from synth3d.data import patches
@@ -12,6 +14,7 @@ from synth3d.data.options import DataConfig
 from synth3d.data.packed import pack
 from synth3d.data.patches import Stream
 from synth3d.data.task import Task
+from synth3d.losses import masked_mean
 
 TASK = Task(3, ("t1n", "t1c", "t2w"), ("t2f",))
 DATA = DataConfig((16, 12, 8), (8, 6, 4), batch=2, patches_per_case=2, queue=4)
@@ -38,7 +41,8 @@ def pinned(monkeypatch) -> list[Tensor]:
 
 
 def values_of(batch: Batch) -> list[Tensor]:
-    return [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    values = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def test_what_is_known_can_be_read_wherever_the_batch_is(batch):
@@ -55,6 +59,32 @@ def test_a_pinned_batch_is_pinned_in_all_its_parts(batch, pinned):
     assert {id(one) for one in values_of(held)} <= {id(one) for one in pinned}
     for before, after in zip(values_of(batch), values_of(held), strict=True):
         assert torch.equal(before, after)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 3, 6]))
+def test_the_mean_over_shares_is_that_of_the_whole_batch(seed, count):
+    """Wherever the voxels that count lie, also where a share, or all of them, have none."""
+    draws = torch.Generator().manual_seed(seed)
+    values = torch.rand(6, 1, 4, 4, generator=draws)
+    chance = torch.rand(6, 1, 1, 1, generator=draws).round(decimals=1) ** 3
+    brain = torch.rand(6, 1, 4, 4, generator=draws) < chance
+    seen = torch.rand(6, 2, generator=draws) < 0.5
+    whole = Batch(values.expand(-1, 2, -1, -1), values, seen, seen[:, :1], brain)
+    shares = whole.shares(count, {"voxels": brain})
+    found = sum(
+        masked_mean(share.targets, share.brain) * share.weight("voxels") for share in shares
+    )
+    torch.testing.assert_close(found / count, masked_mean(values, brain) * whole.weight("voxels"))
+    assert torch.equal(torch.cat([share.sources for share in shares]), whole.sources)
+    assert torch.equal(torch.cat([share.known for share in shares]), whole.known)
+    assert [share.first for share in shares] == list(range(0, 6, 6 // count))
+
+
+def test_a_share_knows_the_masks_that_it_was_told_of_alone(batch):
+    with pytest.raises(KeyError):
+        batch.shares(2, {"voxels": batch.brain})[1].weight("edges")
+    with pytest.raises(ValueError, match="2 samples cannot be shared evenly by 3"):
+        batch.shares(3, {})
 
 
 def test_only_towards_a_gpu_a_copy_is_not_waited_for(batch, monkeypatch):

@@ -116,9 +116,9 @@ def test_losses_count_wanted_voxels_of_the_brain_only(name, cell, make_batch):
 
 def drawn(diffusion, batch: Batch, steps: int = 100) -> Noised:
     """What it draws at step 0."""
-    draws, image = diffusion.randomness(0), to_state(batch.targets)
-    index = torch.randint(steps, (len(image),), generator=draws)
-    noise = torch.randn(image.shape, generator=draws)
+    image = to_state(batch.targets)
+    index, noise = diffusion.drawn(batch, 0)
+    assert index.max() < steps
     return Noised(image, noise, diffusion.schedule.noised(image, noise, index), index)
 
 

@@ -14,8 +14,8 @@ from synth3d.frameworks.base import TrainingPlan
 from synth3d.frameworks.mmgan import MMGan, MMGanOptions, impute
 
 
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def draws(seed: int = 0, samples: int = 1) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed + b) for b in range(samples)]
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_curriculum_of_the_reference_code():
 def test_something_known_is_hidden_and_something_is_left(seed, step, missing, known):
     cell, known = make(missing=missing), torch.tensor(known)
     known[:, 0] |= ~known[:, :3].any(1)  # a case has a source
-    hidden = cell.hidden(known, 3, step, draws(seed))
+    hidden = cell.hidden(known, 3, step, draws(seed, len(known)))
     assert not (hidden & ~known).any()
     given_ = known & ~hidden
     assert given_.any(1).all()
@@ -97,7 +97,7 @@ def test_something_known_is_hidden_and_something_is_left(seed, step, missing, kn
 
 def test_every_allowed_subset_is_as_likely_as_another():
     cell, known = make(), torch.ones(4000, 3, dtype=torch.bool)
-    hidden = cell.hidden(known, 2, 59, draws())
+    hidden = cell.hidden(known, 2, 59, draws(samples=4000))
     _, counts = hidden.unique(dim=0, return_counts=True)
     assert len(counts) == 6
     assert counts.min() > 580  # 667 ± 24
@@ -118,7 +118,7 @@ def test_what_stands_in_for_a_hidden_channel():
     noise, told = impute(truth, kept, "noise", draws())
     assert torch.equal(noise[0, 1], noise[0, 3])
     assert noise[0, 1, 0] == 0
-    assert noise[0, 1, 1] == torch.randn(1, 1, 2, generator=draws())[0, 0, 1]
+    assert noise[0, 1, 1] == torch.randn(1, 2, generator=draws()[0])[0, 1]
     assert told.all()
     nothing, _ = impute(truth, ~kept & kept, "mean", draws())
     assert (nothing == 0).all()
