@@ -8,6 +8,7 @@ commands, so ``--help`` is instant.
 
 import argparse
 import dataclasses
+import os
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -149,6 +150,9 @@ def _add_audit(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     def run(args: argparse.Namespace) -> int:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            # A process that is gone is told in a sentence of ours, not in torch's stack traces.
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from synth3d.training import TrainRequest, train_run
 
         train_run(_request(TrainRequest, _with_table(args)))
@@ -181,7 +185,8 @@ def _add_train(commands: Any) -> None:
     add("--batch", type=int)
     add("--steps", type=int)
     add("--seed", type=int)
-    add("--threads", type=int, help="CPU threads; default: all cores")
+    add("--threads", type=int,
+        help="CPU threads; default: all cores; the processes of a machine share them")
     add("--precision", choices=["fp32", "bf16"])
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign")
     add("--device", default="auto",

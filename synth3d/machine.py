@@ -178,6 +178,7 @@ def environment(device: Any = "cpu") -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "device": device_facts(device),
         "libraries": libraries,
         "command": sys.argv,

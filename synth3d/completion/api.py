@@ -41,8 +41,10 @@ def train(**settings: Any) -> "Run":
     for name in {"data", "splits", "work"} & settings.keys():
         settings[name] = None if settings[name] is None else Path(settings[name])
     folder = train_run(TrainRequest(**settings))
-    if folder is None:
+    if folder is None and settings.get("dry_run"):
         raise InputError("a dry run trains nothing; leave dry_run out")
+    if folder is None:
+        raise InputError("a signal stopped the training; call it again, and it goes on")
     return load_run(folder)
 
 

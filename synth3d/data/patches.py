@@ -348,11 +348,14 @@ def _or_raised(drawn: Batch | InputError) -> Batch:
 
 
 def _die_with(parent: int, worker: int) -> None:
-    """End this worker the moment the process ``parent`` is killed.
+    """End this worker the moment the process ``parent`` is killed, and at no other signal.
 
-    A worker has inherited the lock on the run folder; one that outlives its parent by seconds would
-    keep the same command from going on.
+    A scheduler's warning goes to all processes of a job, and is for the one that can save. A worker
+    has inherited the lock on the run folder; one that outlives its parent by seconds would keep the
+    same command from going on.
     """
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):  # not Linux: torch's watchdog ends it
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:  # it was killed before we could ask

@@ -48,7 +48,9 @@ class Facts:
 class Shelf(Sequence[Packed]):
     """Cases by number, as the network sees them, or on their own grid where they are ``whole``.
 
-    Each is mapped from ``store`` and let go by whoever asked for it. Only :class:`Facts` stay.
+    Each is mapped from ``store`` and let go by whoever asked for it. Only :class:`Facts` stay. In
+    a ``with`` block a thread may prepare cases ahead; at its end it is none any more, since one
+    that is at work while Python ends would abort it.
 
     Raises:
         CaseError: On asking for a case that cannot be used, or for any, once the background found
@@ -71,6 +73,14 @@ class Shelf(Sequence[Packed]):
         self._ahead: threading.Thread | None = None
         self._fault: CaseError | None = None
         self.noted = False
+
+    def __enter__(self) -> "Shelf":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._expected = []
+        if self._ahead is not None:
+            self._ahead.join()
 
     def __len__(self) -> int:
         return len(self.cases)

@@ -101,7 +101,7 @@ def _seconds_per_step(config: RunConfig, device: str) -> float:
     keep_memory()
     torch.set_num_threads(config.train.threads)
     trainer = Trainer(config, torch.device(device))
-    size, sides = config.data.batch, config.data.patch
+    size, sides = config.drawn.batch, config.data.patch
     inputs, outputs = len(config.sources), len(config.targets)
     draws = torch.Generator().manual_seed(0)
     batch = Batch(

@@ -1,6 +1,7 @@
 """A run: its request, its configuration, its loop, its folder."""
 
 from synth3d.training.config import SHARED_KEYS, RunConfig, TrainConfig, build_framework
+from synth3d.training.distributed import ALONE, Ranks, joined, ranks_here
 from synth3d.training.recipes import read_recipe, recipe_names
 from synth3d.training.request import TrainRequest, default_recipe, find_cohort, resolve, train_run
 from synth3d.training.run_folder import (
@@ -15,7 +16,9 @@ from synth3d.training.run_folder import (
 from synth3d.training.trainer import Trainer
 
 __all__ = [
+    "ALONE",
     "SHARED_KEYS",
+    "Ranks",
     "Run",
     "RunConfig",
     "TrainConfig",
@@ -24,7 +27,9 @@ __all__ = [
     "build_framework",
     "default_recipe",
     "find_cohort",
+    "joined",
     "load_run",
+    "ranks_here",
     "read_config",
     "read_done",
     "read_log",

@@ -7,7 +7,7 @@ as ``config.json`` beside the weights and reruns the run.
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from synth3d.cohort import ALL_MODALITIES, Modality
 from synth3d.data import DataConfig, MisalignConfig, Task
@@ -32,6 +32,7 @@ class _Loop:
 
     framework: str = "pix2pix"
     steps: int = 120_000
+    accumulate: int = 1
     learning_rate: float = 1e-4
     critic_learning_rate: float = 1e-4
     warmup: int = 0
@@ -55,6 +56,7 @@ class _Loop:
         for key, claim, rule in (
             ("steps", self.steps >= 1, "at least 1"),
             ("steps", self.steps <= 10**12, "at most 10^12"),
+            ("accumulate", 1 <= self.accumulate <= 2**16, "1 to 65536"),
             ("learning_rate", 0 <= self.learning_rate < math.inf, "finite and ≥ 0"),
             ("critic_learning_rate", 0 <= self.critic_learning_rate < math.inf, "finite and ≥ 0"),
             ("betas", all(0 <= beta < 1 for beta in self.betas), "in [0, 1)"),
@@ -100,8 +102,9 @@ def with_tables(frameworks: Mapping[str, type[Framework]]) -> type[_Loop]:
 TrainConfig = with_tables(FRAMEWORKS)
 """How long, how fast, how exact; and a table for each framework, holding its published defaults.
 
-Only the table of ``framework`` counts. ``SHARED_KEYS`` stand for the option of that name of
-whichever ``framework`` is in use; a framework without it refuses them.
+A step learns from ``data.batch`` × ``accumulate`` samples and has no more than ``data.batch`` of
+them in memory at once. Only the table of ``framework`` counts. ``SHARED_KEYS`` stand for the option
+of that name of whichever ``framework`` is in use; a framework without it refuses them.
 """
 
 
@@ -123,9 +126,15 @@ class RunConfig:
             object.__setattr__(self, key, getattr(task, key))
         self.misalign.check_fits(task)
         self.data.check_fits(task)
+        _ = self.drawn  # refuses a batch that is too large
         for axis, size in zip("zyx"[-self.dim :], self.data.patch, strict=True):
             rule = f"a multiple of {self.model.divisor} for {len(self.model.widths)} widths"
             require(size % self.model.divisor == 0 and size > 0, f"data.patch[{axis}]", rule, size)
+
+    @property
+    def drawn(self) -> DataConfig:
+        """``data`` as batches are drawn: each is what one step learns from."""
+        return replace(self.data, batch=self.data.batch * self.train.accumulate)
 
     @property
     def task(self) -> Task:

@@ -4,11 +4,17 @@ A leg is ``checkpoint_every`` steps. All its randomness follows from (seed, leg)
 run that repeats its last leg ends with the same weights, bit for bit, as one that was never
 disturbed, on one kind of CPU and with the same number of threads. On CUDA it sees the same batches
 and draws the same numbers, but cuDNN may round otherwise: its weights end near by.
+
+Several processes (``ranks``) draw the same batches and each learns from its share; the first one
+prepares cases and writes. With another number of them the sums are rounded otherwise, and nothing
+else changes.
 """
 
-import json
+import contextlib
+import io
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +26,6 @@ from synth3d.data import (
     Batch,
     CaseError,
     Checked,
-    Facts,
-    Roles,
     Shelf,
     Store,
     Stream,
@@ -30,26 +34,16 @@ from synth3d.data import (
     refuse_contradictions,
     refuse_headers,
     seed_of,
-    spacing_seen,
 )
 from synth3d.errors import InputError
-from synth3d.files import lock, progress, sha256, write_json, write_text
-from synth3d.images import ScalePrior
+from synth3d.files import lock, progress
 from synth3d.machine import tuned, use_device
-from synth3d.training.board import Board
 from synth3d.training.config import RunConfig
-from synth3d.training.origin import Origin, check_origin, note_environment, origin_of
-from synth3d.training.run_folder import (
-    FORMAT,
-    leave_finished,
-    load_state,
-    read_log,
-    save_state,
-    save_weights,
-    write_config,
-)
+from synth3d.training.distributed import ALONE, Ranks
+from synth3d.training.record import Log, Record
+from synth3d.training.run_folder import leave_finished
+from synth3d.training.stopping import Stop, stop_on_signals
 from synth3d.training.trainer import Trainer
-from synth3d.training.validation import draw, validate
 
 LOG_EVERY = 10
 AT_ONCE = 15.0
@@ -65,75 +59,106 @@ def leg_seed(seed: int, leg: int) -> int:
     return seed_of(f"{seed}/{leg}")
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a training runs.
+
+    Attributes:
+        device: Of this process.
+        cache: The store of prepared cases; None is a folder beside the run's.
+        ranks: The processes that are this training.
+    """
+
+    device: str = "cpu"
+    cache: Store | None = None
+    ranks: Ranks = ALONE
+
+
 def train(
     config: RunConfig,
     cases: Sequence[Case],
     splits: Splits,
     data_folder: Path,
     run: Path,
-    device: str = "cpu",
-    cache: Store | None = None,
-) -> Path:
+    place: Place = Place(),
+) -> Path | None:
     """Train in the folder ``run``, or go on with what a killed process left there.
 
     Of all ``cases`` only those named in ``splits.train`` are learnt from and only those in
-    ``splits.val`` are validated on; ``data_folder`` is for the record. Prepared cases are kept in
-    ``cache``, by default a folder beside ``run``. Returns ``run``, finished.
+    ``splits.val`` are validated on; ``data_folder`` is for the record. Returns ``run``, finished;
+    or None where SIGTERM or SIGUSR1 asked to stop, and the state of that moment is kept.
 
     Raises:
         InputError: No usable training case, or a bad file.
     """
-    with lock(run), tuned(device):
-        if (run / "done.json").exists():
-            leave_finished(run)
+    ranks = place.ranks
+    with contextlib.ExitStack() as held:
+        held.enter_context(tuned(place.device))
+        stop = held.enter_context(stop_on_signals())
+        if ranks.first:
+            held.enter_context(lock(run))
+            if (run / "done.json").exists():
+                leave_finished(run)
+        if ranks.once((run / "done.json").exists):
             return run
-        for path in run.glob(".partial-*"):  # of a killed process; the lock says nobody writes
-            path.unlink(missing_ok=True)
         learn, check = cases_read(config, cases, splits)
-        hashes = hashes_of([*learn, *check])
-        origin = origin_of(hashes, (*config.sources, *config.targets), device)
-        cache = cache or Store(run.parent / "cache")
+        hashes = ranks.once(lambda: hashes_of([*learn, *check]))
+        cache = place.cache or Store(run.parent / "cache")
         shelf, checked = (
-            Shelf(cache, some, hashes, config.task, config.data, whole)
+            held.enter_context(Shelf(cache, some, hashes, config.task, config.data, whole))
             for some, whole in ((learn, False), (check, True))
         )
-        with cache.used([*shelf.keys, *checked.keys]):
-            trainer = Trainer(config, use_device(device))
-            log = _resumed(trainer, run, origin)
-            shelves = [checked, shelf]
-            fill(shelves, AT_ONCE)
-            _describe(trainer, run, splits, data_folder)
-            told = _describe_cases(run, shelf, config)
-            pinned = trainer.device.type == "cuda"
-            how = config.task, config.data, config.misalign, pinned, shelf.expect
-            feed = _Feed(Stream(shelf, *how), config.train.seed)
-            board = Board(run, trainer.step)
-            bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
-            to_check = Checked(checked, config.misalign)
-            while trainer.step < config.train.steps:
-                log += _run_leg(trainer, feed, bar, shelves)
-                refuse_contradictions(shelves, LOOK)
-                _checkpoint(trainer, run, log, to_check, origin)
-                board.add(log)
-            if not any("validation" in line and line["step"] == trainer.step for line in log):
-                _look(trainer, run, log, to_check)  # the log was removed
-                board.add(log)
-            board.close()
-            fill(shelves)
-            if not told:
-                _describe_cases(run, shelf, config)
-            _finish(trainer, run, data_folder, log, _grids(shelf.facts.values(), config))
+        if ranks.first:
+            held.enter_context(cache.used([*shelf.keys, *checked.keys]))
+        trainer = Trainer(config, use_device(place.device), ranks)
+        record = Record(trainer, run, hashes, place.device)
+        _take_over(trainer)
+        ranks.once(lambda: fill([checked, shelf], AT_ONCE))
+        record.describe(splits, data_folder)
+        record.describe_cases(shelf)
+        if not _learn(record, shelf, checked, stop):
+            print(f"stopped at step {trainer.step} by a signal; the same command goes on")
+            return None
+        ranks.once(lambda: fill([checked, shelf]))
+        record.describe_cases(shelf)
+        record.finish(shelf, data_folder)
     return run
 
 
-def _grids(cases: Iterable[Facts], config: RunConfig) -> dict[str, Any]:
-    """Orientations and voxel sizes trained on; a generator knows no others."""
-    seen = [spacing_seen(case.own, config.task, config.data) for case in cases]
-    spacings = {tuple(round(mm, 3) for mm in spacing) for spacing in seen}
-    return {
-        "orientations": sorted({case.own.orientation for case in cases}),
-        "spacings_mm": sorted(spacings),
-    }
+def _take_over(trainer: Trainer) -> None:
+    """Give all processes the state of the first one."""
+
+    def packed() -> bytes:
+        buffer = io.BytesIO()
+        torch.save(trainer.state(), buffer)
+        return buffer.getvalue()
+
+    if trainer.ranks.size == 1:
+        return
+    state = trainer.ranks.once(packed)
+    if not trainer.ranks.first:
+        trainer.load(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
+
+
+def _learn(record: Record, shelf: Shelf, checked: Shelf, stop: Stop) -> bool:
+    """All steps that are left, with a checkpoint after each leg; False where ``stop`` was asked."""
+    trainer, config = record.trainer, record.trainer.config
+    pinned, shelves = trainer.device.type == "cuda", [checked, shelf]
+    stream = Stream(shelf, config.task, config.drawn, config.misalign, pinned, shelf.expect)
+    feed, to_check = _Feed(stream, config.train.seed), Checked(checked, config.misalign)
+    bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
+    while trainer.step < config.train.steps:
+        lines = _run_leg(trainer, feed, bar, shelves, stop)
+        if record.writes:
+            record.log += lines
+            refuse_contradictions(shelves, LOOK)
+        if _mid_leg(trainer) or not lines:
+            record.save()
+            return False
+        record.checkpoint(to_check)
+    if not record.looked:
+        record.look(to_check)  # the log was removed
+    return True
 
 
 def cases_read(
@@ -172,52 +197,6 @@ def cases_read(
     return learn, check
 
 
-def _describe(trainer: Trainer, run: Path, splits: Splits, data_folder: Path) -> None:
-    """Write what describes the run."""
-    write_config(run, trainer.config)
-    note_environment(run / "environment.json", trainer.device)
-    cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train, "val": splits.val}
-    write_json(run / "cohort.json", cohort | {"test": splits.test})
-
-
-def _describe_cases(run: Path, shelf: Shelf, config: RunConfig) -> bool:
-    """Write what is learnt of the training cases beside weights; False unless all are known."""
-    if len(shelf.facts) < len(shelf):
-        return False
-    facts = [shelf.facts[number] for number in range(len(shelf))]
-    write_json(run / "scales.json", ScalePrior([case.scales for case in facts]).to_list())
-    roles = Roles.learn([case.looks for case in facts], config.sources)
-    if len(roles.sources) > 1 and not roles.planes:
-        print("note: too few training cases to learn what exchanged sequences would look like")
-    write_json(run / "roles.json", roles.to_dict())
-    return True
-
-
-def _resumed(trainer: Trainer, run: Path, origin: Origin) -> list[dict[str, Any]]:
-    """Load the state of a run under way, if there is one; the log so far. Writes nothing."""
-    path = run / "resume.pt"
-    if not path.exists():
-        return []
-    state = load_state(path)
-    try:
-        check_origin(state["origin"], origin, run)
-        trainer.load(state["trainer"])
-        train = trainer.config.train
-        if trainer.step == 0 or (
-            trainer.step % train.checkpoint_every and trainer.step < train.steps
-        ):
-            raise ValueError(f"step {trainer.step} is not the end of a leg")
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-        reason = (str(error).splitlines() or [repr(error)])[0]
-        raise InputError(
-            f"{path} belongs to another version or model ({reason}); remove it to start anew"
-        ) from error
-    print(f"going on at step {trainer.step} of {trainer.config.train.steps}")
-    return [line for line in read_log(run / "log.jsonl") if line["step"] <= trainer.step]
-
-
 class _Feed:
     """The batches of each leg; workers draw those of the next one before it begins."""
 
@@ -239,86 +218,56 @@ class _Feed:
             self.begun[leg] = self.stream.drawn_by_workers(leg_seed(self.seed, leg))
 
 
-def _run_leg(
-    trainer: Trainer, feed: _Feed, bar: Iterator[int], shelves: Sequence[Shelf]
-) -> list[dict[str, Any]]:
-    """Steps up to the next checkpoint; a log line for every ``LOG_EVERY`` of them."""
+def _mid_leg(trainer: Trainer) -> bool:
+    """Whether the next checkpoint is still to come."""
     train = trainer.config.train
-    leg = trainer.step // train.checkpoint_every
+    return trainer.step < train.steps and trainer.step % train.checkpoint_every > 0
+
+
+def _run_leg(
+    trainer: Trainer, feed: _Feed, bar: Iterator[int], shelves: Sequence[Shelf], stop: Stop
+) -> Log:
+    """Steps up to the next checkpoint, or until ``stop``; a log line for ``LOG_EVERY`` of them.
+
+    A leg that is begun in the middle draws what it has seen already once more.
+    """
+    train = trainer.config.train
+    leg, done = divmod(trainer.step, train.checkpoint_every)
     end = min((leg + 1) * train.checkpoint_every, train.steps)
     stream = feed.of(leg)
     soon = max(trainer.step, end - AHEAD)
-    lines: list[dict[str, Any]] = []
+    lines: Log = []
     found: list[dict[str, float]] = []
     waited = worked = 0.0
-    while trainer.step < end:
-        if trainer.step == soon and end < train.steps:
-            feed.begin(leg + 1)
-        begin = time.perf_counter()
-        try:
+    try:
+        for _ in range(done):
+            next(stream)
+        while trainer.step < end and not trainer.ranks.any(stop.asked):
+            if trainer.step == soon and end < train.steps:
+                feed.begin(leg + 1)
+            begin = time.perf_counter()
             batch = next(stream)
-        except CaseError:
-            fill(shelves)  # whatever else is wrong is told with it
-            raise
-        ready = time.perf_counter()
-        found.append(trainer.advance(batch))
-        next(bar)
-        waited, worked = waited + ready - begin, worked + time.perf_counter() - ready
-        if trainer.step % LOG_EVERY == 0 or trainer.step == end:
-            names = sorted({name for terms in found for name in terms})
-            loss = {n: float(np.mean([t[n] for t in found if n in t])) for n in names}
-            seconds = {"data": round(waited, 3), "step": round(worked, 3)}
-            lines.append({"step": trainer.step, "loss": loss, "seconds": seconds})
-            found, waited, worked = [], 0.0, 0.0
-    return lines
+            ready = time.perf_counter()
+            found.append(trainer.advance(batch))
+            next(bar)
+            waited, worked = waited + ready - begin, worked + time.perf_counter() - ready
+            if trainer.step % LOG_EVERY == 0 or trainer.step == end:
+                lines.append(_line(trainer.step, found, waited, worked))
+                found, waited, worked = [], 0.0, 0.0
+    except CaseError:
+        fill(shelves)  # whatever else is wrong is told with it
+        raise
+    return [*lines, _line(trainer.step, found, waited, worked)] if found else lines
 
 
-def _checkpoint(
-    trainer: Trainer,
-    run: Path,
-    log: list[dict[str, Any]],
-    check: Checked,
-    origin: Origin,
-) -> None:
-    """Validate when it is time, then log and state, each in one piece."""
-    train = trainer.config.train
-    before = max(0, trainer.step - train.checkpoint_every)
-    due = trainer.step // train.validate_every > before // train.validate_every
-    if due or trainer.step == train.steps:
-        _look(trainer, run, log, check)
-    write_text(run / "log.jsonl", "".join(json.dumps(line) + "\n" for line in log))
-    note_environment(run / "environment.json", trainer.device, same=True)  # by now it has rolled
-    save_state(run / "resume.pt", {"origin": origin.plain(), "trainer": trainer.state()})
-
-
-def _look(trainer: Trainer, run: Path, log: list[dict[str, Any]], check: Checked) -> None:
-    """Validate, note it in ``log``, and draw."""
-    scores, first = validate(trainer, check)
-    log.append({"step": trainer.step, "validation": scores})
-    text = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
-    print(f"step {trainer.step}: validation {text}")
-    draw(trainer.config, run, log, check[0], first)
-
-
-def _finish(
-    trainer: Trainer, run: Path, data_folder: Path, log: list[dict], grids: dict[str, Any]
-) -> None:
-    """Weights, then ``done.json``; the resume state is no longer needed."""
-    weights = run / "weights.safetensors"
-    with trainer.averaged():
-        save_weights(weights, trainer.framework.generator)
-    done = {
-        "finished": True,
-        "format": FORMAT,
-        "sources": trainer.config.sources,
-        "targets": trainer.config.targets,
-        "data_folder": str(data_folder.resolve()),
-        "steps": trainer.step,
-        "weights_sha256": sha256(weights),
-        "scales_sha256": sha256(run / "scales.json"),
-        "validation": next(line["validation"] for line in log[::-1] if "validation" in line),
-        "seconds": round(sum(sum(line.get("seconds", {}).values()) for line in log), 1),
-        **grids,
+def _line(
+    step: int, found: Sequence[dict[str, float]], waited: float, worked: float
+) -> dict[str, Any]:
+    """A line of the log: the mean terms of the steps since the last one, and their seconds."""
+    names = sorted({name for terms in found for name in terms})
+    loss = {n: float(np.mean([t[n] for t in found if n in t])) for n in names}
+    return {
+        "step": step,
+        "loss": loss,
+        "seconds": {"data": round(waited, 3), "step": round(worked, 3)},
     }
-    write_json(run / "done.json", done)
-    leave_finished(run)

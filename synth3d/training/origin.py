@@ -6,7 +6,7 @@ computed. What changes the weights is refused; what may change their last bits i
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from synth3d.errors import InputError
 from synth3d.files import read_object, write_json
 from synth3d.machine import environment
 from synth3d.settings import parse, to_plain
+from synth3d.training.config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,25 @@ class Origin:
         return to_plain(self)
 
 
-def origin_of(hashes: Hashes, sequences: Sequence[str], device: str) -> Origin:
-    """The origin of a run on ``device`` that reads ``sequences`` and labels of such cases."""
+def origin_of(hashes: Hashes, config: RunConfig, device: str, processes: int = 1) -> Origin:
+    """The origin of a run on ``device`` that reads the sequences and labels of such cases."""
+    roles = {*config.sources, *config.targets, "label"}
     data = {
         f"{case}/{role}": digest
         for case, files in hashes.items()
         for role, digest in files.items()
-        if role in (*sequences, "label")
+        if role in roles
     }
     on_gpu = device.startswith("cuda")
     # The variable is that of cuda_ops: which of two forms rolls on a GPU. A CPU has one.
     rolling = os.environ.get("CUDA_OPS_BACKEND", "auto") if on_gpu else "torch"
     way = {"torch": torch.__version__, "device": "cuda" if on_gpu else "cpu", "rolling": rolling}
-    way |= {} if on_gpu else {"threads": str(torch.get_num_threads())}
+    # Those of one machine, which its processes share.
+    threads = config.train.threads or torch.get_num_threads()
+    way |= {} if on_gpu else {"threads": str(threads)}
     chip = torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability()
     machine = {"chip": f"{platform.machine()} {chip}", "torchio": _version("torchio")}
+    machine["processes"] = str(processes)
     return Origin(data, way, machine)
 
 

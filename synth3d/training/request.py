@@ -30,7 +30,8 @@ from synth3d.files import place, plain, read_object
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, suited
 from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework, check_keys, sources_for
-from synth3d.training.loop import cases_read, train
+from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
+from synth3d.training.loop import Place, cases_read, train
 from synth3d.training.recipes import read_recipe
 from synth3d.training.run_folder import leave_finished, read_done
 
@@ -232,19 +233,60 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
         )
 
 
+@dataclass(frozen=True)
+class _Order:
+    """What is trained, where, on what."""
+
+    config: RunConfig
+    cases: list[Case]
+    splits: Splits
+    folder: Path
+    run: Path
+    finished: bool = False
+
+
 def train_run(request: TrainRequest) -> Path | None:
     """Train as ``request`` says, or go on with what a killed process left; tells what it does.
 
-    Returns the finished run folder, None for a dry run.
+    Several processes that the environment names are one training
+    (:mod:`synth3d.training.distributed`). Returns the finished run folder; None for a dry run, or
+    where SIGTERM or SIGUSR1 asked to stop.
 
     Raises:
         InputError: The request, the cohort or the run folder cannot be used.
     """
-    device = pick_device(request.device)
+    ranks = ranks_here()
+    device = own_device(pick_device(request.device), ranks)
+    with joined(ranks, device):
+        order = ranks.once(lambda: _order(request, device, ranks))
+        if order is None or order.finished:
+            return order and order.run
+        keep_memory()
+        torch.set_num_threads(max(1, order.config.train.threads // ranks.local_size))
+        cache = Store(request.cache or request.work / "cache", request.cache_limit)
+        config, cases, splits = order.config, order.cases, order.splits
+        place = Place(device, cache, ranks)
+        if train(config, cases, splits, order.folder, order.run, place) is None:
+            return None
+    if ranks.first:  # others need not see the folder
+        done = read_done(order.run)
+        scores = "  ".join(f"{name} {value:.4g}" for name, value in done["validation"].items())
+        print(f"finished: {order.run}  (validation in the brain: {scores})")
+        print(f"pictures: {order.run / 'curves.png'}  {order.run / 'contact.png'}")
+    return order.run
+
+
+def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
+    """All that is decided before anything is read; None for a dry run."""
     config = resolve(request, device)
     check_keys((parse_assignment(text)[0] for text in request.assign), config.train.framework)
     with torch.device("meta"):  # misfits are told before any data are read
         build_framework(config)
+    if config.data.batch % ranks.size:
+        raise InputError(
+            f"data.batch is {config.data.batch}, which {ranks.size} processes cannot share evenly; "
+            f"give --batch a multiple of {ranks.size}, or start another number of processes"
+        )
     if request.dry_run and request.data is None:
         print(json.dumps(to_plain(config), indent=2))
         return None
@@ -269,17 +311,10 @@ def train_run(request: TrainRequest) -> Path | None:
         read_done(run)
         leave_finished(run)
         print(f"already trained: {run}")
-        return run
+        return _Order(config, cases, splits, folder, run, finished=True)
     cases_read(config, cases, splits, aloud=False)  # headers, before anything is written
-    keep_memory()
-    torch.set_num_threads(config.train.threads)
     what = f"{config.data.plane} slices" if config.dim == 2 else "volumes"
     how = f"in {config.train.precision} on {device}"
+    how += f" by {ranks.size} processes" if ranks.size > 1 else ""
     print(f"training {config.model.name} on {what} {how}: {run}")
-    cache = Store(request.cache or request.work / "cache", request.cache_limit)
-    train(config, cases, splits, folder, run, device, cache)
-    done = read_done(run)
-    scores = "  ".join(f"{name} {value:.4g}" for name, value in done["validation"].items())
-    print(f"finished: {run}  (validation in the brain: {scores})")
-    print(f"pictures: {run / 'curves.png'}  {run / 'contact.png'}")
-    return run
+    return _Order(config, cases, splits, folder, run)

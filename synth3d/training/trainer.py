@@ -3,17 +3,20 @@
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from synth3d.data import Batch
+from synth3d.data import Batch, seed_of
 from synth3d.errors import InputError
 from synth3d.inference import memory_format
 from synth3d.training.config import RunConfig, TrainConfig, build_framework
+from synth3d.training.distributed import ALONE, Ranks
+
+BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 class GuardedAdam(torch.optim.Adam):
@@ -36,18 +39,26 @@ class Trainer:
     has come to learn one after the other on the same batch, and all others are frozen. Everything
     in it is in :meth:`state`, so a run goes on from a checkpoint as if it had never stopped.
 
+    A step's batch is cut into as many shares as there are ``ranks`` times ``train.accumulate``:
+    each process learns from its own, one after the other, and gradients and terms are averaged
+    over all of them before anybody takes a step. So the weights stay the same in all processes,
+    and are those that one process learns from the whole batch at once, but for rounding.
+
     Raises:
-        InputError: As :func:`synth3d.training.config.build_framework`.
+        InputError: As :func:`synth3d.training.config.build_framework`; or a batch would be shared
+            that something normalises over.
         ValueError: The framework's stages do not fit its players.
     """
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, device: torch.device, ranks: Ranks = ALONE) -> None:
         torch.manual_seed(config.train.seed)
-        self.config, self.device, self.step = config, device, 0
+        self.config, self.device, self.step, self.ranks = config, device, 0, ranks
+        self._shares = ranks.size * config.train.accumulate
         layout = memory_format(config.dim)
         self.framework = build_framework(config).to(device).to(memory_format=layout)
         self.players, self.stages = self.framework.players(), tuple(self.framework.stages)
         self._check_stages()
+        self._check_norms()
         self.averages = {
             name: copy.deepcopy(player.module).requires_grad_(False)
             for name, player in self.players.items()
@@ -74,6 +85,16 @@ class Trainer:
         if len(weights) != len(set(weights)):
             raise ValueError("two players share weights, so neither could be frozen alone")
 
+    def _check_norms(self) -> None:
+        """Nothing may look at a whole batch where no process sees one."""
+        for name, module in self.framework.named_modules():
+            of_batch = isinstance(module, BATCH_NORMS)
+            if (of_batch or getattr(module, "running_mean", None) is not None) and self._shares > 1:
+                raise InputError(
+                    f"{name} normalises over the batch, which {self._shares} shares of it cannot "
+                    "do alike; use one process and train.accumulate=1"
+                )
+
     def _enter_stage(self) -> None:
         """Freeze the players that do not learn at this step, and thaw those that do."""
         index, end = 0, self.stages[0].share
@@ -90,7 +111,7 @@ class Trainer:
                 parameter.requires_grad_(learns)
 
     def advance(self, batch: Batch) -> dict[str, float]:
-        """One step on ``batch``; the weighted loss terms of all players that learn.
+        """One step on ``batch``, the same in all processes; the weighted terms of all players.
 
         Terms are read once, at the end, since reading waits for a GPU; whether a player may learn
         is decided where its weights are.
@@ -98,18 +119,17 @@ class Trainer:
         Raises:
             InputError: A loss is not finite; the weights of that player, of those after it and all
                 averages are left as they were.
+            ValueError: The samples cannot be shared evenly.
         """
-        batch = batch.to(self.device)
+        shares = [share.to(self.device) for share in self._own_shares(batch)]
         names: list[str] = []
         losses: list[Tensor] = []
         self._enter_stage()
         for name in self.stages[self._stage].players:
-            with self._autocast():
-                terms = self.players[name].loss(batch, self.step)
-            if terms:
-                loss = torch.stack([term.float() for term in terms.values()])
-                names, losses = [*names, *terms], [*losses, loss.detach()]
-                self._descend(name, loss.sum(), torch.cat(losses).isfinite().all())
+            terms, means = self._backward(name, shares)
+            if means is not None:
+                names, losses = [*names, *terms], [*losses, means]
+                self._descend(name, torch.cat(losses).isfinite().all())
         found = dict(zip(names, torch.cat(losses).tolist() if losses else [], strict=True))
         if not all(map(math.isfinite, found.values())):
             raise InputError(
@@ -119,13 +139,48 @@ class Trainer:
         self._update_averages()
         return found
 
-    def _descend(self, name: str, loss: Tensor, finite: Tensor) -> None:
-        """One step of a player down its ``loss``; none unless ``finite``, a bool on the device."""
+    def _own_shares(self, batch: Batch) -> list[Batch]:
+        """This process's part of a step's batch, one share for each pass through the networks."""
+        if self._shares == 1:
+            return [batch]
+        shares = batch.shares(self._shares, self.framework.masks(batch, self.step))
+        each = self.config.train.accumulate
+        return shares[self.ranks.rank * each :][:each]
+
+    def _backward(self, name: str, shares: Sequence[Batch]) -> tuple[list[str], Tensor | None]:
+        """A player's gradients on the whole batch; its terms, by name, and None if it rests."""
+        player = self.players[name]
+        self.optimizers[name].zero_grad(set_to_none=True)
+        names, means = [], None
+        for share in shares:
+            with self._own_randomness(share), self._autocast():
+                terms = player.loss(share, self.step)
+            if not terms:
+                continue
+            loss = torch.stack([term.float() for term in terms.values()]) / self._shares
+            loss.sum().backward()
+            names, means = [*terms], loss.detach() + (0 if means is None else means)
+        if means is not None:
+            self.ranks.add_up([*self._learnable[name]], means)
+        return names, means
+
+    @contextlib.contextmanager
+    def _own_randomness(self, share: Batch) -> Iterator[None]:
+        """In the block torch's global generators follow from (seed, step, share) alone.
+
+        What drops out at random then neither changes which patches are drawn after it, nor is it
+        the same in all shares.
+        """
+        where = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(where):
+            torch.manual_seed(seed_of(f"step/{self.config.train.seed}/{self.step}/{share.first}"))
+            yield
+
+    def _descend(self, name: str, finite: Tensor) -> None:
+        """One step of a player down its gradients; none unless ``finite``, a bool on the device."""
         player, optimizer, train = self.players[name], self.optimizers[name], self.config.train
         for group in optimizer.param_groups:
             group["lr"] = player.rate * rate_factor(self.step, train)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         if train.clip_norm > 0:
             nn.utils.clip_grad_norm_(player.module.parameters(), train.clip_norm)
         optimizer.found_inf = (~finite).float()

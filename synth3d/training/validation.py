@@ -1,7 +1,8 @@
 """How good a run is by now: scores of whole volumes inside the brain, and pictures."""
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,17 @@ from synth3d.scoring import decibels, mae_brain, psnr_brain, similarity_map, ssi
 from synth3d.training.config import RunConfig
 from synth3d.training.trainer import Trainer
 
+Row = dict[str, float]
 SCORES = {"psnr": psnr_brain, "ssim": ssim_brain, "mae": mae_brain}
 
 
-def validate(trainer: Trainer, cases: Iterable[Prepared]) -> tuple[dict[str, float], np.ndarray]:
+def validate(
+    trainer: Trainer, cases: Sequence[Prepared]
+) -> tuple[dict[str, float], np.ndarray | None]:
     """Mean scores over whole volumes inside the brain, and the first case's synthesis.
+
+    Of several processes each takes its turn of the cases; all know the scores, and the first one
+    alone has the synthesis.
 
     The averaged weights are judged by the first target, in the network's scale (range 1), averaged
     over cases. A run on slices has psnr_slices and ssim_slices beside the volumes' psnr, ssim, mae.
@@ -28,8 +35,9 @@ def validate(trainer: Trainer, cases: Iterable[Prepared]) -> tuple[dict[str, flo
     """
     config, framework, data = trainer.config, trainer.framework, trainer.config.data
     options = SynthesisOptions(data.patch, data.overlap, steps=framework.validation_steps)
-    rows, first = [], None
-    for case in cases:
+    ranks, own, first = trainer.ranks, [], None
+    for number in range(ranks.rank, len(cases), ranks.size):
+        case = cases[number]
         with trainer.averaged():
             result = synthesize_case(framework, case, data, options)
         first = result if first is None else first
@@ -37,15 +45,20 @@ def validate(trainer: Trainer, cases: Iterable[Prepared]) -> tuple[dict[str, flo
         row = {name: score(*pair, case.brain) for name, score in SCORES.items()}
         if config.dim == 2:
             row |= slice_scores(*pair, case.brain, turn_to(data.plane, case.affine))
-        rows.append(row)
+        own.append(row)
+    rows = merged(ranks.gather(own))
     scores = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     if not np.isfinite(list(scores.values())).all():
         raise InputError(
             f"validation gives {scores} at step {trainer.step}; lower train.learning_rate or "
             "use fp32, and see that the validation cases hold a brain"
         )
-    assert first is not None
-    return scores, first
+    return scores, first if ranks.first else None
+
+
+def merged(turns: Sequence[Sequence[Row]]) -> list[Row]:
+    """The rows in their first order, from those that each process had in turn."""
+    return [row for turn in itertools.zip_longest(*turns) for row in turn if row is not None]
 
 
 def slice_scores(

@@ -1,0 +1,126 @@
+"""However a step's batch is shared, among processes or passes, it teaches the same."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from synth3d.data.batch import Batch
+from synth3d.errors import InputError
+from synth3d.frameworks import FRAMEWORKS, build
+from synth3d.training import config as settings
+from synth3d.training.config import RunConfig
+from synth3d.training.distributed import ALONE, Ranks, joined, ranks_here
+from synth3d.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+STEPS, SAMPLES = 3, 4
+
+
+def around(rank: int, size: int, port: int) -> dict[str, str]:
+    """What torchrun would tell a process of this machine."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+    return {name: str(value) for name, value in told.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def uneven_batch() -> Batch:
+    """Four samples, each with another share of brain, one without its target, some blind."""
+    draws = torch.Generator().manual_seed(0)
+    brain = torch.zeros(SAMPLES, 1, 16, 16, dtype=torch.bool)
+    for sample, edge in enumerate((1, 3, 9, 14)):
+        brain[sample, :, edge:] = True
+    sources = (torch.rand(SAMPLES, 2, 16, 16, generator=draws) + 0.1) * brain
+    targets = torch.stack([0.6 * sources[:, 0] + 0.3 * sources[:, 1] ** 2, sources.mean(1)], 1)
+    present = torch.tensor([[True, True], [True, False], [True, True], [False, True]])
+    wanted = torch.tensor([[True, False], [True, True], [True, True], [False, False]])
+    return Batch(sources * present[:, :, None, None], targets, present, wanted, brain)
+
+
+def learnt(config: RunConfig, ranks: Ranks = ALONE) -> dict[str, list]:
+    """The terms of each step, and where the weights are after them."""
+    trainer = Trainer(config, CPU, ranks)
+    terms = [trainer.advance(uneven_batch()) for _ in range(STEPS)]
+    weights = [float(p.detach().double().norm()) for p in trainer.framework.parameters()]
+    ranks.check_alike(trainer.framework)
+    return {"terms": terms, "weights": weights}
+
+
+def learn_as(rank: int, port: int, configs: dict[str, RunConfig], out: Path) -> None:
+    """A process of two: all of ``configs`` in turn."""
+    torch.set_num_threads(1)
+    os.environ |= around(rank, 2, port)
+    ranks = ranks_here()
+    with joined(ranks, "cpu"):
+        found = {name: learnt(config, ranks) for name, config in configs.items()}
+        assert ranks.gather(rank) == [0, 1]
+        assert ranks.once(lambda: rank) == 0
+    if ranks.first:
+        out.write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def configs(make_config, vgg16) -> dict[str, RunConfig]:
+    """Each framework with a batch of four; as many again in two passes of two."""
+    more = {
+        "pgan": {"perceptual_weight": 100.0, "perceptual_weights": str(vgg16)},
+        "mmgan": {"imputation": "noise", "curriculum": 0.0},
+    }
+    train = {"steps": STEPS, "learning_rate": 1e-3, "critic_learning_rate": 1e-3, "clip_norm": 1.0}
+    made = {}
+    for name in FRAMEWORKS:
+        config = make_config(name, train=train, **more.get(name, {}))
+        config = dataclasses.replace(config, targets=("t2f", "t1c"))
+        for passes in (1, 2):
+            data = dataclasses.replace(config.data, batch=SAMPLES // passes)
+            often = dataclasses.replace(config.train, accumulate=passes)
+            made[f"{name} x {passes}"] = dataclasses.replace(config, data=data, train=often)
+    return made
+
+
+@pytest.fixture(scope="module")
+def of_two(configs, tmp_path_factory) -> dict[str, dict[str, list]]:
+    """What two processes learn."""
+    out, port = tmp_path_factory.mktemp("ranks") / "found.json", free_port()
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=learn_as, args=(rank, port, configs, out)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_shares_of_a_batch_teach_what_the_whole_batch_does(framework, configs, of_two):
+    """By two processes, in two passes of one, and both at once."""
+    whole = learnt(configs[f"{framework} x 1"])
+    passes = learnt(configs[f"{framework} x 2"])
+    for found in (passes, of_two[f"{framework} x 1"], of_two[f"{framework} x 2"]):
+        for step, terms in enumerate(whole["terms"]):
+            assert found["terms"][step] == pytest.approx(terms, rel=1e-5, abs=1e-6)
+        assert found["weights"] == pytest.approx(whole["weights"], rel=1e-4, abs=1e-5)
+
+
+def test_what_normalises_over_a_batch_is_not_shared(make_config, monkeypatch):
+    def with_batch_norm(*args):
+        made = build(*args)
+        made.generator = nn.Sequential(made.generator, nn.BatchNorm2d(1))
+        return made
+
+    monkeypatch.setattr(settings, "build", with_batch_norm)
+    Trainer(make_config("l1"), CPU)
+    with pytest.raises(InputError, match="generator.1 normalises over the batch"):
+        Trainer(make_config("l1", train={"accumulate": 2}), CPU)
