@@ -30,6 +30,7 @@ from cuda_ops.bench import (
     summary,
     take,
 )
+from synth3d.experiments.ranks import ranks_row
 from synth3d.experiments.routing import routing_rows
 from synth3d.experiments.throughput import throughput_row
 from synth3d.experiments.volumes import volume_rows
@@ -113,15 +114,17 @@ def rows(device: torch.device) -> list[Row]:
     """All rows, in the order of the table.
 
     A training step (forward, L1, backward, Adam), a forward pass without gradients, what a training
-    step needs at its peak, and the routing's convolutions; on a GPU how a training step's time
-    there is spent as well. On a CPU the peak is how far a process climbs in two steps without an
+    step needs at its peak, and the routing's convolutions; on a GPU how a training
+    step's time there is spent as well; on a CPU the same step by two processes. On a CPU the peak is how far a process climbs in two steps without an
     optimiser, and whole cases are completed, in wall time.
     """
     cases = CASES if device.type == "cpu" else (*CASES, GPU)
     sizes = itertools.product(("train", "infer"), cases, DTYPES)
     timed = [_row(group, case, dtype, partial(_compare, case=case)) for group, case, dtype in sizes]
     if device.type == "cpu":
-        return [*timed, memory_row(), *routing_rows("cpu"), *volume_rows(), throughput_row()]
+        two = ranks_row(RECIPE.widths, RECIPE.groups, RECIPE.side)
+        routing, volumes = routing_rows("cpu"), volume_rows()
+        return [*timed, two, memory_row(), *routing, *volumes, throughput_row()]
     for group, measure in (("memory", _memory_on_cuda), ("norm", _share_of_norm)):
         timed += [_row(group, GPU, dtype, partial(measure, case=GPU)) for dtype in DTYPES]
     return [*timed, *routing_rows("cuda")]

@@ -9,6 +9,7 @@ import cuda_ops.bench.command
 from cuda_ops.bench.memory import STATUS
 from synth3d.experiments import bench, routing, throughput, volumes
 from synth3d.experiments.bench import CASES, NETWORKS, Case
+from synth3d.experiments.ranks import ranks_row
 from synth3d.training.recipes import read_recipe
 
 ONCE = cuda_ops.bench.Setting(torch.device("cpu"), cuda_ops.bench.command.CpuClock(), 1, least=0)
@@ -60,6 +61,14 @@ def test_each_network_is_held_against_the_plain_one(tiny, tmp_path, capsys):
     ]
     assert all(row["value"] > 0 for row in found[:4])
     assert "infer/tiny" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_second_process_is_held_against_the_first_one_alone():
+    row = ranks_row(TINY.widths, TINY.groups, TINY.side)
+    (found,) = row.measure(row, ONCE)
+    assert (found.rounds, found.bar, found.at_least) == (1, 0.85, True)
+    assert found.value == pytest.approx(found.seconds["one"] / (2 * found.seconds["two"]))
 
 
 @pytest.mark.slow
