@@ -127,7 +127,8 @@ def kill(name: str, root: Path, out: Path, took: float, chance: Random) -> int:
 def fault_of(name: str, root: Path, out: Path, whole: dict[str, str]) -> str:
     """What is wrong when a program goes on that was killed; an empty text if nothing is."""
     said = out.with_name("said")
-    kept = {path: path.stat().st_mtime_ns for path in out.glob(PROGRAMS[name].keeps)}
+    finished = [p for p in out.glob(PROGRAMS[name].keeps) if not p.name.startswith(".partial-")]
+    kept = {path: path.stat().st_mtime_ns for path in finished}
     code, _ = end_of(begin(partial(PROGRAMS[name].work, root, out), said), 120)
     if code != 0:
         return f"{name} went on with code {code}: {said.read_text()[-2000:]}"
