@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from synth3d import __version__
-from synth3d.errors import InputError, run_guarded
+from synth3d.errors import InputError, run_guarded, run_one_of_several
 
 T = TypeVar("T")
 
@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not getattr(args, "run_command", None):
         parser.print_help()
         return 2
-    return run_guarded(args.run_command, args)
+    guarded = run_guarded if os.environ.get("WORLD_SIZE", "1") == "1" else run_one_of_several
+    return guarded(args.run_command, args)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -150,9 +151,6 @@ def _add_audit(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     def run(args: argparse.Namespace) -> int:
-        if os.environ.get("WORLD_SIZE", "1") != "1":
-            # A process that is gone is told in a sentence of ours, not in torch's stack traces.
-            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from synth3d.training import TrainRequest, train_run
 
         train_run(_request(TrainRequest, _with_table(args)))

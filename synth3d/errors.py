@@ -6,10 +6,11 @@ import os
 import re
 import signal
 import sys
+import traceback
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -137,3 +138,24 @@ def run_guarded(command: Callable[[T], int], args: T) -> int:
             signal.signal(signal.SIGINT, lambda *_: None)  # one is enough: no traceback at the end
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+
+
+def run_one_of_several(command: Callable[[T], int], args: T) -> NoReturn:
+    """As :func:`run_guarded`, in one of several processes that are one training, which ends here.
+
+    Python's own end is left out: a thread of torch's that lets go of a tensor meanwhile would abort
+    the process, and the whole training would count as failed.
+    """
+    # A process that is gone is told in a sentence of ours, not in torch's stack traces.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    try:
+        code = run_guarded(command, args)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 2
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)

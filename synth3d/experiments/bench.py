@@ -114,9 +114,9 @@ def rows(device: torch.device) -> list[Row]:
     """All rows, in the order of the table.
 
     A training step (forward, L1, backward, Adam), a forward pass without gradients, what a training
-    step needs at its peak, and the routing's convolutions; on a GPU how a training
-    step's time there is spent as well; on a CPU the same step by two processes. On a CPU the peak is how far a process climbs in two steps without an
-    optimiser, and whole cases are completed, in wall time.
+    step needs at its peak, and the routing's convolutions; on a GPU how a training step's time
+    there is spent as well. On a CPU the same step is taken by two processes, the peak is how far a
+    process climbs in two steps without an optimiser, and whole cases are completed, in wall time.
     """
     cases = CASES if device.type == "cpu" else (*CASES, GPU)
     sizes = itertools.product(("train", "infer"), cases, DTYPES)

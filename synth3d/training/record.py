@@ -1,7 +1,7 @@
 """What a run folder is told: by the first of its processes, the others write nothing."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 

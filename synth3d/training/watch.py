@@ -49,6 +49,8 @@ class Watch:
     def fail(self) -> bool:
         """Let all others end, since this process will; whether it is the one to say why."""
         self.leaving.set()
+        if self.thread.is_alive() and threading.current_thread() is not self.thread:
+            self.thread.join(GRACE)  # a thread at work while Python ends would abort it
         with self.claiming, contextlib.suppress(RuntimeError):
             self.shared.add("failed", 1)
             return self.shared.add("told", 1) == 1

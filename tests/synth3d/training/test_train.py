@@ -172,7 +172,7 @@ def cut_short(phantom_cohort, tmp_path_factory):
     root = tmp_path_factory.mktemp("cut")
     shutil.copytree(phantom_cohort, root / "cohort")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_finish", lambda trainer, *rest: None)
+        patch.setattr(loop.Record, "finish", lambda record, *rest: None)
         patch.setattr(Trainer, "advance", stopping_at(4))
         with pytest.raises(KeyboardInterrupt):
             go_on(root)

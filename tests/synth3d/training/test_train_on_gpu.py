@@ -16,7 +16,7 @@ from synth3d.frameworks.adversarial import Pix2PixOptions
 from synth3d.models.options import ModelConfig
 from synth3d.training import loop
 from synth3d.training.config import RunConfig, TrainConfig
-from synth3d.training.loop import train
+from synth3d.training.loop import Place, train
 from synth3d.training.run_folder import read_log
 from synth3d.training.trainer import Trainer
 
@@ -45,12 +45,12 @@ def test_a_killed_training_goes_on_and_ends_near_the_undisturbed_one(
         pytest.skip("many CPUs would emulate it")
     config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, precision=precision))
     cases = find_cases(phantom_cohort)
-    how = config, cases, make_splits(cases), phantom_cohort
+    how, where = (config, cases, make_splits(cases), phantom_cohort), Place(str(device))
 
     def weights(run: Path) -> dict[str, torch.Tensor]:
         return load_file(run / "weights.safetensors")
 
-    undisturbed = train(*how, tmp_path / "undisturbed", str(device))
+    undisturbed = train(*how, tmp_path / "undisturbed", where)
     advance, begun = Trainer.advance, []
 
     def killed(trainer: Trainer, batch: Batch) -> dict[str, float]:
@@ -63,8 +63,8 @@ def test_a_killed_training_goes_on_and_ends_near_the_undisturbed_one(
 
     monkeypatch.setattr(loop.Trainer, "advance", killed)
     with pytest.raises(KilledError):
-        train(*how, tmp_path / "run", str(device))
-    resumed = train(*how, tmp_path / "run", str(device))
+        train(*how, tmp_path / "run", where)
+    resumed = train(*how, tmp_path / "run", where)
     assert begun == [*range(14), *range(10, 20)]
     assert torch.backends.cudnn.benchmark is False
     first = Trainer(config, torch.device("cpu")).framework.generator.state_dict()
