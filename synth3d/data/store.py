@@ -85,7 +85,7 @@ def code_digest() -> str:
     for library in ("numpy", "scipy", "scikit-image", "nibabel", "SimpleITK", "torch"):
         found.update(f"{library} {version(library)}\n".encode())
     for room in ("images", "cohort", "data"):
-        for path in sorted(Path(__file__).parents[1].joinpath(room).glob("*.py")):
+        for path in sorted(Path(__file__).parents[1].joinpath(room).rglob("*.py")):
             found.update(path.read_bytes())
     return found.hexdigest()
 

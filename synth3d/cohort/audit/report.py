@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort.audit import Audit, CaseFacts, audit
-from synth3d.cohort.headers import fix_headers
+from synth3d.cohort.audit.facts import CaseFacts
+from synth3d.cohort.audit.headers import fix_headers
+from synth3d.cohort.audit.problems import Audit, audit
+from synth3d.cohort.naming import ALL_MODALITIES, Modality
 from synth3d.cohort.survey import look
 from synth3d.cohort.table import draft_table, given_cohort
-from synth3d.cohort.vocabulary import ALL_MODALITIES, Modality
 from synth3d.errors import InputError, visible
 
 NAMED_CASES = 5

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth3d.cohort.label_names import dataset_scheme, painted_codes
+from synth3d.cohort.labels.names import dataset_scheme, painted_codes
 from synth3d.errors import InputError
 
 WHERE = Path("model/dataset.json")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort.labels import CLASSES, TISSUES, LabelScheme, Tissue
+from synth3d.cohort.labels.schemes import CLASSES, TISSUES, LabelScheme, Tissue
 from synth3d.errors import InputError
 
 _REGIONS = {

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from synth3d.cohort.cases import Case
-from synth3d.cohort.evidence import (
+from synth3d.cohort.labels.evidence import (
     REMEDY,
     Reading,
     dataset_of,
     read_segmentation,
     scheme_of_name,
 )
-from synth3d.cohort.labels import SCHEMES, TISSUES
+from synth3d.cohort.labels.schemes import SCHEMES, TISSUES
 from synth3d.errors import InputError
 from synth3d.files import progress
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from synth3d.cohort.layouts import Claim, lost_link
-from synth3d.cohort.vocabulary import Modality, Role, ending_of, parse_modality, stem_of
+from synth3d.cohort.naming.layouts import Claim, lost_link
+from synth3d.cohort.naming.vocabulary import Modality, Role, ending_of, parse_modality, stem_of
 from synth3d.errors import InputError
 from synth3d.files import is_file, read_json
 

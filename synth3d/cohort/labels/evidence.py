@@ -14,9 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from synth3d.cohort.cases import Case
-from synth3d.cohort.label_names import dataset_scheme, painted_codes
-from synth3d.cohort.labels import SCHEMES, LabelScheme, parse_scheme, values_in
-from synth3d.cohort.plausibility import (
+from synth3d.cohort.labels.names import dataset_scheme, painted_codes
+from synth3d.cohort.labels.plausibility import (
     LEAST_OF_BOX,
     contrast,
     covers_too_much,
@@ -24,6 +23,7 @@ from synth3d.cohort.plausibility import (
     necrosis_in_rim,
     oedema_is_inside,
 )
+from synth3d.cohort.labels.schemes import SCHEMES, LabelScheme, parse_scheme, values_in
 from synth3d.errors import InputError
 from synth3d.files import read_json
 from synth3d.images import LABEL_TOLERANCE, Volume, foreground, read, read_rounded_label

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from synth3d.cohort.labels import LabelScheme, values_in
+from synth3d.cohort.labels.schemes import LabelScheme, values_in
 from synth3d.images import foreground
 
 MOST_OF_HEAD = 0.5

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from synth3d.cohort.patients import is_visit
-from synth3d.cohort.vocabulary import (
+from synth3d.cohort.naming.patients import is_visit
+from synth3d.cohort.naming.vocabulary import (
     CORRECTED,
     FOREIGN_ENDINGS,
     GENERIC,

@@ -14,10 +14,10 @@ from hypothesis.extra.numpy import arrays
 import seg_eval.cli
 import synth3d.cli
 from synth3d.cohort import SCHEMES, TISSUES, find_cases, parse_scheme
-from synth3d.cohort.evidence import read_classes, read_segmentation
-from synth3d.cohort.label_names import dataset_scheme
-from synth3d.cohort.labels import nnunet_integers, nnunet_regions
-from synth3d.cohort.readings import lacks_tissues, notes_of, portable_codes, readings_of
+from synth3d.cohort.labels.evidence import read_classes, read_segmentation
+from synth3d.cohort.labels.names import dataset_scheme
+from synth3d.cohort.labels.readings import lacks_tissues, notes_of, portable_codes, readings_of
+from synth3d.cohort.labels.schemes import nnunet_integers, nnunet_regions
 from synth3d.errors import InputError
 from synth3d.images.volumes import write_new
 

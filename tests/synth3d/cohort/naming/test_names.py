@@ -2,7 +2,7 @@
 
 After a change of what is read write the page anew, and read the difference:
 
-    REGENERATE=1 python -m pytest tests/synth3d/cohort/test_names.py && git diff docs
+    REGENERATE=1 python -m pytest tests/synth3d/cohort/naming/test_names.py && git diff docs
 """
 
 import json
@@ -15,7 +15,7 @@ import pytest
 from synth3d.cohort import MODALITIES, find_cases, survey_cohort
 from synth3d.errors import InputError
 
-PAGE = Path(__file__).parents[3] / "docs" / "names.md"
+PAGE = Path(__file__).parents[4] / "docs" / "names.md"
 
 
 @dataclass(frozen=True)

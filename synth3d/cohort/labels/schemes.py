@@ -1,6 +1,6 @@
 """What the integers of a tumour segmentation stand for: schemes, tissues, and regions made of them.
 
-Which scheme a case follows is told by :mod:`synth3d.cohort.evidence`.
+Which scheme a case follows is told by :mod:`synth3d.cohort.labels.evidence`.
 """
 
 from collections.abc import Iterable, Mapping

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from synth3d.cohort.audit import audit
-from synth3d.cohort.audit_report import AuditRequest, audit_json, format_audit, run_audit
+from synth3d.cohort.audit.problems import audit
+from synth3d.cohort.audit.report import AuditRequest, audit_json, format_audit, run_audit
 from synth3d.images.volumes import write_new
 
 SHAPE = (6, 7, 8)
