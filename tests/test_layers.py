@@ -43,7 +43,7 @@ DOORS = {
     "cupy": {"cuda_ops/launcher.py"},
     "torchio": {"synth3d/data/patches.py"},
     "nibabel": {"synth3d/images/nifti.py", "synth3d/images/volumes.py"},
-    "distributed": {"synth3d/completion/executor.py"},
+    "distributed": {"synth3d/completion/workers/executor.py"},
     "SimpleITK": {"synth3d/images/registration.py"},
     "nilearn": {"synth3d/phantom/anatomy.py"},
     "nnunetv2": {

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from synth3d.completion.stages import in_stages
+from synth3d.completion.workers.stages import in_stages
 
 PATIENCE_S = 30
 

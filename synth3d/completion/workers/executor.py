@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from synth3d.completion.processes import ProcessDiedError, Processes
+from synth3d.completion.workers.processes import ProcessDiedError, Processes
 from synth3d.errors import InputError
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from synth3d.completion import (
     why_lost,
     work_through,
 )
-from synth3d.completion import executor as module
+from synth3d.completion.workers import executor as module
 from synth3d.errors import InputError
 
 UNITS = """
