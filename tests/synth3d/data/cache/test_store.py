@@ -4,6 +4,7 @@ import dataclasses
 import os
 import threading
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import synth3d
 from synth3d.cohort import SCHEMES, LabelScheme, Reading, find_cases
 from synth3d.data import (
     Checked,
@@ -24,11 +26,11 @@ from synth3d.data import (
     hashes_of,
     refuse_contradictions,
 )
+from synth3d.data.cache.packed import BRAIN, MOST_VALUES, TUMOUR, Packed, pack
+from synth3d.data.cache.store import code_digest, key_of, make
 from synth3d.data.centres import Frame3d, centres_of
-from synth3d.data.packed import BRAIN, MOST_VALUES, TUMOUR, Packed, pack
 from synth3d.data.prepared import prepare
 from synth3d.data.slices import seen
-from synth3d.data.store import key_of, make
 from synth3d.errors import InputError
 from synth3d.images import Grid
 
@@ -293,3 +295,11 @@ def test_validation_cases_are_misaligned_each_time_they_are_read(shelf_in, cases
     assert np.array_equal(a.volumes["t1n"], b.volumes["t1n"])
     assert not np.array_equal(a.volumes["t1c"], b.volumes["t1c"])
     assert np.array_equal(b.volumes["t1c"], again.volumes["t1c"])
+
+
+def test_a_name_follows_from_every_source_that_prepares_a_case(monkeypatch):
+    read, home = [], Path(synth3d.__file__).parent
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or b"")
+    code_digest.__wrapped__()
+    rooms = [home / name for name in ("images", "cohort", "data")]
+    assert {*read} == {path for room in rooms for path in room.rglob("*.py")}

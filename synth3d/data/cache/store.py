@@ -20,8 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from synth3d.cohort import Case, dataset_of
+from synth3d.data.cache.packed import DamagedError, Packed, load, pack, save
 from synth3d.data.options import DataConfig
-from synth3d.data.packed import DamagedError, Packed, load, pack, save
 from synth3d.data.prepared import prepare, side_by_side
 from synth3d.data.roles import looks
 from synth3d.data.slices import seen
@@ -85,7 +85,7 @@ def code_digest() -> str:
     for library in ("numpy", "scipy", "scikit-image", "nibabel", "SimpleITK", "torch"):
         found.update(f"{library} {version(library)}\n".encode())
     for room in ("images", "cohort", "data"):
-        for path in sorted(Path(__file__).parents[1].joinpath(room).rglob("*.py")):
+        for path in sorted(Path(__file__).parents[2].joinpath(room).rglob("*.py")):
             found.update(path.read_bytes())
     return found.hexdigest()
 
