@@ -88,7 +88,7 @@ bench-cohort: $(INSTALLED)
 # Needs no installation of ours. ARGS: --quick, --keep-going, --only, --list; --rehearse needs no GPU.
 gpu-check: export PYTHONPATH := $(CURDIR):$(PYTHONPATH)
 gpu-check: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(INSTALLED))
-	@$(PYTHON_GPU) scripts/gpu_check.py $(ARGS)
+	@$(PYTHON_GPU) -m scripts.gpu_check $(ARGS)
 
 clean:
 	rm -rf $(WORK) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -35,7 +35,7 @@ PLACE = re.compile(rf"((?:{'|'.join(PACKAGES)}|scripts|tests|docs)/[^`:\s]*)(?::
 DOTTED = re.compile(rf"\b(?:{'|'.join(PACKAGES)})(?:\.[a-zA-Z_]\w*)+")
 PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ )*(?:[\w./]*/)?"
-    rf"(?:python3? -m ((?:{'|'.join(PACKAGES)})[\w.]*)|python3? (scripts/\S+)"
+    rf"(?:python3? -m ((?:{'|'.join(PACKAGES)}|scripts)[\w.]*)|python3? (scripts/\S+)"
     r"|(synth3d-bids|synth3d|seg_eval|make))(?=\s|$)"
 )
 CLIS = {"make": "make", "synth3d-bids": "synth3d.bids.command"}

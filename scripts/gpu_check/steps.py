@@ -16,7 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpu_check_session import Finding, NotRunError, Session, Step, WrongError, fact, lacks
+from scripts.gpu_check.session import (
+    WORK,
+    Finding,
+    NotRunError,
+    Session,
+    Step,
+    WrongError,
+    fact,
+    lacks,
+)
 
 LIBRARIES = ("torchio", "nibabel", "nilearn", "safetensors", "tqdm")
 """What a training needs beside torch."""
@@ -82,7 +91,7 @@ def sanitizer(session: Session) -> list[Finding]:
         words = ["--tool", tool, "--kernel-name", "kns=roll_", "--error-exitcode", "9"]
         if tool == "memcheck":  # libraries ask the driver for functions that it may not have
             words += ["--report-api-errors", "no"]
-        work = [Path(__file__).with_name("gpu_check_work.py"), "roll", "--device", session.device]
+        work = ["-m", WORK, "roll", "--device", session.device]
         said = session.run("compute-sanitizer", *words, sys.executable, *work, env=env)
         summary = re.findall(r"^=+ (?:ERROR|RACECHECK) SUMMARY: (.*)$", said, re.M)
         if not summary:

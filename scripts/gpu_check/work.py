@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 EXAMPLES = """examples:
-  gpu_check_work.py facts --device cuda
-  compute-sanitizer --tool racecheck gpu_check_work.py roll --device cuda
+  python -m scripts.gpu_check.work facts --device cuda
+  compute-sanitizer --tool racecheck python -m scripts.gpu_check.work roll --device cuda
 """
 
 
@@ -153,7 +153,10 @@ def main(arguments: list[str] | None = None) -> int:
     from synth3d.errors import run_guarded
 
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m scripts.gpu_check.work",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--device", default="cuda", help="cpu, cuda or cuda:1")

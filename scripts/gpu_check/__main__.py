@@ -23,17 +23,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gpu_check_session import NOT_RUN, OK, ROOT, WRONG, Finding, Session, Step, WrongError, lacks
-from gpu_check_steps import STEPS
-
+from scripts.gpu_check.session import (
+    NOT_RUN,
+    OK,
+    ROOT,
+    WRONG,
+    Finding,
+    Session,
+    Step,
+    WrongError,
+    lacks,
+)
+from scripts.gpu_check.steps import STEPS
 from synth3d.errors import InputError, run_guarded
 from synth3d.files import write_json, write_text
 
 EXAMPLES = """examples:
-  gpu_check.py                           about ten minutes on an H200
-  gpu_check.py --quick --keep-going      about five, over everything
-  gpu_check.py --only launches,routing   some steps; --list shows them
-  gpu_check.py --rehearse                the same programs on a CPU, in small: proves no number
+  python -m scripts.gpu_check                     about ten minutes on an H200
+  python -m scripts.gpu_check --quick             about five; --keep-going: over everything
+  python -m scripts.gpu_check --only launches     some steps; --list shows them
+  python -m scripts.gpu_check --rehearse          on a CPU, in small: proves no number
 """
 Results = list[tuple[Step, float, list[Finding]]]
 
@@ -41,7 +50,10 @@ Results = list[tuple[Step, float, list[Finding]]]
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m scripts.gpu_check",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path("work/gpu-check"), help="default: %(default)s")

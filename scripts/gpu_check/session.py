@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-WORK = Path(__file__).with_name("gpu_check_work.py")
+ROOT = Path(__file__).parents[2]
+WORK = "scripts.gpu_check.work"
 OK, RECORDED, WRONG, NOT_RUN = "ok", "recorded", "WRONG", "not run"
 
 
@@ -187,7 +187,7 @@ class Session:
         return self.run(sys.executable, *words, **how)
 
     def work(self, task: str, *words: str | Path, **how: Any) -> dict[str, Any]:
-        """What a task of ``gpu_check_work.py`` found: the last line of JSON that it prints."""
-        said = self.python(WORK, task, "--device", self.device, *words, **how)
+        """What a task of ``work.py`` found: the last line of JSON that it prints."""
+        said = self.python("-m", WORK, task, "--device", self.device, *words, **how)
         found = [line for line in said.splitlines() if line.startswith("{")]
         return json.loads(found[-1])
