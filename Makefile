@@ -83,7 +83,7 @@ bench-networks: $(INSTALLED)
 
 # DATA is a cohort of native size; without it phantoms are made.
 bench-cohort: $(INSTALLED)
-	OMP_NUM_THREADS=1 BENCH_DATA=$(DATA) $(BIN)/python -m synth3d.experiments.footprint $(ARGS)
+	OMP_NUM_THREADS=1 BENCH_DATA=$(DATA) $(BIN)/python -m synth3d.experiments.bench.footprint $(ARGS)
 
 # Needs no installation of ours. ARGS: --quick, --keep-going, --only, --list; --rehearse needs no GPU.
 gpu-check: export PYTHONPATH := $(CURDIR):$(PYTHONPATH)

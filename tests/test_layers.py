@@ -62,6 +62,7 @@ PROGRAMS = {
 """The only files beside scripts that know argparse: a shell starts them. Below is typed."""
 
 MOST_FILES = {"synth3d": 8, "seg_eval": 6, "cuda_ops": 9}
+MOST_FILES_OF_A_FOLDER = 14
 MOST_LINES, MOST_FUNCTION_LINES, MOST_ARGUMENTS = 400, 60, 7
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -276,6 +277,11 @@ def test_files_and_functions_stay_small(room):
 @pytest.mark.parametrize("package", MOST_FILES)
 def test_few_files_stand_outside_the_rooms(package):
     assert len(list((ROOT / package).glob("*.py"))) <= MOST_FILES[package]
+
+
+def test_folders_are_small():
+    files = Counter(name_of(path.parent) for path in SOURCES)
+    assert not {name: n for name, n in files.items() if n > MOST_FILES_OF_A_FOLDER}
 
 
 def test_files_are_named_after_what_is_in_them():

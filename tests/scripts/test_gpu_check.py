@@ -17,7 +17,7 @@ from scripts.gpu_check import session as shapes
 from scripts.gpu_check import steps as gpu_steps
 from scripts.gpu_check import work
 from synth3d.errors import InputError
-from synth3d.experiments.bench import rows as network_rows
+from synth3d.experiments.bench.networks import rows as network_rows
 
 FACTS = {"device": "cuda:0", "torch": "2", "cuda": "13.2", "uuids": ["GPU-a"]}
 

@@ -7,8 +7,9 @@ import torch
 
 import cuda_ops.bench.command
 from cuda_ops.bench.memory import STATUS
-from synth3d.experiments import bench, routing, throughput, volumes
-from synth3d.experiments.bench import CASES, NETWORKS, Case
+from synth3d.experiments.bench import networks as bench
+from synth3d.experiments.bench import routing, throughput, volumes
+from synth3d.experiments.bench.networks import CASES, NETWORKS, Case
 from synth3d.training.recipes import read_recipe
 
 ONCE = cuda_ops.bench.Setting(torch.device("cpu"), cuda_ops.bench.command.CpuClock(), 1, least=0)

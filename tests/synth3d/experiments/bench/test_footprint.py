@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from synth3d.cohort import find_cases, read_splits
-from synth3d.experiments.footprint import memory_of, multiply
+from synth3d.experiments.bench.footprint import memory_of, multiply
 
 
 def test_a_cohort_is_multiplied_by_links_of_which_one_case_is_on_one_side(phantom_cohort, tmp_path):

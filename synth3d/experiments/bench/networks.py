@@ -7,7 +7,6 @@ routing at half resolution.
 
 import itertools
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,9 +29,9 @@ from cuda_ops.bench import (
     summary,
     take,
 )
-from synth3d.experiments.routing import routing_rows
-from synth3d.experiments.throughput import throughput_row
-from synth3d.experiments.volumes import volume_rows
+from synth3d.experiments.bench.routing import routing_rows
+from synth3d.experiments.bench.throughput import throughput_row
+from synth3d.experiments.bench.volumes import volume_rows
 from synth3d.models import GENERATORS, options_of
 
 DESCRIPTION = """Measure training steps, forward passes and memory of AGI-Net against the plain
@@ -190,7 +189,7 @@ def _call(
 
 def _memory(row: Row, setting: Setting, case: Case) -> list[Result]:
     task = {"case": case.name, "threads": setting.threads}
-    return _peaks(row, case, {n: ask_a_process(MODULE, task | {"network": n}) for n in NETWORKS})
+    return _peaks(row, case, {n: ask_a_process(__name__, task | {"network": n}) for n in NETWORKS})
 
 
 def _memory_on_cuda(row: Row, setting: Setting, case: Case) -> list[Result]:
@@ -267,7 +266,3 @@ def child(task: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     return serve(arguments, f"python -m {MODULE}", DESCRIPTION, EXAMPLES, rows)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""``python -m synth3d.experiments.footprint``: memory and waiting of a training as cohorts grow.
+"""``python -m synth3d.experiments.bench.footprint``: what a training needs as its cohort grows.
 
 A cohort is multiplied by links under other names, and trained on with and without prepared cases in
 the cache. The folder is named by ``BENCH_DATA``; without it phantoms of a native size are made.
@@ -30,10 +30,10 @@ step, and the share of its time that it waits for data, on links to eight cases 
 BENCH_DATA or to phantoms. Exit code: 0; 1 if --check is given and a bar was missed or a row failed;
 2 if an argument cannot be used; 130 if interrupted."""
 EXAMPLES = """examples:
-  BENCH_DATA=cohort python -m synth3d.experiments.footprint   the whole table (half an hour)
-  python -m synth3d.experiments.footprint --quick             phantoms of 64 voxels, few steps"""
+  BENCH_DATA=cohort python -m synth3d.experiments.bench.footprint   the table (half an hour)
+  python -m synth3d.experiments.bench.footprint --quick             phantoms of 64 voxels"""
 
-MODULE = "synth3d.experiments.footprint"
+MODULE = "synth3d.experiments.bench.footprint"
 COUNTS = (8, 64)
 STEPS, QUICK_STEPS = 100, 20
 SIDE, QUICK_SIDE = 160, 64
