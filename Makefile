@@ -83,12 +83,12 @@ bench-networks: $(INSTALLED)
 
 # DATA is a cohort of native size; without it phantoms are made.
 bench-cohort: $(INSTALLED)
-	OMP_NUM_THREADS=1 BENCH_DATA=$(DATA) $(BIN)/python -m synth3d.experiments.footprint $(ARGS)
+	OMP_NUM_THREADS=1 BENCH_DATA=$(DATA) $(BIN)/python -m synth3d.experiments.bench.footprint $(ARGS)
 
 # Needs no installation of ours. ARGS: --quick, --keep-going, --only, --list; --rehearse needs no GPU.
 gpu-check: export PYTHONPATH := $(CURDIR):$(PYTHONPATH)
 gpu-check: $(if $(filter $(BIN)/python,$(PYTHON_GPU)),$(INSTALLED))
-	@$(PYTHON_GPU) scripts/gpu_check.py $(ARGS)
+	@$(PYTHON_GPU) -m scripts.gpu_check $(ARGS)
 
 clean:
 	rm -rf $(WORK) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

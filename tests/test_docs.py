@@ -36,7 +36,7 @@ PLACE = re.compile(rf"((?:{'|'.join(PACKAGES)}|scripts|tests|docs)/[^`:\s]*)(?::
 DOTTED = re.compile(rf"\b(?:{'|'.join(PACKAGES)})(?:\.[a-zA-Z_]\w*)+")
 PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ )*(?:[\w./]*/)?"
-    rf"(?:python3? -m ((?:{'|'.join(PACKAGES)})[\w.]*)|python3? (scripts/\S+)"
+    rf"(?:python3? -m ((?:{'|'.join(PACKAGES)}|scripts)[\w.]*)|python3? (scripts/\S+)"
     r"|(synth3d-bids|synth3d|seg_eval|make))(?=\s|$)"
 )
 CLIS = {"make": "make", "synth3d-bids": "synth3d.bids.command"}
@@ -241,9 +241,8 @@ def test_the_design_shows_every_room_and_what_is_in_it():
     for face in [each for name in PACKAGES for each in (ROOT / name).rglob("__init__.py")]:
         room = face.parent.relative_to(ROOT).as_posix()
         inside = [*face.parent.glob("*.py"), *face.parent.glob("*.cu")]
-        if room.count("/") < 2:
-            names = {path.name.removesuffix(".py") for path in inside if path.name[:2] != "__"}
-            names |= {f"{path.parent.name}/" for path in face.parent.glob("*/__init__.py")}
-            there |= {f"{room}/{name}" for name in names}
+        names = {path.name.removesuffix(".py") for path in inside if path.name[:2] != "__"}
+        names |= {f"{path.parent.name}/" for path in face.parent.glob("*/__init__.py")}
+        there |= {f"{room}/{name}" for name in names}
     differ = sorted(shown ^ there)
     assert not differ

@@ -4,6 +4,7 @@ import ast
 import functools
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ DOORS = {
     "cupy": {"cuda_ops/launcher.py"},
     "torchio": {"synth3d/data/patches.py"},
     "nibabel": {"synth3d/images/nifti.py", "synth3d/images/volumes.py"},
-    "distributed": {"synth3d/completion/executor.py"},
+    "distributed": {"synth3d/completion/workers/executor.py"},
     "SimpleITK": {"synth3d/images/registration.py"},
     "nilearn": {"synth3d/phantom/anatomy.py"},
     "nnunetv2": {
@@ -61,6 +62,7 @@ PROGRAMS = {
 """The only files beside scripts that know argparse: a shell starts them. Below is typed."""
 
 MOST_FILES = {"synth3d": 8, "seg_eval": 6, "cuda_ops": 9}
+MOST_FILES_OF_A_FOLDER = 14
 MOST_LINES, MOST_FUNCTION_LINES, MOST_ARGUMENTS = 400, 60, 7
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -185,6 +187,50 @@ def test_other_rooms_are_entered_by_their_face(room):
     assert not inside
 
 
+INNER = sorted({name_of(path.parent).replace("/", ".") for path in SOURCES} - {*ROOMS})
+"""Rooms in rooms."""
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_a_room_in_a_room_is_entered_by_its_face(inner):
+    """Where it has one, by the files of its room as well; others know the outer face only."""
+    inside = set()
+    for path in files_of(room_of(inner)) if face_of(inner) else ():
+        if ROOT / inner.replace(".", "/") not in path.parents:
+            taken = {each for each in imports_of(path) if f"{each[0]}.".startswith(f"{inner}.")}
+            wrong = {(m, n) for m, n in taken if m != inner or n not in face_of(inner)}
+            inside |= {(name_of(path), *each) for each in wrong}
+    assert not inside
+
+
+def parts_called(room: str) -> dict[str, set[str]]:
+    """Of each file and each room in a room, the others that it imports; its face is empty."""
+    home, found = ROOT / room.replace(".", "/"), {}
+    for path in files_of(room):
+        called = found.setdefault(_part(path.relative_to(home).with_suffix("").parts), set())
+        for module, name in imports_of(path):
+            if room_of(module, name) == room:
+                called.add(_part((*module.split("."), name)[room.count(".") + 1 :], home))
+    return found
+
+
+def _part(parts: Sequence[str], home: Path | None = None) -> str:
+    known = home is None or (home / parts[0]).is_dir() or (home / f"{parts[0]}.py").is_file()
+    return parts[0] if known and parts[0] != "__init__" else ""
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_no_circle_runs_through_a_room_in_a_room(inner):
+    calls, own = parts_called(room_of(inner)), inner.removeprefix(f"{room_of(inner)}.")
+    own = own.split(".")[0]
+    reached, ahead = set(), [other for other in calls[own] if other != own]
+    while ahead:
+        if (part := ahead.pop()) not in reached:
+            reached.add(part)
+            ahead += calls[part]
+    assert own not in reached
+
+
 def users_of(library: str) -> set[str]:
     """The files that import it or a part of it."""
     modules = {path: {module.split(".")[0] for module, _ in imports_of(path)} for path in SOURCES}
@@ -231,6 +277,11 @@ def test_files_and_functions_stay_small(room):
 @pytest.mark.parametrize("package", MOST_FILES)
 def test_few_files_stand_outside_the_rooms(package):
     assert len(list((ROOT / package).glob("*.py"))) <= MOST_FILES[package]
+
+
+def test_folders_are_small():
+    files = Counter(name_of(path.parent) for path in SOURCES)
+    assert not {name: n for name, n in files.items() if n > MOST_FILES_OF_A_FOLDER}
 
 
 def test_files_are_named_after_what_is_in_them():

@@ -1,39 +1,48 @@
 """Cases on disk: which sequence is where, who is the patient, how the cohort is split."""
 
-from synth3d.cohort.audit_report import AuditRequest, run_audit
+from synth3d.cohort.audit import AuditRequest, run_audit
 from synth3d.cohort.cases import Case, require
 from synth3d.cohort.content import Finding, findings
-from synth3d.cohort.evidence import (
-    REMEDY,
-    Reading,
-    dataset_of,
-    read_classes,
-    read_segmentation,
-    scheme_of_name,
-)
-from synth3d.cohort.label_names import LabelCodes, dataset_scheme, painted_codes
 from synth3d.cohort.labels import (
     CLASSES,
     REGIONS,
+    REMEDY,
     SCHEMES,
     TISSUES,
+    LabelCodes,
     LabelScheme,
+    Reading,
     Tissue,
-    nnunet_integers,
-    nnunet_regions,
-    parse_scheme,
-    recode,
-)
-from synth3d.cohort.layouts import TOKENS, claims
-from synth3d.cohort.nnunet import nnunet_dataset
-from synth3d.cohort.patients import doubtful_patients, patient_of, untold_patients
-from synth3d.cohort.readings import (
     contradictions,
+    dataset_of,
+    dataset_scheme,
     lacks_tissues,
     listed,
+    nnunet_integers,
+    nnunet_regions,
     notes_of,
+    painted_codes,
+    parse_scheme,
     portable_codes,
+    read_classes,
+    read_segmentation,
     readings_of,
+    recode,
+    scheme_of_name,
+)
+from synth3d.cohort.naming import (
+    ALL_MODALITIES,
+    MODALITIES,
+    TOKENS,
+    Modality,
+    claims,
+    doubtful_patients,
+    ending_of,
+    nnunet_dataset,
+    parse_modality,
+    patient_of,
+    stem_of,
+    untold_patients,
 )
 from synth3d.cohort.splits import (
     Splits,
@@ -48,14 +57,6 @@ from synth3d.cohort.survey import find_cases, survey_cohort
 from synth3d.cohort.table import ENDINGS as TABLE_ENDINGS
 from synth3d.cohort.table import cohort_of, given_cohort, is_table
 from synth3d.cohort.twins import refuse_twins
-from synth3d.cohort.vocabulary import (
-    ALL_MODALITIES,
-    MODALITIES,
-    Modality,
-    ending_of,
-    parse_modality,
-    stem_of,
-)
 
 __all__ = [
     "ALL_MODALITIES",

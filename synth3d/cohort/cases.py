@@ -8,8 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synth3d.cohort.layouts import LABEL_TOKENS, TOKENS, claim_by_name
-from synth3d.cohort.vocabulary import MODALITIES, Modality, Role, ending_of
+from synth3d.cohort.naming import (
+    LABEL_TOKENS,
+    MODALITIES,
+    TOKENS,
+    Modality,
+    Role,
+    claim_by_name,
+    ending_of,
+)
 from synth3d.errors import InputError
 
 

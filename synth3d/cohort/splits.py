@@ -7,8 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from synth3d.cohort.cases import Case
-from synth3d.cohort.patients import patient_of
-from synth3d.cohort.vocabulary import stem_of
+from synth3d.cohort.naming import patient_of, stem_of
 from synth3d.errors import InputError
 from synth3d.files import read_json, write_json
 

@@ -10,11 +10,23 @@ from itertools import takewhile
 from pathlib import Path
 
 from synth3d.cohort.cases import Case, Survey, Trouble
-from synth3d.cohort.layouts import Claim, claim_by_name, claim_of, claims
-from synth3d.cohort.nnunet import nnunet_channels, nnunet_claims, nnunet_dataset
-from synth3d.cohort.patients import patient_of
+from synth3d.cohort.naming import (
+    ALL_MODALITIES,
+    GENERIC,
+    Claim,
+    Modality,
+    Role,
+    claim_by_name,
+    claim_of,
+    claims,
+    nnunet_channels,
+    nnunet_claims,
+    nnunet_dataset,
+    patient_of,
+    stem_of,
+    words_of,
+)
 from synth3d.cohort.table import is_table, read_table
-from synth3d.cohort.vocabulary import ALL_MODALITIES, GENERIC, Modality, Role, stem_of, words_of
 from synth3d.errors import InputError
 from synth3d.files import refuse_names
 

@@ -12,9 +12,14 @@ from pathlib import Path
 
 from synth3d.cohort.cases import Case, Survey
 from synth3d.cohort.labels import SCHEMES
-from synth3d.cohort.layouts import lost_link
-from synth3d.cohort.patients import patient_of
-from synth3d.cohort.vocabulary import ALL_MODALITIES, MODALITIES, Modality, ending_of
+from synth3d.cohort.naming import (
+    ALL_MODALITIES,
+    MODALITIES,
+    Modality,
+    ending_of,
+    lost_link,
+    patient_of,
+)
 from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of, is_file, read_text, write_text
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from synth3d.cohort.cases import Case
+from synth3d.cohort.naming import ALL_MODALITIES
 from synth3d.cohort.splits import Splits, sides_of_cases
-from synth3d.cohort.vocabulary import ALL_MODALITIES
 from synth3d.errors import InputError
 from synth3d.files import atomic_path, progress
 from synth3d.images import MOST_HEAD, read_unchecked

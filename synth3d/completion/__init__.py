@@ -1,18 +1,18 @@
 """A cohort made whole, and one case alone."""
 
 from synth3d.completion.api import Run, complete, load_run, train
-from synth3d.completion.executor import (
-    HeldElsewhere,
-    InThisProcess,
-    open_executor,
-    why_lost,
-    work_through,
-)
-from synth3d.completion.processes import Processes
 from synth3d.completion.receipts import Layout
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.run import Completed, complete_cohort
 from synth3d.completion.state import CaseState, StateRequest, states_of, tell_status, verify
+from synth3d.completion.workers import (
+    HeldElsewhere,
+    InThisProcess,
+    Processes,
+    open_executor,
+    why_lost,
+    work_through,
+)
 
 __all__ = [
     "CaseState",

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synth3d.cohort import MODALITIES, Case, Modality, portable_codes
-from synth3d.completion.executor import why_lost, work_through
 from synth3d.completion.loading import maker_of
 from synth3d.completion.receipts import Layout, case_identity, is_done
 from synth3d.completion.request import CompleteRequest
+from synth3d.completion.workers import why_lost, work_through
 from synth3d.errors import InputError
 from synth3d.files import progress, read_json
 from synth3d.images import Scale, check_same_grid

@@ -24,19 +24,19 @@ from synth3d import __version__
 from synth3d.cohort import Modality, find_cases, is_table, recode, untold_patients
 from synth3d.completion.case import Begun
 from synth3d.completion.derivative import bids_sources, write_description
-from synth3d.completion.executor import (
-    HeldElsewhere,
-    InThisProcess,
-    open_executor,
-    why_lost,
-    work_through,
-)
 from synth3d.completion.loading import forget_makers, maker_of
 from synth3d.completion.plan import Job, Made, plan
 from synth3d.completion.receipts import FORMAT, NOTICE, Layout, write_dataset_json
 from synth3d.completion.request import CompleteRequest
-from synth3d.completion.stages import in_stages
 from synth3d.completion.state import expect, failure_of, forget_failure, note_failure
+from synth3d.completion.workers import (
+    HeldElsewhere,
+    InThisProcess,
+    in_stages,
+    open_executor,
+    why_lost,
+    work_through,
+)
 from synth3d.errors import InputError
 from synth3d.files import copy, link_or_copy, progress, sha256, sweep, write_json
 from synth3d.images import read_label, write_like

@@ -1,10 +1,10 @@
 """A case as the network is fed: prepared, drawn as patches or slices, batched."""
 
 from synth3d.data.batch import Batch
+from synth3d.data.cache import LIMIT_GB, Hashes, Packed, Store, hashes_of, pack
 from synth3d.data.feeding import check_workers
 from synth3d.data.misalign import misalign
 from synth3d.data.options import DataConfig, MisalignConfig
-from synth3d.data.packed import Packed, pack
 from synth3d.data.patches import Stream
 from synth3d.data.prepared import (
     Prepared,
@@ -17,7 +17,6 @@ from synth3d.data.prepared import (
 from synth3d.data.roles import Roles, looks
 from synth3d.data.shelf import CaseError, Checked, Facts, Shelf, fill, refuse_contradictions
 from synth3d.data.slices import restore, seen, spacing_seen
-from synth3d.data.store import LIMIT_GB, Hashes, Store, hashes_of
 from synth3d.data.task import Task, seed_of
 
 __all__ = [

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from synth3d.data.packed import BRAIN, TUMOUR, Packed
+from synth3d.data.cache import BRAIN, TUMOUR, Packed
 
 LEAST = float(np.finfo(np.float32).tiny)
 """Chances of 0 fall on nothing; TorchIO has the same."""

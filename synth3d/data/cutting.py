@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from synth3d.data.batch import Batch
+from synth3d.data.cache import BRAIN, CLASS, Packed
 from synth3d.data.centres import Centres, Frame3d, centres_of
 from synth3d.data.options import DataConfig
-from synth3d.data.packed import BRAIN, CLASS, Packed
 from synth3d.data.task import Task
 from synth3d.errors import InputError
 from synth3d.images import xyz_to_zyx

@@ -28,11 +28,11 @@ from torchio.transforms import Compose, Pad, RandomAffine, RandomFlip, Transform
 
 from synth3d.cohort import Case, parse_modality
 from synth3d.data.batch import Batch
+from synth3d.data.cache import Packed
 from synth3d.data.centres import Frame3d, centres_of
 from synth3d.data.cutting import Cutter, Patch, collate, frame_around, known_of
 from synth3d.data.misalign import draw_motion, move
 from synth3d.data.options import DataConfig, MisalignConfig
-from synth3d.data.packed import Packed
 from synth3d.data.prepared import Prepared
 from synth3d.data.slices import (
     brain_box,

@@ -10,12 +10,11 @@ from functools import partial
 import numpy as np
 
 from synth3d.cohort import Case, Reading, contradictions, notes_of
+from synth3d.data.cache import Hashes, Packed, Store, key_of, make
 from synth3d.data.cutting import check_drawable
 from synth3d.data.misalign import misalign
 from synth3d.data.options import DataConfig, MisalignConfig
-from synth3d.data.packed import Packed
 from synth3d.data.prepared import Prepared
-from synth3d.data.store import Hashes, Store, key_of, make
 from synth3d.data.task import Task
 from synth3d.errors import InputError
 from synth3d.files import progress

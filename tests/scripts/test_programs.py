@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
-FILES = sorted((Path(__file__).parents[2] / "scripts").glob("*.py"))
-SCRIPTS = [file for file in FILES if "__main__" in file.read_text("utf-8")]
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "scripts").rglob("*.py"))
+SCRIPTS = [file.relative_to(ROOT) for file in FILES if "__main__" in file.read_text("utf-8")]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_it_runs_as_a_program(script):
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    """By its path; one of several files as a module."""
+    module = ["-m", ".".join(script.with_suffix("").parts)]
+    words = [sys.executable, *([script] if script.parent.name == "scripts" else module), "--help"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     assert "examples:" in done.stdout

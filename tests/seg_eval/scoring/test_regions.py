@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from seg_eval.scoring.regions import REGIONS, from_brats_2023, region_masks
-from synth3d.cohort.labels import SCHEMES
+from synth3d.cohort.labels.schemes import SCHEMES
 
 
 def test_regions_of_hand_made_labels():

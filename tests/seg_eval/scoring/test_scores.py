@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from seg_eval.scoring.regions import region_masks
 from seg_eval.scoring.scores import EMPTY_RULES, METRICS, Score, counted, score_case
-from synth3d.cohort.labels import SCHEMES
+from synth3d.cohort.labels.schemes import SCHEMES
 
 MASKS = arrays(bool, (3, 4, 2))
 SPACING = (2.0, 1.0, 0.5)

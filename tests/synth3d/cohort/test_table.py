@@ -8,7 +8,7 @@ from synth3d.cli import main
 from synth3d.cohort import find_cases
 from synth3d.errors import InputError
 from synth3d.images.volumes import write_new
-from tests.synth3d.cohort.test_names import touch
+from tests.synth3d.cohort.naming.test_names import touch
 
 FILES = ["x/a.nii.gz", "x/b.nii.gz", "x/m.nii.gz", "y/c.NII"]
 

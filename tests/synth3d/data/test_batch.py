@@ -10,8 +10,8 @@ from torch import Tensor
 
 from synth3d.data import patches
 from synth3d.data.batch import Batch
+from synth3d.data.cache.packed import pack
 from synth3d.data.options import DataConfig
-from synth3d.data.packed import pack
 from synth3d.data.patches import Stream
 from synth3d.data.task import Task
 from synth3d.losses import masked_mean

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synth3d.data.cache.packed import pack
 from synth3d.data.misalign import CONTROL_POINTS, Motion, draw_motion, misalign, move
 from synth3d.data.options import DataConfig, MisalignConfig
-from synth3d.data.packed import pack
 from synth3d.data.patches import Stream
 from synth3d.data.slices import seen
 from synth3d.data.task import Task

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from synth3d.data.cache.packed import pack
 from synth3d.data.cutting import check_drawable
 from synth3d.data.options import DataConfig
-from synth3d.data.packed import pack
 from synth3d.data.patches import Stream, to_subject
 from synth3d.data.slices import seen
 from synth3d.data.task import Task

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synth3d.data.batch import Batch
+from synth3d.data.cache.packed import pack
 from synth3d.data.options import DataConfig
-from synth3d.data.packed import pack
 from synth3d.data.patches import Stream
 from synth3d.data.task import Task, draw_any, drop_sources
 from synth3d.errors import InputError

@@ -15,7 +15,7 @@ import pytest
 
 from synth3d.cohort import find_cases, make_splits
 from synth3d.completion import HeldElsewhere, InThisProcess, Processes, work_through
-from synth3d.completion import executor as executor_module
+from synth3d.completion.workers import executor as executor_module
 from synth3d.errors import InputError
 from synth3d.experiments import cells as cells_module
 from synth3d.experiments.cells import Progress, _run, do, duration, train_command, work

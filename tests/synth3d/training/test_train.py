@@ -15,8 +15,8 @@ import torch
 
 from synth3d.cohort import find_cases
 from synth3d.cohort.splits import Splits, make_splits
+from synth3d.data.cache.packed import pack
 from synth3d.data.options import DataConfig, MisalignConfig
-from synth3d.data.packed import pack
 from synth3d.data.patches import Stream
 from synth3d.data.prepared import prepare
 from synth3d.errors import InputError

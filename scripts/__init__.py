@@ -1,0 +1,1 @@
+"""Programs beside the packages; none is installed."""

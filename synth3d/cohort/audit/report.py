@@ -1,0 +1,200 @@
+"""An audit as text for a reader and as JSON for a program."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from synth3d.cohort.audit.facts import CaseFacts
+from synth3d.cohort.audit.headers import fix_headers
+from synth3d.cohort.audit.problems import Audit, audit
+from synth3d.cohort.naming import ALL_MODALITIES, Modality
+from synth3d.cohort.survey import look
+from synth3d.cohort.table import draft_table, given_cohort
+from synth3d.errors import InputError, visible
+
+NAMED_CASES = 5
+"""At most so many case names are listed beside a rare grid or set of sequences."""
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """What ``synth3d audit`` is asked for; the fields are its flags, see its ``--help``.
+
+    Either ``folder`` or ``cohort_table`` says where the cohort is.
+    """
+
+    folder: Path | None = None
+    splits: Path | None = None
+    labels: str | None = None
+    json: bool = False
+    fix_headers: Path | None = None
+    cohort_table: Path | None = None
+    write_table: Path | None = None
+
+    @property
+    def cohort(self) -> Path:
+        """The folder or the table.
+
+        Raises:
+            InputError: Neither is given, or both.
+        """
+        return given_cohort(self.folder, self.cohort_table)
+
+
+def run_audit(request: AuditRequest) -> int:
+    """Print an audit, as :func:`audit`: 1 when something would break a run, else 0.
+
+    With ``fix_headers`` write corrected copies there instead, and 1 is a case without a remedy.
+    Where a table is to be drafted, that is done instead, and nothing is opened.
+    """
+    if request.write_table is not None:
+        return _write_table(request.cohort, request.write_table)
+    if request.fix_headers is not None:
+        fixed = fix_headers(request.cohort, request.fix_headers)
+        print("\n".join([*fixed.lines, *(f"error: {text}" for text in fixed.failed)]))
+        return 1 if fixed.failed else 0
+    result = audit(request.cohort, request.splits, request.labels)
+    print(audit_json(result) if request.json else format_audit(result))
+    return 1 if result.errors else 0
+
+
+def _write_table(root: Path, path: Path) -> int:
+    """Draft a table of whatever lies under ``root``; 1 where it wants correcting, else 0."""
+    if path.exists():
+        raise InputError(f"{path} is there already; remove it or write to another file")
+    survey = look(root)
+    rows = draft_table(path, survey, root)
+    open_ends = len(survey.ambiguous) + len(survey.unread) + len(survey.unrecognised)
+    print(f"{_count(rows, 'row')} written to {path}: correct it and give it to --cases")
+    if open_ends:
+        print(f"{_count(open_ends, 'image')} in it must be put into the right column or taken out")
+    return 1 if open_ends else 0
+
+
+def format_audit(audit: Audit) -> str:
+    """A page of text: what the cohort holds, then what is wrong, errors first."""
+    patients = len({fact.case.patient for fact in audit.cases})
+    lines = [
+        f"{_count(len(audit.cases), 'case')} of {_count(patients, 'patient')} in {audit.folder}, "
+        f"named as {audit.naming}",
+        "",
+        *_table(
+            ("sequence", "cases", "intensity (p99 of the head)", "share of the head shown"),
+            [_sequence_row(audit, modality) for modality in _held(audit)],
+        ),
+        "",
+        *_table(("held", "cases", ""), _tally(audit, _holdings)),
+        "",
+        *_table(("grid (z, y, x), mm, axes", "cases", ""), _tally(audit, _grid_text)),
+        "",
+        f"labels: {_label_text(audit)}",
+    ]
+    if audit.splits:
+        sides = ", ".join(f"{side} {len(names)}" for side, names in asdict(audit.splits).items())
+        lines.append(f"splits: {sides}")
+    return "\n".join(map(visible, [*lines, "", *_problem_lines(audit)]))
+
+
+def audit_json(audit: Audit) -> str:
+    """All facts and problems as indented JSON."""
+    value = {
+        "folder": str(audit.folder),
+        "naming": audit.naming,
+        "ok": not audit.errors,
+        "patients": len({fact.case.patient for fact in audit.cases}),
+        "splits": asdict(audit.splits) if audit.splits else None,
+        "problems": [asdict(problem) for problem in audit.problems],
+        "cases": [_case_json(fact) for fact in audit.cases],
+    }
+    return json.dumps(value, indent=2, allow_nan=False)
+
+
+def _case_json(fact: CaseFacts) -> dict[str, Any]:
+    grid = fact.grid
+    return {
+        "name": fact.name,
+        "patient": fact.case.patient,
+        "sequences": list(fact.case.images),
+        "label": fact.case.label is not None,
+        "label_values": fact.reading and fact.reading.values,
+        "label_scheme": fact.reading and asdict(fact.reading.scheme),
+        "label_scheme_told_by": fact.reading and fact.reading.evidence,
+        "centre": fact.case.centre,
+        "shape_zyx": grid and grid.shape_zyx,
+        "spacing_zyx_mm": grid and [round(edge, 6) for edge in grid.spacing_mm],
+        "orientation": grid and grid.orientation,
+        "intensity_p99": fact.top,
+        "head_coverage": {m: round(share, 4) for m, share in fact.coverage.items()},
+        "digests": fact.digests,
+    }
+
+
+def _held(audit: Audit) -> list[Modality]:
+    return [m for m in ALL_MODALITIES if any(m in fact.case.images for fact in audit.cases)]
+
+
+def _sequence_row(audit: Audit, modality: Modality) -> tuple[str, ...]:
+    held = [fact for fact in audit.cases if modality in fact.case.images]
+    tops = [fact.top[modality] for fact in held if modality in fact.top]
+    shares = [fact.coverage[modality] for fact in held if modality in fact.coverage]
+    scale = f"{min(tops):.4g} to {max(tops):.4g}" if tops else "-"
+    share = f"{min(shares):.0%} to {max(shares):.0%}" if shares else "-"
+    return modality, str(len(held)), scale, share
+
+
+def _holdings(fact: CaseFacts) -> str:
+    return " ".join([*fact.case.images, *(["label"] if fact.case.label else [])]) or "nothing"
+
+
+def _grid_text(fact: CaseFacts) -> str:
+    if fact.grid is None:
+        return "unreadable"
+    shape = " x ".join(str(n) for n in fact.grid.shape_zyx)
+    spacing = " x ".join(f"{edge:.4g}" for edge in fact.grid.spacing_mm)
+    return f"{shape}, {spacing}, {fact.grid.orientation}"
+
+
+def _tally(audit: Audit, describe: Callable[[CaseFacts], str]) -> list[tuple[str, ...]]:
+    """(what, how many, which) for each description, commonest first; the first needs no names."""
+    rows = []
+    for what, count in Counter(map(describe, audit.cases)).most_common():
+        names = [fact.name for fact in audit.cases if describe(fact) == what] if rows else []
+        more = f" and {len(names) - NAMED_CASES} more" if len(names) > NAMED_CASES else ""
+        rows.append((what, str(count), ", ".join(names[:NAMED_CASES]) + more))
+    return rows
+
+
+def _label_text(audit: Audit) -> str:
+    """Which schemes the labels follow and in how many cases, the commonest first."""
+    readings = [fact.reading for fact in audit.cases if fact.reading is not None]
+    unread = sum(fact.case.label is not None for fact in audit.cases) - len(readings)
+    found = Counter((one.scheme.name, one.scheme.text) for one in readings).most_common()
+    parts = [f"in {_count(n, 'case')}, {name}: {text}" for (name, text), n in found]
+    parts += [f"in {_count(unread, 'case')}, of unknown meaning"] if unread else []
+    return "; ".join(parts) or "none"
+
+
+def _problem_lines(audit: Audit) -> list[str]:
+    lines = [
+        f"{one.severity}: {f'{one.case}: ' if one.case and one.case not in one.message else ''}"
+        f"{one.message}"
+        for one in audit.problems
+    ]
+    errors = _count(len(audit.errors), "error") if audit.errors else "nothing"
+    warnings = _count(len(audit.problems) - len(audit.errors), "warning")
+    return [*lines, *([""] if lines else []), f"{errors} would break a run, {warnings}"]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [head, *rows]
+    ]

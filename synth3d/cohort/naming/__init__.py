@@ -1,0 +1,49 @@
+"""What the names of files and folders say: the sequence, the case, the patient."""
+
+from synth3d.cohort.naming.layouts import (
+    LABEL_TOKENS,
+    TOKENS,
+    Claim,
+    claim_by_name,
+    claim_of,
+    claims,
+    lost_link,
+)
+from synth3d.cohort.naming.nnunet import nnunet_channels, nnunet_claims, nnunet_dataset
+from synth3d.cohort.naming.patients import doubtful_patients, patient_of, untold_patients
+from synth3d.cohort.naming.vocabulary import (
+    ALL_MODALITIES,
+    GENERIC,
+    MODALITIES,
+    Modality,
+    Role,
+    ending_of,
+    parse_modality,
+    stem_of,
+    words_of,
+)
+
+__all__ = [
+    "ALL_MODALITIES",
+    "Claim",
+    "GENERIC",
+    "LABEL_TOKENS",
+    "MODALITIES",
+    "Modality",
+    "Role",
+    "TOKENS",
+    "claim_by_name",
+    "claim_of",
+    "claims",
+    "doubtful_patients",
+    "ending_of",
+    "lost_link",
+    "nnunet_channels",
+    "nnunet_claims",
+    "nnunet_dataset",
+    "parse_modality",
+    "patient_of",
+    "stem_of",
+    "untold_patients",
+    "words_of",
+]
