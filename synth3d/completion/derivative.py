@@ -12,7 +12,7 @@ from typing import Any
 from synth3d import __version__
 from synth3d.completion.receipts import Layout
 from synth3d.errors import InputError
-from synth3d.files import claim, read_json, read_object, write_json, write_text
+from synth3d.files import claim, read_json, read_object, sweep, write_json, write_text
 
 BIDS_VERSION = "1.10.0"
 """Of the specification that names, links and this description follow."""
@@ -37,6 +37,7 @@ def write_description(layout: Layout, data: Path, made_by: str) -> None:
     """
     path = layout.out / "dataset_description.json"
     with claim(layout.lock(path.name), wait=True):
+        sweep(layout.out, {path.name, ".bidsignore"})
         there = read_object(path) if path.exists() else {}
         if there and there.get("DatasetType") != "derivative":
             raise InputError(

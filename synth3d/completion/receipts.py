@@ -22,7 +22,16 @@ from synth3d.cohort import (
     stem_of,
 )
 from synth3d.errors import InputError
-from synth3d.files import claim, place, read_json, read_object, refuse_link, sha256, write_json
+from synth3d.files import (
+    claim,
+    place,
+    read_json,
+    read_object,
+    refuse_link,
+    sha256,
+    sweep,
+    write_json,
+)
 
 FORMAT = 1
 """Raised when receipts of an older version no longer count."""
@@ -192,6 +201,7 @@ def write_dataset_json(layout: Layout, cases: Sequence[Case], overwrite: bool) -
     }
     path = layout.out / "dataset.json"
     with claim(layout.lock(path.name), wait=True):
+        sweep(layout.out, {path.name})
         there = read_json(path) if path.exists() else None
         if there not in (None, wanted) and not overwrite:
             raise InputError(f"{path} describes another dataset; --overwrite replaces it")

@@ -25,6 +25,7 @@ from synth3d.files import (
     read_object,
     refuse_link,
     sha256,
+    sweep,
     write_json,
 )
 
@@ -64,6 +65,7 @@ def expect(out: Path, names: Sequence[str]) -> None:
     """Note which cases the cohort in ``out`` is to have, beside those that others noted."""
     path = out / "cohort.json"
     with _alone(path):
+        sweep(out, {path.name})
         known = _cases_in(path)
         if wanted := {*names} - {*known}:
             write_json(path, {"cases": sorted({*known, *wanted})})
@@ -140,6 +142,7 @@ def verify(out: Path) -> list[CaseState]:
             seen[name] = before
     if receipts:
         with _alone(out / "verified.json"):
+            sweep(out, {"verified.json"})
             known = {k: v for k, v in _verified(out).items() if k in receipts and k not in found}
             write_json(out / "verified.json", known | seen)
     return [

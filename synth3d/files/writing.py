@@ -121,9 +121,9 @@ class HashedFile:
 def sweep(folder: Path, names: Collection[str] | None = None) -> None:
     """Remove what killed processes left half-written below ``folder``, where nobody else writes.
 
-    With ``names`` only what was to become a file called so.
+    With ``names`` only what was to become a file called so, in the folder itself.
     """
-    for path in folder.rglob(".partial-*"):
+    for path in folder.rglob(".partial-*") if names is None else folder.glob(".partial-*"):
         if names is None or path.name.split("-", 2)[-1] in names:
             with contextlib.suppress(OSError):
                 path.unlink()

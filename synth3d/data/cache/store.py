@@ -27,7 +27,7 @@ from synth3d.data.roles import looks
 from synth3d.data.slices import seen
 from synth3d.data.task import Task
 from synth3d.errors import InputError
-from synth3d.files import claim, make_folder, progress, sha256, write_text
+from synth3d.files import claim, make_folder, progress, sha256, sweep, write_text
 
 ENDING = ".case"
 ABANDONED = 3600.0
@@ -132,6 +132,7 @@ class Store:
             return found
         with claim(self.folder / f"{key}.lock", wait=True):
             if (found := self.find(key)) is None:
+                sweep(self.folder, {self.path(key).name})
                 packed = make()
                 self._make_room(packed.nbytes)
                 save(packed, self.path(key))

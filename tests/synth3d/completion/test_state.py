@@ -36,7 +36,12 @@ def states(out):
 def test_parts_add_up_and_are_counted(complete, tmp_path, capsys, form):
     out = tmp_path / "out"
     for number, state in ((1, "missing"), (2, "done")):
+        out.mkdir(exist_ok=True)
+        left = [out / f".partial-1-{name}" for name in ("cohort.json", "dataset.json")]
+        for path in left:  # of a process that was killed
+            path.write_text("{")
         one, two = complete(part=f"{number}/2", format=form)
+        assert [path.exists() for path in left] == [False, form == "brats"]
         assert [one.case, two.case] == NAMES[number - 1 :: 2]
         assert states(out) == {n: "done" if n in NAMES[::2] else state for n in NAMES}
         assert main(["status", str(out)]) == (1 if number == 1 else 0)

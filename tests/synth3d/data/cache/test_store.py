@@ -148,8 +148,11 @@ def test_an_entry_that_is_gone_or_damaged_is_made_anew(shelf_in):
         path.unlink()
         if damaged is not None:
             path.write_bytes(damaged)
+        left = path.with_name(f".partial-1-{path.name}")  # by a process that was killed
+        left.write_bytes(content[:500])
         assert same(shelf_in()[0], before)
         assert path.stat().st_size == len(content)
+        assert not left.exists()
 
 
 def test_an_entry_is_made_once_however_many_ask(shelf_in, cases):
