@@ -11,6 +11,7 @@ from synth3d.cohort.evidence import (
     read_segmentation,
     scheme_of_name,
 )
+from synth3d.cohort.gaps import FEWEST, never_together, seen_together
 from synth3d.cohort.label_names import LabelCodes, dataset_scheme, painted_codes
 from synth3d.cohort.labels import (
     CLASSES,
@@ -62,6 +63,7 @@ __all__ = [
     "AuditRequest",
     "CLASSES",
     "Case",
+    "FEWEST",
     "Finding",
     "LabelCodes",
     "LabelScheme",
@@ -90,6 +92,7 @@ __all__ = [
     "lacks_tissues",
     "listed",
     "make_splits",
+    "never_together",
     "nnunet_dataset",
     "nnunet_integers",
     "nnunet_regions",
@@ -109,6 +112,7 @@ __all__ = [
     "require",
     "run_audit",
     "scheme_of_name",
+    "seen_together",
     "shared_patients",
     "split_problems",
     "stem_of",

@@ -17,6 +17,7 @@ import numpy as np
 from synth3d.cohort.cases import Case, Survey
 from synth3d.cohort.content import findings
 from synth3d.cohort.evidence import Reading, read_segmentation
+from synth3d.cohort.gaps import never_together
 from synth3d.cohort.labels import parse_scheme
 from synth3d.cohort.patients import doubtful_patients
 from synth3d.cohort.readings import contradictions, lacks_tissues, listed
@@ -275,6 +276,7 @@ def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -
         *_duplicates(facts, chosen),
         *(Problem("warning", None, sentence) for sentence in doubtful_patients(patients)),
         *_odd_scales(facts),
+        *(Problem("warning", None, one) for one in never_together(c.images for c in survey.cases)),
     ]
     if chosen:
         problems += [Problem("error", None, text) for text in split_problems(chosen, survey.cases)]
