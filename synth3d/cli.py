@@ -169,8 +169,9 @@ def _add_train(commands: Any) -> None:
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--labels", metavar="SCHEME", help=LABELS)
     add("--target", "--missing",
-        help="t1|t1ce|t2|flair|pd, or new names; several with commas: one network makes them all")
-    add("--sources", help="comma-separated; default: the others")
+        help="t1|t1ce|t2|flair|pd, or new names; several with commas: one network makes them all; "
+        "any: one network makes whatever a case lacks from whatever it has")
+    add("--sources", help="comma-separated; default: the others; for any: those of the cohort")
     add("--recipe", help="a shipped name or a .toml/.json file; default: phantom without --data, "
         "else cpu, gpu, or gpu-8gb where the GPU has less than 20 GB; -2d of it for slices")
     add("--model", help="agi-net, resunet, deform-resunet or arc-resunet")

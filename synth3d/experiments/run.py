@@ -248,7 +248,10 @@ def _base_values(
     shared = ("data", "dim", "plane", "target", "sources", "recipe", "threads")
     given = {name: getattr(request, name) for name in shared}
     asked = TrainRequest(**given, assign=tuple(request.assign))
-    values = normalised(to_plain(resolve(asked, device)))
+    config = resolve(asked, device)
+    if config.mode != "fixed":
+        raise InputError("ablate compares runs of fixed targets; give --target, as in --target t2f")
+    values = normalised(to_plain(config))
     assigned = [parse_assignment(text)[0] for text in request.assign]
     wanted = values["train"]["precision"]
     emulated = device == "cpu" and suited(wanted, device) != wanted

@@ -110,9 +110,10 @@ of that name of whichever ``framework`` is in use; a framework without it refuse
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that makes a run what it is."""
+    """Everything that makes a run what it is; ``mode`` as in :class:`synth3d.data.Task`."""
 
     dim: int = 3
+    mode: str = "fixed"
     sources: tuple[Modality, ...] = ("t1n", "t1c", "t2w")
     targets: tuple[Modality, ...] = ("t2f",)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -139,7 +140,13 @@ class RunConfig:
     @property
     def task(self) -> Task:
         """From which sequences which are made."""
-        return Task(self.dim, self.sources, self.targets)
+        return Task(self.dim, self.sources, self.targets, self.mode)
+
+    @property
+    def words(self) -> str:
+        """What is made from what, as ``t1n+t1c -> t2f`` or ``any of t1n+t1c+t2f``."""
+        sources, targets = "+".join(self.sources), "+".join(self.targets)
+        return f"any of {sources}" if self.mode == "any" else f"{sources} -> {targets}"
 
 
 def build_framework(config: RunConfig, training: bool = True) -> Framework:

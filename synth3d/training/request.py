@@ -52,8 +52,10 @@ class TrainRequest:
             case tell.
         dim: ``2d`` or ``3d``.
         plane: ``axial``, ``coronal`` or ``sagittal``, for 2d.
-        target: Sequences to make, comma-separated.
-        sources: Sequences to look at, comma-separated; None is the others.
+        target: Sequences to make, comma-separated; or ``any``: one network makes whatever a case
+            lacks.
+        sources: Sequences to look at, comma-separated; None is the others. For ``any``: those that
+            are looked at and made; None is those of a recipe for ``any``, else of the cohort.
         recipe: A shipped name or a .toml or .json file; None suits data, device, its memory
             and ``dim``.
         model: A name in ``synth3d.models.GENERATORS``.
@@ -130,11 +132,12 @@ def find_cohort(
     return folder, cases, chosen
 
 
-def resolve(request: TrainRequest, device: str) -> RunConfig:
+def resolve(request: TrainRequest, device: str, held: Sequence[Modality] = ()) -> RunConfig:
     """Defaults ← recipe ← the request's own fields ← its ``assign``.
 
     A recipe's bfloat16 becomes float32 where ``device`` would emulate it. Who asks for it by
-    name, or with a saved configuration (.json), gets it.
+    name, or with a saved configuration (.json), gets it. ``held`` are the sequences of the cohort;
+    as long as nobody knows them, mode ``any`` has those of BraTS and of the recipe.
 
     Raises:
         InputError: An unknown key or name, a wrong type, or values that do not fit.
@@ -164,17 +167,29 @@ def resolve(request: TrainRequest, device: str) -> RunConfig:
             override(values, key, value)
     if request.patch:
         override(values, "data.overlap", tuple(side // 8 * 2 for side in request.patch))
-    if request.target:
-        targets: list[Modality] = [parse_modality(name) for name in request.target.split(",")]
-        override(values, "sources", _others(values, targets))
-        override(values, "targets", targets)
-    if request.sources:
-        override(values, "sources", [parse_modality(name) for name in request.sources.split(",")])
+    _take_target(values, request)
     for text in request.assign:
         override(values, *parse_assignment(text))
     if not flatten(values).get("train.threads"):
         override(values, "train.threads", os.cpu_count() or 1)
+    if values.get("mode") == "any":  # one list, whoever names it
+        named = values.get("sources") or held or ALL_MODALITIES[:4]
+        values["sources"] = values["targets"] = named
     return parse(RunConfig, values)
+
+
+def _take_target(values: dict[str, Any], request: TrainRequest) -> None:
+    """Into ``values``: the mode and both lists; those of a fixed recipe say nothing of any."""
+    if request.target and request.target.strip().lower() == "any":
+        if values.get("mode") != "any":
+            values |= {"mode": "any", "sources": (), "targets": ()}
+    elif request.target:
+        targets: list[Modality] = [parse_modality(name) for name in request.target.split(",")]
+        override(values, "mode", "fixed")
+        override(values, "sources", _others(values, targets))
+        override(values, "targets", targets)
+    if request.sources:
+        override(values, "sources", [parse_modality(name) for name in request.sources.split(",")])
 
 
 def _others(values: dict[str, Any], targets: Sequence[Modality]) -> list[Modality]:
@@ -209,7 +224,8 @@ def run_name(config: RunConfig, folder: Path, splits: Splits) -> str:
     """``t2f-agi-net-<cohort>-<hash>``: the same command always means the same folder."""
     identity = [to_plain(config), str(folder.resolve()), splits.train, splits.val, splits.test]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    made = f"{'-'.join(config.targets)}-{config.model.name}"
+    made = "any" if config.mode == "any" else "-".join(config.targets)
+    made = f"{made}-{config.model.name}"
     return f"{made}-{plain(folder.resolve().name)}-{digest}"
 
 
@@ -294,6 +310,8 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     if not (request.dry_run or finished):
         check_workers(config.task, config.data)
     folder, cases, splits = find_cohort(request.data, request.splits, request.work)
+    held = [name for name in ALL_MODALITIES if any(name in case.images for case in cases)]
+    config = resolve(request, device, held)
     print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
     run = place(request.work / "runs", request.name or run_name(config, folder, splits))
     print(

@@ -11,6 +11,7 @@ import torch
 from synth3d.cli import build_parser, main
 from synth3d.cohort import find_cases
 from synth3d.cohort.splits import make_splits
+from synth3d.data.task import Task
 from synth3d.errors import InputError
 from synth3d.images.volumes import read_label, write_like
 from synth3d.training import TrainRequest, recipe_names, resolve, train_run
@@ -84,6 +85,24 @@ def test_a_targets_sources_are_the_others_of_the_recipe_or_of_brats():
         assign = grid if target == "t2" else ()
         request = TrainRequest(recipe=recipe, target=target, assign=assign)
         assert resolve(request, "cpu").sources == sources
+
+
+def test_any_is_one_list_of_whoever_names_it_first(tmp_path):
+    """The flag, then a recipe for any, then the cohort; a fixed recipe's lists say nothing."""
+    four = ("t1n", "t1c", "t2w", "t2f")
+    recipe = tmp_path / "any.toml"
+    recipe.write_text('mode = "any"\nsources = ["t1n", "t2w", "t2f"]\n')
+    for given, held, sequences in (
+        ({"recipe": "ixi-2d"}, (), four),
+        ({"recipe": "ixi-2d"}, ("t1n", "t2w", "pd"), ("t1n", "t2w", "pd")),
+        ({"recipe": str(recipe)}, four, ("t1n", "t2w", "t2f")),
+        ({"recipe": str(recipe), "sources": "t1,flair"}, four, ("t1n", "t2f")),
+    ):
+        config = resolve(TrainRequest(target="any", **given), "cpu", held)
+        assert config.task == Task(config.dim, sequences, sequences, "any")
+    assert resolve(TrainRequest(recipe=str(recipe)), "cpu").mode == "any"
+    back = resolve(TrainRequest(recipe=str(recipe), target="t2"), "cpu")
+    assert (back.mode, back.sources) == ("fixed", ("t1n", "t2f"))
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
