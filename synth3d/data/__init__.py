@@ -1,6 +1,6 @@
 """A case as the network is fed: prepared, drawn as patches or slices, batched."""
 
-from synth3d.data.batch import Batch
+from synth3d.data.batch import Batch, head_of, only
 from synth3d.data.cache import LIMIT_GB, Hashes, Packed, Store, hashes_of, pack
 from synth3d.data.feeding import check_workers
 from synth3d.data.misalign import misalign
@@ -13,11 +13,12 @@ from synth3d.data.prepared import (
     prepare_read,
     read_on_one_grid,
     refuse_headers,
+    shown,
 )
 from synth3d.data.roles import Roles, looks
 from synth3d.data.shelf import CaseError, Checked, Facts, Shelf, fill, refuse_contradictions
 from synth3d.data.slices import restore, seen, spacing_seen
-from synth3d.data.task import Task, seed_of
+from synth3d.data.task import Task, seed_of, shown_of
 
 __all__ = [
     "Batch",
@@ -39,8 +40,10 @@ __all__ = [
     "fill",
     "fit_scale",
     "hashes_of",
+    "head_of",
     "looks",
     "misalign",
+    "only",
     "pack",
     "prepare",
     "prepare_read",
@@ -50,5 +53,7 @@ __all__ = [
     "restore",
     "seed_of",
     "seen",
+    "shown",
+    "shown_of",
     "spacing_seen",
 ]

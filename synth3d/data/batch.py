@@ -8,16 +8,27 @@ import torch
 from torch import Tensor
 
 
+def only(volumes: Tensor, which: Tensor) -> Tensor:
+    """``volumes`` (B, C, *) with zeros, whatever stood there, but for ``which`` (B, C) bool."""
+    mask = which.to(torch.bool).view(*which.shape, *[1] * (volumes.ndim - 2))
+    return torch.where(mask, volumes, 0)
+
+
+def head_of(volumes: Tensor) -> Tensor:
+    """(B, 1, *) bool, where any of ``volumes`` (B, C, *) is not 0: in mode ``any`` their brain."""
+    return (volumes != 0).any(1, keepdim=True)
+
+
 @dataclass(frozen=True)
 class Batch:
     """One training batch in the network's intensity scale; axes (B, C, D, H, W) or (B, C, H, W).
 
     Attributes:
         sources: (B, S, *); a source that is not ``present`` is exactly 0.
-        targets: (B, T, *).
+        targets: (B, T, *), the truth of all that the case has, ``wanted`` or not.
         present: (B, S) bool, which sources may be looked at.
         wanted: (B, T) bool, which targets count in the loss.
-        brain: (B, 1, *) bool.
+        brain: (B, 1, *) bool; in mode ``any`` that of the present sources (:func:`head_of`).
         label: (B, 1, *) int8, tumour classes as in BraTS 2023: 0 background, 1 necrosis,
             2 oedema, 3 enhancing; −1, unknown, everywhere if none is given. Necrosis is all
             of the non-enhancing core, a resection cavity is background.

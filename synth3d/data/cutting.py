@@ -103,9 +103,11 @@ class Cutter:
             windows = [frame.window(a, centre[a], flip) for a, flip in enumerate(self.flips)]
             inner, place = zip(*windows[::-1], strict=True)
             marks = self._laid(xyz_to_zyx(packed.marks)[inner][None], place)
+            sources = self._laid(packed.cut(task.sources, inner), place)
+            same = task.mode == "any"
             yield Patch(
-                self._laid(packed.cut(task.sources, inner), place),
-                self._laid(packed.cut(task.targets, inner), place),
+                sources,
+                sources if same else self._laid(packed.cut(task.targets, inner), place),
                 marks & BRAIN > 0,
                 (marks // CLASS).to(torch.int8) if packed.labelled[1] else None,
                 present,

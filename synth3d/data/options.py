@@ -124,7 +124,9 @@ class MisalignConfig:
         return bool(self.source) and bool(self.shift or self.rotate or self.elastic)
 
     def check_fits(self, task: Task) -> None:
-        """Refuse a source that ``task`` has not."""
+        """Refuse a source that ``task`` has not, or one that is a target as well."""
+        rule = "left out where mode is any: what moved would be made as well"
+        require(not self.source or task.mode == "fixed", "misalign.source", rule, self.source)
         _require_source("misalign.source", self.source, task)
 
 

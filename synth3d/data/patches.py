@@ -27,7 +27,7 @@ from torchio.constants import INTENSITY, LABEL, SAMPLING_MAP
 from torchio.transforms import Compose, Pad, RandomAffine, RandomFlip, Transform
 
 from synth3d.cohort import Case, parse_modality
-from synth3d.data.batch import Batch
+from synth3d.data.batch import Batch, head_of, only
 from synth3d.data.cache import Packed
 from synth3d.data.centres import Frame3d, centres_of
 from synth3d.data.cutting import Cutter, Patch, collate, frame_around, known_of
@@ -275,13 +275,14 @@ class Stream:
         return self.task.dim == 2 or moves or self.data.misregistration > 0
 
     def _hide(self, batch: Batch, generator: torch.Generator) -> Batch:
-        wanted = batch.wanted
+        """In mode ``any`` the brain is that of what is shown, as for a case that has no more."""
         if self.task.mode == "any":
             present, wanted = draw_any(batch.present, generator)
-        else:
-            present = drop_sources(batch.present, self.data.source_dropout, generator)
-        shown = present.view(*present.shape, *[1] * (batch.sources.ndim - 2))
-        return replace(batch, sources=batch.sources * shown, present=present, wanted=wanted)
+            sources = only(batch.sources, present)
+            parts = {"present": present, "wanted": wanted, "brain": head_of(sources)}
+            return replace(batch, sources=sources, **parts)
+        present = drop_sources(batch.present, self.data.source_dropout, generator)
+        return replace(batch, sources=only(batch.sources, present), present=present)
 
     def _cut_whole(self, subject: tio.Subject, present: Tensor, wanted: Tensor) -> Iterator[Patch]:
         """Patches of a case that was read whole."""

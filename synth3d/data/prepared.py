@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from synth3d.images import (
     resample,
 )
 
+LEAST = np.float32(2.0**-20)
+"""What a voxel of a sequence's own head is in mode ``any``, where its scale says 0."""
+
 MOST_CLIPPED = 0.05
 """Of the brain; the paper's convention has no place for images that are centred on 0."""
 
@@ -36,7 +39,9 @@ class Prepared:
         case: Where it came from.
         volumes: Per modality, float32, 0 outside the brain; only what the case has.
         scales: How each volume came from scanner units.
-        brain: Bool, the union of the sources' foregrounds: what is known when the target is not.
+        brain: Bool, the union of the sources' foregrounds: what is known when the target is not. In
+            mode ``any`` each volume is 0 where its own foreground is not, and nowhere else, so that
+            the brain of any subset can be told (:func:`shown`).
         tumour: Bool, where the label has a class, which a cavity has not; None without one.
         affine: Voxel (x, y, z) → mm.
         label: Int8, the label's classes as in :class:`synth3d.data.Batch`; None without one.
@@ -68,12 +73,14 @@ def prepare(
     sources: Sequence[Modality],
     targets: Sequence[Modality],
     data: DataConfig | None = None,
+    mode: str = "fixed",
 ) -> Prepared:
     """Read one case and bring it into the network's scale.
 
     The brain is where any source is not background, so that training sees the mask that a
     case with a missing target has. Of ``data`` the ``intensity``, ``common_grid`` and
-    ``labels`` count.
+    ``labels`` count. In ``mode`` ``any`` (:class:`synth3d.data.Task`) nothing of a sequence depends
+    on what others the case has.
 
     Raises:
         InputError: No source is there, a file is bad, the grids differ, or it cannot be told what
@@ -83,27 +90,50 @@ def prepare(
     have: list[Modality] = [n for n in dict.fromkeys((*sources, *targets)) if n in case.images]
     if not any(name in case.images for name in sources):
         raise InputError(f"case {case.name} has none of the sources {list(sources)}")
-    return prepare_read(case, read_on_one_grid(case, have, data.common_grid), sources, data)
+    raw = read_on_one_grid(case, have, data.common_grid)
+    return prepare_read(case, raw, sources, data, mode)
 
 
 def prepare_read(
-    case: Case, raw: Mapping[Modality, Volume], sources: Sequence[Modality], data: DataConfig
+    case: Case,
+    raw: Mapping[Modality, Volume],
+    sources: Sequence[Modality],
+    data: DataConfig,
+    mode: str = "fixed",
 ) -> Prepared:
     """As :func:`prepare`, of the volumes that :func:`read_on_one_grid` has read already."""
     have = list(raw)
-    brain = np.logical_or.reduce([foreground(raw[n].data) for n in have if n in sources])
+    heads = {name: foreground(raw[name].data) for name in have if name in sources}
+    brain = np.logical_or.reduce(list(heads.values()))
 
-    def scaled(volume: np.ndarray) -> tuple[Scale, np.ndarray]:
-        scale = fit_scale(volume, brain, data.intensity)
-        return scale, scale.apply(volume, brain & differs(volume, scale.background))
+    def scaled(name: Modality) -> tuple[Scale, np.ndarray]:
+        volume = raw[name].data
+        inside = heads[name] if mode == "any" else brain
+        scale = fit_scale(volume, inside, data.intensity)
+        if mode != "any":
+            return scale, scale.apply(volume, brain & differs(volume, scale.background))
+        return scale, without_zeros(scale.apply(volume, inside), inside)
 
-    found = side_by_side(scaled, [raw[name].data for name in have])
+    found = side_by_side(scaled, have)
     scales, volumes = (dict(zip(have, each, strict=True)) for each in zip(*found, strict=True))
     tumour, label, reading = None, None, None
     if case.label:
         label, reading = read_classes(case, data.labels or None)
         tumour = label > 0
     return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine, label, reading)
+
+
+def without_zeros(volume: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """``volume`` (D, H, W) float32 with ``LEAST`` where it is 0 ``inside``, and 0 elsewhere."""
+    return np.where(inside, np.where(volume == 0, LEAST, volume), np.float32(0))
+
+
+def shown(prepared: Prepared, names: Sequence[Modality]) -> Prepared:
+    """A case of mode ``any`` as :func:`prepare` gives it where it has none but ``names``."""
+    volumes = {name: volume for name, volume in prepared.volumes.items() if name in names}
+    scales = {name: prepared.scales[name] for name in volumes}
+    brain = np.logical_or.reduce([volume != 0 for volume in volumes.values()])
+    return replace(prepared, volumes=volumes, scales=scales, brain=brain)
 
 
 def fit_scale(volume: np.ndarray, brain: np.ndarray, intensity: str) -> Scale:

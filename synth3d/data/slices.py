@@ -15,7 +15,7 @@ from scipy.ndimage import find_objects
 from torch.nn import functional as F
 
 from synth3d.data.options import DataConfig
-from synth3d.data.prepared import Prepared
+from synth3d.data.prepared import Prepared, without_zeros
 from synth3d.data.task import Task
 from synth3d.images import Grid, turn_to
 
@@ -40,9 +40,16 @@ def seen(prepared: Prepared, task: Task, data: DataConfig) -> Prepared:
     if size in ((), own):
         return turned
     tumour, label = turned.tumour, turned.label
+
+    def resized(volume: np.ndarray) -> np.ndarray:
+        if task.mode != "any":
+            return _resize_inside(volume, turned.brain, size)
+        own = volume != 0  # no voxel of another sequence's head
+        return without_zeros(_resize_inside(volume, own, size), _resize(own, size) > 0)
+
     return replace(
         turned,
-        volumes={n: _resize_inside(v, turned.brain, size) for n, v in turned.volumes.items()},
+        volumes={name: resized(volume) for name, volume in turned.volumes.items()},
         brain=_resize(turned.brain, size) > 0,
         tumour=_resize(tumour, size) >= 0.5 if tumour is not None else None,
         affine=turned.affine @ _finer(own, size),

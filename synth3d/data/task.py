@@ -1,6 +1,7 @@
 """What is to be learnt: from which sequences to which, fixed or drawn anew for every batch."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,19 @@ class Task:
 def seed_of(text: str) -> int:
     """A 63-bit seed that follows from ``text`` alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def shown_of(names: Sequence[Modality], number: int) -> tuple[Modality, ...]:
+    """Which of ``names``, two or more, are shown of validation case ``number`` in mode ``any``.
+
+    All subsets but the whole and the empty one take turns, in one order for all runs.
+    """
+    subsets = [
+        tuple(name for place, name in enumerate(names) if bits >> place & 1)
+        for bits in range(1, 2 ** len(names) - 1)
+    ]
+    order = torch.randperm(len(subsets), generator=torch.Generator().manual_seed(seed_of("gaps")))
+    return subsets[int(order[number % len(subsets)])]
 
 
 def drop_sources(present: Tensor, chance: float, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,7 @@
 """What adversarial frameworks share, and pix2pix (Isola et al. 2017)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from cuda_ops import full_precision
 from synth3d.data import Batch
 from synth3d.errors import InputError
-from synth3d.frameworks.base import Framework, Options, Player, counted, masked_l1
+from synth3d.frameworks.base import EITHER, Framework, Options, Player, counted, masked_l1
 from synth3d.losses import OBJECTIVES, Objective
 from synth3d.models import PatchCritic
 
@@ -43,6 +43,8 @@ class Adversarial(Framework):
     how its scores become a loss (``objective``). Voxels outside the brain and targets that are not
     wanted are shown as 0, real and synthetic. For synthesis alone there is no critic.
     """
+
+    modes: ClassVar[frozenset[str]] = EITHER
 
     def prepare(self) -> None:
         """The critic, for training."""

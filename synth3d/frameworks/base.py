@@ -17,6 +17,8 @@ from synth3d.losses import masked_mean, spread
 from synth3d.models import Centred
 from synth3d.settings import require
 
+EITHER = frozenset({"fixed", "any"})
+"""The modes of a framework that learns whatever a batch wants from whatever it shows."""
 MOST = 2**16
 """Of any count."""
 
@@ -137,6 +139,11 @@ class Framework(nn.Module, ABC):
     def channels(n_sources: int, n_targets: int) -> tuple[int, int]:
         """(in, out) channels asked of the generator."""
         return n_sources, n_targets
+
+    @classmethod
+    def channels_of(cls, task: Task) -> tuple[int, int]:
+        """:meth:`channels` for ``task``."""
+        return cls.channels(len(task.sources), len(task.targets))
 
     @classmethod
     def centre(cls, generator: nn.Module, task: Task, options: Any) -> nn.Module:

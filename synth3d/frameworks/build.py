@@ -48,7 +48,7 @@ def build(
     shape = {key: getattr(model, key) for key in taken}
     if "time" in framework.needs:
         shape["time_embedding"] = True
-    channels = framework.channels(len(task.sources), len(task.targets))
+    channels = framework.channels_of(task)
     try:
         built = generator(*channels, dim=task.dim, **shape)
     except ValueError as error:

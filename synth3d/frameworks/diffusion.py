@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from synth3d.data import Batch, Task
-from synth3d.frameworks.base import Framework, Options, counted
+from synth3d.data import Batch, Task, head_of, only
+from synth3d.frameworks.base import EITHER, Framework, Options, counted
 from synth3d.frameworks.schedule import REFERENCE_STEPS, Schedule, gaussian_kl, gaussian_nll
 from synth3d.losses import masked_mean
 from synth3d.models import Centred
@@ -64,6 +64,7 @@ class Diffusion(Framework):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"time"})
+    modes: ClassVar[frozenset[str]] = EITHER
 
     def prepare(self) -> None:
         """The schedule."""
@@ -177,10 +178,13 @@ class Diffusion(Framework):
     def _ask(
         self, sources: Tensor, state: Tensor, index: Tensor, present: Tensor, wanted: Tensor
     ) -> Tensor:
-        """The generator's output, float32, at the steps ``index`` (B,) of the whole schedule."""
-        seen = (sources != 0).any(1, keepdim=True)
-        given = torch.cat([sources, state * seen], dim=1)
-        here = torch.cat([present, torch.ones_like(wanted)], dim=1)
+        """The generator's output, float32, at the steps ``index`` (B,) of the whole schedule.
+
+        The state of what is not wanted is not looked at: in training it would be its truth.
+        """
+        sources = only(sources, present)
+        given = torch.cat([sources, only(state * head_of(sources), wanted)], dim=1)
+        here = torch.cat([present, wanted], dim=1)
         time = (index * (REFERENCE_STEPS / len(self.schedule))).to(torch.float32)
         time = time.to(sources.device, non_blocking=True)
         n_targets = wanted.shape[1]

@@ -126,11 +126,16 @@ def residual_channel(task: Task, options: MedSynthOptions) -> int | None:
     """Which source ``train.medsynth.residual`` means: a channel, ``FIRST`` or None.
 
     Raises:
-        InputError: It is none of the sources.
+        InputError: It is none of the sources, or one that mode ``any`` may hide.
     """
     name = options.residual
     if name in ("first", "none"):
         return FIRST if name == "first" else None
+    if task.mode == "any":
+        raise InputError(
+            "train.medsynth.residual must be first or none where mode is any, since every source "
+            f"may be absent, got {name!r}"
+        )
     modality = parse_modality(name)
     if modality not in task.sources:
         raise InputError(

@@ -1,9 +1,10 @@
 """MM-GAN (Sharma & Hamarneh 2020): one network for every subset of missing sequences.
 
-Its tensor of all sequences is cat(sources, targets) here, C = S + T channels in and out. A
-channel's truth is known where it is a present source or a wanted target. In training some known
-channels are hidden, at least one and never all, and the network makes them from the others; in
-synthesis the targets and the absent sources are the hidden ones.
+Its tensor of all sequences is cat(sources, targets) here, C = S + T channels in and out; in mode
+``any``, where both are the same list, they are its C = S = T. A channel's truth is known where it
+is a present source or a wanted target. In training some known channels are hidden, at least one and
+never all, and the network makes them from the others; in synthesis the targets and the absent
+sources are the hidden ones.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from synth3d.data import Batch
+from synth3d.data import Batch, Task, head_of, only
 from synth3d.frameworks.adversarial import Adversarial, AdversarialOptions
 from synth3d.losses import masked_mean, spread
 from synth3d.models import PatchCritic
@@ -25,7 +26,8 @@ class MMGanOptions(AdversarialOptions):
     """``mmgan`` (Sharma & Hamarneh 2020): 0.9 L1 + 0.1 LSGAN with one verdict per sequence.
 
     ``missing``: which channels are hidden in training: ``any`` (the paper's: every subset of
-    sources and targets) or ``targets`` (always the targets, and sources at random).
+    sources and targets) or ``targets`` (always the targets, and sources at random; in mode ``any``
+    just what the batch wants).
     ``imputation``: what stands in for them: ``zeros``, ``noise`` or the ``mean`` of what is there.
     ``implicit_conditioning``: real channels go into the output as they are and only hidden ones
     count in L1. ``curriculum``: over this share of the steps the number of hidden channels
@@ -66,7 +68,7 @@ class MMGan(Adversarial):
 
     def make_critic(self) -> PatchCritic:
         """(B, 2 C, *) → (B, C, *s): one map of scores per sequence."""
-        n_channels = len(self.task.sources) + len(self.task.targets)
+        n_channels, _ = self.channels_of(self.task)
         return self.patch_critic(2 * n_channels, n_channels)
 
     @staticmethod
@@ -74,9 +76,19 @@ class MMGan(Adversarial):
         """All sequences in, all sequences out."""
         return n_sources + n_targets, n_sources + n_targets
 
+    @classmethod
+    def channels_of(cls, task: Task) -> tuple[int, int]:
+        """Each sequence once."""
+        return cls.channels(len(task.sources), 0 if task.mode == "any" else len(task.targets))
+
+    @property
+    def either(self) -> bool:
+        """Whether sources and targets are the same channels."""
+        return self.task.mode == "any"
+
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Terms ``l1`` and, once it has started, ``adversarial``."""
-        draws, truth, known = self.draws(batch, step), *_all_channels(batch)
+        draws, truth, known = self.draws(batch, step), *self.all_channels(batch)
         given = self.given(batch, step, draws)
         output = self.complete(truth, given, draws).float()
         mask = self.judged(batch, given)
@@ -84,7 +96,7 @@ class MMGan(Adversarial):
         terms = {"l1": self.options.l1_weight * l1}
         self._synthetic[batch.first], self._given[batch.first] = output.detach(), given
         if self.fights(step):
-            scores = self.judge(_shown(output, truth, known, batch.brain))
+            scores = self.judge(_shown(output, truth, known, self.brain(batch, given)))
             loss = self.objective(scores, torch.ones_like(scores))
             score = masked_mean(loss, spread(known, loss.ndim)) * batch.weight("verdicts")
             terms["adversarial"] = self.options.adversarial_weight * score
@@ -95,9 +107,9 @@ class MMGan(Adversarial):
         if not self.fights(step) or batch.first not in self._synthetic:
             return {}
         synthetic, given = self._synthetic.pop(batch.first), self._given.pop(batch.first)
-        truth, known = _all_channels(batch)
-        real = self.judge(_shown(truth, truth, known, batch.brain))
-        made = self.judge(_shown(synthetic, truth, known, batch.brain))
+        (truth, known), brain = self.all_channels(batch), self.brain(batch, given)
+        real = self.judge(_shown(truth, truth, known, brain))
+        made = self.judge(_shown(synthetic, truth, known, brain))
         mask, labels = spread(known, real.ndim), spread(given, real.ndim).to(made.dtype)
         if not self.options.implicit_conditioning:
             labels = torch.zeros_like(labels)
@@ -108,25 +120,44 @@ class MMGan(Adversarial):
     def masks(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """``voxels``, those that count in L1, and ``verdicts``, the sequences that are judged."""
         given = self.given(batch, step, self.draws(batch, step))
-        return {"voxels": self.judged(batch, given), "verdicts": _all_channels(batch)[1]}
+        return {"voxels": self.judged(batch, given), "verdicts": self.all_channels(batch)[1]}
 
     def given(self, batch: Batch, step: int, draws: Sequence[torch.Generator]) -> Tensor:
         """(B, C) bool: the known channels that are not hidden at ``step``."""
-        hidden = self.hidden(batch.known, batch.sources.shape[1], step, draws)
-        known = torch.cat([batch.present, batch.wanted], dim=1)
+        told, n_sources = batch.known, batch.sources.shape[1]
+        if self.either and self.options.missing == "targets":
+            return batch.present
+        if self.either:
+            told = told[:, :n_sources] | told[:, n_sources:]
+        hidden, known = self.hidden(told, n_sources, step, draws), self.all_channels(batch)[1]
         return known & ~hidden.to(known.device, non_blocking=True)
 
     def judged(self, batch: Batch, given: Tensor) -> Tensor:
         """(B, C, *) bool: the voxels that count in L1."""
-        known = torch.cat([batch.present, batch.wanted], dim=1)
+        known = self.all_channels(batch)[1]
         counts = known & ~given if self.options.implicit_conditioning else known
-        return batch.brain & spread(counts, batch.brain.ndim)
+        return self.brain(batch, given) & spread(counts, batch.brain.ndim)
+
+    def brain(self, batch: Batch, given: Tensor) -> Tensor:
+        """(B, 1, *) bool; in mode ``any`` that of what this framework shows, not the batch."""
+        return head_of(only(self.all_channels(batch)[0], given)) if self.either else batch.brain
+
+    def all_channels(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """All sequences (B, C, *), and (B, C) bool, whose truth is known."""
+        if not self.either:
+            truth = torch.cat([batch.sources, batch.targets], dim=1)
+            return truth, torch.cat([batch.present, batch.wanted], dim=1)
+        shown = spread(batch.present, batch.sources.ndim)
+        truth = torch.where(shown, batch.sources, batch.targets)
+        return truth, batch.present | batch.wanted
 
     def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
         """Targets and absent sources are the hidden ones; noise that stands in is one pattern."""
+        draws = [torch.Generator().manual_seed(0)]
+        if self.either:
+            return self.complete(sources, present, draws)
         blank = sources.new_zeros((len(sources), wanted.shape[1], *sources.shape[2:]))
         given = torch.cat([present, torch.zeros_like(wanted)], dim=1)
-        draws = [torch.Generator().manual_seed(0)]
         everything = torch.cat([sources, blank], dim=1)
         return self.complete(everything, given, draws)[:, sources.shape[1] :]
 
@@ -201,12 +232,6 @@ def impute(
     else:
         stand_in = shown.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     return torch.where(mask, truth, stand_in), torch.ones_like(given)
-
-
-def _all_channels(batch: Batch) -> tuple[Tensor, Tensor]:
-    """cat(sources, targets) (B, C, *), and (B, C) bool, whose truth is known."""
-    truth = torch.cat([batch.sources, batch.targets], dim=1)
-    return truth, torch.cat([batch.present, batch.wanted], dim=1)
 
 
 def _shown(output: Tensor, truth: Tensor, known: Tensor, brain: Tensor) -> Tensor:

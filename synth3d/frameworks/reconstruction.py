@@ -1,11 +1,12 @@
 """L1 alone: the floor every other framework must beat."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from synth3d.data import Batch
-from synth3d.frameworks.base import Framework, Options, masked_l1
+from synth3d.frameworks.base import EITHER, Framework, Options, masked_l1
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Reconstruction(Framework):
     """Minimises ``l1_weight`` × mean absolute error inside the brain."""
 
     Options = L1Options
+    modes: ClassVar[frozenset[str]] = EITHER
 
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """One term, ``l1``."""

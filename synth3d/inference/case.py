@@ -16,6 +16,8 @@ def synthesize_case(
 ) -> np.ndarray:
     """All targets of one case, whole, on its own grid; the same for slices and for volumes.
 
+    In mode ``any`` these are the sequences that the case lacks; other channels are free.
+
     The framework is ready to synthesise, on its device; autocast and gradients are the caller's.
     ``data`` is what it was trained with; without options its patch and overlap count.
 
@@ -27,7 +29,7 @@ def synthesize_case(
         framework,
         torch.from_numpy(view.sources(task.sources)),
         torch.tensor([name in view.volumes for name in task.sources]),
-        torch.ones(len(task.targets), dtype=torch.bool),
+        torch.tensor([task.mode == "fixed" or n not in view.volumes for n in task.targets]),
         options or SynthesisOptions(data.patch, data.overlap),
         torch.from_numpy(np.ascontiguousarray(view.brain)),
     )

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from synth3d.models.blocks import blank_absent
+
 CENTRE, GAIN = 0.5, 4.0
 """Healthy tissue lies at 1/2 of the network's scale and spreads by about 1/4 around it."""
 
@@ -42,13 +44,15 @@ class Centred(nn.Module):
     ) -> Tensor:
         """(B, S, *) → (B, T, *), both in the network's scale; background is free.
 
-        Background of ``x``, 0 in all sources, and absent sources are 0. ``present`` (B, S), None
+        Background of ``x``, 0 in all sources, and absent sources are 0, whatever stood in these.
+        ``present`` (B, S), None
         for all, ``wanted`` (B, T) and, if it is told one, ``time`` (B,) go on to the generator.
         """
         image, state = x.tensor_split([x.shape[1] if self.images is None else self.images], dim=1)
+        here = None if present is None else present[:, : self.images]
+        image = blank_absent(image, here)
         seen = (image != 0).any(1, keepdim=True)
-        if present is not None:
-            here = present[:, : self.images]
+        if here is not None:
             seen = seen & here.view(*here.shape, *[1] * (x.ndim - 2))
         centred = torch.where(seen, (image - CENTRE) * GAIN, torch.zeros_like(image))
         if state.shape[1]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from synth3d.cohort import Case, Modality, Reading
-from synth3d.data.prepared import Prepared
+from synth3d.data.prepared import LEAST, Prepared
 from synth3d.data.slices import brain_box
 from synth3d.files import atomic_file
 from synth3d.images import Grid, Scale, xyz_to_zyx
@@ -144,13 +144,18 @@ def pack(prepared: Prepared, looks: np.ndarray | None = None, own: Grid | None =
 
 
 def _encoded(volume: np.ndarray, brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers (d, h, w) uint16 and what they stand for, (N,) float32, beginning with 0."""
+    """Numbers (d, h, w) uint16 and what they stand for, (N,) float32, beginning with 0.
+
+    0 stays 0 and nothing else becomes it: it may say where a sequence's own head is not.
+    """
+    brain = brain & (volume != 0)
     inside = volume[brain]
     values, numbers = np.unique(inside, return_inverse=True)
     if len(values) > MOST_VALUES:
         low, high = float(values[0]), float(values[-1])
         step = (high - low) / (MOST_VALUES - 1)
         values = low + step * np.arange(MOST_VALUES)
+        values[values.astype(np.float32) == 0] = LEAST
         numbers = np.rint((inside.astype(np.float64) - low) / step)
     codes = np.zeros(volume.shape, np.uint16)
     codes[brain] = numbers.astype(np.uint16) + np.uint16(1)

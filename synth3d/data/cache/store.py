@@ -213,6 +213,6 @@ def make(case: Case, task: Task, data: DataConfig, whole: bool) -> Packed:
     Raises:
         InputError: As :func:`synth3d.data.prepare`.
     """
-    prepared = prepare(case, task.sources, task.targets, data)
+    prepared = prepare(case, task.sources, task.targets, data, task.mode)
     found = looks(prepared, task.sources)
     return pack(prepared if whole else seen(prepared, task, data), found, prepared.grid)

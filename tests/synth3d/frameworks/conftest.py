@@ -20,6 +20,7 @@ def make_config():
     """(framework, ...) → its configuration; further keywords are options of the framework."""
 
     def make(framework, dim=2, side=16, model=(), train=(), sources=("t1n", "t2w"), **options):
+        both = {"mode": "any", "targets": sources} if options.pop("either", False) else {}
         known = FRAMEWORKS[framework].Options
         small = {key: value for key, value in SMALL.items() if hasattr(known, key)}
         size = {"name": "resunet", "widths": (4, 8), "blocks": 1, "groups": 2, "stages": 2}
@@ -27,6 +28,7 @@ def make_config():
         return RunConfig(
             dim=dim,
             sources=sources,
+            **both,
             data=DataConfig(patch=(side,) * dim, overlap=(0,) * dim),
             model=ModelConfig(**size | dict(model)),
             train=TrainConfig(framework=framework, **tables, **dict(train)),
