@@ -3,6 +3,7 @@
 from synth3d.cohort.audit import AuditRequest, run_audit
 from synth3d.cohort.cases import Case, require
 from synth3d.cohort.content import Finding, findings
+from synth3d.cohort.gaps import FEWEST, never_together, seen_together
 from synth3d.cohort.labels import (
     CLASSES,
     REGIONS,
@@ -63,6 +64,7 @@ __all__ = [
     "AuditRequest",
     "CLASSES",
     "Case",
+    "FEWEST",
     "Finding",
     "LabelCodes",
     "LabelScheme",
@@ -91,6 +93,7 @@ __all__ = [
     "lacks_tissues",
     "listed",
     "make_splits",
+    "never_together",
     "nnunet_dataset",
     "nnunet_integers",
     "nnunet_regions",
@@ -110,6 +113,7 @@ __all__ = [
     "require",
     "run_audit",
     "scheme_of_name",
+    "seen_together",
     "shared_patients",
     "split_problems",
     "stem_of",

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synth3d.cohort import Case, Splits
+from synth3d.cohort import FEWEST, Case, Splits, never_together
 from synth3d.data import (
     Batch,
     CaseError,
@@ -166,19 +166,24 @@ def cases_read(
 ) -> tuple[list[Case], list[Case]]:
     """The cases that are learnt from and those that are validated on; all headers are judged.
 
-    Those that lack a target are left out, and named where ``aloud``.
+    Those that lack a target, or in mode ``any`` have fewer than two of the sequences, are left out,
+    and named where ``aloud``.
 
     Raises:
         InputError: Too few cases, a source that none has, or headers that cannot be used; all
             are named.
     """
 
+    either, listed = config.mode == "any", "/".join(config.targets)
+    needed = f"two of {listed}" if either else listed
+
     def usable(names: Sequence[str], desc: str) -> list[Case]:
         mine = [case for case in cases if case.name in set(names)]
-        whole = [case for case in mine if all(t in case.images for t in config.targets)]
+        fewest = FEWEST if either else len(config.targets)
+        whole = [c for c in mine if len(config.targets) - len(c.missing(config.targets)) >= fewest]
         lacking = sorted({c.name for c in mine} - {c.name for c in whole})
         if lacking and aloud:
-            print(f"{desc}: left out, no {'/'.join(config.targets)}: {', '.join(lacking)}")
+            print(f"{desc}: left out, no {needed}: {', '.join(lacking)}")
         return whole
 
     learn = usable(splits.train, "training")
@@ -186,12 +191,15 @@ def cases_read(
     if not learn or not check:
         raise InputError(
             f"training needs at least one training and one validation case with "
-            f"{'/'.join(config.targets)}, found {len(learn)} and {len(check)}"
+            f"{needed}, found {len(learn)} and {len(check)}"
         )
     if dead := [s for s in config.sources if not any(s in case.images for case in learn)]:
         raise InputError(
             f"no training case has {', '.join(dead)}; say with --sources which sequences to use"
         )
+    if either and aloud:
+        for text in never_together([case.images for case in learn], config.sources):
+            print(f"warning: {text}")
     names = (*config.sources, *config.targets)
     refuse_headers([*check, *learn], names, config.data.common_grid)
     return learn, check

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from synth3d.data import Prepared
+from synth3d.cohort import Modality
+from synth3d.data import Prepared, shown, shown_of
 from synth3d.errors import InputError
 from synth3d.images import Turn, turn_to
 from synth3d.inference import SynthesisOptions, synthesize_case
@@ -30,22 +31,27 @@ def validate(
     alone has the synthesis.
 
     The averaged weights are judged by the first target, in the network's scale (range 1), averaged
-    over cases. A run on slices has psnr_slices and ssim_slices beside the volumes' psnr, ssim, mae.
-    Scores that are not finite are refused.
+    over cases. In mode ``any`` each case has a gap of its own (:func:`posed`), and all that it then
+    lacks is judged. A run on slices has psnr_slices and ssim_slices beside the volumes' psnr, ssim,
+    mae. Scores that are not finite are refused.
     """
     config, framework, data = trainer.config, trainer.framework, trainer.config.data
     options = SynthesisOptions(data.patch, data.overlap, steps=framework.validation_steps)
     ranks, own, first = trainer.ranks, [], None
     for number in range(ranks.rank, len(cases), ranks.size):
         case = cases[number]
+        given, wanted = posed(config, case, number)
         with trainer.averaged():
-            result = synthesize_case(framework, case, data, options)
+            result = synthesize_case(framework, given, data, options)
         first = result if first is None else first
-        pair = case.volumes[config.targets[0]], result[0]
-        row = {name: score(*pair, case.brain) for name, score in SCORES.items()}
-        if config.dim == 2:
-            row |= slice_scores(*pair, case.brain, turn_to(data.plane, case.affine))
-        own.append(row)
+        found = []
+        for target in wanted:
+            pair = case.volumes[target], result[config.targets.index(target)]
+            row = {name: score(*pair, case.brain) for name, score in SCORES.items()}
+            if config.dim == 2:
+                row |= slice_scores(*pair, case.brain, turn_to(data.plane, case.affine))
+            found.append(row)
+        own.append({name: float(np.mean([row[name] for row in found])) for name in found[0]})
     rows = merged(ranks.gather(own))
     scores = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     if not np.isfinite(list(scores.values())).all():
@@ -54,6 +60,15 @@ def validate(
             "use fp32, and see that the validation cases hold a brain"
         )
     return scores, first if ranks.first else None
+
+
+def posed(config: RunConfig, case: Prepared, number: int) -> tuple[Prepared, tuple[Modality, ...]]:
+    """What the network is shown of validation case ``number``, and what it is judged by."""
+    if config.mode == "fixed":
+        return case, config.targets[:1]
+    has = [name for name in config.sources if name in case.volumes]
+    names = shown_of(has, number)
+    return shown(case, names), tuple(name for name in has if name not in names)
 
 
 def merged(turns: Sequence[Sequence[Row]]) -> list[Row]:
@@ -92,10 +107,10 @@ def draw(
 ) -> None:
     """``curves.png`` and ``contact.png`` in the folder ``run``: the log, and a case's synthesis."""
     draw_curves(log, run / "curves.png")
-    target = config.targets[0]
-    real = case.volumes[target]
-    panels = {name: case.volumes[name] for name in config.sources if name in case.volumes}
-    panels |= {f"synthetic {target}": result[0], f"real {target}": real}
+    given, (target, *_) = posed(config, case, 0)
+    real, made = case.volumes[target], result[config.targets.index(target)]
+    panels = {name: given.volumes[name] for name in config.sources if name in given.volumes}
+    panels |= {f"synthetic {target}": made, f"real {target}": real}
     title = f"{case.case.name}, step {log[-1]['step']}, {config.model.name}"
     where = (case.brain, case.tumour, case.affine)
-    draw_contact_sheet(panels, np.abs(result[0] - real), *where, title, run / "contact.png")
+    draw_contact_sheet(panels, np.abs(made - real), *where, title, run / "contact.png")

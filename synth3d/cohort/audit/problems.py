@@ -12,6 +12,7 @@ from pathlib import Path
 
 from synth3d.cohort.audit.facts import CaseFacts, Problem
 from synth3d.cohort.cases import Case, Survey
+from synth3d.cohort.gaps import never_together
 from synth3d.cohort.labels import contradictions, lacks_tissues, listed, parse_scheme
 from synth3d.cohort.naming import ALL_MODALITIES, doubtful_patients
 from synth3d.cohort.splits import Splits, parse_splits, sides_of_cases, split_problems
@@ -79,6 +80,7 @@ def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -
         *_duplicates(facts, chosen),
         *(Problem("warning", None, sentence) for sentence in doubtful_patients(patients)),
         *_odd_scales(facts),
+        *(Problem("warning", None, one) for one in never_together(c.images for c in survey.cases)),
     ]
     if chosen:
         problems += [Problem("error", None, text) for text in split_problems(chosen, survey.cases)]

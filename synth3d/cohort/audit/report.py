@@ -10,6 +10,7 @@ from typing import Any
 from synth3d.cohort.audit.facts import CaseFacts
 from synth3d.cohort.audit.headers import fix_headers
 from synth3d.cohort.audit.problems import Audit, audit
+from synth3d.cohort.gaps import FEWEST, seen_together
 from synth3d.cohort.naming import ALL_MODALITIES, Modality
 from synth3d.cohort.survey import look
 from synth3d.cohort.table import draft_table, given_cohort
@@ -88,6 +89,7 @@ def format_audit(audit: Audit) -> str:
         "",
         *_table(("held", "cases", ""), _tally(audit, _holdings)),
         "",
+        *_teaching(audit),
         *_table(("grid (z, y, x), mm, axes", "cases", ""), _tally(audit, _grid_text)),
         "",
         f"labels: {_label_text(audit)}",
@@ -107,6 +109,10 @@ def audit_json(audit: Audit) -> str:
         "patients": len({fact.case.patient for fact in audit.cases}),
         "splits": asdict(audit.splits) if audit.splits else None,
         "problems": [asdict(problem) for problem in audit.problems],
+        "seen_together": {
+            f"{a} {b}": count
+            for (a, b), count in seen_together(fact.case.images for fact in audit.cases).items()
+        },
         "cases": [_case_json(fact) for fact in audit.cases],
     }
     return json.dumps(value, indent=2, allow_nan=False)
@@ -134,6 +140,17 @@ def _case_json(fact: CaseFacts) -> dict[str, Any]:
 
 def _held(audit: Audit) -> list[Modality]:
     return [m for m in ALL_MODALITIES if any(m in fact.case.images for fact in audit.cases)]
+
+
+def _teaching(audit: Audit) -> list[str]:
+    """What cases can teach that do not all have the same; nothing where they do."""
+    holdings = [fact.case.images.keys() for fact in audit.cases]
+    counts, some = seen_together(holdings), sum(len(one) >= FEWEST for one in holdings)
+    if all(count == len(holdings) for count in counts.values()):
+        return []
+    rows = [(f"{a} with {b}", str(count)) for (a, b), count in counts.items()]
+    told = f"train --target any: {some} of {_count(len(holdings), 'case')} can teach, with what"
+    return [f"{told} they have", "", *_table(("seen together", "cases"), rows), ""]
 
 
 def _sequence_row(audit: Audit, modality: Modality) -> tuple[str, ...]:
