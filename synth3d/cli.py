@@ -215,8 +215,8 @@ def _add_complete(commands: Any) -> None:
     add("--out", type=Path, required=True, help="folder for the completed cases")
     add("--format", choices=["brats", "nnunet", "bids"], default="brats",
         help="case folders named as the input, nnU-Net's imagesTs, or a BIDS derivative dataset")
-    add("--missing", action="append", metavar="MODALITY",
-        help="treat t1|t1ce|t2|flair as missing even where it is there; repeatable")
+    add("--missing", action="extend", nargs="+", metavar="MODALITY",
+        help="treat t1|t1ce|t2|flair as missing even where it is there; one or several")
     add("--cases", nargs="+", metavar="NAME|TABLE.csv",
         help="only these cases; or a table of all cases instead of --data")
     add("--labels", metavar="SCHEME", help=LABELS + "; those copied get what their names say")

@@ -97,7 +97,7 @@ class Run:
                 aliases, to files or to arrays (D, H, W) in scanner units. Sequences that the run
                 does not look at, or that are wanted, are not read.
             wanted: Names of what to make, of ``targets``; None is those that the case lacks, or all
-                where it lacks none.
+                where it lacks none, which a run for any gap refuses.
             affine: (4, 4), voxel (x, y, z) to mm, RAS+; for arrays, and all share it.
             seed: Of a framework whose pictures are drawn at random; no other looks at it.
 
@@ -146,7 +146,10 @@ class Run:
 
     def _goal(self, case: Case, wanted: Sequence[str] | None) -> list[Modality]:
         if wanted is None:
-            return list(case.missing(self.targets) or self.targets)
+            lacking = case.missing(self.targets)
+            if not lacking and self.config.mode == "any":
+                raise InputError(f"case {case.name} lacks nothing; say with wanted= what to make")
+            return list(lacking or self.targets)
         names = [wanted] if isinstance(wanted, str) else wanted
         goal: list[Modality] = [parse_modality(name) for name in names]
         self._maker.refuse_others(goal)

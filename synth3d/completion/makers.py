@@ -33,7 +33,7 @@ from synth3d.inference import (
     synthesize_case,
 )
 from synth3d.machine import suited, tf32, tuned, use_device
-from synth3d.training import Run, RunConfig
+from synth3d.training import Run, RunConfig, read_config
 
 FEWEST_LEVELS = 64
 """An integer file whose brain would span fewer grey levels than this takes its siblings' scale."""
@@ -196,8 +196,8 @@ class RunMaker(Maker):
         self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
         self.title = (
-            f"run {self.name}: {config.model.name}, {'+'.join(self.sources)} -> "
-            f"{'+'.join(self.targets)}, {_tiles_in_words(config, self.patch, self.overlap)}, "
+            f"run {self.name}: {config.model.name}, {config.words}, "
+            f"{_tiles_in_words(config, self.patch, self.overlap)}, "
             f"{self.precision} on {self.device}"
         )
         run.framework.to(self.device).to(memory_format=memory_format(config.dim)).eval()
@@ -207,18 +207,28 @@ class RunMaker(Maker):
         if unable := [name for name in wanted if name not in self.targets]:
             raise InputError(
                 f"the run {self.run.folder} makes {'+'.join(self.targets)} and cannot make "
-                f"{'+'.join(unable)}"
+                f"{'+'.join(unable)}; {self._able(wanted)}"
             )
+
+    def _able(self, gap: Sequence[Modality]) -> str:
+        """Which runs beside this one make all of ``gap``, in a clause."""
+        names = "+".join(gap)
+        if runs := runs_that_make(gap, self.run.folder.parent):
+            return f"{' and '.join(runs)} beside it can make {names}"
+        return f"no run beside it can make {names}: train one with --target any, for every gap"
 
     def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
         """As :meth:`Maker.trouble`."""
         absent, able = ", ".join(case.missing(self.sources)), "+".join(self.targets)
         if trouble := super().trouble(case, wanted):
             return trouble
+        gap = [name for name in self.sources if name not in case.images] + [*wanted]
         if absent and wanted and self.needs_all:
-            return [f"lacks {absent}, which the run needs to make {able}"]
+            return [f"lacks {absent}, which the run needs to make {able}; {self._able(gap)}"]
         if absent and not wanted:
-            return [f"lacks {absent}, which the run cannot make; it makes {able}"]
+            return [
+                f"lacks {absent}, which the run cannot make; it makes {able}; {self._able(gap)}"
+            ]
         return []
 
     def findings(self, case: Case) -> list[Finding]:
@@ -230,7 +240,7 @@ class RunMaker(Maker):
         found = findings(volumes, raw[have[0]].spacing_mm, stripped=False)
         if any(one.contradiction for one in found):
             return found
-        prepared = prepare_read(case, raw, self.sources, self.config.data)
+        prepared = prepare_read(case, raw, self.sources, self.config.data, self.config.mode)
         strange = self._strange_grid(prepared) + self.run.prior.odd_ones({**prepared.scales})
         if self.roles is not None:
             strange += self.roles.exchanged({**prepared.volumes}, prepared.brain)
@@ -238,7 +248,8 @@ class RunMaker(Maker):
 
     def read(self, case: Case, wanted: Sequence[Modality]) -> Prepared:
         """As :meth:`Maker.read`."""
-        return prepare(replace(case, label=None), self.sources, (), self.config.data)
+        case = replace(case, label=None)
+        return prepare(case, self.sources, (), self.config.data, self.config.mode)
 
     def _make(
         self,
@@ -302,6 +313,20 @@ class RunMaker(Maker):
             axes = "(z, y, x)" if config.dim == 3 else "(row, column)"
             found.append(f"has voxels of {here} mm {axes}, the run was trained on {there} mm")
         return found
+
+
+def runs_that_make(gap: Sequence[Modality], folder: Path) -> list[str]:
+    """Names of the finished runs in ``folder`` that make all of ``gap`` of a case without them."""
+    able = []
+    for path in sorted(folder.glob("*/done.json")):
+        try:
+            task = read_config(path.parent).task
+        except InputError:
+            continue  # another version's, or damaged: no run to be recommended
+        left = {*task.sources} - {*gap}
+        if {*gap} <= {*task.targets} and (left == {*task.sources} or (left and task.mode == "any")):
+            able.append(path.parent.name)
+    return able
 
 
 def _fitted(volumes: np.ndarray, like: Path, scale: Scale, origin: str) -> Made:

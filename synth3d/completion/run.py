@@ -316,6 +316,7 @@ def _write_case(
         "maker": maker.title if made else None,
         **({"seed": request.seed} if made and maker.random else {}),
         "targets": {m: {"file": targets[m].name, **_scale_facts(one)} for m, one in made.items()},
+        "sources": [m for m in maker.sources if m in job.readable.images] if made else [],
         "absent_sources": list(job.readable.missing(maker.sources)) if made else [],
         "hidden": list(job.hidden),
         "suspicions": list(job.suspicions),
