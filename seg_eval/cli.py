@@ -81,8 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_materials(run: argparse.ArgumentParser) -> None:
     add = run.add_argument
-    told = "t1|t1n|t1ce|t1c|t2|t2w|flair|t2f; several with commas are missing at once; all "
-    add("--missing", required=True, help=told + "makes one experiment for each of the four")
+    told = "t1|t1n|t1ce|t1c|t2|t2w|flair|t2f; several are missing at once; all makes one "
+    told += "experiment for each of the four"
+    add("--missing", required=True, nargs="+", metavar="MODALITY", help=told)
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
     told = "the cohort as a table (case, patient, t1n, t1c, t2w, t2f, seg), see docs/names.md"
     add("--cases", type=Path, dest="cohort_table", metavar="TABLE.csv", help=told)
@@ -132,6 +133,7 @@ def request_of(args: argparse.Namespace) -> "RunRequest":
     known = {field.name for field in fields(RunRequest)}
     given: dict[str, Any] = {name: value for name, value in vars(args).items() if name in known}
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    given["missing"] = ",".join(args.missing)
     given["data"] = cohort_of(given.get("data"), getattr(args, "cohort_table", None))
     return RunRequest(**given)
 

@@ -61,7 +61,8 @@ class SynthesisRun:
         targets: What it can make.
         data_folder: The cohort it was trained on, if it says so.
         splits: Who it learned from, was chosen on, and kept for testing.
-        sources: What it needs for that; empty if it does not say.
+        sources: What it needs for that; empty if it does not say. The same list as ``targets``
+            where it makes whatever of it a case lacks.
     """
 
     folder: Path
@@ -83,7 +84,14 @@ class SynthesisRun:
 
     def can_make(self, missing: Sequence[Modality]) -> bool:
         """Whether it makes all of ``missing`` from sequences that are not among them."""
-        return set(missing) <= set(self.targets) and not set(missing) & set(self.sources)
+        left = set(self.sources) - set(missing)
+        enough = bool(left) if self.any_gap else len(left) == len(self.sources)
+        return set(missing) <= set(self.targets) and enough
+
+    @property
+    def any_gap(self) -> bool:
+        """Whether it makes whatever a case lacks, of one list, from the rest of it."""
+        return bool(self.sources) and self.sources == self.targets
 
 
 def read_run(folder: Path) -> SynthesisRun:

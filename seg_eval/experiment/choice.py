@@ -59,6 +59,7 @@ def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[Synt
     for run in runs:
         if not any(run.can_make(each) for each in request.wanted):
             needs = f" from {', '.join(run.sources)}" if run.sources else ""
+            needs = " from the rest" if run.any_gap else needs
             made, names = ", ".join(run.targets), " and ".join(missing)
             raise InputError(f"the run {run.folder} makes {made}{needs}, not {names}")
     fitting = [run for run in runs if run.can_make(missing)]

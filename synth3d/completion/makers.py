@@ -192,6 +192,7 @@ class RunMaker(Maker):
         }
         if self.device.type == "cuda":
             self.identity["tf32"] = tf32(self.device)
+        self._beside: dict[str, list[str]] = {}
         self.roles = Roles.read(run.folder / "roles.json")
         self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
@@ -213,7 +214,9 @@ class RunMaker(Maker):
     def _able(self, gap: Sequence[Modality]) -> str:
         """Which runs beside this one make all of ``gap``, in a clause."""
         names = "+".join(gap)
-        if runs := runs_that_make(gap, self.run.folder.parent):
+        if names not in self._beside:
+            self._beside[names] = runs_that_make(gap, self.run.folder.parent)
+        if runs := self._beside[names]:
             return f"{' and '.join(runs)} beside it can make {names}"
         return f"no run beside it can make {names}: train one with --target any, for every gap"
 
@@ -222,7 +225,7 @@ class RunMaker(Maker):
         absent, able = ", ".join(case.missing(self.sources)), "+".join(self.targets)
         if trouble := super().trouble(case, wanted):
             return trouble
-        gap = [name for name in self.sources if name not in case.images] + [*wanted]
+        gap: list[Modality] = [*case.missing(self.sources), *wanted]
         if absent and wanted and self.needs_all:
             return [f"lacks {absent}, which the run needs to make {able}; {self._able(gap)}"]
         if absent and not wanted:

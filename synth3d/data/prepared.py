@@ -130,8 +130,9 @@ def without_zeros(volume: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 def shown(prepared: Prepared, names: Sequence[Modality]) -> Prepared:
     """A case of mode ``any`` as :func:`prepare` gives it where it has none but ``names``."""
-    volumes = {name: volume for name, volume in prepared.volumes.items() if name in names}
-    scales = {name: prepared.scales[name] for name in volumes}
+    kept: list[Modality] = [name for name in prepared.volumes if name in names]
+    volumes = {name: prepared.volumes[name] for name in kept}
+    scales = {name: prepared.scales[name] for name in kept}
     brain = np.logical_or.reduce([volume != 0 for volume in volumes.values()])
     return replace(prepared, volumes=volumes, scales=scales, brain=brain)
 

@@ -58,7 +58,7 @@ def shown_of(names: Sequence[Modality], number: int) -> tuple[Modality, ...]:
 
     All subsets but the whole and the empty one take turns, in one order for all runs.
     """
-    subsets = [
+    subsets: list[tuple[Modality, ...]] = [
         tuple(name for place, name in enumerate(names) if bits >> place & 1)
         for bits in range(1, 2 ** len(names) - 1)
     ]

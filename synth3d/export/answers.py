@@ -119,9 +119,13 @@ class BundleNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, S, D, H, W) to (B, T, D, H, W), or both without D, in the network's scale.
 
-        All sources are there. Sides are the training patch's: the routing pools over all it is fed.
+        All sources are there; of a run for any gap those that are not 0 everywhere, and the others
+        are made. Sides are the training patch's: the routing pools over all it is fed.
         """
-        return self.generator(image)
+        if self._run.config.mode == "fixed":
+            return self.generator(image)
+        present = (image != 0).flatten(2).any(2)
+        return self.generator(image, present, ~present)
 
     def complete(self, data: str, out: str) -> list[Path]:
         """Write, for each case under ``data``, what it lacks of the targets into ``out``.

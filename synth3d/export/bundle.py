@@ -81,6 +81,14 @@ def _inference() -> dict[str, Any]:
 def _metadata(contents: Contents, named: Named, monai: str) -> dict[str, Any]:
     config = contents.config
     sources, targets = "+".join(config.sources), "+".join(config.targets)
+    task, makes = (
+        f"{targets} from {sources}",
+        f"{targets} of a brain-tumour case that lacks it, from ",
+    )
+    makes += sources
+    if config.mode == "any":
+        task = f"any of {sources} from the rest"
+        makes = f"whatever a brain-tumour case lacks of {sources} from the rest"
     libraries = library_versions()
     pytorch, numpy = libraries.pop("torch"), libraries.pop("numpy")
     scores = contents.done.get("validation", {})
@@ -93,9 +101,8 @@ def _metadata(contents: Contents, named: Named, monai: str) -> dict[str, Any]:
         "numpy_version": numpy,
         "required_packages_version": libraries,
         "name": contents.name,
-        "task": f"Synthesis of the MRI sequence {targets} from {sources}",
-        "description": f"{config.model.name} ({config.train.framework}) by synth3d makes {targets} "
-        f"of a brain-tumour case that lacks it, from {sources}.",
+        "task": f"Synthesis of the MRI sequence {task}",
+        "description": f"{config.model.name} ({config.train.framework}) by synth3d makes {makes}.",
         "authors": named.author or NOT_STATED,
         "copyright": f"licence of the weights: {named.license or NOT_STATED}",
         "data_source": named.trained_on(contents),

@@ -49,10 +49,17 @@ def card_text(contents: Contents, named: Named) -> str:
     """What it is, what it was trained on, how good it was, how it is used; Markdown."""
     config, done = contents.config, contents.done
     sources, targets = ", ".join(config.sources), ", ".join(config.targets)
+    makes = f"the MRI sequence **{targets}** of a brain-tumour case from {sources}"
+    judged = "first target"
+    if config.mode == "any":
+        makes = (
+            f"whatever a brain-tumour case lacks of the MRI sequences **{targets}** from the rest"
+        )
+        judged = "each case with a gap of its own"
     scores = "\n".join(f"| {name} | {value:.4g} |" for name, value in _scores(done).items())
     return f"""# {contents.name}
 
-Makes the MRI sequence **{targets}** of a brain-tumour case from {sources}: {config.model.name} with
+Makes {makes}: {config.model.name} with
 {contents.parameters:,} parameters, {"2-D" if config.dim == 2 else "3-D"}, in tiles of
 {_by(config.data.patch)} voxels; trained with `{config.train.framework}`, exported by synth3d
 {__version__}.
@@ -65,7 +72,7 @@ Makes the MRI sequence **{targets}** of a brain-tumour case from {sources}: {con
 {_facts(done)}
 ## Scores
 
-Validation inside the brain, first target, means over cases; PSNR and MAE for a range of 1.
+Validation inside the brain, {judged}, means over cases; PSNR and MAE for a range of 1.
 
 | score | value |
 |---|---|
@@ -105,7 +112,7 @@ def _front(contents: Contents, named: Named) -> str:
         "  results:",
         "  - task:",
         '      type: "image-to-image"',
-        f"      name: {quoted('+'.join(config.sources) + ' to ' + '+'.join(config.targets))}",
+        f"      name: {quoted(config.words.replace('->', 'to'))}",
         "    dataset:",
         '      type: "private"',
         f"      name: {quoted(named.trained_on(contents))}",
@@ -145,7 +152,9 @@ def _facts(done: Mapping[str, Any]) -> str:
 
 
 def _needs(contents: Contents) -> str:
-    any_will_do = contents.config.data.source_dropout > 0 or contents.config.task.mode == "any"
+    if contents.config.mode == "any":
+        return "A case may lack any of them, but not all."
+    any_will_do = contents.config.data.source_dropout > 0
     if any_will_do:
         return "It was trained with missing sources, so a case may lack some of them."
     return "A case must have all of its sources."

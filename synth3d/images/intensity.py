@@ -180,7 +180,8 @@ class ScalePrior:
     A missing sequence has no percentiles of its own. Its width (``high`` − ``low``) is predicted
     either as the training median or, where scanners scale their sequences together, from the
     geometric mean of the sources' widths; the choice is whichever was the more exact on the
-    training cases. A case in other units than all of them (a [0, 1] cohort, say) always gets
+    training cases; where none of them has all of the sources, most of these are looked at that
+    some have. A case in other units than all of them (a [0, 1] cohort, say) always gets
     the second. Background and offset follow the case's own sequences wherever those of the
     training cases were of another kind.
     """
@@ -193,6 +194,7 @@ class ScalePrior:
         known = [case for case in self.cases if target in case]
         if not known:
             raise ValueError(f"no training case has {target}, its intensity scale is unknown")
+        sources = _best_known(known, sources)
         alike = [case for case in known if sources and all(name in case for name in sources)]
         widths = np.array([np.log(case[target].width) for case in known])
         above = float(np.median([case[target].above for case in known]))
@@ -231,6 +233,17 @@ class ScalePrior:
     def from_list(cls, value: Sequence[Mapping[str, Mapping[str, Any]]]) -> "ScalePrior":
         """The prior written by :meth:`to_list`."""
         return cls([{name: Scale.from_dict(s) for name, s in case.items()} for case in value])
+
+
+def _best_known(
+    cases: Sequence[Mapping[str, Scale]], sources: Mapping[str, Scale]
+) -> Mapping[str, Scale]:
+    """As many of ``sources`` as any case has together, and of those sets the commonest."""
+    shared = [tuple(name for name in sources if name in case) for case in cases]
+    most = max(map(len, shared), default=0)
+    sets = [names for names in shared if len(names) == most]
+    best = max(sets, key=sets.count, default=())
+    return {name: sources[name] for name in best}
 
 
 def _predicted(

@@ -310,7 +310,9 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     if not (request.dry_run or finished):
         check_workers(config.task, config.data)
     folder, cases, splits = find_cohort(request.data, request.splits, request.work)
-    held = [name for name in ALL_MODALITIES if any(name in case.images for case in cases)]
+    held: list[Modality] = [
+        name for name in ALL_MODALITIES if any(name in case.images for case in cases)
+    ]
     config = resolve(request, device, held)
     print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
     run = place(request.work / "runs", request.name or run_name(config, folder, splits))

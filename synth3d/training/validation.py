@@ -66,7 +66,7 @@ def posed(config: RunConfig, case: Prepared, number: int) -> tuple[Prepared, tup
     """What the network is shown of validation case ``number``, and what it is judged by."""
     if config.mode == "fixed":
         return case, config.targets[:1]
-    has = [name for name in config.sources if name in case.volumes]
+    has: list[Modality] = [name for name in config.sources if name in case.volumes]
     names = shown_of(has, number)
     return shown(case, names), tuple(name for name in has if name not in names)
 

@@ -91,10 +91,11 @@ def toy_splits(tmp_path: Path) -> Path:
     return path
 
 
-def _write_run(folder: Path, data: Path, *targets: str, split: dict = SPLIT) -> Path:
+def _write_run(folder: Path, data: Path, *targets: str, **more: Any) -> Path:
     """A finished run folder, which makes FLAIR unless told otherwise."""
     folder.mkdir(parents=True)
-    done = {"targets": targets or ["t2f"], "data_folder": str(data.resolve())}
+    split = more.pop("split", SPLIT)
+    done = {"targets": targets or ["t2f"], "data_folder": str(data.resolve()), **more}
     (folder / "config.json").write_text("{}")
     (folder / "cohort.json").write_text(json.dumps(split))
     (folder / "done.json").write_text(json.dumps(done | {"weights_sha256": "0" * 64}))

@@ -1,5 +1,6 @@
 import pytest
 
+from seg_eval.cli import build_parser, request_of
 from seg_eval.experiment.choice import Choice, choose, train_synthesiser
 from seg_eval.experiment.request import RunRequest, parse_missing, parse_seeds
 from synth3d.cohort import MODALITIES
@@ -52,6 +53,25 @@ def test_with_all_four_missing_each_gets_the_runs_that_make_it(asked):
     request = asked("all", ["t2f", "t1c"])
     chosen = [choose(request, (name,)).sources for name in ("t1c", "t2f")]
     assert [[run.name for run in runs] for runs in chosen] == [["t1c"], ["t2f"]]
+
+
+def test_a_run_for_any_gap_serves_all_experiments(toy_cohort, write_run, tmp_path):
+    """But not one that takes away all that it looks at."""
+    run = write_run(tmp_path / "any", toy_cohort, *MODALITIES, sources=MODALITIES)
+    few = write_run(tmp_path / "few", toy_cohort, "t1n", "t2f", sources=["t1n", "t2f"])
+    for missing in ("all", "flair", "flair,t2", "t1,t1ce,t2"):
+        request = RunRequest(missing, toy_cohort, run=(run,), work=tmp_path / "work")
+        for one in request.wanted:
+            assert [source.name for source in choose(request, one).sources] == ["any"]
+    request = RunRequest("t1,flair", toy_cohort, run=(few,), work=tmp_path / "work")
+    with pytest.raises(InputError, match="makes t1n, t2f from the rest, not t1n and t2f$"):
+        choose(request, request.wanted[0])
+
+
+def test_several_missing_sequences_may_be_words_or_one(tmp_path):
+    for words in (["flair", "t2"], ["flair,t2"], ["t2,", "flair"]):
+        asked = request_of(build_parser().parse_args(["run", "--missing", *words]))
+        assert asked.wanted == [("t2w", "t2f")]
 
 
 @pytest.mark.parametrize("missing", ["flair", "flair,t1ce"])

@@ -102,6 +102,19 @@ def test_a_batchs_brain_and_sources_are_those_of_what_is_shown(whole, dim):
     assert hidden
 
 
+def test_patches_read_by_themselves_are_those_of_a_case_read_whole(whole, monkeypatch):
+    """And hold what a worker of its own would draw: the same law as for fixed targets."""
+    stream = Stream([pack(whole)] * 2, TASK, SMALL)
+    cut = list(islice(stream.batches(5), 10))
+    helped = replace(stream, data=replace(SMALL, workers=1))
+    drawn = list(islice(helped.batches(5), 10))
+    monkeypatch.setattr(Stream, "reads_whole", True)
+    for one, two, three in zip(cut, drawn, stream.batches(5), strict=False):
+        for name in ("sources", "targets", "present", "wanted", "brain"):
+            assert torch.equal(getattr(one, name), getattr(two, name))
+            assert torch.equal(getattr(one, name), getattr(three, name))
+
+
 def test_gaps_of_validation_take_turns_over_all_there_are():
     turns = [shown_of(SEQUENCES, number) for number in range(28)]
     assert {*turns} == {*SUBSETS}

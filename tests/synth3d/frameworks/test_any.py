@@ -16,8 +16,8 @@ from synth3d.training.trainer import Trainer
 
 SEQUENCES = ("t1n", "t1c", "t2w", "t2f")
 SIDE = {2: 16, 3: 8}
-PRESENT = torch.tensor([[1, 0, 0, 0], [0, 1, 1, 0], [1, 0, 1, 1]], dtype=torch.bool)
-WANTED = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 0, 0]], dtype=torch.bool)
+PRESENT = torch.tensor([[1, 0, 0, 0], [0, 1, 1, 0], [1, 0, 1, 1], [0, 1, 0, 1]]).bool()
+WANTED = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]]).bool()
 CELLS = [
     pytest.param(generator, framework, dim, id=f"{generator}-{framework}-{dim}d")
     for generator in GENERATORS
@@ -30,9 +30,9 @@ CELLS = [
 
 
 def batch_of(dim: int) -> Batch:
-    """Three samples with gaps of their own; heads differ a little."""
+    """Four samples with gaps of their own; heads differ a little."""
     draws = torch.Generator().manual_seed(0)
-    truth = torch.rand(3, 4, *[SIDE[dim]] * dim, generator=draws) + 0.1
+    truth = torch.rand(4, 4, *[SIDE[dim]] * dim, generator=draws) + 0.1
     for channel in range(4):
         truth[:, channel, ..., : 2 + channel] = 0
     sources = only(truth, PRESENT)
@@ -41,7 +41,7 @@ def batch_of(dim: int) -> Batch:
 
 @pytest.fixture(scope="module")
 def trainer_of(make_config, vgg16):
-    def make(generator, framework, dim):
+    def make(generator, framework, dim, passes=1):
         options = {"critic_layers": 1, "sampling_steps": 2, "validation_steps": 2,
                    "perceptual_weight": 100.0, "perceptual_weights": str(vgg16)}  # fmt: skip
         known = FRAMEWORKS[framework].Options
@@ -50,6 +50,8 @@ def trainer_of(make_config, vgg16):
         train = {"steps": 9, "learning_rate": 1e-2}
         given = {"sources": SEQUENCES, "either": True, **options}
         config = make_config(framework, dim, SIDE[dim], how, train, **given)
+        data = replace(config.data, batch=4 // passes)
+        config = replace(config, data=data, train=replace(config.train, accumulate=passes))
         return Trainer(config, torch.device("cpu"))
 
     return make
@@ -72,7 +74,7 @@ def test_a_gap_is_the_samples_own_and_holds_nothing(generator, framework, dim, t
             full = batch.sources.masked_fill(absent, wild)
             again = cell.synthesize(full, PRESENT, WANTED, seed=3)
             assert torch.equal(again[WANTED], made[WANTED])
-        for b in range(3):
+        for b in range(4):
             one = [part[b : b + 1] for part in (batch.sources, PRESENT, WANTED)]
             alone = cell.synthesize(*one, seed=3 + b)
             pair = alone[0][WANTED[b]], made[b][WANTED[b]]
@@ -89,6 +91,15 @@ def test_the_truth_of_what_is_not_wanted_is_no_part_of_a_loss(framework, trainer
         terms = [player.loss(other, 4) for player in cell.players().values()]
         found.append([(name, term.item()) for each in terms for name, term in each.items()])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("framework", sorted(n for n, f in FRAMEWORKS.items() if "any" in f.modes))
+def test_shares_of_a_batch_of_gaps_teach_what_the_whole_does(framework, trainer_of):
+    """More is asked by two processes, of fixed targets, in test_shares."""
+    whole, parts = (trainer_of("resunet", framework, 2, passes) for passes in (1, 2))
+    for _ in range(3):
+        terms = whole.advance(batch_of(2))
+        assert parts.advance(batch_of(2)) == pytest.approx(terms, rel=1e-4, abs=1e-6)
 
 
 def test_mmgan_has_each_sequence_once_and_the_brain_of_what_it_gives_away(trainer_of):

@@ -124,6 +124,18 @@ def test_prior_follows_the_scanner_or_the_other_patients(cases, own, expected, e
     assert (guess.low, guess.high) == pytest.approx(expected, abs=error)
 
 
+def test_a_gap_that_no_training_case_had_is_filled_from_the_siblings_that_one_had():
+    """Scanners scale all alike here, and no case has all four."""
+    names, gains = ("t1n", "t1c", "t2w"), (1, 3, 0.5, 7, 2, 4, 15, 6, 0.8)
+    cases = [
+        {name: Scale(0, 100 * gain) for name in (*names, "t2f") if name != names[n % 3]}
+        for n, gain in enumerate(gains)
+    ]
+    shown = {name: Scale(0, 1200) for name in names}
+    assert ScalePrior(cases).estimate("t2f", shown).high == pytest.approx(1200)
+    assert ScalePrior(cases).estimate("t2f", {"t1n": Scale(0, 50)}).high == pytest.approx(50)
+
+
 def test_prior_survives_json_and_refuses_what_it_never_saw():
     prior = ScalePrior([{"t1n": Scale(1, 2)}])
     again = ScalePrior.from_list(prior.to_list())
