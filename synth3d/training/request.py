@@ -55,7 +55,8 @@ class TrainRequest:
         target: Sequences to make, comma-separated; or ``any``: one network makes whatever a case
             lacks.
         sources: Sequences to look at, comma-separated; None is the others. For ``any``: those that
-            are looked at and made; None is those of a recipe for ``any``, else of the cohort.
+            are looked at and made; None is those of a recipe for ``any``, else all that
+            training cases have.
         recipe: A shipped name or a .toml or .json file; None suits data, device, its memory
             and ``dim``.
         model: A name in ``synth3d.models.GENERATORS``.
@@ -136,8 +137,8 @@ def resolve(request: TrainRequest, device: str, held: Sequence[Modality] = ()) -
     """Defaults ← recipe ← the request's own fields ← its ``assign``.
 
     A recipe's bfloat16 becomes float32 where ``device`` would emulate it. Who asks for it by
-    name, or with a saved configuration (.json), gets it. ``held`` are the sequences of the cohort;
-    as long as nobody knows them, mode ``any`` has those of BraTS and of the recipe.
+    name, or with a saved configuration (.json), gets it. ``held`` are the
+    sequences of the training cases; as long as nobody knows them, mode ``any`` has BraTS's.
 
     Raises:
         InputError: An unknown key or name, a wrong type, or values that do not fit.
@@ -310,10 +311,8 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     if not (request.dry_run or finished):
         check_workers(config.task, config.data)
     folder, cases, splits = find_cohort(request.data, request.splits, request.work)
-    held: list[Modality] = [
-        name for name in ALL_MODALITIES if any(name in case.images for case in cases)
-    ]
-    config = resolve(request, device, held)
+    taught = {name for case in cases if case.name in splits.train for name in case.images}
+    config = resolve(request, device, [name for name in ALL_MODALITIES if name in taught])
     print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
     run = place(request.work / "runs", request.name or run_name(config, folder, splits))
     print(
