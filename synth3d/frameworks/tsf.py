@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from synth3d.data import Batch, Task
 from synth3d.errors import InputError
-from synth3d.frameworks.base import Framework, Options, Player, Stage
+from synth3d.frameworks.base import EITHER, Framework, Options, Player, Stage
 from synth3d.losses import load_vgg19, masked_mean, orthogonal_slices, spread, squared_distance
 from synth3d.models import TSFSeq2Seq
 
@@ -76,7 +76,7 @@ class TSF(Framework):
 
     Options = TSFOptions
     needs: ClassVar[frozenset[str]] = frozenset({"explanation"})
-    modes: ClassVar[frozenset[str]] = frozenset({"fixed", "any"})
+    modes: ClassVar[frozenset[str]] = EITHER
     generator: TSFSeq2Seq
 
     def prepare(self) -> None:

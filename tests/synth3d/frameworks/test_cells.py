@@ -52,9 +52,8 @@ def cell_config(make_config, vgg16):
 
     def make(generator, framework, dim):
         options = {"critic_layers": 1, "sampling_steps": 3, "validation_steps": 2,
-                   "perceptual_weight": 100.0, "perceptual_weights": str(vgg16)}  # fmt: skip
-        if framework == "tsf":  # which has VGG19 and a test of its own for it
-            options["perceptual_weight"] = 0.0
+                   "perceptual_weight": 100.0 if framework == "pgan" else 0.0,
+                   "perceptual_weights": str(vgg16)}  # fmt: skip
         known = FRAMEWORKS[framework].Options
         options = {key: value for key, value in options.items() if hasattr(known, key)}
         train = {"steps": STEPS, "learning_rate": 1e-2, "critic_learning_rate": 1e-3,
