@@ -34,6 +34,7 @@ from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
 from synth3d.training.loop import Place, cases_read, train
 from synth3d.training.recipes import read_recipe
 from synth3d.training.run_folder import leave_finished, read_done
+from synth3d.training.start import begun
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
 """The embedded cohort; ``synth3d phantom`` has the same defaults."""
@@ -73,6 +74,8 @@ class TrainRequest:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         work: Where runs are kept.
         name: Of the run folder; None says what it is.
+        start: A finished run of Seq2Seq or tsf, whose encoder and decoder the fusion of this one
+            begins from.
         cache: Folder of prepared cases; None is ``cache`` in ``work``.
         cache_limit: Of that folder, in 10^9 bytes.
         dry_run: Print the settings and stop.
@@ -100,6 +103,7 @@ class TrainRequest:
     device: str = "auto"
     work: Path = Path("work")
     name: str | None = None
+    start: Path | None = None
     cache: Path | None = None
     cache_limit: float = LIMIT_GB
     dry_run: bool = False
@@ -305,6 +309,7 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
             f"give --batch a multiple of {ranks.size}, or start another number of processes"
         )
     if request.dry_run and request.data is None:
+        config = begun(config, request.start, request.steps)
         print(json.dumps(to_plain(config), indent=2))
         return None
     finished = request.name and (place(request.work / "runs", request.name) / "done.json").exists()
@@ -313,6 +318,7 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     folder, cases, splits = find_cohort(request.data, request.splits, request.work)
     taught = {name for case in cases if case.name in splits.train for name in case.images}
     config = resolve(request, device, [name for name in ALL_MODALITIES if name in taught])
+    config = begun(config, request.start, request.steps)
     print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
     run = place(request.work / "runs", request.name or run_name(config, folder, splits))
     print(

@@ -15,6 +15,7 @@ from synth3d.errors import InputError
 from synth3d.inference import memory_format
 from synth3d.training.config import RunConfig, TrainConfig, build_framework
 from synth3d.training.distributed import ALONE, Ranks
+from synth3d.training.start import take_over
 
 BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
@@ -56,6 +57,7 @@ class Trainer:
         self._shares = ranks.size * config.train.accumulate
         layout = memory_format(config.dim)
         self.framework = build_framework(config).to(device).to(memory_format=layout)
+        take_over(self.framework, config)
         self.players, self.stages = self.framework.players(), tuple(self.framework.stages)
         self._check_stages()
         self._check_norms()
