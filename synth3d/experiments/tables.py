@@ -12,6 +12,8 @@ from typing import Any
 
 from synth3d.cohort import Modality
 from synth3d.errors import InputError
+from synth3d.frameworks import FRAMEWORKS
+from synth3d.models import ResUNet
 from synth3d.settings import flatten, to_plain
 from synth3d.training import RunConfig, read_recipe
 
@@ -135,6 +137,8 @@ def _frameworks(base: RunConfig, choices: Choices) -> list[Cell]:
     critic = tables[train["framework"]]
     cells = []
     for name, table in tables.items():
+        if not FRAMEWORKS[name].needs <= ResUNet.offers:
+            continue
         swap: dict[str, Any] = {"train.framework": name}
         for key in SCHEDULE:
             if key in critic and key in table:

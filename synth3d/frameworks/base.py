@@ -73,14 +73,15 @@ class Player:
 
     Attributes:
         module: Its weights.
-        loss: (batch, step) → named, weighted, scalar terms; no terms: it rests at this step.
+        loss: (batch, step) → named, weighted, scalar terms; no terms: it rests at this step. None:
+            it learns by the loss of the player before it in a stage, with it.
         rate: Its learning rate, before warm-up and decay.
         kept: Whether it is (part of) the framework's ``generator``: what a finished run keeps, as
             the average of its weights over the last steps.
     """
 
     module: nn.Module
-    loss: Callable[[Batch, int], dict[str, Tensor]]
+    loss: Callable[[Batch, int], dict[str, Tensor]] | None
     rate: float
     kept: bool = False
 
@@ -90,11 +91,12 @@ class Stage:
     """A part of a training, ``share`` of its steps; the shares of all stages make 1.
 
     ``players`` learn, in the order in which each step asks them; all others are frozen, buffers
-    included.
+    included. ``rate`` is a factor of their rates.
     """
 
     players: tuple[str, ...]
     share: float = 1.0
+    rate: float = 1.0
 
 
 class Framework(nn.Module, ABC):

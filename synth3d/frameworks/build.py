@@ -11,6 +11,7 @@ from synth3d.frameworks.medsynth import MedSynth
 from synth3d.frameworks.mmgan import MMGan
 from synth3d.frameworks.pgan import PGan
 from synth3d.frameworks.reconstruction import Reconstruction
+from synth3d.frameworks.tsf import TSF
 from synth3d.models import GENERATORS, ModelConfig, ResBlock, options_of
 
 FRAMEWORKS: dict[str, type[Framework]] = {
@@ -21,6 +22,7 @@ FRAMEWORKS: dict[str, type[Framework]] = {
     "medsynth": MedSynth,
     "ddpm": DDPM,
     "iddpm": IDDPM,
+    "tsf": TSF,
 }
 """Ways of training and sampling a generator: name → class."""
 

@@ -15,12 +15,15 @@ from synth3d.models.moving.rotating import ArcResUNet, RotatingConv
 from synth3d.models.options import ModelConfig
 from synth3d.models.resunet import ResUNet
 from synth3d.models.time_embedding import TimeModulation
+from synth3d.models.tsf.hyper import HyperConv, Mix
+from synth3d.models.tsf.network import TSFSeq2Seq
 
-GENERATORS: dict[str, type[ResUNet]] = {
+GENERATORS: dict[str, type[ResUNet] | type[TSFSeq2Seq]] = {
     "agi-net": AGINet,
     "resunet": ResUNet,
     "deform-resunet": DeformResUNet,
     "arc-resunet": ArcResUNet,
+    "tsf": TSFSeq2Seq,
 }
 
 
@@ -42,6 +45,8 @@ __all__ = [
     "DisplacementMap",
     "GlobalMean",
     "GroupedConv3d",
+    "HyperConv",
+    "Mix",
     "ModalityHead",
     "ModelConfig",
     "OffsetHead",
@@ -51,6 +56,7 @@ __all__ = [
     "RotatingConv",
     "ScalarCritic",
     "ScaleHead",
+    "TSFSeq2Seq",
     "TimeModulation",
     "merge_groups",
     "options_of",

@@ -14,7 +14,8 @@ class ModelConfig:
 
     ``stages`` counts the leading stages with the special convolution, or names them
     (``["down1", "body"]``). ``groups`` to ``head`` are AGI-Net's, ``deform`` is
-    deform-resunet's and ``rotated_kernels`` arc-resunet's; each model takes what it knows.
+    deform-resunet's, ``rotated_kernels`` arc-resunet's and ``banks`` to ``faithful`` tsf's; each
+    model takes what it knows.
     ``checkpoint_routing`` is true, false or ``auto``: only where memory asks for it.
     ``residual_init="zero"`` starts every ResBlock as the identity (its second convolution at 0).
     ``centred`` feeds and reads intensities around 0 instead of 1/2 (``synth3d.models.centred``).
@@ -38,6 +39,11 @@ class ModelConfig:
     head: str = "plain"
     deform: str = "auto"
     rotated_kernels: int = 4
+    banks: int = 16
+    fusion_banks: int = 4
+    recurrent: bool = False
+    fusion: str = "full"
+    faithful: bool = False
     residual_init: str = "default"
     centred: bool = False
 
@@ -50,11 +56,14 @@ class ModelConfig:
         require(max(self.widths) <= MOST_CHANNELS, "model.widths", rule, self.widths)
         require(self.blocks >= 1, "model.blocks", "at least 1", self.blocks)
         require(self.blocks <= 64, "model.blocks", "at most 64", self.blocks)
-        for key in ("groups", "rotated_kernels", "routing_stride"):
+        for key in ("groups", "rotated_kernels", "routing_stride", "banks", "fusion_banks"):
             value = getattr(self, key)
             require(value <= MOST_CHANNELS, f"model.{key}", f"at most {MOST_CHANNELS}", value)
         known = self.residual_init in ("default", "zero")
         require(known, "model.residual_init", "default or zero", self.residual_init)
+        both = self.name == "tsf" and self.faithful and self.centred
+        rule = "false where model.faithful, which has a scale of its own"
+        require(not both, "model.centred", rule, self.centred)
 
     @property
     def divisor(self) -> int:

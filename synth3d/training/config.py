@@ -28,7 +28,11 @@ SHARED_KEYS = (
 
 @dataclass(frozen=True)
 class _Loop:
-    """The keys of ``[train]`` that are no framework's own; see :class:`TrainConfig`."""
+    """The keys of ``[train]`` that are no framework's own; see :class:`TrainConfig`.
+
+    ``start`` is the run that this one begins from (``synth3d.training.start``), ``start_sha256``
+    the hash of its weights.
+    """
 
     framework: str = "pix2pix"
     steps: int = 120_000
@@ -50,6 +54,8 @@ class _Loop:
     threads: int = 0
     checkpoint_every: int = 250
     validate_every: int = 1000
+    start: str = ""
+    start_sha256: str = ""
 
     def __post_init__(self) -> None:
         _ = self.options  # refuses a framework or an option that does not exist

@@ -56,6 +56,7 @@ def origin_of(hashes: Hashes, config: RunConfig, device: str, processes: int = 1
     # Those of one machine, which its processes share.
     threads = config.train.threads or torch.get_num_threads()
     way |= {} if on_gpu else {"threads": str(threads)}
+    way |= {"start": config.train.start_sha256} if config.train.start else {}
     chip = torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability()
     machine = {"chip": f"{platform.machine()} {chip}", "torchio": _version("torchio")}
     machine["processes"] = str(processes)

@@ -34,6 +34,7 @@ from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
 from synth3d.training.loop import Place, cases_read, train
 from synth3d.training.recipes import read_recipe
 from synth3d.training.run_folder import leave_finished, read_done
+from synth3d.training.start import begun
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
 """The embedded cohort; ``synth3d phantom`` has the same defaults."""
@@ -55,7 +56,8 @@ class TrainRequest:
         target: Sequences to make, comma-separated; or ``any``: one network makes whatever a case
             lacks.
         sources: Sequences to look at, comma-separated; None is the others. For ``any``: those that
-            are looked at and made; None is those of a recipe for ``any``, else of the cohort.
+            are looked at and made; None is those of a recipe for ``any``, else all that
+            training cases have.
         recipe: A shipped name or a .toml or .json file; None suits data, device, its memory
             and ``dim``.
         model: A name in ``synth3d.models.GENERATORS``.
@@ -72,6 +74,8 @@ class TrainRequest:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         work: Where runs are kept.
         name: Of the run folder; None says what it is.
+        start: A finished run of Seq2Seq or tsf, whose encoder and decoder the fusion of this one
+            begins from.
         cache: Folder of prepared cases; None is ``cache`` in ``work``.
         cache_limit: Of that folder, in 10^9 bytes.
         dry_run: Print the settings and stop.
@@ -99,6 +103,7 @@ class TrainRequest:
     device: str = "auto"
     work: Path = Path("work")
     name: str | None = None
+    start: Path | None = None
     cache: Path | None = None
     cache_limit: float = LIMIT_GB
     dry_run: bool = False
@@ -136,8 +141,8 @@ def resolve(request: TrainRequest, device: str, held: Sequence[Modality] = ()) -
     """Defaults ← recipe ← the request's own fields ← its ``assign``.
 
     A recipe's bfloat16 becomes float32 where ``device`` would emulate it. Who asks for it by
-    name, or with a saved configuration (.json), gets it. ``held`` are the sequences of the cohort;
-    as long as nobody knows them, mode ``any`` has those of BraTS and of the recipe.
+    name, or with a saved configuration (.json), gets it. ``held`` are the
+    sequences of the training cases; as long as nobody knows them, mode ``any`` has BraTS's.
 
     Raises:
         InputError: An unknown key or name, a wrong type, or values that do not fit.
@@ -304,16 +309,16 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
             f"give --batch a multiple of {ranks.size}, or start another number of processes"
         )
     if request.dry_run and request.data is None:
+        config = begun(config, request.start, request.steps)
         print(json.dumps(to_plain(config), indent=2))
         return None
     finished = request.name and (place(request.work / "runs", request.name) / "done.json").exists()
     if not (request.dry_run or finished):
         check_workers(config.task, config.data)
     folder, cases, splits = find_cohort(request.data, request.splits, request.work)
-    held: list[Modality] = [
-        name for name in ALL_MODALITIES if any(name in case.images for case in cases)
-    ]
-    config = resolve(request, device, held)
+    taught = {name for case in cases if case.name in splits.train for name in case.images}
+    config = resolve(request, device, [name for name in ALL_MODALITIES if name in taught])
+    config = begun(config, request.start, request.steps)
     print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
     run = place(request.work / "runs", request.name or run_name(config, folder, splits))
     print(

@@ -15,6 +15,7 @@ from synth3d.errors import InputError
 from synth3d.inference import memory_format
 from synth3d.training.config import RunConfig, TrainConfig, build_framework
 from synth3d.training.distributed import ALONE, Ranks
+from synth3d.training.start import take_over
 
 BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
@@ -56,6 +57,7 @@ class Trainer:
         self._shares = ranks.size * config.train.accumulate
         layout = memory_format(config.dim)
         self.framework = build_framework(config).to(device).to(memory_format=layout)
+        take_over(self.framework, config)
         self.players, self.stages = self.framework.players(), tuple(self.framework.stages)
         self._check_stages()
         self._check_norms()
@@ -84,6 +86,8 @@ class Trainer:
         weights = [id(p) for player in self.players.values() for p in player.module.parameters()]
         if len(weights) != len(set(weights)):
             raise ValueError("two players share weights, so neither could be frozen alone")
+        if any(self.players[stage.players[0]].loss is None for stage in self.stages):
+            raise ValueError("the first player of a stage has no loss to learn by")
 
     def _check_norms(self) -> None:
         """Nothing may look at a whole batch where no process sees one."""
@@ -125,11 +129,11 @@ class Trainer:
         names: list[str] = []
         losses: list[Tensor] = []
         self._enter_stage()
-        for name in self.stages[self._stage].players:
-            terms, means = self._backward(name, shares)
+        for team in self._teams():
+            terms, means = self._backward(team, shares)
             if means is not None:
                 names, losses = [*names, *terms], [*losses, means]
-                self._descend(name, torch.cat(losses).isfinite().all())
+                self._descend(team, torch.cat(losses).isfinite().all())
         found = dict(zip(names, torch.cat(losses).tolist() if losses else [], strict=True))
         if not all(map(math.isfinite, found.values())):
             raise InputError(
@@ -147,21 +151,35 @@ class Trainer:
         each = self.config.train.accumulate
         return shares[self.ranks.rank * each :][:each]
 
-    def _backward(self, name: str, shares: Sequence[Batch]) -> tuple[list[str], Tensor | None]:
-        """A player's gradients on the whole batch; its terms, by name, and None if it rests."""
-        player = self.players[name]
-        self.optimizers[name].zero_grad(set_to_none=True)
+    def _teams(self) -> list[list[str]]:
+        """The players that learn now: each that has a loss, and those that learn by it."""
+        teams: list[list[str]] = []
+        for name in self.stages[self._stage].players:
+            if self.players[name].loss is None:
+                teams[-1].append(name)
+            else:
+                teams.append([name])
+        return teams
+
+    def _backward(
+        self, team: Sequence[str], shares: Sequence[Batch]
+    ) -> tuple[list[str], Tensor | None]:
+        """A team's gradients on the whole batch; its terms, by name, and None if it rests."""
+        loss_of = self.players[team[0]].loss
+        assert loss_of is not None
+        for name in team:
+            self.optimizers[name].zero_grad(set_to_none=True)
         names, means = [], None
         for share in shares:
             with self._own_randomness(share), self._autocast():
-                terms = player.loss(share, self.step)
+                terms = loss_of(share, self.step)
             if not terms:
                 continue
             loss = torch.stack([term.float() for term in terms.values()]) / self._shares
             loss.sum().backward()
             names, means = [*terms], loss.detach() + (0 if means is None else means)
         if means is not None:
-            self.ranks.add_up([*self._learnable[name]], means)
+            self.ranks.add_up([p for name in team for p in self._learnable[name]], means)
         return names, means
 
     @contextlib.contextmanager
@@ -176,15 +194,19 @@ class Trainer:
             torch.manual_seed(seed_of(f"step/{self.config.train.seed}/{self.step}/{share.first}"))
             yield
 
-    def _descend(self, name: str, finite: Tensor) -> None:
-        """One step of a player down its gradients; none unless ``finite``, a bool on the device."""
-        player, optimizer, train = self.players[name], self.optimizers[name], self.config.train
-        for group in optimizer.param_groups:
-            group["lr"] = player.rate * rate_factor(self.step, train)
+    def _descend(self, team: Sequence[str], finite: Tensor) -> None:
+        """One step of a team down its gradients; none unless ``finite``, a bool on the device."""
+        train = self.config.train
+        factor = self.stages[self._stage].rate * rate_factor(self.step, train)
         if train.clip_norm > 0:
-            nn.utils.clip_grad_norm_(player.module.parameters(), train.clip_norm)
-        optimizer.found_inf = (~finite).float()
-        optimizer.step()
+            weights = [p for name in team for p in self.players[name].module.parameters()]
+            nn.utils.clip_grad_norm_(weights, train.clip_norm)
+        for name in team:
+            optimizer = self.optimizers[name]
+            for group in optimizer.param_groups:
+                group["lr"] = self.players[name].rate * factor
+            optimizer.found_inf = (~finite).float()
+            optimizer.step()
 
     @torch.no_grad()
     def _update_averages(self) -> None:

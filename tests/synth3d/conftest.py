@@ -29,6 +29,21 @@ def vgg16(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def vgg19(tmp_path_factory) -> Path:
+    """Random weights, in half precision, of torchvision's first thirteen convolutions."""
+    layers = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28)
+    channels = (3, 64, 64, 128, 128, *[256] * 4, *[512] * 5)
+    state, draws = {}, torch.Generator().manual_seed(0)
+    for layer, inputs, outputs in zip(layers, channels, channels[1:], strict=False):
+        kernel = torch.randn(outputs, inputs, 3, 3, generator=draws) * (2 / (9 * inputs)) ** 0.5
+        state[f"features.{layer}.weight"] = kernel.half()
+        state[f"features.{layer}.bias"] = 0.1 * torch.randn(outputs, generator=draws).half()
+    path = tmp_path_factory.mktemp("weights") / "vgg19-random.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def write_run():
     """Write an untrained but complete run folder of a tiny network."""
 

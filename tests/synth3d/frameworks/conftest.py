@@ -23,7 +23,9 @@ def make_config():
         both = {"mode": "any", "targets": sources} if options.pop("either", False) else {}
         known = FRAMEWORKS[framework].Options
         small = {key: value for key, value in SMALL.items() if hasattr(known, key)}
-        size = {"name": "resunet", "widths": (4, 8), "blocks": 1, "groups": 2, "stages": 2}
+        name = "tsf" if "explanation" in FRAMEWORKS[framework].needs else "resunet"
+        size = {"name": name, "widths": (4, 8), "blocks": 1, "groups": 2, "stages": 2,
+                "banks": 2, "fusion_banks": 2}  # fmt: skip
         tables = {framework: known(**small | options)}
         return RunConfig(
             dim=dim,

@@ -43,7 +43,8 @@ def batch_of(dim: int) -> Batch:
 def trainer_of(make_config, vgg16):
     def make(generator, framework, dim, passes=1):
         options = {"critic_layers": 1, "sampling_steps": 2, "validation_steps": 2,
-                   "perceptual_weight": 100.0, "perceptual_weights": str(vgg16)}  # fmt: skip
+                   "perceptual_weight": 100.0 if framework == "pgan" else 0.0,
+                   "perceptual_weights": str(vgg16)}  # fmt: skip
         known = FRAMEWORKS[framework].Options
         options = {key: value for key, value in options.items() if hasattr(known, key)}
         how = {"name": generator, "centred": True}
@@ -85,10 +86,11 @@ def test_a_gap_is_the_samples_own_and_holds_nothing(generator, framework, dim, t
 def test_the_truth_of_what_is_not_wanted_is_no_part_of_a_loss(framework, trainer_of):
     found = []
     for wild in (0.0, 5.0):
-        cell, batch = trainer_of("resunet", framework, 2).framework, batch_of(2)
+        plain = "resunet" if FRAMEWORKS[framework].needs <= GENERATORS["resunet"].offers else "tsf"
+        cell, batch = trainer_of(plain, framework, 2).framework, batch_of(2)
         free = ~WANTED[..., None, None]
         other = replace(batch, targets=torch.where(free, batch.targets + wild, batch.targets))
-        terms = [player.loss(other, 4) for player in cell.players().values()]
+        terms = [player.loss(other, 4) for player in cell.players().values() if player.loss]
         found.append([(name, term.item()) for each in terms for name, term in each.items()])
     assert found[0] == found[1]
 

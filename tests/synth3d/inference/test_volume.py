@@ -78,7 +78,8 @@ def test_many_tiles_give_what_one_patch_gives(name, shape, tile):
 
 def real_cell(name: str, dim: int = 3):
     torch.manual_seed(0)
-    task, model = Task(dim, TASK.sources, TASK.targets), ModelConfig("resunet", (4, 8), blocks=1)
+    plain = "tsf" if "explanation" in FRAMEWORKS[name].needs else "resunet"
+    task, model = Task(dim, TASK.sources, TASK.targets), ModelConfig(plain, (4, 8), blocks=1)
     return build(task, model, name, OPTIONS.get(name, FRAMEWORKS[name].Options())).eval()
 
 

@@ -117,6 +117,6 @@ def test_stages_that_are_neither_are_refused_with_their_key():
 
 
 def test_every_option_of_every_generator_can_be_configured():
-    own = {"time_embedding", "dim"}  # the framework's and the run's
+    own = {"time_embedding", "dim", "slices"}  # the framework's, the run's, and only one is fed
     fields = set(ModelConfig.__dataclass_fields__)
     assert all(options_of(name) <= fields | own for name in GENERATORS)

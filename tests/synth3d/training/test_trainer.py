@@ -153,9 +153,49 @@ def test_a_checkpoint_goes_on_in_any_stage_bit_for_bit(two, stop, tmp_path):
     ]
 
 
+def by_one_loss(self) -> dict[str, Player]:
+    pair, rate = self.generator, self.plan.rate
+    return {
+        "mend": Player(pair.mend, self.mend_loss, rate, kept=True),
+        "draft": Player(pair.draft, None, 2 * rate, kept=True),
+        "judge": Player(self.judge, self.judge_loss, rate),
+    }
+
+
+def test_players_that_share_a_loss_learn_as_one_with_the_rates_of_the_stage(two, monkeypatch):
+    """Also under a common bound of their gradient."""
+    monkeypatch.setattr(TwoStages, "players", by_one_loss)
+    stages = Stage(("mend", "draft"), 0.5), Stage(("mend", "draft", "judge"), 0.5, rate=0.1)
+    monkeypatch.setattr(TwoStages, "stages", stages)
+    two = dataclasses.replace(two, train=dataclasses.replace(two.train, clip_norm=0.1))
+    trainer, alone = Trainer(two, CPU), Trainer(two, CPU).framework
+    pair = alone.generator
+    groups = [{"params": [*pair.mend.parameters()], "lr": 1e-2},
+              {"params": [*pair.draft.parameters()], "lr": 2e-2}]  # fmt: skip
+    optimizer = torch.optim.Adam(groups, betas=two.train.betas)
+    for step in range(8):
+        terms = trainer.advance(batch_of(step))
+        for group, rate in zip(optimizer.param_groups, (1e-2, 2e-2), strict=True):
+            group["lr"] = rate * (0.1 if step >= 4 else 1)
+        optimizer.zero_grad()
+        loss = alone.mend_loss(batch_of(step), step)["mend"]
+        loss.backward()
+        nn.utils.clip_grad_norm_(pair.parameters(), 0.1)
+        optimizer.step()
+        assert terms["mend"] == pytest.approx(loss.item())
+        assert terms.keys() == ({"mend"} if step in (0, 1, 2, 3, 6) else {"mend", "judge"})
+    for one, other in zip(trainer.framework.generator.parameters(), pair.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def one_twice(self) -> dict[str, Player]:
     both = Player(self.generator.draft, self.generator_loss, 1.0)
     return {"draft": both, "mend": both, "judge": both}
+
+
+def without_losses(self) -> dict[str, Player]:
+    parts = {"draft": self.generator.draft, "mend": self.generator.mend, "judge": self.judge}
+    return {name: Player(part, None, 1.0) for name, part in parts.items()}
 
 
 @pytest.mark.parametrize(
@@ -164,6 +204,7 @@ def one_twice(self) -> dict[str, Player]:
         ("stages", (Stage(("draft",)),), "players are"),
         ("stages", (Stage(("draft", "mend", "judge"), 0.4),), "do not make 1"),
         ("players", one_twice, "share weights"),
+        ("players", without_losses, "no loss to learn by"),
     ],
 )
 def test_stages_and_players_that_do_not_fit_are_refused(two, part, value, wrong, monkeypatch):

@@ -1,0 +1,226 @@
+"""The generator ``tsf``: TSF-Seq2Seq (Han et al., MICCAI 2023), in 2-D and 3-D."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synth3d.models.tsf.coding import SLOTS, Decoder, Encoder
+from synth3d.models.tsf.fusion import Fusion
+
+CENTRE = 1.0
+"""Of the network's scale: images from 0 to 2 are from −1 to 1 within, as in the paper."""
+
+
+@dataclass(frozen=True)
+class TSFOptions:
+    """What TSF-Seq2Seq can be asked for beside its size.
+
+    Args:
+        banks: w of the decoder's HyperConvs: of how many kernels each one is mixed.
+        fusion_banks: w of the fusion's.
+        recurrent: ConvLSTMs behind the encoder and before the decoder. The series here are of one
+            image, in which their recurrent half has no effect.
+        fusion: ``full``, or one part left out, see :class:`synth3d.models.tsf.fusion.Fusion`.
+        faithful: Start as the reference code does, have biases where a norm follows that undoes
+            them, and end with tanh: the output is in (0, 2).
+        slices: Adjacent slices that make one image of a sequence; then images are (slices, H, W).
+    """
+
+    banks: int = 16
+    fusion_banks: int = 4
+    recurrent: bool = False
+    fusion: str = "full"
+    faithful: bool = False
+    slices: int = 1
+
+
+class TSFSeq2Seq(nn.Module):
+    """Any of T targets from any of S sources, in three parts that can be had one by one.
+
+    ``encoder`` takes the image of any source, ``fusion`` makes one set of features of those that
+    are there, ``decoder`` makes the image that a slot names: T slots for the targets, and S more
+    for the sources as they are, for tasks whose sources are no targets.
+
+    Args:
+        in_channels: S.
+        out_channels: T; in mode ``any`` the same sequences as the sources.
+        dim: 2 or 3.
+        widths: Channels from full resolution to the features, at least two.
+        blocks: ResBlocks of the encoder, and of the decoder.
+        options: The keywords of :class:`TSFOptions`.
+
+    Raises:
+        ValueError: ``dim`` is neither, a count is not positive, there are more sequences than
+            slots, or an option does not exist or fit.
+    """
+
+    offers: ClassVar[frozenset[str]] = frozenset({"explanation"})
+    dims: ClassVar[frozenset[int]] = frozenset({2, 3})
+    Options: ClassVar[type[TSFOptions]] = TSFOptions
+    keywords: ClassVar[frozenset[str]] = frozenset(TSFOptions.__dataclass_fields__)
+    time: ClassVar[None] = None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        dim: int = 3,
+        widths: Sequence[int] = (64, 128, 256),
+        blocks: int = 6,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.options = o = self.Options(**options)
+        if dim not in self.dims:
+            raise ValueError(f"{type(self).__name__} exists in 2-D and 3-D, got dim {dim}")
+        if len(widths) < 2 or min(widths) < 1:
+            raise ValueError(f"expected at least two positive widths, got {tuple(widths)}")
+        least = min(in_channels, out_channels, blocks, o.banks, o.fusion_banks, o.slices)
+        if least < 1:
+            raise ValueError(
+                "in_channels, out_channels, blocks, banks, fusion_banks and slices must be "
+                f"positive, got {in_channels}, {out_channels}, {blocks}, {o.banks}, "
+                f"{o.fusion_banks} and {o.slices}"
+            )
+        if in_channels + out_channels > SLOTS:
+            raise ValueError(
+                f"tsf tells {SLOTS} sequences apart, got {in_channels} sources and {out_channels} "
+                "targets"
+            )
+        self.dim, self.widths, self.levels = dim, tuple(widths), len(widths) - 1
+        self.sources, self.targets, self.blocks = in_channels, out_channels, blocks
+        self.encoder = Encoder(dim, o.slices, widths, blocks, o.recurrent, o.faithful)
+        self.decoder = Decoder(dim, o.slices, widths, blocks, o.banks, o.recurrent, o.faithful)
+        self.fusion = Fusion(
+            dim, in_channels, out_channels, widths[-1], o.fusion_banks, o.fusion, o.faithful
+        )
+
+    def forward(
+        self, x: Tensor, present: Tensor | None = None, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Sources (B, S, \\*S) → targets (B, T, \\*S), in one call of the decoder.
+
+        Args:
+            x: Intensities from 0 to 2 or so, of any size; (B, S, slices, \\*S) for more than one
+                slice.
+            present: (B, S) bool, None for all; what stands elsewhere in ``x`` is never looked at.
+            wanted: (B, T) bool, None for all; what is not wanted is 0.
+        """
+        return self.reconstructions(x, present, wanted, plain=False)[0]
+
+    def reconstructions(
+        self,
+        x: Tensor,
+        present: Tensor | None = None,
+        wanted: Tensor | None = None,
+        plain: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """x_A, from f̂ + f_A, and x, from f̂ alone, as :meth:`forward`; |x_A − x| is TSEM (eq. 6).
+
+        Without ``plain`` x is x_A.
+        """
+        present, wanted = self._masks(x, present, wanted)
+        sample, target = wanted.cpu().nonzero(as_tuple=True)
+        features, there = self.features(x, present), present.to(x.device, non_blocking=True)
+        sample, target = (index.to(x.device, non_blocking=True) for index in (sample, target))
+        mean, added = self.fusion(features[sample], there[sample], target)
+        parts = [mean if added is None else mean + added]
+        if plain and added is not None:
+            parts.append(mean)
+        made = self.decode(torch.cat(parts), target.repeat(len(parts)), x.shape[-self.dim :])
+        blank = made.new_zeros((len(x) * self.targets, *made.shape[1:]))
+        index = sample * self.targets + target
+        placed = [
+            blank.index_copy(0, index, part).unflatten(0, (len(x), self.targets))
+            for part in made.chunk(len(parts))
+        ]
+        return placed[0], placed[-1]
+
+    def averaged(
+        self, x: Tensor, present: Tensor | None = None, wanted: Tensor | None = None
+    ) -> Tensor:
+        """As :meth:`forward`, the mean of what each source alone gives: Seq2Seq, no fusion."""
+        present, wanted = self._masks(x, present, wanted)
+        pairs = present[:, :, None].cpu() & wanted[:, None, :].cpu()
+        sample, source, target = (i.to(x.device) for i in pairs.nonzero(as_tuple=True))
+        features = self.features(x, present)[sample, source]
+        made = self.decode(features, target, x.shape[-self.dim :])
+        total = made.new_zeros((len(x) * self.targets, *made.shape[1:]))
+        total = total.index_add(0, sample * self.targets + target, made)
+        count = present.sum(1).clamp(min=1).to(total)
+        total = total.unflatten(0, (len(x), self.targets))
+        return total / count.view(-1, *[1] * (total.ndim - 1))
+
+    def features(self, x: Tensor, present: Tensor) -> Tensor:
+        """Of every source (B, S, C, \\*s), exactly 0 where not ``present`` (B, S) bool.
+
+        ``present`` on the CPU spares a GPU a wait.
+        """
+        images = x.flatten(0, 1)
+        here = present.cpu().flatten().nonzero().flatten().to(x.device, non_blocking=True)
+        found = self.encode(images if len(here) == len(images) else images[here])
+        if len(here) < len(images):
+            blank = found.new_zeros((len(images), *found.shape[1:]))
+            found = blank.index_copy(0, here, found)
+        return found.unflatten(0, x.shape[:2])
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (N, \\*S), or (N, slices, \\*S), of any sequences → features (N, C, \\*s)."""
+        stacked = images.ndim == self.dim + 2
+        if images.ndim != self.dim + 1 + (self.options.slices > 1):
+            raise ValueError(
+                f"a {self.dim}-D tsf of {self.options.slices} slice(s) got images of shape "
+                f"{tuple(images.shape[1:])}"
+            )
+        images = images - CENTRE
+        return self.encoder(self._fitted(images if stacked else images[:, None]))
+
+    def decode(self, features: Tensor, slots: Tensor, shape: Sequence[int]) -> Tensor:
+        """Features (N, C, \\*s) → images (N, \\*S) of ``shape``, or (N, slices, \\*S).
+
+        ``slots`` (N,): a target's number, or T and a source's for that source as it is.
+        """
+        made = CENTRE + self.decoder(features, slots)
+        made = made[(..., *(slice(side) for side in shape))]
+        return made if self.options.slices > 1 else made[:, 0]
+
+    def weights(self, present: Tensor, wanted: Tensor) -> Tensor:
+        """ω (B, T, S): what each source counts in the mean for each target; 0 if it is not wanted.
+
+        They follow from ``present`` (B, S) and ``wanted`` (B, T), bool, alone, and are no measure
+        of importance: attention has its say beside them.
+        """
+        every = present[:, None].expand(-1, self.targets, -1).flatten(0, 1)
+        target = torch.arange(self.targets, device=present.device).repeat(len(present))
+        omega = self.fusion.omega(every, target).unflatten(0, (len(present), self.targets))
+        return torch.where(wanted[:, :, None], omega, 0)
+
+    def _masks(
+        self, x: Tensor, present: Tensor | None, wanted: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Both masks; made on the CPU where all is meant."""
+        if x.shape[1] != self.sources or x.ndim != self.dim + 2 + (self.options.slices > 1):
+            axes = "(B, S, D, H, W)" if self.dim == 3 else "(B, S, H, W)"
+            raise ValueError(
+                f"a {self.dim}-D tsf of {self.sources} sources takes {axes}, got {tuple(x.shape)}"
+            )
+        shape = (len(x), self.sources), (len(x), self.targets)
+        masks = [
+            torch.ones(size, dtype=torch.bool, device="cpu") if mask is None else mask
+            for mask, size in zip((present, wanted), shape, strict=True)
+        ]
+        return masks[0], masks[1]
+
+    def _fitted(self, x: Tensor) -> Tensor:
+        """``x`` with its last voxels repeated until it halves evenly to two voxels or more."""
+        factor = 2**self.levels
+        padding = [
+            amount
+            for side in reversed(x.shape[2:])
+            for amount in (0, max(-(-side // factor), 2) * factor - side)
+        ]
+        return F.pad(x, padding, mode="replicate") if any(padding) else x
