@@ -14,7 +14,7 @@ from seg_eval.segmenter.trust import sealed
 from synth3d.cohort import find_cases
 from synth3d.files import sha256, write_json
 from synth3d.phantom.cohort import make_cohort
-from synth3d.training import TrainRequest, loop, train_run
+from synth3d.training import TrainRequest, record, train_run
 from tests.fuzz.mutants import nifti, raw, table, values
 from tests.seg_eval.conftest import NAMES, FakeMachines, write_case
 
@@ -97,14 +97,14 @@ def _write_tables(root: Path, cases: list[Any]) -> None:
 
 def _train(root: Path) -> None:
     """A finished run, and what it was after its first leg, with its resume state."""
-    keep, work = loop.save_state, root / "work"
+    keep, work = record.save_state, root / "work"
 
     def save_and_copy(path: Path, state: Any) -> None:
         keep(path, state)
         if not (root / "half").exists():
             shutil.copytree(path.parent, root / "half" / "runs" / "run")
 
-    with mock.patch.object(loop, "save_state", save_and_copy):
+    with mock.patch.object(record, "save_state", save_and_copy):
         train_run(training(root, work))
     done = work / "runs" / "run" / "done.json"
     said = json.loads(done.read_text())
