@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--overwrite", action="store_true", help="replace files that are already in output_dir")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--threads", type=int, help="CPU threads; default: all cores")
+    add("--workers", type=int, metavar="N",
+        help="processes that make participants side by side; default: 1")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("-v", "--version", action="version", version=f"synth3d-bids {__version__}")
     args = parser.parse_args(argv)
@@ -86,6 +88,7 @@ def _participants(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         dry_run=args.dry_run,
         threads=args.threads,
+        workers=1 if args.workers is None else args.workers,
         device=args.device,
     )
     complete_cohort(request)
@@ -96,7 +99,7 @@ def _group(args: argparse.Namespace) -> int:
     from synth3d.bids.group import SOUND, group_table
     from synth3d.cohort import find_cases
 
-    given = ("run", "missing", "overwrite", "dry_run", "threads")
+    given = ("run", "missing", "overwrite", "dry_run", "workers", "threads")
     if idle := [f"--{name.replace('_', '-')}" for name in given if getattr(args, name)]:
         raise InputError(f"the group level only reads receipts and has no use for {idle[0]}")
     cases = find_cases(args.bids_dir, _chosen(args))

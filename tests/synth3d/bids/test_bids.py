@@ -59,7 +59,7 @@ def table(out):
 def made(cohort):
     """All participants completed once, in the dataset's own derivatives; read-only."""
     out = cohort / "BIDS" / "derivatives" / "synth3d"
-    assert work(cohort, out) == 0
+    assert work(cohort, out, "--workers", "2") == 0
     return out
 
 
