@@ -6,8 +6,8 @@ reproduce the tables of the AGI-Net paper):
 - convolution, transposed convolution, linear: 2 per multiply-accumulate, 1 per output for a bias;
 - ReLU, leaky ReLU, GELU, pooling: 1 per input element; normalisation: 5 per element;
 - reading between voxels (deformable convolution): 2 per corner, 2^d corners;
-- elementwise sums and products, sigmoids of pooled vectors and the making of rolled or rotated
-  kernels: not counted.
+- elementwise sums and products, sigmoids of pooled vectors, the making of rolled, rotated or mixed
+  kernels, and what is no layer (norms and activations of tsf): not counted.
 """
 
 import bisect
@@ -31,6 +31,7 @@ from synth3d.models import (
     DeformableConv,
     DisplacementMap,
     GlobalMean,
+    HyperConv,
     ModalityHead,
     OffsetHead,
     RotatingConv,
@@ -240,6 +241,9 @@ RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.GELU, GlobalMean), _per_element(1)),
     **dict.fromkeys((ChannelNorm, nn.InstanceNorm2d, nn.InstanceNorm3d), _per_element(5)),
     DeformableConv: _deformable,
+    HyperConv: lambda layer, x, y: (
+        y.numel() * (2 * math.prod(layer.shape[1:]) + (layer.bias_bank is not None))
+    ),
     ModalityHead: lambda layer, x, y: 2 * y.numel() * math.prod(layer.weight.shape[2:]),
     TimeModulation: lambda layer, x, y: (
         len(x) * len(layer.weight) * (2 * layer.weight.shape[1] + 1)

@@ -123,10 +123,12 @@ class TSFSeq2Seq(nn.Module):
 
         Without ``plain`` x is x_A.
         """
-        present, wanted = self._masks(x, present, wanted)
-        sample, target = wanted.cpu().nonzero(as_tuple=True)
-        features, there = self.features(x, present), present.to(x.device, non_blocking=True)
-        sample, target = (index.to(x.device, non_blocking=True) for index in (sample, target))
+        self._check(x)
+        sample, target = _places(wanted, len(x), self.targets, x.device)
+        features = self.features(x, present)
+        if present is None:
+            present = torch.ones(len(x), self.sources, dtype=torch.bool, device=x.device)
+        there = present.to(x.device, non_blocking=True)
         mean, added = self.fusion(features[sample], there[sample], target)
         parts = [mean if added is None else mean + added]
         if plain and added is not None:
@@ -144,8 +146,13 @@ class TSFSeq2Seq(nn.Module):
         self, x: Tensor, present: Tensor | None = None, wanted: Tensor | None = None
     ) -> Tensor:
         """As :meth:`forward`, the mean of what each source alone gives: Seq2Seq, no fusion."""
-        present, wanted = self._masks(x, present, wanted)
-        pairs = present[:, :, None].cpu() & wanted[:, None, :].cpu()
+        self._check(x)
+        shape = (len(x), self.sources), (len(x), self.targets)
+        present, wanted = (
+            torch.ones(size, dtype=torch.bool, device="cpu") if mask is None else mask.cpu()
+            for mask, size in zip((present, wanted), shape, strict=True)
+        )
+        pairs = present[:, :, None] & wanted[:, None, :]
         sample, source, target = (i.to(x.device) for i in pairs.nonzero(as_tuple=True))
         features = self.features(x, present)[sample, source]
         made = self.decode(features, target, x.shape[-self.dim :])
@@ -155,18 +162,19 @@ class TSFSeq2Seq(nn.Module):
         total = total.unflatten(0, (len(x), self.targets))
         return total / count.view(-1, *[1] * (total.ndim - 1))
 
-    def features(self, x: Tensor, present: Tensor) -> Tensor:
+    def features(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """Of every source (B, S, C, \\*s), exactly 0 where not ``present`` (B, S) bool.
 
-        ``present`` on the CPU spares a GPU a wait.
+        ``present``, None for all, spares a GPU a wait if it is on the CPU.
         """
         images = x.flatten(0, 1)
-        here = present.cpu().flatten().nonzero().flatten().to(x.device, non_blocking=True)
-        found = self.encode(images if len(here) == len(images) else images[here])
-        if len(here) < len(images):
-            blank = found.new_zeros((len(images), *found.shape[1:]))
-            found = blank.index_copy(0, here, found)
-        return found.unflatten(0, x.shape[:2])
+        if present is None or present.cpu().all():
+            return self.encode(images).unflatten(0, x.shape[:2])
+        sample, source = _places(present, *x.shape[:2], x.device)
+        here = sample * self.sources + source
+        found = self.encode(images[here])
+        blank = found.new_zeros((len(images), *found.shape[1:]))
+        return blank.index_copy(0, here, found).unflatten(0, x.shape[:2])
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (N, \\*S), or (N, slices, \\*S), of any sequences → features (N, C, \\*s)."""
@@ -199,21 +207,12 @@ class TSFSeq2Seq(nn.Module):
         omega = self.fusion.omega(every, target).unflatten(0, (len(present), self.targets))
         return torch.where(wanted[:, :, None], omega, 0)
 
-    def _masks(
-        self, x: Tensor, present: Tensor | None, wanted: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Both masks; made on the CPU where all is meant."""
+    def _check(self, x: Tensor) -> None:
         if x.shape[1] != self.sources or x.ndim != self.dim + 2 + (self.options.slices > 1):
             axes = "(B, S, D, H, W)" if self.dim == 3 else "(B, S, H, W)"
             raise ValueError(
                 f"a {self.dim}-D tsf of {self.sources} sources takes {axes}, got {tuple(x.shape)}"
             )
-        shape = (len(x), self.sources), (len(x), self.targets)
-        masks = [
-            torch.ones(size, dtype=torch.bool, device="cpu") if mask is None else mask
-            for mask, size in zip((present, wanted), shape, strict=True)
-        ]
-        return masks[0], masks[1]
 
     def _fitted(self, x: Tensor) -> Tensor:
         """``x`` with its last voxels repeated until it halves evenly to two voxels or more."""
@@ -224,3 +223,14 @@ class TSFSeq2Seq(nn.Module):
             for amount in (0, max(-(-side // factor), 2) * factor - side)
         ]
         return F.pad(x, padding, mode="replicate") if any(padding) else x
+
+
+def _places(
+    mask: Tensor | None, rows: int, columns: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Row and column of all that is True in ``mask`` (rows, columns), None for all of it."""
+    if mask is None:
+        every = torch.arange(rows * columns, device=device)
+        return every // columns, every % columns
+    row, column = mask.cpu().nonzero(as_tuple=True)
+    return row.to(device, non_blocking=True), column.to(device, non_blocking=True)

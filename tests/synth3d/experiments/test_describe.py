@@ -93,6 +93,17 @@ def test_hand_counts():
         count_flops(nn.Bilinear(1, 1, 1), (1, 1))
 
 
+def test_a_generator_of_mixed_kernels_is_described():
+    """Its operations as those of plain convolutions of these shapes, up to the codes'."""
+    request = DescribeRequest("tsf", "2d", (8, 16), assign=["blocks=1", "banks=2"], side=16,
+                              in_channels=2, fit="8GB")  # fmt: skip
+    found = describe(request)
+    half, whole = 2 * 9 * 64, 2 * 256
+    encoder = 2 * (whole * 49 * 8 / 2 + half / 9 * 9 * 8 * 16 / 2 + half / 9 * 2 * 9 * 16 * 16 / 2)
+    assert found["flops"] > encoder
+    assert min(found["saved_bytes_per_voxel"], found["parameters"], found["fit"]["batch"]) > 0
+
+
 @pytest.mark.parametrize("model", ["deform-resunet", "arc-resunet", "agi-net", "resunet"])
 def test_every_model_and_the_time_can_be_described(model):
     groups = 2 if model == "agi-net" else None
