@@ -170,7 +170,7 @@ class TSFSeq2Seq(nn.Module):
         images = x.flatten(0, 1)
         if present is None or present.cpu().all():
             return self.encode(images).unflatten(0, x.shape[:2])
-        sample, source = _places(present, *x.shape[:2], x.device)
+        sample, source = _places(present, len(x), self.sources, x.device)
         here = sample * self.sources + source
         found = self.encode(images[here])
         blank = found.new_zeros((len(images), *found.shape[1:]))

@@ -39,6 +39,11 @@ def batch_of(dim: int) -> Batch:
     return Batch(sources, truth, PRESENT, WANTED, head_of(sources))
 
 
+def plain_for(framework: str) -> str:
+    """The plainest generator that ``framework`` can use."""
+    return "resunet" if FRAMEWORKS[framework].needs <= GENERATORS["resunet"].offers else "tsf"
+
+
 @pytest.fixture(scope="module")
 def trainer_of(make_config, vgg16):
     def make(generator, framework, dim, passes=1):
@@ -86,8 +91,7 @@ def test_a_gap_is_the_samples_own_and_holds_nothing(generator, framework, dim, t
 def test_the_truth_of_what_is_not_wanted_is_no_part_of_a_loss(framework, trainer_of):
     found = []
     for wild in (0.0, 5.0):
-        plain = "resunet" if FRAMEWORKS[framework].needs <= GENERATORS["resunet"].offers else "tsf"
-        cell, batch = trainer_of(plain, framework, 2).framework, batch_of(2)
+        cell, batch = trainer_of(plain_for(framework), framework, 2).framework, batch_of(2)
         free = ~WANTED[..., None, None]
         other = replace(batch, targets=torch.where(free, batch.targets + wild, batch.targets))
         terms = [player.loss(other, 4) for player in cell.players().values() if player.loss]
@@ -98,7 +102,7 @@ def test_the_truth_of_what_is_not_wanted_is_no_part_of_a_loss(framework, trainer
 @pytest.mark.parametrize("framework", sorted(n for n, f in FRAMEWORKS.items() if "any" in f.modes))
 def test_shares_of_a_batch_of_gaps_teach_what_the_whole_does(framework, trainer_of):
     """More is asked by two processes, of fixed targets, in test_shares."""
-    whole, parts = (trainer_of("resunet", framework, 2, passes) for passes in (1, 2))
+    whole, parts = (trainer_of(plain_for(framework), framework, 2, passes) for passes in (1, 2))
     for _ in range(3):
         terms = whole.advance(batch_of(2))
         assert parts.advance(batch_of(2)) == pytest.approx(terms, rel=1e-4, abs=1e-6)
