@@ -43,10 +43,10 @@ cuda_ops.RollingConv(4, 4, groups=2)(
 """,
     "synth3d.models": """
 import torch
-from synth3d.models import GENERATORS, PatchCritic
+from synth3d.models import GENERATORS, PatchCritic, options_of
 for name, make in GENERATORS.items():
     dim = 2 if name == "arc-resunet" else 3
-    options = {} if name == "resunet" else {"stages": 1}
+    options = {"stages": 1} if "stages" in options_of(name) else {}
     make(2, 1, dim=dim, widths=(8, 16), **options)(torch.zeros(1, 2, *[4] * dim))
 """,
 }

@@ -247,7 +247,7 @@ def test_it_is_explained():
     ((name, tsem),) = tsf.explain(*given).items()
     assert name == "tsem"
     attended, plain = tsf.generator.reconstructions(*given)
-    assert torch.equal(tsf.synthesize(*given), attended)
+    torch.testing.assert_close(tsf.synthesize(*given), attended)
     assert torch.equal(tsem, (attended - plain).abs())
     assert (tsem[batch.wanted] > 0).any()
     assert (tsem[~batch.wanted] == 0).all()
