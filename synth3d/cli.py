@@ -347,7 +347,7 @@ def _add_ablate(commands: Any) -> None:
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign")
     add("--dim", choices=["2d", "3d"], help="default: the recipe's, else 3d")
     add("--plane", choices=["axial", "coronal", "sagittal"], help="for 2d")
-    add("--target", "--missing", help="t1|t1ce|t2|flair|pd")
+    add("--target", "--missing", help="t1|t1ce|t2|flair|pd, or any for the tables tsf-*")
     add("--sources", help="comma-separated; default: the others")
     add("--move", metavar="SOURCE", help="the source that is put out of place; default: t2 or last")
     add("--draw", choices=["fixed", "box"], default="fixed",
@@ -355,8 +355,8 @@ def _add_ablate(commands: Any) -> None:
     add("--mode", choices=["test-only", "train-and-test"], default="test-only",
         help="of a curve: test an aligned training at every level, or train each level")
     add("--convention", metavar="NAME,NAME",
-        help="of the scores, the first leads; default: ours,paper-agi, or the reverse for a "
-        "recipe with the paper's intensities")
+        help="of the scores, the first leads; default: ours and that of the table's paper, or the "
+        "reverse for a recipe with the AGI-Net paper's intensities")
     _add_workers(add, "runs")
     add("--threads", type=int, help="of each run; default: all cores / workers")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -147,10 +148,15 @@ def score_command(item: Item, shared: Shared) -> list[str]:
         "data": shared.data,
         "cases": [case.name for case in shared.cases],
         "tests": [
-            {"config": to_plain(test.config), "path": test.path, "identity": test.identity}
+            {
+                "config": to_plain(test.config),
+                "asked": asdict(test.cell.asking),
+                "path": test.path,
+                "identity": test.identity,
+            }
             for test in item.todo
         ],
-        **{key: getattr(shared, key) for key in ("conventions", "device", "threads")},
+        **{key: getattr(shared, key) for key in ("conventions", "lpips", "device", "threads")},
     }
     write_json(path, order)
     return [sys.executable, "-m", "synth3d.experiments.scores", str(path)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from synth3d.data import Batch
+from synth3d.data import Batch, only
 from synth3d.errors import InputError
 from synth3d.experiments.cells import duration, train_command
 from synth3d.experiments.plan import Item, Shared, configure, digest_of, identity_of, with_budget
@@ -97,20 +97,10 @@ def _cost(config: RunConfig, device: str) -> float | str:
 
 
 def _seconds_per_step(config: RunConfig, device: str) -> float:
-    """Timed on random voxels: without data, and once with and once without a late critic."""
+    """Timed on random voxels: without data, in each stage, with and without a late critic."""
     keep_memory()
     torch.set_num_threads(config.train.threads)
-    trainer = Trainer(config, torch.device(device))
-    size, sides = config.drawn.batch, config.data.patch
-    inputs, outputs = len(config.sources), len(config.targets)
-    draws = torch.Generator().manual_seed(0)
-    batch = Batch(
-        targets=torch.rand(size, outputs, *sides, generator=draws),
-        sources=torch.rand(size, inputs, *sides, generator=draws),
-        present=torch.ones(size, inputs, dtype=torch.bool),
-        wanted=torch.ones(size, outputs, dtype=torch.bool),
-        brain=torch.ones(size, 1, *sides, dtype=torch.bool),
-    )
+    trainer, batch = Trainer(config, torch.device(device)), random_batch(config)
 
     def timed(step: int) -> float:
         trainer.step = step
@@ -120,6 +110,28 @@ def _seconds_per_step(config: RunConfig, device: str) -> float:
         return time.perf_counter() - began
 
     late, steps = getattr(config.train.options, "adversarial_start", 0), config.train.steps
+    shares = [stage.share for stage in trainer.framework.stages]
+    if len(shares) > 1:
+        starts = [round(steps * sum(shares[:number])) for number in range(len(shares))]
+        return sum(share * timed(start) for share, start in zip(shares, starts, strict=True))
     share = min(late / steps, 1.0)
     before = timed(0) if share > 0 else 0.0
     return share * before + (1 - share) * (timed(max(late, steps)) if share < 1 else 0.0)
+
+
+def random_batch(config: RunConfig) -> Batch:
+    """What a step of ``config`` learns from, of random voxels; for any gap one is wanted."""
+    size, sides = config.drawn.batch, config.data.patch
+    inputs, outputs = len(config.sources), len(config.targets)
+    draws = torch.Generator().manual_seed(0)
+    present, wanted = (torch.ones(size, n, dtype=torch.bool) for n in (inputs, outputs))
+    if config.mode == "any":  # never both
+        present[:, -1], wanted[:, :-1] = False, False
+    sources = torch.rand(size, inputs, *sides, generator=draws)
+    return Batch(
+        targets=torch.rand(size, outputs, *sides, generator=draws),
+        sources=only(sources, present),
+        present=present,
+        wanted=wanted,
+        brain=torch.ones(size, 1, *sides, dtype=torch.bool),
+    )

@@ -6,8 +6,8 @@ reproduce the tables of the AGI-Net paper):
 - convolution, transposed convolution, linear: 2 per multiply-accumulate, 1 per output for a bias;
 - ReLU, leaky ReLU, GELU, pooling: 1 per input element; normalisation: 5 per element;
 - reading between voxels (deformable convolution): 2 per corner, 2^d corners;
-- elementwise sums and products, sigmoids of pooled vectors, the making of rolled, rotated or mixed
-  kernels, and what is no layer (norms and activations of tsf): not counted.
+- elementwise sums and products, sigmoids of pooled vectors and the making of rolled, rotated or
+  mixed kernels: not counted; of tsf convolutions alone are.
 """
 
 import bisect
@@ -37,6 +37,7 @@ from synth3d.models import (
     RotatingConv,
     ScaleHead,
     TimeModulation,
+    TSFSeq2Seq,
     options_of,
     saved_bytes,
 )
@@ -103,7 +104,8 @@ def describe(request: DescribeRequest) -> dict[str, Any]:
         The arguments, and ``parameters``; ``flops`` of one sample of ``flops_input``; and what a
         training step keeps for the backward in float32, per sample: ``saved_bytes_per_voxel``
         voxels + ``saved_bytes_constant``, from ``flops_input`` and half its side. For AGI-Net also
-        the two with the routing recomputed. With ``fit``, the proposed ``patch`` and ``batch``.
+        the two with the routing recomputed; of tsf a step of Seq2Seq, which keeps the most. With
+        ``fit``, the proposed ``patch`` and ``batch``.
 
     Raises:
         InputError: A model, option or size that does not exist or fit.
@@ -230,6 +232,10 @@ def _deformable(layer: Any, x: Tensor, y: Tensor) -> int:
     return reads * 2 * 2**layer.dim + (0 if layer.mode == "warp" else _dense(layer.conv, x, y))
 
 
+def _mixed(layer: Any, x: Tensor, y: Tensor) -> int:
+    return y.numel() * (2 * math.prod(layer.shape[1:]) + (layer.bias_bank is not None))
+
+
 def _per_element(count: int) -> Rule:
     return lambda layer, x, y: count * x.numel()
 
@@ -241,9 +247,7 @@ RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.GELU, GlobalMean), _per_element(1)),
     **dict.fromkeys((ChannelNorm, nn.InstanceNorm2d, nn.InstanceNorm3d), _per_element(5)),
     DeformableConv: _deformable,
-    HyperConv: lambda layer, x, y: (
-        y.numel() * (2 * math.prod(layer.shape[1:]) + (layer.bias_bank is not None))
-    ),
+    HyperConv: _mixed,
     ModalityHead: lambda layer, x, y: 2 * y.numel() * math.prod(layer.weight.shape[2:]),
     TimeModulation: lambda layer, x, y: (
         len(x) * len(layer.weight) * (2 * layer.weight.shape[1] + 1)
@@ -258,6 +262,25 @@ def parse_size(text: str) -> int:
     if not match:
         raise InputError(f"expected a size as in 8GB or 512MiB, got {text!r}")
     return int(float(match[1]) * UNITS[match[2] or ""])
+
+
+class _Seq2SeqStep(nn.Module):
+    """What a step of Seq2Seq computes: target and source from a source, and the way back.
+
+    The step of the fusion keeps less: its encoder is frozen, and it decodes twice.
+    """
+
+    def __init__(self, network: TSFSeq2Seq) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sources (B, S, \\*S) → three images of each (3 B, \\*S)."""
+        image, slots = x[:, 0], torch.zeros(len(x), dtype=torch.long, device=x.device)
+        shape, features = image.shape[1:], self.network.encode(image)
+        twice = self.network.decode(torch.cat([features, features]), slots.repeat(2), shape)
+        back = self.network.decode(self.network.encode(twice[: len(x)]), slots, shape)
+        return torch.cat([twice, back])
 
 
 class Memory:
@@ -347,4 +370,6 @@ class Memory:
             self.network.recompute_routing(recompute if self.wish == "auto" else self.wish)
         timed = self.network.time is not None
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            if isinstance(self.network, TSFSeq2Seq):
+                return saved_bytes(_Seq2SeqStep(self.network), shape)
             return saved_bytes(self.network, shape, timed=timed)

@@ -8,13 +8,14 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from synth3d.cohort import Case, Splits
 from synth3d.errors import InputError
+from synth3d.experiments.asking import Question
 from synth3d.experiments.tables import Cell, Choices, Overrides, Table
 from synth3d.files import place, read_object
 from synth3d.frameworks import FRAMEWORKS
@@ -32,7 +33,7 @@ class Shared:
     ``cases`` are those of the side ``part`` (``val`` or ``test``), which is scored; ``splits_file``
     is None where the splits follow from the names; ``root`` gets ``runs`` and ``scores``; the first
     of ``conventions`` leads; ``threads`` are those of each run;
-    they share ``cache``, of at most ``cache_limit`` GB.
+    they share ``cache``, of at most ``cache_limit`` GB; ``lpips`` is whether that is taken, too.
     """
 
     data: Path
@@ -46,6 +47,7 @@ class Shared:
     threads: int
     cache: Path
     cache_limit: float
+    lpips: bool = False
 
     @property
     def cohort(self) -> dict[str, Any]:
@@ -218,7 +220,8 @@ def make_items(
             config = configure(values, cell.overrides, {"train.seed": seed})
             model, digest = config.model, digest_of([identity_of(config), shared.cohort])
             module = [model.module] if model.name == "agi-net" else []
-            parts = *config.targets, config.train.framework, model.name, *module
+            made = ["any"] if config.mode == "any" else config.targets
+            parts = *made, config.train.framework, model.name, *module
             run = place(shared.root / "runs", "-".join([*parts, f"seed{seed}", digest]))
             folder = place(shared.root / "scores", run.name)
             tested = configure(to_plain(config), cell.testing)
@@ -228,6 +231,8 @@ def make_items(
                 "part": shared.part,
                 "cases": [case.name for case in shared.cases],
                 "data_folder": str(shared.data.resolve()),
+                **({"lpips": True} if shared.lpips else {}),
+                **({"asked": asdict(cell.asking)} if cell.asking != Question() else {}),
             }
             path = folder / f"{shared.part}-{digest_of(identity)}.json"
             known = items.get(run, Item(run, config, (), folder))

@@ -17,8 +17,13 @@ and seeds; (2/3) says in how many seeds it is above 0. Weights are the averaged 
 each synthetic image at its real one's intensity scale. Seconds are wall time of a step on the
 machine as it was, reading data included."""
 
-PAPERS = "paper-agi"
-"""The convention under which the paper's printed numbers stand beside ours."""
+DIGITS = {
+    "paper-agi": {"psnr": 2, "ssim": 2, "mae": 2},
+    "paper-tsf": {"above": 1, "below": 1, "psnr": 1, "ssim": 3, "lpips": 2},
+}
+"""A paper's convention → the scores that it prints, in order, and to how many decimals."""
+WORDS = {"above": "TSEM > P99", "below": "TSEM ≤ P99"}
+"""Regions whose name does not say it."""
 
 
 def write_report(
@@ -48,32 +53,25 @@ def render(summary: Mapping[str, Any]) -> str:
     if summary["cells"]:
         where = f"{_heading(summary['primary'])}, convention {leading}"
         parts.append(f"**{where}.** " + " ".join(summary["verdict"]))
-        parts.append(_table(summary["cells"], CONVENTIONS[leading], costs=True))
+        parts.append(_table(summary, CONVENTIONS[leading], costs=True))
     for name in others if summary["cells"] else ():
         parts.append(f"The same under the convention {name}:")
-        parts.append(_table(summary["cells"], CONVENTIONS[name], costs=False))
+        parts.append(_table(summary, CONVENTIONS[name], costs=False))
     parts += [NOTE, *summary["notes"]]
     parts += [f"warning: {warning}" for warning in summary["warnings"]]
     parts += [f"failed: {name}: {why}" for name, why in summary.get("failures", {}).items()]
     return markdown_page("\n\n".join(parts) + "\n")
 
 
-def _table(cells: Sequence[Mapping[str, Any]], rule: Convention, costs: bool) -> str:
-    """One convention's scores: levels and differences; with costs, or the paper's numbers."""
-    known = cells[0]["scores"]
-    names = [
-        name
-        for region in rule.regions
-        for kind in rule.scores
-        if (name := f"{kind}_{region}@{rule.name}") in known
-        and "nmse" not in name
-        and (region != "tumour" or kind == rule.scores[0])  # there PSNR, or what there is, alone
-    ]
-    tasks = list(dict.fromkeys(task for cell in cells for task in cell["printed"]))
-    tasks = tasks if rule.name == PAPERS else []
+def _table(summary: Mapping[str, Any], rule: Convention, costs: bool) -> str:
+    """One convention's scores: levels and differences; with costs, and the paper's numbers."""
+    cells, names = summary["cells"], _columns(summary, rule)
+    printed = [cell["printed"] for cell in cells] if rule.name == summary["paper"] else []
+    tasks = list(dict.fromkeys(task for each in printed for task in each))
+    gains = any(each[task]["gain"] is not None for each in printed for task in each)
     head = ["cell", *(text for name in names for text in (_heading(name), "Δ"))]
     head += ["parameters", "s / step", "seeds"] if costs else []
-    head += [text for task in tasks for text in (f"paper: {task}", "paper: Δ PSNR")]
+    head += [text for task in tasks for text in (f"paper: {task}", "paper: Δ PSNR")[: 1 + gains]]
     rows = [head]
     for cell in cells:
         row = [cell["name"]]
@@ -83,7 +81,12 @@ def _table(cells: Sequence[Mapping[str, Any]], rule: Convention, costs: bool) ->
             seeds = str(len(cell["seeds"]))
             row += [f"{cell['parameters']:,}", f"{cell['seconds_per_step']:.3g}", seeds]
         for task in tasks:
-            row += _printed(cell["printed"].get(task))
+            row += _printed(cell["printed"].get(task), rule.name)[: 1 + gains]
+        rows.append(row)
+    for name, numbers in summary["printed_alone"].items() if tasks else ():
+        row = [name, *["–"] * (len(head) - 1 - len(tasks) * (1 + gains))]
+        for task in tasks:
+            row += _printed(numbers.get(task), rule.name)[: 1 + gains]
         rows.append(row)
     rows = [list(map(markdown_cell, row)) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -93,6 +96,23 @@ def _table(cells: Sequence[Mapping[str, Any]], rule: Convention, costs: bool) ->
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def _columns(summary: Mapping[str, Any], rule: Convention) -> list[str]:
+    """The scores that are shown; of a tumour, and where TSEM is told apart, the first kind alone.
+
+    That is PSNR, or what there is.
+    """
+    known = {name for cell in summary["cells"] for name in cell["scores"]}
+    first = [(rule.scores[0], region) for region in ("above", "below") if summary["apart"]]
+    kinds = [kind for kind in (*rule.scores, "lpips") if kind != "nmse"]
+    rest = [
+        (kind, region)
+        for region in rule.regions
+        for kind in (kinds[:1] if region == "tumour" else kinds)
+    ]
+    names = [f"{kind}_{region}@{rule.name}" for kind, region in (*first, *rest)]
+    return [name for name in names if name in known]
 
 
 def _scale(name: str) -> tuple[float, int]:
@@ -108,7 +128,7 @@ def _heading(name: str) -> str:
     unit = " (dB)" if kind == "psnr" else ""
     if factor > 1:
         unit = " (%)" if kind == "ssim" else f" × {factor:g}"
-    return f"{kind.upper()} {region}{unit}"
+    return f"{kind.upper()} {WORDS.get(region, region)}{unit}"
 
 
 def _numbers(name: str, score: Mapping[str, Any] | None) -> list[str]:
@@ -126,11 +146,12 @@ def _numbers(name: str, score: Mapping[str, Any] | None) -> list[str]:
     return [level, f"{mean} [{low}, {high}] ({gap['positive']}/{gap['seeds']})"]
 
 
-def _printed(printed: Mapping[str, Any] | None) -> list[str]:
-    """PSNR / SSIM / MAE and the gain, as the paper prints them."""
+def _printed(printed: Mapping[str, Any] | None, paper: str) -> list[str]:
+    """The scores and the gain, as the paper of the convention ``paper`` prints them."""
     if printed is None:
         return ["–", "–"]
-    known = [f"{printed[k]:.2f}" for k in ("psnr", "ssim", "mae") if printed[k] is not None]
+    order = DIGITS[paper].items()
+    known = [f"{printed[k]:.{digits}f}" for k, digits in order if printed[k] is not None]
     level = f"{printed['mark']}{' / '.join(known)}" if known else "–"
     return [level, "–" if printed["gain"] is None else f"{printed['gain']:+.2f}"]
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from synth3d.experiments.results import case_scores, collect, summarise
 from synth3d.experiments.tables import TABLES, Cell, Choices, Table, find_table
 from synth3d.files import place, read_object, write_json
 from synth3d.machine import pick_device, suited
-from synth3d.scoring import CONVENTIONS
+from synth3d.scoring import CONVENTIONS, find_lpips
 from synth3d.settings import flatten, override, parse_assignment, to_plain
 from synth3d.training import (
     RunConfig,
@@ -116,14 +116,14 @@ class _Ablation:
         device = pick_device(request.device)
         self.request = request = replace(
             request,
-            recipe=request.recipe or default_recipe(request.data, device, request.dim),
+            recipe=request.recipe or _usual_recipe(request, self.table, device),
             threads=request.threads or max(1, (os.cpu_count() or 1) // request.workers),
         )
         self.values, self.assigned = _base_values(request, self.table, device)
         base = configure(self.values)
         self.choices = _choose(request, base)
         self.cells, self.chosen = choose_cells(self.table, base, self.choices, request.only)
-        conventions = _conventions_of(request.convention, base)
+        conventions = _conventions_of(request.convention, base, self.table.paper)
         root = request.work / "ablate"
         suffix = f"-{request.mode}" if self.table.axis and self.choices.retrain else ""
         self.folder = place(root, request.name or self.name + suffix)
@@ -135,6 +135,7 @@ class _Ablation:
         self.shared = Shared(
             data, splits, request.splits, request.part, scored, root, conventions, device,
             request.threads or 1, request.cache or request.work / "cache", request.cache_limit,
+            self.table.paper == "paper-tsf" and find_lpips() is not None,
         )  # fmt: skip
 
     def items(self, cells: Sequence[Cell]) -> list[Item]:
@@ -186,10 +187,12 @@ class _Ablation:
         """What is run on what, in a few words."""
         values, shared = self.values, self.shared
         curve = f", {self.request.mode}" if self.table.axis else ""
+        sources, targets = ("+".join(values[side]) for side in ("sources", "targets"))
+        what = f"any of {sources}" if values["mode"] == "any" else f"{sources} → {targets}"
         return (
             f"{len(cells)} of {len(self.cells)} cells × {self.request.seeds} seeds{curve}, "
-            f"{values['train']['steps']} steps each; {'+'.join(values['sources'])} → "
-            f"{'+'.join(values['targets'])}, {values['dim']}-D, recipe {self.request.recipe}; "
+            f"{values['train']['steps']} steps each; {what}, {values['dim']}-D, "
+            f"recipe {self.request.recipe}; "
             f"{len(shared.splits.train)} training and {len(shared.cases)} {shared.part} cases of "
             f"{shared.data}"
         )
@@ -197,6 +200,7 @@ class _Ablation:
     def _keep_settings(self) -> None:
         """Remember what this table is of; refuse to mix it with another."""
         digests = {c.name: digest_of([dict(c.overrides), dict(c.testing)]) for c in self.cells}
+        asked = {c.name: asdict(c.asking) for c in self.cells if c.asking.inputs}
         settings = flatten(
             {
                 "base": identity_of(configure(self.values)),
@@ -204,6 +208,8 @@ class _Ablation:
                 "cohort": self.shared.cohort,
                 "part": self.shared.part,
                 "conventions": list(self.shared.conventions),
+                **({"asked": asked} if asked else {}),
+                **({"lpips": True} if self.shared.lpips else {}),
             }
         )
         path = self.folder / "settings.json"
@@ -226,6 +232,12 @@ class _Ablation:
         summary |= {
             "title": self.table.title,
             "axis": self.table.axis,
+            "paper": self.table.paper,
+            "printed_alone": {
+                name: {task: asdict(numbers) for task, numbers in rows.items()}
+                for name, rows in self.table.alone.items()
+            },
+            "apart": self.table.apart,
             "about": self.about([cell for cell in self.cells if cell.name in results]),
             "notes": list(self.table.notes),
             "conventions": list(conventions),
@@ -249,8 +261,15 @@ def _base_values(
     given = {name: getattr(request, name) for name in shared}
     asked = TrainRequest(**given, assign=tuple(request.assign))
     config = resolve(asked, device)
-    if config.mode != "fixed":
-        raise InputError("ablate compares runs of fixed targets; give --target, as in --target t2f")
+    if config.mode != table.mode == "fixed":
+        raise InputError(
+            "this table compares runs of fixed targets; give --target, as in --target t2f"
+        )
+    if config.mode != table.mode:
+        raise InputError(
+            "this table compares runs for any gap; give --target any, or a recipe with mode = any, "
+            f"as {', '.join(table.recipes.values())}"
+        )
     values = normalised(to_plain(config))
     assigned = [parse_assignment(text)[0] for text in request.assign]
     wanted = values["train"]["precision"]
@@ -265,6 +284,12 @@ def _base_values(
     return values, assigned
 
 
+def _usual_recipe(request: AblateRequest, table: Table, device: str) -> str:
+    """The recipe if none is given: the table's own, or that of a training."""
+    own = table.recipes.get(device.split(":")[0])
+    return own or default_recipe(request.data, device, request.dim)
+
+
 def _choose(request: AblateRequest, base: RunConfig) -> Choices:
     """What is moved, and how; T2 if it is a source, as in the paper."""
     usual = "t2w" if "t2w" in base.sources else base.sources[-1]
@@ -275,9 +300,9 @@ def _choose(request: AblateRequest, base: RunConfig) -> Choices:
     return Choices(move, draw, request.mode == "train-and-test")
 
 
-def _conventions_of(text: str | None, base: RunConfig) -> tuple[str, ...]:
+def _conventions_of(text: str | None, base: RunConfig, paper: str) -> tuple[str, ...]:
     """Names of the conventions of the scores; the first leads and has a PSNR."""
-    default = ("ours", "paper-agi") if base.data.intensity == "median" else ("paper-agi", "ours")
+    default = ("ours", paper) if base.data.intensity == "median" else (paper, "ours")
     names = tuple(dict.fromkeys(text.split(","))) if text else default
     if unknown := [name for name in names if name not in CONVENTIONS]:
         raise InputError(

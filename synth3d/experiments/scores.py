@@ -9,7 +9,6 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,17 @@ import numpy as np
 import torch
 
 from synth3d.cohort import Case, Modality, find_cases
-from synth3d.data import Prepared, misalign, prepare, read_on_one_grid
+from synth3d.data import Prepared, prepare, read_on_one_grid
 from synth3d.errors import InputError, run_guarded
+from synth3d.experiments.asking import Answer, Asker, Question, psnr_apart
 from synth3d.experiments.describe import count_parameters
 from synth3d.files import lock, read_json, write_json
 from synth3d.images import foreground, turn_to
-from synth3d.inference import memory_format, synthesize_case
-from synth3d.machine import keep_memory, pick_device, tuned, use_device
-from synth3d.scoring import score_case
+from synth3d.inference import memory_format
+from synth3d.machine import keep_memory, pick_device, use_device
+from synth3d.scoring import find_lpips, score_case
 from synth3d.settings import parse
-from synth3d.training import Run, RunConfig, load_run
+from synth3d.training import RunConfig, load_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,26 +51,33 @@ def score_run(order: Mapping[str, Any]) -> None:
     """Score a run with its averaged weights; write one JSON file per test.
 
     ``order`` has ``run``, a finished run folder; ``data``, the cohort folder; ``cases``, names of
-    those that are scored; ``conventions``; ``device``; and ``tests``, each with ``config`` (a
-    run's, of which ``misalign`` counts here), ``path`` and ``identity``.
+    those that are scored; ``conventions``; ``lpips``, whether it is taken where a convention has
+    it; ``device``; and ``tests``, each with ``config`` (a run's, of which ``misalign`` counts
+    here), ``asked`` (a question's fields), ``path`` and ``identity``.
     """
     run, tests = load_run(Path(order["run"])), order["tests"]
     device = use_device(pick_device(order["device"]))
     run.framework.to(device).to(memory_format=memory_format(run.config.dim))
     configs = [parse(RunConfig, dict(test["config"]), str(test["path"])) for test in tests]
+    questions = [Question(**test["asked"]) for test in tests]
+    asker, rule = Asker(run, device), _Rule(order["conventions"], order["lpips"])
     names = set(order["cases"])
     cases = [case for case in find_cases(Path(order["data"])) if case.name in names]
     found: list[list[dict[str, Any]]] = [[] for _ in tests]
-    for number, case in enumerate(cases, start=1):
-        print(f"case {number} of {len(cases)}: {case.name}")
-        if lacking := case.missing(run.config.targets):
+    config = run.config
+    for number, case in enumerate(cases):
+        print(f"case {number + 1} of {len(cases)}: {case.name}")
+        if config.mode == "fixed" and (lacking := case.missing(config.targets)):
             raise InputError(f"case {case.name} has no {', '.join(lacking)} to be scored against")
-        prepared = prepare(case, run.config.sources, run.config.targets, run.config.data)
-        judge = _Judge(case, prepared, run.config, order["conventions"])
-        for config, rows in zip(configs, found, strict=True):
-            moved = misalign(prepared, config.task, config.data, config.misalign)
-            made = _synthesize(run, moved, device)
-            rows += [judge.row(*one) for one in zip(run.config.targets, made, strict=True)]
+        prepared = prepare(case, config.sources, config.targets, config.data, config.mode)
+        judge = _Judge(case, prepared, config, rule)
+        asker.open(prepared, number)
+        for question, tested, rows in zip(questions, configs, found, strict=True):
+            if (answer := asker.answer(question, tested)) is not None:
+                rows += [judge.row(target, answer) for target in answer.made]
+    for question, rows in zip(questions, found, strict=True):
+        if not rows:
+            raise InputError(f"no case has more than {question.inputs} sequences of the run")
     facts = {
         "parameters": count_parameters(run.framework.generator.requires_grad_(True)),
         "run": order["run"],
@@ -81,44 +88,47 @@ def score_run(order: Mapping[str, Any]) -> None:
         write_json(Path(test["path"]), {"identity": identity, **facts, "rows": rows})
 
 
-def _synthesize(run: Run, prepared: Prepared, device: torch.device) -> np.ndarray:
-    """All targets (T, D, H, W) in the network's scale."""
-    half = run.config.train.precision == "bf16"
-    autocast = torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
-    with tuned(device), torch.inference_mode(), autocast:
-        made = synthesize_case(run.framework, prepared, run.config.data)
-    if not np.isfinite(made).all():
-        raise InputError(f"the network gives NaN or infinity for case {prepared.case.name}")
-    return made
+class _Rule:
+    """By which ``conventions`` it is judged, with LPIPS if it is wanted."""
+
+    def __init__(self, conventions: Sequence[str], lpips: bool) -> None:
+        self.conventions = conventions
+        self.perceptual = find_lpips() if lpips else None
+        if lpips and self.perceptual is None:
+            raise InputError("LPIPS was at hand when the table was begun and no longer is")
 
 
 class _Judge:
     """Scores against the real images of one case, which stay whatever is tested on it."""
 
-    def __init__(
-        self, case: Case, prepared: Prepared, config: RunConfig, conventions: Sequence[str]
-    ) -> None:
-        self.case, self.prepared, self.conventions = case, prepared, conventions
+    def __init__(self, case: Case, prepared: Prepared, config: RunConfig, rule: _Rule) -> None:
+        self.case, self.prepared, self.rule = case, prepared, rule
         common: Any = config.data.common_grid
         ordered: list[Modality] = [common, *config.sources]
         grid_of: Modality = next(name for name in ordered if name in case.images)
-        raw = read_on_one_grid(case, (grid_of, *config.targets), common)
+        targets: list[Modality] = [name for name in config.targets if name in case.images]
+        read: list[Modality] = list(dict.fromkeys([grid_of, *targets]))
+        raw = read_on_one_grid(case, read, common)
         self.turn = turn_to("axial", prepared.affine)
         self.real: dict[Modality, np.ndarray] = {
-            target: self.turn.apply(raw[target].data) for target in config.targets
+            target: self.turn.apply(raw[target].data) for target in targets
         }
 
-    def row(self, target: Modality, channel: np.ndarray) -> dict[str, Any]:
-        """The scores of ``target``, of which ``channel`` (D, H, W) was made."""
+    def row(self, target: Modality, answer: Answer) -> dict[str, Any]:
+        """The scores of what was made of ``target``."""
         real = self.real[target]
-        scanner = self.prepared.scales[target].invert(channel, self.prepared.brain)
+        scanner = self.prepared.scales[target].invert(answer.made[target], answer.brain)
+        synthetic = self.turn.apply(scanner)
         brain, tumour = foreground(real), None
         if self.prepared.tumour is not None:
             tumour = self.turn.apply(self.prepared.tumour) & brain
         scores: dict[str, float | None] = {}
-        for convention in self.conventions:
-            volumes = (real, self.turn.apply(scanner), brain, tumour)
-            scores |= score_case(*volumes, convention, blanked=False)
+        for convention in self.rule.conventions:
+            volumes = (real, synthetic, brain, tumour)
+            scores |= score_case(*volumes, convention, self.rule.perceptual, blanked=False)
+            if target in answer.tsem:
+                tsem = self.turn.apply(answer.tsem[target])
+                scores |= psnr_apart(real, synthetic, brain, tsem, convention)
         no_tumour = tumour is None or not tumour.any()
         for name, value in scores.items():
             if value is None or math.isfinite(value):

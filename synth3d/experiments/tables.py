@@ -1,17 +1,18 @@
-"""Tables of experiments: cells, and what the AGI-Net paper printed for them (``tables.toml``).
+"""Tables of experiments: cells, and what their papers printed for them (``tables.toml``).
 
 A cell is a name and the settings in which it differs from a base configuration. A table makes its
 cells from the base, because how many stages there are follows from the widths.
 """
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from synth3d.cohort import Modality
 from synth3d.errors import InputError
+from synth3d.experiments.asking import Question
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.models import ResUNet
 from synth3d.settings import flatten, to_plain
@@ -22,9 +23,12 @@ Overrides = Mapping[str, Any]
 RESUNET: Overrides = {"model.name": "resunet"}
 AGI: Overrides = {"model.name": "agi-net", "model.module": "cagr"}
 ALIGNED: Overrides = {"misalign": {}}
+TSF: Overrides = {"model.name": "tsf", "train.framework": "tsf"}
 
 SHIFTS = tuple(0.5 * i for i in range(7))
 ANGLES = tuple(2.5 * i for i in range(7))
+INPUTS = (1, 2, 3)
+"""Of four sequences, how many a network for any gap is shown."""
 
 SCHEDULE = ("adversarial_start", "critic_width", "critic_layers")
 """What a framework swap keeps of the base's critic; the weights of the losses are each paper's."""
@@ -32,8 +36,9 @@ SCHEDULE = ("adversarial_start", "critic_width", "critic_layers")
 
 @dataclass(frozen=True)
 class Printed:
-    """What the paper prints: PSNR in dB, SSIM in per cent, MAE × 100; ``gain`` is PSNR − baseline.
+    """What the paper prints, in its own units; ``gain`` is PSNR − baseline.
 
+    ``above`` and ``below`` are the PSNR where TSEM exceeds its 99th percentile, and elsewhere.
     ``mark`` is ``≈`` for a number that only follows from others in the text, ``†`` for one whose
     generator the paper does not name.
     """
@@ -41,6 +46,9 @@ class Printed:
     psnr: float | None = None
     ssim: float | None = None
     mae: float | None = None
+    lpips: float | None = None
+    above: float | None = None
+    below: float | None = None
     gain: float | None = None
     mark: str = ""
 
@@ -51,7 +59,8 @@ class Cell:
 
     ``testing`` lies on top when the finished run is tested. ``against`` is the cell it is compared
     with, empty for a baseline. On a curve it is a point of the line ``series`` at ``level``.
-    ``printed`` is task → what the paper prints; ``dims`` is where the cell exists.
+    ``printed`` is task → what the paper prints; ``dims`` is where the cell exists; ``asking`` is
+    how the finished run is asked.
     """
 
     name: str
@@ -62,6 +71,7 @@ class Cell:
     level: float = 0.0
     printed: Mapping[str, Printed] = field(default_factory=dict)
     dims: tuple[int, ...] = (2, 3)
+    asking: Question = field(default_factory=Question)
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,11 @@ Maker = Callable[[RunConfig, Choices], Sequence[Cell]]
 class Table:
     """One experiment: ``defaults`` lie under the user's own settings, ``axis`` labels the levels
     of a curve, with their unit, and ``notes`` are what a reader must know.
+
+    ``mode`` is that of all runs, ``recipes`` the base that is taken on a kind of device if none is
+    given. ``paper`` is the convention of what is printed; ``alone`` are rows that only the paper
+    has, name → task → numbers; ``apart`` says whether PSNR is shown above and below TSEM's 99th
+    percentile.
     """
 
     title: str
@@ -91,6 +106,11 @@ class Table:
     defaults: Overrides = field(default_factory=dict)
     axis: str = ""
     notes: tuple[str, ...] = ()
+    mode: str = "fixed"
+    recipes: Mapping[str, str] = field(default_factory=dict)
+    paper: str = "paper-agi"
+    alone: Mapping[str, Mapping[str, Printed]] = field(default_factory=dict)
+    apart: bool = False
 
 
 def _listed(cells: Mapping[str, Any], baseline: str) -> Maker:
@@ -170,6 +190,53 @@ def _curve(kind: str, levels: Sequence[float]) -> Maker:
     return cells
 
 
+def _asked(
+    rows: Mapping[str, tuple[Overrides, Question]], baseline: str, inputs: int
+) -> Iterator[Cell]:
+    """A cell of each row, asked with so many inputs."""
+    for name, (overrides, question) in rows.items():
+        against = "" if name == baseline else f"{baseline}-{inputs}"
+        asking = replace(question, inputs=inputs)
+        yield Cell(f"{name}-{inputs}", overrides, {}, against, name, inputs, asking=asking)
+
+
+WHOLE, AVERAGED = Question(), Question(way="averaged")
+APART = Question(apart=True)
+
+
+def _inputs(base: RunConfig, choices: Choices) -> list[Cell]:
+    def rival(framework: str, model: Overrides = RESUNET) -> Overrides:
+        return {**model, "train.framework": framework}
+
+    always: dict[str, tuple[Overrides, Question]] = {
+        "seq2seq": ({**TSF, "train.tsf.pretrain": 1.0}, WHOLE),
+        "tsf-plain": (TSF, Question(way="plain")),
+        "tsf": (TSF, APART),
+        "mmgan": (rival("mmgan"), WHOLE),
+        "pix2pix": (rival("pix2pix"), WHOLE),
+        "agi-net": (rival("l1", AGI), WHOLE),
+        "resunet": (rival("l1"), WHOLE),
+    }
+    several = {"tsf-averaged": (TSF, AVERAGED), "pix2pix-averaged": (rival("pix2pix"), AVERAGED)}
+    found: list[Cell] = []
+    for inputs in INPUTS:
+        found += _asked(always | (several if inputs > 1 else {}), "seq2seq", inputs)
+    return found
+
+
+def _map(base: RunConfig, choices: Choices) -> list[Cell]:
+    return [cell for inputs in INPUTS for cell in _asked({"tsf": (TSF, APART)}, "tsf", inputs)]
+
+
+def _parts(base: RunConfig, choices: Choices) -> list[Cell]:
+    fusions = {name: name for name in ("unmasked", "uniform", "codeless")}
+    fusions["no-attention"] = "plain"
+    rows: dict[str, tuple[Overrides, Question]] = {"tsf": (TSF, APART)}
+    rows |= {name: ({**TSF, "model.fusion": kind}, WHOLE) for name, kind in fusions.items()}
+    rows["unfrozen"] = ({**TSF, "train.tsf.frozen": False}, WHOLE)
+    return [cell for inputs in INPUTS for cell in _asked(rows, "tsf", inputs)]
+
+
 MAKERS: dict[str, Maker] = {
     "groups": _groups,
     "stages": _stages,
@@ -178,6 +245,9 @@ MAKERS: dict[str, Maker] = {
     "translation": _curve("shift", SHIFTS),
     "rotation": _curve("rotate", ANGLES),
     "elastic": _curve("elastic", SHIFTS),
+    "tsf-inputs": _inputs,
+    "tsf-map": _map,
+    "tsf-parts": _parts,
 }
 
 
@@ -191,9 +261,20 @@ def _shipped() -> dict[str, Table]:
             flatten(value.get("defaults", {})),
             value.get("axis", ""),
             (*value["notes"], *[moved] * value.get("moves", False)),
+            alone=_alone(value.get("printed_alone", {})),
+            **{key: value[key] for key in ("mode", "recipes", "paper", "apart") if key in value},
         )
         for name, value in values.items()
     }
+
+
+def _alone(tasks: Mapping[str, Any]) -> dict[str, dict[str, Printed]]:
+    """Row → task → numbers, of rows that only a paper has."""
+    found: dict[str, dict[str, Printed]] = {}
+    for task, rows in tasks.items():
+        for name, numbers in rows.items():
+            found.setdefault(name, {})[task] = Printed(**numbers)
+    return found
 
 
 def _with_printed(make: Maker, value: Mapping[str, Any]) -> Maker:

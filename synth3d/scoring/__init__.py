@@ -2,7 +2,7 @@
 
 from synth3d.scoring.bootstrap import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
 from synth3d.scoring.case import score_case
-from synth3d.scoring.cohort import ScoreRequest
+from synth3d.scoring.cohort import ScoreRequest, find_lpips
 from synth3d.scoring.conventions import CONVENTIONS, Convention
 from synth3d.scoring.formulas import decibels, image_scores, mae_brain, psnr_brain, ssim_brain
 from synth3d.scoring.report import score
@@ -18,6 +18,7 @@ __all__ = [
     "RESAMPLES",
     "ScoreRequest",
     "decibels",
+    "find_lpips",
     "image_scores",
     "mae_brain",
     "psnr_brain",

@@ -231,6 +231,17 @@ def _load(
     return x, y, z, None if tumour is None else np.moveaxis(tumour, axial, 0)
 
 
+def find_lpips() -> "PerceptualDistance | None":
+    """LPIPS by torchvision's own weights, if they and the package are there; else None."""
+    from synth3d.scoring.lpips import PerceptualDistance
+
+    try:
+        distance = PerceptualDistance()
+    except InputError:
+        return None
+    return distance if distance.published else None
+
+
 def _perceptual(
     request: ScoreRequest, conventions: Sequence[Convention], warnings: list[str]
 ) -> "PerceptualDistance | None":

@@ -1,8 +1,8 @@
 """``python -m synth3d.experiments.bench``: what AGI-Net costs beside the plain network.
 
-Every figure is a ratio of two networks measured in the same rounds of one process, see
-:mod:`cuda_ops.bench`; torch alone. Bars are for the networks as the recipes have them, with the
-routing at half resolution.
+Every figure is a ratio measured in the same rounds of one process, see :mod:`cuda_ops.bench`, of
+two networks or, for steps of TSF-Seq2Seq and for cohorts, of the whole and its convolutions. Torch
+alone. Bars are for the networks as the recipes have them, with the routing at half resolution.
 """
 
 import itertools
@@ -29,6 +29,7 @@ from cuda_ops.bench import (
     summary,
     take,
 )
+from synth3d.experiments.bench.floors import floor_rows
 from synth3d.experiments.bench.ranks import ranks_row
 from synth3d.experiments.bench.routing import routing_rows
 from synth3d.experiments.bench.throughput import throughput_row
@@ -38,9 +39,9 @@ from synth3d.models import GENERATORS, options_of
 DESCRIPTION = """Measure training steps, forward passes and memory of AGI-Net against the plain
 ResUNet, and the grouped convolutions of its routing: seconds of CPU time of the process with one
 thread, or CUDA events with cuDNN choosing its kernels by trial; medians of the ratios of
-interleaved rounds. Cohorts of native cases: wall seconds, for which the machine must be idle. Exit
-code: 0; 1 if --check is given and a bar was missed or a row failed; 2 if an argument cannot be
-used; 130 if interrupted."""
+interleaved rounds. Steps of TSF-Seq2Seq against their convolutions, and cohorts of native cases:
+wall seconds, for which the machine must be idle. Exit code: 0; 1 if --check is given and a bar was
+missed or a row failed; 2 if an argument cannot be used; 130 if interrupted."""
 EXAMPLES = """examples:
   python -m synth3d.experiments.bench                   the whole table (half an hour)
   python -m synth3d.experiments.bench --quick           about a minute
@@ -115,7 +116,8 @@ def rows(device: torch.device) -> list[Row]:
     A training step (forward, L1, backward, Adam), a forward pass without gradients, what a training
     step needs at its peak, and the routing's convolutions; on a GPU how a training step's time
     there is spent as well. On a CPU the same step is taken by two processes, the peak is how far a
-    process climbs in two steps without an optimiser, and whole cases are completed, in wall time.
+    process climbs in two steps without an optimiser, steps of TSF-Seq2Seq are held against their
+    convolutions, and whole cases are completed, in wall time.
     """
     cases = CASES if device.type == "cpu" else (*CASES, GPU)
     sizes = itertools.product(("train", "infer"), cases, DTYPES)
@@ -123,7 +125,7 @@ def rows(device: torch.device) -> list[Row]:
     if device.type == "cpu":
         two = ranks_row(RECIPE.widths, RECIPE.groups, RECIPE.side)
         routing, volumes = routing_rows("cpu"), volume_rows()
-        return [*timed, two, memory_row(), *routing, *volumes, throughput_row()]
+        return [*timed, two, memory_row(), *routing, *floor_rows(), *volumes, throughput_row()]
     for group, measure in (("memory", _memory_on_cuda), ("norm", _share_of_norm)):
         timed += [_row(group, GPU, dtype, partial(measure, case=GPU)) for dtype in DTYPES]
     return [*timed, *routing_rows("cuda")]

@@ -24,14 +24,17 @@ HEAD = 192
 """Side of the phantom that fills it, 1 mm."""
 CASES, ROUNDS, THREADS = 3, 3, 2
 """Cases of the cohort, rounds at the most, and threads of the network."""
-NETWORKS = ("resunet", "agi-net")
-FLOOR_BAR, FORMER_BAR = 1.15, 0.50
+NETWORKS = ("resunet", "agi-net", "tsf")
+RECIPES = {"tsf": "tsf-cpu"}
+"""Where it is not `cpu`."""
+FLOOR_BARS, FORMER_BAR = {"resunet": 1.15, "agi-net": 1.15, "tsf": 1.25}, 0.50
 """Of a case's wall time: over its convolutions, and over half overlap case after case."""
+MISSING = ("t2f",)
 DTYPES = ("fp32", "bf16")
 
 
 def volume_rows() -> Iterator[Row]:
-    """A cohort of native cases completed by an untrained network of the recipe `cpu`, wall time."""
+    """A cohort of native cases completed by an untrained network of its recipe, wall time."""
     for network in NETWORKS:
         for dtype in DTYPES:
             yield Row(
@@ -57,7 +60,7 @@ def _cohort(row: Row, setting: Setting, network: str) -> list[Result]:
             for name in list(turns)[:: (-1) ** number]:
                 taken[name].append(turns[name]())
     found = []
-    for baseline, bar in (("half", FORMER_BAR), ("floor", FLOOR_BAR)):
+    for baseline, bar in (("half", FORMER_BAR), ("floor", FLOOR_BARS[network])):
         ratio = compare(taken["now"], taken[baseline])
         said: dict[str, Any] = {"value": ratio.median, "lowest": ratio.lowest, "rounds": rounds}
         said |= {"of_minima": ratio.of_minima, "baseline": baseline, "bar": bar}
@@ -86,7 +89,7 @@ def _complete(run: Path, data: Path, executor: Executor | None = None, **how: An
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter()
         complete(
-            executor=executor, run=run, data=data, out=Path(out) / "out", missing=("t2f",),
+            executor=executor, run=run, data=data, out=Path(out) / "out", missing=MISSING,
             device="cpu", threads=_threads(), **how,
         )  # fmt: skip
         return (time.perf_counter() - started) / CASES
@@ -95,7 +98,7 @@ def _complete(run: Path, data: Path, executor: Executor | None = None, **how: An
 def _convolutions(run: Path, data: Path, precision: str) -> float:
     """Wall seconds in convolutions, the network's own, while it has the tiles of one case."""
     from synth3d.cohort import find_cases
-    from synth3d.data import prepare
+    from synth3d.data import prepare, shown
     from synth3d.inference import memory_format, synthesize_case
     from synth3d.training import load_run
 
@@ -103,7 +106,9 @@ def _convolutions(run: Path, data: Path, precision: str) -> float:
     loaded = load_run(run)
     config, framework = loaded.config, loaded.framework
     framework.to(memory_format=memory_format(config.dim))
-    prepared = prepare(find_cases(data)[0], config.sources, (), config.data)
+    prepared = prepare(find_cases(data)[0], config.sources, (), config.data, config.mode)
+    if config.mode == "any":
+        prepared = shown(prepared, [name for name in config.sources if name not in MISSING])
     cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with torch.inference_mode(), cast, profile(activities=[ProfilerActivity.CPU]) as seen:
         synthesize_case(framework, prepared, config.data)
@@ -116,13 +121,14 @@ def _threads() -> int:
 
 
 def _run(folder: Path, network: str) -> Path:
-    """A run of the recipe `cpu` that took two steps, on small phantoms."""
+    """A run of the network's recipe that took two steps, on small phantoms."""
     from synth3d.phantom import make_cohort
     from synth3d.training import TrainRequest, train_run
 
     make_cohort(folder / "small", cases=4, size=64)
     request = TrainRequest(
-        data=folder / "small", work=folder / "work", recipe="cpu", model=network, steps=2,
+        data=folder / "small", work=folder / "work", recipe=RECIPES.get(network, "cpu"),
+        model=network, steps=2,
         threads=_threads(), device="cpu",
     )  # fmt: skip
     run = train_run(request)

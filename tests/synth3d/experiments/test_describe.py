@@ -16,6 +16,7 @@ from torch import nn
 from synth3d.cli import main
 from synth3d.errors import InputError
 from synth3d.experiments import describe as describe_module
+from synth3d.experiments.cost import random_batch
 from synth3d.experiments.describe import (
     DescribeRequest,
     Memory,
@@ -23,11 +24,24 @@ from synth3d.experiments.describe import (
     describe,
     parse_size,
 )
-from synth3d.models import AGINet, DeformableConv, ResUNet, RotatingConv
+from synth3d.models import AGINet, DeformableConv, HyperConv, Mix, ResUNet, RotatingConv
+from synth3d.settings import parse
+from synth3d.training import RunConfig, build_framework
 
 # AGI-Net, Table 5: GFLOP of one 256 x 256 slice, one channel in and out.
 GROUPS = {1: 238.84, 2: 190.52, 4: 166.36, 8: 154.28, 16: 148.24}
 STAGES = {1: 144.46, 2: 146.95, 3: 149.40, 4: 151.83, 5: 154.28, 6: 156.76, 7: 159.31}
+
+
+class Coded(nn.Module):
+    """A HyperConv that is told a code of ones."""
+
+    def __init__(self, layer: HyperConv) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x, torch.ones(len(x), 4))
 
 
 def gigaflops(model=AGINet, inputs=1, dim=2, side=256, **options) -> float:
@@ -110,6 +124,55 @@ def test_every_model_and_the_time_can_be_described(model):
     timed = DescribeRequest(model, "2d", (8, 16), groups, None, ["time_embedding=true"], side=16)
     found = describe(timed)
     assert min(found["parameters"], found["flops"], found["saved_bytes_per_voxel"]) > 0
+
+
+@pytest.mark.parametrize("dim", ["2d", "3d"])
+def test_tsf_keeps_what_a_step_of_seq2seq_does(dim):
+    """By hand at one HyperConv; a step encodes twice and decodes three times."""
+    request = DescribeRequest("tsf", dim, (4, 8), None, None, ["blocks=1", "banks=2"], 4, 4, 32)
+    found = describe(request)
+    assert found["saved_bytes_per_voxel"] > 0
+    one = DescribeRequest("tsf", dim, (4, 8), None, None, ["blocks=1", "banks=2"], 1, 1, 32)
+    assert describe(one)["saved_bytes_per_voxel"] == found["saved_bytes_per_voxel"]
+    assert describe(one)["flops"] < found["flops"]
+
+
+def test_the_steps_of_tsf_keep_what_is_told():
+    model = {"name": "tsf", "widths": [8, 16], "blocks": 1, "banks": 2}
+    data = {"plane": "axial", "patch": [32, 32], "overlap": [0, 0], "batch": 1}
+    every = ["t1n", "t1c", "t2w", "t2f"]
+    train = {"framework": "tsf", "steps": 4, "tsf": {"perceptual_weight": 0.0}}
+    plain = {"dim": 2, "mode": "any", "sources": every, "targets": every}
+    config = parse(RunConfig, {**plain, "model": model, "data": data, "train": train})
+    framework, batch = build_framework(config), random_batch(config)
+    own = {p.untyped_storage().data_ptr() for p in framework.parameters()}
+
+    def kept(step: int) -> int:
+        found: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                found[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            terms = framework.generator_loss(batch, step)
+        assert terms  # alive until here, so that no address is used twice
+        return sum(found.values())
+
+    sizes = ("tsf", "2d", (8, 16), None, None, ["blocks=1", "banks=2"], 4, 4, 32)
+    told = describe(DescribeRequest(*sizes))
+    expected = told["saved_bytes_per_voxel"] * 32**2 + told["saved_bytes_constant"]
+    assert kept(0) == pytest.approx(expected, rel=0.1)
+    assert kept(3) < kept(0)
+
+
+def test_a_mixed_kernel_counts_as_an_ordinary_one():
+    layer = HyperConv(2, 3, 5, 3, Mix(code=4, banks=2))
+    wrapped = Coded(layer)
+    mixing = 2 * 2 * (2 * 4 + 1)  # both linear layers, two banks from a code of four
+    assert count_flops(wrapped, (1, 3, 6, 7)) == 42 * 5 * (2 * 3 * 9 + 1) + mixing
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Worked examples by hand: levels, paired intervals, the report's sentences and files."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -115,6 +116,7 @@ RESULTS = {
 def summary(results=RESULTS, cells=CELLS, seeds=(0, 1), conventions=("ours", "paper-agi")) -> dict:
     found = summarise(cells, results, conventions, seeds)
     about = {"title": "Parts", "axis": "", "about": "2 seeds", "notes": ["A note."]}
+    about |= {"paper": "paper-agi", "printed_alone": {}, "apart": False}
     return found | about | {"conventions": list(conventions), "failures": {}}
 
 
@@ -144,6 +146,29 @@ def test_the_report_by_hand():
     assert "one seed" in one_seed
     assert lacking.endswith("cagr (seed 1)")
     assert "A note." in text
+
+
+def test_rows_that_only_a_paper_has_stand_beside_ours():
+    task, cell = "BraTS 2021", Cell("tsf-2", {}, printed={"BraTS 2021": Printed(28.3, above=18.8)})
+    results = {"tsf-2": scored([20.0, 22.0, 24.0])}
+    for row in results["tsf-2"][0]["rows"]:
+        row["scores"] |= {
+            f"{kind}@paper-tsf": value
+            for kind, value in {
+                "psnr_above": 15.0,
+                "psnr_volume": 25.0,
+                "lpips_volume": 9.5,
+            }.items()
+        }
+    found = summary(results, [cell], [0], ["ours", "paper-tsf"])
+    numbers = dataclasses.asdict(Printed(28.3, 0.88, lpips=9.87))
+    found |= {"paper": "paper-tsf", "apart": True, "printed_alone": {"resvit-2": {task: numbers}}}
+    lines = [line for line in render(found).split("paper-tsf:")[1].splitlines() if "|" in line]
+    head, _, ours, alone = ([part.strip() for part in line.split("|")[1:-1]] for line in lines)
+    assert head == ["cell", "PSNR TSEM > P99 (dB)", "Δ", "PSNR volume (dB)", "Δ", "LPIPS volume",
+                    "Δ", "paper: BraTS 2021"]  # fmt: skip
+    assert ours == ["tsf-2", "15.00", "", "25.00", "", "9.5000", "", "18.8 / 28.3"]
+    assert alone == ["resvit-2", *["–"] * 6, "28.3 / 0.880 / 9.87"]
 
 
 def test_a_cell_without_its_baseline_has_no_difference():

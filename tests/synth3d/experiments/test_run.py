@@ -30,7 +30,8 @@ def test_the_list_names_every_table(capsys):
     assert run("--list") == 0
     named = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert named == ["components", "groups", "stages", "convolutions", "frameworks",
-                     "translation", "rotation", "elastic"]  # fmt: skip
+                     "translation", "rotation", "elastic", "tsf-inputs", "tsf-map",
+                     "tsf-parts"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,11 @@ def test_the_list_names_every_table(capsys):
         (["components", "--convention", "mine"], "no convention is called mine"),
         (["components", "--set", "train.stpes=3"], "unknown key(s) ['stpes']"),
         (["components", "--budget", "4", "--set", "train.steps=3"], "not both"),
+        (
+            ["components", "--target", "any"],
+            "compares runs of fixed targets; give --target",
+        ),
+        (["tsf-map"], "this table compares runs for any gap; give --target any, or a recipe"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(args, message, phantom_cohort, tmp_path, capsys):
@@ -154,6 +160,31 @@ def test_a_curve_tests_one_run_at_every_level(phantom_cohort, tmp_path):
     assert set(scores) == {"resunet-0", "resunet-3", "agi-net-0", "agi-net-3"}
     assert scores["resunet-0"] != scores["resunet-3"]
     assert (folder / "translation" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_one_training_for_any_gap_serves_cells_of_several_tables(phantom_cohort, tmp_path):
+    small = ("--device", "cpu", "--threads", 1, "--seeds", 1, "--budget", 4,
+             *(word for text in ("model.widths=[4,8]", "model.blocks=1", "model.banks=2",
+               "data.patch=[32,32]", "data.overlap=[0,0]", "data.workers=0",
+               "train.checkpoint_every=4") for word in ("--set", text)))  # fmt: skip
+    command = ("--data", phantom_cohort, "--work", tmp_path, *small)
+    assert run("tsf-inputs", "--only", "tsf-*", *command) == 0
+    runs = list((tmp_path / "ablate" / "runs").iterdir())
+    assert len(runs) == 2  # Seq2Seq, the baseline, and TSF-Seq2Seq
+    before = files(tmp_path)
+    assert run("tsf-map", *command) == 0
+    assert files(tmp_path) == before  # not even scored again
+    text = (tmp_path / "ablate" / "tsf-map" / "table.md").read_text()
+    assert "| PSNR TSEM > P99 (dB) " in text
+    assert "18.0 / 28.3 / 27.8" in text
+    value = json.loads((tmp_path / "ablate" / "tsf-inputs" / "table.json").read_text())
+    scores = {cell["name"]: cell["scores"]["psnr_brain@ours"] for cell in value["cells"]}
+    # Of two test cases the other three, two and one sequences.
+    rows = {"tsf-1": 3, "tsf-plain-2": 2, "tsf-averaged-3": 1}
+    cases = scores["tsf-3"]["rows"]
+    assert {name: scores[name]["rows"] for name in rows} == {k: n * cases for k, n in rows.items()}
+    assert len({scores[f"{row}-3"]["mean"] for row in ("tsf", "tsf-averaged", "seq2seq")}) == 3
 
 
 @pytest.mark.slow

@@ -1,16 +1,19 @@
 """The benchmark of networks runs, and its table has the rows."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import cuda_ops.bench.command
 from cuda_ops.bench.memory import STATUS
+from synth3d.experiments.bench import floors, routing, throughput, volumes
 from synth3d.experiments.bench import networks as bench
-from synth3d.experiments.bench import routing, throughput, volumes
 from synth3d.experiments.bench.networks import CASES, NETWORKS, Case
 from synth3d.experiments.bench.ranks import ranks_row
+from synth3d.settings import parse
+from synth3d.training import RunConfig
 from synth3d.training.recipes import read_recipe
 
 ONCE = cuda_ops.bench.Setting(torch.device("cpu"), cuda_ops.bench.command.CpuClock(), 1, least=0)
@@ -82,15 +85,29 @@ def test_peaks_are_those_of_another_process():
 
 
 @pytest.mark.slow
-def test_a_cohort_is_held_against_half_overlap_and_against_its_convolutions(monkeypatch):
+@pytest.mark.parametrize("network", ["resunet", "tsf"])
+def test_a_cohort_is_held_against_half_overlap_and_against_its_convolutions(monkeypatch, network):
     monkeypatch.setattr(volumes, "SHAPE", (40, 64, 72))
     monkeypatch.setattr(volumes, "HEAD", 56)
-    row = next(row for row in volumes.volume_rows() if row.name == "cohort/resunet/fp32")
+    row = next(row for row in volumes.volume_rows() if row.name == f"cohort/{network}/fp32")
     former, floor = row.measure(row, ONCE)
     assert (former.baseline, floor.baseline) == ("half", "floor")
     assert floor.value > 1
     assert former.value < 1.5
+    assert floor.bar == volumes.FLOOR_BARS[network]
     assert floor.seconds.keys() == {"now", "half", "floor"}
+
+
+@pytest.mark.parametrize("stage", floors.STAGES)
+def test_a_step_of_tsf_is_held_against_its_convolutions(stage):
+    config = parse(RunConfig, read_recipe(floors.RECIPE))
+    small = replace(config, model=replace(config.model, widths=(4, 8), blocks=1),
+                    data=replace(config.data, patch=(16, 16), overlap=(0, 0)))  # fmt: skip
+    row = next(row for row in floors.floor_rows() if stage in row.name)
+    (found,) = row.measure.func(row, ONCE, small, stage)
+    assert (found.candidate, found.baseline, found.bar) == ("step", "convolutions", 1.25)
+    assert found.seconds["step"] > found.seconds["convolutions"] > 0
+    assert found.value > 1
 
 
 @pytest.mark.parametrize(("channels", "tried"), [(16, [8, 1]), (32, [8, 1]), (64, [8, 2, 1])])
