@@ -1,6 +1,7 @@
 """A cohort made whole, and one case alone."""
 
 from synth3d.completion.api import Run, complete, load_run, train
+from synth3d.completion.explained import rate_explanations, tell_errors
 from synth3d.completion.receipts import Layout, maps_of
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.run import Completed, complete_cohort
@@ -29,7 +30,9 @@ __all__ = [
     "load_run",
     "maps_of",
     "open_executor",
+    "rate_explanations",
     "states_of",
+    "tell_errors",
     "tell_status",
     "train",
     "verify",

@@ -11,6 +11,7 @@ from synth3d.completion.explained.contributions import (
     contributions_in_the_way,
     write_contributions,
 )
+from synth3d.completion.explained.errors import rate_explanations, tell_errors
 
 __all__ = [
     "ABOUT_MAPS",
@@ -18,6 +19,8 @@ __all__ = [
     "forget_explanations",
     "map_facts",
     "maps_of_made",
+    "rate_explanations",
+    "tell_errors",
     "write_contributions",
     "write_routing",
 ]

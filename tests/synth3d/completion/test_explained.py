@@ -12,11 +12,11 @@ import torch
 import synth3d
 from synth3d.cli import main
 from synth3d.cohort import find_cases
-from synth3d.completion import maps_of
+from synth3d.completion import maps_of, rate_explanations
 from synth3d.data import prepare
 from synth3d.errors import InputError
 from synth3d.files import sha256
-from synth3d.images.volumes import read
+from synth3d.images.volumes import read, write_like
 from synth3d.inference import SynthesisOptions, synthesize_volume
 from synth3d.training import load_run
 
@@ -232,3 +232,33 @@ def test_a_mean_of_several_draws_has_its_spread_beside_it(complete, ready, runs,
     assert main(["verify", str(tmp_path / "out")]) == 0
     with pytest.raises(InputError, match="leave --draws out"):
         complete("other", run=runs / "tsf", draws=3)
+
+
+def test_whether_maps_find_the_errors_is_asked_of_cases_with_the_truth(
+    complete, ready, tmp_path, capsys
+):
+    """A map that is put in the place of the run's own, the error itself, finds it."""
+    whole = "Brats18_X_0_1"
+    (one,) = complete(missing=["flair"], cases=[whole])
+    (path,) = maps_of(tmp_path / "out", whole, "t2f").values()
+    real = next(c for c in find_cases(ready / "in") if c.name == whole).images["t2f"]
+    table = tmp_path / "errors.csv"
+    flags = ["score", ready / "in", tmp_path / "out", "--explanation", "--out", table]
+    found = []
+    for _ in range(2):
+        assert main([str(flag) for flag in flags]) == 0
+        rows = rows_of(table)
+        assert [(row["case"], row["target"], row["map"]) for row in rows] == [
+            (whole, "t2f", "tsem"), (whole, "t2f", "gradient"),
+        ]  # fmt: skip
+        found.append({key: float(rows[0][key]) for key in rows[0] if "_" in key})
+        error = np.abs(read(one.paths["t2f"]).data - read(real).data)
+        write_like(real, error, path, dtype=np.float32)
+    assert found[0].keys() == {
+        "correlation_brain", "auc_brain", "correlation_tumour", "auc_tumour",
+    }  # fmt: skip
+    assert found[1]["auc_brain"] > 0.99 > found[0]["auc_brain"]
+    assert found[1]["correlation_tumour"] > 0.9
+    assert "| all | chance |  | 0.000 | 0.500 |" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--missing and --explain"):
+        rate_explanations(ready / "in", ready / "in")
