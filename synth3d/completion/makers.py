@@ -227,6 +227,8 @@ class RunMaker(Maker):
         if explain and not self.explains:
             able = [name for name, made in GENERATORS.items() if made.offers & EXPLAINED]
             hint = "; --draws 5 writes how far its pictures differ" if self.random else ""
+            if self.config.model.name in able:
+                hint = ", not of Seq2Seq alone (pretrain=1) nor with model.module=conv"
             raise InputError(
                 f"the run {self.run.folder} ({words}) has nothing that explains what it makes; "
                 f"--explain is for runs of {' or '.join(able)}{hint}"

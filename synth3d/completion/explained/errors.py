@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from synth3d.cohort import ALL_MODALITIES, Case, Modality, find_cases, read_classes
+from synth3d.cohort import Case, Modality, find_cases, read_classes
 from synth3d.completion.receipts import maps_of
 from synth3d.errors import InputError
 from synth3d.files import progress, write_csv, write_text
 from synth3d.images import Scale, check_same_grid, foreground, read
 from synth3d.scoring import CHANCE, find_errors
+
+Maps = dict[Modality, dict[str, Path]]
 
 FIGURES = tuple(f"{name}_{region}" for region in ("brain", "tumour") for name in CHANCE)
 
@@ -33,11 +35,13 @@ def rate_explanations(real: Path, completed: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     made = {case.name: case for case in find_cases(completed)}
     for case in progress(find_cases(real), "what finds the errors", unit="case"):
-        targets: list[Modality] = [m for m in ALL_MODALITIES if m in case.images]
-        found = {m: maps_of(completed, case.name, m) for m in targets}
-        for target in (m for m in targets if found[m] and case.name in made):
+        if case.name not in made:
+            continue
+        found: Maps = {m: maps_of(completed, case.name, m) for m in case.images}
+        told: Maps = {target: maps for target, maps in found.items() if maps}
+        for target, maps in told.items():
             picture = made[case.name].images[target]
-            figures = _figures(case, target, picture, found[target], [m for m in found if found[m]])
+            figures = _figures(case, target, picture, maps, list(told))
             for name in dict.fromkeys(key.split("@")[1] for key in figures):
                 row = {"case": case.name, "target": target, "map": name}
                 own = (key for key in figures if key.endswith(f"@{name}"))
@@ -62,10 +66,10 @@ def _figures(
     brain = np.logical_or.reduce([foreground(read(p).data) for p in others or [picture]])
     truth = read(case.images[target])
     scale = Scale.fit(truth.data, brain & foreground(truth.data))
-    pair = [scale.apply(volume, brain) for volume in (truth.data, read(picture).data)]
+    acquired, made_up = (scale.apply(v, brain) for v in (truth.data, read(picture).data))
     tumour = (read_classes(case)[0] > 0) & brain if case.label else None
     told = {name: read(path).data for name, path in maps.items()}
-    return find_errors(told, *pair, brain, tumour, truth.spacing_mm)
+    return find_errors(told, acquired, made_up, brain, tumour, truth.spacing_mm)
 
 
 def tell_errors(real: Path, completed: Path, out: Path | None = None) -> int:
