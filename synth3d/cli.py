@@ -8,6 +8,7 @@ commands, so ``--help`` is instant.
 
 import argparse
 import dataclasses
+import functools
 import os
 import tomllib
 from collections.abc import Callable, Sequence
@@ -162,8 +163,7 @@ def _add_train(commands: Any) -> None:
         "the flags; the resolved ones are saved with the run and rerun it.",
         epilog=EXAMPLES["train"])
     add("--dim", choices=["2d", "3d"], help="slices or volumes; default: the recipe's, else 3d")
-    add("--plane", choices=["axial", "coronal", "sagittal"],
-        help="for 2d; default: the recipe's")
+    add("--plane", choices=["axial", "coronal", "sagittal"], help="for 2d; default: the recipe's")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
     add("--cases", **TABLE)
     add("--splits", type=Path, help="JSON with train, val and test case names")
@@ -222,6 +222,8 @@ def _add_complete(commands: Any) -> None:
         help="only these cases; or a table of all cases instead of --data")
     add("--labels", metavar="SCHEME", help=LABELS + "; those copied get what their names say")
     add("--overwrite", action="store_true", help="replace files that are already in OUT")
+    add("--explain", action="store_true", help="and what explains it, of a run of tsf or agi-net")
+    add("--draws", type=int, default=1, metavar="N", help="a diffusion's mean of N, and its spread")
     add("--link", action="store_true",
         help="hard links to the input's files instead of copies: less disk, but one file")
     add("--dry-run", action="store_true", help="print the plan and stop")
@@ -253,15 +255,12 @@ def _add_workers(add: Flags, what: str) -> None:
 
 
 def _add_state(commands: Any) -> None:
-    def look(args: argparse.Namespace) -> int:
+    def look(args: argparse.Namespace, again: bool = False) -> int:
         from synth3d.completion import StateRequest, tell_status
 
-        return tell_status(_request(StateRequest, args))
+        return tell_status(_request(StateRequest, args), again)
 
-    def verify(args: argparse.Namespace) -> int:
-        from synth3d.completion import StateRequest, tell_status
-
-        return tell_status(_request(StateRequest, args), again=True)
+    verify = functools.partial(look, again=True)
 
     status = _command(commands, "status", look, "what of a completed cohort is done, and what not")
     hashes = _command(commands, "verify", verify, "hold a completed cohort against its receipts")
@@ -294,13 +293,15 @@ def _add_export(commands: Any) -> None:
 
 def _add_score(commands: Any) -> None:
     def run(args: argparse.Namespace) -> int:
+        from synth3d.completion import tell_errors
         from synth3d.scoring import ScoreRequest, score
 
+        if args.explanation:
+            return tell_errors(args.real, args.synthetic, args.out)
         return score(_request(ScoreRequest, args))
 
-    about = "Image scores of synthetic volumes under named conventions."
     add = _command(commands, "score", run, "image scores of one folder against another",
-        description=about, epilog=EXAMPLES["score"])
+        description="Image scores of volumes by named conventions.", epilog=EXAMPLES["score"])
     add("real", type=Path, metavar="REAL", help="folder of the acquired images")
     add("synthetic", type=Path, metavar="SYNTHETIC", help="folder of the images to be scored")
     add("--modality", "--target", help="t1|t1ce|t2|flair; default: the one that each case has")
@@ -320,6 +321,7 @@ def _add_score(commands: Any) -> None:
         help="write scores per case there; .md, .json and .png lie beside it")
     add("--json", action="store_true", help="print JSON instead of a table")
     add("--dry-run", action="store_true", help="print the pairs and settings and stop")
+    add("--explanation", action="store_true", help="do its maps (complete --explain) find errors?")
 
 
 def _add_ablate(commands: Any) -> None:

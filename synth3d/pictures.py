@@ -166,6 +166,79 @@ def draw_levels(
     _save(figure, path)
 
 
+def draw_routing(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """One panel for each of offsets, scale and gate: convolutions downwards, groups across.
+
+    ``rows`` have ``place``, ``group``, and what of ``offset_z``, ``offset_y``, ``offset_x`` (taps),
+    ``scale`` and ``gate`` there is.
+    """
+    plt = _pyplot()
+    kinds = ("offset_z", "offset_y", "offset_x", "scale", "gate")
+    names = [name for name in kinds if any(row.get(name) is not None for row in rows)]
+    places = list(dict.fromkeys(row["place"] for row in rows))
+    groups = 1 + max(row["group"] for row in rows)
+    size = 0.8 + (0.6 + 0.28 * groups) * len(names), 1.4 + 0.3 * len(places)
+    figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, constrained_layout=True)
+    figure.suptitle(title, fontsize=10)
+    for axis, name in zip(axes[0], names, strict=True):
+        table = np.full((len(places), groups), np.nan)
+        for row in rows:
+            value = row.get(name)
+            table[places.index(row["place"]), row["group"]] = np.nan if value is None else value
+        rolled = name.startswith("offset")
+        most = max(float(np.nanmax(np.abs(table))), 1e-6) if rolled else 1.0
+        how = {"cmap": "RdBu_r" if rolled else "viridis", "vmin": -most if rolled else 0.0}
+        picture = axis.imshow(table, vmax=most, aspect="auto", **how)
+        figure.colorbar(picture, ax=axis, location="bottom", shrink=0.9)
+        unit = " (taps)" if rolled else ""
+        axis.set_title(name.replace("_", " ") + unit, fontsize=9)
+        axis.set_xticks(range(groups), map(str, range(groups)), fontsize=7)
+        axis.set_yticks(range(len(places)), places if axis is axes[0][0] else [], fontsize=8)
+    _save(figure, path)
+
+
+def draw_contributions(
+    bars: Sequence[tuple[str, tuple[str, ...], Sequence[float], Sequence[float | None]]],
+    title: str,
+    path: Path,
+) -> None:
+    """For each target its sets of sources downwards: weights as bars, and what each is worth.
+
+    ``bars`` are a target, the sources that are there, the weight of each (their sum is 1), and by
+    how many dB the PSNR falls without it, None where that is not known.
+    """
+    plt = _pyplot()
+    targets = list(dict.fromkeys(target for target, *_ in bars))
+    names = list(dict.fromkeys(name for _, sources, *_ in bars for name in sources))
+    colours = dict(zip(names, (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00"), strict=False))
+    most = max(sum(target == bar[0] for bar in bars) for target in targets)
+    figure, axes = plt.subplots(
+        len(targets), 2, figsize=(9, 0.9 + len(targets) * (0.7 + 0.24 * most)), squeeze=False,
+        constrained_layout=True, sharex="col", sharey="row",
+    )  # fmt: skip
+    figure.suptitle(title, fontsize=10)
+    for (left, right), target in zip(axes, targets, strict=True):
+        rows = [bar[1:] for bar in bars if bar[0] == target]
+        for y, (sources, weights, losses) in enumerate(rows):
+            start = 0.0
+            for at, (name, weight, loss) in enumerate(zip(sources, weights, losses, strict=True)):
+                left.barh(y, weight, left=start, color=colours[name], height=0.7)
+                start += weight
+                if loss is not None:
+                    thick = 0.7 / len(sources)
+                    place = y - 0.35 + (at + 0.5) * thick
+                    right.barh(place, loss, color=colours[name], height=0.9 * thick)
+        left.set_yticks(range(len(rows)), ["+".join(row[0]) for row in rows], fontsize=7)
+        left.set_title(f"{target}: weight ω of each source", fontsize=9)
+        right.set_title("PSNR lost without it (dB)", fontsize=9)
+        left.invert_yaxis()
+        right.axvline(0, color=INK, lw=0.8)
+        right.grid(axis="x", alpha=0.25)
+    patches = [plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
+    figure.legend(patches, names, loc="outside lower center", ncols=len(names), frameon=False)
+    _save(figure, path)
+
+
 def _drawn(values: Sequence[float]) -> np.ndarray:
     """What can be drawn: infinite values become NaN."""
     return np.where(np.isfinite(values), values, np.nan)

@@ -20,6 +20,7 @@ from seg_eval.arms.kinds import Arm
 from seg_eval.arms.synthesisers import Program, SynthesisRun, completed_file, completion
 from seg_eval.cohort import Cohort
 from synth3d.cohort import MODALITIES, Case, Modality
+from synth3d.completion import maps_of
 from synth3d.errors import InputError
 from synth3d.files import place, progress, read_object, write_json
 from synth3d.images import read, write_like
@@ -50,6 +51,13 @@ class ArmBuilder:
         if arm.about.is_real:
             return case.images[modality]
         return completed_file(place(self.folder, arm.content), case, self.missing, modality)
+
+    def maps(self, arm: Arm, case: Case, modality: Modality) -> dict[str, Path]:
+        """Name → file of the maps that ``synth3d complete`` wrote beside a channel; or none."""
+        if not arm.has_files:
+            return {}
+        source = arm.source.folder if isinstance(arm.source, Completed) else None
+        return maps_of(source or place(self.folder, arm.content), case.name, modality)
 
     def receipt(self, arm: Arm) -> Path:
         """The file that says the arm is finished."""

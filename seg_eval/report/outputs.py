@@ -301,10 +301,13 @@ def _case_files(experiment: Experiment, case: Case, role: str, modality: Modalit
         return str(found.relative_to(folder) if found.is_relative_to(folder) else found)
 
     arms: dict[str, tuple[str | None, str]] = {}
+    maps: dict[str, dict[str, str]] = {}
     for arm in plan.arms:
         is_filled = arm.kind == "full" or arm.has_files
         made = place(builder.path(arm, case, modality)) if is_filled else None
         arms[arm.name] = made, place(experiment.prediction(arm, case, plan.seeds[0]))
+        if found := builder.maps(arm, case, modality):
+            maps[arm.name] = {name: place(path) for name, path in found.items()}
     return CaseFiles(
         case.name,
         case.patient,
@@ -315,6 +318,7 @@ def _case_files(experiment: Experiment, case: Case, role: str, modality: Modalit
         label=place(case.label),
         brain=tuple(place(case.images[m]) for m in MODALITIES if m not in plan.missing),
         arms=arms,
+        maps=maps,
     )
 
 

@@ -21,6 +21,8 @@ LARGEST_ERROR = 0.5
 """Shown as the brightest colour of the error."""
 ERROR_COLOURS = ("#000004", "#b63679", "#fcfdbf")
 """No error, half of the largest, largest; as matplotlib's magma, told apart in grey too."""
+LAYERS = ("tsem", "spread")
+"""Maps that explain a channel; the colours are the error's, each map as bright as it gets."""
 LARGEST_TILE = 256
 """Pixels; longer sides are shrunk for the picture."""
 EDGE = 2
@@ -74,7 +76,8 @@ def draw_planes(
 ) -> list[Plane]:
     """The three planes of ``case``, cropped to the head, with sheets and outlines.
 
-    Those ``arms`` that have a channel, ``full`` aside, get a sheet of it and one of its error.
+    Those ``arms`` that have a channel, ``full`` aside, get a sheet of it and one of its error; and
+    one of each of their layers.
     Outlines of this very case that are ``known`` are taken as they are, and new ones added.
     """
     turned = _Turned(case)
@@ -83,12 +86,20 @@ def draw_planes(
         channel = case.arms[name].channel
         if channel is not None and name != "full":
             volumes[f"channel {name}"] = turned(channel)
+        for layer, volume in case.arms[name].layers.items():
+            volumes[f"{layer} {name}"] = turned(np.maximum(volume, 0) / brightest_of(volume))
     masks = {"expert": {region: turned(mask) for region, mask in case.truth.items()}}
     for name in arms:
         found = case.arms[name].masks
         masks[name] = {r: turned(found[r]) for r in case.truth if r in found}
     known = {} if known is None else known
     return [_draw_plane(plane, turned, volumes, masks, limits, known) for plane in PLANES]
+
+
+def brightest_of(layer: np.ndarray) -> float:
+    """What is shown as the brightest colour of a layer: all but the largest 0.5 % is below."""
+    above = layer[layer > 0]
+    return float(np.percentile(above, 99.5)) if above.size else 1.0
 
 
 def agreement(case: CaseVolumes, arms: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -143,6 +154,9 @@ def _draw_plane(
     sheets, how = {}, (columns, limits.quality)
     tiles = {name: _tiles(volume, axis, indices) for name, volume in volumes.items()}
     for name, each in tiles.items():
+        if name.split(" ")[0] in LAYERS:
+            sheets[name] = _encode(each, *how, ERROR_COLOURS)
+            continue
         sheets[name] = _encode(each / BRIGHTEST, *how)
         if name != "real":
             error = np.abs(each - tiles["real"]) / LARGEST_ERROR

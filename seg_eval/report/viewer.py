@@ -7,7 +7,7 @@ from typing import Any
 from seg_eval.arms import ARM_KINDS
 from seg_eval.report.page import number, say
 from seg_eval.report.pictures import short_name
-from seg_eval.report.slices import Limits, Outlines, Plane, agreement, draw_planes
+from seg_eval.report.slices import LAYERS, Limits, Outlines, Plane, agreement, draw_planes
 from seg_eval.report.volumes import CaseVolumes
 
 BUDGET = 18_000_000
@@ -80,6 +80,7 @@ def describe_view(view: View, summary: Mapping[str, Any]) -> dict[str, Any]:
     gaps = {name: region["gap"]["value"] for name, region in summary["regions"].items()}
     turn = case.orientation
     tilt = turn.tilt if turn.tilt > LARGEST_TILT else None
+    layers = [n for n in LAYERS if any(n in case.arms[arm].layers for arm in view.arms)]
     shown = ("indices", "labels", "start", "columns", "rows", "size", "outlines")
     return {
         "case": case,
@@ -87,6 +88,7 @@ def describe_view(view: View, summary: Mapping[str, Any]) -> dict[str, Any]:
         "planes": view.planes,
         "region": max(case.truth, key=lambda name: gaps.get(name, 0.0), default=""),
         "note": say("orientation", known=turn.known, tilt=tilt),
+        "layers": say("layers", names=layers) if layers else "",
         "spacing": " × ".join(f"{mm:g}" for mm in reversed(case.spacing_mm)),
         "dice": {
             "heads": ["Region", *map(short_name, view.arms)],

@@ -1,7 +1,8 @@
 """A case as the report's slice viewer takes it, turned to the radiological convention."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from seg_eval.scoring import region_masks
 from synth3d.cohort import LabelScheme
+from synth3d.errors import InputError
 from synth3d.images import Scale, foreground, read, read_label
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -27,11 +29,13 @@ LETTERS = {
 class ArmVolumes:
     """What one arm gave the segmenter in a case, and the regions that came back by name.
 
-    There is no channel where it was blank, or the segmenter has none for the sequence.
+    There is no channel where it was blank, or the segmenter has none for the sequence. ``layers``
+    are maps that explain the channel, by name, in units of their own and never negative.
     """
 
     channel: np.ndarray | None
     masks: Mapping[str, np.ndarray]
+    layers: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class CaseVolumes:
         for name, arm in self.arms.items():
             others |= {f"{name} {region}": mask for region, mask in arm.masks.items()}
             others |= {f"{name} channel": arm.channel} if arm.channel is not None else {}
+            others |= {f"{name} {layer}": volume for layer, volume in arm.layers.items()}
         for name, volume in others.items():
             if volume.shape != self.real.shape:
                 raise ValueError(
@@ -89,6 +94,7 @@ class CaseFiles:
         label: The expert's labels.
         brain: The real sequences that are not missing; they tell where the brain is.
         arms: By name the filled-in channel, None for zeros, and the predicted labels.
+        maps: By arm and name what explains its channel. A page can do without.
     """
 
     case: str
@@ -100,6 +106,7 @@ class CaseFiles:
     label: str
     brain: tuple[str, ...]
     arms: dict[str, tuple[str | None, str]]
+    maps: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def load(self, folder: Path) -> CaseVolumes:
         """The volumes, each channel on its own in-brain scale.
@@ -118,6 +125,14 @@ class CaseFiles:
             return region_masks(read_label(folder / path).data, self.scheme)
 
         image = read(folder / self.real)
+
+        def layers(arm: str) -> dict[str, np.ndarray]:
+            found = {}
+            for name, path in self.maps.get(arm, {}).items():
+                with suppress(InputError):  # the other tool's folder is gone, say
+                    found[name] = read(folder / path).data
+            return {name: v for name, v in found.items() if v.shape == image.data.shape}
+
         return CaseVolumes(
             self.case,
             self.patient,
@@ -125,7 +140,7 @@ class CaseFiles:
             self.modality,
             real=channel(self.real),
             arms={
-                name: ArmVolumes(channel(made) if made else None, masks(found))
+                name: ArmVolumes(channel(made) if made else None, masks(found), layers(name))
                 for name, (made, found) in self.arms.items()
             },
             truth=masks(self.label),

@@ -1,7 +1,8 @@
 """A cohort made whole, and one case alone."""
 
 from synth3d.completion.api import Run, complete, load_run, train
-from synth3d.completion.receipts import Layout
+from synth3d.completion.explained import rate_explanations, tell_errors
+from synth3d.completion.receipts import Layout, maps_of
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.run import Completed, complete_cohort
 from synth3d.completion.state import CaseState, StateRequest, states_of, tell_status, verify
@@ -27,8 +28,11 @@ __all__ = [
     "complete",
     "complete_cohort",
     "load_run",
+    "maps_of",
     "open_executor",
+    "rate_explanations",
     "states_of",
+    "tell_errors",
     "tell_status",
     "train",
     "verify",

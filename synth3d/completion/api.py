@@ -13,7 +13,8 @@ import numpy as np
 from synth3d.cohort import ALL_MODALITIES, Case, Modality, parse_modality
 from synth3d.completion.plan import grid_trouble
 from synth3d.completion.request import CompleteRequest
-from synth3d.completion.run import Completed, complete_cohort, describe
+from synth3d.completion.run import Completed, complete_cohort
+from synth3d.completion.writing import describe
 from synth3d.errors import InputError
 from synth3d.images import NiftiImage, image_like, write_new
 from synth3d.machine import pick_device

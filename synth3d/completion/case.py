@@ -70,13 +70,14 @@ class Begun:
 
     def make(self, on_tile: "OnTile | None" = None) -> None:
         """Make what is missing, unless the outcome is known; ``on_tile`` is told of the tiles."""
-        job, seed, content = self.job, self.request.seed, self._content
+        job, request, content = self.job, self.request, self._content
         self._content = None
         if self.outcome is None and job.make:
             with self._timed(), self._judged():
                 self.made = self.maker.make(
-                    job.readable, job.make, seed=seed, on_tile=on_tile, content=content
-                )
+                    job.readable, job.make, seed=request.seed, draws=request.draws,
+                    on_tile=on_tile, content=content, explain=request.explain,
+                )  # fmt: skip
 
     @contextmanager
     def _judged(self) -> Iterator[None]:

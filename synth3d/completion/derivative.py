@@ -17,7 +17,10 @@ from synth3d.files import claim, read_json, read_object, sweep, write_json, writ
 BIDS_VERSION = "1.10.0"
 """Of the specification that names, links and this description follow."""
 
-IGNORED = ("receipts/", ".locks/", "failed/", "cohort.json", "verified.json")
+IGNORED = (
+    "receipts/", ".locks/", "failed/", "explanations/", "contributions.*", "cohort.json",
+    "verified.json",
+)  # fmt: skip
 """What a validator should not look at: ours, not BIDS's."""
 
 

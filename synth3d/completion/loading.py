@@ -57,4 +57,5 @@ def _load(request: CompleteRequest) -> "Maker":
         load_run(run), request.overlap, request.precision, request.batch, request.device
     )
     maker.refuse_others(request.hidden)
+    maker.refuse_unexplained(request.explain, request.draws)
     return maker

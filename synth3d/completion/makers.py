@@ -14,6 +14,8 @@ import torch
 
 from synth3d.cohort import Case, Finding, Modality, findings
 from synth3d.completion.plan import Made
+from synth3d.completion.receipts import MAPS
+from synth3d.completion.scales import fitted, in_scanner_units, storable_scale
 from synth3d.data import (
     Prepared,
     Roles,
@@ -28,15 +30,17 @@ from synth3d.frameworks import Diffusion
 from synth3d.images import Grid, Scale, value_limits
 from synth3d.inference import (
     OnTile,
+    RouteRecorder,
     SynthesisOptions,
     memory_format,
     synthesize_case,
 )
 from synth3d.machine import suited, tf32, tuned, use_device
+from synth3d.models import GENERATORS
 from synth3d.training import Run, RunConfig, read_config
 
-FEWEST_LEVELS = 64
-"""An integer file whose brain would span fewer grey levels than this takes its siblings' scale."""
+EXPLAINED = frozenset({"explanation", "routing"})
+"""What a generator may offer that explains what it makes."""
 
 NEAREST: dict[Modality, tuple[Modality, ...]] = {
     "t1n": ("t1c", "t2w", "t2f"),
@@ -56,12 +60,14 @@ class Maker:
         sources: Where the network looks, in channel order.
         targets: What it can make.
         random: Whether another seed gives another picture.
+        explains: What it can say of what it makes, as a framework's ``explains``.
         identity: Plain values that decide the result, besides the case's own files and the seed.
         name: The run's name, or ``plumbing``.
         title: What it is, for one line of text.
     """
 
     random = False
+    explains: frozenset[str] = frozenset()
     name = "plumbing"
     identity: dict[str, Any]
     title: str
@@ -110,6 +116,7 @@ class Maker:
         draws: int = 1,
         on_tile: OnTile | None = None,
         content: Any = None,
+        explain: bool = False,
     ) -> dict[Modality, Made]:
         """The ``wanted`` sequences of ``case``, some of ``targets``.
 
@@ -120,6 +127,7 @@ class Maker:
             draws: How many pictures are averaged, of seeds that follow from ``seed``.
             on_tile: Told (tiles done, tiles in all).
             content: What :meth:`read` gave for the case and ``wanted``; None reads it now.
+            explain: Whether to say of it what it can; the pictures are the same to the bit.
 
         Raises:
             InputError: A file of the case is bad, the network gives NaN, or several draws were
@@ -129,7 +137,7 @@ class Maker:
             raise InputError(f"{self.name} makes the same picture of every seed: one draw is all")
         more = np.random.SeedSequence(seed).generate_state(draws - 1)
         content = self.read(case, wanted) if content is None else content
-        return self._make(case, wanted, content, [seed, *map(int, more)], on_tile)
+        return self._make(case, wanted, content, [seed, *map(int, more)], on_tile, explain)
 
     def read(self, case: Case, wanted: Sequence[Modality]) -> Any:
         """All that :meth:`make` needs of the files of ``case``; a thread of its own may read it.
@@ -146,6 +154,7 @@ class Maker:
         content: Any,
         seeds: list[int],
         on_tile: OnTile | None,
+        explain: bool,
     ) -> dict[Modality, Made]:
         raise NotImplementedError
 
@@ -179,6 +188,7 @@ class RunMaker(Maker):
         some_do = config.task.mode == "any" or run.framework.hides_sources
         self.needs_all = config.data.source_dropout == 0 and not some_do
         self.random = isinstance(run.framework, Diffusion)
+        self.explains = run.framework.explains
         self.precision = precision or suited(config.train.precision, self.device)
         self.patch = tuple(config.data.patch)
         self.overlap = tuple(config.data.overlap)
@@ -209,6 +219,24 @@ class RunMaker(Maker):
             raise InputError(
                 f"the run {self.run.folder} makes {'+'.join(self.targets)} and cannot make "
                 f"{'+'.join(unable)}; {self._able(wanted)}"
+            )
+
+    def refuse_unexplained(self, explain: bool, draws: int) -> None:
+        """Raise an InputError if it can say nothing of what it makes, or has one draw only."""
+        words = f"{self.config.model.name} with {self.config.train.framework}"
+        if explain and not self.explains:
+            able = [name for name, made in GENERATORS.items() if made.offers & EXPLAINED]
+            hint = "; --draws 5 writes how far its pictures differ" if self.random else ""
+            if self.config.model.name in able:
+                hint = ", not of Seq2Seq alone (pretrain=1) nor with model.module=conv"
+            raise InputError(
+                f"the run {self.run.folder} ({words}) has nothing that explains what it makes; "
+                f"--explain is for runs of {' or '.join(able)}{hint}"
+            )
+        if draws > 1 and not self.random:
+            raise InputError(
+                f"the run {self.run.folder} ({words}) makes the same picture of every seed; "
+                "leave --draws out"
             )
 
     def _able(self, gap: Sequence[Modality]) -> str:
@@ -261,32 +289,57 @@ class RunMaker(Maker):
         content: Prepared,
         seeds: list[int],
         on_tile: OnTile | None,
+        explain: bool,
     ) -> dict[Modality, Made]:
-        """Absent sources are zeros, as in training."""
+        """Absent sources are zeros, as in training. Each map is a pass over the tiles of its own.
+
+        The seed decides no map.
+        """
         prepared = content
         siblings = list(prepared.scales.values())
         scales: dict[Modality, tuple[Scale, str]] = {}
         for target in wanted:
             scale = self.run.prior.estimate(target, {**prepared.scales})
             scales[target] = storable_scale(scale, siblings, value_limits(self.like(case, target)))
-        pictures = []
-        for done, seed in enumerate(seeds):
-            told = on_tile and (lambda i, n, k=done: on_tile(k * n + i, len(seeds) * n))
-            network = self._synthesize(prepared, seed, told)
+        names = [name for name in MAPS if explain and name in self.explains]
+        recorder = RouteRecorder(self.run.framework)
+        heard = explain and "routing" in self.explains
+        pictures: list[dict[Modality, np.ndarray]] = []
+        for done, (seed, name) in enumerate([*((s, "") for s in seeds), *((0, n) for n in names)]):
+
+            def told(i: int, n: int, k: int = done, name: str = name) -> None:
+                if heard and not name:
+                    recorder.on_tile(k * n + i, len(seeds) * n)
+                if on_tile is not None:
+                    on_tile(k * n + i, (len(seeds) + len(names)) * n)
+
+            with recorder.listening() if heard and not name else nullcontext():
+                network = self.synthesize(prepared, seed, told, name)
             pictures.append(dict(zip(self.targets, network, strict=True)))
+        drawn, maps = pictures[: len(seeds)], dict(zip(names, pictures[len(seeds) :], strict=True))
         made: dict[Modality, Made] = {}
         for target, (scale, origin) in scales.items():
-            volumes = [_in_scanner_units(drawn[target], prepared, scale) for drawn in pictures]
+            volumes = [in_scanner_units(each[target], prepared, scale) for each in drawn]
             like = self.like(case, target)
-            made[target] = _fitted(np.stack(volumes).astype(np.float64), like, scale, origin)
+            one = fitted(np.stack(volumes).astype(np.float64), like, scale, origin)
+            told_of = {name: np.maximum(map_[target], 0) for name, map_ in maps.items()}
+            made[target] = replace(one, maps=told_of, routing=recorder.groups)
         return made
 
-    def _synthesize(self, prepared: Prepared, seed: int, on_tile: OnTile | None) -> np.ndarray:
-        """(T, D, H, W) in the network's scale."""
+    def synthesize(
+        self, prepared: Prepared, seed: int = 0, on_tile: OnTile | None = None, name: str = ""
+    ) -> np.ndarray:
+        """(T, D, H, W) in the network's scale: the targets, or the map ``name`` of each.
+
+        Raises:
+            InputError: The network gives NaN.
+        """
         half = torch.autocast(self.device.type, torch.bfloat16)
         cast = half if self.precision == "bf16" else nullcontext()
         with tuned(self.device), torch.inference_mode(), cast:
-            how = SynthesisOptions(self.patch, self.overlap, self.batch, seed=seed, on_tile=on_tile)
+            how = SynthesisOptions(
+                self.patch, self.overlap, self.batch, seed=seed, on_tile=on_tile, map=name
+            )
             data = self.config.data
             result = synthesize_case(self.run.framework, prepared, data, how)
         if not np.isfinite(result).all():
@@ -332,58 +385,8 @@ def runs_that_make(gap: Sequence[Modality], folder: Path) -> list[str]:
     return able
 
 
-def _fitted(volumes: np.ndarray, like: Path, scale: Scale, origin: str) -> Made:
-    """The mean of ``volumes`` (draws, D, H, W), darker where ``like``'s type would clamp it."""
-    data, most = volumes.mean(0).astype(np.float32), value_limits(like)[1]
-    spread = volumes.std(0, ddof=1).astype(np.float32) if len(volumes) > 1 else None
-    zero = scale.background
-    if (peak := float(data.max())) > most:
-        factor = (most - zero) / (peak - zero)
-        low, high = (zero + (end - zero) * factor for end in (scale.low, scale.high))
-        scale = replace(scale, low=low, high=high)
-        data, spread = zero + (data - zero) * factor, None if spread is None else spread * factor
-    return Made(data, like, scale, origin, spread=spread)
-
-
-def _in_scanner_units(network: np.ndarray, prepared: Prepared, scale: Scale) -> np.ndarray:
-    """(D, H, W) float32; darker than the background only where a source is."""
-    data = scale.invert(network, prepared.brain)
-    if any(_reaches_below_background(prepared, name) for name in prepared.scales):
-        return data
-    return np.maximum(data, np.float32(scale.background))
-
-
-def storable_scale(
-    scale: Scale, siblings: Sequence[Scale], limits: tuple[float, float]
-) -> tuple[Scale, str]:
-    """``scale``, or the siblings' when a file with ``limits`` cannot hold it.
-
-    A run trained on images in [0, 1] predicts a scale that an integer file would round away;
-    one trained on 16-bit images predicts one that an 8-bit file would clamp.
-
-    The siblings are the case's own sequences, at least one, and their scale is the geometric mean.
-    Infinite limits hold anything. Beside the scale stands ``training`` or ``siblings``.
-    """
-    integers = bool(np.isfinite(limits).all())
-    if not integers or (scale.width >= FEWEST_LEVELS and scale.high <= limits[1]):
-        return scale, "training"
-    zero = scale.background
-    over = [max(each.high - each.background, 1e-6) for each in siblings]
-    high = float(np.exp(np.mean(np.log(over))))
-    shares = [(s.low - s.background) / o for s, o in zip(siblings, over, strict=True)]
-    low = high * float(np.median(shares))
-    return replace(scale, low=zero + min(low, 0.5 * high), high=zero + high), "siblings"
-
-
 def _tiles_in_words(config: RunConfig, patch: Sequence[int], overlap: Sequence[int]) -> str:
     if config.dim == 3:
         return f"tiles {patch} sharing {overlap} (z, y, x)"
     size = f" resampled to {config.data.slice_size}" if config.data.slice_size else ""
     return f"{config.data.plane} slices{size} in tiles {patch} sharing {overlap} (row, column)"
-
-
-def _reaches_below_background(prepared: Prepared, name: Modality) -> bool:
-    """Whether a source is clearly darker than its background, so that its siblings may as well."""
-    scale, lowest = prepared.scales[name], float(prepared.volumes[name].min())
-    darkest = scale.low + lowest * scale.width - scale.background
-    return darkest < -1e-3 * abs(scale.high - scale.background)

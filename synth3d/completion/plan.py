@@ -6,7 +6,7 @@ Looks at headers, hashes and the voxels of what is still to be made, and writes 
 import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from filecmp import cmp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,15 @@ import numpy as np
 
 from synth3d.cohort import MODALITIES, Case, Modality, portable_codes
 from synth3d.completion.loading import maker_of
-from synth3d.completion.receipts import Layout, case_identity, is_done
+from synth3d.completion.receipts import (
+    MAPS,
+    TABLES,
+    Layout,
+    case_identity,
+    explanations,
+    is_done,
+    unexplained,
+)
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.workers import why_lost, work_through
 from synth3d.errors import InputError
@@ -24,6 +32,7 @@ from synth3d.images import Scale, check_same_grid
 
 if TYPE_CHECKING:
     from synth3d.completion.makers import Maker
+    from synth3d.inference import RoutedGroup
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +46,8 @@ class Made:
         scale_from: ``training`` (the run's prior), ``siblings`` or ``real``.
         synthetic: False where the picture is a real one that was sent through.
         spread: float32 standard deviation over the draws in scanner units; None for one draw.
+        maps: Maps that explain it by name, float32 in the network's scale, never negative.
+        routing: What steered the network in this case, the same for all that was made of it.
     """
 
     data: np.ndarray
@@ -45,6 +56,8 @@ class Made:
     scale_from: str
     synthetic: bool = True
     spread: np.ndarray | None = None
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    routing: "Sequence[RoutedGroup]" = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,10 @@ class Job:
             links[label] = self.case.label
         return links, {m: layout.image(self.case, m) for m in self.make}
 
+    def explanations(self, layout: Layout) -> list[Path]:
+        """Where what explains it is written."""
+        return explanations(layout, self.case, self.identity)
+
     def written_label(self, layout: Layout) -> Path | None:
         """Where the label is written in other integers; None where it is linked or has no place."""
         return None if self.recoded is None else layout.label(self.case)
@@ -100,6 +117,7 @@ def plan_case(real: Case, maker: "Maker", request: CompleteRequest) -> Job | lis
     layout, hidden = request.layout, request.hidden
     # No seed in a receipt means 0: so were all of those written that know of none.
     how = maker.identity | ({"seed": request.seed} if maker.random and request.seed else {})
+    how |= {"draws": request.draws} if request.draws > 1 else {}
     visible = {m: path for m, path in real.images.items() if m not in hidden}
     case, readable = replace(real, images=visible), maker.readable(real, hidden)
     make: tuple[Modality, ...] = tuple(m for m in maker.targets if m not in visible)
@@ -118,6 +136,9 @@ def plan_case(real: Case, maker: "Maker", request: CompleteRequest) -> Job | lis
     identity = case_identity(readable, make, how)
     if codes is not None:
         identity |= {"label": {str(old): new for old, new in codes.items()}}
+    beside = [name for name in (*MAPS, *TABLES) if name in maker.explains]
+    if request.explain and make and beside:
+        identity |= {"explained": beside}
     there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)
     done = is_done(layout, case, identity)
     trouble, suspicions = _looked_at(readable, make, done, maker, request)
@@ -200,11 +221,15 @@ def in_the_way(job: Job, layout: Layout) -> list[str]:
     Another process may begin or finish this very job meanwhile: what it writes is not in the way.
     """
     links, made = job.outputs(layout)
-    written = [*made.values(), job.written_label(layout)]
+    written = [*made.values(), job.written_label(layout), *job.explanations(layout)]
     taken = [path for path in written if path is not None and path.exists()]
     for path, file in links.items():
         if path.exists() and not (path.samefile(file) or cmp(path, file, shallow=False)):
             taken.append(path)
-    if taken and (layout.marker(job.case).exists() or is_done(layout, job.case, job.identity)):
+    if taken and layout.marker(job.case).exists():
         return []
+    # What is explained later is made once more, and the same.
+    if taken and is_done(layout, job.case, unexplained(job.identity)):
+        taken = [path for path in job.explanations(layout) if path.exists()]
+        taken = [] if is_done(layout, job.case, job.identity) else taken
     return [f"{path} is already there; --overwrite replaces it" for path in taken]

@@ -51,6 +51,7 @@ class PlumbingMaker(Maker):
         content: dict[Modality, Volume],
         seeds: list[int],
         on_tile: OnTile | None,
+        explain: bool,
     ) -> dict[Modality, Made]:
         """The brain is that of the sources."""
         known = [foreground(content[name].data) for name in self.sources if name in content]

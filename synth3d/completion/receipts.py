@@ -36,6 +36,15 @@ from synth3d.files import (
 FORMAT = 1
 """Raised when receipts of an older version no longer count."""
 
+MAPS, TABLES = ("tsem", "spread"), ("routing",)
+"""What can explain a case: maps of its own for each sequence made, and a table with its plot."""
+
+EXPLANATIONS = "explanations"
+"""Their folder where they are not beside the images."""
+
+CONTRIBUTIONS = ("contributions.json", "contributions.csv", "contributions.png")
+"""What a run weighs its sources by, for the whole cohort: the first proves the others."""
+
 NOTICE = "Synthetic images are estimates, not acquisitions; not for diagnosis."
 
 
@@ -81,6 +90,21 @@ class Layout:
             return place(self.out, case.name, f"{case.name}-{modality}{ending}")
         return place(self.out, case.name, case.file_name(modality))
 
+    def map(self, case: Case, modality: Modality, name: str) -> Path:
+        """Where a map of ``MAPS`` that explains ``modality`` belongs, no cohort's image by name."""
+        image = self.image(case, modality)
+        stem, ending = stem_of(image.name), ending_of(image.name)
+        if self.format == "bids":
+            return image.with_name(image.name.replace("_desc-synth_", f"_desc-{name}_"))
+        if self.format == "nnunet":
+            return place(self.out, EXPLANATIONS, f"{case.name}_{modality}_{name}{ending}")
+        return image.with_name(f"{stem}{'-' if '-' in stem else '_'}{name}{ending}")
+
+    def table(self, case: Case, name: str, ending: str) -> Path:
+        """Where a table of ``TABLES`` that explains all of ``case`` belongs, or its plot."""
+        folder = case.name if self.format == "brats" else EXPLANATIONS
+        return place(self.out, folder, f"{case.name}.{name}{ending}")
+
     def label(self, case: Case) -> Path | None:
         """Where the segmentation belongs; None where there is none or the format has no place."""
         if case.label is None or self.format in ("nnunet", "bids"):
@@ -125,11 +149,12 @@ def is_done(layout: Layout, case: Case, identity: Mapping[str, Any]) -> bool:
     """Whether the receipt of ``case`` matches ``identity`` and every file is as it was written."""
     try:
         receipt = read_json(layout.receipt(case))
-        same = receipt["format"] == FORMAT and receipt["identity"] == identity
+        same = receipt["format"] == FORMAT and identity in _proven(receipt["identity"])
         kept = case.images if layout.holds_acquired else ()
         wanted = {*kept, *identity["made"]} & {*layout.places}
         listed = {layout.out / name for name in receipt["files"]}
-        whole = {layout.image(case, modality) for modality in wanted} <= listed
+        images = {layout.image(case, modality) for modality in wanted}
+        whole = images | {*explanations(layout, case, identity)} <= listed
         return (
             same
             and whole
@@ -142,6 +167,44 @@ def is_done(layout: Layout, case: Case, identity: Mapping[str, Any]) -> bool:
         return False
 
 
+def _proven(identity: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a receipt of this identity proves: what is explained is made as well."""
+    return [identity, unexplained(identity)]
+
+
+def unexplained(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """``identity`` of the same case without what was asked for beside it."""
+    return {key: value for key, value in identity.items() if key != "explained"}
+
+
+def explanations(layout: Layout, case: Case, identity: Mapping[str, Any]) -> list[Path]:
+    """The files that explain a case of this identity; none where nothing was asked for."""
+    names = _explained(identity)
+    maps = [layout.map(case, m, n) for m in identity["made"] for n in names if n in MAPS]
+    tables = [layout.table(case, n, e) for n in names if n in TABLES for e in (".csv", ".png")]
+    return maps + tables
+
+
+def _explained(identity: Mapping[str, Any]) -> list[str]:
+    """Names of ``MAPS`` and ``TABLES``; a mean of several draws has its spread beside it."""
+    several = int(identity.get("how", {}).get("draws", 1)) > 1
+    return [*identity.get("explained", ()), *(["spread"] if several else [])]
+
+
+def maps_of(out: Path, case: str, modality: Modality) -> dict[str, Path]:
+    """Name → file of the maps that explain ``modality`` of a case completed in ``out``; or none.
+
+    A folder that ``synth3d complete`` did not write has none.
+    """
+    paths = [place(out, folder, f"{case}.receipt.json") for folder in (case, "receipts")]
+    try:
+        said = next((read_object(path) for path in paths if path.is_file()), {})
+        found = said["targets"][modality]["maps"]
+        return {name: place(out, *file.split("/")) for name, file in found.items() if name in MAPS}
+    except (InputError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def damage(out: Path, receipt: Path) -> str:
     """What is not as ``receipt``, of the cohort in ``out``, says, in a clause; empty if nothing."""
     try:
@@ -152,7 +215,8 @@ def damage(out: Path, receipt: Path) -> str:
         layout = _layout_of(out, receipt)
         kept = {*identity["inputs"]} - {"label"} if layout.holds_acquired else set()
         wanted = (kept | {*identity["made"]}) & {*layout.places}
-        if sum(bool(ending_of(name)) for name in files) < len(wanted):
+        maps = len(identity["made"]) * sum(name in MAPS for name in _explained(identity))
+        if sum(bool(ending_of(name)) for name in files) < len(wanted) + maps:
             return f"{receipt} lists fewer images than its case has"
         wrong = [f"{name} {how}" for name in files if (how := _changed(out, name, files[name]))]
     except InputError as error:
@@ -160,6 +224,20 @@ def damage(out: Path, receipt: Path) -> str:
     except (TypeError, AttributeError, KeyError, ValueError):
         return f"{receipt} is damaged; remove it and complete the case again"
     return ", ".join(wrong)
+
+
+def contributions_damage(out: Path) -> str:
+    """What is not as ``contributions.json`` of the cohort in ``out`` says, or nothing."""
+    about = out / CONTRIBUTIONS[0]
+    if not about.exists():
+        return ""
+    try:
+        files = read_object(about, "files", "identity")["files"]
+        return ", ".join(
+            f"{name} {how}" for name in files if (how := _changed(out, name, files[name]))
+        )
+    except (InputError, TypeError, AttributeError) as error:
+        return f"{about}: {error}"
 
 
 def _layout_of(out: Path, receipt: Path) -> Layout:

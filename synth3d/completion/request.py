@@ -21,6 +21,8 @@ class CompleteRequest:
         run: A finished run folder; may be None for plumbing.
         missing: Sequences to treat as missing even where they are there; these are hidden
             from the network, and the real files are not taken over.
+        explain: Write beside what is made what explains it, as far as the run can.
+        draws: Pictures of a diffusion that are averaged; of several the spread is written, too.
         link: The files that are there are hard links to the input instead of copies of it; whoever
             changes one then changes the other.
         cases: Names of the cases to complete; None is all.
@@ -45,6 +47,8 @@ class CompleteRequest:
     format: str = "brats"
     missing: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
+    explain: bool = False
+    draws: int = 1
     link: bool = False
     labels: str | None = None
     overwrite: bool = False
@@ -74,6 +78,8 @@ class CompleteRequest:
             raise InputError("--plumbing needs --missing: which real sequence is sent through")
         if self.plumbing and self.format == "bids":
             raise InputError("--format bids names what is synthetic, and --plumbing makes nothing")
+        if self.plumbing and (self.explain or self.draws > 1):
+            raise InputError("--plumbing makes nothing that --explain or --draws could tell of")
         if self.run is None and not self.plumbing:
             raise InputError("completing needs a run folder (--run)")
         if self.reads(self.out):
@@ -84,7 +90,7 @@ class CompleteRequest:
 
     def _check_values(self) -> None:
         """Refuse what no flag can be."""
-        for name in ("batch", "workers", "threads"):
+        for name in ("batch", "workers", "threads", "draws"):
             if (value := getattr(self, name)) is not None and not 1 <= value <= 4096:
                 raise InputError(f"--{name} must be at least 1 and at most 4096, got {value}")
         for name, known in (("format", FORMATS), ("precision", PRECISIONS)):

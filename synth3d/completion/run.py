@@ -6,27 +6,24 @@ receipt and skipped, what was interrupted is done again, and what another proces
 it, unless that ends without having done it. The input folder is only read.
 """
 
-import datetime
 import functools
 import json
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, process
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from synth3d import __version__
-from synth3d.cohort import Modality, find_cases, is_table, recode, untold_patients
+from synth3d.cohort import Modality, find_cases, is_table, untold_patients
 from synth3d.completion.case import Begun
-from synth3d.completion.derivative import bids_sources, write_description
+from synth3d.completion.derivative import write_description
+from synth3d.completion.explained import contributions_in_the_way, write_contributions
 from synth3d.completion.loading import forget_makers, maker_of
-from synth3d.completion.plan import Job, Made, plan
-from synth3d.completion.receipts import FORMAT, NOTICE, Layout, write_dataset_json
+from synth3d.completion.plan import Job, plan
+from synth3d.completion.receipts import Layout, write_dataset_json
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.state import expect, failure_of, forget_failure, note_failure
 from synth3d.completion.workers import (
@@ -37,15 +34,11 @@ from synth3d.completion.workers import (
     why_lost,
     work_through,
 )
+from synth3d.completion.writing import write_case
 from synth3d.errors import InputError
-from synth3d.files import copy, link_or_copy, progress, sha256, sweep, write_json
-from synth3d.images import read_label, write_like
+from synth3d.files import progress
 from synth3d.limits import check_descriptors
-from synth3d.machine import device_facts, peak_memory_mb, pick_device, versions
-
-if TYPE_CHECKING:
-    from synth3d.completion.makers import Maker
-
+from synth3d.machine import pick_device
 
 FILES_OF_A_WORKER = 8
 """Files and pipes that a process keeps open for each of its workers."""
@@ -99,6 +92,8 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
                 return [_completed(job, "planned", layout) for job in jobs]
             _write_about(request, jobs, names)
             states = _work(request, maker, jobs, pool)
+            if request.explain:
+                write_contributions(request, maker)
     except process.BrokenProcessPool as error:
         raise InputError(
             "a worker process was ended from outside, as where memory gives out; the same command "
@@ -135,6 +130,8 @@ def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str
                     "another --out"
                 )
     identity = json.dumps(maker.identity)
+    if request.explain and not request.overwrite and (taken := contributions_in_the_way(request)):
+        raise InputError(f"{taken} is already there; --overwrite replaces it")
     jobs = plan(request, identity, cases, pool)
     if note := untold_patients(patients):
         print(f"note: {note}", file=sys.stderr)
@@ -278,100 +275,9 @@ def _write(begun: Begun) -> tuple[str, str]:
     """State and fault of a case that was read and made; it is written unless they are known."""
     if begun.outcome is not None:
         return begun.outcome
-    _write_case(begun.job, begun.made, begun.maker, begun.request, begun.seconds)
+    write_case(begun.job, begun.made, begun.maker, begun.request, begun.seconds)
     forget_failure(begun.request.out, begun.job.case.name)
     return "made" if begun.made else "whole", ""
-
-
-def _write_case(
-    job: Job,
-    made: Mapping[Modality, Made],
-    maker: "Maker",
-    request: CompleteRequest,
-    seconds: float,
-) -> None:
-    """Marker, pictures, receipt; then the marker goes. ``seconds`` were spent on it before."""
-    started, case, layout = time.monotonic(), job.case, request.layout
-    marker, receipt = layout.marker(case), layout.receipt(case)
-    write_json(marker, job.identity)
-    receipt.unlink(missing_ok=True)
-    kept, targets = job.outputs(layout)
-    files = list(kept)
-    for target, source in kept.items():
-        (link_or_copy if request.link else copy)(source, target)
-    label = job.written_label(layout)
-    if job.recoded is not None and case.label is not None and label is not None:
-        write_like(case.label, recode(read_label(case.label).data, job.recoded), label)
-        files.append(label)
-    for modality, path in targets.items():
-        files += _write_made(job, modality, made[modality], path, maker, request)
-    written = {path.name for path in (*files, receipt, marker)}
-    for folder in {path.parent for path in (*files, receipt)}:
-        sweep(folder, written)  # of a process that was killed at this case
-    proof = {
-        "format": FORMAT,
-        "case": case.name,
-        "synthetic": any(one.synthetic for one in made.values()),
-        "plumbing": any(not one.synthetic for one in made.values()),
-        "maker": maker.title if made else None,
-        **({"seed": request.seed} if made and maker.random else {}),
-        "targets": {m: {"file": targets[m].name, **_scale_facts(one)} for m, one in made.items()},
-        "sources": [m for m in maker.sources if m in job.readable.images] if made else [],
-        "absent_sources": list(job.readable.missing(maker.sources)) if made else [],
-        "hidden": list(job.hidden),
-        "suspicions": list(job.suspicions),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds + time.monotonic() - started, 2),
-        "peak_memory_mb": peak_memory_mb(request.device),
-        "notice": NOTICE,
-        "versions": versions(),
-        **({"device": device_facts(request.device)} if made else {}),
-        "identity": job.identity,
-        "files": {str(file.relative_to(layout.out)): sha256(file) for file in files},
-    }
-    write_json(receipt, proof)
-    marker.unlink(missing_ok=True)
-
-
-def _scale_facts(made: Made) -> dict[str, Any]:
-    """The scale, whence it is, and what it loses if it loses anything."""
-    facts: dict[str, Any] = {"scale_from": made.scale_from, "scale": made.scale.to_dict()}
-    if made.scale.clips:
-        facts["clipped"] = (
-            f"the run was trained on intensities clipped at p99.5 of each volume, here "
-            f"{made.scale.high:.6g}: tissue brighter than that is not brighter in this picture"
-        )
-    return facts
-
-
-def describe(modality: Modality, made: Made, maker: "Maker") -> str:
-    """What stands in the header of a picture that was not acquired."""
-    kind = "synthetic" if made.synthetic else "re-exported real"
-    return f"{kind} {modality} by synth3d {__version__} {maker.name}"
-
-
-def _write_made(
-    job: Job, modality: Modality, made: Made, path: Path, maker: "Maker", request: CompleteRequest
-) -> list[Path]:
-    """The picture and, where the layout has one, its side-car."""
-    layout = request.layout
-    write_like(made.like, made.data, path, describe(modality, made, maker))
-    sidecar = layout.sidecar(path)
-    if sidecar is None:
-        return [path]
-    images = job.readable.images
-    sources: list[Any] = [name for name in maker.sources if name in images]
-    if layout.format == "bids":
-        sources = bids_sources((images[name] for name in sources), request.data)
-    about = {
-        "Synthetic": made.synthetic,
-        "Modality": modality,
-        "Sources": sources,
-        "GeneratedBy": [{"Name": "synth3d", "Version": __version__, "Description": maker.title}],
-        "Receipt": os.path.relpath(layout.receipt(job.case), path.parent),
-    }
-    write_json(sidecar, about)
-    return [path, sidecar]
 
 
 def _tile_progress() -> Callable[[int, int], None]:

@@ -8,6 +8,7 @@ Several processes may write all of it at once.
 import contextlib
 import datetime
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth3d.cohort import listed
-from synth3d.completion.receipts import FORMAT, damage
+from synth3d.completion.receipts import FORMAT, contributions_damage, damage
 from synth3d.errors import InputError
 from synth3d.files import (
     claim,
@@ -158,6 +159,7 @@ def tell_status(request: StateRequest, again: bool = False) -> int:
         InputError: As :func:`states_of`.
     """
     states = verify(request.out) if again else states_of(request.out)
+    fault = contributions_damage(request.out) if again else ""
     counts = Counter(one.state for one in states)
     if request.json:
         print(json.dumps([asdict(one) for one in states], indent=2))
@@ -170,7 +172,9 @@ def tell_status(request: StateRequest, again: bool = False) -> int:
         for state in ("working", "missing"):
             if names := [one.case for one in states if one.state == state]:
                 print(f"{state}: {listed(names)}")
-    return 0 if {*counts} <= {"verified", "done"} else 1
+    if fault:
+        print(f"damaged: {fault}", file=sys.stderr)
+    return 0 if {*counts} <= {"verified", "done"} and not fault else 1
 
 
 def _receipts(out: Path) -> dict[str, Path]:

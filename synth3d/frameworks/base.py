@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from synth3d.data import Batch, Task, seed_of
 from synth3d.losses import masked_mean, spread
-from synth3d.models import Centred
+from synth3d.models import Centred, routed
 from synth3d.settings import require
 
 EITHER = frozenset({"fixed", "any"})
@@ -191,6 +191,23 @@ class Framework(nn.Module, ABC):
             seed: Decides all randomness, if there is any.
         """
         return self.generator(sources, present, wanted)
+
+    @property
+    def explains(self) -> frozenset[str]:
+        """What it can say of what it made; here what its generator offers of itself.
+
+        ``tsem``: a map of :meth:`explain`; ``weights``: of sources (:meth:`weights`); ``routing``:
+        what steers the generator's kernels (:func:`synth3d.models.routed`).
+        """
+        return frozenset({"routing"}) if routed(self.generator) else frozenset()
+
+    def explain(self, sources: Tensor, present: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+        """Maps (B, T, *) by name, not negative; here there are none. Arguments as above."""
+        return {}
+
+    def weights(self, present: Tensor, wanted: Tensor) -> Tensor:
+        """(B, T, S), what each source counts for each target, where ``weights`` are explained."""
+        raise NotImplementedError(f"{type(self).__name__} weighs no sources")
 
     def randomness(self, step: int, sample: int | None = None) -> torch.Generator:
         """The source of a step's random numbers, or of those of one ``sample`` of its batch.

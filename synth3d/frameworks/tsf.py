@@ -250,6 +250,13 @@ class TSF(Framework):
             return self.generator.averaged(sources, present, wanted)
         return self.generator(sources, present, wanted)
 
+    @property
+    def explains(self) -> frozenset[str]:
+        """``weights``, and ``tsem`` if there is attention; nothing of Seq2Seq alone."""
+        if self.options.pretrain == 1:
+            return frozenset()
+        return frozenset({"weights", "tsem"} if self.generator.fusion.attends else {"weights"})
+
     def weights(self, present: Tensor, wanted: Tensor) -> Tensor:
         """ω (B, T, S), the weight of each source for each target (eq. 2); see the generator's."""
         self._refuse_seq2seq()

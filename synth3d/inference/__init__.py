@@ -1,11 +1,14 @@
 """From a network to one whole case."""
 
 from synth3d.inference.case import memory_format, synthesize_case
+from synth3d.inference.explain import RoutedGroup, RouteRecorder
 from synth3d.inference.tiles import OnTile, Tiling, sliding_window
 from synth3d.inference.volume import SynthesisOptions, synthesize_volume
 
 __all__ = [
     "OnTile",
+    "RouteRecorder",
+    "RoutedGroup",
     "SynthesisOptions",
     "Tiling",
     "memory_format",

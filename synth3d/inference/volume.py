@@ -22,11 +22,13 @@ class SynthesisOptions(Tiling):
     """How a volume is made: in tiles of the size of training, at least two a call on a CPU.
 
     A diffusion takes so many ``steps`` (None: what its options say), of all of which ``on_tile``
-    is told; ``seed`` decides all its randomness.
+    is told; ``seed`` decides all its randomness. With the name of a ``map`` of
+    :meth:`synth3d.frameworks.Framework.explain` that is made in the place of the targets.
     """
 
     steps: int | None = None
     seed: int = 0
+    map: str = ""
 
 
 @torch.no_grad()
@@ -102,6 +104,8 @@ def _made_on(
         tiling = Tiling(options.patch, options.overlap, batch, report)
         return sliding_window(on_tiles, volume, tiling, active, channels)
 
+    if options.map:
+        return over(lambda x: framework.explain(x, *masks)[options.map], sources, len(wanted))
     if not isinstance(framework, Diffusion):
         make = partial(framework.synthesize, present=masks[0], wanted=masks[1], seed=options.seed)
         return over(make, sources, len(wanted))

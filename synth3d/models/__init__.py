@@ -2,6 +2,7 @@
 
 import inspect
 
+from synth3d.models.agi_net.cagr import CagrConv, routed
 from synth3d.models.agi_net.grouped import GroupedConv3d, merge_groups
 from synth3d.models.agi_net.network import AGINet, ModalityHead
 from synth3d.models.agi_net.routing import OffsetHead, ScaleHead
@@ -38,6 +39,7 @@ __all__ = [
     "GENERATORS",
     "AGINet",
     "ArcResUNet",
+    "CagrConv",
     "Centred",
     "ChannelNorm",
     "DeformResUNet",
@@ -61,5 +63,6 @@ __all__ = [
     "merge_groups",
     "options_of",
     "replace_convolutions",
+    "routed",
     "saved_bytes",
 ]

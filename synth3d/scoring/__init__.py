@@ -4,11 +4,13 @@ from synth3d.scoring.bootstrap import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate
 from synth3d.scoring.case import score_case
 from synth3d.scoring.cohort import ScoreRequest, find_lpips
 from synth3d.scoring.conventions import CONVENTIONS, Convention
+from synth3d.scoring.explanation import CHANCE, find_errors
 from synth3d.scoring.formulas import decibels, image_scores, mae_brain, psnr_brain, ssim_brain
 from synth3d.scoring.report import score
 from synth3d.scoring.similarity import similarity_map
 
 __all__ = [
+    "CHANCE",
     "CONFIDENCE",
     "CONVENTIONS",
     "Convention",
@@ -18,6 +20,7 @@ __all__ = [
     "RESAMPLES",
     "ScoreRequest",
     "decibels",
+    "find_errors",
     "find_lpips",
     "image_scores",
     "mae_brain",

@@ -47,8 +47,9 @@ def vgg19(tmp_path_factory) -> Path:
 def write_run():
     """Write an untrained but complete run folder of a tiny network."""
 
-    def write(folder, dropout=0.1, train=None, **config):
+    def write(folder, dropout=0.1, train=None, model=(), **config):
         shape = {"name": "resunet", "widths": [4, 8], "blocks": 1, "groups": 2, "stages": 1}
+        shape |= dict(model)
         data = {"patch": [8, 8, 8], "overlap": [4, 4, 4], "source_dropout": dropout}
         train = train or {"framework": "l1"}
         folder.mkdir(parents=True)

@@ -219,6 +219,8 @@ _WITH = re.compile(
 )
 """SPACE is a sequence."""
 _SAYS_TUMOUR = re.compile(r".*(tumou?r|lesion|glioma)", re.I)
+_EXPLAIN = frozenset(("tsem", "spread"))
+"""Maps that ``synth3d complete`` writes beside what it made."""
 
 
 def _bids(path: Path, stem: str) -> Claim:
@@ -241,6 +243,8 @@ def _bids(path: Path, stem: str) -> Claim:
         if _SAYS_TUMOUR.match(said) or (rest[-1].lower() == "seg" and not said.strip()):
             return Claim(path, "bids", case, "label")
         return Claim(path, unused=f"{other}, which does not say that it shows the tumour")
+    if (map_ := entities.get("desc", "").lower()) in _EXPLAIN:
+        return Claim(path, unused=f'"{map_}", which explains a synthetic image')
     if entities.get("part", "mag") != "mag":
         return Claim(path, unused=f"the {entities['part']} of an image")
     reading = read_stem("_".join(rest))

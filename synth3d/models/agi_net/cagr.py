@@ -76,6 +76,11 @@ class GatedRollingConv(RollingConv):
         return conv_per_sample(x, kernels.to(conv_dtype(x)), *geometry)
 
 
+def routed(network: nn.Module) -> dict[str, "CagrConv"]:
+    """The modules of ``network`` that attention or routing steers, by their names in it."""
+    return {name: each for name, each in network.named_modules() if isinstance(each, CagrConv)}
+
+
 class CagrConv(nn.Module):
     """Cross-group attention, routing and rolled convolution in place of a stride-1 convolution.
 

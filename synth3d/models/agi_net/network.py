@@ -91,6 +91,7 @@ class AGINet(StagedUNet):
     one out, 55.54 million. Groups must divide the widths of the chosen stages.
     """
 
+    offers: ClassVar[frozenset[str]] = StagedUNet.offers | {"routing"}
     Options = AgiOptions
     keywords: ClassVar[frozenset[str]] = frozenset(AgiOptions.__dataclass_fields__)
     options: AgiOptions

@@ -9,8 +9,9 @@ import torch
 import synth3d
 from synth3d.cohort import find_cases
 from synth3d.completion import makers
-from synth3d.completion.makers import RunMaker, storable_scale
+from synth3d.completion.makers import RunMaker
 from synth3d.completion.plumbing import PlumbingMaker
+from synth3d.completion.scales import storable_scale
 from synth3d.errors import InputError
 from synth3d.images.intensity import Scale
 from synth3d.training.run_folder import load_run, read_config

@@ -1,0 +1,65 @@
+"""The way from the network's scale back to scanner units, and to what a file can hold."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from synth3d.cohort import Modality
+from synth3d.completion.plan import Made
+from synth3d.data import Prepared
+from synth3d.images import Scale, value_limits
+
+FEWEST_LEVELS = 64
+"""An integer file whose brain would span fewer grey levels than this takes its siblings' scale."""
+
+
+def fitted(volumes: np.ndarray, like: Path, scale: Scale, origin: str) -> Made:
+    """The mean of ``volumes`` (draws, D, H, W), darker where ``like``'s type would clamp it."""
+    data, most = volumes.mean(0).astype(np.float32), value_limits(like)[1]
+    spread = volumes.std(0, ddof=1).astype(np.float32) if len(volumes) > 1 else None
+    zero = scale.background
+    if (peak := float(data.max())) > most:
+        factor = (most - zero) / (peak - zero)
+        low, high = (zero + (end - zero) * factor for end in (scale.low, scale.high))
+        scale = replace(scale, low=low, high=high)
+        data, spread = zero + (data - zero) * factor, None if spread is None else spread * factor
+    return Made(data, like, scale, origin, spread=spread)
+
+
+def in_scanner_units(network: np.ndarray, prepared: Prepared, scale: Scale) -> np.ndarray:
+    """(D, H, W) float32; darker than the background only where a source is."""
+    data = scale.invert(network, prepared.brain)
+    if any(_reaches_below_background(prepared, name) for name in prepared.scales):
+        return data
+    return np.maximum(data, np.float32(scale.background))
+
+
+def storable_scale(
+    scale: Scale, siblings: Sequence[Scale], limits: tuple[float, float]
+) -> tuple[Scale, str]:
+    """``scale``, or the siblings' when a file with ``limits`` cannot hold it.
+
+    A run trained on images in [0, 1] predicts a scale that an integer file would round away;
+    one trained on 16-bit images predicts one that an 8-bit file would clamp.
+
+    The siblings are the case's own sequences, at least one, and their scale is the geometric mean.
+    Infinite limits hold anything. Beside the scale stands ``training`` or ``siblings``.
+    """
+    integers = bool(np.isfinite(limits).all())
+    if not integers or (scale.width >= FEWEST_LEVELS and scale.high <= limits[1]):
+        return scale, "training"
+    zero = scale.background
+    over = [max(each.high - each.background, 1e-6) for each in siblings]
+    high = float(np.exp(np.mean(np.log(over))))
+    shares = [(s.low - s.background) / o for s, o in zip(siblings, over, strict=True)]
+    low = high * float(np.median(shares))
+    return replace(scale, low=zero + min(low, 0.5 * high), high=zero + high), "siblings"
+
+
+def _reaches_below_background(prepared: Prepared, name: Modality) -> bool:
+    """Whether a source is clearly darker than its background, so that its siblings may as well."""
+    scale, lowest = prepared.scales[name], float(prepared.volumes[name].min())
+    darkest = scale.low + lowest * scale.width - scale.background
+    return darkest < -1e-3 * abs(scale.high - scale.background)

@@ -1,0 +1,147 @@
+"""One completed case on the disk: its files, what explains them, and the receipt."""
+
+import datetime
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synth3d import __version__
+from synth3d.cohort import Modality, recode, stem_of
+from synth3d.completion.derivative import bids_sources
+from synth3d.completion.explained import (
+    ABOUT_MAPS,
+    forget_explanations,
+    map_facts,
+    maps_of_made,
+    write_routing,
+)
+from synth3d.completion.plan import Job, Made
+from synth3d.completion.receipts import FORMAT, NOTICE
+from synth3d.completion.request import CompleteRequest
+from synth3d.files import (
+    copy,
+    link_or_copy,
+    sha256,
+    sweep,
+    write_json,
+)
+from synth3d.images import read_label, write_like
+from synth3d.machine import device_facts, peak_memory_mb, versions
+
+if TYPE_CHECKING:
+    from synth3d.completion.makers import Maker
+
+
+def write_case(
+    job: Job,
+    made: Mapping[Modality, Made],
+    maker: "Maker",
+    request: CompleteRequest,
+    seconds: float,
+) -> None:
+    """Marker, pictures, receipt; then the marker goes. ``seconds`` were spent on it before."""
+    started, case, layout = time.monotonic(), job.case, request.layout
+    marker, receipt = layout.marker(case), layout.receipt(case)
+    forget_explanations(layout, case)
+    write_json(marker, job.identity)
+    receipt.unlink(missing_ok=True)
+    kept, targets = job.outputs(layout)
+    files = list(kept)
+    for target, source in kept.items():
+        (link_or_copy if request.link else copy)(source, target)
+    label = job.written_label(layout)
+    if job.recoded is not None and case.label is not None and label is not None:
+        write_like(case.label, recode(read_label(case.label).data, job.recoded), label)
+        files.append(label)
+    for modality, path in targets.items():
+        files += _write_made(job, modality, made[modality], path, maker, request)
+    files += write_routing(job, made, layout)
+    written = {path.name for path in (*files, receipt, marker)}
+    for folder in {path.parent for path in (*files, receipt)}:
+        sweep(folder, written)  # of a process that was killed at this case
+    proof = {
+        "format": FORMAT,
+        "case": case.name,
+        "synthetic": any(one.synthetic for one in made.values()),
+        "plumbing": any(not one.synthetic for one in made.values()),
+        "maker": maker.title if made else None,
+        **({"seed": request.seed} if made and maker.random else {}),
+        **({"draws": request.draws} if request.draws > 1 else {}),
+        "targets": {
+            m: {"file": targets[m].name, **_scale_facts(one), **map_facts(job, m, one, layout)}
+            for m, one in made.items()
+        },
+        "sources": [m for m in maker.sources if m in job.readable.images] if made else [],
+        "absent_sources": list(job.readable.missing(maker.sources)) if made else [],
+        "hidden": list(job.hidden),
+        "suspicions": list(job.suspicions),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds + time.monotonic() - started, 2),
+        "peak_memory_mb": peak_memory_mb(request.device),
+        "notice": NOTICE,
+        "versions": versions(),
+        **({"device": device_facts(request.device)} if made else {}),
+        "identity": job.identity,
+        "files": {str(file.relative_to(layout.out)): sha256(file) for file in files},
+    }
+    write_json(receipt, proof)
+    marker.unlink(missing_ok=True)
+
+
+def _scale_facts(made: Made) -> dict[str, Any]:
+    """The scale, whence it is, and what it loses if it loses anything."""
+    facts: dict[str, Any] = {"scale_from": made.scale_from, "scale": made.scale.to_dict()}
+    if made.scale.clips:
+        facts["clipped"] = (
+            f"the run was trained on intensities clipped at p99.5 of each volume, here "
+            f"{made.scale.high:.6g}: tissue brighter than that is not brighter in this picture"
+        )
+    return facts
+
+
+def describe(modality: Modality, made: Made, maker: "Maker") -> str:
+    """What stands in the header of a picture that was not acquired."""
+    kind = "synthetic" if made.synthetic else "re-exported real"
+    return f"{kind} {modality} by synth3d {__version__} {maker.name}"
+
+
+def _write_made(
+    job: Job, modality: Modality, made: Made, path: Path, maker: "Maker", request: CompleteRequest
+) -> list[Path]:
+    """The picture, its maps and, where the layout has them, their side-cars."""
+    layout = request.layout
+    mark = describe(modality, made, maker)
+    write_like(made.like, made.data, path, mark)
+    files = [path]
+    for name, volume in maps_of_made(made).items():
+        place = layout.map(job.case, modality, name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # In units of its own, which the integers of a sibling would round away.
+        write_like(made.like, volume, place, f"{name} of {mark}", dtype=np.float32)
+        files.append(place)
+    if layout.sidecar(path) is None:
+        return files
+    images = job.readable.images
+    sources: list[Any] = [name for name in maker.sources if name in images]
+    if layout.format == "bids":
+        sources = bids_sources((images[name] for name in sources), request.data)
+    for place, name in zip(list(files), ("", *maps_of_made(made)), strict=True):
+        about = {
+            "Synthetic": made.synthetic,
+            "Modality": modality,
+            "Sources": sources,
+            "GeneratedBy": [
+                {"Name": "synth3d", "Version": __version__, "Description": maker.title}
+            ],
+            "Receipt": os.path.relpath(layout.receipt(job.case), place.parent),
+        }
+        if name:
+            meaning, units = ABOUT_MAPS[name]
+            about |= {"Explains": path.name, "Description": meaning, "Units": units}
+        files.append(place.with_name(stem_of(place.name) + ".json"))
+        write_json(files[-1], about)
+    return files
