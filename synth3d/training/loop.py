@@ -194,8 +194,9 @@ def cases_read(
             f"{needed}, found {len(learn)} and {len(check)}"
         )
     if dead := [s for s in config.sources if not any(s in case.images for case in learn)]:
+        which = f"no training case with {needed}" if either else "no training case"
         raise InputError(
-            f"no training case has {', '.join(dead)}; say with --sources which sequences to use"
+            f"{which} has {', '.join(dead)}; say with --sources which sequences to use"
         )
     if either and aloud:
         for text in never_together([case.images for case in learn], config.sources):

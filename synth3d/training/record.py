@@ -22,6 +22,7 @@ from synth3d.training.run_folder import (
     save_weights,
     write_config,
 )
+from synth3d.training.start import seen_before
 from synth3d.training.trainer import Trainer
 from synth3d.training.validation import draw, validate
 
@@ -61,6 +62,8 @@ class Record:
             note_environment(self.run / "environment.json", self.trainer.device)
             cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train}
             cohort |= {"val": splits.val, "test": splits.test}
+            if start := self.trainer.config.train.start:
+                cohort["seen_before"] = seen_before(Path(start))
             write_json(self.run / "cohort.json", cohort)
             self.board = Board(self.run, self.trainer.step)
 

@@ -13,6 +13,7 @@ import torch
 
 from synth3d.cohort import (
     ALL_MODALITIES,
+    FEWEST,
     Case,
     Modality,
     Splits,
@@ -34,7 +35,7 @@ from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
 from synth3d.training.loop import Place, cases_read, train
 from synth3d.training.recipes import read_recipe
 from synth3d.training.run_folder import leave_finished, read_done
-from synth3d.training.start import begun
+from synth3d.training.start import begun, check_given, refuse_seen
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
 """The embedded cohort; ``synth3d phantom`` has the same defaults."""
@@ -177,9 +178,8 @@ def resolve(request: TrainRequest, device: str, held: Sequence[Modality] = ()) -
         override(values, *parse_assignment(text))
     if not flatten(values).get("train.threads"):
         override(values, "train.threads", os.cpu_count() or 1)
-    if values.get("mode") == "any":  # one list, whoever names it
-        named = values.get("sources") or held or ALL_MODALITIES[:4]
-        values["sources"] = values["targets"] = named
+    if values.get("mode") == "any":
+        _take_one_list(values, held, [parse_assignment(text)[0] for text in request.assign])
     return parse(RunConfig, values)
 
 
@@ -195,6 +195,32 @@ def _take_target(values: dict[str, Any], request: TrainRequest) -> None:
         override(values, "targets", targets)
     if request.sources:
         override(values, "sources", [parse_modality(name) for name in request.sources.split(",")])
+        if values.get("mode") == "any":
+            values["targets"] = ()
+
+
+def _take_one_list(values: dict[str, Any], held: Sequence[Modality], given: Sequence[str]) -> None:
+    """Into ``values`` of mode any: the list that is there, or was ``given`` by itself, as both."""
+    keys = ("sources", "targets")
+    named = [key for key in keys if key in given] or [key for key in keys if values.get(key)]
+    lists = [values[key] for key in named]
+    if (
+        len(lists) == 2
+        and isinstance(lists[0], list | tuple)
+        and isinstance(lists[1], list | tuple)
+    ):
+        one, other = (", ".join(map(str, each)) for each in lists)
+        if {*map(_modality, lists[0])} != {*map(_modality, lists[1])}:
+            raise InputError(
+                f"mode any makes from one list whatever of it a case lacks, got sources {one} and "
+                f"targets {other}; give sources alone"
+            )
+    values["sources"] = values["targets"] = (lists or [()])[0] or held or ALL_MODALITIES[:4]
+
+
+def _modality(name: object) -> object:
+    """What is no text is refused where it is parsed."""
+    return parse_modality(name) if isinstance(name, str) else repr(name)
 
 
 def _others(values: dict[str, Any], targets: Sequence[Modality]) -> list[Modality]:
@@ -245,7 +271,9 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
     if (run / "cohort.json").exists():
         cohort = {side: list(getattr(splits, side)) for side in ("train", "val", "test")}
         now |= flatten(cohort | {"data_folder": str(folder.resolve())}, "cohort")
-        before |= flatten(read_object(run / "cohort.json"), "cohort")
+        told = read_object(run / "cohort.json")
+        told.pop("seen_before", None)  # follows from train.start_sha256
+        before |= flatten(told, "cohort")
     differ = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if differ:
         raise InputError(
@@ -297,10 +325,22 @@ def train_run(request: TrainRequest) -> Path | None:
     return order.run
 
 
+def _taught(cases: Sequence[Case], splits: Splits, mode: str) -> list[Modality]:
+    """Sequences that mode any can learn: those that a training case has beside another."""
+    learn = [case.images for case in cases if case.name in splits.train]
+    taught = {name for images in learn if len(images) >= FEWEST for name in images}
+    lone = sorted({name for images in learn for name in images} - taught)
+    if mode == "any" and lone:
+        print(f"left out, in no training case beside another sequence: {', '.join(lone)}")
+    return [name for name in ALL_MODALITIES if name in taught]
+
+
 def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     """All that is decided before anything is read; None for a dry run."""
     config = resolve(request, device)
-    check_keys((parse_assignment(text)[0] for text in request.assign), config.train.framework)
+    given = [parse_assignment(text)[0] for text in request.assign]
+    check_keys(given, config.train.framework)
+    check_given(given, request.start)
     with torch.device("meta"):  # misfits are told before any data are read
         build_framework(config)
     if config.data.batch % ranks.size:
@@ -316,11 +356,12 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     if not (request.dry_run or finished):
         check_workers(config.task, config.data)
     folder, cases, splits = find_cohort(request.data, request.splits, request.work)
-    taught = {name for case in cases if case.name in splits.train for name in case.images}
-    config = resolve(request, device, [name for name in ALL_MODALITIES if name in taught])
+    config = resolve(request, device, _taught(cases, splits, config.mode))
     config = begun(config, request.start, request.steps)
     print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
     run = place(request.work / "runs", request.name or run_name(config, folder, splits))
+    if not (run / "done.json").exists():
+        refuse_seen(config, cases, splits)
     print(
         f"{len(splits.train)} training, {len(splits.val)} validation, "
         f"{len(splits.test)} test cases (never trained on)"

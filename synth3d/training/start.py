@@ -1,15 +1,21 @@
 """Runs that begin with what another one has learnt: TSF-Seq2Seq's fusion, from a run of Seq2Seq."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from synth3d.cohort import Case, Splits, patient_of
 from synth3d.errors import InputError
+from synth3d.files import read_object
 from synth3d.frameworks import TSF, Framework
+from synth3d.settings import parse
 from synth3d.training.config import RunConfig
 from synth3d.training.run_folder import load_run, read_config
 
 SHAPE = ("name", "widths", "blocks", "banks", "recurrent", "faithful")
 """Of the model: what encoder and decoder follow from."""
+IMAGE = ("intensity", "common_grid", "plane", "slice_size")
+"""Of the data: what an encoder sees of a case; the last two of slices alone."""
 
 
 def begun(config: RunConfig, run: Path | None, steps: int | None) -> RunConfig:
@@ -18,11 +24,12 @@ def begun(config: RunConfig, run: Path | None, steps: int | None) -> RunConfig:
     Without ``steps`` that has as many as it would have of the whole training.
 
     Raises:
-        InputError: ``run`` is no finished run of TSF-Seq2Seq, or one of other sequences or of
-            another shape; ``config`` is of another framework; or without a run it would freeze an
-            encoder that has never learnt.
+        InputError: ``run`` is no finished run of TSF-Seq2Seq, or one of other sequences, of
+            another shape or of other images; ``config`` is of another framework; or without a run
+            it would freeze an encoder that has never learnt, or have a stage without a step.
     """
     if run is None:
+        _check_start(config)
         _check_stages(config)
         return config
     if config.train.framework != "tsf":
@@ -42,8 +49,8 @@ def begun(config: RunConfig, run: Path | None, steps: int | None) -> RunConfig:
         if there != here
     ]:
         raise InputError(
-            f"the run {run} has other sequences or another shape ({'; '.join(differ)}); give these "
-            "settings to this run, too, or --from another one"
+            f"the run {run} has other sequences, another shape or other images "
+            f"({'; '.join(differ)}); give these settings to this run, too, or --from another one"
         )
     share, digest = 1 - config.train.options.pretrain, load_run(run).weights_sha256
     train = dataclasses.replace(
@@ -60,22 +67,95 @@ def _shapes(before: RunConfig, now: RunConfig) -> list[tuple[str, object, object
     """Name, value of the one and of the other of all that must be alike."""
     keys = [(key, before, now) for key in ("mode", "sources", "targets", "dim")]
     keys += [(key, before.model, now.model) for key in SHAPE]
+    keys += [(key, before.data, now.data) for key in (IMAGE if now.dim == 2 else IMAGE[:2])]
     return [(key, getattr(one, key), getattr(other, key)) for key, one, other in keys]
 
 
 def _plain(value: object) -> str:
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text or "none"
+
+
+def _check_start(config: RunConfig) -> None:
+    """A run of which the configuration says that it was begun is one of tsf, and says from what."""
+    train = config.train
+    if train.start and not (train.framework == "tsf" and train.start_sha256):
+        raise InputError(
+            "train.start is what --from writes for train.framework=tsf, with the hash of the "
+            "weights; leave it away, and say --from RUN"
+        )
+
+
+def check_given(keys: Iterable[str], run: Path | None) -> None:
+    """Refuse settings given one by one that are decided by whether a run is begun from another."""
+    for key in keys:
+        if key in ("train.start", "train.start_sha256"):
+            raise InputError(f"{key} is not set by hand; say --from RUN")
+        if key == "train.tsf.pretrain" and run is not None:
+            raise InputError(
+                "train.tsf.pretrain has no effect with --from, which is the second stage alone; "
+                "leave it away, and say with --steps how many it has"
+            )
 
 
 def _check_stages(config: RunConfig) -> None:
+    """Neither stage of a training from scratch may be without a step, unless asked for."""
     train = config.train
     if train.framework != "tsf" or train.start:
         return
-    if train.options.pretrain == 0 and train.options.frozen:
+    share, steps = train.options.pretrain, train.steps
+    if 0 < share < 1 and not 0 < (first := round(share * steps)) < steps:
+        raise InputError(
+            f"train.tsf.pretrain={share:g} of {steps} steps leaves {first} to Seq2Seq and "
+            f"{steps - first} to the fusion; give more steps, or another share"
+        )
+    if share == 0 and train.options.frozen:
         raise InputError(
             "train.tsf.pretrain=0 would freeze an encoder that has learnt nothing; say with --from "
             "which run of Seq2Seq to begin from, or let it learn"
         )
+
+
+def seen_before(run: Path) -> dict[str, list[str]]:
+    """Names of the cases, ``train`` and ``val``, of ``run`` and all that it was begun from.
+
+    Raises:
+        InputError: A run of these does not say who it has seen, as an exported one.
+    """
+    path = run / "cohort.json"
+    if not path.is_file():
+        raise InputError(
+            f"{run} does not say which cases it has seen, for it has no cohort.json; begin from "
+            "the run folder that synth3d train left"
+        )
+    cohort, start = read_object(path, "train", "val"), read_config(run).train.start
+    earlier = cohort.get("seen_before") or (seen_before(Path(start)) if start else {})
+    found: dict[str, list[str]] = {}
+    for side in ("train", "val"):
+        lists = (cohort[side], earlier.get(side, ()))
+        names = [parse(tuple[str, ...], one, f"{path}: {side}") for one in lists]
+        found[side] = list(dict.fromkeys(name for one in names for name in one))
+    return found
+
+
+def refuse_seen(config: RunConfig, cases: Sequence[Case], splits: Splits) -> None:
+    """Refuse to go on from a run that has seen who this one is to be tested or chosen on.
+
+    That is a patient of the test cases among those trained or chosen on before, or one of the
+    validation cases among those trained on.
+    """
+    if not config.train.start:
+        return
+    patients = {case.name: case.patient for case in cases}
+    seen = seen_before(Path(config.train.start))
+    trained = {patients.get(name, patient_of(name)) for name in seen["train"]}
+    known = trained | {patients.get(name, patient_of(name)) for name in seen["val"]}
+    for side, names, met in (("test", splits.test, known), ("validation", splits.val, trained)):
+        if found := [name for name in names if patients[name] in met]:
+            raise InputError(
+                f"the run {config.train.start} has seen {side} cases of this split: "
+                f"{', '.join(found)}; begin from a run of the same split, or choose another split"
+            )
 
 
 def take_over(framework: Framework, config: RunConfig) -> None:

@@ -105,6 +105,44 @@ def test_any_is_one_list_of_whoever_names_it_first(tmp_path):
     assert (back.mode, back.sources) == ("fixed", ("t1n", "t2f"))
 
 
+def test_any_takes_either_list_and_refuses_two_that_differ(tmp_path):
+    recipe, both = tmp_path / "any.toml", 'mode = "any"\nsources = ["t1", "t2"]\ntargets = {}\n'
+    for text, assign, sequences in (
+        ('mode = "any"\ntargets = ["t1c", "t2f"]\n', (), ("t1c", "t2f")),
+        (both.format('["t2w", "t1n"]'), (), ("t1n", "t2w")),
+        (both.format('["t1n", "t2w"]'), ("targets=['t1c','t2f']",), ("t1c", "t2f")),
+        (both.format('["t1n", "t2w"]'), ("sources=['t1c','t2f']",), ("t1c", "t2f")),
+        (both.format('["t1n", "t2f"]'), (), None),
+        (both.format('["t1n", "t2w"]'), ("sources=['t1']", "targets=['t2']"), None),
+    ):
+        recipe.write_text(text)
+        request = TrainRequest(recipe=str(recipe), assign=assign)
+        if sequences:
+            config = resolve(request, "cpu", ("t1n", "t1c", "t2w", "t2f"))
+            assert config.sources == config.targets == sequences
+        else:
+            with pytest.raises(
+                InputError, match=r"sources t1.* and targets .*; give sources alone"
+            ):
+                resolve(request, "cpu")
+
+
+def test_a_sequence_that_only_lone_images_show_is_left_out(phantom_cohort, tmp_path, capsys):
+    data = shutil.copytree(phantom_cohort, tmp_path / "data")
+    first, *others = make_splits(find_cases(data)).train
+    for gone, names in (("t2f", others), ("t1[nc]", [first]), ("t2w", [first])):
+        for name in names:
+            for path in data.glob(f"{name}/*-{gone}.nii.gz"):
+                path.unlink()
+    request = {"data": data, "work": tmp_path, "target": "any", "dry_run": True, **TINY}
+    assert train_run(TrainRequest(**request)) is None
+    said = capsys.readouterr().out
+    assert "left out, in no training case beside another sequence: t2f" in said
+    assert f"left out, no two of t1n/t1c/t2w: {first}" in said
+    with pytest.raises(InputError, match=r"no training case with two of .* has t2f; say with"):
+        train_run(TrainRequest(**request, sources="t1,t1ce,t2,flair"))
+
+
 @pytest.mark.parametrize("recipe", recipe_names())
 @pytest.mark.parametrize("side", [None, 64])
 def test_tiles_share_a_quarter_in_every_recipe_and_for_any_patch(recipe, side):
