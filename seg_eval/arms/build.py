@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -87,13 +88,17 @@ class ArmBuilder:
             "arm": arm.name,
             "kind": arm.kind,
             "missing": list(self.missing),
-            "run": asdict(source) if isinstance(source, SynthesisRun) else None,
+            "run": self._told(source) if isinstance(source, SynthesisRun) else None,
             "completed": str(source.folder) if isinstance(source, Completed) else None,
             "cases": [case.name for case in self.cohort.test],
             "note": note,
             "seconds": round(time.monotonic() - started, 2),
         }
         write_json(self.receipt(arm), record)
+
+    def _told(self, run: SynthesisRun) -> dict[str, Any]:
+        """``run`` as it was used: what is missing is no source, whatever else it could make."""
+        return asdict(run) | {"sources": [n for n in run.sources if n not in self.missing]}
 
     def _gaps(self, arm: Arm) -> Iterator[tuple[Modality, str]]:
         """Missing sequences and names of test cases for which there is no file."""

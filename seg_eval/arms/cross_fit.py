@@ -54,7 +54,8 @@ def check_out_of_fold(
         another tool's files, nothing.
 
     Raises:
-        InputError: Another tool's folder lacks training cases, or there are too few patients.
+        InputError: Another tool's folder lacks training cases, there are too few patients, or the
+            run was begun from another one, which has seen the cases that a fold holds out.
     """
     source = arm.synthesiser
     if isinstance(source, Completed):
@@ -65,6 +66,12 @@ def check_out_of_fold(
                 "out"
             )
         return ()
+    if source.start:
+        raise InputError(
+            f"the arm {arm.name} learns from out-of-fold synthesis, and the run {source.name} was "
+            f"begun from {source.start}, which may have seen the cases of every fold; give a run "
+            "trained from scratch, in both stages, or leave the arm out"
+        )
     watched = [name for name in source.splits.val if name in cohort.patients]
     return tuple(_fold_split(part, cohort, watched) for part in folds_of(cohort.train, folds))
 

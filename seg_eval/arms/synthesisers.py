@@ -7,9 +7,10 @@ the same code judges any other tool's volumes.
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import synth3d
 from synth3d.cohort import Case, Modality, Splits, parse_modality
@@ -63,6 +64,9 @@ class SynthesisRun:
         splits: Who it learned from, was chosen on, and kept for testing.
         sources: What it needs for that; empty if it does not say. The same list as ``targets``
             where it makes whatever of it a case lacks.
+        seen_before: Who the runs had seen from which it was begun (``synth3d train --from``).
+        start: The run that it was begun from; empty for none.
+        seq2seq: Whether it is the first stage of TSF-Seq2Seq alone, which fuses nothing.
     """
 
     folder: Path
@@ -71,6 +75,9 @@ class SynthesisRun:
     weights_sha256: str
     splits: Splits
     sources: tuple[Modality, ...] = ()
+    seen_before: tuple[str, ...] = ()
+    start: str = ""
+    seq2seq: bool = False
 
     @property
     def name(self) -> str:
@@ -79,8 +86,16 @@ class SynthesisRun:
 
     @property
     def seen_cases(self) -> tuple[str, ...]:
-        """Cases that its weights may remember: trained or chosen on."""
-        return (*self.splits.train, *self.splits.val)
+        """Cases that its weights may remember: trained or chosen on, also before it was begun."""
+        return (*self.splits.train, *self.splits.val, *self.seen_before)
+
+    @property
+    def words(self) -> str:
+        """What it makes of what."""
+        if self.any_gap:
+            return f"whatever a case lacks of {', '.join(self.targets)}"
+        of = f" from {', '.join(self.sources)}" if self.sources else ""
+        return ", ".join(self.targets) + of
 
     def can_make(self, missing: Sequence[Modality]) -> bool:
         """Whether it makes all of ``missing`` from sequences that are not among them."""
@@ -95,14 +110,16 @@ class SynthesisRun:
 
 
 def read_run(folder: Path) -> SynthesisRun:
-    """What a finished run says about itself (``done.json``, ``cohort.json``)."""
+    """What a finished run says about itself (``done.json``, ``cohort.json``, ``config.json``)."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a run folder: it has no config.json")
     if not (folder / "done.json").is_file():
         raise InputError(f"the run {folder} is not finished; run its training command again")
     done, cohort = read_object(folder / "done.json"), read_object(folder / "cohort.json")
+    train = read_object(folder / "config.json").get("train", {})
     names = tuple[str, ...]
     try:
+        start = parse(str, train.get("start", ""), "start")
         data = parse(str | None, done.get("data_folder"), "data_folder")
         sides = [parse(names, cohort[side], side) for side in ("train", "val", "test")]
         return SynthesisRun(
@@ -114,15 +131,30 @@ def read_run(folder: Path) -> SynthesisRun:
             sources=tuple(
                 parse_modality(one) for one in parse(names, done.get("sources", ()), "sources")
             ),
+            seen_before=_seen_before(cohort, start),
+            start=start,
+            seq2seq=train.get("framework") == "tsf" and train.get("tsf", {}).get("pretrain") == 1,
         )
-    except (InputError, KeyError) as error:
+    except (InputError, KeyError, AttributeError) as error:
         raise InputError(
-            f"the run {folder} is damaged (done.json or cohort.json): {error}"
+            f"the run {folder} is damaged (config.json, done.json or cohort.json): {error}"
         ) from error
 
 
+def _seen_before(cohort: Mapping[str, Any], start: str) -> tuple[str, ...]:
+    """As ``cohort.json`` notes it; of a run that has no such note, its start is asked."""
+    if start and "seen_before" not in cohort:
+        return read_run(Path(start)).seen_cases
+    sides = parse(dict[str, tuple[str, ...]], cohort.get("seen_before", {}), "seen_before")
+    return tuple(name for side in sides.values() for name in side)
+
+
 def finished_runs(work: Path, missing: Sequence[Modality], data: Path) -> list[SynthesisRun]:
-    """Finished runs under ``work/runs`` that make ``missing`` on the cohort, newest first."""
+    """Finished runs under ``work/runs`` that make ``missing`` on the cohort, the best suited first.
+
+    Those for just these sequences come before those for any gap, in both the newest first; one
+    of Seq2Seq alone, the first stage of a training, has to be asked for by name.
+    """
     done = sorted((work / "runs").glob("*/done.json"), key=lambda p: p.stat().st_mtime)
     runs = []
     for path in reversed(done):
@@ -131,9 +163,9 @@ def finished_runs(work: Path, missing: Sequence[Modality], data: Path) -> list[S
         except InputError:
             continue  # somebody's damaged folder is no reason not to use another run
         same = run.data_folder is not None and run.data_folder.resolve() == data.resolve()
-        if same and run.can_make(missing):
+        if same and run.can_make(missing) and not run.seq2seq:
             runs.append(run)
-    return runs
+    return sorted(runs, key=lambda run: run.any_gap)
 
 
 def completed_file(out: Path, case: Case, missing: Sequence[Modality], modality: Modality) -> Path:

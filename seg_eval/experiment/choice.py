@@ -70,7 +70,7 @@ def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[Synt
 
 
 def _newest_run(request: RunRequest, missing: tuple[Modality, ...]) -> SynthesisRun | None:
-    """The newest finished run for the cohort; with --splits, one that has not seen its test set."""
+    """The finished run that suits best; with --splits, one that has not seen its test set."""
     runs = finished_runs(request.work, missing, request.cohort)
     if request.splits is not None:
         patients = {case.name: case.patient for case in find_cases(request.cohort)}
@@ -80,7 +80,7 @@ def _newest_run(request: RunRequest, missing: tuple[Modality, ...]) -> Synthesis
         ]
     if not runs:
         return None
-    print(f"synthesiser: {runs[0].folder}")
+    print(f"synthesiser: {runs[0].folder}, which makes {runs[0].words}")
     return runs[0]
 
 

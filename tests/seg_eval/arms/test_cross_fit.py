@@ -130,6 +130,18 @@ def test_every_fold_trains_and_validates_on_cases_of_the_segmenter_alone(cohort,
         assert sorted((*made.train, *made.val, *made.test)) == [*NAMES]
 
 
+def test_a_run_that_was_begun_from_another_has_no_fold(cohort, retrained, toy_cohort, tmp_path):
+    """A fold would begin from the same weights, which have seen the cases that it holds out."""
+    arm = retrained()
+    (tmp_path / "agi" / "config.json").write_text('{"train": {"start": "seq2seq"}}')
+    told = json.loads((tmp_path / "agi" / "cohort.json").read_text())
+    before = {"train": ["Before_1"], "val": ["Before_2"]}
+    (tmp_path / "agi" / "cohort.json").write_text(json.dumps(told | {"seen_before": before}))
+    later = replace(arm, source=read_run(tmp_path / "agi"))
+    with pytest.raises(InputError, match=r"agi was begun from seq2seq, which may have seen"):
+        check_out_of_fold(later, cohort, ("t2f",), 2)
+
+
 @pytest.mark.parametrize("name", ["Brats18_TOY_A_2", "Ann"], ids=["by name", "by table"])
 def test_two_visits_of_a_patient_are_never_on_two_sides(cohort, retrained, name):
     """The run was validated on a second visit of a patient whom the segmenter learns from."""

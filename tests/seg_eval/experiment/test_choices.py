@@ -1,7 +1,12 @@
+import json
+import os
+
 import pytest
 
+from seg_eval.arms import read_run
 from seg_eval.cli import build_parser, request_of
 from seg_eval.experiment.choice import Choice, choose, train_synthesiser
+from seg_eval.experiment.plan import make_plan
 from seg_eval.experiment.request import RunRequest, parse_missing, parse_seeds
 from synth3d.cohort import MODALITIES
 from synth3d.errors import InputError
@@ -66,6 +71,41 @@ def test_a_run_for_any_gap_serves_all_experiments(toy_cohort, write_run, tmp_pat
     request = RunRequest("t1,flair", toy_cohort, run=(few,), work=tmp_path / "work")
     with pytest.raises(InputError, match="makes t1n, t2f from the rest, not t1n and t2f$"):
         choose(request, request.wanted[0])
+
+
+def test_without_a_name_a_run_for_just_the_gap_comes_first_and_seq2seq_never(
+    toy_cohort, write_run, tmp_path, capsys
+):
+    runs, request = (
+        tmp_path / "work" / "runs",
+        RunRequest("flair", toy_cohort, work=tmp_path / "work"),
+    )
+    alone = write_run(runs / "c-alone", toy_cohort, *MODALITIES, sources=MODALITIES)
+    (alone / "config.json").write_text('{"train": {"framework": "tsf", "tsf": {"pretrain": 1.0}}}')
+    assert choose(request, ("t2f",)).training
+    write_run(runs / "b-any", toy_cohort, *MODALITIES, sources=MODALITIES)
+    assert [one.name for one in choose(request, ("t2f",)).sources] == ["b-any"]
+    assert "makes whatever a case lacks of t1n, t1c, t2w, t2f" in capsys.readouterr().out
+    fixed = write_run(runs / "a-fixed", toy_cohort, "t2f", sources=["t1n", "t1c", "t2w"])
+    os.utime(fixed / "done.json", (0, 0))
+    assert [one.name for one in choose(request, ("t2f",)).sources] == ["a-fixed"]
+    assert [one.name for one in choose(request, ("t1c",)).sources] == ["b-any"]
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_run_begun_from_one_that_saw_test_cases_is_no_choice(
+    toy_cohort, toy_splits, write_run, tmp_path, noted
+):
+    """Whether its cohort.json notes them or only its start does."""
+    work, split = tmp_path / "work", json.loads(toy_splits.read_text())
+    before = write_run(tmp_path / "before", toy_cohort, split=split | {"train": split["test"]})
+    told = {"seen_before": {"train": split["test"], "val": []}} if noted else {}
+    run = write_run(work / "runs" / "begun", toy_cohort, split=split | told)
+    request = RunRequest("flair", toy_cohort, splits=toy_splits, work=work)
+    (run / "config.json").write_text(json.dumps({"train": {"start": str(before)}}))
+    assert choose(request, ("t2f",)).training
+    with pytest.raises(InputError, match=r"test case .* is among the cases that the run begun"):
+        make_plan(request, ("t2f",), [read_run(run)])
 
 
 def test_several_missing_sequences_may_be_words_or_one(tmp_path):

@@ -1,5 +1,6 @@
 """Arms beyond the frozen segmenter of one seed: seeds, honest rivals, other tools, several gone."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from seg_eval import read_summary
 from seg_eval.experiment import plan
+from synth3d.cohort import MODALITIES
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, write_new
 
@@ -75,6 +77,17 @@ def test_the_channel_of_a_retrained_arm_is_the_synthetic_one(run_toy, folder):
     text = (folder / "image_scores.csv").read_text()
     assert ",agi," in text
     assert ",retrained," not in text
+
+
+def test_what_is_missing_is_no_source_in_the_receipt_of_a_run_for_any_gap(
+    toy_request, run_toy, folder, tmp_path
+):
+    done = tmp_path / "work" / "runs" / "agi" / "done.json"
+    told = {"sources": MODALITIES, "targets": MODALITIES}
+    done.write_text(json.dumps(json.loads(done.read_text()) | told))
+    run_toy("--arms", "synthetic")
+    receipt = json.loads((folder / "arms" / "agi" / "arm.json").read_text())
+    assert receipt["run"]["sources"] == ["t1n", "t1c", "t2w"]
 
 
 def test_which_rivals_were_not_run_is_said(run_toy, folder):
