@@ -139,16 +139,27 @@ def _facts(done: Mapping[str, Any]) -> str:
     counts = done.get("trained_on", {})
     cases = "not known"
     if counts:
-        cases = f"{counts['training_cases']} of {counts['training_patients']} patients"
-        cases += f"; {counts['validation_cases']} for validation"
+        cases = _cases(counts)
+    begun = {}
+    if "begun_from" in counts:
+        begun["begun from"] = "another run, trained on cases that are not known"
+        if first := counts["begun_from"]:
+            begun["begun from"] = f"a run trained on cases: {_cases(first)}"
     mm = ", ".join(_by(f"{edge:g}" for edge in one) for one in done.get("spacings_mm", []))
     rows = {
         "cases": cases,
+        **begun,
         "orientations": ", ".join(done.get("orientations", [])) or "not known",
         "voxels (mm)": mm or "not known",
         "steps": done.get("steps", "not known"),
     }
     return "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+
+
+def _cases(counts: Mapping[str, Any]) -> str:
+    """How many cases of how many patients, and how many for validation."""
+    cases = f"{counts['training_cases']} of {counts['training_patients']} patients"
+    return f"{cases}; {counts['validation_cases']} for validation"
 
 
 def _needs(contents: Contents) -> str:

@@ -61,6 +61,7 @@ def read_contents(run: Path) -> Contents:
     if (run / "cohort.json").is_file():
         cohort = read_object(run / "cohort.json", "train", "val", "test")
         done["trained_on"] = _counts(cohort)
+        done["trained_on"] |= _begun_from(cohort, loaded.config)
     generator = loaded.framework.generator
     state = {name: value.detach().cpu() for name, value in generator.state_dict().items()}
     random = isinstance(loaded.framework, Diffusion)
@@ -76,10 +77,32 @@ def _counts(cohort: Mapping[str, Any]) -> dict[str, Any]:
             "training_patients": len({patient_of(name) for name in names}),
             "validation_cases": len(cohort["val"]),
             "test_cases": len(cohort["test"]),
-            "simulated": bool(names) and all(name.startswith("Phantom-") for name in names),
+            "simulated": _simulated(names),
         }
     except TypeError as error:
         raise InputError(f"cohort.json is damaged: {error}") from error
+
+
+def _begun_from(cohort: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+    """Of a run begun from another: by how many cases that was trained, or null, not known."""
+    if not config.train.start_sha256:
+        return {}
+    if "seen_before" not in cohort:
+        return {"begun_from": None, "simulated": False}
+    try:
+        before = _counts(dict(cohort["seen_before"]) | {"test": ()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"cohort.json is damaged: seen_before: {error}") from error
+    kinds = ("training_cases", "training_patients", "validation_cases")
+    names = [*cohort["train"], *cohort["seen_before"]["train"]]
+    told = {"begun_from": {kind: before[kind] for kind in kinds}}
+    return told | {"simulated": _simulated(names)}
+
+
+def _simulated(names: Iterable[Any]) -> bool:
+    """Whether these cases are the built-in simulated heads, all of them."""
+    names = [str(name) for name in names]
+    return bool(names) and all(name.startswith("Phantom-") for name in names)
 
 
 def write_model(contents: Contents, folder: Path, weights: str) -> None:

@@ -42,6 +42,7 @@ from synth3d.training.config import RunConfig
 from synth3d.training.distributed import ALONE, Ranks
 from synth3d.training.record import Log, Record
 from synth3d.training.run_folder import leave_finished
+from synth3d.training.start import refuse_seen
 from synth3d.training.stopping import Stop, stop_on_signals
 from synth3d.training.trainer import Trainer
 
@@ -170,10 +171,10 @@ def cases_read(
     and named where ``aloud``.
 
     Raises:
-        InputError: Too few cases, a source that none has, or headers that cannot be used; all
-            are named.
+        InputError: Too few cases, a source that none has, headers that cannot be used, or cases
+            held out that the run that this one begins from has seen; all are named.
     """
-
+    refuse_seen(config, cases, splits)
     either, listed = config.mode == "any", "/".join(config.targets)
     needed = f"two of {listed}" if either else listed
 

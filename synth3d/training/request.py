@@ -35,7 +35,7 @@ from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
 from synth3d.training.loop import Place, cases_read, train
 from synth3d.training.recipes import read_recipe
 from synth3d.training.run_folder import leave_finished, read_done
-from synth3d.training.start import begun, check_given, refuse_seen
+from synth3d.training.start import begun, check_given
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
 """The embedded cohort; ``synth3d phantom`` has the same defaults."""
@@ -360,8 +360,6 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     config = begun(config, request.start, request.steps)
     print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
     run = place(request.work / "runs", request.name or run_name(config, folder, splits))
-    if not (run / "done.json").exists():
-        refuse_seen(config, cases, splits)
     print(
         f"{len(splits.train)} training, {len(splits.val)} validation, "
         f"{len(splits.test)} test cases (never trained on)"

@@ -79,7 +79,8 @@ def _plain(value: object) -> str:
 def _check_start(config: RunConfig) -> None:
     """A run of which the configuration says that it was begun is one of tsf, and says from what."""
     train = config.train
-    if train.start and not (train.framework == "tsf" and train.start_sha256):
+    begun_from = bool(train.start), bool(train.start_sha256)
+    if any(begun_from) and not (train.framework == "tsf" and all(begun_from)):
         raise InputError(
             "train.start is what --from writes for train.framework=tsf, with the hash of the "
             "weights; leave it away, and say --from RUN"
@@ -130,12 +131,10 @@ def seen_before(run: Path) -> dict[str, list[str]]:
         )
     cohort, start = read_object(path, "train", "val"), read_config(run).train.start
     earlier = cohort.get("seen_before") or (seen_before(Path(start)) if start else {})
-    found: dict[str, list[str]] = {}
-    for side in ("train", "val"):
-        lists = (cohort[side], earlier.get(side, ()))
-        names = [parse(tuple[str, ...], one, f"{path}: {side}") for one in lists]
-        found[side] = list(dict.fromkeys(name for one in names for name in one))
-    return found
+    sides = dict[str, tuple[str, ...]]
+    now = parse(sides, {side: cohort[side] for side in ("train", "val")}, str(path))
+    then = parse(sides, earlier, f"{path}: seen_before")
+    return {side: list(dict.fromkeys((*now[side], *then.get(side, ())))) for side in now}
 
 
 def refuse_seen(config: RunConfig, cases: Sequence[Case], splits: Splits) -> None:
@@ -162,8 +161,9 @@ def take_over(framework: Framework, config: RunConfig) -> None:
     """Fill ``framework`` with what the run that ``config`` begins from has learnt, if there is one.
 
     Raises:
-        InputError: The run is not there or not what it was.
+        InputError: The run is not there or not what it was, or this one is not of tsf.
     """
+    _check_start(config)
     if not config.train.start:
         return
     run = load_run(Path(config.train.start))

@@ -1,11 +1,13 @@
 """An exported run: the same pictures, a card that hubs read, and nothing of whoever trained it."""
 
+import shutil
+
 import huggingface_hub
 import pytest
 
 import synth3d
 from synth3d.cli import main
-from synth3d.files import sha256
+from synth3d.files import read_json, sha256, write_json
 
 
 def export(ready, out, *words, run="flair", to="folder"):
@@ -50,6 +52,29 @@ def test_a_hub_reads_the_card(ready, tmp_path):
     assert {one.dataset_name for one in card.data.eval_results} == {'BraTS "2023": GLI'}
     for fact in ("3 of 2 patients", "1 × 1 × 2.5", "t1n, t1c, t2w", "**t2f**", "not for diagnosis"):
         assert fact in card.text
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_card_says_what_the_run_was_begun_from(ready, tmp_path, noted):
+    """How many cases that was trained on, not who; and an export of the export says the same."""
+    run = shutil.copytree(ready / "flair", tmp_path / "begun")
+    config, cohort = read_json(run / "config.json"), read_json(run / "cohort.json")
+    begun = {"start": "/home/mchnhf/runs/seq2seq", "start_sha256": "0" * 64}
+    write_json(run / "config.json", config | {"train": config["train"] | begun})
+    before = {"train": [f"secret-{n}" for n in range(5)], "val": ["secret-8"]}
+    train = {"train": ["Phantom-00000-000"]}
+    write_json(run / "cohort.json", cohort | train | ({"seen_before": before} if noted else {}))
+    told = "| begun from | a run trained on cases: 5 of 5 patients; 1 for validation |"
+    if not noted:
+        told = "| begun from | another run, trained on cases that are not known |"
+    for source, out in (("begun", "model"), ("model", "twice")):
+        assert export(tmp_path, tmp_path / out, run=source) == 0
+        card = (tmp_path / out / "README.md").read_text()
+        assert told in card
+        assert "1 of 1 patients" in card
+        assert "simulated heads" not in card
+        texts = [path.read_bytes() for path in (tmp_path / out).iterdir()]
+        assert not [text for text in texts if b"secret-" in text or b"mchnhf" in text]
 
 
 def test_a_card_does_not_guess_a_licence_or_a_dataset(ready, tmp_path):

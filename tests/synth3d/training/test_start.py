@@ -172,8 +172,10 @@ def test_what_from_decides_is_not_set_by_hand(request_of, seq2seq, given, start,
 def test_a_run_that_was_begun_is_one_of_tsf(request_of, seq2seq):
     config = begun(resolve(request_of("begun"), "cpu"), seq2seq, 4)
     train = dataclasses.replace(config.train, framework="l1")
-    with pytest.raises(InputError, match=r"train.start is what --from writes for .*=tsf"):
-        begun(dataclasses.replace(config, train=train), None, None)
+    other = dataclasses.replace(config, train=train)
+    for refused in (lambda: begun(other, None, None), lambda: Trainer(other, torch.device("cpu"))):
+        with pytest.raises(InputError, match=r"train.start is what --from writes for .*=tsf"):
+            refused()
 
 
 def test_a_run_that_was_trained_anew_is_not_gone_on_from(seq2seq, tmp_path):
