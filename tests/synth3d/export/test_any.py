@@ -60,3 +60,36 @@ def test_a_bundles_network_takes_what_is_zero_for_absent(either, tmp_path):
     with torch.inference_mode():
         expected = network.generator(image, present, ~present)
         np.testing.assert_array_equal(network(image), expected)
+
+
+def test_a_bundles_network_is_told_what_a_tile_at_the_rim_cannot_show(either, tmp_path):
+    """MONAI's inferer hands on what it is given: a case is one, whatever its tiles hold."""
+    inferers = pytest.importorskip("monai.inferers")
+    bundle = export(either, tmp_path / "bundle", "monai")
+    assert "inferer(image, network, present)" in (bundle / "docs" / "README.md").read_text()
+    network = BundleNetwork(str(bundle / "models"), "cpu")
+    image = torch.rand(1, 4, 8, 8, 16)
+    image[:, 3] = image[:, 0, :, :, 8:] = 0  # t2f is missing, t1n ends before the second tile
+    present = torch.tensor([True, True, True, False])
+    inferer = inferers.SlidingWindowInferer((8, 8, 8), sw_batch_size=3, overlap=0)
+    with torch.inference_mode():
+        made = inferer(image, network, present)[:, 3]
+        masks = present.expand(1, 4), ~present.expand(1, 4)
+        tiles = [network.generator(tile, *masks) for tile in image.split(8, 4)]
+    torch.testing.assert_close(made, torch.cat(tiles, 4)[:, 3])
+
+
+def test_a_bundle_of_seq2seq_alone_makes_what_complete_makes(write_run, tmp_path):
+    """Whose fusion never learnt: the mean of what each source gives by itself."""
+    shape = {"name": "tsf", "widths": [4, 8], "blocks": 1, "banks": 2, "fusion_banks": 2}
+    train = {"framework": "tsf", "tsf": {"perceptual_weight": 0.0, "pretrain": 1.0}}
+    run = tmp_path / "seq2seq"
+    write_run(run, train=train, model=shape, mode="any", sources=FOUR, targets=FOUR)
+    assert main(["export", str(run), "--to", "monai", str(tmp_path / "bundle")]) == 0
+    network = BundleNetwork(str(tmp_path / "bundle" / "models"), "cpu")
+    image, present = torch.rand(1, 4, 8, 8, 8), torch.tensor([[True, True, False, False]])
+    image[:, 2:] = 0
+    with torch.inference_mode():
+        made = network(image)
+        torch.testing.assert_close(made, network.generator.averaged(image, present, ~present))
+        assert not torch.allclose(made, network.generator(image, present, ~present))
