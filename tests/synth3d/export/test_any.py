@@ -9,7 +9,7 @@ import torch
 import synth3d
 from synth3d.cli import main
 from synth3d.export import BundleNetwork
-from synth3d.files import read_json
+from synth3d.files import read_json, write_json
 
 FOUR = ("t1n", "t1c", "t2w", "t2f")
 LACKING = ("t2f", "t1n", "t1c")
@@ -36,6 +36,16 @@ def test_the_card_says_what_is_made_from_what(either, tmp_path):
     assert "whatever a brain-tumour case lacks of the MRI sequences **t1n, t1c, t2w, t2f**" in card
     assert "may lack any of them, but not all" in card
     assert synth3d.load_run(tmp_path / "model", "cpu").config.mode == "any"
+
+
+def test_the_card_names_what_was_never_seen_together(either, tmp_path):
+    shutil.copytree(either / "any", tmp_path / "any")
+    scales = read_json(tmp_path / "any" / "scales.json")[0]
+    apart = [{n: s for n, s in scales.items() if n != gone} for gone in ("t2w", "t2f")]
+    write_json(tmp_path / "any" / "scales.json", apart)
+    card = (export(tmp_path, tmp_path / "model", "folder") / "README.md").read_text()
+    assert "no training case had both t2w and t2f." in card
+    assert "but not all" not in card
 
 
 def test_one_run_answers_for_every_sequence(either, tmp_path):
