@@ -3,7 +3,7 @@
 from synth3d.cohort.audit import AuditRequest, run_audit
 from synth3d.cohort.cases import Case, require
 from synth3d.cohort.content import Finding, findings
-from synth3d.cohort.gaps import FEWEST, never_together, seen_together
+from synth3d.cohort.gaps import FEWEST, never_beside, never_together, seen_together
 from synth3d.cohort.labels import (
     CLASSES,
     REGIONS,
@@ -93,6 +93,7 @@ __all__ = [
     "lacks_tissues",
     "listed",
     "make_splits",
+    "never_beside",
     "never_together",
     "nnunet_dataset",
     "nnunet_integers",

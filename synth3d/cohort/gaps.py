@@ -31,3 +31,16 @@ def never_together(
         return []
     told = ", nor ".join(apart)
     return [f"no case has both {told}: how they go together cannot be learnt, nor be checked"]
+
+
+def never_beside(
+    holdings: Iterable[Collection[str]], have: Sequence[Modality], gap: Sequence[Modality]
+) -> list[str]:
+    """A sentence about what of ``gap`` none of ``holdings`` has beside anything of ``have``."""
+    beside = [one for one in holdings if any(name in one for name in have)]
+    if not (unseen := [name for name in gap if not any(name in one for one in beside)]):
+        return []
+    return [
+        f"has nothing that any training case had beside {' or '.join(unseen)}: how to make that "
+        f"from {' and '.join(have)} was never learnt, so do not trust it"
+    ]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from synth3d.completion.makers import RunMaker
+    from synth3d.frameworks import Framework
 
 Image = str | Path | np.ndarray
 """A NIfTI file, or an array (D, H, W) = (z, y, x) in scanner units."""
@@ -142,8 +143,13 @@ class Run:
 
     @property
     def generator(self) -> "nn.Module":
-        """The network itself, (B, S, *) to (B, T, *) in its own scale, ready to synthesise."""
+        """The network itself, with the weights; :attr:`framework` knows how it makes a picture."""
         return self._maker.run.framework.generator
+
+    @property
+    def framework(self) -> "Framework":
+        """What makes (B, T, *) of (B, S, *) in the network's scale: see its ``synthesize``."""
+        return self._maker.run.framework
 
     def _goal(self, case: Case, wanted: Sequence[str] | None) -> list[Modality]:
         if wanted is None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from synth3d.cohort import Case, Finding, Modality, findings
+from synth3d.cohort import Case, Finding, Modality, findings, never_beside
 from synth3d.completion.plan import Made
 from synth3d.completion.receipts import MAPS
 from synth3d.completion.scales import fitted, in_scanner_units, storable_scale
@@ -275,6 +275,7 @@ class RunMaker(Maker):
         strange = self._strange_grid(prepared) + self.run.prior.odd_ones({**prepared.scales})
         if self.roles is not None:
             strange += self.roles.exchanged({**prepared.volumes}, prepared.brain)
+        strange += never_beside(self.run.prior.cases, have, case.missing(self.targets))
         return found + [Finding(False, text) for text in strange]
 
     def read(self, case: Case, wanted: Sequence[Modality]) -> Prepared:

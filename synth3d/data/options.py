@@ -18,8 +18,8 @@ class DataConfig:
     ``patch`` and ``overlap`` are voxels, (z, y, x) for ``dim`` 3 and (row, column) for ``dim`` 2.
     ``intensity`` is ``median`` or ``paper`` (0 to p99.5 of the volume, clipped;
     ``synth3d.images.intensity``). ``common_grid`` names the source on whose grid the others are
-    brought by their headers; empty, all must share one. ``labels`` is the label scheme of all
-    cases; empty, each case tells. ``misregistration`` moves all sources
+    brought by their headers; empty, as in mode ``any``, all must share one. ``labels`` is the label
+    scheme of all cases; empty, each case tells. ``misregistration`` moves all sources
     together against the target, up to so many voxels, in training only: an augmentation for
     cohorts whose target is a little off. Moving one source to see what it costs is
     ``MisalignConfig``. ``workers`` draw in the background; two and more see other patches than
@@ -79,7 +79,13 @@ class DataConfig:
             require(fits, f"data.overlap[{axis}]", f"even and in [0, {size})", overlap)
 
     def check_fits(self, task: Task) -> None:
-        """Refuse a patch of other axes, options of slices for volumes, or an unknown source."""
+        """Refuse a patch of other axes, options of slices for volumes, or an unknown source.
+
+        And a common grid in mode ``any``: which grid that is depends on what else a case has.
+        """
+        rule = "left out where mode is any: the sequence whose grid it is may be the one that lacks"
+        free = not self.common_grid or task.mode == "fixed"
+        require(free, "data.common_grid", rule, self.common_grid)
         _require_source("data.common_grid", self.common_grid, task)
         for key in ("slices_per_case", "slice_size") if task.dim == 3 else ():
             value = getattr(self, key)

@@ -186,7 +186,8 @@ def refuse_headers(cases: Iterable[Case], names: Sequence[Modality], common_grid
     try:
         check_same_grids(groups)
     except InputError as error:
-        hint = "" if common_grid else " (or bring them to the grid of one, with data.common_grid)"
+        hint = " (or bring them to the grid of one, with data.common_grid; not in mode any)"
+        hint = "" if common_grid else hint
         raise InputError(f"{error}{hint if ' differs from ' in str(error) else ''}") from error
 
 

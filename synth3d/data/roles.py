@@ -2,7 +2,8 @@
 
 For every pair of sources, how cases look in which the two are exchanged is known: a linear
 discriminant between the right order and that one, on grey levels of each sequence and on how
-sequences go together. Grey levels are in the network's scale, so no unit and gain counts.
+sequences go together. Grey levels are in the network's scale, so no unit and gain counts. Where a
+sequence is absent there is for each pair that is left another one, on that pair alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,9 @@ from synth3d.files import read_json
 
 PERCENTS = (2, 10, 25, 75, 90, 98, 99.5)
 """Of the brain; the median is 1/2 by definition of the scale."""
+
+TOGETHER = 5
+"""Features of how a pair goes together."""
 
 MOST_VOXELS = 20_000
 """So many of the brain are looked at, evenly spread."""
@@ -40,26 +44,33 @@ class Roles:
 
     Attributes:
         sources: The sequences, in order.
-        planes: Per pair of sources the weights, the offset and the limit of its discriminant.
+        planes: Per pair of sources the weights, the offset and the limit of its discriminant, for
+            cases that have all.
+        alone: The same on what the pair itself looks like, for cases that lack others.
     """
 
     def __init__(
         self,
         sources: Sequence[str],
-        planes: Mapping[tuple[str, str], tuple[np.ndarray, float, float]],
+        planes: Mapping[tuple[str, str], Plane],
+        alone: Mapping[tuple[str, str], Plane] | None = None,
     ) -> None:
-        self.sources, self.planes = tuple(sources), dict(planes)
+        self.sources, self.planes, self.alone = tuple(sources), dict(planes), dict(alone or {})
 
     @classmethod
     def learn(cls, found: Iterable[np.ndarray | None], sources: Sequence[str]) -> "Roles":
-        """From the :func:`looks` of cases, None where one lacks a source; of too few nothing."""
+        """From the :func:`looks` of cases, None where one told nothing; of too few nothing."""
         known = [rows for rows in found if rows is not None]
-        if len(known) < FEWEST_CASES:
-            return cls(sources, {})
-        right, *wrongs = np.stack(known, axis=1)
-        pairs = combinations(sources, 2)
-        planes = {pair: _plane(right, wrong) for pair, wrong in zip(pairs, wrongs, strict=True)}
-        return cls(sources, planes)
+        planes: dict[tuple[str, str], Plane] = {}
+        alone: dict[tuple[str, str], Plane] = {}
+        everywhere = np.arange(_length(len(sources)))
+        for number, pair in enumerate(combinations(sources, 2)):
+            own = _own(number, len(sources))
+            for fitted, where, names in ((planes, everywhere, sources), (alone, own, pair)):
+                taught = [r[[0, 1 + number]][:, where] for r in known if _has(r[0], sources, names)]
+                if len(taught) >= FEWEST_CASES:
+                    fitted[pair] = _plane(*np.stack(taught, axis=1))
+        return cls(sources, planes, alone)
 
     def exchanged(self, volumes: Mapping[str, np.ndarray], brain: np.ndarray) -> list[str]:
         """A sentence for each pair of sequences that look exchanged.
@@ -69,21 +80,24 @@ class Roles:
             brain: (D, H, W) bool.
         """
         sample = _sample(volumes, brain, self.sources)
-        if sample is None or not self.planes:
+        if sample is None:
             return []
         features, found = _features(sample), []
-        for (one, other), (weights, offset, limit) in self.planes.items():
-            if float(features @ weights - offset) < limit:
+        whole = bool(self.planes) and all(name in volumes for name in self.sources)
+        for number, pair in enumerate(combinations(self.sources, 2)):
+            plane = (self.planes if whole else self.alone).get(pair)
+            if plane is None or not {*pair} <= volumes.keys():
+                continue
+            (weights, offset, limit), (one, other) = plane, pair
+            seen = features if whole else features[_own(number, len(self.sources))]
+            if float(seen @ weights - offset) < limit:
                 found.append(f"{one} and {other} look exchanged: each looks like the other")
         return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        planes = [
-            {"pair": list(pair), "weights": weights.tolist(), "offset": offset, "limit": limit}
-            for pair, (weights, offset, limit) in self.planes.items()
-        ]
-        return {"sources": list(self.sources), "pairs": planes}
+        planes = {"pairs": self.planes, "alone": self.alone}
+        return {"sources": list(self.sources)} | {key: _plain(one) for key, one in planes.items()}
 
     @classmethod
     def read(cls, path: Path) -> "Roles | None":
@@ -97,23 +111,36 @@ class Roles:
         try:
             value = read_json(path)
             sources = [str(name) for name in value["sources"]]
-            length = len(_features(np.zeros((len(sources), 4))))
-            planes = {}
-            for each in value["pairs"]:
-                weights = np.asarray(each["weights"], dtype=np.float64)
-                one, other = each["pair"]
-                if weights.shape != (length,) or not np.isfinite(weights).all():
-                    raise ValueError(f"{length} finite weights are needed")
-                planes[str(one), str(other)] = weights, float(each["offset"]), float(each["limit"])
+            planes = _parsed(value["pairs"], _length(len(sources)))
+            alone = _parsed(value.get("alone", []), _length(2))  # runs of before have none
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path} is damaged: {error}") from error
-        return cls(sources, planes)
+        return cls(sources, planes, alone)
+
+
+def _plain(planes: Mapping[tuple[str, str], Plane]) -> list[dict[str, Any]]:
+    return [
+        {"pair": list(pair), "weights": weights.tolist(), "offset": offset, "limit": limit}
+        for pair, (weights, offset, limit) in planes.items()
+    ]
+
+
+def _parsed(values: Iterable[Mapping[str, Any]], length: int) -> dict[tuple[str, str], Plane]:
+    planes: dict[tuple[str, str], Plane] = {}
+    for each in values:
+        weights = np.asarray(each["weights"], dtype=np.float64)
+        one, other = each["pair"]
+        if weights.shape != (length,) or not np.isfinite(weights).all():
+            raise ValueError(f"{length} finite weights are needed")
+        planes[str(one), str(other)] = weights, float(each["offset"]), float(each["limit"])
+    return planes
 
 
 def looks(prepared: Prepared, sources: Sequence[str]) -> np.ndarray | None:
     """How a case looks, and how it would with each pair of ``sources`` exchanged, (1 + pairs, F).
 
-    None where it lacks one of them, or has hardly any brain.
+    What it lacks looks like 0 everywhere. None where it has fewer than two of them, or hardly any
+    brain.
     """
     sample = _sample({**prepared.volumes}, prepared.brain, sources)
     if sample is None:
@@ -129,14 +156,15 @@ def looks(prepared: Prepared, sources: Sequence[str]) -> np.ndarray | None:
 def _sample(
     volumes: Mapping[str, np.ndarray], brain: np.ndarray, sources: Sequence[str]
 ) -> np.ndarray | None:
-    """(S, N) values of ``sources`` at voxels of the brain; None where one lacks or all are few."""
-    if len(sources) < 2 or any(name not in volumes for name in sources):
+    """(S, N) values of ``sources`` at voxels of the brain, 0 of what lacks; None as above."""
+    if sum(name in volumes for name in sources) < 2:
         return None
     where = np.flatnonzero(brain)
     if len(where) < 100:
         return None
     where = where[:: max(1, len(where) // MOST_VOXELS)]
-    return np.stack([volumes[name].ravel()[where] for name in sources])
+    absent = np.zeros(len(where), np.float32)
+    return np.stack([volumes[n].ravel()[where] if n in volumes else absent for n in sources])
 
 
 def _features(sample: np.ndarray) -> np.ndarray:
@@ -149,6 +177,24 @@ def _features(sample: np.ndarray) -> np.ndarray:
         ends = [(b, a > 0.98), (a, b > 0.98), (b, a < 0.05), (a, b < 0.05)]
         found.append(np.array(together + [float(x[m].mean()) if m.any() else 0.5 for x, m in ends]))
     return np.concatenate(found)
+
+
+def _length(count: int) -> int:
+    """How many features so many sequences have."""
+    return len(PERCENTS) * count + TOGETHER * (count * (count - 1) // 2)
+
+
+def _own(number: int, count: int) -> np.ndarray:
+    """Where the features of pair ``number`` of so many sequences are: each one's, and theirs."""
+    pair, size = list(combinations(range(count), 2))[number], len(PERCENTS)
+    own = [np.arange(size) + size * place for place in pair]
+    return np.concatenate([*own, np.arange(TOGETHER) + size * count + TOGETHER * number])
+
+
+def _has(features: np.ndarray, sources: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether none of ``names`` is 0 everywhere, as what a case lacks is."""
+    levels = features[: len(PERCENTS) * len(sources)].reshape(len(sources), -1)
+    return all(levels[sources.index(name)].any() for name in names)
 
 
 def _plane(right: np.ndarray, wrong: np.ndarray) -> Plane:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from synth3d.cohort import MODALITIES, Case, Modality, find_cases
@@ -116,16 +117,27 @@ class BundleNetwork(nn.Module):
         self._run = load_run(models, device)
         self.generator = self._run.generator
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, present: Tensor | None = None) -> Tensor:
         """(B, S, D, H, W) to (B, T, D, H, W), or both without D, in the network's scale.
 
-        All sources are there; of a run for any gap those that are not 0 everywhere, and the others
-        are made. Sides are the training patch's: the routing pools over all it is fed.
+        What is made is what ``synth3d complete`` makes of such a tile. Sides are the training
+        patch's: the routing pools over all it is fed.
+
+        Args:
+            image: Sources, 0 where there is none.
+            present: (S,) or (B, S) bool, which sources the case has; those that it lacks are made
+                by a run for any gap. None is all, and of a run for any gap those that are not 0
+                everywhere in the sample: right of a volume that is one tile, but in a tile at the
+                rim a source that the case has may be 0.
         """
-        if self._run.config.mode == "fixed":
-            return self.generator(image)
-        present = (image != 0).flatten(2).any(2)
-        return self.generator(image, present, ~present)
+        size, any_gap = image.shape[:2], self._run.config.mode == "any"
+        if present is None:
+            ones = torch.ones(size, dtype=torch.bool, device=image.device)
+            present = (image != 0).flatten(2).any(2) if any_gap else ones
+        present = present.to(image.device).expand(size)
+        targets = len(self._run.targets)
+        wanted = ~present if any_gap else present.new_ones((len(image), targets))
+        return self._run.framework.synthesize(image, present, wanted)
 
     def complete(self, data: str, out: str) -> list[Path]:
         """Write, for each case under ``data``, what it lacks of the targets into ``out``.

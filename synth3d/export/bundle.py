@@ -32,6 +32,11 @@ what it lacks of the targets. The packages `synth3d` and `cuda_ops` lie in this 
 installed beside MONAI and what `configs/metadata.json` lists. On a GPU install CuPy, too, or set
 `CUDA_OPS_BACKEND=torch`. `network_def` alone is the network; `run` is the whole inference.
 """
+PRESENT = """
+In an inferer of your own say which sources the case has: `inferer(image, network, present)`, with
+`present` bool in the order of the channels. Without it a tile counts a source that is 0 everywhere
+in it as missing, which at the rim of a head is not so.
+"""
 
 
 def write_bundle(contents: Contents, named: Named, folder: Path) -> None:
@@ -57,7 +62,8 @@ def write_bundle(contents: Contents, named: Named, folder: Path) -> None:
     write_json(folder / "configs" / "metadata.json", _metadata(contents, named, monai))
     write_json(folder / "configs" / "inference.json", _inference())
     write_model(contents, folder / "models", "model.pt")
-    write_text(folder / "docs" / "README.md", f"{card_text(contents, named)}\n{USE}")
+    use = USE + (PRESENT if contents.config.mode == "any" else "")
+    write_text(folder / "docs" / "README.md", f"{card_text(contents, named)}\n{use}")
     copy_source(folder)
 
 

@@ -164,7 +164,13 @@ def _cases(counts: Mapping[str, Any]) -> str:
 
 def _needs(contents: Contents) -> str:
     if contents.config.mode == "any":
-        return "A case may lack any of them, but not all."
+        if not contents.apart:
+            return "A case may lack any of them, but not all."
+        apart = ", nor ".join(f"{one} and {other}" for one, other in contents.apart)
+        return (
+            "A case may lack some of them, if it has one that training cases had beside each that "
+            f"it lacks: no training case had both {apart}."
+        )
     any_will_do = contents.config.data.source_dropout > 0
     if any_will_do:
         return "It was trained with missing sources, so a case may lack some of them."

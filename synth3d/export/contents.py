@@ -11,7 +11,7 @@ import torch
 from cuda_ops import __file__ as ops_file
 from synth3d import __file__ as own_file
 from synth3d import __version__
-from synth3d.cohort import patient_of
+from synth3d.cohort import Modality, patient_of, seen_together
 from synth3d.errors import InputError
 from synth3d.files import atomic_path, read_object, sha256, write_json
 from synth3d.frameworks import Diffusion
@@ -35,6 +35,7 @@ class Contents:
         done: What it says of itself, fit to be shown to others.
         state: The generator's weights by name, on the CPU.
         random: Whether it draws its pictures (a diffusion).
+        apart: Pairs of its sequences that no training case had together.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Contents:
     done: Mapping[str, Any]
     state: Mapping[str, torch.Tensor]
     random: bool
+    apart: tuple[tuple[Modality, Modality], ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -65,7 +67,12 @@ def read_contents(run: Path) -> Contents:
     generator = loaded.framework.generator
     state = {name: value.detach().cpu() for name, value in generator.state_dict().items()}
     random = isinstance(loaded.framework, Diffusion)
-    return Contents(run.resolve().name, run, loaded.config, done, state, random)
+    config = loaded.config
+    names: list[Modality] = [*dict.fromkeys((*config.sources, *config.targets))]
+    held: list[list[Modality]]
+    held = [[name for name in names if name in case] for case in loaded.prior.cases]
+    apart = tuple(pair for pair, count in seen_together(held, names).items() if not count)
+    return Contents(run.resolve().name, run, config, done, state, random, apart)
 
 
 def _counts(cohort: Mapping[str, Any]) -> dict[str, Any]:

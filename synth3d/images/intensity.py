@@ -16,6 +16,7 @@ skull-stripped BraTS about half of the enhancing tumour in T1c) no inverse bring
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ LEAST_FOREIGN = float(np.log(1.5))
 
 ODD = float(np.log(30))
 """A sequence this many times brighter beside its siblings than in training is in other units."""
+
+FEWEST_ALIKE = 3
+"""Of so many training cases a relation between sequences is learnt, where there are so many."""
 
 OFFSET = 0.2
 """The darkest brain may lie this many widths beyond the training cases' before it is strange."""
@@ -180,10 +184,10 @@ class ScalePrior:
     A missing sequence has no percentiles of its own. Its width (``high`` − ``low``) is predicted
     either as the training median or, where scanners scale their sequences together, from the
     geometric mean of the sources' widths; the choice is whichever was the more exact on the
-    training cases; where none of them has all of the sources, most of these are looked at that
-    some have. A case in other units than all of them (a [0, 1] cohort, say) always gets
-    the second. Background and offset follow the case's own sequences wherever those of the
-    training cases were of another kind.
+    training cases; where fewer than ``FEWEST_ALIKE`` of them have all of the sources, most of these
+    are looked at that so many have. A case in other units than all of them (a [0, 1] cohort, say)
+    always gets the second. Background and offset follow the case's own sequences wherever those of
+    the training cases were of another kind.
     """
 
     def __init__(self, cases: Sequence[Mapping[str, Scale]]) -> None:
@@ -210,20 +214,26 @@ class ScalePrior:
         return Scale(low, low + width, known[0][target].clips, background)
 
     def odd_ones(self, sources: Mapping[str, Scale]) -> list[str]:
-        """A sentence for each sequence far brighter or darker beside its siblings than ever."""
-        alike = [case for case in self.cases if all(name in case for name in sources)]
-        if len(sources) < 2 or not alike:
-            return []
-        theirs = np.stack([_log_widths(case, sources) for case in alike])
-        usual = np.median(theirs - np.median(theirs, axis=1, keepdims=True), axis=0)
-        mine = _log_widths(sources, sources) - usual
-        beside = mine - np.median(mine)
-        return [
-            f"{name} is {np.exp(abs(off)):.3g} times as {'bright' if off > 0 else 'dark'} beside "
-            "the others as in training"
-            for name, off in zip(sources, beside, strict=True)
-            if abs(off) > ODD
-        ]
+        """A sentence for each sequence far brighter or darker beside its siblings than ever.
+
+        Pair by pair, so that no training case need have all of ``sources``: a sequence is as far
+        off as it is beside most of those, itself among them, that some case has with it.
+        """
+        mine = {name: np.log(scale.width) for name, scale in sources.items()}
+        found = []
+        for name in mine:
+            beside = [0.0]
+            for other in mine.keys() - {name}:
+                both = [case for case in self.cases if name in case and other in case]
+                usual = [np.log(case[name].width / case[other].width) for case in both]
+                if both:
+                    beside.append(float(mine[name] - mine[other] - np.median(usual)))
+            if abs(off := float(np.median(beside))) > ODD:
+                found.append(
+                    f"{name} is {np.exp(abs(off)):.3g} times as {'bright' if off > 0 else 'dark'} "
+                    "beside the others as in training"
+                )
+        return found
 
     def to_list(self) -> list[dict[str, dict[str, Any]]]:
         """Plain values for JSON, one mapping per training case."""
@@ -238,11 +248,19 @@ class ScalePrior:
 def _best_known(
     cases: Sequence[Mapping[str, Scale]], sources: Mapping[str, Scale]
 ) -> Mapping[str, Scale]:
-    """As many of ``sources`` as any case has together, and of those sets the commonest."""
-    shared = [tuple(name for name in sources if name in case) for case in cases]
-    most = max(map(len, shared), default=0)
-    sets = [names for names in shared if len(names) == most]
-    best = max(sets, key=sets.count, default=())
+    """As many of ``sources`` as ``FEWEST_ALIKE`` cases have together, and the commonest such set.
+
+    Fewer cases do where none of ``sources`` is in so many.
+    """
+    held = [{*case} for case in cases]
+    counts = {
+        names: sum(one.issuperset(names) for one in held)
+        for size in range(1, len(sources) + 1)
+        for names in combinations(sources, size)
+    }
+    enough = min(FEWEST_ALIKE, max(counts.values(), default=0))
+    sets = [names for names, count in counts.items() if count >= max(enough, 1)]
+    best = max(sets, key=lambda names: (len(names), counts[names]), default=())
     return {name: sources[name] for name in best}
 
 
@@ -270,7 +288,7 @@ def _predicted(
         relation = np.median(theirs - levels[:, None], axis=0)
         kept = np.abs(mine - own - relation).sum() <= np.abs(mine - own).sum()
         return own + (float(np.median(ratios)) if kept else 0.0), strange
-    if len(ratios) >= 3 and float(np.std(ratios)) < float(np.std(all_)):
+    if len(ratios) >= FEWEST_ALIKE and float(np.std(ratios)) < float(np.std(all_)):
         return own + float(np.median(ratios)), False
     return float(np.median(all_)), False
 

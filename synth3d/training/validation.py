@@ -32,8 +32,9 @@ def validate(
 
     The averaged weights are judged by the first target, in the network's scale (range 1), averaged
     over cases. In mode ``any`` each case has a gap of its own (:func:`posed`), and all that it then
-    lacks is judged. A run on slices has psnr_slices and ssim_slices beside the volumes' psnr, ssim,
-    mae. Scores that are not finite are refused.
+    lacks is judged, inside the brain of what it is shown: nothing is made elsewhere. A run on
+    slices has psnr_slices and ssim_slices beside the volumes' psnr, ssim, mae. Scores that are not
+    finite are refused.
     """
     config, framework, data = trainer.config, trainer.framework, trainer.config.data
     options = SynthesisOptions(data.patch, data.overlap, steps=framework.validation_steps)
@@ -47,9 +48,9 @@ def validate(
         found = []
         for target in wanted:
             pair = case.volumes[target], result[config.targets.index(target)]
-            row = {name: score(*pair, case.brain) for name, score in SCORES.items()}
+            row = {name: score(*pair, given.brain) for name, score in SCORES.items()}
             if config.dim == 2:
-                row |= slice_scores(*pair, case.brain, turn_to(data.plane, case.affine))
+                row |= slice_scores(*pair, given.brain, turn_to(data.plane, case.affine))
             found.append(row)
         own.append({name: float(np.mean([row[name] for row in found])) for name in found[0]})
     rows = merged(ranks.gather(own))

@@ -98,6 +98,20 @@ def test_a_fixed_run_asked_for_another_gap_says_which_runs_could(gappy, complete
         complete(run=tmp_path / "runs" / "flair", missing=["t1n"])
 
 
+def test_a_gap_that_no_training_case_showed_is_filled_with_a_warning(gappy, complete, tmp_path):
+    """No training case had both t2w and t2f: from t1n either was learnt, from the other neither."""
+    run = shutil.copytree(gappy / "any", tmp_path / "run")
+    scales = json.loads((run / "scales.json").read_text())[0]
+    apart = [{n: s for n, s in scales.items() if n != gone} for gone in ("t2w", "t2f")]
+    (run / "scales.json").write_text(json.dumps(apart * 2))
+    whole = "Brats18_X_3_1"
+    for number, hidden in enumerate((["t1n", "t1c", "t2f"], ["t1c", "t2f"], ["t2w"])):
+        (done,) = complete(f"out{number}", run=run, cases=[whole], missing=hidden, unchecked=True)
+        told = " ".join(json.loads(done.receipt.read_text()).get("suspicions", []))
+        assert ("nothing that any training case had beside t2f: " in told) == (number == 0)
+        assert "beside t1n" not in told
+
+
 def test_from_python_it_makes_what_a_case_lacks_or_what_is_asked_for(gappy):
     run = synth3d.load_run(gappy / "any", device="cpu")
     one, _, _, whole, *_ = find_cases(gappy / "in")

@@ -9,7 +9,7 @@ import torch
 import synth3d
 from synth3d.cli import main
 from synth3d.export import BundleNetwork
-from synth3d.files import read_json
+from synth3d.files import read_json, write_json
 
 FOUR = ("t1n", "t1c", "t2w", "t2f")
 LACKING = ("t2f", "t1n", "t1c")
@@ -38,6 +38,16 @@ def test_the_card_says_what_is_made_from_what(either, tmp_path):
     assert synth3d.load_run(tmp_path / "model", "cpu").config.mode == "any"
 
 
+def test_the_card_names_what_was_never_seen_together(either, tmp_path):
+    shutil.copytree(either / "any", tmp_path / "any")
+    scales = read_json(tmp_path / "any" / "scales.json")[0]
+    apart = [{n: s for n, s in scales.items() if n != gone} for gone in ("t2w", "t2f")]
+    write_json(tmp_path / "any" / "scales.json", apart)
+    card = (export(tmp_path, tmp_path / "model", "folder") / "README.md").read_text()
+    assert "no training case had both t2w and t2f." in card
+    assert "but not all" not in card
+
+
 def test_one_run_answers_for_every_sequence(either, tmp_path):
     from synth3d.export.answers import answer_brasyn
 
@@ -60,3 +70,36 @@ def test_a_bundles_network_takes_what_is_zero_for_absent(either, tmp_path):
     with torch.inference_mode():
         expected = network.generator(image, present, ~present)
         np.testing.assert_array_equal(network(image), expected)
+
+
+def test_a_bundles_network_is_told_what_a_tile_at_the_rim_cannot_show(either, tmp_path):
+    """MONAI's inferer hands on what it is given: a case is one, whatever its tiles hold."""
+    inferers = pytest.importorskip("monai.inferers")
+    bundle = export(either, tmp_path / "bundle", "monai")
+    assert "inferer(image, network, present)" in (bundle / "docs" / "README.md").read_text()
+    network = BundleNetwork(str(bundle / "models"), "cpu")
+    image = torch.rand(1, 4, 8, 8, 16)
+    image[:, 3] = image[:, 0, :, :, 8:] = 0  # t2f is missing, t1n ends before the second tile
+    present = torch.tensor([True, True, True, False])
+    inferer = inferers.SlidingWindowInferer((8, 8, 8), sw_batch_size=3, overlap=0)
+    with torch.inference_mode():
+        made = inferer(image, network, present)[:, 3]
+        masks = present.expand(1, 4), ~present.expand(1, 4)
+        tiles = [network.generator(tile, *masks) for tile in image.split(8, 4)]
+    torch.testing.assert_close(made, torch.cat(tiles, 4)[:, 3])
+
+
+def test_a_bundle_of_seq2seq_alone_makes_what_complete_makes(write_run, tmp_path):
+    """Whose fusion never learnt: the mean of what each source gives by itself."""
+    shape = {"name": "tsf", "widths": [4, 8], "blocks": 1, "banks": 2, "fusion_banks": 2}
+    train = {"framework": "tsf", "tsf": {"perceptual_weight": 0.0, "pretrain": 1.0}}
+    run = tmp_path / "seq2seq"
+    write_run(run, train=train, model=shape, mode="any", sources=FOUR, targets=FOUR)
+    assert main(["export", str(run), "--to", "monai", str(tmp_path / "bundle")]) == 0
+    network = BundleNetwork(str(tmp_path / "bundle" / "models"), "cpu")
+    image, present = torch.rand(1, 4, 8, 8, 8), torch.tensor([[True, True, False, False]])
+    image[:, 2:] = 0
+    with torch.inference_mode():
+        made = network(image)
+        torch.testing.assert_close(made, network.generator.averaged(image, present, ~present))
+        assert not torch.allclose(made, network.generator(image, present, ~present))

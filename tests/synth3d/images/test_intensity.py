@@ -136,6 +136,39 @@ def test_a_gap_that_no_training_case_had_is_filled_from_the_siblings_that_one_ha
     assert ScalePrior(cases).estimate("t2f", {"t1n": Scale(0, 50)}).high == pytest.approx(50)
 
 
+def test_one_whole_training_case_does_not_spoil_what_the_incomplete_ones_tell():
+    """Of what t2f is predicted from, three cases have any two and one has all three."""
+    names, draws = ("t1n", "t1c", "t2w", "t2f"), np.random.default_rng(0)
+
+    def scanned(gain):
+        return {
+            name: Scale(0, 100 * gain * np.exp(0.03 * draws.standard_normal())) for name in names
+        }
+
+    whole = [scanned(np.exp(0.35 * draws.standard_normal())) for _ in range(13)]
+    gappy = [
+        {name: scale for name, scale in case.items() if name != names[n % 4]}
+        for n, case in enumerate(whole[:12])
+    ]
+    for cases in (gappy, [*gappy, whole[12]], [*gappy, whole[12], whole[0]]):
+        for gain in (0.5, 1, 2):
+            case = scanned(gain)
+            guess = ScalePrior(cases).estimate("t2f", {name: case[name] for name in names[:3]})
+            assert guess.high == pytest.approx(100 * gain, rel=0.1)
+
+
+def test_an_odd_one_is_told_where_no_training_case_has_all_that_a_case_has():
+    names = ("t1n", "t1c", "t2w", "t2f")
+    whole = {name: Scale(0, 100 * (1 + n)) for n, name in enumerate(names)}
+    cases = [{n: s for n, s in whole.items() if n != gone} for gone in names]
+    prior = ScalePrior(cases)
+    assert prior.odd_ones(whole) == []
+    for name in names:
+        (told,) = prior.odd_ones(whole | {name: Scale(0, 100 * whole[name].high)})
+        assert told.startswith(f"{name} is 100 times as bright")
+    assert ScalePrior([{"t1n": Scale(0, 1)}, {"t2f": Scale(0, 99)}]).odd_ones(whole) == []
+
+
 def test_prior_survives_json_and_refuses_what_it_never_saw():
     prior = ScalePrior([{"t1n": Scale(1, 2)}])
     again = ScalePrior.from_list(prior.to_list())

@@ -106,6 +106,24 @@ def test_validation_judges_all_that_each_case_then_lacks(gappy, monkeypatch):
     assert scores["mae"] == pytest.approx(0.1, rel=1e-3)
 
 
+def test_what_is_wanted_and_reaches_farther_is_judged_where_something_is_shown(gappy, monkeypatch):
+    """Nothing is made elsewhere, and no network could."""
+    whole = prepare(find_cases(gappy)[5], FOUR, FOUR, mode="any")
+    given, (name, *_) = posed(ANY, whole, 3)
+    farther = np.where(whole.brain, whole.volumes[name], np.float32(1))
+    whole = dataclasses.replace(
+        whole, volumes={**whole.volumes, name: farther}, brain=np.ones_like(whole.brain)
+    )
+
+    def made(framework, prepared, data, options):
+        return np.stack([(whole.volumes[name] + 0.1) * given.brain for name in FOUR])
+
+    monkeypatch.setattr(validation, "synthesize_case", made)
+    monkeypatch.setattr(validation, "posed", lambda config, case, number: posed(config, case, 3))
+    scores, _ = validate(Trainer(ANY, torch.device("cpu")), [whole])
+    assert scores["mae"] == pytest.approx(0.1, rel=1e-3)
+
+
 def test_fixed_tasks_are_judged_as_ever():
     case = object()
     assert posed(RunConfig(), case, 7) == (case, ("t2f",))

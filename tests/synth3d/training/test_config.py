@@ -132,6 +132,13 @@ def test_a_mistake_is_named_with_its_place(key, value, rule):
         parse(RunConfig, values)
 
 
+def test_no_common_grid_where_any_sequence_may_lack():
+    four = ["t1n", "t1c", "t2w", "t2f"]
+    values = {"mode": "any", "sources": four, "targets": four, "data": {"common_grid": "t2"}}
+    with pytest.raises(InputError, match="data.common_grid must be left out where mode is any"):
+        parse(RunConfig, values)
+
+
 def test_aliases_are_understood_at_the_edge():
     config = parse(RunConfig, {"sources": ["T1", "t1ce"], "targets": ["flair"]})
     assert (config.sources, config.targets) == (("t1n", "t1c"), ("t2f",))
