@@ -27,7 +27,7 @@ class TSFOptions(Options):
 
     ``pretrain`` is the share of the steps in which Seq2Seq learns, 1 for Seq2Seq alone; there the
     source made from itself counts as much as the target, and the way back ``cycle_weight``. In the
-    rest rates are ``fusion_rate`` of what they were. ``distance`` is ``l1``, the paper's, or
+    rest rates begin anew, times ``fusion_rate``. ``distance`` is ``l1``, the paper's, or
     ``smooth_l1``, that of the reference code, which also has ``source_weight``: the source made
     from the fusion of all (mode ``any``). ``frozen`` keeps the encoder as Seq2Seq left it.
     ``perceptual_weights`` is the file of torchvision's VGG19; empty is where torch.hub keeps it. In
