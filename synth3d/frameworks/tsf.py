@@ -268,9 +268,15 @@ class TSF(Framework):
         Arguments as of :meth:`synthesize`; what is not wanted is 0.
 
         Raises:
-            InputError: A run of Seq2Seq alone, in which nothing was fused.
+            InputError: A run of Seq2Seq alone, in which nothing was fused, or one without
+                attention, whose map would be 0 everywhere.
         """
         self._refuse_seq2seq()
+        if "tsem" not in self.explains:
+            raise InputError(
+                "the fusion of this run has no attention (model.fusion=plain), and TSEM is what "
+                "attention changed; explain a run with another model.fusion, or ask for weights"
+            )
         attended, plain = self.generator.reconstructions(sources, present, wanted)
         return {"tsem": (attended - plain).abs()}
 

@@ -269,6 +269,13 @@ def test_it_is_explained():
     assert torch.equal(tsf.weights(*given[1:]), tsf.generator.weights(*given[1:]))
 
 
+def test_without_attention_there_is_no_map_and_it_is_said():
+    tsf, batch = any_tsf(model={"fusion": "plain"}), any_batch()
+    assert tsf.explains == {"weights"}
+    with pytest.raises(InputError, match=r"no attention \(model.fusion=plain\)"):
+        tsf.explain(batch.sources, batch.present, batch.wanted)
+
+
 def test_seq2seq_alone_makes_the_mean_of_what_each_source_gives():
     tsf, batch = any_tsf(pretrain=1.0), any_batch()
     made = tsf.synthesize(batch.sources, batch.present, batch.wanted)
