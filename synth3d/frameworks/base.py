@@ -91,7 +91,8 @@ class Stage:
     """A part of a training, ``share`` of its steps; the shares of all stages make 1.
 
     ``players`` learn, in the order in which each step asks them; all others are frozen, buffers
-    included. ``rate`` is a factor of their rates.
+    included, and those that are kept at the average of their weights. ``rate`` is a factor of their
+    rates, which warm up and fall in each stage.
     """
 
     players: tuple[str, ...]

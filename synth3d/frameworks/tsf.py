@@ -27,7 +27,7 @@ class TSFOptions(Options):
 
     ``pretrain`` is the share of the steps in which Seq2Seq learns, 1 for Seq2Seq alone; there the
     source made from itself counts as much as the target, and the way back ``cycle_weight``. In the
-    rest rates are ``fusion_rate`` of what they were. ``distance`` is ``l1``, the paper's, or
+    rest rates begin anew, times ``fusion_rate``. ``distance`` is ``l1``, the paper's, or
     ``smooth_l1``, that of the reference code, which also has ``source_weight``: the source made
     from the fusion of all (mode ``any``). ``frozen`` keeps the encoder as Seq2Seq left it.
     ``perceptual_weights`` is the file of torchvision's VGG19; empty is where torch.hub keeps it. In
@@ -268,9 +268,15 @@ class TSF(Framework):
         Arguments as of :meth:`synthesize`; what is not wanted is 0.
 
         Raises:
-            InputError: A run of Seq2Seq alone, in which nothing was fused.
+            InputError: A run of Seq2Seq alone, in which nothing was fused, or one without
+                attention, whose map would be 0 everywhere.
         """
         self._refuse_seq2seq()
+        if "tsem" not in self.explains:
+            raise InputError(
+                "the fusion of this run has no attention (model.fusion=plain), and TSEM is what "
+                "attention changed; explain a run with another model.fusion, or ask for weights"
+            )
         attended, plain = self.generator.reconstructions(sources, present, wanted)
         return {"tsem": (attended - plain).abs()}
 

@@ -40,6 +40,10 @@ class Trainer:
     has come to learn one after the other on the same batch, and all others are frozen. Everything
     in it is in :meth:`state`, so a run goes on from a checkpoint as if it had never stopped.
 
+    A stage is a training of its own: learning rates warm up and fall in each, and an average warms
+    up from where its player begins to learn. A kept player that a stage has done with becomes its
+    average, which is what a finished run keeps, so what learns after it has seen no other.
+
     A step's batch is cut into as many shares as there are ``ranks`` times ``train.accumulate``:
     each process learns from its own, one after the other, and gradients and terms are averaged
     over all of them before anybody takes a step. So the weights stay the same in all processes,
@@ -60,6 +64,7 @@ class Trainer:
         take_over(self.framework, config)
         self.players, self.stages = self.framework.players(), tuple(self.framework.stages)
         self._check_stages()
+        self._begins = self._first_steps()
         self._check_norms()
         self.averages = {
             name: copy.deepcopy(player.module).requires_grad_(False)
@@ -99,12 +104,27 @@ class Trainer:
                     "do alike; use one process and train.accumulate=1"
                 )
 
+    def _first_steps(self) -> list[int]:
+        """At which step each stage begins, and the one after the last."""
+        begins, end = [0], 0.0
+        for stage in self.stages[:-1]:
+            end += stage.share
+            begins.append(round(end * self.config.train.steps))
+        return [*begins, self.config.train.steps]
+
+    def _stage_of(self, step: int) -> int:
+        """The number of the stage that ``step`` is in; the last one's after the end."""
+        return max(index for index, begin in enumerate(self._begins[:-1]) if begin <= step)
+
+    def _since(self, name: str, index: int) -> int:
+        """At which step a player of a stage began to learn without a pause."""
+        while index > 0 and name in self.stages[index - 1].players:
+            index -= 1
+        return self._begins[index]
+
     def _enter_stage(self) -> None:
         """Freeze the players that do not learn at this step, and thaw those that do."""
-        index, end = 0, self.stages[0].share
-        while index + 1 < len(self.stages) and self.step >= round(end * self.config.train.steps):
-            index += 1
-            end += self.stages[index].share
+        index = self._stage_of(self.step)
         if index == self._stage:
             return
         self._stage = index
@@ -197,7 +217,9 @@ class Trainer:
     def _descend(self, team: Sequence[str], finite: Tensor) -> None:
         """One step of a team down its gradients; none unless ``finite``, a bool on the device."""
         train = self.config.train
-        factor = self.stages[self._stage].rate * rate_factor(self.step, train)
+        begin, end = self._begins[self._stage :][:2]
+        factor = self.stages[self._stage].rate
+        factor *= rate_factor(self.step - begin, end - begin, train)
         if train.clip_norm > 0:
             weights = [p for name in team for p in self.players[name].module.parameters()]
             nn.utils.clip_grad_norm_(weights, train.clip_norm)
@@ -210,14 +232,23 @@ class Trainer:
 
     @torch.no_grad()
     def _update_averages(self) -> None:
-        decay = self.config.train.average
-        decay = min(decay, (1 + self.step) / (10 + self.step)) if decay > 0 else 0.0
-        blend = get_ema_multi_avg_fn(decay)  # one launch for all weights, or a few
+        """Blend what has just learnt into its average; what is done with learning becomes that.
+
+        So a player that is frozen and its average are the same.
+        """
+        now, after = self.stages[self._stage], self._stage_of(self.step)
         for name, average in self.averages.items():
-            module = self.players[name].module
-            blend(tuple(average.parameters()), tuple(module.parameters()), 0)
+            if name not in now.players:
+                continue
+            module, count = self.players[name].module, self.step - self._since(name, self._stage)
+            decay = min(self.config.train.average, (1 + count) / (10 + count))
+            means, values = tuple(average.parameters()), tuple(module.parameters())
+            get_ema_multi_avg_fn(decay)(means, values, 0)  # one launch for all, or a few
             for mean, value in zip(average.buffers(), module.buffers(), strict=True):
                 mean.copy_(value)
+            if name not in self.stages[after].players:
+                for mean, value in zip(means, values, strict=True):
+                    value.copy_(mean)
 
     def _autocast(self) -> torch.autocast:
         enabled = self.config.train.precision == "bf16"
@@ -265,11 +296,14 @@ class Trainer:
             optimizer.load_state_dict(state["optimizers"][name])
 
 
-def rate_factor(step: int, train: TrainConfig) -> float:  # pyright: ignore[reportInvalidTypeForm]
-    """Learning rate over its configured value: linear warm-up, then constant or cosine to 0."""
+def rate_factor(step: int, steps: int, train: TrainConfig) -> float:  # pyright: ignore[reportInvalidTypeForm]
+    """Learning rate over its configured value: linear warm-up, then constant or cosine to 0.
+
+    ``step`` counts from the beginning of a stage, which has ``steps``.
+    """
     if step < train.warmup:
         return (step + 1) / train.warmup
     if train.decay == "constant":
         return 1.0
-    share = (step - train.warmup) / max(1, train.steps - train.warmup)
+    share = (step - train.warmup) / max(1, steps - train.warmup)
     return 0.5 * (1 + math.cos(math.pi * share))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cuda_ops import full_precision
 from synth3d.models.blocks import check_option
 from synth3d.models.tsf.hyper import HyperConv, Mix, leaky
 
@@ -106,9 +107,8 @@ class Fusion(nn.Module):
         if self.kind == "uniform":
             raw = torch.ones_like(there)
         else:
-            # Never in half precision: the sum of ω is 1.
-            raw = F.linear(self.code(present, target), self.weight.weight, self.weight.bias)
-            raw = raw.to(there.dtype).softmax(1) + EPS
+            with full_precision(there.device.type):
+                raw = self.weight(self.code(present, target)).softmax(1) + EPS
         if self.kind == "unmasked":
             return raw
         shown = raw * there
@@ -119,9 +119,10 @@ class Fusion(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Features (N, S, C, \\*s), exactly 0 where not present → f̂ and f_A, (N, C, \\*s) each.
 
-        ``present`` (N, S) bool, ``target`` (N,) from 0 to T − 1. f_A is None for ``plain``.
+        ``present`` (N, S) bool, ``target`` (N,) from 0 to T − 1. f_A is None for ``plain``. ω and
+        f̂ are as exact as the weights, under autocast, too.
         """
-        omega = self.omega(present, target).to(features.dtype)
+        omega = self.omega(present, target)
         mean = (omega.view(*omega.shape, *[1] * (features.ndim - 2)) * features).sum(1)
         if not self.attends:
             return mean, None

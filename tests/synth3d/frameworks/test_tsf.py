@@ -108,9 +108,24 @@ def test_it_goes_on_to_the_bit_from_either_stage(config, make_batch, tmp_path, k
     resumed.load(load_state(tmp_path / "resume.pt"))
     while resumed.step < 10:
         resumed.advance(batch)
-    for name in ("framework", "averages"):
-        assert str(straight.state()[name]) == str(resumed.state()[name])
-    assert parts(straight) == parts(resumed)
+    torch.testing.assert_close(resumed.state(), straight.state(), rtol=0, atol=0)
+
+
+def test_either_way_into_the_fusion_teaches_at_the_same_rates(config, make_batch):
+    """After Seq2Seq in one training, and alone, as --from does."""
+    whole = config(pretrain=0.6)
+    whole = replace(whole, train=replace(whole.train, warmup=2, decay="cosine"))
+    alone = config(pretrain=0.0)
+    alone = replace(alone, train=replace(alone.train, warmup=2, decay="cosine", steps=4))
+    rates = []
+    for one in (whole, alone):
+        trainer, found = Trainer(one, CPU), []
+        for _ in range(one.train.steps):
+            trainer.advance(make_batch())
+            found.append({p: o.param_groups[0]["lr"] for p, o in trainer.optimizers.items()})
+        rates.append([{p: lr[p] for p in ("decoder", "fusion")} for lr in found[-4:]])
+    assert rates[0] == rates[1]
+    assert [lr["fusion"] for lr in rates[0][:2]] == [2.5e-4, 5e-4]
 
 
 @pytest.mark.parametrize("pretrain", [0.0, 1.0])
@@ -252,6 +267,13 @@ def test_it_is_explained():
     assert (tsem[batch.wanted] > 0).any()
     assert (tsem[~batch.wanted] == 0).all()
     assert torch.equal(tsf.weights(*given[1:]), tsf.generator.weights(*given[1:]))
+
+
+def test_without_attention_there_is_no_map_and_it_is_said():
+    tsf, batch = any_tsf(model={"fusion": "plain"}), any_batch()
+    assert tsf.explains == {"weights"}
+    with pytest.raises(InputError, match=r"no attention \(model.fusion=plain\)"):
+        tsf.explain(batch.sources, batch.present, batch.wanted)
 
 
 def test_seq2seq_alone_makes_the_mean_of_what_each_source_gives():

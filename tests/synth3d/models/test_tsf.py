@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -224,6 +225,42 @@ def test_a_hyperconv_is_a_plain_convolution_for_each_code(dim):
         bias = conv.bias_mix(code[b]) @ conv.bias_bank
         expected = plain(x[[b]], kernel, bias, padding=1)
         torch.testing.assert_close(conv(x, code)[[b]], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_hyperconv_is_its_sum_written_out(dim):
+    """Tap by tap: the kernel mixed of banks, the mirror around the image, and the bias."""
+    conv = HyperConv(dim, 2, 3, 3, Mix(code=2, banks=2)).double()
+    nn.init.normal_(conv.bias_bank)
+    x = torch.randn(2, 2, *[4] * dim, dtype=torch.float64)
+    code = torch.randn(2, 2, dtype=torch.float64)
+    mirrored = np.pad(x.numpy(), [(0, 0)] * 2 + [(1, 1)] * dim, mode="reflect")
+    v, u = (code @ one.weight.T + one.bias for one in (conv.mix, conv.bias_mix))
+    banks, found = conv.bank.unflatten(1, conv.shape), conv(x, code)
+    for b, out in np.ndindex(2, 3):
+        expected = (u[b] @ conv.bias_bank[:, out]).expand([4] * dim)
+        for w, inner, *tap in np.ndindex(2, 2, *[3] * dim):
+            seen = mirrored[(b, inner, *(slice(at, at + 4) for at in tap))]
+            kernel = v[b, w] * banks[(w, out, inner, *tap)]
+            expected = expected + kernel * torch.tensor(seen)
+        torch.testing.assert_close(found[b, out], expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_are_those_of_the_fusion_and_exact_under_autocast(kind):
+    """The sum of eight bits of each would be off by a hundredth; in bfloat16 it was."""
+    fusion = awake(fusion=kind).fusion
+    nn.init.normal_(fusion.weight.weight)
+    present, target = torch.cartesian_prod(*[torch.tensor([True, False])] * 4)[:-1], torch.arange(4)
+    present, target = present.repeat_interleave(4, 0), target.repeat(15)
+    features = torch.randn(60, 4, 8, 4, 4) * present[:, :, None, None, None]
+    with torch.autocast("cpu", torch.bfloat16):
+        omega = fusion.omega(present, target)
+        mean, _ = fusion(features.bfloat16(), present, target)
+    assert torch.equal(omega, fusion.omega(present, target))
+    assert (kind == "unmasked") or ((omega.sum(1) - 1).abs() < 1e-6).all()
+    shown = omega[:, :, None, None, None] * features.bfloat16().float()
+    torch.testing.assert_close(mean, shown.sum(1))
 
 
 def spread_of_kernels(dim: int, faithful: bool) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from synth3d.cohort import find_cases
 from synth3d.cohort.splits import Splits, make_splits
@@ -22,6 +23,7 @@ from synth3d.data.prepared import prepare
 from synth3d.errors import InputError
 from synth3d.files import sha256
 from synth3d.frameworks.adversarial import Pix2PixOptions
+from synth3d.frameworks.tsf import TSFOptions
 from synth3d.models.options import ModelConfig
 from synth3d.settings import to_plain
 from synth3d.training import loop
@@ -193,6 +195,61 @@ def stopping_at(step):
 def go_on(root):
     cases = find_cases(root / "cohort")
     return train(TINY, cases, make_splits(cases), root / "cohort", root / "run")
+
+
+@pytest.fixture(scope="module")
+def two_stages(phantom_cohort, tmp_path_factory):
+    """A run of TSF-Seq2Seq for any gap, Seq2Seq to step 4, and the encoder after each step."""
+    names = ("t1n", "t1c", "t2w", "t2f")
+    config = RunConfig(
+        dim=2, mode="any", sources=names, targets=names,
+        model=ModelConfig("tsf", (4, 8), blocks=1, banks=2, fusion_banks=2),
+        data=DataConfig((16, 16), (0, 0), batch=2, queue=8, validation_cases=1),
+        train=TrainConfig(
+            framework="tsf", steps=8, learning_rate=2e-3, average=0.9, checkpoint_every=2,
+            validate_every=4, threads=1, tsf=TSFOptions(pretrain=0.5, perceptual_weight=0.0),
+        ),
+    )  # fmt: skip
+    encoders, real = [], Trainer.advance
+
+    def advance(trainer, batch):
+        found = real(trainer, batch)
+        encoder = trainer.framework.generator.encoder.state_dict()
+        encoders.append({name: value.clone() for name, value in encoder.items()})
+        return found
+
+    cases, run = find_cases(phantom_cohort), tmp_path_factory.mktemp("stages") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "advance", advance)
+        train(config, cases, make_splits(cases), phantom_cohort, run)
+    return config, run, encoders
+
+
+def test_the_encoder_that_is_kept_is_the_one_the_fusion_was_trained_with(two_stages):
+    _, run, encoders = two_stages
+    kept = load_file(run / "weights.safetensors")
+    kept = {key[8:]: value for key, value in kept.items() if key.startswith("encoder.")}
+    for encoder in encoders[3:]:
+        torch.testing.assert_close(kept, encoder, rtol=0, atol=0)
+    assert any(not torch.equal(kept[key], encoders[2][key]) for key in kept)
+
+
+@pytest.mark.parametrize("killed", [3, 5, 7])
+def test_two_stages_killed_in_either_end_with_the_same_weights(
+    killed, two_stages, phantom_cohort, tmp_path, monkeypatch
+):
+    """In the first, in the second with the last checkpoint on the border, and well inside it."""
+    config, straight, _ = two_stages
+    cases = find_cases(phantom_cohort)
+    given = config, cases, make_splits(cases), phantom_cohort, tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", stopping_at(killed))
+        with pytest.raises(KeyboardInterrupt):
+            train(*given)
+    assert load_state(tmp_path / "run" / "resume.pt")["trainer"]["step"] == killed - 1
+    train(*given)
+    names = [run / "weights.safetensors" for run in (straight, tmp_path / "run")]
+    assert sha256(names[0]) == sha256(names[1])
 
 
 def rewritten(path, **changes):

@@ -1,5 +1,6 @@
 """One step: who learns, who is frozen, what is kept, what a checkpoint must hold."""
 
+import copy
 import dataclasses
 import hashlib
 
@@ -137,6 +138,30 @@ def test_what_is_kept_is_the_average_of_all_kept_players(two, tmp_path):
     assert not torch.allclose(made, first)
 
 
+def test_what_is_done_with_learning_becomes_what_is_kept_of_it(two):
+    """And stays that, to the bit; what begins to learn has an average that warms up from there."""
+    trainer = Trainer(two, CPU)
+    pair = trainer.framework.generator
+    for step in range(3):
+        trainer.advance(batch_of(step))
+    average, start = trainer.averages["draft"], copy.deepcopy(pair.mend)
+    before = [mean.clone() for mean in average.parameters()]
+    assert digest(pair.draft) != digest(average)
+    trainer.advance(batch_of(3))
+    kept = digest(average)
+    assert digest(pair.draft) == kept
+    assert not any(map(torch.equal, before, average.parameters())), "its last step counts"
+    for step in range(4, 8):
+        trainer.advance(batch_of(step))
+        assert digest(pair.draft) == digest(average) == kept
+        if step == 4:
+            for first, now, mean in zip(
+                start.parameters(), pair.mend.parameters(),
+                trainer.averages["mend"].parameters(), strict=True,
+            ):  # fmt: skip
+                torch.testing.assert_close(mean, now + (first - now) * 2 / 11)
+
+
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 def test_a_checkpoint_goes_on_in_any_stage_bit_for_bit(two, stop, tmp_path):
     straight = Trainer(two, CPU)
@@ -266,9 +291,25 @@ def test_a_step_reads_its_losses_at_once(two, monkeypatch):
 
 def test_rates_warm_up_and_fall():
     constant = TrainConfig(steps=100, warmup=10)
-    assert rate_factor(0, constant) == pytest.approx(0.1)
-    assert rate_factor(50, constant) == 1
+    assert rate_factor(0, 100, constant) == pytest.approx(0.1)
+    assert rate_factor(50, 100, constant) == 1
     cosine = dataclasses.replace(constant, decay="cosine")
-    assert rate_factor(10, cosine) == 1
-    assert rate_factor(55, cosine) == pytest.approx(0.5)
-    assert rate_factor(100, cosine) == pytest.approx(0)
+    assert rate_factor(10, 100, cosine) == 1
+    assert rate_factor(55, 100, cosine) == pytest.approx(0.5)
+    assert rate_factor(100, 100, cosine) == pytest.approx(0)
+
+
+def test_rates_warm_up_and_fall_in_each_stage(two, monkeypatch):
+    monkeypatch.setattr(
+        TwoStages, "stages", (Stage(("draft",), 0.25), Stage(("mend", "judge"), 0.75))
+    )
+    how = dataclasses.replace(two.train, warmup=1, decay="cosine", steps=16)
+    trainer, rates = Trainer(dataclasses.replace(two, train=how), CPU), []
+    for step in range(16):
+        trainer.advance(batch_of(step))
+        name = "draft" if step < 4 else "mend"
+        rates.append(trainer.optimizers[name].param_groups[0]["lr"] / trainer.players[name].rate)
+    expected = [rate_factor(step, 4, how) for step in range(4)]
+    expected += [rate_factor(step, 12, how) for step in range(12)]
+    assert rates == pytest.approx(expected)
+    assert rates[4] == 1
