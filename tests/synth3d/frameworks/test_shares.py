@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from synth3d.data.batch import Batch
+from synth3d.data.batch import Batch, head_of, only
 from synth3d.errors import InputError
 from synth3d.frameworks import FRAMEWORKS, build
 from synth3d.training import config as settings
@@ -48,10 +48,23 @@ def uneven_batch() -> Batch:
     return Batch(sources * present[:, :, None, None], targets, present, wanted, brain)
 
 
+def any_batch() -> Batch:
+    """Four samples of three sequences with gaps and heads of their own; one wants nothing."""
+    draws = torch.Generator().manual_seed(0)
+    truth = torch.rand(SAMPLES, 3, 16, 16, generator=draws) + 0.1
+    for sample, edge in enumerate((1, 3, 9, 5)):
+        truth[sample, ..., :edge] = 0
+    present = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1]]).bool()
+    wanted = torch.tensor([[0, 1, 1], [0, 0, 1], [1, 0, 1], [0, 0, 0]]).bool()
+    sources = only(truth, present)
+    return Batch(sources, truth, present, wanted, head_of(sources))
+
+
 def learnt(config: RunConfig, ranks: Ranks = ALONE) -> dict[str, list]:
     """The terms of each step, and where the weights are after them."""
     trainer = Trainer(config, CPU, ranks)
-    terms = [trainer.advance(uneven_batch()) for _ in range(STEPS)]
+    batch = any_batch() if config.mode == "any" else uneven_batch()
+    terms = [trainer.advance(batch) for _ in range(STEPS)]
     weights = [float(p.detach().double().norm()) for p in trainer.framework.parameters()]
     ranks.check_alike(trainer.framework)
     return {"terms": terms, "weights": weights}
@@ -71,17 +84,25 @@ def learn_as(rank: int, port: int, configs: dict[str, RunConfig], out: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def configs(make_config, vgg16) -> dict[str, RunConfig]:
-    """Each framework with a batch of four; as many again in two passes of two."""
+def configs(make_config, vgg16, vgg19) -> dict[str, RunConfig]:
+    """Each framework with a batch of four; as many again in two passes of two.
+
+    And TSF-Seq2Seq for any gap, with features, and steps of both its stages.
+    """
     more = {
         "pgan": {"perceptual_weight": 100.0, "perceptual_weights": str(vgg16)},
         "mmgan": {"imputation": "noise", "curriculum": 0.0},
     }
     train = {"steps": STEPS, "learning_rate": 1e-3, "critic_learning_rate": 1e-3, "clip_norm": 1.0}
-    made = {}
+    of_any = make_config(
+        "tsf", train=train | {"average": 0.5}, sources=("t1n", "t1c", "t2w"), either=True,
+        pretrain=1 / 3, perceptual_weight=0.1, perceptual_weights=str(vgg19),
+    )  # fmt: skip
+    cells, made = {"tsf-any": of_any}, {}
     for name in FRAMEWORKS:
         config = make_config(name, train=train, **more.get(name, {}))
-        config = dataclasses.replace(config, targets=("t2f", "t1c"))
+        cells[name] = dataclasses.replace(config, targets=("t2f", "t1c"))
+    for name, config in cells.items():
         for passes in (1, 2):
             data = dataclasses.replace(config.data, batch=SAMPLES // passes)
             often = dataclasses.replace(config.train, accumulate=passes)
@@ -103,15 +124,20 @@ def of_two(configs, tmp_path_factory) -> dict[str, dict[str, list]]:
     return json.loads(out.read_text())
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("framework", [*FRAMEWORKS, "tsf-any"])
 def test_shares_of_a_batch_teach_what_the_whole_batch_does(framework, configs, of_two):
     """By two processes, in two passes of one, and both at once."""
     whole = learnt(configs[f"{framework} x 1"])
     passes = learnt(configs[f"{framework} x 2"])
+    if framework == "tsf-any":
+        assert ["cycle" in terms for terms in whole["terms"]] == [True, False, False]
+        assert all(terms["perceptual"] > 0 for terms in whole["terms"])
     for found in (passes, of_two[f"{framework} x 1"], of_two[f"{framework} x 2"]):
         for step, terms in enumerate(whole["terms"]):
             assert found["terms"][step] == pytest.approx(terms, rel=1e-5, abs=1e-6)
-        assert found["weights"] == pytest.approx(whole["weights"], rel=1e-4, abs=1e-5)
+        # With a norm behind it what TSF-Seq2Seq adds at its start is rounding to Adam: 1e-11.
+        least = 1e-4 if framework == "tsf-any" else 1e-5
+        assert found["weights"] == pytest.approx(whole["weights"], rel=1e-4, abs=least)
 
 
 def test_what_normalises_over_a_batch_is_not_shared(make_config, monkeypatch):
