@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from synth3d.cohort import Case, Modality, find_cases
-from synth3d.data import Prepared, misalign, prepare, read_on_one_grid
+from synth3d.data import Prepared, degrade, misalign, prepare, read_on_one_grid
 from synth3d.errors import InputError, run_guarded
 from synth3d.experiments.describe import count_parameters
 from synth3d.files import lock, read_json, write_json
@@ -52,7 +52,7 @@ def score_run(order: Mapping[str, Any]) -> None:
 
     ``order`` has ``run``, a finished run folder; ``data``, the cohort folder; ``cases``, names of
     those that are scored; ``conventions``; ``device``; and ``tests``, each with ``config`` (a
-    run's, of which ``misalign`` counts here), ``path`` and ``identity``.
+    run's, of which ``degrade`` and ``misalign`` count here), ``path`` and ``identity``.
     """
     run, tests = load_run(Path(order["run"])), order["tests"]
     device = use_device(pick_device(order["device"]))
@@ -68,7 +68,8 @@ def score_run(order: Mapping[str, Any]) -> None:
         prepared = prepare(case, run.config.sources, run.config.targets, run.config.data)
         judge = _Judge(case, prepared, run.config, order["conventions"])
         for config, rows in zip(configs, found, strict=True):
-            moved = misalign(prepared, config.task, config.data, config.misalign)
+            poor = degrade(prepared, config.task, config.data, config.degrade)
+            moved = misalign(poor, config.task, config.data, config.misalign)
             made = _synthesize(run, moved, device)
             rows += [judge.row(*one) for one in zip(run.config.targets, made, strict=True)]
     facts = {
