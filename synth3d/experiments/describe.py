@@ -5,6 +5,7 @@ reproduce the tables of the AGI-Net paper):
 
 - convolution, transposed convolution, linear: 2 per multiply-accumulate, 1 per output for a bias;
 - ReLU, leaky ReLU, GELU, pooling: 1 per input element; normalisation: 5 per element;
+- attention among channels (restormer): 2 per multiply-accumulate of its two products;
 - reading between voxels (deformable convolution): 2 per corner, 2^d corners;
 - elementwise sums and products, sigmoids of pooled vectors, the making of rolled, rotated or mixed
   kernels, and what is no layer (norms and activations of tsf): not counted.
@@ -27,6 +28,7 @@ from cuda_ops import RollingConv
 from synth3d.errors import InputError
 from synth3d.models import (
     GENERATORS,
+    ChannelAttention,
     ChannelNorm,
     DeformableConv,
     DisplacementMap,
@@ -241,6 +243,7 @@ RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((nn.ReLU, nn.LeakyReLU, nn.GELU, GlobalMean), _per_element(1)),
     **dict.fromkeys((ChannelNorm, nn.InstanceNorm2d, nn.InstanceNorm3d), _per_element(5)),
     DeformableConv: _deformable,
+    ChannelAttention: lambda layer, x, y: 4 * x.numel() * (x.shape[1] // layer.heads),
     HyperConv: lambda layer, x, y: (
         y.numel() * (2 * math.prod(layer.shape[1:]) + (layer.bias_bank is not None))
     ),

@@ -13,16 +13,18 @@ from synth3d.models.memory import saved_bytes
 from synth3d.models.moving.deformable import DeformableConv, DeformResUNet, DisplacementMap
 from synth3d.models.moving.rotating import ArcResUNet, RotatingConv
 from synth3d.models.options import ModelConfig
+from synth3d.models.restormer import ChannelAttention, Restormer
 from synth3d.models.resunet import ResUNet
 from synth3d.models.time_embedding import TimeModulation
 from synth3d.models.tsf.hyper import HyperConv, Mix
 from synth3d.models.tsf.network import TSFSeq2Seq
 
-GENERATORS: dict[str, type[ResUNet] | type[TSFSeq2Seq]] = {
+GENERATORS: dict[str, type[ResUNet] | type[TSFSeq2Seq] | type[Restormer]] = {
     "agi-net": AGINet,
     "resunet": ResUNet,
     "deform-resunet": DeformResUNet,
     "arc-resunet": ArcResUNet,
+    "restormer": Restormer,
     "tsf": TSFSeq2Seq,
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "AGINet",
     "ArcResUNet",
     "Centred",
+    "ChannelAttention",
     "ChannelNorm",
     "DeformResUNet",
     "DeformableConv",
@@ -53,6 +56,7 @@ __all__ = [
     "PatchCritic",
     "ResBlock",
     "ResUNet",
+    "Restormer",
     "RotatingConv",
     "ScalarCritic",
     "ScaleHead",
