@@ -176,7 +176,7 @@ def _add_train(commands: Any) -> None:
         "else cpu, gpu, or gpu-8gb where the GPU has less than 20 GB; -2d of it for slices")
     add("--model", help="agi-net, resunet, deform-resunet, arc-resunet, restormer or tsf")
     add("--framework", metavar="NAME",
-        help="l1, pix2pix, pgan, mmgan, medsynth, ddpm, iddpm or tsf, each with its own paper's "
+        help="l1, pix2pix, pgan, mmgan, medsynth, ddpm, iddpm, tsf or fgdl, each with its paper's "
         "losses and weights; --set train.NAME.KEY=VALUE changes one of them")
     add("--widths", type=_integers, metavar="16,32,64,128")
     add("--groups", type=int)

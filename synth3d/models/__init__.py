@@ -13,6 +13,7 @@ from synth3d.models.memory import saved_bytes
 from synth3d.models.moving.deformable import DeformableConv, DeformResUNet, DisplacementMap
 from synth3d.models.moving.rotating import ArcResUNet, RotatingConv
 from synth3d.models.options import ModelConfig
+from synth3d.models.registration import Registration, folded, roughness, warp
 from synth3d.models.restormer import ChannelAttention, Restormer
 from synth3d.models.resunet import ResUNet
 from synth3d.models.time_embedding import TimeModulation
@@ -54,6 +55,7 @@ __all__ = [
     "ModelConfig",
     "OffsetHead",
     "PatchCritic",
+    "Registration",
     "ResBlock",
     "ResUNet",
     "Restormer",
@@ -62,8 +64,11 @@ __all__ = [
     "ScaleHead",
     "TSFSeq2Seq",
     "TimeModulation",
+    "folded",
     "merge_groups",
     "options_of",
     "replace_convolutions",
+    "roughness",
     "saved_bytes",
+    "warp",
 ]
