@@ -2,9 +2,10 @@
 
 from synth3d.data.batch import Batch, head_of, only
 from synth3d.data.cache import LIMIT_GB, Hashes, Packed, Store, hashes_of, pack
+from synth3d.data.degrade import degrade
 from synth3d.data.feeding import check_workers
 from synth3d.data.misalign import misalign
-from synth3d.data.options import DataConfig, MisalignConfig
+from synth3d.data.options import DataConfig, DegradeConfig, MisalignConfig
 from synth3d.data.patches import Stream
 from synth3d.data.prepared import (
     Prepared,
@@ -25,6 +26,7 @@ __all__ = [
     "CaseError",
     "Checked",
     "DataConfig",
+    "DegradeConfig",
     "Facts",
     "Hashes",
     "LIMIT_GB",
@@ -37,6 +39,7 @@ __all__ = [
     "Stream",
     "Task",
     "check_workers",
+    "degrade",
     "fill",
     "fit_scale",
     "hashes_of",

@@ -1,4 +1,4 @@
-"""What is drawn from a case, and which source is put out of place."""
+"""What is drawn from a case, and which source is put out of place or made poor."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,9 @@ from synth3d.images import PLANES
 from synth3d.settings import require
 
 INTENSITIES = ("median", "paper")
+
+RATIOS = (1, 2, 4, 8, 16, 32)
+"""How much larger a degraded sequence's voxels can be along an axis."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,54 @@ class MisalignConfig:
         rule = "left out where mode is any: what moved would be made as well"
         require(not self.source or task.mode == "fixed", "misalign.source", rule, self.source)
         _require_source("misalign.source", self.source, task)
+
+
+@dataclass(frozen=True)
+class DegradeConfig:
+    """One source of thick slices, as an experiment (``synth3d.data.degrade``).
+
+    Only ``source`` gets poorer; the other sources, the target and the brain mask stay. ``ratio`` is
+    how much larger the voxels of the scan are, (z, y, x), each 1, 2, 4, 8, 16 or 32; ``profile`` is
+    ``kspace`` or ``slices``; ``noise`` is that of the coarse image's two channels, in the network's
+    scale, in which healthy tissue is about 1/2. ``when`` is ``train_and_test`` or ``test_only``;
+    completing a cohort never degrades anything.
+    """
+
+    source: str = ""
+    ratio: tuple[int, ...] = (1, 1, 1)
+    profile: str = "kspace"
+    noise: float = 0.0
+    when: str = "train_and_test"
+
+    def __post_init__(self) -> None:
+        if self.source:
+            object.__setattr__(self, "source", parse_modality(self.source))
+        known = len(self.ratio) == 3 and set(self.ratio) <= set(RATIOS)
+        rule = f"three of {', '.join(map(str, RATIOS))}, for (z, y, x)"
+        require(known, "degrade.ratio", rule, self.ratio)
+        known = self.profile in ("kspace", "slices")
+        require(known, "degrade.profile", "kspace or slices", self.profile)
+        require(0 <= self.noise < math.inf, "degrade.noise", "finite and ≥ 0", self.noise)
+        known = self.when in ("train_and_test", "test_only")
+        require(known, "degrade.when", "train_and_test or test_only", self.when)
+        named = bool(self.source) or not (max(self.ratio) > 1 or self.noise)
+        require(named, "degrade.source", "one of the sources, to say what is poor", self.source)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything gets poorer at all."""
+        return bool(self.source) and (max(self.ratio) > 1 or self.noise > 0)
+
+    def check_fits(self, task: Task, data: DataConfig) -> None:
+        """Refuse a source that ``task`` has not, and what slices cannot show."""
+        rule = "left out where mode is any: what is poor would be made as well"
+        require(not self.source or task.mode == "fixed", "degrade.source", rule, self.source)
+        _require_source("degrade.source", self.source, task)
+        if task.dim == 2 and self.active:
+            rule = "1 along z where dim is 2: slices get coarser by row and column, (1, y, x)"
+            require(self.ratio[0] == 1, "degrade.ratio", rule, self.ratio)
+            rule = "left out where a source is degraded: ratios are of the case's own voxels"
+            require(not data.slice_size, "data.slice_size", rule, data.slice_size)
 
 
 def _require_source(key: str, name: str, task: Task) -> None:

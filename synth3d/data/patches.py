@@ -2,9 +2,10 @@
 
 The one door of TorchIO. TorchIO is (x, y, z), arrays and batches are (z, y, x). Its queue takes a
 case, draws its patches and lets it go. Of volumes only the patches are read; where something moves
-them as a whole (``data.misregistration``, ``MisalignConfig``), and for slices, the case is read
-whole, as TorchIO's subject (:func:`to_subject`). In 2-D it is turned so that slices lie first
-(:mod:`synth3d.data.slices`) and gives patches one slice thick, which lose that axis in the batch.
+them as a whole (``data.misregistration``, ``MisalignConfig``) or makes them poorer
+(``DegradeConfig``), and for slices, the case is read whole, as TorchIO's subject
+(:func:`to_subject`). In 2-D it is turned so that slices lie first (:mod:`synth3d.data.slices`) and
+gives patches one slice thick, which lose that axis in the batch.
 """
 
 import contextlib
@@ -31,8 +32,9 @@ from synth3d.data.batch import Batch, head_of, only
 from synth3d.data.cache import Packed
 from synth3d.data.centres import Frame3d, centres_of
 from synth3d.data.cutting import Cutter, Patch, collate, frame_around, known_of
+from synth3d.data.degrade import degrade
 from synth3d.data.misalign import draw_motion, move
-from synth3d.data.options import DataConfig, MisalignConfig
+from synth3d.data.options import DataConfig, DegradeConfig, MisalignConfig
 from synth3d.data.prepared import Prepared
 from synth3d.data.slices import (
     brain_box,
@@ -201,6 +203,7 @@ class Stream:
     pinned: bool = False
     expect: Callable[[Sequence[int]], object] = len
     counted: dict[int, Counts] = field(default_factory=dict, compare=False)
+    degrade: DegradeConfig = DegradeConfig()
 
     def __post_init__(self) -> None:
         each = self.data.patches_per_case
@@ -261,7 +264,11 @@ class Stream:
         """A case whose augmentation is drawn, by torch's global generator."""
         packed = self.cases[number]
         if self.reads_whole:
-            subject = to_subject(packed.prepared(NOBODY), self.task, self.data)
+            prepared = packed.prepared(NOBODY)
+            if self.degrade.active and self.degrade.when == "train_and_test":
+                draws = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+                prepared = degrade(prepared, self.task, self.data, self.degrade, draws)
+            subject = to_subject(prepared, self.task, self.data)
             return partial(self._cut_whole, self._on_its_way(subject), *known_of(packed, self.task))
         flips = _flips_drawn(augmentation(self.data, (1, 1, 1)), packed.affine)
         frame, known = frame_around(packed, self.data), self.counted.setdefault(number, {})
@@ -272,7 +279,8 @@ class Stream:
     def reads_whole(self) -> bool:
         """Whether more than a patch of a case is needed to draw one."""
         moves = self.misalign.active and self.misalign.when == "train_and_test"
-        return self.task.dim == 2 or moves or self.data.misregistration > 0
+        poor = self.degrade.active and self.degrade.when == "train_and_test"
+        return self.task.dim == 2 or moves or poor or self.data.misregistration > 0
 
     def _hide(self, batch: Batch, generator: torch.Generator) -> Batch:
         """In mode ``any`` the brain is that of what is shown, as for a case that has no more."""

@@ -12,8 +12,9 @@ import numpy as np
 from synth3d.cohort import Case, Reading, contradictions, notes_of
 from synth3d.data.cache import Hashes, Packed, Store, key_of, make
 from synth3d.data.cutting import check_drawable
+from synth3d.data.degrade import degrade
 from synth3d.data.misalign import misalign
-from synth3d.data.options import DataConfig, MisalignConfig
+from synth3d.data.options import DataConfig, DegradeConfig, MisalignConfig
 from synth3d.data.prepared import Prepared
 from synth3d.data.task import Task
 from synth3d.errors import InputError
@@ -214,14 +215,15 @@ def _readings(shelves: Sequence[Shelf]) -> dict[str, Reading]:
 
 
 class Checked(Sequence[Prepared]):
-    """Validation cases, each read when it is asked for, and misaligned if that is studied."""
+    """Validation cases, each read when asked for, and degraded or misaligned if that is studied."""
 
-    def __init__(self, shelf: Shelf, settings: MisalignConfig) -> None:
-        self.shelf, self.settings = shelf, settings
+    def __init__(self, shelf: Shelf, settings: MisalignConfig, poor: DegradeConfig) -> None:
+        self.shelf, self.settings, self.poor = shelf, settings, poor
 
     def __len__(self) -> int:
         return len(self.shelf)
 
     def __getitem__(self, number: int) -> Prepared:  # pyright: ignore[reportIncompatibleMethodOverride]
         prepared = self.shelf[number].prepared(self.shelf.cases[number])
-        return misalign(prepared, self.shelf.task, self.shelf.data, self.settings)
+        task, data = self.shelf.task, self.shelf.data
+        return misalign(degrade(prepared, task, data, self.poor), task, data, self.settings)

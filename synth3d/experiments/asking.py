@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from synth3d.cohort import Modality
-from synth3d.data import Prepared, misalign, seed_of, shown
+from synth3d.data import Prepared, degrade, misalign, seed_of, shown
 from synth3d.errors import InputError
 from synth3d.frameworks import TSF, Framework
 from synth3d.inference import synthesize_case
@@ -95,7 +95,8 @@ class Asker:
     def answer(self, question: Question, config: RunConfig) -> Answer | None:
         """What the run makes of the open case; None where that has too few sequences.
 
-        ``config`` is the run's, of which ``misalign`` counts, for a run of fixed targets.
+        ``config`` is the run's, of which ``degrade`` and ``misalign`` count, for a run of fixed
+        targets.
 
         Raises:
             InputError: The run cannot be asked like this, or gives what is not finite.
@@ -103,7 +104,8 @@ class Asker:
         self._check(question)
         run, prepared = self.run.config, self.prepared
         if not question.inputs:
-            moved = misalign(prepared, run.task, run.data, config.misalign)
+            poor = degrade(prepared, run.task, run.data, config.degrade)
+            moved = misalign(poor, run.task, run.data, config.misalign)
             made = self._synthesize(self.run.framework, moved)
             return Answer(dict(zip(run.targets, made, strict=True)), prepared.brain, {})
         has: list[Modality] = [name for name in run.sources if name in prepared.volumes]

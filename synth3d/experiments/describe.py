@@ -5,6 +5,7 @@ reproduce the tables of the AGI-Net paper):
 
 - convolution, transposed convolution, linear: 2 per multiply-accumulate, 1 per output for a bias;
 - ReLU, leaky ReLU, GELU, pooling: 1 per input element; normalisation: 5 per element;
+- attention among channels (restormer): 2 per multiply-accumulate of its two products;
 - reading between voxels (deformable convolution): 2 per corner, 2^d corners;
 - elementwise sums and products, sigmoids of pooled vectors and the making of rolled, rotated or
   mixed kernels: not counted; of tsf convolutions alone are.
@@ -27,6 +28,7 @@ from cuda_ops import RollingConv
 from synth3d.errors import InputError
 from synth3d.models import (
     GENERATORS,
+    ChannelAttention,
     ChannelNorm,
     DeformableConv,
     DisplacementMap,
@@ -248,6 +250,7 @@ RULES: dict[type[nn.Module], Rule] = {
     **dict.fromkeys((ChannelNorm, nn.InstanceNorm2d, nn.InstanceNorm3d), _per_element(5)),
     DeformableConv: _deformable,
     HyperConv: _mixed,
+    ChannelAttention: lambda layer, x, y: 4 * x.numel() * (x.shape[1] // layer.heads),
     ModalityHead: lambda layer, x, y: 2 * y.numel() * math.prod(layer.weight.shape[2:]),
     TimeModulation: lambda layer, x, y: (
         len(x) * len(layer.weight) * (2 * layer.weight.shape[1] + 1)

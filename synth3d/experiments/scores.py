@@ -52,8 +52,8 @@ def score_run(order: Mapping[str, Any]) -> None:
 
     ``order`` has ``run``, a finished run folder; ``data``, the cohort folder; ``cases``, names of
     those that are scored; ``conventions``; ``lpips``, whether it is taken where a convention has
-    it; ``device``; and ``tests``, each with ``config`` (a run's, of which ``misalign`` counts
-    here), ``asked`` (a question's fields), ``path`` and ``identity``.
+    it; ``device``; and ``tests``, each with ``config`` (a run's, of which ``degrade`` and
+    ``misalign`` count here), ``asked`` (a question's fields), ``path`` and ``identity``.
     """
     run, tests = load_run(Path(order["run"])), order["tests"]
     device = use_device(pick_device(order["device"]))

@@ -7,6 +7,7 @@ from synth3d.errors import InputError
 from synth3d.frameworks.adversarial import Pix2Pix
 from synth3d.frameworks.base import Framework, Options, TrainingPlan
 from synth3d.frameworks.diffusion import DDPM, IDDPM
+from synth3d.frameworks.fgdl import FGDL
 from synth3d.frameworks.medsynth import MedSynth
 from synth3d.frameworks.mmgan import MMGan
 from synth3d.frameworks.pgan import PGan
@@ -23,6 +24,7 @@ FRAMEWORKS: dict[str, type[Framework]] = {
     "ddpm": DDPM,
     "iddpm": IDDPM,
     "tsf": TSF,
+    "fgdl": FGDL,
 }
 """Ways of training and sampling a generator: name → class."""
 

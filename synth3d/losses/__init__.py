@@ -9,6 +9,7 @@ from synth3d.losses.perceptual import (
     orthogonal_slices,
     squared_distance,
 )
+from synth3d.losses.structure import multiscale_similarity
 
 __all__ = [
     "OBJECTIVES",
@@ -19,6 +20,7 @@ __all__ = [
     "load_vgg16",
     "load_vgg19",
     "masked_mean",
+    "multiscale_similarity",
     "orthogonal_slices",
     "spread",
     "squared_distance",

@@ -14,16 +14,19 @@ from synth3d.models.memory import saved_bytes
 from synth3d.models.moving.deformable import DeformableConv, DeformResUNet, DisplacementMap
 from synth3d.models.moving.rotating import ArcResUNet, RotatingConv
 from synth3d.models.options import ModelConfig
+from synth3d.models.registration import Registration, folded, roughness, warp
+from synth3d.models.restormer import ChannelAttention, Restormer
 from synth3d.models.resunet import ResUNet
 from synth3d.models.time_embedding import TimeModulation
 from synth3d.models.tsf.hyper import HyperConv, Mix
 from synth3d.models.tsf.network import TSFSeq2Seq
 
-GENERATORS: dict[str, type[ResUNet] | type[TSFSeq2Seq]] = {
+GENERATORS: dict[str, type[ResUNet] | type[TSFSeq2Seq] | type[Restormer]] = {
     "agi-net": AGINet,
     "resunet": ResUNet,
     "deform-resunet": DeformResUNet,
     "arc-resunet": ArcResUNet,
+    "restormer": Restormer,
     "tsf": TSFSeq2Seq,
 }
 
@@ -41,6 +44,7 @@ __all__ = [
     "ArcResUNet",
     "CagrConv",
     "Centred",
+    "ChannelAttention",
     "ChannelNorm",
     "DeformResUNet",
     "DeformableConv",
@@ -53,16 +57,21 @@ __all__ = [
     "ModelConfig",
     "OffsetHead",
     "PatchCritic",
+    "Registration",
     "ResBlock",
     "ResUNet",
+    "Restormer",
     "RotatingConv",
     "ScalarCritic",
     "ScaleHead",
     "TSFSeq2Seq",
     "TimeModulation",
+    "folded",
     "merge_groups",
     "options_of",
     "replace_convolutions",
     "routed",
+    "roughness",
     "saved_bytes",
+    "warp",
 ]

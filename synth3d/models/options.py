@@ -15,7 +15,7 @@ class ModelConfig:
     ``stages`` counts the leading stages with the special convolution, or names them
     (``["down1", "body"]``). ``groups`` to ``head`` are AGI-Net's, ``deform`` is
     deform-resunet's, ``rotated_kernels`` arc-resunet's and ``banks`` to ``faithful`` tsf's; each
-    model takes what it knows.
+    model takes what it knows, and restormer none of these.
     ``checkpoint_routing`` is true, false or ``auto``: only where memory asks for it.
     ``residual_init="zero"`` starts every ResBlock as the identity (its second convolution at 0).
     ``centred`` feeds and reads intensities around 0 instead of 1/2 (``synth3d.models.centred``).

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from synth3d.cohort import ALL_MODALITIES, Modality
-from synth3d.data import DataConfig, MisalignConfig, Task
+from synth3d.data import DataConfig, DegradeConfig, MisalignConfig, Task
 from synth3d.errors import InputError
 from synth3d.frameworks import FRAMEWORKS, Framework, Options, TrainingPlan, build
 from synth3d.models import ModelConfig
@@ -126,12 +126,14 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)  # pyright: ignore[reportInvalidTypeForm]
     misalign: MisalignConfig = field(default_factory=MisalignConfig)
+    degrade: DegradeConfig = field(default_factory=DegradeConfig)
 
     def __post_init__(self) -> None:
         task = self.task
         for key in ("sources", "targets"):
             object.__setattr__(self, key, getattr(task, key))
         self.misalign.check_fits(task)
+        self.degrade.check_fits(task, self.data)
         self.data.check_fits(task)
         _ = self.drawn  # refuses a batch that is too large
         for axis, size in zip("zyx"[-self.dim :], self.data.patch, strict=True):

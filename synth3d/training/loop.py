@@ -145,8 +145,10 @@ def _learn(record: Record, shelf: Shelf, checked: Shelf, stop: Stop) -> bool:
     """All steps that are left, with a checkpoint after each leg; False where ``stop`` was asked."""
     trainer, config = record.trainer, record.trainer.config
     pinned, shelves = trainer.device.type == "cuda", [checked, shelf]
-    stream = Stream(shelf, config.task, config.drawn, config.misalign, pinned, shelf.expect)
-    feed, to_check = _Feed(stream, config.train.seed), Checked(checked, config.misalign)
+    how = {"pinned": pinned, "expect": shelf.expect, "degrade": config.degrade}
+    stream = Stream(shelf, config.task, config.drawn, config.misalign, **how)
+    feed = _Feed(stream, config.train.seed)
+    to_check = Checked(checked, config.misalign, config.degrade)
     bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
     while trainer.step < config.train.steps:
         lines = _run_leg(trainer, feed, bar, shelves, stop)

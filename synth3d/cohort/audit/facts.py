@@ -11,6 +11,7 @@ from synth3d.cohort.cases import Case
 from synth3d.cohort.content import findings
 from synth3d.cohort.labels import Reading, read_segmentation
 from synth3d.cohort.naming import Modality
+from synth3d.cohort.thickness import thick_axes
 from synth3d.errors import InputError
 from synth3d.images import (
     CORRECTED,
@@ -59,6 +60,8 @@ class CaseFacts:
         top: Per readable modality the 99th percentile of its non-zero voxels, scanner units.
         coverage: The share of the head (union of non-zero voxels) that each modality with a
             zero background shows; empty when the images do not share a grid.
+        thick: Per readable modality of thick slices the axes and how many voxels thick
+            (:func:`synth3d.cohort.thickness.thick_axes`).
         digests: Per readable modality a hash of its shape and voxels.
         problems: What is wrong with the case by itself.
     """
@@ -70,6 +73,7 @@ class CaseFacts:
         self.grids: dict[Path, Grid] = {}
         self.top: dict[Modality, float] = {}
         self.digests: dict[Modality, str] = {}
+        self.thick: dict[Modality, dict[str, float]] = {}
         self.problems: list[Problem] = []
         heads: dict[Modality, np.ndarray] = {}
         self._volumes: dict[str, np.ndarray] = {}
@@ -115,6 +119,8 @@ class CaseFacts:
             return None
         self._volumes[modality] = volume.data
         self.top[modality] = float(np.percentile(volume.data[head], 99)) - background
+        if thick := thick_axes(volume.data, head, self.grids[path].spacing_mm):
+            self.thick[modality] = thick
         stripped = 1 - head.mean() >= LEAST_BACKGROUND
         if not stripped:
             self._report("warning", f"{path.name} has no zero background; is it skull-stripped?")

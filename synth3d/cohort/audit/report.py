@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ def format_audit(audit: Audit) -> str:
         "",
         *_table(("held", "cases", ""), _tally(audit, _holdings)),
         "",
+        *_thick(audit),
         *_teaching(audit),
         *_table(("grid (z, y, x), mm, axes", "cases", ""), _tally(audit, _grid_text)),
         "",
@@ -134,6 +135,10 @@ def _case_json(fact: CaseFacts) -> dict[str, Any]:
         "orientation": grid and grid.orientation,
         "intensity_p99": fact.top,
         "head_coverage": {m: round(share, 4) for m, share in fact.coverage.items()},
+        "thick_slices_voxels": {
+            m: {axis: round(voxels, 2) for axis, voxels in axes.items()}
+            for m, axes in fact.thick.items()
+        },
         "digests": fact.digests,
     }
 
@@ -151,6 +156,29 @@ def _teaching(audit: Audit) -> list[str]:
     rows = [(f"{a} with {b}", str(count)) for (a, b), count in counts.items()]
     told = f"train --target any: {some} of {_count(len(holdings), 'case')} can teach, with what"
     return [f"{told} they have", "", *_table(("seen together", "cases"), rows), ""]
+
+
+def _thick(audit: Audit) -> list[str]:
+    """Which sequences have thick slices, along what, in how many cases; nothing where none has."""
+    found: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for modality in _held(audit):
+        for fact in audit.cases:
+            for axis, voxels in fact.thick.get(modality, {}).items():
+                found.setdefault((modality, axis), []).append((fact.name, voxels))
+    if not found:
+        return []
+    head = ("slices are thick", "along", "voxels, or more", "cases", "")
+    rows = []
+    for (modality, axis), cases in found.items():
+        thickness = [voxels for _, voxels in cases]
+        span = f"{min(thickness):.1f} to {max(thickness):.1f}"
+        rows.append((modality, axis, span, str(len(cases)), _named([name for name, _ in cases])))
+    return [*_table(head, rows), ""]
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED_CASES} more" if len(names) > NAMED_CASES else ""
+    return ", ".join(names[:NAMED_CASES]) + more
 
 
 def _sequence_row(audit: Audit, modality: Modality) -> tuple[str, ...]:
@@ -179,8 +207,7 @@ def _tally(audit: Audit, describe: Callable[[CaseFacts], str]) -> list[tuple[str
     rows = []
     for what, count in Counter(map(describe, audit.cases)).most_common():
         names = [fact.name for fact in audit.cases if describe(fact) == what] if rows else []
-        more = f" and {len(names) - NAMED_CASES} more" if len(names) > NAMED_CASES else ""
-        rows.append((what, str(count), ", ".join(names[:NAMED_CASES]) + more))
+        rows.append((what, str(count), _named(names)))
     return rows
 
 

@@ -11,7 +11,7 @@ from synth3d.training.config import RunConfig, TrainConfig
 
 SMALL = {
     "critic_width": 4, "critic_layers": 2, "perceptual_weight": 0.0, "perceptual_slices": 1,
-    "diffusion_steps": 100, "sampling_steps": 10, "validation_steps": 5,
+    "registration_width": 4, "diffusion_steps": 100, "sampling_steps": 10, "validation_steps": 5,
 }  # fmt: skip
 
 

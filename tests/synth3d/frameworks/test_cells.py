@@ -93,8 +93,8 @@ def measure(trainer: Trainer, batch: Batch) -> float:
 def test_every_cell_learns_and_makes_a_finite_volume(
     generator, framework, dim, phantom, cell_config
 ):
-    """On the same draws the loss ends under 0.6 of where it began; MM-GAN, which learns many
-    tasks at once, under 0.75.
+    """On the same draws the loss ends under 0.6 of where it began; MM-GAN's, which learns many
+    tasks at once, and restormer's, whose branches of few channels grow slowly, under 0.75.
     """
     trainer = Trainer(cell_config(generator, framework, dim), CPU)
     batch = patches(phantom, dim)
@@ -102,7 +102,7 @@ def test_every_cell_learns_and_makes_a_finite_volume(
     for _ in range(STEPS):
         terms = trainer.advance(batch)
         assert ("critic" in terms) == ("critic" in trainer.players)
-    share = 0.75 if framework == "mmgan" else 0.6
+    share = 0.75 if framework == "mmgan" or generator == "restormer" else 0.6
     assert measure(trainer, batch) < share * before
     sources, _, brain = phantom
     volume = synthesize_volume(
@@ -119,11 +119,11 @@ def test_every_cell_learns_and_makes_a_finite_volume(
 
 
 def test_there_is_a_cell_for_every_pair_but_those_that_cannot_be():
-    """arc-resunet has no 3-D form, tsf is told no time, and no other generator can be explained."""
+    """arc-resunet has no 3-D form, tsf and restormer are told no time, only tsf is explained."""
     plain = [name for name in FRAMEWORKS if not FRAMEWORKS[name].needs]
-    told = len(FRAMEWORKS) - len(plain) - 1
-    others = 2 * (len(GENERATORS) - 1) - 1
-    assert len(CELLS) == others * (len(plain) + told) + 2 * (len(plain) + 1)
+    told = [name for name in FRAMEWORKS if FRAMEWORKS[name].needs == {"time"}]
+    others = len(GENERATORS) - 2
+    assert len(CELLS) == (2 * others - 1) * (len(plain) + len(told)) + 2 * 2 * len(plain) + 2
 
 
 @pytest.mark.parametrize("framework", sorted(FRAMEWORKS))

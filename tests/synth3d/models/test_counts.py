@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synth3d.errors import InputError
-from synth3d.models import GENERATORS, AGINet, ResUNet, options_of
+from synth3d.models import GENERATORS, AGINet, Restormer, ResUNet, options_of
 from synth3d.models.agi_net.cagr import CagrConv
 from synth3d.models.agi_net.routing import CagrOptions
 from synth3d.models.options import ModelConfig
@@ -75,6 +75,30 @@ def test_table_3d(widths, plain, printed):
 def test_agi_net_without_its_parts_is_resunet():
     plain = count(ResUNet, 2, 1, dim=3, widths=(8, 16))
     assert count(AGINet, 2, 1, dim=3, widths=(8, 16), stages=3, module="conv") == plain
+
+
+def restormer_formula(dim, inputs=1, outputs=1):
+    """FGDL's synthesis network from its layer list: six levels of two blocks, one that refines."""
+    taps, parts = 3**dim, 2**dim
+
+    def block(width, heads):
+        hidden = int(2.66 * width)
+        attention = 4 * width**2 + 3 * width * taps + heads
+        return attention + 3 * width * hidden + 2 * hidden * taps + 4 * width
+
+    once = taps * 48 * (inputs + outputs) + block(48, 1)
+    levels = 4 * (block(48, 1) + block(96, 2) + block(192, 4) + 2 * block(384, 4))
+    levels += 2 * block(384, 4)
+    down = sum(taps * a * 2 * a // parts for a in (48, 96, 192)) + 2 * 192 * taps * 384 // parts
+    up = sum(taps * b * parts * b // 2 for b in (96, 192, 384, 384, 384))
+    ones = 2 * 384 * 192 + sum(2 * a * a for a in (48, 96, 192))
+    return once + levels + down + up + ones
+
+
+def test_restormer_has_fgdls_size():
+    assert count(Restormer, 1, 1, dim=2) == restormer_formula(2) == 30_002_967
+    assert count(Restormer, 1, 1, dim=3) == restormer_formula(3) == 75_022_875
+    assert count(Restormer, 3, 1, dim=3) == restormer_formula(3, inputs=3)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 8, 16])

@@ -1,0 +1,83 @@
+"""Thick slices: told by the voxels' edges, or, once they are interpolated, by an empty spectrum.
+
+Converters bring 5 mm slices onto a grid of 1 mm, and the header no longer says so. What was never
+scanned is still not there: along one axis the fine detail is missing that the others have. Limits
+were set on real cases: sequences scanned in 3-D had a factor of 4 at most between axes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+WINDOW = 16
+"""Voxels along an axis whose spectrum is taken at once; all must lie inside the head."""
+
+FEWEST, MOST = 200, 20_000
+"""Windows that tell anything, and that are looked at of one place along an axis."""
+
+ANISOTROPIC = 2.0
+"""Voxels longer than so many times their shortest edge are thick slices by their header."""
+
+EMPTY, LESS = 10**-0.7, 10**-0.5
+"""An axis is empty somewhere in its spectrum where it holds such a share of the others' power, and
+begins to be so where it first falls under the second."""
+
+
+def thick_axes(
+    volume: np.ndarray, head: np.ndarray, spacing_mm: Sequence[float]
+) -> dict[str, float]:
+    """Along which axes (``z``, ``y``, ``x``) slices are thick, and how thick, in the grid's voxels.
+
+    For voxels that are long themselves it is their length in shortest edges. Of interpolated slices
+    it is what the spectrum surely shows: they are so thick or thicker.
+
+    Args:
+        volume: (D, H, W), any unit.
+        head: Bool, where there is an image; its border, which is sharp in all directions, and
+            whatever lies outside do not count.
+        spacing_mm: Voxel edges (z, y, x).
+
+    Returns:
+        Nothing for a volume scanned in 3-D, and for one too small to tell.
+    """
+    shortest = min(spacing_mm)
+    found = {
+        axis: edge / shortest
+        for axis, edge in zip("zyx", spacing_mm, strict=True)
+        if edge > ANISOTROPIC * shortest
+    }
+    spectra = _spectra(volume, head)
+    if found or spectra is None:
+        return found
+    for at, axis in enumerate("zyx"):
+        others = np.exp(np.log(np.delete(spectra, at, 0)).mean(0))
+        share = spectra[at] / others
+        # The lowest frequency is the window's own, the highest every interpolation's.
+        if share[1:-1].min() < EMPTY:
+            first = int(np.argmax(share < LESS)) + 1
+            found[axis] = WINDOW / 2 / first
+    return found
+
+
+def _spectra(volume: np.ndarray, head: np.ndarray) -> np.ndarray | None:
+    """(3, WINDOW / 2): along each axis the power at 1, 2, ... turns a window, as shares."""
+    from scipy import ndimage
+
+    inner = ndimage.binary_erosion(head, iterations=2)
+    taper = np.hanning(WINDOW + 2)[1:-1, None]
+    spectra = []
+    for axis in range(3):
+        image, inside = (np.moveaxis(array, axis, 0) for array in (volume, inner))
+        power, count = np.zeros(WINDOW // 2), 0
+        for start in range(0, len(image) - WINDOW + 1, WINDOW // 2):
+            part = slice(start, start + WINDOW)
+            whole = np.argwhere(inside[part].all(0))
+            whole = whole[:: max(1, len(whole) // MOST)]
+            rows = image[part][:, whole[:, 0], whole[:, 1]].astype(np.float64)
+            rows = (rows - rows.mean(0)) * taper if len(whole) else rows
+            power += (np.abs(np.fft.rfft(rows, axis=0)) ** 2).sum(1)[1:]
+            count += len(whole)
+        if count < FEWEST or not power[:2].sum():
+            return None
+        spectra.append(np.maximum(power / power[:2].sum(), 1e-12))
+    return np.stack(spectra)

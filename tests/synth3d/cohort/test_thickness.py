@@ -1,0 +1,73 @@
+"""Thick slices are seen in a header, and in a spectrum where a converter has hidden them."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from synth3d.cohort.audit.problems import audit
+from synth3d.cohort.audit.report import audit_json, format_audit
+from synth3d.cohort.thickness import thick_axes
+from synth3d.images.volumes import write_new
+
+SIDE = 48
+
+
+def head_of(seed=0):
+    """A ball of detail as fine along every axis, and where it is."""
+    fine = np.random.default_rng(seed).normal(size=(SIDE,) * 3)
+    image = 500 + 200 * ndimage.gaussian_filter(fine, 1.0)
+    places = np.indices(image.shape) - (SIDE - 1) / 2
+    head = np.sqrt((places**2).sum(0)) < 20
+    return (image * head).astype(np.float32), head
+
+
+def thickened(image, head, axis, voxels):
+    """Means over slices of so many voxels, interpolated back, as converters do."""
+    moved = np.moveaxis(image, axis, 0)
+    means = moved.reshape(SIDE // voxels, voxels, SIDE, SIDE).mean(1)
+    back = ndimage.zoom(means, (voxels, 1, 1), order=1, grid_mode=True, mode="nearest")
+    return np.moveaxis(back, 0, axis) * head
+
+
+@pytest.mark.parametrize("voxels", [4, 6])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_interpolated_slices_are_seen_along_their_axis(axis, voxels):
+    image, head = head_of()
+    found = thick_axes(thickened(image, head, axis, voxels), head, (1, 1, 1))
+    assert [*found] == ["zyx"[axis]]
+    assert 1.5 < found["zyx"[axis]] <= voxels
+
+
+def test_fine_images_noise_and_small_things_are_left_alone():
+    image, head = head_of()
+    for volume in (image, image * 1e-3, ndimage.gaussian_filter(image, 1.5)):
+        assert thick_axes(volume, head, (1, 1, 1)) == {}
+    assert thick_axes(image[:8, :8, :8], head[:8, :8, :8], (1, 1, 1)) == {}
+    assert thick_axes(np.zeros_like(image), head, (1, 1, 1)) == {}
+
+
+def test_long_voxels_are_thick_by_their_header():
+    image, head = head_of()
+    assert thick_axes(image, head, (5, 0.9, 0.9)) == {"z": pytest.approx(5 / 0.9)}
+    assert thick_axes(image, head, (2, 1, 1)) == {}
+
+
+def test_an_audit_says_which_sequence_of_which_case(tmp_path):
+    root = tmp_path / "cohort"
+    for number in range(2):
+        name = f"BraTS-GLI-{number:05d}-000"
+        for seed, modality in enumerate(("t1n", "t1c", "t2w", "t2f")):
+            image, head = head_of(seed + 4 * number)
+            if (number, modality) == (1, "t2f"):
+                image = thickened(image, head, 0, 4)
+            affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+            write_new(root / name / f"{name}-{modality}.nii.gz", image, affine, "int16")
+    result = audit(root)
+    told = json.loads(audit_json(result))["cases"]
+    assert [list(case["thick_slices_voxels"]) for case in told] == [[], ["t2f"]]
+    assert [*told[1]["thick_slices_voxels"]["t2f"]] == ["z"]
+    rows = [line.split() for line in format_audit(result).splitlines()]
+    (row,) = [row for row in rows if row[:2] == ["t2f", "z"]]
+    assert row[-2:] == ["1", "BraTS-GLI-00001-000"]
