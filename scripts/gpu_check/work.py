@@ -52,7 +52,7 @@ def _driver() -> str:
 def roll(args: argparse.Namespace) -> dict[str, Any]:
     """Roll both ways in each layout, type and size, with gates and without, then in a network."""
     from cuda_ops import roll_kernel
-    from synth3d.models import GENERATORS
+    from synth3d.models import AGINet
 
     device, kinds = torch.device(args.device), 0
     torch.manual_seed(0)
@@ -68,7 +68,7 @@ def roll(args: argparse.Namespace) -> dict[str, Any]:
                 rolled = roll_kernel(weight, offsets, scale, gates)
             torch.autograd.grad(rolled, leaves, torch.ones_like(rolled))
             kinds += 1
-    network = GENERATORS["agi-net"](1, 1, dim=3, widths=(8, 16, 16), groups=2).to(device)
+    network = AGINet(1, 1, dim=3, widths=(8, 16, 16), groups=2).to(device)
     with torch.autocast(device.type, torch.bfloat16):
         made = network(torch.randn(2, 1, 16, 16, 16, device=device))
     made.float().sum().backward()
