@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+MODELS = "agi-net, resunet, deform-resunet, arc-resunet, restormer or tsf"
 LABELS = (
     "what all labels mean, brats2018|brats2023|brats2024|ped|msd; default: each case tells, by its "
     "dataset.json, its name or its values"
@@ -174,10 +175,9 @@ def _add_train(commands: Any) -> None:
     add("--sources", help="comma-separated; default: the others; for any: those of the cohort")
     add("--recipe", help="a shipped name or a .toml/.json file; default: phantom without --data, "
         "else cpu, gpu, or gpu-8gb where the GPU has less than 20 GB; -2d of it for slices")
-    add("--model", help="agi-net, resunet, deform-resunet, arc-resunet, restormer or tsf")
-    add("--framework", metavar="NAME",
-        help="l1, pix2pix, pgan, mmgan, medsynth, ddpm, iddpm, tsf or fgdl, each with its paper's "
-        "losses and weights; --set train.NAME.KEY=VALUE changes one of them")
+    add("--model", help=MODELS)
+    add("--framework", metavar="NAME", help="l1, pix2pix, pgan, mmgan, medsynth, ddpm, iddpm, tsf "
+        "or fgdl, each with its paper's losses and weights (--set train.NAME.KEY=VALUE)")
     add("--widths", type=_integers, metavar="16,32,64,128")
     add("--groups", type=int)
     add("--patch", type=_integers, metavar="48,48,48", help="(z,y,x); (row,column) for 2d")
@@ -379,8 +379,7 @@ def _add_describe(commands: Any) -> None:
     add = _command(commands, "describe", run,
         "parameters, FLOPs and memory of a generator; patch and batch for a budget",
         epilog=EXAMPLES["describe"])
-    add("--model", default="agi-net",
-        help="agi-net, resunet, deform-resunet, arc-resunet, restormer or tsf")
+    add("--model", default="agi-net", help=MODELS)
     add("--dim", choices=["2d", "3d"], default="3d")
     add("--widths", type=_integers, default=(64, 128, 256, 512), metavar="16,32,64,128")
     add("--groups", type=int, help="agi-net's; default: 8")

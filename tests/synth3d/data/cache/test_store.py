@@ -17,6 +17,7 @@ from synth3d.cohort import SCHEMES, LabelScheme, Reading, find_cases
 from synth3d.data import (
     Checked,
     DataConfig,
+    DegradeConfig,
     MisalignConfig,
     Shelf,
     Store,
@@ -291,8 +292,8 @@ def test_how_labels_were_read_is_kept_and_noted_once(shelf_in, capsys):
 
 
 def test_validation_cases_are_misaligned_each_time_they_are_read(shelf_in, cases):
-    still = Checked(shelf_in(whole=True), MisalignConfig())
-    astray = Checked(shelf_in(whole=True), MisalignConfig("t1c", shift=2.0))
+    still = Checked(shelf_in(whole=True), MisalignConfig(), DegradeConfig())
+    astray = Checked(shelf_in(whole=True), MisalignConfig("t1c", shift=2.0), DegradeConfig())
     assert len(list(still)) == len(cases)
     a, b, again = still[0], astray[0], astray[0]
     assert np.array_equal(a.volumes["t1n"], b.volumes["t1n"])
