@@ -130,7 +130,8 @@ def test_ways_to_share_are_mixed_and_a_worker_is_killed(start, expected, tmp_pat
         os.kill(workers_of(several)[0], signal.SIGKILL)
     told = [process.communicate(timeout=PATIENCE_S)[0] for process in (several, part)]
     assert [several.returncode, part.returncode] == [0, 0], told
-    assert sum(map(int, re.findall(r"(\d+) completed now", "".join(told)))) == 3
+    # One that had just done its case may die before it can say so.
+    assert sum(map(int, re.findall(r"(\d+) completed now", "".join(told)))) in (2, 3)
     assert contents(out) == expected
     assert not left_over(out)
 

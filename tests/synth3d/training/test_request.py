@@ -93,8 +93,8 @@ def test_any_is_one_list_of_whoever_names_it_first(tmp_path):
     recipe = tmp_path / "any.toml"
     recipe.write_text('mode = "any"\nsources = ["t1n", "t2w", "t2f"]\n')
     for given, held, sequences in (
-        ({"recipe": "ixi-2d"}, (), four),
-        ({"recipe": "ixi-2d"}, ("t1n", "t2w", "pd"), ("t1n", "t2w", "pd")),
+        ({"recipe": "cpu-2d"}, (), four),
+        ({"recipe": "cpu-2d"}, ("t1n", "t2w", "pd"), ("t1n", "t2w", "pd")),
         ({"recipe": str(recipe)}, four, ("t1n", "t2w", "t2f")),
         ({"recipe": str(recipe), "sources": "t1,flair"}, four, ("t1n", "t2f")),
     ):

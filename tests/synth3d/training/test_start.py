@@ -91,7 +91,6 @@ def test_without_steps_it_has_those_of_the_second_stage(seq2seq, tmp_path):
         ({"plane": "sagittal"}, (), "plane axial, here sagittal"),
         ({}, ("data.slice_size=[32,32]",), "slice_size none, here 32-32"),
         ({}, ("data.intensity=paper",), "intensity median, here paper"),
-        ({}, ("data.common_grid=t1",), "common_grid none, here t1n"),
     ],
 )
 def test_other_sequences_or_another_shape_are_refused(fields, assign, words, request_of, seq2seq):
