@@ -68,7 +68,7 @@ def test_a_dry_run_tells_cells_and_cost_or_what_cannot_be_built_and_writes_nothi
     words = ("--only", "l1-agi-net,pgan-resunet", "--dry-run", "--budget", 4, *TINY)
     assert run(*command, *words, "--set", "data.patch=[32,32,32]") == 0
     out = capsys.readouterr().out
-    assert "3 of 14 cells × 2 seeds" in out
+    assert "3 of 16 cells × 2 seeds" in out
     assert "6 runs, 0 trained before" in out
     lines = {line.split()[0]: line for line in out.splitlines() if "-seed" in line}
     cells = ("l1-resunet", "l1-agi-net", "pgan-resunet")
