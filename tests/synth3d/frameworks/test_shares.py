@@ -4,7 +4,6 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -18,21 +17,10 @@ from synth3d.training import config as settings
 from synth3d.training.config import RunConfig
 from synth3d.training.distributed import ALONE, Ranks, joined, ranks_here
 from synth3d.training.trainer import Trainer
+from tests.ranks import around, free_port
 
 CPU = torch.device("cpu")
 STEPS, SAMPLES = 3, 4
-
-
-def around(rank: int, size: int, port: int) -> dict[str, str]:
-    """What torchrun would tell a process of this machine."""
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
-    return {name: str(value) for name, value in told.items()} | {"MASTER_ADDR": "127.0.0.1"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def uneven_batch() -> Batch:

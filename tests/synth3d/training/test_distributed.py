@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from synth3d.training.distributed import ALONE, Ranks, own_device, ranks_here
 from synth3d.training.loop import train
 from synth3d.training.run_folder import load_state, read_log
 from synth3d.training.trainer import Trainer
+from tests.ranks import around, free_port
 
 ROOT = Path(__file__).parents[3]
 TINY = RunConfig(
@@ -37,18 +37,6 @@ TINY = RunConfig(
         validate_every=10**6,
     ),
 )  # fmt: skip
-
-
-def around(rank: int, size: int, port: int) -> dict[str, str]:
-    """What torchrun would tell a process of this machine."""
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
-    return {name: str(value) for name, value in told.items()} | {"MASTER_ADDR": "127.0.0.1"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize(
