@@ -1,4 +1,4 @@
-"""The command ``seg_eval``: run · report · paths.
+"""The command ``seg_eval``: run · report · paths · export-segmenter.
 
 Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be used,
 130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant; below
@@ -31,6 +31,12 @@ EXAMPLES = """examples:
   seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
   seg_eval report --experiment work/eval/t2f-phantom
   eval "$(seg_eval paths)"                                   for stock nnU-Net commands
+  seg_eval export-segmenter MODEL segmenter                  for synth3d to learn from
+"""
+EXPORT = """examples:
+  seg_eval export-segmenter work/segmenters/NAME/cpu-small/results/D/T__P__3d_fullres segmenter
+  synth3d train --data BraTS --target flair --set train.coupling.segmenter=segmenter \\
+    --set train.coupling.label=0.1
 """
 
 ABOUT = """How much of the tumour Dice that a missing sequence costs does synthesis win back?
@@ -76,7 +82,22 @@ def build_parser() -> argparse.ArgumentParser:
     told = "folder of a trained preset: WORK/segmenters/NAME/PRESET"
     paths.add_argument("--segmenter", type=Path, help=told)
     paths.set_defaults(command=_paths)
+    _add_export(commands, raw)
     return parser
+
+
+def _add_export(commands: Any, raw: Any) -> None:
+    told = "an nnU-Net as JSON and safetensors, so that a synthesiser can learn from it"
+    how = {"help": told, "epilog": EXPORT, "formatter_class": raw}
+    export = commands.add_parser("export-segmenter", argument_default=argparse.SUPPRESS, **how)
+    export.set_defaults(command=_export)
+    add = export.add_argument
+    told = "nnU-Net v2 model folder, <Trainer>__<Plans>__<configuration>, ours or any other"
+    add("segmenter", type=Path, metavar="MODEL", help=told)
+    add("out", type=Path, metavar="OUT", help="folder for the export")
+    add("--fold", help="which fold, where there are several")
+    add("--trust", action="store_true", help="load its checkpoint, a pickle, if not trained here")
+    add("--work", type=Path, help="where segmenters trained here are kept")
 
 
 def _add_materials(run: argparse.ArgumentParser) -> None:
@@ -160,6 +181,15 @@ def _paths(args: argparse.Namespace) -> int:
     from seg_eval.segmenter import export_lines, paths
 
     print(export_lines(paths(args.segmenter)))
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from seg_eval.segmenter import ExportRequest, export_segmenter
+
+    known = {field.name for field in fields(ExportRequest)}
+    given = {name: value for name, value in vars(args).items() if name in known}
+    print(export_segmenter(ExportRequest(**given)))
     return 0
 
 

@@ -27,10 +27,12 @@ ROOFS = ("synth3d", "seg_eval")
 
 MAY_IMPORT = {
     "synth3d": {"cuda_ops"},
-    # Between the stages only files travel: vocabulary, never tensors or training.
+    # Between the stages only files travel: vocabulary, never training; of losses what an exported
+    # segmenter is.
     "seg_eval": {
         "nnunet_plans", "synth3d.cohort", "synth3d.completion", "synth3d.errors", "synth3d.files",
-        "synth3d.images", "synth3d.machine", "synth3d.scoring", "synth3d.settings",
+        "synth3d.images", "synth3d.losses", "synth3d.machine", "synth3d.scoring",
+        "synth3d.settings",
     },
     "scripts": {"cuda_ops", "nnunet_plans", "synth3d", "seg_eval"},
 }  # fmt: skip
@@ -49,6 +51,7 @@ DOORS = {
     "nnunetv2": {
         "seg_eval/segmenter/nnunet.py", "nnunet_plans/trainers.py", "nnunet_plans/planners.py",
     },
+    "dynamic_network_architectures": {"synth3d/losses/segmentation.py"},
     "sklearn": {"seg_eval/arms/baselines.py"},
     "lpips": {"synth3d/scoring/lpips.py"},
     "jinja2": {"seg_eval/report/page.py"},

@@ -1,5 +1,6 @@
 """nnU-Net, trained here or brought."""
 
+from seg_eval.segmenter.export import ExportRequest, export_segmenter
 from seg_eval.segmenter.model_folder import (
     BEST,
     FINAL,
@@ -24,9 +25,9 @@ from seg_eval.segmenter.stock import export_lines, paths
 from seg_eval.segmenter.training import Training, segmenters_folder, train
 
 __all__ = [
-    "BEST", "FINAL", "RawPlan", "RawRequest", "Segmenter", "Training", "consecutive_codes",
-    "dataset_folder", "export_lines", "make_room", "open_model_folder", "paths",
-    "plan_raw_dataset", "prepare", "read_model_folder", "refuse_unfit", "refuse_untrusted",
-    "segmenters_folder", "train", "train_segmenter", "write_description", "write_planned",
-    "write_raw_dataset",
+    "BEST", "FINAL", "ExportRequest", "RawPlan", "RawRequest", "Segmenter", "Training",
+    "consecutive_codes", "dataset_folder", "export_lines", "export_segmenter", "make_room",
+    "open_model_folder", "paths", "plan_raw_dataset", "prepare", "read_model_folder",
+    "refuse_unfit", "refuse_untrusted", "segmenters_folder", "train", "train_segmenter",
+    "write_description", "write_planned", "write_raw_dataset",
 ]  # fmt: skip

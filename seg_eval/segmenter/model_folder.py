@@ -184,7 +184,7 @@ def _configuration_name(folder: Path, plans: Any) -> str:
     )
 
 
-def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+def configuration_of(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A configuration with all that it inherits."""
     known, merged = plans["configurations"], {}
     following: str | None = name
@@ -197,7 +197,7 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _refuse_what_we_cannot_feed(
     folder: Path, plans: Mapping[str, Any], name: str, channels: Sequence[Modality]
 ) -> None:
-    configuration = _configuration(plans, name)
+    configuration = configuration_of(plans, name)
     if configuration.get("previous_stage"):
         raise InputError(
             f"{folder} is the second stage of a cascade ({name}), which needs the prediction of "

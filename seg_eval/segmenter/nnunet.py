@@ -177,6 +177,12 @@ class Segmenter:
         for painted, code in found.table.items():
             self._codes[painted] = code
 
+    @property
+    def network(self) -> Any:
+        """The network, with the weights of the first fold."""
+        self._predictor.network.load_state_dict(self._predictor.list_of_parameters[0])
+        return self._predictor.network.eval()
+
     def predict(
         self, channels: Mapping[str, np.ndarray], spacing_mm: Sequence[float]
     ) -> np.ndarray:

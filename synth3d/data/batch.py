@@ -32,6 +32,11 @@ class Batch:
         label: (B, 1, *) int8, tumour classes as in BraTS 2023: 0 background, 1 necrosis,
             2 oedema, 3 enhancing; −1, unknown, everywhere if none is given. Necrosis is all
             of the non-enhancing core, a resection cavity is background.
+        levels: (B, S + T, 3), what turns sources and targets into a segmenter's z-scores
+            (:func:`synth3d.losses.standardised`): slope, offset, and the background's score. None
+            where nothing is coupled.
+        region: (B, 1, *) bool, where such z-scores are taken: the head with its holes filled, or
+            the box around it. None where nothing is coupled.
         first: Of which sample of a larger batch the first one here is, if this is a share of it.
         weights: In a share, what stands before its mean over a mask, by name (:meth:`shares`).
     """
@@ -42,6 +47,8 @@ class Batch:
     wanted: Tensor
     brain: Tensor
     label: Tensor = None  # type: ignore[assignment]
+    levels: Tensor | None = None
+    region: Tensor | None = None
     first: int = 0
     weights: Mapping[str, float] | None = None
 

@@ -21,7 +21,8 @@ from synth3d.images import xyz_to_zyx
 class Patch:
     """One patch on its way into a batch; axes (C, z, y, x), a slice's z being 1.
 
-    As in :class:`synth3d.data.Batch`, ``brain`` (1, ...) bool, ``label`` (1, ...) int8 or None.
+    As in :class:`synth3d.data.Batch`, ``brain`` (1, ...) bool, ``label`` (1, ...) int8 or None,
+    ``levels`` (S + T, 3) and ``region`` (1, ...) bool, or None.
     """
 
     sources: Tensor
@@ -30,6 +31,8 @@ class Patch:
     label: Tensor | None
     present: Tensor
     wanted: Tensor
+    levels: Tensor | None = None
+    region: Tensor | None = None
 
 
 def collate(patches: Sequence[Patch], dim: int = 3) -> Batch:
@@ -45,8 +48,13 @@ def collate(patches: Sequence[Patch], dim: int = 3) -> Batch:
     for index, patch in enumerate(patches):
         if patch.label is not None:
             label[index] = patch.label.squeeze(1) if dim == 2 else patch.label
+    coupled = patches[0].levels is not None
     return Batch(
-        stack("sources"), stack("targets"), stack("present"), stack("wanted"), brain, label
+        *(stack(name) for name in ("sources", "targets", "present", "wanted")),  # pyright: ignore[reportArgumentType]
+        brain=brain,
+        label=label,
+        levels=stack("levels") if coupled else None,
+        region=stack("region") if coupled else None,
     )
 
 
@@ -84,6 +92,7 @@ class Cutter:
         patch: (z, y, x).
         flips: Whether its axes (x, y, z) are flipped.
         centres: Where patches may be centred, flipped.
+        levels: (S + T, 3) float32 and ``region``, (d, h, w) bool, of what is coupled, if anything.
     """
 
     packed: Packed
@@ -91,12 +100,15 @@ class Cutter:
     patch: tuple[int, ...]
     flips: tuple[bool, ...]
     centres: Centres
+    levels: np.ndarray | None = None
+    region: np.ndarray | None = None
 
     def __call__(self) -> Iterator[Patch]:
         """Patches without end, at places and in an order that follow from torch's generator."""
         packed, task = self.packed, self.task
         present, wanted = known_of(packed, task)
         frame = Frame3d(packed.marks.shape, self.patch[::-1])
+        levels = None if self.levels is None else torch.from_numpy(self.levels)
         while True:
             # TorchIO's sampler draws two numbers a patch; only the first says where it is.
             centre = self.centres.draw(torch.rand(2)[0].item())
@@ -112,6 +124,8 @@ class Cutter:
                 (marks // CLASS).to(torch.int8) if packed.labelled[1] else None,
                 present,
                 wanted,
+                levels,
+                None if self.region is None else self._laid(self.region[inner][None], place),
             )
 
     def _laid(self, cut: np.ndarray, place: tuple[slice, ...]) -> Tensor:

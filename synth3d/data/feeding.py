@@ -26,7 +26,7 @@ def check_workers(task: Task, data: DataConfig) -> None:
         return
     batches = FEEDS * AHEAD * data.workers + 1
     voxels = data.batch * prod(data.patch)
-    images = 4 * (len(task.sources) + len(task.targets)) + 2  # float32, and two masks of a byte
+    images = 4 * (len(task.sources) + len(task.targets)) + 3  # float32, and masks of a byte
     doing = f"drawing patches of {'×'.join(map(str, data.patch))} with data.workers={data.workers}"
     check_temporary_folder()
     files = len(fields(Batch)) * batches + FEEDS * data.workers * FILES_OF_A_WORKER

@@ -29,7 +29,7 @@ from torchio.transforms import Compose, Pad, RandomAffine, RandomFlip, Transform
 
 from synth3d.cohort import Case, parse_modality
 from synth3d.data.batch import Batch, head_of, only
-from synth3d.data.cache import Packed
+from synth3d.data.cache import Packed, head_in, holes_of, levels_of, region_of
 from synth3d.data.centres import Frame3d, centres_of
 from synth3d.data.cutting import Cutter, Patch, collate, frame_around, known_of
 from synth3d.data.degrade import degrade
@@ -60,14 +60,16 @@ Drawing = Callable[[], Iterator[Patch]]
 """Draws patches of a case that is augmented already, without end."""
 
 
-def to_subject(prepared: Prepared, task: Task, data: DataConfig) -> tio.Subject:
+def to_subject(
+    prepared: Prepared, task: Task, data: DataConfig, region: np.ndarray | None = None
+) -> tio.Subject:
     """A TorchIO subject of a whole case as the network sees it, cropped and padded.
 
     It holds ``sources`` (S, x, y, z), ``targets`` (T, x, y, z), ``brain``, ``label`` where the case
-    has one, and ``centres``, the weight with which each voxel becomes the centre of a patch:
-    ``tumour_chance`` of the weight is spread over the tumour, the rest over the brain. For ``dim``
-    2 the case is turned already, the axes are (column, row, slice), and the padding waits in
-    ``margins``.
+    has one, ``region`` (D, H, W) where that is given, and ``centres``, the weight with which each
+    voxel becomes the centre of a patch: ``tumour_chance`` of it is spread over the tumour, the rest
+    over the brain. For ``dim`` 2 the case is turned already, the axes are (column, row, slice), and
+    the padding waits in ``margins``.
     """
     if task.dim == 2:
         cut, centres, margins = _whole_slices(prepared, data)
@@ -87,6 +89,8 @@ def to_subject(prepared: Prepared, task: Task, data: DataConfig) -> tio.Subject:
     )
     if prepared.label is not None:
         subject.add_image(image(cut(prepared.label[None]), LABEL, np.int8), "label")
+    if region is not None:
+        subject.add_image(image(cut(region[None]), LABEL, np.uint8), "region")
     return subject
 
 
@@ -194,6 +198,7 @@ class Stream:
         cases: As the network sees them (:func:`synth3d.data.seen`); each is asked for when its
             patches are drawn.
         expect: Called with the numbers of ``cases`` in the order in which they will be asked for.
+        coupled: Where a coupled segmenter takes z-scores, ``head`` or ``box``; empty without one.
     """
 
     cases: Sequence[Packed]
@@ -204,6 +209,8 @@ class Stream:
     expect: Callable[[Sequence[int]], object] = len
     counted: dict[int, Counts] = field(default_factory=dict, compare=False)
     degrade: DegradeConfig = DegradeConfig()
+    coupled: str = ""
+    scored: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         each = self.data.patches_per_case
@@ -263,17 +270,34 @@ class Stream:
     def opened(self, number: int) -> Drawing:
         """A case whose augmentation is drawn, by torch's global generator."""
         packed = self.cases[number]
+        levels, region = self._coupled_to(packed, number)
         if self.reads_whole:
             prepared = packed.prepared(NOBODY)
             if self.degrade.active and self.degrade.when == "train_and_test":
                 draws = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
                 prepared = degrade(prepared, self.task, self.data, self.degrade, draws)
-            subject = to_subject(prepared, self.task, self.data)
-            return partial(self._cut_whole, self._on_its_way(subject), *known_of(packed, self.task))
+            whole = None if region is None else packed.placed(region)
+            subject = to_subject(prepared, self.task, self.data, whole)
+            known = *known_of(packed, self.task), levels
+            return partial(self._cut_whole, self._on_its_way(subject), *known)
         flips = _flips_drawn(augmentation(self.data, (1, 1, 1)), packed.affine)
         frame, known = frame_around(packed, self.data), self.counted.setdefault(number, {})
         centres = centres_of(packed, frame, flips, self.data.tumour_chance, known)
-        return Cutter(packed, self.task, self.data.patch, flips, centres)
+        return Cutter(packed, self.task, self.data.patch, flips, centres, levels, region)
+
+    def _coupled_to(
+        self, packed: Packed, number: int
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Levels and region of a case, as a :class:`Cutter` takes them; None without a coupling."""
+        if not self.coupled:
+            return None, None
+        if number not in self.scored:
+            holes = holes_of(head_in(packed))
+            names = (*self.task.sources, *self.task.targets)
+            levels = levels_of(packed, names, region_of(packed, self.coupled, holes))
+            self.scored[number] = levels, holes
+        levels, holes = self.scored[number]
+        return levels, region_of(packed, self.coupled, holes)
 
     @property
     def reads_whole(self) -> bool:
@@ -292,17 +316,21 @@ class Stream:
         present = drop_sources(batch.present, self.data.source_dropout, generator)
         return replace(batch, sources=only(batch.sources, present), present=present)
 
-    def _cut_whole(self, subject: tio.Subject, present: Tensor, wanted: Tensor) -> Iterator[Patch]:
+    def _cut_whole(
+        self, subject: tio.Subject, present: Tensor, wanted: Tensor, levels: np.ndarray | None
+    ) -> Iterator[Patch]:
         """Patches of a case that was read whole."""
         size: Any = self.data.patch[::-1] if self.task.dim == 3 else (*self.data.patch[::-1], 1)
         sampler: Any = tio.WeightedSampler(size, "centres")
         for patch in sampler(subject):
             tensors = {
                 name: xyz_to_zyx(patch[name].data) if name in patch else None
-                for name in ("sources", "targets", "brain", "label")
+                for name in ("sources", "targets", "brain", "label", "region")
             }
-            brain: Any = tensors.pop("brain")
-            yield Patch(**tensors, brain=brain > 0, present=present, wanted=wanted)  # pyright: ignore[reportArgumentType]
+            more: dict[str, Any] = {"brain": tensors.pop("brain") > 0}  # pyright: ignore[reportOptionalOperand]
+            if levels is not None:
+                more |= {"levels": torch.from_numpy(levels), "region": tensors.pop("region") > 0}  # pyright: ignore[reportOptionalOperand]
+            yield Patch(**tensors | more, present=present, wanted=wanted)  # pyright: ignore[reportArgumentType]
 
     def _on_its_way(self, subject: tio.Subject) -> tio.Subject:
         """A case before patches are cut: padding, one source out of place, augmentation."""

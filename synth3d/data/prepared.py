@@ -25,7 +25,7 @@ from synth3d.images import (
 )
 
 LEAST = np.float32(2.0**-20)
-"""What a voxel of a sequence's own head is in mode ``any``, where its scale says 0."""
+"""What a voxel is where its scale says 0 and the file does not say background."""
 
 MOST_CLIPPED = 0.05
 """Of the brain; the paper's convention has no place for images that are centred on 0."""
@@ -37,7 +37,8 @@ class Prepared:
 
     Attributes:
         case: Where it came from.
-        volumes: Per modality, float32, 0 outside the brain; only what the case has.
+        volumes: Per modality, float32, 0 outside the brain and where the file has its background,
+            and nowhere else; only what the case has.
         scales: How each volume came from scanner units.
         brain: Bool, the union of the sources' foregrounds: what is known when the target is not. In
             mode ``any`` each volume is 0 where its own foreground is not, and nowhere else, so that
@@ -111,7 +112,7 @@ def prepare_read(
         inside = heads[name] if mode == "any" else brain
         scale = fit_scale(volume, inside, data.intensity)
         if mode != "any":
-            return scale, scale.apply(volume, brain & differs(volume, scale.background))
+            inside = brain & differs(volume, scale.background)
         return scale, without_zeros(scale.apply(volume, inside), inside)
 
     found = side_by_side(scaled, have)

@@ -12,8 +12,10 @@ from synth3d.images.alignment import (
 from synth3d.images.geometry import CORRECTED, EDGES_MM, Place, nearest_upright
 from synth3d.images.grids import Grid, grid_misfits, remedies
 from synth3d.images.intensity import (
+    CEILING,
     FOREIGN,
     MOST_HEAD,
+    SHOULDER,
     Scale,
     ScalePrior,
     background_of,
@@ -46,12 +48,12 @@ from synth3d.images.volumes import (
 )
 
 __all__ = [
-    "CORRECTED", "EDGES_MM", "FOREIGN", "Grid", "LABEL_TOLERANCE", "MOST_HEAD", "NiftiImage",
-    "PLANES", "Place", "Scale", "ScalePrior", "Sketch", "Turn", "Volume", "agreements",
-    "background_of", "check_content", "check_same_grid", "check_same_grids", "differs",
-    "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place", "read",
-    "read_label", "read_rounded_label", "read_unchecked", "register_rigid", "remedies", "resample",
-    "resample_rigid", "shape_of", "shift_of", "sketch", "smoothness", "turn_to", "turned",
-    "turned_in_words", "value_limits", "write_like", "write_moved", "write_new",
+    "CEILING", "CORRECTED", "EDGES_MM", "FOREIGN", "Grid", "LABEL_TOLERANCE", "MOST_HEAD",
+    "NiftiImage", "PLANES", "Place", "SHOULDER", "Scale", "ScalePrior", "Sketch", "Turn", "Volume",
+    "agreements", "background_of", "check_content", "check_same_grid", "check_same_grids",
+    "differs", "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place",
+    "read", "read_label", "read_rounded_label", "read_unchecked", "register_rigid", "remedies",
+    "resample", "resample_rigid", "shape_of", "shift_of", "sketch", "smoothness", "turn_to",
+    "turned", "turned_in_words", "value_limits", "write_like", "write_moved", "write_new",
     "write_transform", "xyz_to_zyx",
 ]  # fmt: skip

@@ -1,5 +1,14 @@
 """Terms that several frameworks use."""
 
+from synth3d.losses.exported import (
+    BLOCKS,
+    DESCRIPTION,
+    FORMAT,
+    WEIGHTS,
+    Architecture,
+    Exported,
+    read_exported,
+)
 from synth3d.losses.masked import masked_mean, spread
 from synth3d.losses.objectives import OBJECTIVES, Objective, cross_entropy, least_squares
 from synth3d.losses.perceptual import (
@@ -9,19 +18,36 @@ from synth3d.losses.perceptual import (
     orthogonal_slices,
     squared_distance,
 )
+from synth3d.losses.segmentation import (
+    FrozenSegmenter,
+    feature_error,
+    load_segmenter,
+    standardised,
+)
 from synth3d.losses.structure import multiscale_similarity
 
 __all__ = [
+    "BLOCKS",
+    "DESCRIPTION",
+    "FORMAT",
     "OBJECTIVES",
+    "WEIGHTS",
+    "Architecture",
+    "Exported",
+    "FrozenSegmenter",
     "Objective",
     "cross_entropy",
     "feature_distance",
+    "feature_error",
     "least_squares",
+    "load_segmenter",
     "load_vgg16",
     "load_vgg19",
     "masked_mean",
     "multiscale_similarity",
     "orthogonal_slices",
+    "read_exported",
     "spread",
     "squared_distance",
+    "standardised",
 ]

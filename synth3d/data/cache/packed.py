@@ -84,16 +84,16 @@ class Packed:
                 found[channel] = np.take(self.values[name], self.codes[name][part], mode="clip")
         return found
 
+    def placed(self, part: np.ndarray) -> np.ndarray:
+        """``part``, an array on the box, on the whole grid; zeros around it."""
+        array = np.zeros(self.shape, part.dtype)
+        array[self.box] = part
+        return array
+
     def prepared(self, case: Case) -> Prepared:
         """All of it, on the whole grid, as :func:`pack` was given it."""
-        box, inside = self.box, xyz_to_zyx(self.marks)
-        whole = tuple(slice(None) for _ in box)
-
-        def placed(part: np.ndarray) -> np.ndarray:
-            array = np.zeros(self.shape, part.dtype)
-            array[box] = part
-            return array
-
+        inside, placed = xyz_to_zyx(self.marks), self.placed
+        whole = tuple(slice(None) for _ in self.box)
         tumour, classes = self.labelled
         return Prepared(
             case,
