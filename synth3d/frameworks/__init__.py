@@ -2,12 +2,14 @@
 
 from synth3d.frameworks.base import Framework, Options, Player, Stage, TrainingPlan
 from synth3d.frameworks.build import FRAMEWORKS, build
+from synth3d.frameworks.coupling import CouplingOptions
 from synth3d.frameworks.diffusion import Diffusion
 from synth3d.frameworks.tsf import TSF
 
 __all__ = [
     "FRAMEWORKS",
     "TSF",
+    "CouplingOptions",
     "Diffusion",
     "Framework",
     "Options",

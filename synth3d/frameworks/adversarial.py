@@ -144,7 +144,9 @@ class Pix2Pix(Adversarial):
     """L1 plus an adversarial loss from a conditional PatchGAN, on cat(sources, targets)."""
 
     Options = Pix2PixOptions
+    couples: ClassVar[bool] = True
 
     def fidelity(self, synthetic: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Term ``l1``."""
-        return {"l1": self.options.l1_weight * masked_l1(synthetic, batch)}
+        """Term ``l1``, and those of a coupling."""
+        terms = {"l1": self.options.l1_weight * masked_l1(synthetic, batch)}
+        return self.coupled(terms, synthetic, batch, step)

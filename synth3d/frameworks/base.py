@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from synth3d.data import Batch, Task, seed_of
+from synth3d.errors import InputError
+from synth3d.frameworks.coupling import Coupling, CouplingOptions
 from synth3d.losses import masked_mean, spread
 from synth3d.models import Centred, routed
 from synth3d.settings import require
@@ -57,7 +59,8 @@ class TrainingPlan:
     """What a framework may know of the training it is built for.
 
     ``seed`` is that of :meth:`Framework.randomness`; ``patch`` is what a batch holds, (z, y, x) or
-    (row, column), or anything if it is empty; ``rate`` is the generator's learning rate.
+    (row, column), or anything if it is empty; ``rate`` is the generator's learning rate;
+    ``coupling`` are terms beside its own.
     """
 
     steps: int = 1
@@ -65,6 +68,7 @@ class TrainingPlan:
     patch: tuple[int, ...] = ()
     rate: float = 1e-4
     critic_rate: float = 1e-4
+    coupling: CouplingOptions = CouplingOptions()
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Framework(nn.Module, ABC):
         modes: Of :class:`synth3d.data.Task`, those that it can learn.
         hides_sources: Whether training hides sources by itself, so that any one that is there
             is enough even without ``data.source_dropout``.
+        couples: Whether its generator's loss has the terms of a coupling (:meth:`coupled`).
         validation_steps: How many sampling steps are enough while training, if there are any.
     """
 
@@ -126,6 +131,7 @@ class Framework(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     modes: ClassVar[frozenset[str]] = frozenset({"fixed"})
     hides_sources: ClassVar[bool] = False
+    couples: ClassVar[bool] = False
     validation_steps: int | None = None
 
     def __init__(
@@ -133,6 +139,14 @@ class Framework(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.generator, self.task, self.options, self.plan = generator, task, options, plan
+        self.coupling: Coupling | None = None
+        if plan is not None and plan.coupling.active:
+            if not self.couples:
+                raise InputError(
+                    f"train.coupling has no effect under train.framework={options.name}; leave it "
+                    "away, or use one that it is for, as l1 or pix2pix"
+                )
+            self.coupling = Coupling(plan.coupling, task, plan.patch)
         self.prepare()
 
     def prepare(self) -> None:
@@ -178,9 +192,31 @@ class Framework(nn.Module, ABC):
     def masks(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """What means run over at ``step``, (B, ...) bool, by name.
 
-        Here ``voxels``: the brain of wanted targets.
+        Here ``voxels``, the brain of wanted targets, and those of a coupling.
         """
-        return {"voxels": counted(batch)}
+        inside = counted(batch)
+        more = self.coupling.masks(batch, inside) if self.coupling else {}
+        return {"voxels": inside} | more
+
+    def coupled(
+        self, terms: dict[str, Tensor], made: Tensor, batch: Batch, step: int
+    ) -> dict[str, Tensor]:
+        """``terms``, ``l1`` among them, and those of the coupling, if there is one.
+
+        ``made`` (B, T, *) float32 is what they were taken of, with its gradient.
+        """
+        if self.coupling is None:
+            return terms
+        return terms | self.coupling.terms(made, batch, step, counted(batch), terms["l1"])
+
+    def settle(self, add_up: Callable[[Tensor], object]) -> None:
+        """After a step: agree on what each process has measured of its share of the batch.
+
+        ``add_up`` puts in place of a tensor its sum over all processes.
+        """
+        if self.coupling is not None and self.coupling.options.balance:
+            add_up(self.coupling.fresh)
+            self.coupling.settle(self.coupling.fresh)
 
     def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
         """(B, S, *) → (B, T, *) in the network's scale: here the generator's output as it is.

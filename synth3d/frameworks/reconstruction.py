@@ -25,8 +25,10 @@ class Reconstruction(Framework):
 
     Options = L1Options
     modes: ClassVar[frozenset[str]] = EITHER
+    couples: ClassVar[bool] = True
 
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """One term, ``l1``."""
-        synthetic = self.generator(batch.sources, batch.present, batch.wanted)
-        return {"l1": self.options.l1_weight * masked_l1(synthetic.float(), batch)}
+        """One term, ``l1``, and those of a coupling."""
+        made = self.generator(batch.sources, batch.present, batch.wanted).float()
+        terms = {"l1": self.options.l1_weight * masked_l1(made, batch)}
+        return self.coupled(terms, made, batch, step)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from synth3d.cohort import ALL_MODALITIES, Modality
 from synth3d.data import DataConfig, DegradeConfig, MisalignConfig, Task
 from synth3d.errors import InputError
-from synth3d.frameworks import FRAMEWORKS, Framework, Options, TrainingPlan, build
+from synth3d.frameworks import FRAMEWORKS, CouplingOptions, Framework, Options, TrainingPlan, build
 from synth3d.models import ModelConfig
 from synth3d.settings import require
 
@@ -31,7 +31,7 @@ class _Loop:
     """The keys of ``[train]`` that are no framework's own; see :class:`TrainConfig`.
 
     ``start`` is the run that this one begins from (``synth3d.training.start``), ``start_sha256``
-    the hash of its weights.
+    the hash of its weights. ``coupling`` are terms beside the framework's own.
     """
 
     framework: str = "pix2pix"
@@ -56,6 +56,7 @@ class _Loop:
     validate_every: int = 1000
     start: str = ""
     start_sha256: str = ""
+    coupling: CouplingOptions = CouplingOptions()
 
     def __post_init__(self) -> None:
         _ = self.options  # refuses a framework or an option that does not exist
@@ -135,10 +136,26 @@ class RunConfig:
         self.misalign.check_fits(task)
         self.degrade.check_fits(task, self.data)
         self.data.check_fits(task)
+        self._check_coupling()
         _ = self.drawn  # refuses a batch that is too large
         for axis, size in zip("zyx"[-self.dim :], self.data.patch, strict=True):
             rule = f"a multiple of {self.model.divisor} for {len(self.model.widths)} widths"
             require(size % self.model.divisor == 0 and size > 0, f"data.patch[{axis}]", rule, size)
+
+    def _check_coupling(self) -> None:
+        """A segmenter sees what can be brought back to the file's own units, and whole pictures."""
+        if not self.train.coupling.segmenter:
+            return
+        if self.data.intensity == "paper":
+            raise InputError(
+                "data.intensity = paper clips what a coupled segmenter has to see; use median, or "
+                "train without train.coupling"
+            )
+        if self.dim == 2 and (self.data.plane != "axial" or self.data.slice_size):
+            raise InputError(
+                "a coupled 2-D segmenter sees axial slices as they are in the files; leave away "
+                "data.plane and data.slice_size, or train without train.coupling"
+            )
 
     @property
     def drawn(self) -> DataConfig:
@@ -164,7 +181,8 @@ def build_framework(config: RunConfig, training: bool = True) -> Framework:
     """
     train = config.train
     rates = train.learning_rate, train.critic_learning_rate
-    plan = TrainingPlan(train.steps, train.seed, config.data.patch, *rates) if training else None
+    about = train.steps, train.seed, config.data.patch, *rates, train.coupling
+    plan = TrainingPlan(*about) if training else None
     return build(config.task, config.model, train.framework, train.options, plan)
 
 

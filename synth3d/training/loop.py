@@ -42,7 +42,7 @@ from synth3d.training.config import RunConfig
 from synth3d.training.distributed import ALONE, Ranks
 from synth3d.training.record import Log, Record
 from synth3d.training.run_folder import leave_finished
-from synth3d.training.start import refuse_seen
+from synth3d.training.start import refuse_coupled, refuse_seen, segmenter_of
 from synth3d.training.stopping import Stop, stop_on_signals
 from synth3d.training.trainer import Trainer
 
@@ -145,7 +145,10 @@ def _learn(record: Record, shelf: Shelf, checked: Shelf, stop: Stop) -> bool:
     """All steps that are left, with a checkpoint after each leg; False where ``stop`` was asked."""
     trainer, config = record.trainer, record.trainer.config
     pinned, shelves = trainer.device.type == "cuda", [checked, shelf]
-    how = {"pinned": pinned, "expect": shelf.expect, "degrade": config.degrade}
+    about = segmenter_of(config)
+    scores = "" if about is None else ("head" if about.masked else "box")
+    how: dict[str, Any] = {"pinned": pinned, "expect": shelf.expect, "coupled": scores}
+    how |= {"degrade": config.degrade}
     stream = Stream(shelf, config.task, config.drawn, config.misalign, **how)
     feed = _Feed(stream, config.train.seed)
     to_check = Checked(checked, config.misalign, config.degrade)
@@ -177,6 +180,7 @@ def cases_read(
             held out that the run that this one begins from has seen; all are named.
     """
     refuse_seen(config, cases, splits)
+    refuse_coupled(config, cases, splits, aloud)
     either, listed = config.mode == "any", "/".join(config.targets)
     needed = f"two of {listed}" if either else listed
 

@@ -22,7 +22,7 @@ from synth3d.training.run_folder import (
     save_weights,
     write_config,
 )
-from synth3d.training.start import seen_before
+from synth3d.training.start import coupled_to, seen_before
 from synth3d.training.trainer import Trainer
 from synth3d.training.validation import draw, validate
 
@@ -64,6 +64,8 @@ class Record:
             cohort |= {"val": splits.val, "test": splits.test}
             if start := self.trainer.config.train.start:
                 cohort["seen_before"] = seen_before(Path(start))
+            if segmenters := coupled_to(self.trainer.config):
+                cohort["coupled"] = segmenters
             write_json(self.run / "cohort.json", cohort)
             self.board = Board(self.run, self.trainer.step)
 

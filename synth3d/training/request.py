@@ -35,7 +35,7 @@ from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
 from synth3d.training.loop import Place, cases_read, train
 from synth3d.training.recipes import read_recipe
 from synth3d.training.run_folder import leave_finished, read_done
-from synth3d.training.start import begun, check_given
+from synth3d.training.start import begun, check_given, coupled
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
 """The embedded cohort; ``synth3d phantom`` has the same defaults."""
@@ -272,7 +272,8 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
         cohort = {side: list(getattr(splits, side)) for side in ("train", "val", "test")}
         now |= flatten(cohort | {"data_folder": str(folder.resolve())}, "cohort")
         told = read_object(run / "cohort.json")
-        told.pop("seen_before", None)  # follows from train.start_sha256
+        for key in ("seen_before", "coupled"):  # follow from hashes in the configuration
+            told.pop(key, None)
         before |= flatten(told, "cohort")
     differ = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if differ:
@@ -349,7 +350,7 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
             f"give --batch a multiple of {ranks.size}, or start another number of processes"
         )
     if request.dry_run and request.data is None:
-        config = begun(config, request.start, request.steps)
+        config = coupled(begun(config, request.start, request.steps))
         print(json.dumps(to_plain(config), indent=2))
         return None
     finished = request.name and (place(request.work / "runs", request.name) / "done.json").exists()
@@ -357,7 +358,7 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
         check_workers(config.task, config.data)
     folder, cases, splits = find_cohort(request.data, request.splits, request.work)
     config = resolve(request, device, _taught(cases, splits, config.mode))
-    config = begun(config, request.start, request.steps)
+    config = coupled(begun(config, request.start, request.steps))
     print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
     run = place(request.work / "runs", request.name or run_name(config, folder, splits))
     print(

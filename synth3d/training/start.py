@@ -1,13 +1,21 @@
-"""Runs that begin with what another one has learnt: TSF-Seq2Seq's fusion, from a run of Seq2Seq."""
+"""Runs that learn from what was trained before: from another run, or from a segmenter.
+
+TSF-Seq2Seq's fusion begins with a run of Seq2Seq (``--from``); any may be coupled to a segmenter
+(``train.coupling``). Neither may have seen who the run is chosen or tested on.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from synth3d.cohort import Case, Splits, patient_of
+from synth3d.data import spacing_seen
 from synth3d.errors import InputError
 from synth3d.files import read_object
 from synth3d.frameworks import TSF, Framework
+from synth3d.images import grid, turn_to
+from synth3d.losses import Exported, read_exported
 from synth3d.settings import parse
 from synth3d.training.config import RunConfig
 from synth3d.training.run_folder import load_run, read_config
@@ -92,6 +100,8 @@ def check_given(keys: Iterable[str], run: Path | None) -> None:
     for key in keys:
         if key in ("train.start", "train.start_sha256"):
             raise InputError(f"{key} is not set by hand; say --from RUN")
+        if key == "train.coupling.segmenter_sha256":
+            raise InputError(f"{key} is not set by hand; say train.coupling.segmenter=FOLDER")
         if key == "train.tsf.pretrain" and run is not None:
             raise InputError(
                 "train.tsf.pretrain has no effect with --from, which is the second stage alone; "
@@ -155,6 +165,94 @@ def refuse_seen(config: RunConfig, cases: Sequence[Case], splits: Splits) -> Non
                 f"the run {config.train.start} has seen {side} cases of this split: "
                 f"{', '.join(found)}; begin from a run of the same split, or choose another split"
             )
+
+
+SAME_SPACING = 1e-3
+"""Relative; nnU-Net resamples what differs by more than that along a side of a few hundred."""
+
+
+def coupled(config: RunConfig) -> RunConfig:
+    """``config`` with the place and the hash of the segmenter that it is coupled to, if any.
+
+    Raises:
+        InputError: It is not there, damaged, or another than ``config`` says by its hash.
+    """
+    told = config.train.coupling
+    if not told.segmenter:
+        return config
+    folder, digest = Path(told.segmenter).expanduser().resolve(), told.segmenter_sha256
+    about = read_exported(folder)
+    if digest not in ("", about.weights_sha256):
+        raise InputError(
+            f"the segmenter {folder} is another than the one that this recipe names (its SHA-256 "
+            "differs); restore it, or leave train.coupling.segmenter_sha256 away"
+        )
+    known = {"segmenter": str(folder), "segmenter_sha256": about.weights_sha256}
+    told = dataclasses.replace(told, **known)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, coupling=told))
+
+
+def segmenter_of(config: RunConfig) -> Exported | None:
+    """What the export of the segmenter says that ``config`` is coupled to; None without one."""
+    folder = config.train.coupling.segmenter
+    return read_exported(Path(folder)) if folder else None
+
+
+def refuse_coupled(
+    config: RunConfig, cases: Sequence[Case], splits: Splits, aloud: bool = True
+) -> None:
+    """Refuse a segmenter that has seen others than the training cases, or has other voxels.
+
+    Says, where ``aloud``, that it is not known whom it has seen.
+
+    Raises:
+        InputError: As said; the cases are named.
+    """
+    about = segmenter_of(config)
+    if about is None:
+        return
+    folder = config.train.coupling.segmenter
+    if about.cases is None and aloud:
+        print(
+            f"warning: the segmenter {folder} does not say which cases it was trained on; if test "
+            "cases are among them, this run's scores are worth nothing"
+        )
+    if others := sorted({*(about.cases or ())} - {*splits.train}):
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        raise InputError(
+            f"the segmenter {folder} was trained on others than this run's training cases: "
+            f"{', '.join(others[:5])}{more}; couple to one of the same split, or choose its split"
+        )
+    for case in cases:
+        if case.name not in splits.train or not (there := [*case.images.values()]):
+            continue
+        found = grid(there[0])
+        spacing = spacing_seen(found, config.task, config.data)
+        turned = config.dim == 2 and turn_to("axial", found.affine).axes != (0, 1, 2)
+        same = all(
+            abs(a / b - 1) <= SAME_SPACING for a, b in zip(spacing, about.spacing_mm, strict=True)
+        )
+        if turned or not same:
+            mine, its = ("×".join(f"{mm:g}" for mm in one) for one in (spacing, about.spacing_mm))
+            said = f"voxels of {mine} mm" if not same else "slices that do not lie first"
+            raise InputError(
+                f"case {case.name} has {said}, and the segmenter {folder} was trained on {its} mm; "
+                "couple to one that was trained on such images"
+            )
+
+
+def coupled_to(config: RunConfig) -> list[dict[str, Any]]:
+    """The segmenters that a run was taught by, and all runs that it was begun from: plain values.
+
+    Of each the hashes of its weights and of its checkpoint, its seed and its training cases.
+    """
+    start, about = config.train.start, segmenter_of(config)
+    path = Path(start) / "cohort.json"
+    found = list(read_object(path).get("coupled", ())) if start and path.is_file() else []
+    if about is not None:
+        names = ("weights_sha256", "checkpoint_sha256", "seed", "cases", "origin")
+        found.append({name: getattr(about, name) for name in names})
+    return found
 
 
 def take_over(framework: Framework, config: RunConfig) -> None:

@@ -154,6 +154,7 @@ class Trainer:
             if means is not None:
                 names, losses = [*names, *terms], [*losses, means]
                 self._descend(team, torch.cat(losses).isfinite().all())
+        self.framework.settle(lambda sums: self.ranks.add_up([], sums))
         found = dict(zip(names, torch.cat(losses).tolist() if losses else [], strict=True))
         if not all(map(math.isfinite, found.values())):
             raise InputError(

@@ -12,7 +12,8 @@ from torch import nn
 
 from synth3d.data.batch import Batch, head_of, only
 from synth3d.errors import InputError
-from synth3d.frameworks import FRAMEWORKS, build
+from synth3d.frameworks import FRAMEWORKS, CouplingOptions, build
+from synth3d.frameworks.coupling import TERMS
 from synth3d.training import config as settings
 from synth3d.training.config import RunConfig
 from synth3d.training.distributed import ALONE, Ranks, joined, ranks_here
@@ -33,7 +34,11 @@ def uneven_batch() -> Batch:
     targets = torch.stack([0.6 * sources[:, 0] + 0.3 * sources[:, 1] ** 2, sources.mean(1)], 1)
     present = torch.tensor([[True, True], [True, False], [True, True], [False, True]])
     wanted = torch.tensor([[True, False], [True, True], [True, True], [False, False]])
-    return Batch(sources * present[:, :, None, None], targets, present, wanted, brain)
+    label = torch.zeros_like(brain, dtype=torch.int8)
+    label[0, ..., 4:9, 5:9], label[1, ..., 6:12, 6:8], label[2] = 2, 3, -1
+    levels = torch.rand(SAMPLES, 4, 3, generator=draws) + 0.5
+    sources = sources * present[:, :, None, None]
+    return Batch(sources, targets, present, wanted, brain, label, levels, brain.clone())
 
 
 def any_batch() -> Batch:
@@ -72,11 +77,16 @@ def learn_as(rank: int, port: int, configs: dict[str, RunConfig], out: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def configs(make_config, vgg16, vgg19) -> dict[str, RunConfig]:
+def configs(make_config, vgg16, vgg19, write_segmenter, tmp_path_factory) -> dict[str, RunConfig]:
     """Each framework with a batch of four; as many again in two passes of two.
 
-    And TSF-Seq2Seq for any gap, with features, and steps of both its stages.
+    And TSF-Seq2Seq for any gap, with features, and steps of both its stages; and what is coupled to
+    a segmenter, plainly and balanced.
     """
+    export = write_segmenter(
+        tmp_path_factory.mktemp("export") / "it", 2, channels=["t1n", "t2w", "t2f", "t1c"]
+    )
+    every = dict.fromkeys(("features", "label", "answer", "tumour", "boundary"), 1.0)
     more = {
         "pgan": {"perceptual_weight": 100.0, "perceptual_weights": str(vgg16)},
         "mmgan": {"imputation": "noise", "curriculum": 0.0},
@@ -90,6 +100,10 @@ def configs(make_config, vgg16, vgg19) -> dict[str, RunConfig]:
     for name in FRAMEWORKS:
         config = make_config(name, train=train, **more.get(name, {}))
         cells[name] = dataclasses.replace(config, targets=("t2f", "t1c"))
+    for name, balance in (("l1", False), ("pix2pix", True)):
+        coupling = CouplingOptions(segmenter=str(export), balance=balance, **every)
+        coupled = dataclasses.replace(cells[name].train, coupling=coupling)
+        cells[f"{name}-coupled"] = dataclasses.replace(cells[name], train=coupled)
     for name, config in cells.items():
         for passes in (1, 2):
             data = dataclasses.replace(config.data, batch=SAMPLES // passes)
@@ -112,11 +126,14 @@ def of_two(configs, tmp_path_factory) -> dict[str, dict[str, list]]:
     return json.loads(out.read_text())
 
 
-@pytest.mark.parametrize("framework", [*FRAMEWORKS, "tsf-any"])
+@pytest.mark.parametrize("framework", [*FRAMEWORKS, "tsf-any", "l1-coupled", "pix2pix-coupled"])
 def test_shares_of_a_batch_teach_what_the_whole_batch_does(framework, configs, of_two):
     """By two processes, in two passes of one, and both at once."""
     whole = learnt(configs[f"{framework} x 1"])
     passes = learnt(configs[f"{framework} x 2"])
+    if framework.endswith("-coupled"):
+        last = whole["terms"][-1]
+        assert all(last[name] > 0 for name in TERMS)
     if framework == "tsf-any":
         assert ["cycle" in terms for terms in whole["terms"]] == [True, False, False]
         assert all(terms["perceptual"] > 0 for terms in whole["terms"])
