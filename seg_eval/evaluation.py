@@ -19,8 +19,10 @@ from seg_eval.experiment import (
     RunRequest,
     choose,
     choose_folder,
+    expected,
     make_plan,
     real_engines,
+    refuse_teachers,
     remembered,
     scores_of,
     train_synthesiser,
@@ -103,6 +105,7 @@ def report(folder: Path) -> None:
 
 def _place(request: RunRequest, plan: Plan, engines: Engines) -> Experiment:
     """The experiment in the folder that holds it already, or in a free one."""
+    refuse_teachers(plan, expected(plan))
     there = {arm.kind for arm in plan.arms}
     for kind in request.kinds:
         if ARM_KINDS[kind].needs_one_grid and kind not in there:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Program,
         StageFailedError,
         SynthesisRun,
+        Teacher,
         finished_runs,
         read_run,
         run_synth3d,
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARM_KINDS", "Arm", "ArmBuilder", "ArmKind", "Completed", "CrossFit", "Program",
-    "StageFailedError", "SynthesisRun", "check_out_of_fold", "finished_runs", "help_on_arms",
-    "kinds_with", "name_arms", "out_of_fold", "parse_completed", "parse_kinds", "read_run",
-    "run_synth3d", "share_one_grid", "split_words",
+    "StageFailedError", "SynthesisRun", "Teacher", "check_out_of_fold", "finished_runs",
+    "help_on_arms", "kinds_with", "name_arms", "out_of_fold", "parse_completed", "parse_kinds",
+    "read_run", "run_synth3d", "share_one_grid", "split_words",
 ]  # fmt: skip
 
 

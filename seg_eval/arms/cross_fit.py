@@ -72,6 +72,12 @@ def check_out_of_fold(
             f"begun from {source.start}, which may have seen the cases of every fold; give a run "
             "trained from scratch, in both stages, or leave the arm out"
         )
+    if source.teachers:
+        raise InputError(
+            f"the arm {arm.name} learns from out-of-fold synthesis, and the run {source.name} was "
+            f"coupled to the segmenter {source.teachers[0].origin}, which has seen the cases of "
+            "every fold; give a run that is coupled to none, or leave the arm out"
+        )
     watched = [name for name in source.splits.val if name in cohort.patients]
     return tuple(_fold_split(part, cohort, watched) for part in folds_of(cohort.train, folds))
 

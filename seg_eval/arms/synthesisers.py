@@ -54,6 +54,23 @@ def run_synth3d(arguments: Sequence[str], device: str = "auto") -> None:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A segmenter that a run was coupled to: it would judge what it has taught.
+
+    Attributes:
+        weights_sha256: Of its export; ``checkpoint_sha256``, of nnU-Net's own file.
+        seed: Of its training, and ``cases``, those it was trained on, if they are known.
+        origin: The name of its model folder.
+    """
+
+    weights_sha256: str
+    checkpoint_sha256: str
+    seed: int | None = None
+    cases: tuple[str, ...] | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True)
 class SynthesisRun:
     """A finished training run.
 
@@ -67,6 +84,7 @@ class SynthesisRun:
         seen_before: Who the runs had seen from which it was begun (``synth3d train --from``).
         start: The run that it was begun from; empty for none.
         seq2seq: Whether it is the first stage of TSF-Seq2Seq alone, which fuses nothing.
+        teachers: The segmenters that it was coupled to, or a run that it was begun from.
     """
 
     folder: Path
@@ -78,6 +96,7 @@ class SynthesisRun:
     seen_before: tuple[str, ...] = ()
     start: str = ""
     seq2seq: bool = False
+    teachers: tuple[Teacher, ...] = ()
 
     @property
     def name(self) -> str:
@@ -87,7 +106,8 @@ class SynthesisRun:
     @property
     def seen_cases(self) -> tuple[str, ...]:
         """Cases that its weights may remember: trained or chosen on, also before it was begun."""
-        return (*self.splits.train, *self.splits.val, *self.seen_before)
+        taught = (name for each in self.teachers for name in each.cases or ())
+        return (*self.splits.train, *self.splits.val, *self.seen_before, *taught)
 
     @property
     def words(self) -> str:
@@ -133,6 +153,7 @@ def read_run(folder: Path) -> SynthesisRun:
             ),
             seen_before=_seen_before(cohort, start),
             start=start,
+            teachers=parse(tuple[Teacher, ...], cohort.get("coupled", ()), "coupled"),
             seq2seq=train.get("framework") == "tsf" and train.get("tsf", {}).get("pretrain") == 1,
         )
     except (InputError, KeyError, AttributeError) as error:

@@ -3,11 +3,13 @@
 from seg_eval.experiment.choice import Choice, choose, train_synthesiser
 from seg_eval.experiment.engines import Engines, real_engines
 from seg_eval.experiment.folder import Experiment
+from seg_eval.experiment.pins import expected, refuse_teachers
 from seg_eval.experiment.plan import Plan, choose_folder, make_plan, remembered
 from seg_eval.experiment.request import RunRequest
 from seg_eval.experiment.score import scores_of
 
 __all__ = [
     "Choice", "Engines", "Experiment", "Plan", "RunRequest", "choose", "choose_folder",
-    "make_plan", "real_engines", "remembered", "scores_of", "train_synthesiser",
+    "expected", "make_plan", "real_engines", "refuse_teachers", "remembered", "scores_of",
+    "train_synthesiser",
 ]  # fmt: skip

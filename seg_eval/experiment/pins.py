@@ -1,11 +1,18 @@
-"""What an experiment's finished files came from is remembered, and refused when it changed."""
+"""What an experiment's files come from is remembered, and refused when it changed.
+
+Or when it would judge itself: a synthesiser that a segmenter has taught (``train.coupling``).
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from nnunet_plans.presets import PRESETS
+from seg_eval.arms import SynthesisRun
 from seg_eval.experiment.folder import Experiment, Key
+from seg_eval.experiment.plan import Plan
 from seg_eval.records import GUARD, CaseMarks, Pin, digest, marks
+from seg_eval.segmenter import CONFIGURATION
 from synth3d.cohort import MODALITIES
 from synth3d.errors import InputError
 from synth3d.files import sha256, write_json
@@ -49,6 +56,39 @@ def pin_segmenters(experiment: Experiment, models: Mapping[Key, Path]) -> None:
             )
     if before | now != before:
         write_json(pin, {name: asdict(entry) for name, entry in (before | now).items()})
+
+
+def refuse_teachers(plan: Plan, models: Mapping[Key, Path]) -> None:
+    """Stop where a segmenter would judge a run that was coupled to it.
+
+    That is one with the checkpoint of its teacher, or with its name and training cases: the same
+    training, done again. ``models`` need not be there yet.
+
+    Raises:
+        InputError: As said.
+    """
+    runs = [arm.source for arm in plan.arms if isinstance(arm.source, SynthesisRun)]
+    taught = [(run, teacher) for run in runs for teacher in run.teachers]
+    learnt = sorted(case.name for case in plan.cohort.train)
+    for (kind, seed), model in models.items() if taught else ():
+        found = {sha256(path) for path in model.glob("fold_*/*.pth")}
+        for run, teacher in taught:
+            again = kind == "frozen" and not plan.is_foreign(kind) and model.name == teacher.origin
+            again = again and sorted(teacher.cases or ()) == learnt
+            if again or teacher.checkpoint_sha256 in found:
+                raise InputError(
+                    f"the run {run.name} was coupled to the segmenter {model.name}, which would "
+                    f"judge what it taught; judge it by another: other --seeds than {seed}, or "
+                    "--segmenter"
+                )
+
+
+def expected(plan: Plan) -> dict[Key, Path]:
+    """The frozen segmenters that are there or will be trained, by their names at least."""
+    if plan.foreign is not None:
+        return {("frozen", plan.seeds[0]): plan.foreign}
+    trainer = f"{PRESETS[plan.preset].trainer}__{plan.preset}"
+    return {("frozen", seed): Path(f"{trainer}-seed{seed}__{CONFIGURATION}") for seed in plan.seeds}
 
 
 def _mark(model: Path, foreign: bool) -> str | None:

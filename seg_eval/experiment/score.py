@@ -5,7 +5,7 @@ from typing import Any
 
 from seg_eval.arms import Arm
 from seg_eval.experiment.folder import Experiment
-from seg_eval.experiment.pins import pin_case_files, pin_segmenters
+from seg_eval.experiment.pins import pin_case_files, pin_segmenters, refuse_teachers
 from seg_eval.experiment.predict import missing_predictions, predict, train_segmenters
 from seg_eval.records import read_image_scores, read_scores, timed
 from seg_eval.scoring import Score, channel_scores, region_masks, score_case
@@ -24,6 +24,7 @@ def scores_of(experiment: Experiment) -> tuple[list[Score], Rows]:
             with timed(folder, f"arm {arm.name}"):
                 experiment.builder.build(arm)
     models = train_segmenters(experiment, files)
+    refuse_teachers(plan, models)
     pin_segmenters(experiment, models)
     for key, todo in missing_predictions(experiment).items():
         with timed(folder, "predictions"):
