@@ -146,7 +146,8 @@ def test_what_is_not_wanted_has_no_weights_and_no_mask_leaves_some_to_the_absent
 def test_the_two_reconstructions_and_what_each_kind_leaves_out(kind):
     net, (x, present, wanted) = awake(fusion=kind), mixed_batch(2)
     attended, plain = net.reconstructions(x, present, wanted)
-    assert torch.equal(attended, net(x, present, wanted))
+    # Not bit for bit: twice as many images go through the decoder at once.
+    torch.testing.assert_close(attended, net(x, present, wanted))
     assert torch.equal(attended, plain) == (kind == "plain")
     features = net.features(x, present)
     sample, target = wanted.nonzero(as_tuple=True)
