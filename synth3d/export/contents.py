@@ -126,8 +126,10 @@ def write_model(contents: Contents, folder: Path, weights: str) -> None:
     else:
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
-    with atomic_path(folder / "scales.json") as temporary:
-        shutil.copyfile(contents.folder / "scales.json", temporary)
+    for name in ("scales.json", "roles.json"):
+        if name == "scales.json" or (contents.folder / name).is_file():  # older runs have no roles
+            with atomic_path(folder / name) as temporary:
+                shutil.copyfile(contents.folder / name, temporary)
     write_json(folder / "config.json", _without_paths(to_plain(contents.config)))
     exported = {"weights_sha256": sha256(target), "exported_by": f"synth3d {__version__}"}
     write_json(folder / "done.json", {**contents.done, **exported})
