@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from synth3d.models.tsf.coding import SLOTS, Decoder, Encoder
 from synth3d.models.tsf.fusion import Fusion
 
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 CENTRE = 1.0
 """Of the network's scale: images from 0 to 2 are from −1 to 1 within, as in the paper."""
 
@@ -235,6 +236,10 @@ class TSFSeq2Seq(nn.Module):
         ``slots`` (N,): a target's number, or T and a source's for that source as it is. Features
         of all levels, coarse to fine and as large as the encoder's allow, go to ``maps``.
         """
+        if features.device.type == "cpu":  # where convolutions want it, and norms keep it
+            layout, halving = CHANNELS_LAST[self.dim], self.encoder.halvings[0]
+            if halving.weight.is_contiguous(memory_format=layout):  # type: ignore[union-attr]
+                features = features.contiguous(memory_format=layout)
         made = CENTRE + self.decoder(features, slots, maps)
         made = made[(..., *(slice(side) for side in shape))]
         return made if self.options.slices > 1 else made[:, 0]
