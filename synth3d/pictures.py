@@ -1,6 +1,7 @@
 """Pictures of a run, to be looked at: loss and validation curves, contact sheet of a case."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 from synth3d.files import atomic_path
 
 INK, BLUE, ORANGE, GREEN = "#222222", "#0072B2", "#D55E00", "#009E73"
+COLOURS = (INK, BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00")
+MARKS, DASHES = "osD^vP*X", ("-", "--", ":", "-.")
+"""Of series, in turn, as are the 7 colours: 56 differ in one of both, 28 as lines alone."""
 
 
 def _pyplot() -> Any:
@@ -33,9 +37,9 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), constrained_layout=True)
     losses = [line for line in log if "loss" in line]
     names = sorted({name for line in losses for name in line["loss"]})
-    for name, colour in zip(names, [ORANGE, GREEN, BLUE, INK], strict=False):
+    for name, colour, dash in zip(names, cycle(COLOURS), cycle(DASHES), strict=False):
         rows = [(line["step"], line["loss"][name]) for line in losses if name in line["loss"]]
-        left.plot(*zip(*rows, strict=True), label=name, color=colour, lw=1.2)
+        left.plot(*zip(*rows, strict=True), dash, label=name, color=colour, lw=1.2)
     left.set(title="training loss (weighted terms)", xlabel="step", yscale="log")
     if names:
         left.legend(frameon=False)
@@ -143,8 +147,9 @@ def draw_levels(
     plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), constrained_layout=True)
     figure.suptitle(title, fontsize=11)
-    styles = zip((INK, BLUE, ORANGE, GREEN), "osD^", strict=True)
-    for (name, line), (colour, mark) in zip(lines.items(), styles, strict=False):
+    for (name, line), colour, mark in zip(
+        lines.items(), cycle(COLOURS), cycle(MARKS), strict=False
+    ):
         x, mean, sd = (np.asarray(line[key], float) for key in ("level", "mean", "sd"))
         left.plot(x, mean, f"{mark}-", color=colour, label=name, ms=4.5, lw=1.4)
         left.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
@@ -210,7 +215,7 @@ def draw_contributions(
     plt = _pyplot()
     targets = list(dict.fromkeys(target for target, *_ in bars))
     names = list(dict.fromkeys(name for _, sources, *_ in bars for name in sources))
-    colours = dict(zip(names, (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00"), strict=False))
+    colours = dict(zip(names, cycle(COLOURS[1:]), strict=False))
     most = max(sum(target == bar[0] for bar in bars) for target in targets)
     figure, axes = plt.subplots(
         len(targets), 2, figsize=(9, 0.9 + len(targets) * (0.7 + 0.24 * most)), squeeze=False,

@@ -116,9 +116,10 @@ class ArmBuilder:
             return self._take_over(arm, arm.source)
         if arm.source is None and not arm.about.is_check:
             raise ValueError(f"FILLINGS has no function for the arm {arm.name}")
-        run, data = arm.source.folder if arm.source else None, self.cohort.folder
+        source, data = arm.source, self.cohort.folder
+        run, explain = (source.folder, source.explains) if source else (None, False)
         out, cases = place(self.folder, arm.name), [case.name for case in self.cohort.test]
-        self.synth3d(completion(run, data, out, self.missing, cases, self.threads))
+        self.synth3d(completion(run, data, out, self.missing, cases, self.threads, explain))
         return ""
 
     def note(self, arm: Arm) -> str:

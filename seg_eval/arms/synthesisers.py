@@ -85,6 +85,7 @@ class SynthesisRun:
         start: The run that it was begun from; empty for none.
         seq2seq: Whether it is the first stage of TSF-Seq2Seq alone, which fuses nothing.
         teachers: The segmenters that it was coupled to, or a run that it was begun from.
+        explains: Whether ``synth3d complete --explain`` writes maps of what it makes.
     """
 
     folder: Path
@@ -97,6 +98,7 @@ class SynthesisRun:
     start: str = ""
     seq2seq: bool = False
     teachers: tuple[Teacher, ...] = ()
+    explains: bool = False
 
     @property
     def name(self) -> str:
@@ -136,10 +138,13 @@ def read_run(folder: Path) -> SynthesisRun:
     if not (folder / "done.json").is_file():
         raise InputError(f"the run {folder} is not finished; run its training command again")
     done, cohort = read_object(folder / "done.json"), read_object(folder / "cohort.json")
-    train = read_object(folder / "config.json").get("train", {})
+    config = read_object(folder / "config.json")
+    train = config.get("train", {})
     names = tuple[str, ...]
     try:
         start = parse(str, train.get("start", ""), "start")
+        fuses = train.get("framework") == "tsf"
+        seq2seq = fuses and train.get("tsf", {}).get("pretrain") == 1
         data = parse(str | None, done.get("data_folder"), "data_folder")
         sides = [parse(names, cohort[side], side) for side in ("train", "val", "test")]
         return SynthesisRun(
@@ -154,7 +159,8 @@ def read_run(folder: Path) -> SynthesisRun:
             seen_before=_seen_before(cohort, start),
             start=start,
             teachers=parse(tuple[Teacher, ...], cohort.get("coupled", ()), "coupled"),
-            seq2seq=train.get("framework") == "tsf" and train.get("tsf", {}).get("pretrain") == 1,
+            seq2seq=seq2seq,
+            explains=fuses and not seq2seq and config.get("model", {}).get("fusion") != "plain",
         )
     except (InputError, KeyError, AttributeError) as error:
         raise InputError(
@@ -205,6 +211,7 @@ def completion(
     missing: Sequence[Modality],
     cases: Sequence[str],
     threads: int = 1,
+    explain: bool = False,
 ) -> list[str]:
     """Arguments of ``synth3d`` that write ``missing`` for ``cases`` into ``out``.
 
@@ -213,4 +220,5 @@ def completion(
     source = ["--run", str(run)] if run else ["--plumbing"]
     command = ["complete", *source, "--data", str(data), "--out", str(out)]
     named = [word for modality in missing for word in ("--missing", modality)]
+    command += ["--explain"] if explain else []
     return [*command, "--threads", str(threads), *named, "--cases", *cases]

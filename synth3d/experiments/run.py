@@ -41,6 +41,7 @@ from synth3d.settings import flatten, override, parse_assignment, to_plain
 from synth3d.training import (
     RunConfig,
     TrainRequest,
+    begun,
     default_recipe,
     find_cohort,
     read_recipe,
@@ -147,6 +148,8 @@ class _Ablation:
         self._set_budget()
         wanted = [cell for cell in self.cells if cell.name in self.chosen]
         items = self.items(wanted)
+        for item in items:
+            begun(item.config, None, None)  # a stage without a step, as a training refuses it
         done = sum(item.trained for item in items)
         print(f"{self.table.title}: {self.about(wanted)}; {len(items)} runs, {done} trained before")
         if self.request.dry_run:

@@ -79,7 +79,7 @@ def score_run(order: Mapping[str, Any]) -> None:
         if not rows:
             raise InputError(f"no case has more than {question.inputs} sequences of the run")
     facts = {
-        "parameters": count_parameters(run.framework.generator.requires_grad_(True)),
+        "parameters": sum(count_parameters(p.requires_grad_(True)) for p in run.framework.used),
         "run": order["run"],
         "training": read_json(run.folder / "done.json"),
     }

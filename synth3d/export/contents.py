@@ -35,6 +35,7 @@ class Contents:
         done: What it says of itself, fit to be shown to others.
         state: The generator's weights by name, on the CPU.
         random: Whether it draws its pictures (a diffusion).
+        parameters: How many numbers were learnt of what synthesis uses.
         apart: Pairs of its sequences that no training case had together.
     """
 
@@ -44,12 +45,8 @@ class Contents:
     done: Mapping[str, Any]
     state: Mapping[str, torch.Tensor]
     random: bool
+    parameters: int
     apart: tuple[tuple[Modality, Modality], ...] = ()
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers were learnt."""
-        return sum(value.numel() for value in self.state.values())
 
 
 def read_contents(run: Path) -> Contents:
@@ -67,12 +64,15 @@ def read_contents(run: Path) -> Contents:
     generator = loaded.framework.generator
     state = {name: value.detach().cpu() for name, value in generator.state_dict().items()}
     random = isinstance(loaded.framework, Diffusion)
+    used = [value for part in loaded.framework.used for value in part.state_dict().values()]
+    parameters = sum(value.numel() for value in used)
     config = loaded.config
     names: list[Modality] = [*dict.fromkeys((*config.sources, *config.targets))]
     held: list[list[Modality]]
     held = [[name for name in names if name in case] for case in loaded.prior.cases]
     apart = tuple(pair for pair, count in seen_together(held, names).items() if not count)
-    return Contents(run.resolve().name, run, config, done, state, random, apart)
+    name = run.resolve().name
+    return Contents(name, run, config, done, state, random, parameters, apart)
 
 
 def _counts(cohort: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,8 +126,10 @@ def write_model(contents: Contents, folder: Path, weights: str) -> None:
     else:
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
-    with atomic_path(folder / "scales.json") as temporary:
-        shutil.copyfile(contents.folder / "scales.json", temporary)
+    for name in ("scales.json", "roles.json"):
+        if name == "scales.json" or (contents.folder / name).is_file():  # older runs have no roles
+            with atomic_path(folder / name) as temporary:
+                shutil.copyfile(contents.folder / name, temporary)
     write_json(folder / "config.json", _without_paths(to_plain(contents.config)))
     exported = {"weights_sha256": sha256(target), "exported_by": f"synth3d {__version__}"}
     write_json(folder / "done.json", {**contents.done, **exported})

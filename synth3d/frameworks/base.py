@@ -167,6 +167,11 @@ class Framework(nn.Module, ABC):
         """``generator`` for intensities around 0 (``model.centred``); it speaks images here."""
         return Centred(generator)
 
+    @property
+    def used(self) -> tuple[nn.Module, ...]:
+        """The parts of the generator that :meth:`synthesize` uses; here all of it."""
+        return (self.generator,)
+
     def players(self) -> dict[str, Player]:
         """The networks that learn, by name; here the generator alone. None without a plan."""
         if self.plan is None:

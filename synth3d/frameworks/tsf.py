@@ -251,6 +251,12 @@ class TSF(Framework):
         return self.generator(sources, present, wanted)
 
     @property
+    def used(self) -> tuple[nn.Module, ...]:
+        """Of Seq2Seq alone encoder and decoder: its fusion has learnt nothing."""
+        whole = self.generator
+        return (whole.encoder, whole.decoder) if self.options.pretrain == 1 else (whole,)
+
+    @property
     def explains(self) -> frozenset[str]:
         """``weights``, and ``tsem`` if there is attention; nothing of Seq2Seq alone."""
         if self.options.pretrain == 1:

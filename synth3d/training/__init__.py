@@ -13,6 +13,7 @@ from synth3d.training.run_folder import (
     save_state,
     weights_file,
 )
+from synth3d.training.start import begun
 from synth3d.training.trainer import Trainer
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "TrainConfig",
     "TrainRequest",
     "Trainer",
+    "begun",
     "build_framework",
     "default_recipe",
     "find_cohort",

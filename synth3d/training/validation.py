@@ -106,12 +106,16 @@ def slice_scores(
 def draw(
     config: RunConfig, run: Path, log: list[dict[str, Any]], case: Prepared, result: np.ndarray
 ) -> None:
-    """``curves.png`` and ``contact.png`` in the folder ``run``: the log, and a case's synthesis."""
+    """``curves.png`` and ``contact.png`` in the folder ``run``: the log, and a case's synthesis.
+
+    The error is shown where it counts, inside the brain of what the network was shown.
+    """
     draw_curves(log, run / "curves.png")
     given, (target, *_) = posed(config, case, 0)
     real, made = case.volumes[target], result[config.targets.index(target)]
     panels = {name: given.volumes[name] for name in config.sources if name in given.volumes}
     panels |= {f"synthetic {target}": made, f"real {target}": real}
     title = f"{case.case.name}, step {log[-1]['step']}, {config.model.name}"
-    where = (case.brain, case.tumour, case.affine)
-    draw_contact_sheet(panels, np.abs(made - real), *where, title, run / "contact.png")
+    error = np.where(given.brain, np.abs(made - real), 0)
+    where = (given.brain, case.tumour, case.affine)
+    draw_contact_sheet(panels, error, *where, title, run / "contact.png")

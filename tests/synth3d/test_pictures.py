@@ -1,9 +1,50 @@
 """Pictures hold what they should; whether they are good is for eyes."""
 
 import numpy as np
+import pytest
 from matplotlib import image
+from matplotlib.figure import Figure
 
-from synth3d.pictures import draw_contact_sheet, draw_curves
+from synth3d.pictures import draw_contact_sheet, draw_contributions, draw_curves, draw_levels
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were saved."""
+    figures, save = [], Figure.savefig
+
+    def keep(figure, *args, **how):
+        figures.append(figure)
+        save(figure, *args, **how)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def told_apart(axis) -> set[str]:
+    """Names in the legend of an axis, each with a look of its own."""
+    lines, names = axis.get_legend_handles_labels()
+    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
+    assert len(looks) == len(lines)
+    return {*names}
+
+
+@pytest.mark.parametrize("count", [3, 5, 12])
+def test_every_series_is_drawn_and_named(count, tmp_path, drawn):
+    names = [f"series {number}" for number in range(count)]
+    gap = {"mean": 0.1, "low": 0.0, "high": 0.2}
+    line = {"level": [1, 2, 3], "mean": [1, 2, 3], "sd": [0, 0, 0], "difference": [gap] * 3}
+    draw_levels(dict.fromkeys(names, line), "inputs", "PSNR", "title", tmp_path / "levels.png")
+    terms = [{"step": step, "loss": dict.fromkeys(names, 1 / step)} for step in (1, 2)]
+    draw_curves(terms, tmp_path / "curves.png")
+    levels, curves = drawn
+    for axis in (*levels.axes, curves.axes[0]):
+        assert told_apart(axis) == {*names}
+    sources = tuple(names)
+    bars = [("t2f", sources, [1 / count] * count, [0.5] * count)]
+    draw_contributions(bars, "title", tmp_path / "contributions.png")
+    (legend,) = drawn[-1].legends
+    assert [text.get_text() for text in legend.get_texts()] == names
 
 
 def test_curves_are_drawn_from_a_log_with_and_without_validation(tmp_path):

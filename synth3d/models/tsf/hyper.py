@@ -25,8 +25,15 @@ def reflected(x: Tensor, reach: int) -> Tensor:
 
 
 def normed(x: Tensor) -> Tensor:
-    """Instance normalisation without affine; every channel needs more than one voxel."""
-    return F.instance_norm(x)
+    """Instance normalisation without affine; every channel needs more than one voxel.
+
+    On a CPU it keeps the memory format, which torch's own does not: channels-last convolutions on
+    either side of it would lay their input out anew.
+    """
+    if x.device.type != "cpu" or x.is_contiguous():
+        return F.instance_norm(x)
+    parts = [F.batch_norm(one, None, None, training=True) for one in x.split(1)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A map that explains a channel is a layer of the page, if the case that was completed has one."""
 
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,13 +9,15 @@ import pytest
 from seg_eval.arms.build import ArmBuilder
 from seg_eval.arms.completed import Completed
 from seg_eval.arms.kinds import Arm
+from seg_eval.arms.synthesisers import completed_file, read_run
 from seg_eval.report.outputs import page
 from seg_eval.report.slices import Limits, draw_planes
 from seg_eval.report.volumes import CaseFiles
 from synth3d.cohort import SCHEMES, find_cases
 from synth3d.files import read_json, write_json
 from synth3d.images.volumes import read, write_like
-from synth3d.settings import read_as
+from synth3d.settings import parse, read_as, to_plain
+from synth3d.training import RunConfig, build_framework
 
 PRIMARY = "t2f-agi-net-cohort-1234abcd"
 
@@ -85,3 +88,53 @@ def test_it_is_found_by_the_receipt_of_whoever_completed_the_case(toy_cohort, tm
     write_json(tmp_path / "volumes.json", old)
     (older,) = read_as(tuple[CaseFiles, ...], tmp_path / "volumes.json", "")
     assert not older.load(tmp_path).arms["theirs"].layers
+
+
+NAMES = ["t1n", "t1c", "t2w", "t2f"]
+TSF = {
+    "dim": 2, "mode": "any", "sources": NAMES, "targets": NAMES,
+    "data": {"patch": [16, 16], "overlap": [0, 0]},
+    "model": {"name": "tsf", "widths": [4, 8], "blocks": 1, "banks": 2, "fusion_banks": 2},
+    "train": {"framework": "tsf"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "maps"),
+    [
+        ({}, True),
+        ({"model": {"fusion": "plain"}}, False),
+        ({"train": {"tsf": {"pretrain": 1.0}}}, False),
+        ({"model": {"name": "resunet"}, "train": {"framework": "l1"}}, False),
+    ],
+)
+def test_an_arm_of_a_run_that_has_maps_is_completed_with_them(
+    changes, maps, toy_cohort, write_run, tmp_path
+):
+    """What the run's files say of it is what its framework says; the page finds the maps."""
+    plain = {key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
+             for key, value in TSF.items()}  # fmt: skip
+    config: RunConfig = parse(RunConfig, plain)
+    assert ("tsem" in build_framework(config, training=False).explains) == maps
+    folder = write_run(tmp_path / "any", toy_cohort, *NAMES, sources=NAMES)
+    write_json(folder / "config.json", to_plain(config))
+    run, out = read_run(folder), tmp_path / "arms" / "any"
+    assert run.explains == maps
+    case = find_cases(toy_cohort)[-1]
+    commands = []
+
+    def complete(words):
+        commands.append([*words])
+        made = completed_file(out, case, ("t2f",), "t2f")
+        made.parent.mkdir(parents=True)
+        write_like(case.images["t2f"], read(case.images["t2f"]).data, made)
+        facts = {"maps": {"tsem": f"{case.name}/a_tsem.nii.gz"}} if "--explain" in words else {}
+        write_like(case.images["t2f"], read(made).data, made.with_name("a_tsem.nii.gz"))
+        write_json(made.parent / f"{case.name}.receipt.json", {"targets": {"t2f": facts}})
+
+    cohort = SimpleNamespace(folder=toy_cohort, test=[case])
+    builder = ArmBuilder(tmp_path / "arms", cohort, ("t2f",), complete)  # type: ignore[arg-type]
+    arm = Arm("any", "synthetic", source=run)
+    builder.build(arm)
+    assert ["--explain" in words for words in commands] == [maps]
+    assert {*builder.maps(arm, case, "t2f")} == ({"tsem"} if maps else set())

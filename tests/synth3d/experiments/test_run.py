@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from synth3d.cli import main
+from synth3d.experiments import run as experiment
 
 ROOT = Path(__file__).parents[3]
 TINY = [
@@ -58,6 +59,22 @@ def test_mistakes_are_told_in_one_sentence(args, message, phantom_cohort, tmp_pa
     data = [] if "--data" in args else ["--data", phantom_cohort]
     assert run(*args, *data, "--recipe", "phantom", "--work", tmp_path, "--device", "cpu") == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_stage_without_a_step_is_refused_before_anything_is_written(
+    phantom_cohort, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(experiment, "estimate", lambda *items: "")
+    command = ("tsf-inputs", "--data", phantom_cohort, "--work", tmp_path, "--device", "cpu",
+               "--recipe", "tsf-cpu", "--only", "tsf-*", "--seeds", 1, "--threads", 1)  # fmt: skip
+    assert run(*command, "--budget", 1) == 2
+    told = "train.tsf.pretrain=0.5 of 1 steps leaves 0 to Seq2Seq and 1 to the fusion"
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "ablate").exists()
+    assert run(*command, "--budget", 3, "--dry-run") == 0
+    command = (*command, "--set", "train.tsf.pretrain=0.0")
+    assert run(*command, "--budget", 3, "--dry-run") == 2
+    assert "would freeze an encoder that has learnt nothing" in capsys.readouterr().err
 
 
 def test_a_dry_run_tells_cells_and_cost_or_what_cannot_be_built_and_writes_nothing(

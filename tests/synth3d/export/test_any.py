@@ -48,6 +48,23 @@ def test_the_card_names_what_was_never_seen_together(either, tmp_path):
     assert "but not all" not in card
 
 
+@pytest.mark.parametrize(("to", "models"), [("folder", "."), ("monai", "models")])
+def test_an_exported_run_notices_exchanged_sequences_too(either, tmp_path, capsys, to, models):
+    """Here one whose discriminant of T1 and T2 finds every pair exchanged."""
+    shutil.copytree(either / "any", tmp_path / "any")
+    plane = {"pair": ["t1n", "t2w"], "weights": [0.0] * 19, "offset": 0.0, "limit": 1.0}
+    roles = {"sources": FOUR, "pairs": [], "alone": [plane]}
+    write_json(tmp_path / "any" / "roles.json", roles)
+    model = export(tmp_path, tmp_path / "model", to) / models
+    assert (model / "roles.json").read_bytes() == (tmp_path / "any" / "roles.json").read_bytes()
+    capsys.readouterr()
+    case = synth3d.find_cases(either / "in")[0]
+    for run, told in ((model, True), (either / "any", False)):
+        how = {"data": either / "in", "cases": [case.name], "device": "cpu", "dry_run": True}
+        synth3d.complete(run=run, out=tmp_path / "out", **how)
+        assert ("t1n and t2w look exchanged" in capsys.readouterr().out) == told
+
+
 def test_one_run_answers_for_every_sequence(either, tmp_path):
     from synth3d.export.answers import answer_brasyn
 

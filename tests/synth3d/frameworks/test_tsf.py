@@ -128,6 +128,17 @@ def test_either_way_into_the_fusion_teaches_at_the_same_rates(config, make_batch
     assert [lr["fusion"] for lr in rates[0][:2]] == [2.5e-4, 5e-4]
 
 
+@pytest.mark.parametrize(("pretrain", "parts"), [(0.5, 3), (1.0, 2)])
+def test_what_synthesis_uses_is_what_a_picture_follows_from(pretrain, parts):
+    tsf, batch = any_tsf(pretrain=pretrain), any_batch()
+    tsf.synthesize(batch.sources, batch.present, batch.wanted).sum().backward()
+    used = {id(p) for part in tsf.used for p in part.parameters()}
+    assert used == {id(p) for p in tsf.parameters() if p.grad is not None}
+    net = tsf.generator
+    chosen = [net.encoder, net.decoder, net.fusion][:parts]
+    assert used == {id(p) for part in chosen for p in part.parameters()}
+
+
 @pytest.mark.parametrize("pretrain", [0.0, 1.0])
 def test_either_stage_can_be_all_of_it(config, make_batch, pretrain):
     trainer, batch = Trainer(config(pretrain=pretrain), CPU), make_batch()

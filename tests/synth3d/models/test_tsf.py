@@ -8,10 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from synth3d.errors import InputError
 from synth3d.models import HyperConv, Mix, ModelConfig, TSFSeq2Seq
+from synth3d.models.blocks import CONV
 from synth3d.models.tsf.fusion import KINDS
+from synth3d.models.tsf.hyper import normed
 
 SMALL = {"widths": (4, 8), "blocks": 1, "banks": 3}
 
@@ -146,7 +149,8 @@ def test_what_is_not_wanted_has_no_weights_and_no_mask_leaves_some_to_the_absent
 def test_the_two_reconstructions_and_what_each_kind_leaves_out(kind):
     net, (x, present, wanted) = awake(fusion=kind), mixed_batch(2)
     attended, plain = net.reconstructions(x, present, wanted)
-    assert torch.equal(attended, net(x, present, wanted))
+    # Not bit for bit: twice as many images go through the decoder at once.
+    torch.testing.assert_close(attended, net(x, present, wanted))
     assert torch.equal(attended, plain) == (kind == "plain")
     features = net.features(x, present)
     sample, target = wanted.nonzero(as_tuple=True)
@@ -306,3 +310,43 @@ def test_what_cannot_be_built_is_refused():
         TSFSeq2Seq(60, 60, **SMALL)
     with pytest.raises(InputError, match=r"model\.centred"):
         ModelConfig(name="tsf", faithful=True, centred=True)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.channels_last_3d])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_norm_is_torchs_in_the_memory_format_that_it_is_given(layout, batch):
+    dim = 2 if layout == torch.channels_last else 3
+    plain = 5 + 3 * torch.randn(batch, 4, *[5] * dim, dtype=torch.float64)
+    laid = plain.contiguous(memory_format=layout).requires_grad_()
+    plain.requires_grad_()
+    found, expected = normed(laid), F.instance_norm(plain)
+    assert found.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(found, expected)
+    weights = torch.linspace(-1, 2, plain.numel(), dtype=plain.dtype).view(plain.shape)
+    for y in (found, expected):
+        (y * weights).sum().backward()
+    torch.testing.assert_close(laid.grad, plain.grad)
+    with pytest.raises(ValueError, match="more than 1"):
+        normed(laid.detach()[(..., *[slice(1)] * dim)])
+    half = laid.detach().bfloat16()
+    assert normed(half).dtype == torch.bfloat16
+    torch.testing.assert_close(normed(half), F.instance_norm(half), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize(("dim", "layout"), [(2, torch.channels_last), (3, torch.channels_last_3d)])
+def test_a_picture_is_made_in_channels_last_all_the_way_and_is_the_same(dim, layout):
+    """Nothing between the first and the last convolution lays an image out anew."""
+    net, (x, present, wanted) = awake(dim).double(), mixed_batch(dim, 16)
+    x = x.double()
+    expected = net(x, present, wanted)
+    seen = []
+    net.to(memory_format=layout)
+    for module in net.modules():
+        if isinstance(module, HyperConv | CONV[dim]) and module not in {*net.fusion.modules()}:
+            module.register_forward_hook(lambda one, given, made: seen.append((given[0], made)))
+    torch.testing.assert_close(net(x, present, wanted), expected)
+    seen.clear()
+    net.float()(x.float(), present, wanted)
+    assert len(seen) == 8
+    images = [each for pair in seen for each in pair if each.shape[1] > 1]
+    assert all(image.is_contiguous(memory_format=layout) for image in images)

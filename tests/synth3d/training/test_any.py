@@ -18,7 +18,7 @@ from synth3d.training import validation
 from synth3d.training.config import RunConfig, TrainConfig
 from synth3d.training.loop import cases_read, train
 from synth3d.training.trainer import Trainer
-from synth3d.training.validation import posed, validate
+from synth3d.training.validation import draw, posed, validate
 
 FOUR = ("t1n", "t1c", "t2w", "t2f")
 GONE = [("t2f",), ("t1n", "t1c"), ("t2w",), ("t1n", "t1c", "t2w"), (), ()]
@@ -122,6 +122,21 @@ def test_what_is_wanted_and_reaches_farther_is_judged_where_something_is_shown(g
     monkeypatch.setattr(validation, "posed", lambda config, case, number: posed(config, case, 3))
     scores, _ = validate(Trainer(ANY, torch.device("cpu")), [whole])
     assert scores["mae"] == pytest.approx(0.1, rel=1e-3)
+
+
+def test_the_picture_shows_the_brain_of_what_the_case_is_shown(gappy, tmp_path, monkeypatch):
+    whole = prepare(find_cases(gappy)[5], FOUR, FOUR, mode="any")
+    given, (name, *_) = posed(ANY, whole, 0)
+    wide = dataclasses.replace(whole, brain=np.ones_like(whole.brain))
+    made = np.stack([np.ones(whole.brain.shape, np.float32)] * len(FOUR))
+    seen = []
+    monkeypatch.setattr(validation, "draw_contact_sheet", lambda *args: seen.append(args))
+    draw(ANY, tmp_path, [{"step": 1, "loss": {"l1": 1.0}}], wide, made)
+    ((panels, error, brain, *_),) = seen
+    assert {*panels} == {*given.volumes, f"synthetic {name}", f"real {name}"}
+    np.testing.assert_array_equal(brain, given.brain)
+    truth = whole.volumes[name]
+    np.testing.assert_array_equal(error, np.where(given.brain, np.abs(1 - truth), 0))
 
 
 def test_fixed_tasks_are_judged_as_ever():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -18,11 +19,12 @@ from synth3d.cohort.splits import make_splits
 from synth3d.data.options import DataConfig
 from synth3d.errors import InputError
 from synth3d.files import sha256
+from synth3d.frameworks.tsf import TSFOptions
 from synth3d.models.options import ModelConfig
 from synth3d.settings import to_plain
 from synth3d.training.config import RunConfig, TrainConfig
-from synth3d.training.distributed import ALONE, Ranks, own_device, ranks_here
-from synth3d.training.loop import train
+from synth3d.training.distributed import ALONE, Ranks, joined, own_device, ranks_here
+from synth3d.training.loop import Place, train
 from synth3d.training.run_folder import load_state, read_log
 from synth3d.training.trainer import Trainer
 from tests.ranks import around, free_port
@@ -37,6 +39,17 @@ TINY = RunConfig(
         validate_every=10**6,
     ),
 )  # fmt: skip
+ANY = ("t1n", "t1c", "t2w", "t2f")
+STAGES = RunConfig(
+    dim=2, mode="any", sources=ANY, targets=ANY,
+    model=ModelConfig("tsf", (4, 8), blocks=1, banks=2, fusion_banks=2),
+    data=DataConfig((16, 16), (0, 0), batch=2, queue=8, validation_cases=2),
+    train=TrainConfig(
+        framework="tsf", steps=8, learning_rate=2e-3, average=0.9, checkpoint_every=2,
+        clip_norm=1.0, threads=1, tsf=TSFOptions(pretrain=0.5, perceptual_weight=0.0),
+    ),
+)  # fmt: skip
+"""TSF-Seq2Seq, whose encoder is frozen at step 4."""
 
 
 @pytest.mark.parametrize(
@@ -180,3 +193,63 @@ def test_stopped_anywhere_and_going_on_ends_with_the_same_weights(
     names = [tmp_path / run / "weights.safetensors" for run in ("straight", "run")]
     assert sha256(names[0]) == sha256(names[1])
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def train_as(rank: int, port: int, cohort: Path, work: Path, dies: tuple[int, int] | None) -> None:
+    """A process of two, in which rank and step say who dies when; without ``dies`` nobody does.
+
+    Before the first death two processes train undisturbed.
+    """
+    torch.set_num_threads(1)
+    os.environ |= around(rank, 2, port)
+    ranks, cases, advance = ranks_here(), find_cases(cohort), Trainer.advance
+
+    def until_killed(trainer, batch):
+        if dies == (trainer.ranks.rank, trainer.step):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return advance(trainer, batch)
+
+    given = STAGES, cases, make_splits(cases), cohort
+    try:
+        with joined(ranks, "cpu"):
+            train(*given, work / "straight", Place(ranks=ranks))
+            Trainer.advance = until_killed
+            train(*given, work / "run", Place(ranks=ranks))
+    except InputError:
+        sys.exit(2)
+
+
+def trained(cohort: Path, work: Path, dies: tuple[int, int] | None = None) -> list[int | None]:
+    """How each of two processes ends."""
+    spawn, port = multiprocessing.get_context("spawn"), free_port()
+    processes = [
+        spawn.Process(target=train_as, args=(rank, port, cohort, work, dies)) for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(400)
+    return [process.exitcode for process in processes]
+
+
+@pytest.mark.slow
+def test_two_processes_killed_in_both_stages_end_as_if_undisturbed(phantom_cohort, tmp_path):
+    """Bit for bit, whoever dies: in Seq2Seq the one that listens, in the fusion the writer."""
+    run, killed = tmp_path / "run", -signal.SIGKILL
+    assert trained(phantom_cohort, tmp_path, (1, 3)) == [2, killed]
+    assert load_state(run / "resume.pt")["trainer"]["step"] == 2
+    assert trained(phantom_cohort, tmp_path, (0, 7)) == [killed, 2]
+    assert load_state(run / "resume.pt")["trainer"]["step"] == 6
+    assert trained(phantom_cohort, tmp_path) == [0, 0]
+    straight = tmp_path / "straight"
+    names = [folder / "weights.safetensors" for folder in (straight, run)]
+    assert sha256(names[0]) == sha256(names[1])
+    cases = find_cases(phantom_cohort)
+    alone = train(STAGES, cases, make_splits(cases), phantom_cohort, tmp_path / "alone")
+    assert alone is not None
+    logs = [read_log(folder / "log.jsonl") for folder in (alone, straight, run)]
+    one, *both = [[line["loss"] for line in log if "loss" in line] for log in logs]
+    assert ["cycle" in terms for terms in one] == [True, True, False, False]
+    for log in both:
+        for terms, other in zip(one, log, strict=True):
+            assert other == pytest.approx(terms, rel=1e-5)
