@@ -90,8 +90,9 @@ def test_without_a_coupling_nothing_is_there(make, batch):
 
 
 def test_the_synthetic_channel_stands_among_the_real_ones(make, batch):
-    """In the segmenter's order; what is hidden is an empty channel."""
-    framework, made = make(label=1.0), random_image(batch)
+    """In the segmenter's order; hidden ones are empty, and a synthetic 0 is no background."""
+    framework, made = make(label=1.0), random_image(batch).detach()
+    made[..., 8, 8] = 0
     batch = replace(batch, present=torch.tensor([[True, True], [True, False]]))
     seen = framework.coupling.shown(made, batch, synthetic=True)
     images = {"t1n": (batch.sources, 0), "t2w": (batch.sources, 1), "t2f": (made, 0)}
@@ -261,7 +262,7 @@ def test_the_segmenter_is_no_part_of_the_state_and_never_learns(make_config, exp
 
 
 def test_in_half_precision_the_segmenter_sees_the_same(make_config, exports, batch):
-    """Its own arithmetic stays float32: of the image alone the last bits differ."""
+    """Of the image the last bits differ; nothing overflows."""
     coupling = CouplingOptions(segmenter=exports[2], features=1.0, label=1.0, answer=1.0)
     found = {}
     for precision in ("fp32", "bf16"):
@@ -270,6 +271,16 @@ def test_in_half_precision_the_segmenter_sees_the_same(make_config, exports, bat
         found[precision] = trainer.advance(batch)
         assert all(p.isfinite().all() for p in trainer.framework.parameters())
     assert found["bf16"] == pytest.approx(found["fp32"], rel=0.05)
+
+
+def test_the_segmenter_computes_in_full_precision_whatever_is_around_it(make, batch):
+    framework, made = make(features=1.0, label=1.0, answer=1.0), random_image(batch)
+    expected = terms_of(framework, batch, made)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = terms_of(framework, batch, made)
+    assert {name: term.item() for name, term in found.items()} == {
+        name: term.item() for name, term in expected.items()
+    }
 
 
 def test_for_synthesis_no_export_is_needed(make_config, exports):
