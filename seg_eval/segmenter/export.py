@@ -66,7 +66,7 @@ def export_segmenter(request: ExportRequest) -> Path:
     from synth3d.losses import DESCRIPTION, WEIGHTS
 
     model = _one_fold(read_model_folder(request.segmenter), request.fold)
-    about = _described(model)
+    about = described(model)
     refuse_untrusted(model, request.trust, request.work)
     network, out = Segmenter(model, device="cpu").network, request.out
     about |= {"checkpoint_sha256": sha256(model.checkpoints[0])} | _training(model)
@@ -102,8 +102,24 @@ def _one_fold(model: ModelFolder, fold: str | None) -> ModelFolder:
     return replace(model, folds=(fold,))
 
 
+def described(model: ModelFolder) -> dict[str, Any]:
+    """What the model's JSON files say, as an export says it; without hashes.
+
+    Raises:
+        InputError: An export has no word for it, or they are damaged.
+    """
+    try:
+        return _described(model)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"dataset.json or plans.json in {model.folder} is damaged, or not nnU-Net v2's: "
+            f"{error!r}"
+        ) from error
+
+
 def _described(model: ModelFolder) -> dict[str, Any]:
-    """What the model's JSON files say, as an export says it; without hashes."""
     from synth3d.losses import FORMAT
 
     configuration = configuration_of(model.plans, model.configuration)

@@ -19,6 +19,7 @@ from synth3d.files import read_object, write_json
 from synth3d.machine import environment
 from synth3d.settings import parse, to_plain
 from synth3d.training.config import RunConfig
+from synth3d.training.start import segmenter_of
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def origin_of(hashes: Hashes, config: RunConfig, device: str, processes: int = 1
     threads = config.train.threads or torch.get_num_threads()
     way |= {} if on_gpu else {"threads": str(threads)}
     way |= {"start": config.train.start_sha256} if config.train.start else {}
-    coupling = config.train.coupling
-    way |= {"segmenter": coupling.segmenter_sha256} if coupling.segmenter else {}
+    about = segmenter_of(config)
+    way |= {} if about is None else {"segmenter": about.weights_sha256}
     chip = torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability()
     machine = {"chip": f"{platform.machine()} {chip}", "torchio": _version("torchio")}
     machine["processes"] = str(processes)

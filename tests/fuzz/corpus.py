@@ -15,6 +15,7 @@ from synth3d.cohort import find_cases
 from synth3d.files import sha256, write_json
 from synth3d.phantom.cohort import make_cohort
 from synth3d.training import TrainRequest, record, train_run
+from tests.exports import write_export
 from tests.fuzz.mutants import nifti, raw, table, values
 from tests.seg_eval.conftest import NAMES, FakeMachines, write_case
 
@@ -36,8 +37,20 @@ MODEL = {
     },
     "plans.json": {
         "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
         "configurations": {
-            "3d_fullres": {"normalization_schemes": ["ZScoreNormalization"] * 4},
+            "3d_fullres": {
+                "normalization_schemes": ["ZScoreNormalization"] * 4, "spacing": [1, 1, 1],
+                "use_mask_for_norm": [True] * 4, "architecture": {
+                    "network_class_name": "unet.PlainConvUNet", "arch_kwargs": {
+                        "n_stages": 2, "features_per_stage": [4, 8], "strides": [[1] * 3, [2] * 3],
+                        "kernel_sizes": [[3] * 3] * 2, "n_conv_per_stage": [1, 1],
+                        "n_conv_per_stage_decoder": [1], "conv_op": "torch.nn.Conv3d",
+                        "norm_op": "torch.nn.InstanceNorm3d", "norm_op_kwargs": {"eps": 1e-5},
+                        "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
+                    },
+                },
+            },
             "3d_more": {"inherits_from": "3d_fullres", "patch_size": [16, 16, 16]},
         },
     },
@@ -63,6 +76,7 @@ def make(root: Path) -> None:
     run, few = root / "work" / "runs" / "run", root / "few"
     synth3d.complete(run=run, data=few, out=root / "completed", missing=["flair"], device="cpu")
     _write_model(root / "model")
+    write_export(root / "segmenter")
     with mock.patch("seg_eval.report.outputs.draw_dice"), \
             mock.patch("seg_eval.report.outputs.draw_scatter"), \
             mock.patch("seg_eval.report.outputs.draw_panel"):  # fmt: skip

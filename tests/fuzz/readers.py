@@ -12,6 +12,7 @@ from seg_eval.arms import finished_runs, read_run
 from seg_eval.evaluation import evaluate
 from seg_eval.evaluation import report as report_again
 from seg_eval.segmenter import read_model_folder, refuse_untrusted
+from seg_eval.segmenter.export import described
 from synth3d.cohort import (
     AuditRequest,
     find_cases,
@@ -39,6 +40,7 @@ from synth3d.images import (
     write_like,
     write_moved,
 )
+from synth3d.losses import load_segmenter
 from synth3d.phantom.cohort import make_cohort
 from synth3d.training import build_framework, load_run, read_log, resolve
 from synth3d.training.origin import note_environment
@@ -135,7 +137,14 @@ def _dataset(root: Path, out: Path, path: Path) -> None:
 
 
 def _model(root: Path, out: Path, path: Path) -> None:
-    refuse_untrusted(read_model_folder(root / "model"), False, root)
+    model = read_model_folder(root / "model")
+    with suppress(InputError):
+        described(model)
+    refuse_untrusted(model, False, root)
+
+
+def _segmenter(root: Path, out: Path, path: Path) -> None:
+    load_segmenter(root / "segmenter")
 
 
 def _run(root: Path, out: Path, path: Path) -> None:
@@ -216,6 +225,7 @@ READERS = (
     Reader("table.toml", _ablation, 6),
     Reader("dataset/dataset.json", _dataset, 10),
     Reader("model/**/*.json", _model, 12),
+    Reader("segmenter/*", _segmenter, 6),
     Reader("work/runs/run/*.json", _run, 10),
     Reader("work/runs/run/*.safetensors", _run, 1),
     Reader("half/runs/run/*.json*", _begun, 8),

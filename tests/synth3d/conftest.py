@@ -4,15 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from synth3d.files import sha256, write_json
 from synth3d.images.intensity import Scale, ScalePrior
-from synth3d.losses.exported import DESCRIPTION, NORMALISATION, WEIGHTS, Architecture
-from synth3d.losses.segmentation import _network
-from synth3d.settings import parse
 from synth3d.training import build_framework
 from synth3d.training.run_folder import FORMAT, read_config, save_weights
+from tests.exports import write_export
 
 LEVELS = {"t1n": 700, "t1c": 900, "t2w": 500, "t2f": 800}
 
@@ -49,34 +46,8 @@ def vgg19(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def write_segmenter():
-    """Write the export of an untrained nnU-Net of two or three stages: (folder, ...) → folder.
-
-    ``shape`` changes its architecture, further keywords what the description says.
-    """
-
-    def write(folder, dim=3, shape=(), **said):
-        architecture = {
-            "network": "PlainConvUNet", "features": [4, 6], "kernels": [[3] * dim] * 2,
-            "strides": [[1] * dim, [2] * dim], "blocks": [1, 1], "decoder": [1], "bias": True,
-            "epsilon": 1e-5, "affine": True, "activation": "LeakyReLU",
-        }  # fmt: skip
-        about = {
-            "format": 1, "architecture": architecture | dict(shape),
-            "channels": ["t1n", "t1c", "t2w", "t2f"], "masked": True, "spacing_mm": [1.0] * dim,
-            "patch": [16] * dim, "regions": True, "heads": [[1, 2, 3], [1, 3], [3]],
-            "checkpoint_sha256": "0" * 64, "seed": 0, "cases": None, "origin": "T__P__3d_fullres",
-        } | said  # fmt: skip
-        about["normalisation"] = said.get("normalisation", [NORMALISATION] * len(about["channels"]))
-        torch.manual_seed(0)
-        sizes = len(about["channels"]), len(about["heads"])
-        network = _network(parse(Architecture, about["architecture"]), *sizes)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(dict(network.named_parameters()), folder / WEIGHTS)
-        digest = sha256(folder / WEIGHTS)
-        write_json(folder / DESCRIPTION, {"weights_sha256": digest} | about)
-        return folder
-
-    return write
+    """:func:`tests.exports.write_export`."""
+    return write_export
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import torch
 
 from seg_eval.cli import main
 from seg_eval.segmenter.environment import nnunet_environment
-from seg_eval.segmenter.export import ExportRequest, export_segmenter
+from seg_eval.segmenter.export import ExportRequest, described, export_segmenter
 from seg_eval.segmenter.model_folder import read_model_folder
 from seg_eval.segmenter.nnunet import Segmenter
 from synth3d.cohort import MODALITIES, Case
@@ -158,9 +158,7 @@ def test_a_softmax_has_the_class_of_each_head(foreign, tmp_path):
         dataset["labels"] = {"background": 0, "ED": 1, "NCR": 2, "ET": 3}
         dataset.pop("regions_class_order", None)
 
-    from seg_eval.segmenter.export import _described
-
-    about = _described(read_model_folder(foreign(softmax)))
+    about = described(read_model_folder(foreign(softmax)))
     assert (about["regions"], about["heads"]) == (False, [[0], [2], [1], [3]])
 
 
@@ -186,6 +184,8 @@ def _set(*keys, value):
 
 NETWORK = "configurations", "3d_fullres", "architecture"
 REFUSED = {
+    "no masks": (_set("configurations", "3d_fullres", "use_mask_for_norm", value=None), "damaged"),
+    "no spacing": (_set("configurations", "3d_fullres", "spacing", value=["wide"] * 3), "damaged"),
     "turned": (_set("transpose_forward", value=[1, 0, 2]), "turns axes"),
     "strange network": (
         _set(*NETWORK, "network_class_name", value="somewhere.primus.Primus"),
