@@ -67,3 +67,21 @@ def test_phantoms_become_a_certificate(tmp_path, monkeypatch, capfd):
     assert trained == {"synthesiser", "segmenter"}
     assert [*work.glob("runs/*/weights.safetensors")]
     assert [*work.glob("segmenters/*/smallest/results/**/checkpoint_final.pth")]
+    (checkpoint,) = work.glob("segmenters/*/smallest/results/**/checkpoint_final.pth")
+    _couple(checkpoint.parents[1], work, flags, capfd)
+
+
+def _couple(model, work, flags, capfd) -> None:
+    """The segmenter teaches a synthesiser of the same cohort, which it may not judge."""
+    from synth3d.cli import main as synth3d
+
+    export, (data, cohort, *_) = work / "export", flags
+    assert main(["export-segmenter", str(model), str(export), "--work", str(work)]) == 0
+    told = f"train.coupling.segmenter={export}", "train.coupling.label=0.1"
+    command = ["train", data, cohort, *flags[2:6], "--device", "cpu", "--name", "coupled"]
+    assert synth3d([*command, "--set", told[0], "--set", told[1]]) == 0
+    capfd.readouterr()
+    judged = ["run", "--missing", "flair", *flags, "--run", str(work / "runs" / "coupled")]
+    assert main([*judged, "--name", "taught"]) == 2
+    assert "was coupled to the segmenter" in capfd.readouterr().err
+    assert main([*judged, "--name", "taught", "--seed", "1", "--dry-run"]) == 0
