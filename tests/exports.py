@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from synth3d.files import sha256, write_json
-from synth3d.losses.exported import DESCRIPTION, NORMALISATION, WEIGHTS, Architecture
-from synth3d.losses.segmentation import _network
+from synth3d.losses import Architecture, network_of, save_segmenter
+from synth3d.losses.exported import NORMALISATION
 from synth3d.settings import parse
 
 
@@ -29,8 +27,7 @@ def write_export(folder: Path, dim: int = 3, shape: Mapping[str, Any] = {}, **sa
     about["normalisation"] = [NORMALISATION] * len(about["channels"])
     torch.manual_seed(0)
     sizes = len(about["channels"]), len(about["heads"])
-    network = _network(parse(Architecture, about["architecture"]), *sizes)
+    network = network_of(parse(Architecture, about["architecture"]), *sizes)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(network.named_parameters()), folder / WEIGHTS)
-    write_json(folder / DESCRIPTION, about | {"weights_sha256": sha256(folder / WEIGHTS)})
+    save_segmenter(folder, about, network)
     return folder

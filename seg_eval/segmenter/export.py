@@ -20,7 +20,7 @@ from seg_eval.segmenter.model_folder import (
 from seg_eval.segmenter.nnunet import Segmenter
 from synth3d.cohort import parse_modality
 from synth3d.errors import InputError
-from synth3d.files import atomic_file, make_folder, read_json, read_object, sha256, write_json
+from synth3d.files import make_folder, read_json, read_object, sha256
 from synth3d.settings import parse, to_plain
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def export_segmenter(request: ExportRequest) -> Path:
     Raises:
         InputError: The model cannot serve, is not trusted, or ``out`` holds another export.
     """
-    from synth3d.losses import DESCRIPTION, WEIGHTS
+    from synth3d.losses import DESCRIPTION, WEIGHTS, save_segmenter
 
     model = _one_fold(read_model_folder(request.segmenter), request.fold)
     about = described(model)
@@ -77,9 +77,7 @@ def export_segmenter(request: ExportRequest) -> Path:
     ):
         raise InputError(f"{out} holds another segmenter's export; choose another folder")
     make_folder(out)
-    _save_weights(out / WEIGHTS, network)
-    about["weights_sha256"] = sha256(out / WEIGHTS)
-    write_json(known, about)
+    save_segmenter(out, about, network)
     try:
         _compare(out, network)
     except InputError:
@@ -225,15 +223,6 @@ def _training(model: ModelFolder) -> dict[str, Any]:
         sides = read_json(where / "splits_final.json")[0]
         found["cases"] = sorted({*map(str, sides["train"]), *map(str, sides["val"])})
     return found
-
-
-def _save_weights(path: Path, network: Any) -> None:
-    """Each weight once; nnU-Net's decoder holds the encoder a second time."""
-    from safetensors.torch import save
-
-    weights = {name: value.detach().contiguous() for name, value in network.named_parameters()}
-    with atomic_file(path) as file:
-        file.write(save(weights))
 
 
 def _compare(out: Path, network: Any) -> None:

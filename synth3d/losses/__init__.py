@@ -22,6 +22,8 @@ from synth3d.losses.segmentation import (
     FrozenSegmenter,
     feature_error,
     load_segmenter,
+    network_of,
+    save_segmenter,
     standardised,
 )
 from synth3d.losses.structure import multiscale_similarity
@@ -45,8 +47,10 @@ __all__ = [
     "load_vgg19",
     "masked_mean",
     "multiscale_similarity",
+    "network_of",
     "orthogonal_slices",
     "read_exported",
+    "save_segmenter",
     "spread",
     "squared_distance",
     "standardised",

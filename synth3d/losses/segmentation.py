@@ -5,7 +5,7 @@ used. Around them stands what nnU-Net does to a case before its network: z-score
 and nothing outside (:func:`standardised`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synth3d.errors import InputError
+from synth3d.files import atomic_file, sha256, write_json
 from synth3d.images import CEILING, SHOULDER
 from synth3d.losses.exported import (
     BLOCKS,
     CLASSES,
+    DESCRIPTION,
     REMEDY,
     WEIGHTS,
     Architecture,
@@ -177,7 +179,7 @@ def load_segmenter(folder: Path) -> FrozenSegmenter:
     path = folder / WEIGHTS
     try:
         with torch.device("meta"):
-            network = _network(about.architecture, len(about.channels), len(about.heads))
+            network = network_of(about.architecture, len(about.channels), len(about.heads))
         state: Any = {name: value.float() for name, value in load_file(path).items()}
         strange = network.load_state_dict(state, strict=False, assign=True).unexpected_keys
         strange += [name for name, value in network.named_parameters() if value.is_meta]
@@ -192,8 +194,25 @@ def load_segmenter(folder: Path) -> FrozenSegmenter:
     return FrozenSegmenter(about, network)
 
 
-def _network(shape: Architecture, channels: int, heads: int) -> nn.Module:
-    """nnU-Net's network of that shape, with weights of no meaning."""
+def save_segmenter(folder: Path, said: Mapping[str, Any], network: nn.Module) -> None:
+    """Write an export to ``folder``: what is ``said`` of it, and each weight of ``network`` once.
+
+    nnU-Net's decoder holds the encoder a second time. ``said`` is all but the hash of the weights.
+    """
+    from safetensors.torch import save
+
+    weights = {name: value.detach().contiguous() for name, value in network.named_parameters()}
+    with atomic_file(folder / WEIGHTS) as file:
+        file.write(save(weights))
+    write_json(folder / DESCRIPTION, {**said, "weights_sha256": sha256(folder / WEIGHTS)})
+
+
+def network_of(shape: Architecture, channels: int, heads: int) -> nn.Module:
+    """nnU-Net's network of that shape, as nobody has trained it.
+
+    Raises:
+        InputError: The network library is not installed.
+    """
     try:
         from dynamic_network_architectures.architectures import unet
     except ImportError as error:

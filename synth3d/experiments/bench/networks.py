@@ -29,6 +29,7 @@ from cuda_ops.bench import (
     summary,
     take,
 )
+from synth3d.experiments.bench.coupling import coupling_rows
 from synth3d.experiments.bench.floors import floor_rows
 from synth3d.experiments.bench.ranks import ranks_row
 from synth3d.experiments.bench.routing import routing_rows
@@ -117,7 +118,8 @@ def rows(device: torch.device) -> list[Row]:
     step needs at its peak, and the routing's convolutions; on a GPU how a training step's time
     there is spent as well. On a CPU the same step is taken by two processes, the peak is how far a
     process climbs in two steps without an optimiser, steps of TSF-Seq2Seq are held against their
-    convolutions, and whole cases are completed, in wall time.
+    convolutions, a step that is coupled to a segmenter against one that is not, and whole cases
+    are completed, in wall time.
     """
     cases = CASES if device.type == "cpu" else (*CASES, GPU)
     sizes = itertools.product(("train", "infer"), cases, DTYPES)
@@ -125,7 +127,8 @@ def rows(device: torch.device) -> list[Row]:
     if device.type == "cpu":
         two = ranks_row(RECIPE.widths, RECIPE.groups, RECIPE.side)
         routing, volumes = routing_rows("cpu"), volume_rows()
-        return [*timed, two, memory_row(), *routing, *floor_rows(), *volumes, throughput_row()]
+        steps = [*floor_rows(), *coupling_rows()]
+        return [*timed, two, memory_row(), *routing, *steps, *volumes, throughput_row()]
     for group, measure in (("memory", _memory_on_cuda), ("norm", _share_of_norm)):
         timed += [_row(group, GPU, dtype, partial(measure, case=GPU)) for dtype in DTYPES]
     return [*timed, *routing_rows("cuda")]

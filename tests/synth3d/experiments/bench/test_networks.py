@@ -8,7 +8,7 @@ import torch
 
 import cuda_ops.bench.command
 from cuda_ops.bench.memory import STATUS
-from synth3d.experiments.bench import floors, routing, throughput, volumes
+from synth3d.experiments.bench import coupling, floors, routing, throughput, volumes
 from synth3d.experiments.bench import networks as bench
 from synth3d.experiments.bench.networks import CASES, NETWORKS, Case
 from synth3d.experiments.bench.ranks import ranks_row
@@ -108,6 +108,20 @@ def test_a_step_of_tsf_is_held_against_its_convolutions(stage):
     assert (found.candidate, found.baseline, found.bar) == ("step", "convolutions", 1.25)
     assert found.seconds["step"] > found.seconds["convolutions"] > 0
     assert found.value > 1
+
+
+def test_a_coupled_step_is_held_against_one_that_is_not():
+    config = parse(RunConfig, read_recipe(coupling.RECIPE))
+    size = {"widths": (4, 8), "blocks": 1, "groups": 2, "stages": 2}
+    small = replace(config, model=replace(config.model, **size),
+                    data=replace(config.data, patch=(16, 16, 16), overlap=(0, 0, 0)))  # fmt: skip
+    *_, row = coupling.coupling_rows()
+    (found,) = row.measure.func(row, ONCE, small, coupling.TERMS[-1])
+    assert (found.candidate, found.baseline) == ("coupled", "alone")
+    assert found.seconds.keys() == {"coupled", "alone"}
+    assert found.value > 1
+    terms = coupling.step_of(replace(small, train=replace(small.train, framework="l1")))()
+    assert set(terms) == {"l1"}
 
 
 @pytest.mark.parametrize(("channels", "tried"), [(16, [8, 1]), (32, [8, 1]), (64, [8, 2, 1])])
