@@ -73,7 +73,7 @@ class PlumbingMaker(Maker):
         view = seen(prepared, self.config.task, data)
         result = sliding_window(
             lambda tiles: tiles,
-            torch.from_numpy(view.sources([target])),
+            torch.from_numpy(view.stack([target])),
             Tiling(data.patch, data.overlap, on_tile=on_tile),
             torch.from_numpy(np.ascontiguousarray(view.brain)),
         )

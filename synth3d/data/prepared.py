@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from synth3d.cohort import Case, Modality, Reading, parse_modality, read_classes
 from synth3d.data.options import DataConfig
+from synth3d.data.task import Task
 from synth3d.errors import InputError
 from synth3d.images import (
     Grid,
@@ -46,6 +47,9 @@ class Prepared:
         affine: Voxel (x, y, z) → mm.
         label: Int8, the label's classes as in :class:`synth3d.data.Batch`; None without one.
         reading: How the label was read; None without one.
+        poor: What the network sees of a sequence that is to be restored: its scan of thick slices,
+            brought to the grid, float32, 0 outside the brain. Its scale is that of this scan, in
+            which the fine one is too, if ``volumes`` has it.
     """
 
     case: Case
@@ -56,16 +60,40 @@ class Prepared:
     affine: np.ndarray
     label: np.ndarray | None = None
     reading: Reading | None = None
+    poor: Mapping[Modality, np.ndarray] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
         """Where the voxels lie."""
         return Grid(self.brain.shape, self.affine)  # type: ignore[arg-type]
 
-    def sources(self, names: Sequence[Modality]) -> np.ndarray:
+    def stack(self, names: Sequence[Modality]) -> np.ndarray:
         """(S, D, H, W) float32 in the order of ``names``; zeros for what the case lacks."""
+        return self._stacked(self.volumes, names)
+
+    def sources(self, task: Task) -> np.ndarray:
+        """(S, D, H, W) float32, what the network sees; zeros for what the case lacks.
+
+        Raises:
+            ValueError: The answer would be shown: of a poor sequence there is the fine one alone.
+        """
+        return self._stacked(self._shown(task), task.sources)
+
+    def present(self, task: Task) -> tuple[bool, ...]:
+        """Which of the sources the case has."""
+        there = self._shown(task)
+        return tuple(name in there for name in task.sources)
+
+    def _shown(self, task: Task) -> Mapping[Modality, np.ndarray]:
+        if fine := {*task.poor} & {*self.volumes} - {*self.poor}:
+            raise ValueError(f"case {self.case.name}: {sorted(fine)} was not made poor")
+        return {**self.volumes, **self.poor}
+
+    def _stacked(
+        self, volumes: Mapping[Modality, np.ndarray], names: Sequence[Modality]
+    ) -> np.ndarray:
         zeros = np.zeros(self.brain.shape, np.float32)
-        return np.stack([self.volumes.get(name, zeros) for name in names])
+        return np.stack([volumes.get(name, zeros) for name in names])
 
 
 def prepare(

@@ -31,6 +31,7 @@ def seen(prepared: Prepared, task: Task, data: DataConfig) -> Prepared:
     turned = replace(
         prepared,
         volumes={name: turn.apply(volume) for name, volume in prepared.volumes.items()},
+        poor={name: turn.apply(volume) for name, volume in prepared.poor.items()},
         brain=turn.apply(prepared.brain),
         tumour=turn.apply(prepared.tumour) if prepared.tumour is not None else None,
         affine=turn.affine(prepared.affine, prepared.brain.shape),
@@ -50,6 +51,7 @@ def seen(prepared: Prepared, task: Task, data: DataConfig) -> Prepared:
     return replace(
         turned,
         volumes={name: resized(volume) for name, volume in turned.volumes.items()},
+        poor={name: resized(volume) for name, volume in turned.poor.items()},
         brain=_resize(turned.brain, size) > 0,
         tumour=_resize(tumour, size) >= 0.5 if tumour is not None else None,
         affine=turned.affine @ _finer(own, size),

@@ -19,11 +19,13 @@ from typing import IO, Any, cast
 import torch
 from torch import nn
 
+from synth3d.cohort import Splits
 from synth3d.errors import InputError
 from synth3d.files import (
     REMEDY,
     atomic_file,
     opened,
+    plain,
     plain_values,
     read_json,
     read_object,
@@ -33,7 +35,7 @@ from synth3d.files import (
 )
 from synth3d.frameworks import Framework
 from synth3d.images import ScalePrior
-from synth3d.settings import parse, read_as, require, to_plain
+from synth3d.settings import flatten, parse, read_as, require, to_plain
 from synth3d.training.config import RunConfig, build_framework
 
 FORMAT = 1
@@ -165,6 +167,38 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             raise InputError(f"{path} is damaged in line {number}: {error}; {remedy}") from error
         lines.append(line)
     return lines
+
+
+def run_name(config: RunConfig, folder: Path, splits: Splits) -> str:
+    """``t2f-agi-net-<cohort>-<hash>``: the same command always means the same folder."""
+    identity = [to_plain(config), str(folder.resolve()), splits.train, splits.val, splits.test]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    made = "any" if config.mode == "any" else "-".join(config.targets)
+    made = f"restored-{made}" if config.task.poor else made
+    made = f"{made}-{config.model.name}"
+    return f"{made}-{plain(folder.resolve().name)}-{digest}"
+
+
+def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -> None:
+    """Refuse to go on with a folder that another configuration, cohort or split began.
+
+    Going on with another split would mix its test cases into what the weights have seen.
+    """
+    if not (run / "config.json").exists():
+        return
+    before, now = flatten(read_object(run / "config.json")), flatten(to_plain(config))
+    if (run / "cohort.json").exists():
+        cohort = {side: list(getattr(splits, side)) for side in ("train", "val", "test")}
+        now |= flatten(cohort | {"data_folder": str(folder.resolve())}, "cohort")
+        told = read_object(run / "cohort.json")
+        told.pop("seen_before", None)  # follows from train.start_sha256
+        before |= flatten(told, "cohort")
+    differ = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if differ:
+        raise InputError(
+            f"the run {run} was begun with other settings ({', '.join(differ)}); "
+            "choose another --name or give the settings it had"
+        )
 
 
 def write_config(run: Path, config: RunConfig) -> None:
