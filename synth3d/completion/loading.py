@@ -44,8 +44,7 @@ def forget_makers() -> None:
 def _load(request: CompleteRequest) -> "Maker":
     import torch
 
-    from synth3d.completion.makers import RunMaker
-    from synth3d.completion.plumbing import PlumbingMaker
+    from synth3d.completion.makers import PlumbingMaker, RunMaker
     from synth3d.training import RunConfig, load_run, read_config
 
     if request.threads is not None:

@@ -19,7 +19,8 @@ from synth3d.completion.explained import (
     maps_of_made,
     write_routing,
 )
-from synth3d.completion.plan import Job, Made
+from synth3d.completion.made import Made
+from synth3d.completion.plan import Job
 from synth3d.completion.receipts import FORMAT, NOTICE
 from synth3d.completion.request import CompleteRequest
 from synth3d.files import (

@@ -11,7 +11,7 @@ has of this what synthesis needs, its weights under another name.
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, cast
@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 import torch
 from torch import nn
 
-from synth3d.cohort import Splits
+from synth3d.cohort import Modality, Splits
 from synth3d.errors import InputError
 from synth3d.files import (
     REMEDY,
@@ -310,3 +310,17 @@ def load_run(run: Path) -> Run:
         raise InputError(f"{run / 'scales.json'} is damaged: it has no scale of {unknown}")
     framework.eval().requires_grad_(False)
     return Run(run, config, framework, prior, digest)
+
+
+def runs_that_make(gap: Sequence[Modality], folder: Path) -> list[str]:
+    """Names of the finished runs in ``folder`` that make all of ``gap`` of a case without them."""
+    able = []
+    for path in sorted(folder.glob("*/done.json")):
+        try:
+            task = read_config(path.parent).task
+        except InputError:
+            continue  # another version's, or damaged: no run to be recommended
+        left = {*task.sources} - {*gap}
+        if {*gap} <= {*task.targets} and (left == {*task.sources} or (left and task.mode == "any")):
+            able.append(path.parent.name)
+    return able

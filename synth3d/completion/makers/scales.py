@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from synth3d.cohort import Modality
-from synth3d.completion.plan import Made
+from synth3d.completion.made import Made
 from synth3d.data import Prepared
 from synth3d.images import Scale, value_limits
 
