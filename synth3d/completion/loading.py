@@ -55,6 +55,7 @@ def _load(request: CompleteRequest) -> "Maker":
     maker = RunMaker(
         load_run(run), request.overlap, request.precision, request.batch, request.device
     )
+    maker.refuse_restoring(request.restored)
     maker.refuse_others(request.hidden)
     maker.refuse_unexplained(request.explain, request.draws)
     return maker

@@ -40,7 +40,8 @@ class Job:
         case: With the files that are taken over unchanged.
         readable: The same case with the files that the maker may read.
         hidden: Sequences that are there and count as missing.
-        make: Sequences to be made; none when nothing is missing.
+        restored: Poor sequences that are there, to be read and replaced.
+        make: Sequences to be made, restored ones among them; none when nothing is missing.
         identity: What decides the result, for the receipt.
         suspicions: What the voxels say against the case, for the receipt.
         recoded: Integer of the label → integer to write, where it is not copied as it is: what it
@@ -55,6 +56,7 @@ class Job:
     done: bool
     suspicions: tuple[str, ...] = ()
     recoded: Mapping[int, int] | None = None
+    restored: tuple[Modality, ...] = ()
 
     @property
     def text(self) -> str:
@@ -63,7 +65,8 @@ class Job:
             return f"{self.case.name}: done already"
         if not self.make:
             return f"{self.case.name}: nothing is missing"
-        return f"{self.case.name}: make {'+'.join(self.make)} from {'+'.join(self.case.images)}"
+        verb = "restore" if self.restored else "make"
+        return f"{self.case.name}: {verb} {'+'.join(self.make)} from {'+'.join(self.case.images)}"
 
     def outputs(self, layout: Layout) -> tuple[dict[Path, Path], dict[Modality, Path]]:
         """({where a real file goes: the file}, {sequence: where it is written})."""
@@ -90,7 +93,8 @@ def plan_case(real: Case, maker: "Maker", request: CompleteRequest) -> Job | lis
     # No seed in a receipt means 0: so were all of those written that know of none.
     how = maker.identity | ({"seed": request.seed} if maker.random and request.seed else {})
     how |= {"draws": request.draws} if request.draws > 1 else {}
-    visible = {m: path for m, path in real.images.items() if m not in hidden}
+    taken = (*hidden, *request.restored)
+    visible = {m: path for m, path in real.images.items() if m not in taken}
     case, readable = replace(real, images=visible), maker.readable(real, hidden)
     make: tuple[Modality, ...] = tuple(m for m in maker.targets if m not in visible)
     trouble = _trouble(readable, make, maker, layout)
@@ -111,10 +115,10 @@ def plan_case(real: Case, maker: "Maker", request: CompleteRequest) -> Job | lis
     beside = [name for name in (*MAPS, *TABLES) if name in maker.explains]
     if request.explain and make and beside:
         identity |= {"explained": beside}
-    there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)
+    there: tuple[Modality, ...] = tuple(m for m in real.images if m in hidden)
     done = is_done(layout, case, identity)
     trouble, suspicions = _looked_at(readable, make, done, maker, request)
-    job = Job(case, readable, there, make, identity, done, suspicions, codes)
+    job = Job(case, readable, there, make, identity, done, suspicions, codes, request.restored)
     trouble += [] if done or request.overwrite else in_the_way(job, layout)
     return trouble or job
 
@@ -172,7 +176,10 @@ def _trouble(case: Case, make: Sequence[Modality], maker: "Maker", layout: Layou
     """Why the readable ``case`` cannot be completed, a clause each; empty when it can."""
     trouble = maker.trouble(case, make)
     used = {*maker.sources, *make, *(MODALITIES if layout.format == "nnunet" else ())}
-    paths = [path for m, path in case.images.items() if m in used]
+    task = maker.config.task
+    alone = {*task.poor} if task.guides else set()  # a poor one may have a grid of its own
+    paths = [path for m, path in case.images.items() if m in used - alone]
+    trouble += grid_trouble([case.images[m] for m in case.images if m in alone], True)
     return trouble + grid_trouble(paths, bool(maker.config.data.common_grid))
 
 

@@ -23,10 +23,15 @@ from synth3d.images import (
     grid,
     read,
     resample,
+    resample_within,
+    share_beyond,
 )
 
 LEAST = np.float32(2.0**-20)
 """What a voxel of a sequence's own head is in mode ``any``, where its scale says 0."""
+
+MOST_BEYOND = 0.01
+"""Of the brain, outside the slices of a sequence that is to be restored."""
 
 MOST_CLIPPED = 0.05
 """Of the brain; the paper's convention has no place for images that are centred on 0."""
@@ -149,6 +154,43 @@ def prepare_read(
         label, reading = read_classes(case, data.labels or None)
         tumour = label > 0
     return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine, label, reading)
+
+
+def read_sources(case: Case, task: Task, data: DataConfig) -> dict[Modality, Volume]:
+    """The sources of ``task`` that ``case`` has, on one grid.
+
+    A poor one may have a grid of its own: it is brought to that of the others.
+
+    Raises:
+        InputError: As :func:`read_on_one_grid`; or of a poor one's slices, more than
+            ``MOST_BEYOND`` of the others' brain lies outside.
+    """
+    names: list[Modality] = [name for name in task.sources if name in case.images]
+    guides: list[Modality] = [name for name in names if name in task.guides]
+    raw = read_on_one_grid(case, guides or names, data.common_grid)
+    for name in names:
+        if name in raw:
+            continue
+        volume, target = read(case.images[name]), raw[guides[0]].grid
+        brain = np.logical_or.reduce([foreground(raw[guide].data) for guide in guides])
+        if (beyond := share_beyond(volume.grid, target, brain)) > MOST_BEYOND:
+            raise InputError(
+                f"{volume.path} does not cover the brain of {', '.join(guides)}: {beyond:.0%} of "
+                "it lies outside its slices, where nothing could be restored; give a file that "
+                "covers it, or crop the others"
+            )
+        raw[name] = resample_within(volume, target)
+    return raw
+
+
+def prepare_sources(
+    case: Case, raw: Mapping[Modality, Volume], task: Task, data: DataConfig
+) -> Prepared:
+    """The case to be completed, of what :func:`read_sources` gave; a poor one is ``poor``."""
+    prepared = prepare_read(case, raw, task.outlined_by(raw), data, task.mode)
+    fine = {name: image for name, image in prepared.volumes.items() if name not in task.poor}
+    poor = {name: image for name, image in prepared.volumes.items() if name in task.poor}
+    return replace(prepared, volumes=fine, poor=poor)
 
 
 def without_zeros(volume: np.ndarray, inside: np.ndarray) -> np.ndarray:

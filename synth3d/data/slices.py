@@ -89,6 +89,16 @@ def spacing_seen(grid: Grid, task: Task, data: DataConfig) -> tuple[float, ...]:
     return tuple(own[a] * n / m for a, n, m in zip(axes, sides, size, strict=True))
 
 
+def ratio_on(grid: Grid, task: Task, data: DataConfig) -> tuple[int, ...]:
+    """``task.ratio`` along the axes (z, y, x) of a case on ``grid``, its own."""
+    if task.dim == 3:
+        return task.ratio
+    ratio = [1, 1, 1]
+    for axis, by in zip(turn_to(data.plane, grid.affine).axes[1:], task.ratio, strict=True):
+        ratio[axis] = by
+    return tuple(ratio)
+
+
 def brain_box(brain: np.ndarray) -> tuple[slice, ...]:
     """The smallest box around ``brain``; empty where there is none."""
     boxes = find_objects(brain.astype(np.uint8))

@@ -3,11 +3,20 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from synth3d.cohort import Case, Finding, Modality, findings, never_beside
+from synth3d.cohort import (
+    Case,
+    Finding,
+    Modality,
+    findings,
+    never_beside,
+    ratio_disagrees,
+    ratio_found,
+)
 from synth3d.completion.made import Made
 from synth3d.completion.makers.base import Maker
 from synth3d.completion.makers.scales import fitted, in_scanner_units, storable_scale
@@ -15,15 +24,15 @@ from synth3d.completion.receipts import MAPS
 from synth3d.data import (
     Prepared,
     Roles,
-    prepare,
-    prepare_read,
-    read_on_one_grid,
+    prepare_sources,
+    ratio_on,
+    read_sources,
     spacing_seen,
 )
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
 from synth3d.frameworks import Diffusion
-from synth3d.images import Grid, Scale, value_limits
+from synth3d.images import Grid, Scale, grid, value_limits
 from synth3d.inference import (
     OnTile,
     RouteRecorder,
@@ -82,6 +91,11 @@ class RunMaker(Maker):
         )
         run.framework.to(self.device).to(memory_format=memory_format(config.dim)).eval()
 
+    def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
+        """As :meth:`Maker.readable`; what is restored is read even where it is wanted."""
+        gone: list[Modality] = [name for name in hidden if name not in self.config.task.poor]
+        return super().readable(case, gone)
+
     def refuse_others(self, wanted: Sequence[Modality]) -> None:
         """Raise an InputError unless ``wanted`` are among ``targets``."""
         if unable := [name for name in wanted if name not in self.targets]:
@@ -89,6 +103,19 @@ class RunMaker(Maker):
                 f"the run {self.run.folder} makes {'+'.join(self.targets)} and cannot make "
                 f"{'+'.join(unable)}; {self._able(wanted)}"
             )
+
+    def refuse_restoring(self, asked: Sequence[Modality]) -> None:
+        """Raise an InputError unless ``asked`` are what the run restores."""
+        poor = self.config.task.poor
+        if {*asked} == {*poor}:
+            return
+        able = f"restores {poor[0]}, which has to be there" if poor else "restores nothing"
+        if not asked:
+            hint = f"say --restore {poor[0]}, or use a run that fills in what is missing"
+        else:
+            hint = f"train one with --degraded {asked[0]}=4,1,1 (how thick it is: z, y, x)"
+            hint = f"leave --restore {'+'.join(asked)} away, or {hint}"
+        raise InputError(f"the run {self.run.folder} makes {self.config.words} and {able}; {hint}")
 
     def refuse_unexplained(self, explain: bool, draws: int) -> None:
         """Raise an InputError if it can say nothing of what it makes, or has one draw only."""
@@ -119,6 +146,14 @@ class RunMaker(Maker):
 
     def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
         """As :meth:`Maker.trouble`."""
+        task = self.config.task
+        if gone := case.missing(task.poor):
+            return [
+                f"has no {', '.join(gone)}, which the run restores and cannot make from nothing"
+            ]
+        if task.guides and len(case.missing(task.guides)) == len(task.guides):
+            others = ", ".join(task.guides)
+            return [f"has none of {others}, on whose grid {', '.join(task.poor)} is restored"]
         absent, able = ", ".join(case.missing(self.sources)), "+".join(self.targets)
         if trouble := super().trouble(case, wanted):
             return trouble
@@ -135,13 +170,14 @@ class RunMaker(Maker):
         """As :meth:`Maker.findings`: contradictions, and what the run was not trained for."""
         case = replace(case, label=None)
         have: list[Modality] = [name for name in self.sources if name in case.images]
-        raw = read_on_one_grid(case, have, self.config.data.common_grid)
+        raw = read_sources(case, self.config.task, self.config.data)
         volumes = {name: volume.data for name, volume in raw.items()}
         found = findings(volumes, raw[have[0]].spacing_mm, stripped=False)
         if any(one.contradiction for one in found):
             return found
-        prepared = prepare_read(case, raw, self.sources, self.config.data, self.config.mode)
+        prepared = prepare_sources(case, raw, self.config.task, self.config.data)
         strange = self._strange_grid(prepared) + self.run.prior.odd_ones({**prepared.scales})
+        strange += [text for name in prepared.poor if (text := self._thickness(prepared, name)[1])]
         if self.roles is not None:
             strange += self.roles.exchanged({**prepared.volumes}, prepared.brain)
         strange += never_beside(self.run.prior.cases, have, case.missing(self.targets))
@@ -149,8 +185,8 @@ class RunMaker(Maker):
 
     def read(self, case: Case, wanted: Sequence[Modality]) -> Prepared:
         """As :meth:`Maker.read`."""
-        case = replace(case, label=None)
-        return prepare(case, self.sources, (), self.config.data, self.config.mode)
+        case, task, data = replace(case, label=None), self.config.task, self.config.data
+        return prepare_sources(case, read_sources(case, task, data), task, data)
 
     def _make(
         self,
@@ -169,6 +205,9 @@ class RunMaker(Maker):
         siblings = list(prepared.scales.values())
         scales: dict[Modality, tuple[Scale, str]] = {}
         for target in wanted:
+            if target in prepared.poor:
+                scales[target] = prepared.scales[target], "own"
+                continue
             scale = self.run.prior.estimate(target, {**prepared.scales})
             scales[target] = storable_scale(scale, siblings, value_limits(self.like(case, target)))
         names = [name for name in MAPS if explain and name in self.explains]
@@ -192,6 +231,8 @@ class RunMaker(Maker):
             volumes = [in_scanner_units(each[target], prepared, scale) for each in drawn]
             like = self.like(case, target)
             one = fitted(np.stack(volumes).astype(np.float64), like, scale, origin)
+            if target in prepared.poor:
+                one = replace(one, restored=self._thickness(prepared, target)[0])
             told_of = {name: np.maximum(map_[target], 0) for name, map_ in maps.items()}
             made[target] = replace(one, maps=told_of, routing=recorder.groups)
         return made
@@ -217,6 +258,19 @@ class RunMaker(Maker):
             name = prepared.case.name
             raise InputError(f"the network gives NaN or infinity for case {name}{hint}")
         return result
+
+    def _thickness(self, prepared: Prepared, name: Modality) -> tuple[dict[str, Any], str]:
+        """How thick the slices of a poor sequence are, for the receipt; and what is strange."""
+        asked = ratio_on(prepared.grid, self.config.task, self.config.data)
+        own, scan = grid(prepared.case.images[name]), prepared.poor[name]
+        found, by = ratio_found(own, prepared.grid, scan, prepared.brain)
+        facts = {"ratio_asked": list(asked), "ratio_found": [round(edge, 2) for edge in found]}
+        text = ""
+        if ratio_disagrees(found, by, asked):
+            here, there = ("x".join(f"{edge:.3g}" for edge in each) for each in (found, asked))
+            text = f"{name} is {here} times as coarse (z, y, x) as the others by its {by}, and "
+            text += f"the run was trained to restore {there}"
+        return facts | {"found_by": by}, text
 
     def _strange_grid(self, prepared: Prepared) -> list[str]:
         """In what a case lies otherwise, or is finer, than all that was trained on.
