@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import synth3d
+from synth3d.bids.command import main as bids_app
 from synth3d.cli import main
 from synth3d.cohort import find_cases
 from synth3d.data import DataConfig, DegradeConfig, Task, degrade, prepare
@@ -237,6 +238,10 @@ def test_a_derivative_has_the_restored_one_alone_and_says_of_what_it_is(
     (done,) = complete(runs / "poor", tmp_path / "bids", out, format="bids")
     made = [path.name for path in out.rglob("*.nii.gz")]
     assert made == ["sub-1_desc-synth_FLAIR.nii.gz"]
+    flags = ["--run", str(runs / "poor"), "--restore", "flair", "--device", "cpu"]
+    assert bids_app([str(tmp_path / "bids"), str(tmp_path / "app"), "participant", *flags]) == 0
+    (app,) = (tmp_path / "app").rglob("*.nii.gz")
+    assert sha256(app) == sha256(done.paths["t2f"])
     about = json.loads(next(out.rglob("sub-1_desc-synth_FLAIR.json")).read_text())
     assert "bids:raw:sub-1/anat/sub-1_FLAIR.nii.gz" in about["Sources"]
 
