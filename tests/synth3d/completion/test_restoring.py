@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +21,7 @@ from synth3d.files import sha256
 from synth3d.frameworks.reconstruction import Reconstruction
 from synth3d.images.grids import Grid
 from synth3d.images.resampling import edges_in, resample_within, share_beyond
-from synth3d.images.volumes import read
+from synth3d.images.volumes import Volume, read
 
 FOUR = ["t1n", "t1c", "t2w", "t2f"]
 RATIO = (4, 1, 1)
@@ -265,6 +266,13 @@ def test_edges_and_cover_of_another_grid():
     assert share_beyond(less, whole, mask) == pytest.approx(1 / 3)
     mask[8:] = False
     assert share_beyond(less, whole, mask) == 0
+    # Linear between the middles of slices, constant beyond them; in-plane, axes are exchanged.
+    slices = np.zeros((3, 8, 8), np.float32)
+    slices[:, 2, 5] = (4, 8, 16)
+    moved = resample_within(Volume(slices, long.affine, Path()), whole).data
+    assert moved.shape == whole.shape_zyx
+    assert moved[:, 5, 5].tolist() == [4, 4, 4.5, 5.5, 6.5, 7.5, 9, 11, 13, 15, 16, 16]
+    assert np.count_nonzero(moved) == 12
 
 
 TINY = {"model": "resunet", "framework": "l1", "recipe": "phantom", "precision": "fp32",
