@@ -29,6 +29,8 @@ def add_complete(commands: Any) -> None:
         help="case folders named as the input, nnU-Net's imagesTs, or a BIDS derivative dataset")
     add("--missing", action="extend", nargs="+", metavar="MODALITY",
         help="treat t1|t1ce|t2|flair as missing even where it is there; one or several")
+    add("--restore", action="extend", nargs="+", metavar="MODALITY",
+        help="replace a sequence that is there with thick slices, by a run of train --degraded")
     add("--cases", nargs="+", metavar="NAME|TABLE.csv",
         help="only these cases; or a table of all cases instead of --data")
     add("--labels", metavar="SCHEME", help=LABELS + "; those copied get what their names say")
