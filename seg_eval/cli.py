@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   seg_eval run --missing flair,t1ce --data BraTS             both at once
   seg_eval run --missing flair --data BraTS --segmenter MODEL --trust
   seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
+  seg_eval run --degraded flair=1,1,4 --data BraTS --run work/runs/RESTORING --run work/runs/A
   seg_eval report --experiment work/eval/t2f-phantom
   eval "$(seg_eval paths)"                                   for stock nnU-Net commands
 """
@@ -40,7 +41,11 @@ test case is real (full), blanked (zero), copied from the most similar sequence 
 of the training cases (template), regressed voxel by voxel (ridge, boosted), synthesised
 (synthetic: our runs, or any other tool's files), or the real one sent through the export path
 (plumbing). The honest rivals train a segmenter of their own: without the sequence (specialist),
-with random channels dropped (dropout), or on out-of-fold synthetic channels (retrained)."""
+with random channels dropped (dropout), or on out-of-fold synthetic channels (retrained).
+
+With --degraded the sequence is there, but with thick slices, and what comes back is counted from
+these as nnU-Net would resample them (degraded), beside linear and cubic interpolation (trilinear,
+spline), regression that sees them too, runs that restore them and runs that fill it in anew."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +88,12 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     add = run.add_argument
     told = "t1|t1n|t1ce|t1c|t2|t2w|flair|t2f; several are missing at once; all makes one "
     told += "experiment for each of the four"
-    add("--missing", required=True, nargs="+", metavar="MODALITY", help=told)
+    add("--missing", nargs="+", metavar="MODALITY", help=told)
+    told = "instead of --missing: the sequence is there with thick slices, voxels so much longer "
+    told += "along z, y, x of the file; whole numbers"
+    add("--degraded", metavar="MODALITY=z,y,x", help=told)
+    told = "of --degraded: the middle of k-space (default), or means over slices"
+    add("--profile", choices=("kspace", "slices"), help=told)
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
     told = "the cohort as a table (case, patient, t1n, t1c, t2w, t2f, seg), see docs/names.md"
     add("--cases", type=Path, dest="cohort_table", metavar="TABLE.csv", help=told)
@@ -133,7 +143,7 @@ def request_of(args: argparse.Namespace) -> "RunRequest":
     known = {field.name for field in fields(RunRequest)}
     given: dict[str, Any] = {name: value for name, value in vars(args).items() if name in known}
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-    given["missing"] = ",".join(args.missing)
+    given["missing"] = ",".join(args.missing) if "missing" in args else None
     given["data"] = cohort_of(given.get("data"), getattr(args, "cohort_table", None))
     return RunRequest(**given)
 

@@ -67,6 +67,9 @@ class SynthesisRun:
         seen_before: Who the runs had seen from which it was begun (``synth3d train --from``).
         start: The run that it was begun from; empty for none.
         seq2seq: Whether it is the first stage of TSF-Seq2Seq alone, which fuses nothing.
+        ratio: Of a run that restores its target from thick slices, which are a source, too: how
+            much longer these voxels were in training, (z, y, x); empty for any other.
+        profile: How those slices were made.
     """
 
     folder: Path
@@ -78,6 +81,13 @@ class SynthesisRun:
     seen_before: tuple[str, ...] = ()
     start: str = ""
     seq2seq: bool = False
+    ratio: tuple[int, ...] = ()
+    profile: str = ""
+
+    @property
+    def restores(self) -> bool:
+        """Whether it looks at thick slices of what it makes."""
+        return bool(self.ratio)
 
     @property
     def name(self) -> str:
@@ -94,6 +104,9 @@ class SynthesisRun:
         """What it makes of what."""
         if self.any_gap:
             return f"whatever a case lacks of {', '.join(self.targets)}"
+        if self.restores:
+            ratio = " × ".join(map(str, self.ratio))
+            return f"{', '.join(self.targets)} of its thick slices ({ratio}) and the rest"
         of = f" from {', '.join(self.sources)}" if self.sources else ""
         return ", ".join(self.targets) + of
 
@@ -102,6 +115,10 @@ class SynthesisRun:
         left = set(self.sources) - set(missing)
         enough = bool(left) if self.any_gap else len(left) == len(self.sources)
         return set(missing) <= set(self.targets) and enough
+
+    def can_restore(self, modality: Modality) -> bool:
+        """Whether it restores ``modality`` from thick slices, of whatever ratio."""
+        return self.restores and self.targets == (modality,)
 
     @property
     def any_gap(self) -> bool:
@@ -116,15 +133,18 @@ def read_run(folder: Path) -> SynthesisRun:
     if not (folder / "done.json").is_file():
         raise InputError(f"the run {folder} is not finished; run its training command again")
     done, cohort = read_object(folder / "done.json"), read_object(folder / "cohort.json")
-    train = read_object(folder / "config.json").get("train", {})
+    config = read_object(folder / "config.json")
+    train = config.get("train", {})
     names = tuple[str, ...]
     try:
         start = parse(str, train.get("start", ""), "start")
         data = parse(str | None, done.get("data_folder"), "data_folder")
         sides = [parse(names, cohort[side], side) for side in ("train", "val", "test")]
+        targets = tuple(parse_modality(one) for one in parse(names, done["targets"], "targets"))
+        ratio, profile = _thick_slices(config.get("degrade", {}), targets)
         return SynthesisRun(
             folder=folder.resolve(),
-            targets=tuple(parse_modality(one) for one in parse(names, done["targets"], "targets")),
+            targets=targets,
             data_folder=Path(data) if data else None,
             weights_sha256=parse(str, done["weights_sha256"], "weights_sha256"),
             splits=Splits(*sides),
@@ -134,11 +154,22 @@ def read_run(folder: Path) -> SynthesisRun:
             seen_before=_seen_before(cohort, start),
             start=start,
             seq2seq=train.get("framework") == "tsf" and train.get("tsf", {}).get("pretrain") == 1,
+            ratio=ratio,
+            profile=profile,
         )
     except (InputError, KeyError, AttributeError) as error:
         raise InputError(
             f"the run {folder} is damaged (config.json, done.json or cohort.json): {error}"
         ) from error
+
+
+def _thick_slices(degrade: Any, targets: Sequence[Modality]) -> tuple[tuple[int, ...], str]:
+    """Ratio and profile of a run that restores; what is degraded and no target is no question."""
+    source = parse(str, degrade.get("source", ""), "degrade.source")
+    if not source or parse_modality(source) not in targets:
+        return (), ""
+    ratio = parse(tuple[int, ...], degrade.get("ratio"), "degrade.ratio")
+    return ratio, parse(str, degrade.get("profile", "kspace"), "degrade.profile")
 
 
 def _seen_before(cohort: Mapping[str, Any], start: str) -> tuple[str, ...]:
@@ -149,10 +180,12 @@ def _seen_before(cohort: Mapping[str, Any], start: str) -> tuple[str, ...]:
     return tuple(name for side in sides.values() for name in side)
 
 
-def finished_runs(work: Path, missing: Sequence[Modality], data: Path) -> list[SynthesisRun]:
-    """Finished runs under ``work/runs`` that make ``missing`` on the cohort, the best suited first.
+def finished_runs(
+    work: Path, data: Path, fits: Callable[[SynthesisRun], bool]
+) -> list[SynthesisRun]:
+    """Finished runs under ``work/runs`` on the cohort that fit, the best suited first.
 
-    Those for just these sequences come before those for any gap, in both the newest first; one
+    Those for just some sequences come before those for any gap, in both the newest first; one
     of Seq2Seq alone, the first stage of a training, has to be asked for by name.
     """
     done = sorted((work / "runs").glob("*/done.json"), key=lambda p: p.stat().st_mtime)
@@ -163,7 +196,7 @@ def finished_runs(work: Path, missing: Sequence[Modality], data: Path) -> list[S
         except InputError:
             continue  # somebody's damaged folder is no reason not to use another run
         same = run.data_folder is not None and run.data_folder.resolve() == data.resolve()
-        if same and run.can_make(missing) and not run.seq2seq:
+        if same and fits(run) and not run.seq2seq:
             runs.append(run)
     return sorted(runs, key=lambda run: run.any_gap)
 
@@ -184,12 +217,15 @@ def completion(
     missing: Sequence[Modality],
     cases: Sequence[str],
     threads: int = 1,
+    restore: bool = False,
 ) -> list[str]:
     """Arguments of ``synth3d`` that write ``missing`` for ``cases`` into ``out``.
 
-    Without a run, the real file is sent through the export path (the plumbing check).
+    Without a run, the real file is sent through the export path (the plumbing check). What is to
+    be restored is there, with thick slices.
     """
     source = ["--run", str(run)] if run else ["--plumbing"]
     command = ["complete", *source, "--data", str(data), "--out", str(out)]
-    named = [word for modality in missing for word in ("--missing", modality)]
+    flag = "--restore" if restore else "--missing"
+    named = [word for modality in missing for word in (flag, modality)]
     return [*command, "--threads", str(threads), *named, "--cases", *cases]

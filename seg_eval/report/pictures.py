@@ -157,17 +157,26 @@ def draw_dice(
     _save(figure, path, axes, title)
 
 
-def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, path: Path) -> None:
-    """One axial slice: the channel of each arm, its error, and what was segmented.
+def draw_panel(
+    case: CaseVolumes,
+    arms: Mapping[str, ArmVolumes],
+    ratio: Sequence[int],
+    title: str,
+    path: Path,
+) -> None:
+    """One slice: the channel of each arm, its error, and what was segmented.
 
     The slice is the one with most tumour. First column: the real channel and the expert's
-    contours. Radiological view: the patient's left is on the right.
+    contours. Radiological view: the patient's left is on the right. It is axial, or coronal where
+    the thick slices that a ``ratio`` (z, y, x) of voxels makes would not show.
     """
     real, truth = case.real, case.truth
-    turned, name = slicer(case, truth["WT"])
+    turned, name = slicer(case, truth["WT"], ratio)
     columns = len(arms) + 1
     height, width = turned(real).shape
-    figure = _figure(1.75 * columns + 0.6, 1.75 * 3 * height / width + 0.9)
+    across, *sides = case.orientation.turn_spacing(case.spacing_mm)
+    aspect = sides[0 if cut_axis(case, ratio) == 2 else 1] / across
+    figure = _figure(1.75 * columns + 0.6, 1.75 * 3 * aspect * height / width + 0.9)
     grid = figure.subplots(3, columns, squeeze=False)
     for axes, label in zip(grid[:, 0], ("channel", "|error|", "segmentation"), strict=True):
         axes.set_ylabel(label)
@@ -180,6 +189,8 @@ def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, pa
         error = np.abs(turned(channel) - turned(real))
         _show(grid[1, column], error, "", "inferno", 0.5)
         _outline(grid[2, column], turned, real, arm.masks, "")
+    for axes in grid.flat:
+        axes.set_aspect(aspect)
     bar = figure.colorbar(image, ax=list(grid[1]), fraction=0.012, pad=0.01)
     bar.ax.tick_params(labelsize=7)
     for region, colour in REGION_COLOURS.items():
@@ -189,16 +200,33 @@ def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, pa
     _save(figure, path)
 
 
-def slicer(case: CaseVolumes, tumour: np.ndarray) -> tuple[Callable[..., np.ndarray], str]:
-    """Cuts the axial slice with most of ``tumour`` out of a volume, up to the head; its name."""
+def cut_axis(case: CaseVolumes, ratio: Sequence[int] = ()) -> int:
+    """Across which axis towards left, back and feet a slice is cut: 2, the axial ones.
+
+    But 1, the coronal ones, where a ``ratio`` (z, y, x) makes voxels longest along that axis.
+    """
+    longest = "zyx"[int(np.argmax(ratio))] if ratio else ""
+    return 1 if longest == case.orientation.file_axis(2) else 2
+
+
+def slicer(
+    case: CaseVolumes, tumour: np.ndarray, ratio: Sequence[int] = ()
+) -> tuple[Callable[..., np.ndarray], str]:
+    """Cuts the slice with most of ``tumour`` out of a volume, up to the head; and its name.
+
+    It lies as :func:`cut_axis` says.
+    """
     orientation = case.orientation
     head = orientation.turn(case.real) != 0
-    area = (orientation.turn(tumour) if tumour.any() else head).sum(axis=(0, 1))
+    cut = cut_axis(case, ratio)
+    others = tuple(axis for axis in range(3) if axis != cut)
+    area = (orientation.turn(tumour) if tumour.any() else head).sum(axis=others)
     index = int(area.argmax())
-    across, down, _ = bounding_box(head) or (slice(None),) * 3
-    at = orientation.file_index(2, index, len(area))
-    name = f"slice {orientation.file_axis(2)} = {at}"
-    return lambda volume: orientation.turn(volume)[across, down, index].T, name
+    box = list(bounding_box(head) or (slice(None),) * 3)
+    box[cut] = index  # type: ignore[call-overload]
+    at = orientation.file_index(cut, index, len(area))
+    name = f"slice {orientation.file_axis(cut)} = {at}"
+    return lambda volume: orientation.turn(volume)[tuple(box)].T, name
 
 
 def _show(
