@@ -1,4 +1,4 @@
-"""The command ``seg_eval``: run · report · paths.
+"""The command ``seg_eval``: run · report · curve · paths.
 
 Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be used,
 130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant; below
@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
   seg_eval run --degraded flair=1,1,4 --data BraTS --run work/runs/RESTORING --run work/runs/A
   seg_eval report --experiment work/eval/t2f-phantom
+  seg_eval curve work/eval/t2f-1x1x[248]-BraTS work/eval/t2f-BraTS --out work/curve
   eval "$(seg_eval paths)"                                   for stock nnU-Net commands
 """
 
@@ -75,6 +76,14 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help=told)
     report.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
     report.set_defaults(command=_report)
+    told = "Dice against the thickness of slices, from finished experiments of --degraded, and of "
+    told += "--missing for slices without end"
+    curve = commands.add_parser("curve", help=told, description=told)
+    told = "folders under WORK/eval of the same cases and segmenters, one for each ratio"
+    curve.add_argument("experiments", type=Path, nargs="+", metavar="EXPERIMENT", help=told)
+    told = "folder for curve.md, curve.png and curve.csv"
+    curve.add_argument("--out", type=Path, required=True, help=told)
+    curve.set_defaults(command=_curve)
     told = "lines for a shell, so that stock nnU-Net commands find our trainers and segmenters"
     example = 'example:\n  eval "$(seg_eval paths --segmenter work/segmenters/NAME/cpu-mini)"'
     paths = commands.add_parser("paths", help=told, epilog=example, formatter_class=raw)
@@ -163,6 +172,13 @@ def _report(args: argparse.Namespace) -> int:
     from seg_eval.evaluation import report
 
     report(args.experiment)
+    return 0
+
+
+def _curve(args: argparse.Namespace) -> int:
+    from seg_eval.evaluation import curve
+
+    curve(args.experiments, args.out)
     return 0
 
 

@@ -130,7 +130,7 @@ def sample_training(
 
     ``poor`` as :func:`read_channels` takes it.
     """
-    names = (*sources, POOR) if poor else tuple(sources)
+    names: tuple[str, ...] = (*sources, POOR) if poor else tuple(sources)
     inputs, outputs, scales, correlations = [], [], [], []
     for number, case in enumerate(progress(cases, desc="sampling training voxels", unit="case")):
         channels = read_channels(case, sources, target, poor)

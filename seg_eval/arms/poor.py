@@ -5,13 +5,13 @@ is never changed. What a scan is, :mod:`synth3d.images.coarse` says.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seg_eval.arms.synthesisers import completed_file
+from seg_eval.arms.synthesisers import SynthesisRun, completed_file
 from synth3d.cohort import MODALITIES, Case, Modality, parse_modality
 from synth3d.errors import InputError
 from synth3d.files import link_or_copy
@@ -46,9 +46,10 @@ class Degradation:
         ratio = "x".join(map(str, self.ratio))
         return f"{self.modality}-{ratio}" + ("" if self.profile == "kspace" else f"-{self.profile}")
 
-    def is_of(self, ratio: Sequence[int], profile: str) -> bool:
-        """Whether these are slices of such a ratio, of the last axes, and profile."""
-        return (*(1, 1, 1)[len(ratio) :], *ratio) == self.ratio and profile == self.profile
+    def is_learnt_by(self, run: SynthesisRun, case: Case) -> bool:
+        """Whether ``run`` has learned to restore these very slices, in voxels as of ``case``."""
+        there = run.ratio_on(grid(next(iter(case.images.values()))))
+        return run.can_restore(self.modality) and (there, run.profile) == (self.ratio, self.profile)
 
     def describe(self) -> dict[str, Any]:
         """Plain values for ``config.json``."""
@@ -119,9 +120,8 @@ class PoorScans:
         modality = self.degradation.modality
         for case in cases:
             self.scan(case)
-            visible = {name: path for name, path in case.images.items() if name != modality}
-            for name, path in visible.items():
-                target = completed_file(self.folder, replace(case, images=visible), (), name)
+            for name in [name for name in case.images if name != modality]:
+                path, target = case.images[name], completed_file(self.folder, case, (), name)
                 if not target.is_file():
                     link_or_copy(path, target)
         return self.folder

@@ -17,6 +17,7 @@ from synth3d.cohort import Case, Modality, Splits, parse_modality
 from synth3d.completion import Layout
 from synth3d.errors import InputError
 from synth3d.files import read_object
+from synth3d.images import PLANES, Grid, turn_to
 from synth3d.settings import parse
 
 Program = Callable[[Sequence[str]], None]
@@ -70,6 +71,7 @@ class SynthesisRun:
         ratio: Of a run that restores its target from thick slices, which are a source, too: how
             much longer these voxels were in training, (z, y, x); empty for any other.
         profile: How those slices were made.
+        plane: Of a run on slices, how these lie; then ``ratio`` is of (slice, row, column).
     """
 
     folder: Path
@@ -83,6 +85,7 @@ class SynthesisRun:
     seq2seq: bool = False
     ratio: tuple[int, ...] = ()
     profile: str = ""
+    plane: str = ""
 
     @property
     def restores(self) -> bool:
@@ -120,6 +123,13 @@ class SynthesisRun:
         """Whether it restores ``modality`` from thick slices, of whatever ratio."""
         return self.restores and self.targets == (modality,)
 
+    def ratio_on(self, fine: Grid) -> tuple[int, ...]:
+        """``ratio`` along the axes (z, y, x) of a case on the grid ``fine``."""
+        if not (self.plane and self.ratio):
+            return self.ratio
+        axes = turn_to(self.plane, fine.affine).axes
+        return tuple(self.ratio[axes.index(axis)] for axis in range(3))
+
     @property
     def any_gap(self) -> bool:
         """Whether it makes whatever a case lacks, of one list, from the rest of it."""
@@ -140,7 +150,8 @@ def read_run(folder: Path) -> SynthesisRun:
         start = parse(str, train.get("start", ""), "start")
         data = parse(str | None, done.get("data_folder"), "data_folder")
         sides = [parse(names, cohort[side], side) for side in ("train", "val", "test")]
-        targets = tuple(parse_modality(one) for one in parse(names, done["targets"], "targets"))
+        named = parse(names, done["targets"], "targets")
+        targets: tuple[Modality, ...] = tuple(parse_modality(one) for one in named)
         ratio, profile = _thick_slices(config.get("degrade", {}), targets)
         return SynthesisRun(
             folder=folder.resolve(),
@@ -156,6 +167,7 @@ def read_run(folder: Path) -> SynthesisRun:
             seq2seq=train.get("framework") == "tsf" and train.get("tsf", {}).get("pretrain") == 1,
             ratio=ratio,
             profile=profile,
+            plane=_plane(config),
         )
     except (InputError, KeyError, AttributeError) as error:
         raise InputError(
@@ -163,12 +175,22 @@ def read_run(folder: Path) -> SynthesisRun:
         ) from error
 
 
+def _plane(config: Mapping[str, Any]) -> str:
+    """Of a run on slices; empty for one on volumes."""
+    if config.get("dim", 3) == 3:
+        return ""
+    plane = parse(str, config.get("data", {}).get("plane", "axial"), "data.plane")
+    if plane not in PLANES:
+        raise InputError(f"data.plane is {plane!r}, none of {', '.join(PLANES)}")
+    return plane
+
+
 def _thick_slices(degrade: Any, targets: Sequence[Modality]) -> tuple[tuple[int, ...], str]:
     """Ratio and profile of a run that restores; what is degraded and no target is no question."""
     source = parse(str, degrade.get("source", ""), "degrade.source")
     if not source or parse_modality(source) not in targets:
         return (), ""
-    ratio = parse(tuple[int, ...], degrade.get("ratio"), "degrade.ratio")
+    ratio = parse(tuple[int, int, int], degrade.get("ratio"), "degrade.ratio")
     return ratio, parse(str, degrade.get("profile", "kspace"), "degrade.profile")
 
 

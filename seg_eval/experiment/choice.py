@@ -76,7 +76,7 @@ def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[Synt
             raise InputError(f"the run {run.folder} makes {made}{needs}, not {names}")
     fitting = [run for run in runs if fits(run, missing)]
     for run in fitting:
-        if how is not None and run.restores and not how.is_of(run.ratio, run.profile):
+        if how and run.restores and not how.is_learnt_by(run, find_cases(request.cohort)[0]):
             told = f"{' × '.join(map(str, run.ratio))} ({run.profile})"
             print(f"note: the run {run.name} has learned to restore slices of {told}, not of these")
         if run.data_folder is None or run.data_folder.resolve() != request.cohort.resolve():
@@ -89,16 +89,16 @@ def _newest_run(request: RunRequest, missing: tuple[Modality, ...]) -> Synthesis
 
     Of a degraded sequence, one that has learned to restore these very slices.
     """
-    how = request.degradation
+    how, cases = request.degradation, find_cases(request.cohort)
 
     def fits(run: SynthesisRun) -> bool:
         if how is None:
             return run.can_make(missing)
-        return run.can_restore(how.modality) and how.is_of(run.ratio, run.profile)
+        return run.can_restore(how.modality) and how.is_learnt_by(run, cases[0])
 
     runs = finished_runs(request.work, request.cohort, fits)
     if request.splits is not None:
-        patients = {case.name: case.patient for case in find_cases(request.cohort)}
+        patients = {case.name: case.patient for case in cases}
         test = {patients.get(name) for name in parse_splits(request.splits).test}
         runs = [
             r for r in runs if not test & {patients.get(n, patient_of(n)) for n in r.seen_cases}

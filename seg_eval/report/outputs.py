@@ -356,9 +356,9 @@ def _caveats(plan: Plan) -> list[Caveat]:
     kinds = {arm.kind for arm in plan.arms}
     if absent := [kind for kind in kinds_with("own_segmenter") if kind not in kinds]:
         found.append(Caveat("rivals_not_run", {"kinds": absent, "degraded": bool(plan.degraded)}))
-    for run in [arm.source for arm in plan.arms if arm.kind == "restored"]:
-        how = plan.degraded
-        if isinstance(run, SynthesisRun) and how and not how.is_of(run.ratio, run.profile):
+    how, restoring = plan.degraded, [arm.source for arm in plan.arms if arm.kind == "restored"]
+    for run in [source for source in restoring if isinstance(source, SynthesisRun)]:
+        if how is not None and not how.is_learnt_by(run, plan.cohort.test[0]):
             about = {"name": run.name, "ratio": run.ratio, "profile": run.profile}
             found.append(Caveat("other_slices", about))
     if plan.foreign is not None:

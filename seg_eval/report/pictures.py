@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, with three of Paul Tol's behind them, told a
 colour-blind readers; every bar is labelled as well.
 """
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -155,6 +156,57 @@ def draw_dice(
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
     _save(figure, path, axes, title)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Mean Dice of one region and line at one ratio, which may be infinite, with its interval."""
+
+    region: str
+    line: str
+    ratio: float
+    dice: float
+    low: float | None
+    high: float | None
+
+
+def draw_curve(points: Sequence[CurvePoint], title: str, path: Path) -> None:
+    """Dice against ratio, one picture a region and one line an arm; ratio 1 is ``full``'s.
+
+    Ratios stand at equal distances, the infinite one last.
+    """
+    regions = list(dict.fromkeys(point.region for point in points))
+    ratios = [1.0, *sorted({point.ratio for point in points})]
+    lines = list(dict.fromkeys(point.line for point in points if point.line != "full"))
+    colours = arm_colours({line: "reference" if line == "as it is" else "" for line in lines})
+    figure = _figure(max(7.0, 4.2 * len(regions)), 4.4)
+    for axes, region in zip(
+        figure.subplots(1, len(regions), squeeze=False)[0], regions, strict=True
+    ):
+        own = [point for point in points if point.region == region]
+        ceiling = float(np.mean([point.dice for point in own if point.line == "full"]))
+        axes.axhline(ceiling, color=INK, linewidth=0.8, linestyle="--", label="full")
+        for number, line in enumerate(lines):
+            there = sorted((p for p in own if p.line == line), key=lambda p: p.ratio)
+            x = [ratios.index(p.ratio) + 0.04 * (number - len(lines) / 2) for p in there]
+            ends = [
+                [max(0.0, p.dice - (p.dice if p.low is None else p.low)) for p in there],
+                [max(0.0, (p.dice if p.high is None else p.high) - p.dice) for p in there],
+            ]
+            dice, marker = [p.dice for p in there], "os^Dvp"[number % 6]
+            style = {"color": colours[line], "marker": marker, "label": short_name(line)}
+            axes.errorbar(x, dice, ends, markersize=4.5, linewidth=1.3, capsize=2, **style)
+        names = ["∞" if math.isinf(ratio) else f"{ratio:g}" for ratio in ratios]
+        axes.set_xticks(range(len(ratios)), names)
+        axes.set(xlabel="times as long", ylabel="Dice", xlim=(-0.2, len(ratios) - 0.6))
+        axes.set_title(region, fontsize=10)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    place = {"loc": "outside lower center", "ncols": 5, "frameon": False, "fontsize": 8}
+    figure.legend(handles, labels, **place)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
 
 
 def draw_panel(

@@ -283,6 +283,10 @@ def resample(volume: np.ndarray, spacing_mm: Sequence[float], shape: Sequence[in
 
         finer = [mm * n / m for mm, n, m in zip(spacing_mm, volume.shape, shape, strict=True)]
         found = default_resampling.resample_data_or_seg_to_shape(
-            volume[None].astype(np.float32), shape, spacing_mm, finer, force_separate_z=None
+            volume[None].astype(np.float32),
+            tuple(shape),
+            tuple(spacing_mm),
+            finer,
+            force_separate_z=None,
         )
     return np.asarray(found[0], dtype=np.float32)

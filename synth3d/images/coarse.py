@@ -6,6 +6,7 @@ so the ratio is exact where it divides n and a little less elsewhere. Axes are t
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -72,8 +73,9 @@ def brought_back(volume: np.ndarray, shape: Sequence[int], order: int = 1) -> np
     from scipy import ndimage
 
     scale = np.divide(volume.shape, shape)
+    offset: Any = scale / 2 - 0.5
     fine = ndimage.affine_transform(
-        volume.astype(np.float64), scale, scale / 2 - 0.5, tuple(shape), order=order, mode="nearest"
+        volume.astype(np.float64), scale, offset, tuple(shape), order=order, mode="nearest"
     )
     return fine.astype(np.float32)
 

@@ -15,7 +15,7 @@ from seg_eval.evaluation import evaluate
 from seg_eval.experiment.engines import Engines, Predict
 from seg_eval.experiment.request import RunRequest
 from seg_eval.segmenter.training import Training
-from synth3d.images import brought_back, read, resample, write_like, write_new
+from synth3d.images import brought_back, read, resample_within, write_like, write_new
 
 SHAPE = (14, 20, 18)
 AFFINE = np.array([[-1.5, 0, 0, 9], [0, -1, 0, 11], [0, 0, 2, -7], [0, 0, 0, 1.0]])
@@ -264,7 +264,7 @@ class FakeMachines:
                 like = real
                 if "--restore" in arguments:
                     like = data / name / f"{name}_t2.nii.gz"
-                    volume = np.maximum(resample(read(real), read(like).grid).data, 0)
+                    volume = np.maximum(resample_within(read(real), read(like).grid).data, 0)
                     volume = np.where(read(like).data > 0, volume, 0)
                 elif "--plumbing" not in arguments:
                     volume = np.where(volume > 0, 0.7 * volume + 40, 0)

@@ -1,5 +1,6 @@
 """A sequence that is there with thick slices: what its slices cost, and how much comes back."""
 
+import csv
 import hashlib
 import json
 from dataclasses import replace
@@ -164,6 +165,18 @@ def test_a_run_of_other_slices_is_judged_with_a_warning(do, capsys):
     assert not any("sr has learned" in text for text in summary["warnings"])
 
 
+def test_the_ratio_of_a_run_on_slices_is_of_their_rows_and_columns(ask, toy_cohort, tmp_path):
+    """In coronal slices a row is one of the volume's z: 1, 4, 1 there is 4, 1, 1 of the file."""
+    run = tmp_path / "work" / "runs" / "sr"
+    asked = ask(run=(), degraded="flair=4,1,1")
+    assert choose(asked, ("t2f",)).training
+    config = {"dim": 2, "data": {"plane": "coronal"}}
+    config["degrade"] = {"source": "t2f", "ratio": [1, 4, 1], "profile": "kspace"}
+    (run / "config.json").write_text(json.dumps(config))
+    assert [one.name for one in choose(asked, ("t2f",)).sources] == ["sr"]
+    assert choose(ask(run=(), degraded="flair=1,4,1"), ("t2f",)).training
+
+
 def test_retraining_learns_from_restored_training_cases(do, machines):
     folder = do("--folds", "2", arms="retrained")
     completing = [words for words in machines.commands if words[0] == "complete"]
@@ -232,3 +245,63 @@ def test_it_is_refused_in_one_sentence_and_nothing_is_written(
     assert error.startswith("error: ")
     assert sentence in error
     assert not (tmp_path / "work").exists()
+
+
+@pytest.fixture
+def several(do, run_toy, tmp_path):
+    """Folders of the experiments of two ratios and of the missing sequence."""
+    parent = tmp_path / "work" / "eval"
+    for ratio in ("4", "2"):
+        do(degraded=f"flair=1,1,{ratio}", name=f"by-{ratio}", arms="spline,ridge", run=())
+    run_toy("--arms", "ridge,copy")
+    return [parent / "by-4", parent / "toy", parent / "by-2"]
+
+
+def test_a_curve_has_a_point_for_each_ratio_and_ends_where_the_sequence_is_missing(
+    several, tmp_path, capsys
+):
+    before = [contents(folder) for folder in several]
+    assert main(["curve", *map(str, several), "--out", str(tmp_path / "curve")]) == 0
+    with (tmp_path / "curve" / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(dict.fromkeys(row["ratio"] for row in rows)) == ["2", "4", "inf"]
+    floor = [(r["ratio"], r["arm"]) for r in rows if (r["line"], r["region"]) == ("as it is", "WT")]
+    assert floor == [("2", "degraded"), ("4", "degraded"), ("inf", "zero")]
+    for row in rows:
+        folder = tmp_path / "work" / "eval" / row["experiment"]
+        cell = summary_of(folder)["regions"][row["region"]]["arms"][row["arm"]]
+        assert float(row["dice"]) == pytest.approx(cell["dice"])
+    printed = capsys.readouterr().out
+    assert "| WT Dice" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("| copy")][:1]
+    assert [cell.strip() for cell in line.split("|")][2:4] == ["–", "–"]
+    assert (tmp_path / "curve" / "curve.png").is_file()
+    assert [contents(folder) for folder in several] == before
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"test": ["another"]}, "differ in test: no curve of both"),
+        ({"seeds": [7]}, "differ in seeds"),
+        ({"degraded": {"ratio": [1, 1, 2], "profile": "slices"}}, "slices of several profiles"),
+        ({"degraded": {"ratio": [2, 1, 1], "profile": "kspace"}}, "along the same axes"),
+        ({"degraded": {"ratio": [1, 1, 4], "profile": "kspace"}}, "are of one ratio"),
+        ({"hashes": {"segmenter frozen-seed0 fold_0": "0"}}, "differ in the frozen segmenter"),
+        ({}, "two experiments or more"),
+    ],
+)
+def test_experiments_that_do_not_belong_on_one_curve_are_refused(
+    do, tmp_path, capsys, change, sentence
+):
+    for ratio in ("4", "2"):
+        do(degraded=f"flair=1,1,{ratio}", name=f"by-{ratio}", arms="spline", run=())
+    folders = [tmp_path / "work/eval/by-4", tmp_path / "work/eval/by-2"]
+    other = summary_of(folders[1])
+    other["hashes"] |= change.pop("hashes", {})
+    other["config"] |= change
+    (folders[1] / "summary.json").write_text(json.dumps(other))
+    folders = folders[:1] if "two" in sentence else folders
+    assert main(["curve", *map(str, folders), "--out", str(tmp_path / "curve")]) == 2
+    assert sentence in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "curve").exists()

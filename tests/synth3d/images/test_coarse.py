@@ -1,5 +1,7 @@
 """Thick slices of a volume on a grid, and the ways back."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -51,7 +53,7 @@ def test_the_coarse_grid_has_the_same_field_of_view(sides, ratio):
             g.affine @ [*((-0.5 if low else n - 0.5) for n in g.shape_zyx[::-1]), 1]
             for g in (fine, found)
         ]
-        np.testing.assert_allclose(*ends, atol=1e-9)
+        np.testing.assert_allclose(ends[0], ends[1], atol=1e-9)
     assert found.shape_zyx == coarse(picture(sides), ratio).shape
 
 
@@ -61,7 +63,7 @@ def test_a_ramp_is_where_it_was():
     found = coarse(ramp, (1, 1, 4), "slices")
     np.testing.assert_allclose(found[0, 0], [2.5, 6.5, 10.5, 14.5])
     fine = Grid((4, 5, 16), OBLIQUE)
-    there = Volume(found, coarse_grid(fine, (1, 1, 4)).affine, None)
+    there = Volume(found, coarse_grid(fine, (1, 1, 4)).affine, Path("scan.nii"))
     inner = np.s_[1:-1, 1:-1, 2:14]
     np.testing.assert_allclose(resample(there, fine).data[inner], ramp[inner], rtol=1e-5)
     np.testing.assert_allclose(brought_back(found, fine.shape_zyx)[inner], ramp[inner])
