@@ -7,7 +7,7 @@ from seg_eval.segmenter.model_folder import (
     refuse_unfit,
     refuse_untrusted,
 )
-from seg_eval.segmenter.nnunet import Segmenter, open_model_folder, train_segmenter
+from seg_eval.segmenter.nnunet import Segmenter, open_model_folder, resample, train_segmenter
 from seg_eval.segmenter.preprocessing import prepare
 from seg_eval.segmenter.raw_dataset import (
     RawPlan,
@@ -27,6 +27,6 @@ __all__ = [
     "BEST", "FINAL", "RawPlan", "RawRequest", "Segmenter", "Training", "consecutive_codes",
     "dataset_folder", "export_lines", "make_room", "open_model_folder", "paths",
     "plan_raw_dataset", "prepare", "read_model_folder", "refuse_unfit", "refuse_untrusted",
-    "segmenters_folder", "train", "train_segmenter", "write_description", "write_planned",
-    "write_raw_dataset",
+    "resample", "segmenters_folder", "train", "train_segmenter", "write_description",
+    "write_planned", "write_raw_dataset",
 ]  # fmt: skip

@@ -35,7 +35,9 @@ def add_complete(commands: Any) -> None:
         help="only these cases; or a table of all cases instead of --data")
     add("--labels", metavar="SCHEME", help=LABELS + "; those copied get what their names say")
     add("--overwrite", action="store_true", help="replace files that are already in OUT")
-    add("--explain", action="store_true", help="and what explains it, of a run of tsf or agi-net")
+    add("--explain", nargs="?", const="all", choices=["all", "maps"],
+        help="and what explains it, of a run of tsf or agi-net; maps: without the slow table of "
+        "what each source is worth")
     add("--draws", type=int, default=1, metavar="N", help="a diffusion's mean of N, and its spread")
     add("--link", action="store_true",
         help="hard links to the input's files instead of copies: less disk, but one file")

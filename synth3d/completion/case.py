@@ -77,7 +77,7 @@ class Begun:
             with self._timed(), self._judged():
                 self.made = self.maker.make(
                     job.readable, job.make, seed=request.seed, draws=request.draws,
-                    on_tile=on_tile, content=content, explain=request.explain,
+                    on_tile=on_tile, content=content, explain=bool(request.explain),
                 )  # fmt: skip
 
     @contextmanager

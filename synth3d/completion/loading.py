@@ -57,5 +57,5 @@ def _load(request: CompleteRequest) -> "Maker":
     )
     maker.refuse_restoring(request.restored)
     maker.refuse_others(request.hidden)
-    maker.refuse_unexplained(request.explain, request.draws)
+    maker.refuse_unexplained(bool(request.explain), request.draws)
     return maker

@@ -9,7 +9,7 @@ from synth3d.cohort import ALL_MODALITIES, Modality, parse_modality, parse_schem
 from synth3d.completion.receipts import Layout
 from synth3d.errors import InputError
 
-FORMATS, PRECISIONS = ("brats", "nnunet", "bids"), ("fp32", "bf16")
+FORMATS, PRECISIONS, EXPLAIN = ("brats", "nnunet", "bids"), ("fp32", "bf16"), ("", "all", "maps")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class CompleteRequest:
             from the network, and the real files are not taken over.
         restore: Sequences that are there with thick slices: each is read and replaced by what the
             run, which must be trained to, restores.
-        explain: Write beside what is made what explains it, as far as the run can.
+        explain: Write beside what is made what explains it, as far as the run can: ``all``, which
+            True means as well, or ``maps`` alone, without looking at other cases for what each
+            source is worth; empty, or False, for neither.
         draws: Pictures of a diffusion that are averaged; of several the spread is written, too.
         link: The files that are there are hard links to the input instead of copies of it; whoever
             changes one then changes the other.
@@ -51,7 +53,7 @@ class CompleteRequest:
     missing: tuple[str, ...] = ()
     restore: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
-    explain: bool = False
+    explain: str | bool = ""
     draws: int = 1
     link: bool = False
     labels: str | None = None
@@ -76,6 +78,7 @@ class CompleteRequest:
             object.__setattr__(self, name, None if value is None else kind(value))
         for name in ("missing", "restore"):
             object.__setattr__(self, name, tuple(getattr(self, name) or ()))
+        object.__setattr__(self, "explain", "all" if self.explain is True else self.explain or "")
         object.__setattr__(self, "labels", parse_scheme(self.labels).name if self.labels else None)
         self._check_values()
         self.share  # noqa: B018  (it refuses what it cannot read)
@@ -105,7 +108,7 @@ class CompleteRequest:
         for name in ("batch", "workers", "threads", "draws"):
             if (value := getattr(self, name)) is not None and not 1 <= value <= 4096:
                 raise InputError(f"--{name} must be at least 1 and at most 4096, got {value}")
-        for name, known in (("format", FORMATS), ("precision", PRECISIONS)):
+        for name, known in (("format", FORMATS), ("precision", PRECISIONS), ("explain", EXPLAIN)):
             if (value := getattr(self, name)) not in known and (name, value) != ("precision", None):
                 raise InputError(f"unknown {name} {value!r}; known are {' and '.join(known)}")
         if self.overlap is not None and not 0 <= self.overlap < 1:

@@ -141,7 +141,7 @@ def _run(root: Path, out: Path, path: Path) -> None:
     """A finished run, by both packages."""
     run = path.parent
     with suppress(InputError):
-        finished_runs(root / "work", ("t2f",), root / "cohort")
+        finished_runs(root / "work", root / "cohort", lambda run: run.can_make(("t2f",)))
     with suppress(InputError):
         read_run(run)
     with suppress(InputError):

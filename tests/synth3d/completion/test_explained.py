@@ -104,6 +104,17 @@ def test_a_map_is_what_the_two_reconstructions_differ_by(ready, runs):
     assert not made[:3].any()
 
 
+def test_maps_alone_come_without_the_table_of_what_sources_are_worth(complete, tmp_path):
+    complete(explain="maps")
+    maps, table = maps_of(tmp_path / "out", LACKING, "t2f"), tmp_path / "out" / "contributions.csv"
+    assert maps
+    assert not table.exists()
+    assert complete(explain="all")[1].state == "done"  # the same pictures and maps, and the table
+    assert table.exists()
+    with pytest.raises(InputError, match="explain"):
+        complete(explain="some")
+
+
 def test_resuming_explaining_later_and_verifying(complete, tmp_path, capsys):
     complete(explain=False)
     assert complete()[1].state == "made"  # the maps were not there
