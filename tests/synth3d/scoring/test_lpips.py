@@ -103,3 +103,13 @@ def test_takes_slices_of_any_size(distance, shape):
     assert np.isfinite(found).all()
     with pytest.raises(ValueError, match=r"expected two \(N, H, W\)"):
         distance(np.zeros(shape), np.zeros((9, 9)))
+
+
+def test_can_be_learnt_by_where_the_pictures_are(distance):
+    real, made = (torch.from_numpy(slices(2, 24, seed)) for seed in (0, 1))
+    made.requires_grad_()
+    found = distance.of(real, made)
+    assert found.tolist() == pytest.approx(distance(*(v.detach().numpy() for v in (real, made))))
+    found.sum().backward()
+    assert (made.grad != 0).float().mean() > 0.9
+    assert not any(p.requires_grad for p in distance.network.parameters())
