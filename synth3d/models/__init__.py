@@ -10,7 +10,9 @@ from synth3d.models.blocks import ChannelNorm, GlobalMean, ResBlock
 from synth3d.models.centred import Centred
 from synth3d.models.critics import PatchCritic, ScalarCritic
 from synth3d.models.drop_in import replace_convolutions
+from synth3d.models.fgdl.critics import DifferenceCritic, PlainCritic
 from synth3d.models.fgdl.registration import Registration, folded, roughness, warp
+from synth3d.models.fgdl.super_resolution import SuperResolution
 from synth3d.models.memory import saved_bytes
 from synth3d.models.moving.deformable import DeformableConv, DeformResUNet, DisplacementMap
 from synth3d.models.moving.rotating import ArcResUNet, RotatingConv
@@ -48,6 +50,7 @@ __all__ = [
     "ChannelNorm",
     "DeformResUNet",
     "DeformableConv",
+    "DifferenceCritic",
     "DisplacementMap",
     "GlobalMean",
     "GroupedConv3d",
@@ -57,6 +60,7 @@ __all__ = [
     "ModelConfig",
     "OffsetHead",
     "PatchCritic",
+    "PlainCritic",
     "Registration",
     "ResBlock",
     "ResUNet",
@@ -64,6 +68,7 @@ __all__ = [
     "RotatingConv",
     "ScalarCritic",
     "ScaleHead",
+    "SuperResolution",
     "TSFSeq2Seq",
     "TimeModulation",
     "folded",

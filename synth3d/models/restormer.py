@@ -50,13 +50,17 @@ def depthwise(dim: int, width: int) -> nn.Module:
 
 
 class ChannelAttention(nn.Module):
-    """Each channel as a mixture of those that are like it; its cost is linear in voxels."""
+    """Each channel as a mixture of those that are like it; its cost is linear in voxels.
 
-    def __init__(self, dim: int, width: int) -> None:
+    ``asking``, C → 3 C, makes queries, keys and values; None for a convolution of one tap.
+    """
+
+    def __init__(self, dim: int, width: int, asking: nn.Module | None = None) -> None:
         super().__init__()
         self.heads = heads_of(width)
         self.temperature = nn.Parameter(torch.ones(self.heads, 1, 1))
-        self.qkv = nn.Sequential(conv(dim, width, 3 * width, 1), depthwise(dim, 3 * width))
+        first = conv(dim, width, 3 * width, 1) if asking is None else asking
+        self.qkv = nn.Sequential(first, depthwise(dim, 3 * width))
         self.project = conv(dim, width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,12 +91,16 @@ class GatedFeedForward(nn.Module):
 
 
 class RestormerBlock(nn.Module):
-    """x + attention(norm(x)), then the same with the feed-forward part."""
+    """x + attention(norm(x)), then the same with the feed-forward part.
 
-    def __init__(self, dim: int, width: int) -> None:
+    ``asking`` is :class:`ChannelAttention`'s.
+    """
+
+    def __init__(self, dim: int, width: int, asking: nn.Module | None = None) -> None:
         super().__init__()
         self.norms = nn.ModuleList(ChannelNorm(width) for _ in range(2))
-        self.attend, self.feed = ChannelAttention(dim, width), GatedFeedForward(dim, width)
+        self.attend = ChannelAttention(dim, width, asking)
+        self.feed = GatedFeedForward(dim, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, \\*S) → the same."""
