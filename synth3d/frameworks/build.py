@@ -48,6 +48,9 @@ def build(
     if task.mode not in framework.modes:
         able = sorted(known for known, f in FRAMEWORKS.items() if task.mode in f.modes)
         raise InputError(f"{name} cannot learn mode {task.mode}; able: {able}")
+    if task.poor and framework.hides_sources:
+        able = sorted(known for known, f in FRAMEWORKS.items() if not f.hides_sources)
+        raise InputError(f"{name} hides sources and cannot restore {task.poor[0]}; able: {able}")
     taken = options_of(model.name) & model.__dataclass_fields__.keys()
     shape = {key: getattr(model, key) for key in taken}
     if "time" in framework.needs:

@@ -204,7 +204,7 @@ def cases_read(
     if either and aloud:
         for text in never_together([case.images for case in learn], config.sources):
             print(f"warning: {text}")
-    names = (*config.sources, *config.targets)
+    names = tuple(dict.fromkeys((*config.sources, *config.targets)))
     refuse_headers([*check, *learn], names, config.data.common_grid)
     return learn, check
 

@@ -115,7 +115,7 @@ def test_a_resampled_constant_comes_back_as_it_was_without_dark_rims(size):
     assert view.brain.shape == (9, *size)
     np.testing.assert_allclose(view.volumes["t1n"][view.brain], 0.7, rtol=1e-5)
     assert not view.volumes["t1n"][~view.brain].any()
-    back = restore(view.sources(["t1n"]), case, *settings)
+    back = restore(view.stack(["t1n"]), case, *settings)
     np.testing.assert_allclose(back[0], flat["t1n"], rtol=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_no_voxel_of_the_brain_is_lost_by_resampling(sides, size, chance):
     ones = {"t1n": brain.astype(np.float32)}
     case = dataclasses.replace(case_of(), volumes=ones, brain=brain, tumour=None)
     settings = view_of(size=size)
-    back = restore(seen(case, *settings).sources(["t1n"]), case, *settings)
+    back = restore(seen(case, *settings).stack(["t1n"]), case, *settings)
     np.testing.assert_allclose(back[0], ones["t1n"], atol=1e-5)
 
 
