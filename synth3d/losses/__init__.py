@@ -1,6 +1,6 @@
 """Terms that several frameworks use."""
 
-from synth3d.losses.masked import masked_mean, spread
+from synth3d.losses.masked import masked_mean, spread, squared_at_scales
 from synth3d.losses.objectives import (
     OBJECTIVES,
     Objective,
@@ -32,5 +32,6 @@ __all__ = [
     "orthogonal_slices",
     "relativistic",
     "spread",
+    "squared_at_scales",
     "squared_distance",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from synth3d.errors import InputError
@@ -78,8 +79,15 @@ class PerceptualDistance:
 
     def of(self, real: Tensor, synthetic: Tensor) -> Tensor:
         """Distances (N,) of slices (N, H, W) in [-1, 1], with a gradient, where the slices are."""
-        pair = [_mirrored(slices.float())[:, None] for slices in (real, synthetic)]
-        return self.network.to(real.device)(*pair).flatten()
+        network = self.network.to(real.device)
+        total = torch.zeros(len(real), device=real.device)
+        pair = (_mirrored(slices.float())[:, None] for slices in (real, synthetic))
+        maps = [network.net(network.scaling_layer(slices)) for slices in pair]
+        for layer, one, other in zip(network.lins, *maps, strict=True):
+            # The package's own norm has no slope where all features are 0.
+            units = [F.normalize(features, dim=1, eps=1e-10) for features in (one, other)]
+            total = total + layer((units[0] - units[1]).square()).mean((1, 2, 3))
+        return total
 
 
 def _mirrored(slices: Tensor) -> Tensor:
@@ -91,7 +99,7 @@ def _mirrored(slices: Tensor) -> Tensor:
     return slices
 
 
-def _network(weights: Path) -> torch.nn.Module:
+def _network(weights: Path) -> Any:
     """LPIPS with AlexNet's ``weights``; the package itself would go and fetch them."""
     import lpips
 
