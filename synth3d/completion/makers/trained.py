@@ -151,7 +151,7 @@ class RunMaker(Maker):
             return [
                 f"has no {', '.join(gone)}, which the run restores and cannot make from nothing"
             ]
-        if task.guides and len(case.missing(task.guides)) == len(task.guides):
+        if task.poor and {*task.guides} and not {*task.guides} & {*case.images}:
             others = ", ".join(task.guides)
             return [f"has none of {others}, on whose grid {', '.join(task.poor)} is restored"]
         absent, able = ", ".join(case.missing(self.sources)), "+".join(self.targets)

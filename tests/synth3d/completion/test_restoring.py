@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import synth3d
+from synth3d.bids.command import main as bids_app
 from synth3d.cli import main
 from synth3d.cohort import find_cases
 from synth3d.data import DataConfig, DegradeConfig, Task, degrade, prepare
@@ -19,7 +21,7 @@ from synth3d.files import sha256
 from synth3d.frameworks.reconstruction import Reconstruction
 from synth3d.images.grids import Grid
 from synth3d.images.resampling import edges_in, resample_within, share_beyond
-from synth3d.images.volumes import read
+from synth3d.images.volumes import Volume, read
 
 FOUR = ["t1n", "t1c", "t2w", "t2f"]
 RATIO = (4, 1, 1)
@@ -237,6 +239,10 @@ def test_a_derivative_has_the_restored_one_alone_and_says_of_what_it_is(
     (done,) = complete(runs / "poor", tmp_path / "bids", out, format="bids")
     made = [path.name for path in out.rglob("*.nii.gz")]
     assert made == ["sub-1_desc-synth_FLAIR.nii.gz"]
+    flags = ["--run", str(runs / "poor"), "--restore", "flair", "--device", "cpu"]
+    assert bids_app([str(tmp_path / "bids"), str(tmp_path / "app"), "participant", *flags]) == 0
+    (app,) = (tmp_path / "app").rglob("*.nii.gz")
+    assert sha256(app) == sha256(done.paths["t2f"])
     about = json.loads(next(out.rglob("sub-1_desc-synth_FLAIR.json")).read_text())
     assert "bids:raw:sub-1/anat/sub-1_FLAIR.nii.gz" in about["Sources"]
 
@@ -260,3 +266,54 @@ def test_edges_and_cover_of_another_grid():
     assert share_beyond(less, whole, mask) == pytest.approx(1 / 3)
     mask[8:] = False
     assert share_beyond(less, whole, mask) == 0
+    # Linear between the middles of slices, constant beyond them; in-plane, axes are exchanged.
+    slices = np.zeros((3, 8, 8), np.float32)
+    slices[:, 2, 5] = (4, 8, 16)
+    moved = resample_within(Volume(slices, long.affine, Path()), whole).data
+    assert moved.shape == whole.shape_zyx
+    assert moved[:, 5, 5].tolist() == [4, 4, 4.5, 5.5, 6.5, 7.5, 9, 11, 13, 15, 16, 16]
+    assert np.count_nonzero(moved) == 12
+
+
+TINY = {"model": "resunet", "framework": "l1", "recipe": "phantom", "precision": "fp32",
+        "threads": 1, "device": "cpu", "name": "run"}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_trained_run_comes_nearer_to_the_truth_than_interpolation(phantom_cohort, tmp_path):
+    run = synth3d.train(
+        data=phantom_cohort, work=tmp_path, degraded="flair=4,1,1", steps=150, batch=4,
+        widths=(8, 16), patch=(16, 16, 16),
+        assign=["train.learning_rate=0.003", "data.patches_per_case=8"], **TINY,
+    )  # fmt: skip
+    unseen = json.loads((run.folder / "cohort.json").read_text())["test"][0]
+    case = next(case for case in find_cases(phantom_cohort) if case.name == unseen)
+    shutil.copytree(case.folder, tmp_path / "in" / case.name)
+    poor = find_cases(tmp_path / "in")[0].images["t2f"]
+    thicken(poor, RATIO, profile="kspace")
+    (done,) = complete(run.folder, tmp_path / "in", tmp_path / "out")
+    truth, made = read(case.images["t2f"]), read(done.paths["t2f"])
+    brain = np.logical_or.reduce([read(case.images[name]).data != 0 for name in FOUR[:3]])
+    errors = [
+        np.sqrt(np.square(volume.data - truth.data)[brain].mean())
+        for volume in (made, resample_within(read(poor), truth.grid))
+    ]
+    assert errors[0] < 0.9 * errors[1]
+
+
+@pytest.mark.slow
+def test_slices_are_restored_along_their_rows_and_columns(phantom_cohort, tmp_path, gives_back):
+    """(1, y, x) of the plane: in coronal slices a row is one of the volume's z."""
+    run = synth3d.train(
+        data=phantom_cohort, work=tmp_path, degraded="flair=1,4,1", steps=1, batch=2, dim="2d",
+        plane="coronal", widths=(4, 8), patch=(16, 16), **TINY | {"recipe": "phantom-2d"},
+    )  # fmt: skip
+    data = thick_cohort(phantom_cohort, tmp_path / "in")
+    case, (done,) = find_cases(data)[0], complete(run.folder, data, tmp_path / "out")
+    facts = receipt_of(done)["targets"]["t2f"]["restored"]
+    assert facts["ratio_asked"] == [4, 1, 1] == facts["ratio_found"]
+    expected = resample_within(read(case.images["t2f"]), read(case.images["t2w"]).grid).data
+    made = read(done.paths["t2f"]).data
+    inside = (made != 0) & (expected > 0)
+    assert inside.sum() > 1000
+    assert np.allclose(made[inside], expected[inside], rtol=1e-3, atol=1e-3 * expected.max())

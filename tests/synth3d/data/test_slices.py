@@ -62,7 +62,7 @@ def test_one_head_is_seen_alike_however_its_file_lies(plane, order, flips):
         affine=turn.affine(case.affine, case.brain.shape),
     )
     here, there = seen(case, *view), seen(other, *view)
-    np.testing.assert_array_equal(here.sources(TASK.sources), there.sources(TASK.sources))
+    np.testing.assert_array_equal(here.sources(TASK), there.sources(TASK))
     np.testing.assert_array_equal(here.tumour, there.tumour)
     np.testing.assert_allclose(here.affine, there.affine, atol=1e-12)
     assert spacing_seen(case.grid, *view) == pytest.approx(spacing_seen(other.grid, *view))

@@ -70,6 +70,23 @@ def test_a_degraded_sequence_that_cannot_be_restored_is_refused(asked, words):
         build_framework(resolve(TrainRequest(**TINY | asked), "cpu"))
 
 
+def test_a_ratio_larger_than_a_case_is_refused_before_anything_is_written(
+    phantom_cohort, tmp_path, capsys
+):
+    data = shutil.copytree(phantom_cohort, tmp_path / "data")
+    name = make_splits(find_cases(data)).train[0]
+    for path in (data / name).glob("*.nii.gz"):
+        image = nib.load(path)
+        nib.save(image.slicer[:, :, 10:24], path)
+    flags = ["--degraded", "flair=16,1,1", "--recipe", "phantom", "--framework", "l1"]
+    flags += ["--work", str(tmp_path / "work"), "--device", "cpu"]
+    assert main(["train", "--data", str(data), *flags]) == 2
+    said = capsys.readouterr().err
+    assert f"error: case {name}: voxels (16, 1, 1) times as long" in said
+    assert "larger than its grid of (14, 32, 32)" in said
+    assert not [*tmp_path.glob("work/runs/*")]
+
+
 def test_bad_files_stop_it_with_one_sentence_that_names_them(phantom_cohort, tmp_path, capsys):
     data = shutil.copytree(phantom_cohort, tmp_path / "data")
     names = make_splits(find_cases(data))
