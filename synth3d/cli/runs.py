@@ -64,7 +64,8 @@ def add_train(commands: Any) -> None:
         "CPU, near by on CUDA")
     add("--work", type=Path, default=Path("work"), help="where runs are kept")
     add("--name", help="run folder name; default: says what it is")
-    add("--from", type=Path, dest="start", metavar="RUN", help="learn the fusion of this tsf run")
+    add("--from", type=Path, dest="start", metavar="RUN", 
+        help="learn the second stage alone, beside what this run has learnt (tsf, fgdl)")
     for flag, how in CACHE.items():
         add(flag, **how)
     add("--dry-run", action="store_true", help="print the settings and stop")

@@ -76,8 +76,8 @@ class TrainRequest:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         work: Where runs are kept.
         name: Of the run folder; None says what it is.
-        start: A finished run of Seq2Seq or tsf, whose encoder and decoder the fusion of this one
-            begins from.
+        start: A finished run whose second stage this one is: of Seq2Seq or tsf, whose encoder and
+            decoder the fusion begins from, or of fgdl, whose synthesis the branch stands beside.
         cache: Folder of prepared cases; None is ``cache`` in ``work``.
         cache_limit: Of that folder, in 10^9 bytes.
         dry_run: Print the settings and stop.

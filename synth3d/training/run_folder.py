@@ -3,9 +3,10 @@
 ``config.json`` the resolved configuration · ``cohort.json`` data folder and split ·
 ``environment.json`` versions and commands · ``scales.json`` intensity scales of the training
 cases · ``roles.json`` what exchanged sequences look like · ``resume.pt`` state of a run under
-way · ``log.jsonl`` · ``weights.safetensors`` · ``curves.png`` ``contact.png`` ``tensorboard/`` ·
-``done.json``, written last: a run without it is unfinished. An exported run (``synth3d.export``)
-has of this what synthesis needs, its weights under another name.
+way · ``log.jsonl`` · ``weights.safetensors`` · ``registration.safetensors``, of fgdl, for runs that
+begin from this one · ``curves.png`` ``contact.png`` ``tensorboard/`` · ``done.json``, written last:
+a run without it is unfinished. An exported run (``synth3d.export``) has of this what synthesis
+needs, its weights under another name.
 """
 
 import contextlib
