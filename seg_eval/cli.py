@@ -1,4 +1,4 @@
-"""The command ``seg_eval``: run · report · paths · export-segmenter.
+"""The command ``seg_eval``: run · report · curve · paths · export-segmenter.
 
 Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be used,
 130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant; below
@@ -29,7 +29,9 @@ EXAMPLES = """examples:
   seg_eval run --missing flair,t1ce --data BraTS             both at once
   seg_eval run --missing flair --data BraTS --segmenter MODEL --trust
   seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
+  seg_eval run --degraded flair=1,1,4 --data BraTS --run work/runs/RESTORING --run work/runs/A
   seg_eval report --experiment work/eval/t2f-phantom
+  seg_eval curve work/eval/t2f-1x1x[248]-BraTS work/eval/t2f-BraTS --out work/curve
   eval "$(seg_eval paths)"                                   for stock nnU-Net commands
   seg_eval export-segmenter MODEL segmenter                  for synth3d to learn from
 """
@@ -46,7 +48,11 @@ test case is real (full), blanked (zero), copied from the most similar sequence 
 of the training cases (template), regressed voxel by voxel (ridge, boosted), synthesised
 (synthetic: our runs, or any other tool's files), or the real one sent through the export path
 (plumbing). The honest rivals train a segmenter of their own: without the sequence (specialist),
-with random channels dropped (dropout), or on out-of-fold synthetic channels (retrained)."""
+with random channels dropped (dropout), or on out-of-fold synthetic channels (retrained).
+
+With --degraded the sequence is there, but with thick slices, and what comes back is counted from
+these as nnU-Net would resample them (degraded), beside linear and cubic interpolation (trilinear,
+spline), regression that sees them too, runs that restore them and runs that fill it in anew."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,6 +82,14 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help=told)
     report.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
     report.set_defaults(command=_report)
+    told = "Dice against the thickness of slices, from finished experiments of --degraded, and of "
+    told += "--missing for slices without end"
+    curve = commands.add_parser("curve", help=told, description=told)
+    told = "folders under WORK/eval of the same cases and segmenters, one for each ratio"
+    curve.add_argument("experiments", type=Path, nargs="+", metavar="EXPERIMENT", help=told)
+    told = "folder for curve.md, curve.png and curve.csv"
+    curve.add_argument("--out", type=Path, required=True, help=told)
+    curve.set_defaults(command=_curve)
     told = "lines for a shell, so that stock nnU-Net commands find our trainers and segmenters"
     example = 'example:\n  eval "$(seg_eval paths --segmenter work/segmenters/NAME/cpu-mini)"'
     paths = commands.add_parser("paths", help=told, epilog=example, formatter_class=raw)
@@ -104,7 +118,12 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     add = run.add_argument
     told = "t1|t1n|t1ce|t1c|t2|t2w|flair|t2f; several are missing at once; all makes one "
     told += "experiment for each of the four"
-    add("--missing", required=True, nargs="+", metavar="MODALITY", help=told)
+    add("--missing", nargs="+", metavar="MODALITY", help=told)
+    told = "instead of --missing: the sequence is there with thick slices, voxels so much longer "
+    told += "along z, y, x of the file; whole numbers"
+    add("--degraded", metavar="MODALITY=z,y,x", help=told)
+    told = "of --degraded: the middle of k-space (default), or means over slices"
+    add("--profile", choices=("kspace", "slices"), help=told)
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
     told = "the cohort as a table (case, patient, t1n, t1c, t2w, t2f, seg), see docs/names.md"
     add("--cases", type=Path, dest="cohort_table", metavar="TABLE.csv", help=told)
@@ -154,7 +173,7 @@ def request_of(args: argparse.Namespace) -> "RunRequest":
     known = {field.name for field in fields(RunRequest)}
     given: dict[str, Any] = {name: value for name, value in vars(args).items() if name in known}
     given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-    given["missing"] = ",".join(args.missing)
+    given["missing"] = ",".join(args.missing) if "missing" in args else None
     given["data"] = cohort_of(given.get("data"), getattr(args, "cohort_table", None))
     return RunRequest(**given)
 
@@ -174,6 +193,13 @@ def _report(args: argparse.Namespace) -> int:
     from seg_eval.evaluation import report
 
     report(args.experiment)
+    return 0
+
+
+def _curve(args: argparse.Namespace) -> int:
+    from seg_eval.evaluation import curve
+
+    curve(args.experiments, args.out)
     return 0
 
 

@@ -27,7 +27,15 @@ from seg_eval.experiment import (
     scores_of,
     train_synthesiser,
 )
-from seg_eval.report import OUTPUTS, rebuild, render, render_overview, write_index, write_outputs
+from seg_eval.report import (
+    OUTPUTS,
+    rebuild,
+    render,
+    render_overview,
+    write_curve,
+    write_index,
+    write_outputs,
+)
 from seg_eval.segmenter import segmenters_folder
 from synth3d.files import lock, place, plain, read_json, sweep, write_json, write_text
 
@@ -101,6 +109,12 @@ def report(folder: Path) -> None:
     """Write a finished experiment's report anew and print it."""
     print(rebuild(folder))
     _print_files(folder)
+
+
+def curve(experiments: Sequence[Path], out: Path) -> None:
+    """Write Dice against the thickness of slices, from finished experiments, and print it."""
+    print(write_curve(experiments, out))
+    print("\n".join(str(out / f"curve.{ending}") for ending in ("md", "png", "csv")))
 
 
 def _place(request: RunRequest, plan: Plan, engines: Engines) -> Experiment:

@@ -3,7 +3,8 @@
 Pure functions on scores (cases, seeds). The recovery is a ratio of means, not a mean of ratios:
 per-case losses near zero would explode. It is never clipped.
 
-Arms of the frozen segmenter share its training of the same seed with ``full`` and ``zero``. An
+Arms of the frozen segmenter share its training of the same seed with ``full`` and the floor, which
+is ``zero`` where a sequence is missing and ``degraded`` where it has thick slices. An
 arm with a training of its own (specialist, dropout, retrained) has another network under the same
 seed number; it is paired by that number all the same, which is right for its uncertainty, since
 the differences of independent trainings are independent from one number to the next.
@@ -33,8 +34,8 @@ class Recovery:
 
     Attributes:
         arm: Mean score of this arm.
-        gap: What blanking costs, ``full - zero`` (``zero - full`` where less is better).
-        gain: What the arm brings, ``arm - zero`` (``zero - arm``).
+        gap: What the floor costs, ``full - floor`` (``floor - full`` where less is better).
+        gain: What the arm brings, ``arm - floor`` (``floor - arm``).
         loss: What stays lost, ``full - arm`` (``arm - full``).
         ratio: ``gain / gap``, or None where it is not defined; may lie outside [0, 1].
         reason: Why the ratio is not defined, else None.
@@ -54,33 +55,33 @@ class Recovery:
 
 def recovery(
     full: np.ndarray,
-    zero: np.ndarray,
+    floor: np.ndarray,
     arm: np.ndarray,
     bootstrap: PairedBootstrap,
     smallest: float = SMALLEST_GAP,
     lower_is_better: bool = False,
 ) -> Recovery:
-    """(mean arm - mean zero) / (mean full - mean zero) with a paired bootstrap.
+    """(mean arm - mean floor) / (mean full - mean floor) with a paired bootstrap.
 
     The ratio is given only where there is a loss to win back: the mean gap is at least
     ``smallest`` and its 95 % interval lies above 0.
 
     Args:
         full: (cases, seeds): every sequence real.
-        zero: The same, with the sequence blanked.
+        floor: The same, with the sequence blanked or degraded.
         arm: The same, with the sequence replaced by this arm.
         bootstrap: Draws over these cases and seeds.
         smallest: Least gap that counts, in the score's unit.
-        lower_is_better: True for distances: (zero - arm) / (zero - full).
+        lower_is_better: True for distances: (floor - arm) / (floor - full).
 
     Raises:
         ValueError: Other cases or seeds than the bootstrap's.
     """
     sign = -1.0 if lower_is_better else 1.0
-    known = ~np.isnan(full + zero + arm)  # a difference needs the case in all three
+    known = ~np.isnan(full + floor + arm)  # a difference needs the case in all three
     gaps, gains, losses = (
         np.where(known, sign * difference, np.nan)
-        for difference in (full - zero, arm - zero, full - arm)
+        for difference in (full - floor, arm - floor, full - arm)
     )
     gap, gain, loss = (bootstrap.mean(values) for values in (gaps, gains, losses))
     reason = _why_not(gap, smallest, bootstrap.patients)

@@ -17,7 +17,7 @@ from seg_eval.analysis.recovery import SMALLEST_HD95_GAP_MM, Recovery, recovery
 from seg_eval.analysis.significance import MARGIN, by_patient
 from seg_eval.analysis.tables import ScoreTable, known_mean, tabulate
 from seg_eval.analysis.verdict import Caveat, Facts, RegionFacts, Rival, Verdict, judge
-from seg_eval.arms import Arm
+from seg_eval.arms import Arm, floor_of
 from seg_eval.scoring import METRICS, REGIONS, Score, counted, exceeds_tolerance, voxel_volumes
 from synth3d.scoring import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
 
@@ -40,10 +40,11 @@ class Question:
     """What an experiment asks of its rows; ``seed`` and ``resamples`` are of the bootstrap.
 
     Attributes:
-        arms: The arms, ``full`` and ``zero`` among them; the first synthetic one is the primary.
-        missing: The sequences that are missing, as ``t2f``.
+        arms: The arms, ``full`` and the floor among them; the first synthetic one is the primary.
+        missing: The sequences that are missing, as ``t2f``, or the one that is degraded.
         empty: Rule for regions that a case does not have, of ``EMPTY_RULES``.
         margin: Mean Dice that may be lost and still be called not inferior to ``full``.
+        degraded: ``ratio`` and ``profile`` of the thick slices; None where a sequence is missing.
     """
 
     arms: Sequence[Arm]
@@ -52,6 +53,12 @@ class Question:
     margin: float = MARGIN
     seed: int = 0
     resamples: int = RESAMPLES
+    degraded: Mapping[str, Any] | None = None
+
+    @property
+    def floor(self) -> str:
+        """The arm that recovers nothing by definition."""
+        return floor_of(self.degraded is not None)
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,10 @@ def summarise(
     names = [name for name in REGIONS if any(row.region == name for row in used)]
     tables = {name: tabulate(used, arms, [name]) for name in names}
     draws = {name: _bootstrap(table, question) for name, table in tables.items()}
-    found = {name: _recover(table, draws[name]) for name, table in tables.items()}
+    floor = question.floor
+    found = {name: _recover(table, floor, draws[name]) for name, table in tables.items()}
     regions = {
-        name: _summarise_region([row for row in used if row.region == name], arms, found[name],
+        name: _summarise_region([row for row in used if row.region == name], question, found[name],
                                 tables[name], draws[name])
         for name in names
     }  # fmt: skip
@@ -120,30 +128,34 @@ def _bootstrap(table: ScoreTable, question: Question) -> PairedBootstrap:
     return PairedBootstrap(table.patients, seeds, resamples, question.seed)
 
 
-def _recover(table: ScoreTable, draws: PairedBootstrap, **how: Any) -> dict[str, Recovery]:
-    full, zero = table.values["full"], table.values["zero"]
-    return {name: recovery(full, zero, mine, draws, **how) for name, mine in table.values.items()}
+def _recover(
+    table: ScoreTable, floor: str, draws: PairedBootstrap, **how: Any
+) -> dict[str, Recovery]:
+    full, low = table.values["full"], table.values[floor]
+    return {name: recovery(full, low, mine, draws, **how) for name, mine in table.values.items()}
 
 
 def _summarise_region(
     rows: Sequence[Score],
-    arms: Sequence[Arm],
+    question: Question,
     found: Mapping[str, Recovery],
     dice: ScoreTable,
     draws: PairedBootstrap,
 ) -> dict[str, Any]:
     region = [rows[0].region]
     tables = {"dice": dice} | {
-        metric: tabulate(rows, arms, region, metric) for metric in METRICS if metric != "dice"
+        metric: tabulate(rows, question.arms, region, metric)
+        for metric in METRICS
+        if metric != "dice"
     }
-    floor = found["zero"]
-    hd95 = _recover(tables["hd95_mm"], draws, smallest=SMALLEST_HD95_GAP_MM, lower_is_better=True)
+    floor, of_distances = found[question.floor], {"smallest": SMALLEST_HD95_GAP_MM}
+    hd95 = _recover(tables["hd95_mm"], question.floor, draws, **of_distances, lower_is_better=True)
     return {
         "cases": len(dice.cases),
         "patients": draws.patients,
         "cases_without_region": sorted({r.case for r in rows if not r.reference_voxels}),
         "gap": asdict(floor.gap),
-        "gap_per_seed": known_mean(dice.values["full"] - dice.values["zero"], 0).tolist(),
+        "gap_per_seed": known_mean(dice.values["full"] - dice.values[question.floor], 0).tolist(),
         "gap_defined": floor.reason is None,
         "arms": {
             name: {
@@ -196,23 +208,26 @@ def _gather(
     """What is decided upon, for one synthetic arm or for none."""
     missing, about = question.missing, {}
     for region, arms in found.items():
-        floor, own = arms["zero"], arms[name] if name else None
+        floor, own = arms[question.floor], arms[name] if name else None
         share, loss = (own.ratio, own.loss) if own else (None, None)
         about[region] = RegionFacts(floor.gap, floor.reason, share, loss)
     defined = [region for region, facts in about.items() if facts.defined]
-    patients = max(arms["zero"].patients for arms in found.values())
+    patients = max(arms[question.floor].patients for arms in found.values())
+    degraded = question.degraded is not None
+    kind = next((arm.kind for arm in question.arms if arm.name == name), "synthetic")
     if not defined:
-        return Facts(missing, name, math.nan, about, [], patients)
+        return Facts(missing, name, math.nan, about, [], patients, degraded, kind)
     table = tabulate(scores, question.arms, defined)
     draws = _bootstrap(table, question)
-    own = table.values[name or "zero"]
+    own = table.values[name or question.floor]
     rivals = []
     for arm in question.arms:
-        if arm.name != name and (arm.kind == "zero" or arm.about.compared):
+        if arm.name != name and (arm.kind == question.floor or arm.about.compared):
             theirs = table.values[arm.name]
             ahead = draws.mean(own - theirs)
             rivals.append(Rival(arm.name, arm.kind, ahead, float(theirs.mean())))
-    return Facts(missing, name, float(own.mean()), about, rivals, draws.patients)
+    mean = float(own.mean())
+    return Facts(missing, name, mean, about, rivals, draws.patients, degraded, kind)
 
 
 def _mean_images(images: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> dict[str, Any]:
@@ -288,7 +303,7 @@ def _caveats(table: ScoreTable, regions: dict[str, Any], question: Question) -> 
             found.append(Caveat("without_region", about))
         if (dice := region["arms"]["full"]["dice"]) < WEAK_DICE:
             found.append(Caveat("weak_segmenter", {"region": name, "dice": dice}))
-    synthesis = any(arm.about.group == "synthesis" for arm in question.arms)
-    if "t1c" in question.missing and synthesis:
+    filled_in = any(arm.kind == "synthetic" for arm in question.arms)
+    if "t1c" in question.missing and filled_in:
         found.append(Caveat("contrast_agent", {}))
     return found

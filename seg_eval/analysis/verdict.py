@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from seg_eval.analysis.recovery import SMALLEST_GAP, NoRatio
-from seg_eval.arms import ARM_KINDS, ArmKind
+from seg_eval.arms import ARM_KINDS, ArmKind, floor_of
 from synth3d.scoring import FEW_CASES, Estimate
 
 LARGE_LOSS = 0.05
@@ -32,7 +32,7 @@ class RegionFacts:
     """One region, for one synthetic arm.
 
     Attributes:
-        gap: What blanking costs.
+        gap: What blanking or, of a degraded sequence, its thick slices cost.
         no_ratio: Why that is not measurable; None where it is.
         recovery: What the arm wins back of it; None where not measurable, or without an arm.
         loss: What stays lost against the real sequence; None without an arm.
@@ -62,7 +62,7 @@ class Rival:
         name: Of the arm.
         kind: Its name.
         ahead: Mean Dice by which *synthesis* is ahead, over the regions with a measurable gap;
-            without a synthetic arm, by which ``zero`` is.
+            without a synthetic arm, by which the floor is.
         mean: The rival's own mean Dice over them.
     """
 
@@ -82,13 +82,15 @@ class Facts:
     """All that is decided upon.
 
     Attributes:
-        missing: Names of the missing sequences, as ``t2f``.
+        missing: Names of the missing sequences, as ``t2f``, or of the degraded one.
         arm: The synthetic arm in question; None if there is none.
         mean: Its mean Dice over the regions with a measurable gap.
         regions: By name, in order.
-        rivals: Every other arm but ``full`` and checks; ``zero`` among them. Empty where no region
+        rivals: Every other arm but ``full`` and checks; the floor among them. Empty where no region
             has a measurable gap.
         patients: How many.
+        degraded: Whether the sequence is there, with thick slices.
+        kind: Of the arm.
     """
 
     missing: Sequence[str]
@@ -97,6 +99,8 @@ class Facts:
     regions: dict[str, RegionFacts]
     rivals: Sequence[Rival]
     patients: int
+    degraded: bool = False
+    kind: str = "synthetic"
 
     @property
     def defined(self) -> list[str]:
@@ -113,7 +117,7 @@ class Facts:
 
     @property
     def harmed(self) -> list[str]:
-        """Regions that a blank channel does not lose, but the synthetic arm surely does."""
+        """Regions that the floor does not lose, but the synthetic arm surely does."""
         return [
             name for name, region in self.regions.items()
             if not region.defined and name not in self.untold and region.loses_much
@@ -125,9 +129,9 @@ class Facts:
         return self.patients < FEW_CASES
 
     @property
-    def zero(self) -> Rival:
-        """The blanked channel; there is one wherever a synthetic arm is judged."""
-        return next(rival for rival in self.rivals if rival.kind == "zero")
+    def floor(self) -> Rival:
+        """The channel blanked or degraded; there is one wherever a synthetic arm is judged."""
+        return next(rival for rival in self.rivals if rival.kind == floor_of(self.degraded))
 
     @property
     def cheap(self) -> Rival | None:
@@ -148,6 +152,8 @@ def does_without(kind: ArmKind) -> bool:
 @dataclass(frozen=True)
 class Advice:
     """What to do.
+
+    ``leave_blank`` means the floor: of a degraded sequence, its slices as they are.
 
     Attributes:
         code: ``worth_it``; ``worth_it_untrained`` (worth it, but no segmenter of its own was
@@ -186,14 +192,14 @@ class Verdict:
         worth: The answer in a word; ``unclear`` wherever it is a hint.
         worth_if_frozen: The same, as if no segmenter could be trained anew.
         better: The arm to prefer.
-        effect: ``harm``, ``unsure`` or ``wins``: what synthesis does against blanking.
+        effect: ``harm``, ``unsure`` or ``wins``: what synthesis does against the floor.
         beaten: Of the rivals to be named, those that synthesis is ahead of.
         unbeaten: Of the rivals to be named, the others.
         advice: What to do.
         remarks: Of regions, the alarming ones first.
-        cheap: The best cheap rival, or ``zero`` for want of one.
+        cheap: The best cheap rival, or the floor for want of one.
         outcome: Against ``cheap``: ``wins`` and ``loses`` are sure, ``leads`` and ``trails`` not.
-        follows: From that: ``worth_it``, ``no_cheap_rival``, ``not_above_zero`` or ``harms`` of an
+        follows: From that: ``worth_it``, ``no_cheap_rival``, ``not_above_floor`` or ``harms`` of an
             arm that wins; else ``more_cases``, ``cheaper_will_do`` or ``not_worth_it``.
     """
 
@@ -219,13 +225,13 @@ def judge(facts: Facts) -> Verdict:
     if not facts.defined:
         worth: Worth = "unclear" if facts.is_hint else "nothing to win"
         return Verdict(facts, "no_loss", worth, worth)
-    if facts.arm is None:  # `ahead` is then the lead of zero
+    if facts.arm is None:  # `ahead` is then the lead of the floor
         tried = facts.best(lambda kind: kind.is_cheap or does_without(kind))
         did_better = tried if tried and tried.ahead.value < 0 else None
         advice = Advice("use", did_better) if did_better else None
         return Verdict(facts, "no_synthesis", "unclear", "unclear", advice=advice)
     frozen, worth, better = decide(facts)
-    named, lead = _named(facts, better), facts.zero.ahead
+    named, lead = _named(facts, better), facts.floor.ahead
     outcome, follows = _hold_against(facts)
     return Verdict(
         facts,
@@ -238,7 +244,7 @@ def judge(facts: Facts) -> Verdict:
         unbeaten=tuple(rival for rival in named if rival.ahead.value <= 0),
         advice=_advise(facts, frozen, better),
         remarks=_remarks(facts),
-        cheap=facts.cheap or facts.zero,
+        cheap=facts.cheap or facts.floor,
         outcome=outcome,
         follows=follows,
     )
@@ -246,15 +252,15 @@ def judge(facts: Facts) -> Verdict:
 
 def decide(facts: Facts) -> tuple[Worth, Worth, Rival | None]:
     """Worth with a frozen segmenter, worth altogether, and the arm to prefer, if any."""
-    zero, cheap = facts.zero, facts.cheap
+    floor, cheap = facts.floor, facts.cheap
     surely = [r for r in facts.rivals if r.ahead.high < 0]
     better = min(surely, key=lambda r: r.ahead.value, default=None)
-    as_good = [rival for rival in (zero, cheap) if rival and rival.ahead.value <= 0]
+    as_good = [rival for rival in (floor, cheap) if rival and rival.ahead.value <= 0]
     frozen: Worth = "unclear"
     if as_good:
         better = better or min(as_good, key=lambda r: r.ahead.value)
         frozen = "unclear" if better.about.group == "synthesis" else "no"
-    elif cheap and min(zero.ahead.low, cheap.ahead.low) > 0 and not facts.harmed:
+    elif cheap and min(floor.ahead.low, cheap.ahead.low) > 0 and not facts.harmed:
         frozen = "yes"
     worth: Worth = "no" if any(does_without(rival.about) for rival in surely) else frozen
     if worth == "no" and better and better.about.needs_synthesis:
@@ -282,7 +288,8 @@ def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
     elif frozen == "yes":
         otherwise = Advice("worth_it")
     elif frozen == "no":
-        otherwise = Advice("will_do", facts.best(lambda kind: kind.is_cheap or kind.name == "zero"))
+        floor = facts.floor.kind
+        otherwise = Advice("will_do", facts.best(lambda kind: kind.is_cheap or kind.name == floor))
     else:
         otherwise = Advice("more_cases" if facts.cheap else "cheap_rivals")
     if better is None:
@@ -292,7 +299,7 @@ def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
         return Advice("train", better, otherwise)
     if better.about.group == "synthesis":
         return Advice("other_synthesis", better)
-    if better.kind == "zero":
+    if better is facts.floor:
         return Advice("leave_blank")
     return Advice("use" if better.ahead.high < 0 else "will_do", better)
 
@@ -314,13 +321,13 @@ def _remarks(facts: Facts) -> tuple[Remark, ...]:
 
 def _hold_against(facts: Facts) -> tuple[str, str]:
     """``outcome`` and ``follows`` of a :class:`Verdict`."""
-    lead = (facts.cheap or facts.zero).ahead
+    lead = (facts.cheap or facts.floor).ahead
     if lead.low <= 0 < lead.value:
         return "leads", "more_cases"
     if lead.low <= 0:
         return ("loses", "not_worth_it") if lead.high < 0 else ("trails", "cheaper_will_do")
     if facts.cheap is None:
         return "wins", "no_cheap_rival"
-    if facts.zero.ahead.low <= 0:
-        return "wins", "not_above_zero"
+    if facts.floor.ahead.low <= 0:
+        return "wins", "not_above_floor"
     return "wins", "harms" if facts.harmed else "worth_it"

@@ -7,6 +7,7 @@ from seg_eval.arms.kinds import (
     ARM_KINDS,
     Arm,
     ArmKind,
+    floor_of,
     help_on_arms,
     kinds_with,
     name_arms,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from seg_eval.arms.build import ArmBuilder
     from seg_eval.arms.completed import Completed, parse_completed
     from seg_eval.arms.cross_fit import CrossFit, check_out_of_fold, out_of_fold
+    from seg_eval.arms.poor import Degradation, PoorScans, Resample, parse_degraded
     from seg_eval.arms.synthesisers import (
         Program,
         StageFailedError,
@@ -30,16 +32,17 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "ARM_KINDS", "Arm", "ArmBuilder", "ArmKind", "Completed", "CrossFit", "Program",
-    "StageFailedError", "SynthesisRun", "Teacher", "check_out_of_fold", "finished_runs",
-    "help_on_arms", "kinds_with", "name_arms", "out_of_fold", "parse_completed", "parse_kinds",
-    "read_run", "run_synth3d", "share_one_grid", "split_words",
+    "ARM_KINDS", "Arm", "ArmBuilder", "ArmKind", "Completed", "CrossFit", "Degradation",
+    "PoorScans", "Program", "Resample", "StageFailedError", "SynthesisRun", "Teacher",
+    "check_out_of_fold", "finished_runs", "floor_of", "help_on_arms", "kinds_with", "name_arms",
+    "out_of_fold", "parse_completed", "parse_degraded", "parse_kinds", "read_run", "run_synth3d",
+    "share_one_grid", "split_words",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """What the files of this folder have, loaded when used: ``seg_eval --help`` is instant."""
-    for file in ("synthesisers", "completed", "baselines", "cross_fit", "build"):
+    for file in ("synthesisers", "completed", "baselines", "poor", "cross_fit", "build"):
         if name in __all__ and hasattr(found := import_module(f"seg_eval.arms.{file}"), name):
             return getattr(found, name)
     raise AttributeError(name)

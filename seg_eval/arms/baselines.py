@@ -1,7 +1,8 @@
 """The cheap rivals: what simple rules make of the other sequences, without any network.
 
 ``ridge`` and ``boosted`` predict each brain voxel of the missing sequence from the same voxel of
-the available ones, in the normalised intensity scale; ``copy`` takes the most similar sequence,
+the available ones, in the normalised intensity scale, and of a degraded sequence also from its
+thick slices, interpolated linearly; ``copy`` takes the most similar sequence,
 ``template`` the mean of the training cases. A synthesiser that does not beat these has not
 earned its keep. :data:`FILLINGS` names them by kind of arm.
 """
@@ -21,38 +22,55 @@ VOXELS_PER_CASE = 20_000
 """Voxels drawn from each training case; 21 cases give 420 000 rows of three numbers."""
 
 
+POOR = "its thick slices"
+"""Stands for a degraded sequence, as it is seen, among the sources of itself."""
+
+Poor = Callable[[Case], np.ndarray]
+"""A case to its degraded sequence on the case's own grid, (D, H, W) float32 in scanner units."""
+
+
 @dataclass(frozen=True)
 class Channels:
     """Some sequences of one case on one grid.
 
     Attributes:
-        volumes: (D, H, W) float32 per modality, in scanner units.
+        volumes: (D, H, W) float32 per modality or ``POOR``, in scanner units.
         brain: Bool (D, H, W), where any of the *source* sequences holds the head.
         scales: Each source's own intensity scale inside ``brain``.
     """
 
-    volumes: dict[Modality, np.ndarray]
+    volumes: dict[str, np.ndarray]
     brain: np.ndarray
     scales: Mapping[str, Scale]
 
-    def normalised(self, modality: Modality) -> np.ndarray:
+    def normalised(self, modality: str) -> np.ndarray:
         """The volume on its own scale: 0 outside the brain and in dark tissue."""
         scale = self.scales.get(modality) or Scale.fit(self.volumes[modality], self.brain)
         return scale.apply(self.volumes[modality], self.brain)
 
-    def columns(self, modalities: Sequence[Modality]) -> np.ndarray:
+    def columns(self, modalities: Sequence[str]) -> np.ndarray:
         """(voxels of the brain, modalities) of normalised intensities."""
         return np.stack([self.normalised(name)[self.brain] for name in modalities], axis=1)
 
 
 def read_channels(
-    case: Case, sources: Sequence[Modality], target: Modality | None = None
+    case: Case,
+    sources: Sequence[Modality],
+    target: Modality | None = None,
+    poor: Poor | None = None,
 ) -> Channels:
-    """The source sequences of ``case`` (and its target), with the brain of the sources alone."""
+    """The source sequences of ``case`` (and its target), with the brain of the sources alone.
+
+    With ``poor`` the degraded sequence is among them, as ``POOR``; it tells of no brain.
+    """
     wanted: list[Modality] = [*sources, target] if target else list(sources)
-    volumes: dict[Modality, np.ndarray] = {name: read(case.images[name]).data for name in wanted}
+    volumes: dict[str, np.ndarray] = {name: read(case.images[name]).data for name in wanted}
     brain = np.any([foreground(volumes[name]) for name in sources], axis=0)
-    return Channels(volumes, brain, {name: Scale.fit(volumes[name], brain) for name in sources})
+    seen: list[str] = list(sources)
+    if poor is not None:
+        volumes[POOR] = poor(case)
+        seen.append(POOR)
+    return Channels(volumes, brain, {name: Scale.fit(volumes[name], brain) for name in seen})
 
 
 @dataclass(frozen=True)
@@ -60,11 +78,11 @@ class TrainingSample:
     """What the training cases teach about one missing sequence.
 
     Attributes:
-        sources: The available sequences, in the order of the columns of ``inputs``.
-        inputs: (voxels, sources) normalised intensities.
+        sources: The available sequences.
+        inputs: (voxels, columns) normalised intensities.
         output: (voxels,) the target's normalised intensity.
         prior: Intensity scales of the training cases, to give a prediction scanner units.
-        correlations: Mean absolute in-brain Pearson r of each source with the target.
+        correlations: Mean absolute in-brain Pearson r of each column with the target.
     """
 
     cases: Sequence[Case]
@@ -74,12 +92,17 @@ class TrainingSample:
     inputs: np.ndarray
     output: np.ndarray
     prior: ScalePrior
-    correlations: dict[Modality, float]
+    correlations: dict[str, float]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the columns of ``inputs`` are of."""
+        return tuple(self.correlations)
 
     @property
     def most_alike(self) -> Modality:
         """The source with the largest mean absolute correlation; the first one of equals."""
-        return max(self.correlations, key=lambda name: self.correlations[name])
+        return max(self.sources, key=lambda name: self.correlations[name])
 
     @property
     def note(self) -> str:
@@ -88,8 +111,12 @@ class TrainingSample:
         return f"mean |r| with {self.target}: {told}"
 
     def in_scanner_units(self, normalised: np.ndarray, channels: Channels) -> np.ndarray:
-        """(D, H, W) normalised intensities of the target as a scanner might give them."""
-        return self.prior.estimate(self.target, channels.scales).invert(normalised, channels.brain)
+        """(D, H, W) normalised intensities of the target as a scanner might give them.
+
+        A degraded target's thick slices tell its scale themselves.
+        """
+        own = channels.scales.get(POOR) or self.prior.estimate(self.target, channels.scales)
+        return own.invert(normalised, channels.brain)
 
 
 def sample_training(
@@ -97,14 +124,19 @@ def sample_training(
     sources: Sequence[Modality],
     target: Modality,
     seed: int = 0,
+    poor: Poor | None = None,
 ) -> TrainingSample:
-    """Draw brain voxels of the training cases; the same seed draws the same voxels."""
+    """Draw brain voxels of the training cases; the same seed draws the same voxels.
+
+    ``poor`` as :func:`read_channels` takes it.
+    """
+    names: tuple[str, ...] = (*sources, POOR) if poor else tuple(sources)
     inputs, outputs, scales, correlations = [], [], [], []
     for number, case in enumerate(progress(cases, desc="sampling training voxels", unit="case")):
-        channels = read_channels(case, sources, target)
+        channels = read_channels(case, sources, target, poor)
         brain = channels.brain
         own = Scale.fit(channels.volumes[target], brain)
-        columns = channels.columns(sources)
+        columns = channels.columns(names)
         output = own.apply(channels.volumes[target], brain)[brain]
         correlations.append([pearson(column, output) for column in columns.T])
         rows = np.random.default_rng([seed, number]).permutation(len(output))[:VOXELS_PER_CASE]
@@ -113,7 +145,7 @@ def sample_training(
         scales.append({**channels.scales, target: own})
     means = np.abs(correlations).mean(axis=0).tolist()
     columns, output = np.concatenate(inputs), np.concatenate(outputs)
-    alike = dict(zip(sources, means, strict=True))
+    alike = dict(zip(names, means, strict=True))
     return TrainingSample(cases, sources, target, seed, columns, output, ScalePrior(scales), alike)
 
 
@@ -196,7 +228,7 @@ def regression(model: Any, sample: TrainingSample) -> tuple[Fill, str]:
     def fill(case: Case, channels: Channels) -> np.ndarray:
         predicted = np.zeros(channels.brain.shape, np.float32)
         if channels.brain.any():
-            predicted[channels.brain] = model.predict(channels.columns(sample.sources))
+            predicted[channels.brain] = model.predict(channels.columns(sample.columns))
         return sample.in_scanner_units(predicted, channels)
 
     return fill, sample.note

@@ -1,6 +1,7 @@
 """The files of arms: one folder per arm, one file per test case and missing sequence.
 
-What is made from the training cases is made here, the files of other tools are taken over here;
+What is made from the training cases, or by interpolation of thick slices, is made here, the files
+of other tools are taken over here;
 our own synthesis and the check of the export path are made by ``synth3d complete``. Whatever is
 made is exactly 0 outside the brain of the real channels: nnU-Net crops and normalises by what is
 not zero, and a channel that breaks this spoils all.
@@ -18,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from seg_eval.arms.baselines import FILLINGS, TrainingSample, read_channels, sample_training
 from seg_eval.arms.completed import Completed, brain_without
 from seg_eval.arms.kinds import Arm
+from seg_eval.arms.poor import INTERPOLATIONS, PoorScans
 from seg_eval.arms.synthesisers import Program, SynthesisRun, completed_file, completion
 from seg_eval.cohort import Cohort
 from synth3d.cohort import MODALITIES, Case, Modality
@@ -30,7 +32,8 @@ from synth3d.images import read, write_like
 class ArmBuilder:
     """Makes files of arms of ``cohort``'s test cases, all of ``missing`` replaced, in ``folder``.
 
-    An arm that is finished is not made again.
+    An arm that is finished is not made again. With ``poor``, the one of ``missing`` is there, but
+    with thick slices.
     """
 
     def __init__(
@@ -41,8 +44,9 @@ class ArmBuilder:
         synth3d: Program,
         seed: int = 0,
         threads: int = 1,
+        poor: PoorScans | None = None,
     ) -> None:
-        self.folder, self.cohort, self.missing = folder, cohort, missing
+        self.folder, self.cohort, self.missing, self.poor = folder, cohort, missing, poor
         self.synth3d, self.seed, self.threads = synth3d, seed, threads
         self.sources: tuple[Modality, ...] = tuple(n for n in MODALITIES if n not in missing)
         self._samples: dict[Modality, TrainingSample] = {}
@@ -98,7 +102,8 @@ class ArmBuilder:
 
     def _told(self, run: SynthesisRun) -> dict[str, Any]:
         """``run`` as it was used: what is missing is no source, whatever else it could make."""
-        return asdict(run) | {"sources": [n for n in run.sources if n not in self.missing]}
+        used = [n for n in run.sources if run.restores or n not in self.missing]
+        return asdict(run) | {"sources": used}
 
     def _gaps(self, arm: Arm) -> Iterator[tuple[Modality, str]]:
         """Missing sequences and names of test cases for which there is no file."""
@@ -112,14 +117,20 @@ class ArmBuilder:
         if arm.kind in FILLINGS:
             with threadpool_limits(self.threads):
                 return "; ".join(self._fill(arm, modality) for modality in self.missing)
+        if arm.kind in INTERPOLATIONS:
+            return self._interpolate(arm)
         if isinstance(arm.source, Completed):
             return self._take_over(arm, arm.source)
         if arm.source is None and not arm.about.is_check:
             raise ValueError(f"FILLINGS has no function for the arm {arm.name}")
-        source, data = arm.source, self.cohort.folder
-        run, explain = (source.folder, source.explains) if source else (None, False)
+        source, data, how = arm.source, self.cohort.folder, "fill"
+        if source is not None and source.explains:
+            how = "explain"
+        if source is not None and source.restores and self.poor is not None:
+            data, how = self.poor.cohort(self.cohort.test), "restore"
         out, cases = place(self.folder, arm.name), [case.name for case in self.cohort.test]
-        self.synth3d(completion(run, data, out, self.missing, cases, self.threads, explain))
+        run = source.folder if source else None
+        self.synth3d(completion(run, data, out, self.missing, cases, self.threads, how))
         return ""
 
     def note(self, arm: Arm) -> str:
@@ -145,17 +156,31 @@ class ArmBuilder:
                 source.write(case, modality, self.missing, self.path(arm, case, modality))
         return f"files of {source.folder}, set to 0 outside the brain of the real channels"
 
+    def _interpolate(self, arm: Arm) -> str:
+        assert self.poor is not None
+        modality = self.poor.degradation.modality
+        mark = f"THICK SLICES {modality}: {arm.name} by seg_eval"
+        for case in progress(self.cohort.test, desc=f"arm {arm.name}", unit="case"):
+            path = self.path(arm, case, modality)
+            if not path.is_file():
+                fine = np.where(self.brain(case), self.poor.on_grid(case, arm.kind), 0)
+                like = case.images[self.sources[0]]
+                write_like(like, fine.astype(np.float32), path, description=mark, dtype=np.float32)
+        return f"scans of {self.poor.degradation.text} ({self.poor.degradation.profile})"
+
     def _fill(self, arm: Arm, modality: Modality) -> str:
+        poor = self.poor.trilinear if self.poor else None
         if modality not in self._samples:
             train = self.cohort.train
-            self._samples[modality] = sample_training(train, self.sources, modality, self.seed)
+            found = sample_training(train, self.sources, modality, self.seed, poor)
+            self._samples[modality] = found
         sample = self._samples[modality]
         fill, note = FILLINGS[arm.kind](sample)
         mark = f"SYNTHETIC {modality}: {arm.name} by seg_eval"
         for case in progress(self.cohort.test, desc=f"arm {arm.name}", unit="case"):
             path = self.path(arm, case, modality)
             if not path.is_file():
-                channels = read_channels(case, self.sources)
+                channels = read_channels(case, self.sources, poor=poor)
                 made = np.where(channels.brain, fill(case, channels), 0).astype(np.float32)
                 # In the target's units: the integers of another sequence would round or clip them.
                 like = case.images[sample.most_alike]

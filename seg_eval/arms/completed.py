@@ -26,6 +26,11 @@ class Completed:
     name: str
     folder: Path
 
+    @property
+    def restores(self) -> bool:
+        """Whether it has looked at a degraded sequence: as far as can be told."""
+        return True
+
     @cached_property
     def _found(self) -> Mapping[str, Mapping[Modality, Path]]:
         return {case.name: case.images for case in find_cases(self.folder)}

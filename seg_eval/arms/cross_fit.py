@@ -14,6 +14,7 @@ from pathlib import Path
 
 from seg_eval.arms.completed import Completed
 from seg_eval.arms.kinds import Arm
+from seg_eval.arms.poor import PoorScans
 from seg_eval.arms.synthesisers import Program, completed_file, completion
 from seg_eval.cohort import Cohort
 from synth3d.cohort import Case, Modality, Splits, write_splits
@@ -112,6 +113,7 @@ class CrossFit:
         threads: Of each ``synth3d``.
         workers: Folds that are done side by side.
         note: Told of each command that will be run.
+        poor: Scans of the cases that a source which restores looks at.
     """
 
     arm: Arm
@@ -123,6 +125,7 @@ class CrossFit:
     threads: int
     workers: int = 1
     note: Callable[[str], object] = lambda words: None
+    poor: PoorScans | None = None
 
     def places(self, out: Path, cases: Sequence[Case]) -> Files:
         """Where the files of ``cases`` are when ``out`` is completed."""
@@ -165,8 +168,11 @@ def _run_all(synth3d: Program, commands: Sequence[Sequence[str]]) -> None:
 def _commands(fit: CrossFit, number: int, split: Splits, out: Path) -> list[list[str]]:
     """The run's training again without the held-out cases, and the completion of those."""
     run, data = fit.folder / "runs" / f"fold-{number}", fit.cohort.folder
-    training = _training(fit, number, split, run)
-    return [training, completion(run, data, out, fit.missing, split.test, fit.threads)]
+    restores = fit.poor is not None and fit.arm.synthesiser.restores
+    if fit.poor is not None and restores:
+        data = fit.poor.cohort([case for case in fit.cohort.train if case.name in split.test])
+    training, how = _training(fit, number, split, run), "restore" if restores else "fill"
+    return [training, completion(run, data, out, fit.missing, split.test, fit.threads, how)]
 
 
 def _training(fit: CrossFit, number: int, split: Splits, run: Path) -> list[str]:

@@ -1,6 +1,9 @@
 """Arms: what stands in the missing channels, and which segmenter looks at it.
 
-``full`` is the real file and ``zero`` exact zeros. ``copy``, ``template``, ``ridge`` and
+``full`` is the real file and ``zero`` exact zeros. Of a sequence that is not missing but has thick
+slices, the floor is ``degraded`` instead, the slices as nnU-Net would resample them; ``trilinear``
+and ``spline`` interpolate them, and a ``restored`` arm comes from a run that restores them.
+``copy``, ``template``, ``ridge`` and
 ``boosted`` are made from the training cases; a synthetic arm comes from a run of ``synth3d`` or
 from the files of any other tool; ``plumbing`` sends the real file through the export path. All of
 these are seen by the same frozen segmenter. The honest rivals have a training of their own:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 Group = Literal["reference", "naive", "voxel-wise", "synthesis", "rival", "check"]
 Alternative = Literal["greater", "two-sided"]
+Asked = Literal["missing", "degraded", "either"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class ArmKind:
         compared: Whether it stands among the arms that are held against ``full`` and against
             synthesis; references and checks do not.
         tested: How each synthetic arm is tested against it; None where it is not.
+        asked: Where it makes sense: if a sequence is missing, is degraded, or in either case.
     """
 
     name: str
@@ -68,10 +73,11 @@ class ArmKind:
     needs_one_grid: bool = False
     compared: bool = True
     tested: Alternative | None = None
+    asked: Asked = "either"
 
     @property
     def is_reference(self) -> bool:
-        """Whether it is always there, since nothing can be said without it."""
+        """Whether it is the ceiling or a floor, without which nothing can be said."""
         return self.group == "reference"
 
     @property
@@ -100,17 +106,26 @@ ARM_KINDS: dict[str, ArmKind] = {
     for kind in (
         ArmKind("full", "reference", "every sequence real: the ceiling", "the real {missing}",
                 has_files=False, is_real=True, compared=False, tested="two-sided"),
-        ArmKind("zero", "reference", "{missing} blanked with zeros: the floor",
+        ArmKind("zero", "reference", "{missing} blanked with zeros",
                 "leaving the {channels} blank", has_files=False, compared=False,
-                tested="greater"),
+                tested="greater", asked="missing"),
+        ArmKind("degraded", "reference", "thick slices of {missing}, resampled as nnU-Net does it",
+                "taking the thick slices as they are", compared=False, tested="greater",
+                asked="degraded"),
         ArmKind("copy", "naive", "a copy of the sequence most like {missing} in its place",
-                "a copy of the most similar sequence", tested="greater"),
+                "a copy of the most similar sequence", tested="greater", asked="missing"),
         ArmKind("template", "naive", "the training cases' mean {missing} in its place",
-                "the mean training image", needs_one_grid=True),
+                "the mean training image", needs_one_grid=True, asked="missing"),
+        ArmKind("trilinear", "naive", "thick slices of {missing}, interpolated linearly",
+                "linear interpolation", asked="degraded"),
+        ArmKind("spline", "naive", "thick slices of {missing}, interpolated by cubic B-splines",
+                "cubic interpolation", tested="greater", asked="degraded"),
         ArmKind("ridge", "voxel-wise", "{missing} by ridge regression, voxel by voxel",
                 "ridge regression"),
         ArmKind("boosted", "voxel-wise", "{missing} by boosted trees, voxel by voxel",
                 "boosted trees", plural=True),
+        ArmKind("restored", "synthesis", "{missing} restored from its thick slices",
+                "restoration ({name})", needs_synthesis=True, asked="degraded"),
         ArmKind("synthetic", "synthesis", "{missing} made by this synthesiser",
                 "synthesis ({name})", needs_synthesis=True),
         ArmKind("plumbing", "check",
@@ -133,27 +148,46 @@ ARM_KINDS: dict[str, ArmKind] = {
 """Every kind of arm, in the order in which arms are listed."""
 
 
-def kinds_with(quality: str) -> tuple[str, ...]:
-    """Names of the kinds that have a quality, as ``"own_segmenter"`` or ``"is_cheap"``."""
-    return tuple(kind.name for kind in ARM_KINDS.values() if getattr(kind, quality))
+def kinds_with(quality: str, degraded: bool = False) -> tuple[str, ...]:
+    """Names of the kinds that have a quality, as ``"own_segmenter"`` or ``"is_cheap"``.
+
+    Of those that make sense where a sequence is missing or, if so, ``degraded``.
+    """
+    return tuple(kind.name for kind in asked_kinds(degraded) if getattr(kind, quality))
 
 
-def groups() -> dict[str, tuple[str, ...]]:
+def asked_kinds(degraded: bool) -> list[ArmKind]:
+    """Those that make sense where a sequence is missing or, if so, ``degraded``."""
+    words = ("either", "degraded" if degraded else "missing")
+    return [kind for kind in ARM_KINDS.values() if kind.asked in words]
+
+
+def floor_of(degraded: bool) -> str:
+    """The kind of arm that recovers nothing by definition."""
+    return "degraded" if degraded else "zero"
+
+
+def groups(degraded: bool = False) -> dict[str, tuple[str, ...]]:
     """Words of ``--arms`` that stand for several kinds; ``default`` trains one segmenter alone."""
-    optional = [kind for kind in ARM_KINDS.values() if not kind.is_reference]
+    known = asked_kinds(degraded)
+    optional = [kind for kind in known if not kind.is_reference]
     return {
         "default": tuple(kind.name for kind in optional if kind.by_default),
         "rivals": tuple(kind.name for kind in optional if kind.own_segmenter),
-        "all": tuple(ARM_KINDS),
+        "all": tuple(kind.name for kind in known),
     }
 
 
 def help_on_arms() -> str:
     """What ``--arms`` takes, for the command line's help."""
     default, rivals = (", ".join(groups()[name]) for name in ("default", "rivals"))
+    other = [name for name in groups(degraded=True)["default"] if name not in groups()["default"]]
+    left_out = [kind.name for kind in asked_kinds(False) if kind.asked == "missing"]
     return (
         f"of {default} (together: default) and {rivals} (together: rivals), or all; "
-        f"{' and '.join(kinds_with('is_reference'))} are always there"
+        f"{' and '.join(kinds_with('is_reference'))} are always there; of a degraded sequence "
+        f"{', '.join(other)} too, and {', '.join(left_out)} only by name, with "
+        f"{' and '.join(kinds_with('is_reference', degraded=True))} always there"
     )
 
 
@@ -205,16 +239,21 @@ class Arm:
         return self.kind if self.about.own_segmenter else "frozen"
 
 
-def parse_kinds(words: Iterable[str]) -> tuple[str, ...]:
+def parse_kinds(words: Iterable[str], degraded: bool = False) -> tuple[str, ...]:
     """Kinds of arm, in the order of :data:`ARM_KINDS`, from words of ``--arms``.
 
-    A word is a kind, a group, or several of them with commas between.
+    A word is a kind, a group, or several of them with commas between. What makes sense of a
+    missing sequence may be named for a ``degraded`` one, too; the other way round it is refused.
     """
-    names = split_words(words)
-    if unknown := sorted(set(names) - set(ARM_KINDS) - set(groups())):
-        known = ", ".join((*ARM_KINDS, *groups()))
+    names, grouped = split_words(words), groups(degraded)
+    if unknown := sorted(set(names) - set(ARM_KINDS) - set(grouped)):
+        known = ", ".join((*grouped["all"], *grouped))
         raise InputError(f"unknown arm(s) {', '.join(unknown)}; known: {known}")
-    wanted = {*kinds_with("is_reference")}.union(*(groups().get(name, (name,)) for name in names))
+    strange = [n for n in names if n in ARM_KINDS and ARM_KINDS[n].asked == "degraded"]
+    if strange and not degraded:
+        raise InputError(f"arm(s) {', '.join(strange)} are of a degraded sequence; ask --degraded")
+    wanted = {*kinds_with("is_reference", degraded)}
+    wanted = wanted.union(*(grouped.get(name, (name,)) for name in names))
     return tuple(kind for kind in ARM_KINDS if kind in wanted)
 
 
@@ -223,22 +262,29 @@ def split_words(words: Iterable[str]) -> list[str]:
     return [name.strip() for word in words for name in word.split(",") if name.strip()]
 
 
-def name_arms(kinds: Sequence[str], sources: "Sequence[SynthesisRun | Completed]") -> list[Arm]:
-    """The arms of an experiment, in a fixed order: one for each source instead of ``synthetic``.
+def name_arms(
+    kinds: Sequence[str],
+    sources: "Sequence[SynthesisRun | Completed]",
+    degraded: bool = False,
+) -> list[Arm]:
+    """The arms of an experiment, in a fixed order: one for each source of synthesis.
 
-    References are always there; a kind that learns from synthesis brings the synthetic arms with
-    it, since it is fed the first one's channels, and without any source it is left out.
+    Ceiling and floor are always there; a kind that learns from synthesis brings the synthetic arms
+    with it, since it is fed the first one's channels, and without any source it is left out. Of a
+    ``degraded`` sequence, a source that looks at the thick slices makes a ``restored`` arm.
     """
-    wanted = {*kinds, *kinds_with("is_reference")}
-    synthesises = bool(wanted & {*kinds_with("needs_synthesis")})
+    wanted = {*kinds, *kinds_with("is_reference", degraded)}
+    synthesises = any(ARM_KINDS[kind].needs_synthesis for kind in wanted)
+    made = [("restored" if degraded and s.restores else "synthetic", s) for s in sources]
+    made.sort(key=lambda pair: pair[0])  # the first one is what the report is about
     arms: list[Arm] = []
     for name, kind in ARM_KINDS.items():
         if kind.is_synthesis:
-            arms += [Arm(source.name, name, source) for source in sources if synthesises]
+            arms += [Arm(s.name, name, s) for of_kind, s in made if of_kind == name and synthesises]
         elif name in wanted and not kind.needs_synthesis:
             arms.append(Arm(name, name))
-        elif name in wanted and sources:
-            arms.append(Arm(name, name, sources[0], sources[0].name))
+        elif name in wanted and made:
+            arms.append(Arm(name, name, made[0][1], made[0][1].name))
     refuse_names((arm.name for arm in arms), of="arm")
     names = Counter(arm.name for arm in arms)
     taken = {source.name for source in sources} & {*ARM_KINDS}

@@ -17,6 +17,7 @@ from synth3d.cohort import Case, Modality, Splits, parse_modality
 from synth3d.completion import Layout
 from synth3d.errors import InputError
 from synth3d.files import read_object
+from synth3d.images import PLANES, Grid, turn_to
 from synth3d.settings import parse
 
 Program = Callable[[Sequence[str]], None]
@@ -86,6 +87,10 @@ class SynthesisRun:
         seq2seq: Whether it is the first stage of TSF-Seq2Seq alone, which fuses nothing.
         teachers: The segmenters that it was coupled to, or a run that it was begun from.
         explains: Whether ``synth3d complete --explain`` writes maps of what it makes.
+        ratio: Of a run that restores its target from thick slices, which are a source, too: how
+            much longer these voxels were in training, (z, y, x); empty for any other.
+        profile: How those slices were made.
+        plane: Of a run on slices, how these lie; then ``ratio`` is of (slice, row, column).
     """
 
     folder: Path
@@ -99,6 +104,14 @@ class SynthesisRun:
     seq2seq: bool = False
     teachers: tuple[Teacher, ...] = ()
     explains: bool = False
+    ratio: tuple[int, ...] = ()
+    profile: str = ""
+    plane: str = ""
+
+    @property
+    def restores(self) -> bool:
+        """Whether it looks at thick slices of what it makes."""
+        return bool(self.ratio)
 
     @property
     def name(self) -> str:
@@ -116,6 +129,9 @@ class SynthesisRun:
         """What it makes of what."""
         if self.any_gap:
             return f"whatever a case lacks of {', '.join(self.targets)}"
+        if self.restores:
+            ratio = " × ".join(map(str, self.ratio))
+            return f"{', '.join(self.targets)} of its thick slices ({ratio}) and the rest"
         of = f" from {', '.join(self.sources)}" if self.sources else ""
         return ", ".join(self.targets) + of
 
@@ -124,6 +140,17 @@ class SynthesisRun:
         left = set(self.sources) - set(missing)
         enough = bool(left) if self.any_gap else len(left) == len(self.sources)
         return set(missing) <= set(self.targets) and enough
+
+    def can_restore(self, modality: Modality) -> bool:
+        """Whether it restores ``modality`` from thick slices, of whatever ratio."""
+        return self.restores and self.targets == (modality,)
+
+    def ratio_on(self, fine: Grid) -> tuple[int, ...]:
+        """``ratio`` along the axes (z, y, x) of a case on the grid ``fine``."""
+        if not (self.plane and self.ratio):
+            return self.ratio
+        axes = turn_to(self.plane, fine.affine).axes
+        return tuple(self.ratio[axes.index(axis)] for axis in range(3))
 
     @property
     def any_gap(self) -> bool:
@@ -147,9 +174,12 @@ def read_run(folder: Path) -> SynthesisRun:
         seq2seq = fuses and train.get("tsf", {}).get("pretrain") == 1
         data = parse(str | None, done.get("data_folder"), "data_folder")
         sides = [parse(names, cohort[side], side) for side in ("train", "val", "test")]
+        named = parse(names, done["targets"], "targets")
+        targets: tuple[Modality, ...] = tuple(parse_modality(one) for one in named)
+        ratio, profile = _thick_slices(config.get("degrade", {}), targets)
         return SynthesisRun(
             folder=folder.resolve(),
-            targets=tuple(parse_modality(one) for one in parse(names, done["targets"], "targets")),
+            targets=targets,
             data_folder=Path(data) if data else None,
             weights_sha256=parse(str, done["weights_sha256"], "weights_sha256"),
             splits=Splits(*sides),
@@ -161,11 +191,33 @@ def read_run(folder: Path) -> SynthesisRun:
             teachers=parse(tuple[Teacher, ...], cohort.get("coupled", ()), "coupled"),
             seq2seq=seq2seq,
             explains=fuses and not seq2seq and config.get("model", {}).get("fusion") != "plain",
+            ratio=ratio,
+            profile=profile,
+            plane=_plane(config),
         )
     except (InputError, KeyError, AttributeError) as error:
         raise InputError(
             f"the run {folder} is damaged (config.json, done.json or cohort.json): {error}"
         ) from error
+
+
+def _plane(config: Mapping[str, Any]) -> str:
+    """Of a run on slices; empty for one on volumes."""
+    if config.get("dim", 3) == 3:
+        return ""
+    plane = parse(str, config.get("data", {}).get("plane", "axial"), "data.plane")
+    if plane not in PLANES:
+        raise InputError(f"data.plane is {plane!r}, none of {', '.join(PLANES)}")
+    return plane
+
+
+def _thick_slices(degrade: Any, targets: Sequence[Modality]) -> tuple[tuple[int, ...], str]:
+    """Ratio and profile of a run that restores; what is degraded and no target is no question."""
+    source = parse(str, degrade.get("source", ""), "degrade.source")
+    if not source or parse_modality(source) not in targets:
+        return (), ""
+    ratio = parse(tuple[int, int, int], degrade.get("ratio"), "degrade.ratio")
+    return ratio, parse(str, degrade.get("profile", "kspace"), "degrade.profile")
 
 
 def _seen_before(cohort: Mapping[str, Any], start: str) -> tuple[str, ...]:
@@ -176,10 +228,12 @@ def _seen_before(cohort: Mapping[str, Any], start: str) -> tuple[str, ...]:
     return tuple(name for side in sides.values() for name in side)
 
 
-def finished_runs(work: Path, missing: Sequence[Modality], data: Path) -> list[SynthesisRun]:
-    """Finished runs under ``work/runs`` that make ``missing`` on the cohort, the best suited first.
+def finished_runs(
+    work: Path, data: Path, fits: Callable[[SynthesisRun], bool]
+) -> list[SynthesisRun]:
+    """Finished runs under ``work/runs`` on the cohort that fit, the best suited first.
 
-    Those for just these sequences come before those for any gap, in both the newest first; one
+    Those for just some sequences come before those for any gap, in both the newest first; one
     of Seq2Seq alone, the first stage of a training, has to be asked for by name.
     """
     done = sorted((work / "runs").glob("*/done.json"), key=lambda p: p.stat().st_mtime)
@@ -190,7 +244,7 @@ def finished_runs(work: Path, missing: Sequence[Modality], data: Path) -> list[S
         except InputError:
             continue  # somebody's damaged folder is no reason not to use another run
         same = run.data_folder is not None and run.data_folder.resolve() == data.resolve()
-        if same and run.can_make(missing) and not run.seq2seq:
+        if same and fits(run) and not run.seq2seq:
             runs.append(run)
     return sorted(runs, key=lambda run: run.any_gap)
 
@@ -211,14 +265,17 @@ def completion(
     missing: Sequence[Modality],
     cases: Sequence[str],
     threads: int = 1,
-    explain: bool = False,
+    how: str = "fill",
 ) -> list[str]:
     """Arguments of ``synth3d`` that write ``missing`` for ``cases`` into ``out``.
 
-    Without a run, the real file is sent through the export path (the plumbing check).
+    ``how`` is ``fill``, ``explain``, which also writes maps of what was made, or ``restore``.
+    Without a run, the real file is sent through the export path (the plumbing check). What is to
+    be restored is there, with thick slices.
     """
     source = ["--run", str(run)] if run else ["--plumbing"]
     command = ["complete", *source, "--data", str(data), "--out", str(out)]
-    named = [word for modality in missing for word in ("--missing", modality)]
-    command += ["--explain"] if explain else []
+    flag = "--restore" if how == "restore" else "--missing"
+    named = [word for modality in missing for word in (flag, modality)]
+    command += ["--explain", "maps"] if how == "explain" else []
     return [*command, "--threads", str(threads), *named, "--cases", *cases]

@@ -1,4 +1,7 @@
-"""Which synthesisers an experiment judges: those named, the newest that fits, or a new one."""
+"""Which synthesisers an experiment judges: those named, the newest that fits, or a new one.
+
+Of a degraded sequence these are runs that restore it and, where named, runs that fill it in.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +49,8 @@ def train_synthesiser(
     if found := _newest_run(request, missing):
         return found
     names = " and ".join(missing)
-    print(f"no finished run makes {names} on this cohort: training one")
+    verb = "restores" if request.degraded else "makes"
+    print(f"no finished run {verb} {names} on this cohort: training one")
     synth3d(training)
     if found := _newest_run(request, missing):
         return found
@@ -55,25 +59,46 @@ def train_synthesiser(
 
 def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[SynthesisRun]:
     """The runs of ``--run`` that fit; with several experiments a run need fit one of them."""
-    runs = [read_run(folder) for folder in request.run]
+    runs, how = [read_run(folder) for folder in request.run], request.degradation
+
+    def fits(run: SynthesisRun, wanted: tuple[Modality, ...]) -> bool:
+        return run.can_make(wanted) or (how is not None and run.can_restore(how.modality))
+
     for run in runs:
-        if not any(run.can_make(each) for each in request.wanted):
+        if not any(fits(run, each) for each in request.wanted):
             needs = f" from {', '.join(run.sources)}" if run.sources else ""
             needs = " from the rest" if run.any_gap else needs
             made, names = ", ".join(run.targets), " and ".join(missing)
+            if how is not None:
+                why = f"makes {made}{needs}; it neither restores {names} nor fills it in"
+                raise InputError(f"the run {run.folder} {why}")
+            made = f"{made} of its thick slices" if run.restores else made
             raise InputError(f"the run {run.folder} makes {made}{needs}, not {names}")
-    fitting = [run for run in runs if run.can_make(missing)]
+    fitting = [run for run in runs if fits(run, missing)]
     for run in fitting:
+        if how and run.restores and not how.is_learnt_by(run, find_cases(request.cohort)[0]):
+            told = f"{' × '.join(map(str, run.ratio))} ({run.profile})"
+            print(f"note: the run {run.name} has learned to restore slices of {told}, not of these")
         if run.data_folder is None or run.data_folder.resolve() != request.cohort.resolve():
             print(f"note: the run {run.name} was trained on another folder, {run.data_folder}")
     return fitting
 
 
 def _newest_run(request: RunRequest, missing: tuple[Modality, ...]) -> SynthesisRun | None:
-    """The finished run that suits best; with --splits, one that has not seen its test set."""
-    runs = finished_runs(request.work, missing, request.cohort)
+    """The finished run that suits best; with --splits, one that has not seen its test set.
+
+    Of a degraded sequence, one that has learned to restore these very slices.
+    """
+    how, cases = request.degradation, find_cases(request.cohort)
+
+    def fits(run: SynthesisRun) -> bool:
+        if how is None:
+            return run.can_make(missing)
+        return run.can_restore(how.modality) and how.is_learnt_by(run, cases[0])
+
+    runs = finished_runs(request.work, request.cohort, fits)
     if request.splits is not None:
-        patients = {case.name: case.patient for case in find_cases(request.cohort)}
+        patients = {case.name: case.patient for case in cases}
         test = {patients.get(name) for name in parse_splits(request.splits).test}
         runs = [
             r for r in runs if not test & {patients.get(n, patient_of(n)) for n in r.seen_cases}
@@ -85,7 +110,15 @@ def _newest_run(request: RunRequest, missing: tuple[Modality, ...]) -> Synthesis
 
 
 def _training(request: RunRequest, missing: tuple[Modality, ...]) -> tuple[str, ...]:
-    command = ["train", "--dim", "3d", "--target", ",".join(missing), "--work", str(request.work)]
+    how, asked = request.degradation, ["--target", ",".join(missing)]
+    if how is not None:
+        asked = ["--degraded", how.text]
+        if how.profile != "kspace" and request.recipe is None:
+            raise InputError(
+                f"no finished run restores {how.modality} from slices of profile {how.profile}; "
+                "train one with a recipe whose [degrade] has that profile, and name it with --run"
+            )
+    command = ["train", "--dim", "3d", *asked, "--work", str(request.work)]
     command += ["--data", str(request.data)] if request.data else []
     command += ["--splits", str(request.splits)] if request.splits else []
     command += ["--labels", request.labels] if request.labels else []

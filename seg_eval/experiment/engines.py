@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from seg_eval.arms import Program, run_synth3d
-from seg_eval.segmenter import Segmenter, Training, open_model_folder, train
+from seg_eval.arms import Program, Resample, run_synth3d
+from seg_eval.segmenter import Segmenter, Training, open_model_folder, resample, train
 
 Predict = Callable[[Mapping[str, np.ndarray], tuple[float, float, float]], np.ndarray]
 """A frozen segmenter: (D, H, W) float32 by modality, more than it takes if need be, and voxel
@@ -24,12 +24,14 @@ class Engines:
             returns at once when it is finished.
         load_segmenter: (model folder, threads) to a segmenter that was trained here.
         open_segmenter: (model folder, threads) to a segmenter that the user brought.
+        resample: nnU-Net's way from one grid to another.
     """
 
     synth3d: Program
     train_segmenter: Callable[[Training], Path]
     load_segmenter: Callable[[Path, int], Predict]
     open_segmenter: Callable[[Path, int], Predict]
+    resample: Resample
 
 
 def real_engines(device: str, trust: bool, own: Path) -> Engines:
@@ -41,4 +43,5 @@ def real_engines(device: str, trust: bool, own: Path) -> Engines:
         open_segmenter=lambda model, threads: (
             open_model_folder(model, trust, threads, device, own).predict
         ),
+        resample=resample,
     )

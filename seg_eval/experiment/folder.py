@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from seg_eval.arms import Arm, ArmBuilder
+from seg_eval.arms import Arm, ArmBuilder, PoorScans
 from seg_eval.experiment.engines import Engines
 from seg_eval.experiment.plan import Plan
 from synth3d.cohort import Case
@@ -26,9 +26,10 @@ class Experiment:
     def __init__(self, plan: Plan, folder: Path, models: Path, engines: Engines) -> None:
         """Set up without touching the disk; ``models`` is where the cohort's segmenters belong."""
         self.plan, self.folder, self.models, self.engines = plan, folder, models, engines
-        self.builder = ArmBuilder(
-            folder / "arms", plan.cohort, plan.missing, self.synth3d, plan.seed, plan.threads
-        )
+        how, resample = plan.degraded, engines.resample
+        self.poor = None if how is None else PoorScans(folder / "degraded", how, resample)
+        work = plan.cohort, plan.missing, self.synth3d, plan.seed, plan.threads
+        self.builder = ArmBuilder(folder / "arms", *work, self.poor)
 
     def note_command(self, words: str) -> None:
         """Remember a command that the experiment was made with, in ``commands.json``."""

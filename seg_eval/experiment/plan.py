@@ -9,6 +9,7 @@ from seg_eval.arms import (
     ARM_KINDS,
     Arm,
     Completed,
+    Degradation,
     SynthesisRun,
     check_out_of_fold,
     name_arms,
@@ -29,10 +30,11 @@ class Plan:
     """What an experiment is.
 
     Attributes:
-        missing: The sequences that are taken away, all at once.
-        arms: What takes their place; ``full`` and ``zero`` among them.
+        missing: The sequences that are taken away, all at once; or the one that is degraded.
+        arms: What takes their place; ``full`` and the floor among them.
         preset, seeds, seed, threads, empty, margin, folds, workers: As in :class:`RunRequest`.
         foreign: A model folder that takes the frozen segmenter's place; None trains one.
+        degraded: The thick slices of what is not missing but degraded.
     """
 
     missing: tuple[Modality, ...]
@@ -47,11 +49,12 @@ class Plan:
     folds: int = 3
     foreign: Path | None = None
     workers: int = 1
+    degraded: Degradation | None = None
 
     @property
     def stem(self) -> str:
-        """The missing sequences as part of a file name, ``t1c-t2f``."""
-        return "-".join(self.missing)
+        """The sequences as part of a file name, ``t1c-t2f`` or ``t2f-1x1x4``."""
+        return self.degraded.stem if self.degraded else "-".join(self.missing)
 
     @property
     def tested(self) -> dict[str, str]:
@@ -66,6 +69,7 @@ class Plan:
         """Plain values for ``config.json``; equal values mean the same experiment."""
         return {
             "missing": list(self.missing),
+            "degraded": self.degraded.describe() if self.degraded else None,
             "data": str(self.cohort.folder.resolve()),
             "train": [case.name for case in self.cohort.train],
             "test": [case.name for case in self.cohort.test],
@@ -114,8 +118,11 @@ def make_plan(
         model = read_model_folder(foreign)
         refuse_untrusted(model, request.trust, request.work)
         refuse_unfit(foreign, model.channels, missing)
+    if (degraded := request.degradation) is not None:
+        degraded.check_fits([*cohort.train, *cohort.test])
     vain = _vain_kinds(request, cohort, missing)
-    arms = tuple(name_arms([kind for kind in request.kinds if kind not in vain], sources))
+    kinds = [kind for kind in request.kinds if kind not in vain]
+    arms = tuple(name_arms(kinds, sources, degraded is not None))
     for arm in arms:
         if arm.about.learns_from_synthesis:
             check_out_of_fold(arm, cohort, missing, request.folds)
@@ -132,6 +139,7 @@ def make_plan(
         folds=request.folds,
         foreign=foreign,
         workers=request.workers,
+        degraded=degraded,
     )
 
 
@@ -143,7 +151,7 @@ def _vain_kinds(request: RunRequest, cohort: Cohort, missing: Sequence[Modality]
     return [] if one else vain
 
 
-PINNED = ("missing", "data", "train", "test", "labels", "preset", "segmenter", "seed")
+PINNED = ("missing", "degraded", "data", "train", "test", "labels", "preset", "segmenter", "seed")
 """Keys of a description that must stay as they are; arms and seeds may come and go."""
 
 
@@ -173,13 +181,16 @@ def remembered(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
 def _short(value: Any) -> str:
     if isinstance(value, list) and len(value) > 4:
         return f"a list of {len(value)} cases"
+    if isinstance(value, dict) and "ratio" in value:
+        return f"{', '.join(map(str, value['ratio']))} by {value['profile']}"
     return ", ".join(map(str, value)) if isinstance(value, list | dict) else repr(value)
 
 
 def choose_folder(parent: Path, name: str | None, plan: Plan) -> Path:
     """The folder in ``parent`` that holds the experiment already, or a free one.
 
-    Without a ``name`` it is ``<missing>-<cohort>``, with a number if need be.
+    Without a ``name`` it is ``<missing>-<cohort>`` or ``<degraded>-<ratio>-<cohort>``, with a
+    number if need be.
     """
     described = plan.describe()
     folder = place(parent, name or f"{plan.stem}-{plain(plan.cohort.folder.resolve().name)}")

@@ -46,7 +46,9 @@ def _cross_fit(experiment: Experiment, segmenter: str, files: CaseMarks) -> Cros
     origin = plan.describe()["arms"][arm.name]
     images = [case.images[name] for case in plan.cohort.train for name in MODALITIES]
     contents = [files[str(path.absolute())][2] for path in images]
-    folder = experiment.models / "out-of-fold" / digest(origin, plan.missing, contents)[:12]
+    about = [origin, plan.missing, contents]
+    about += [plan.degraded.describe()] if plan.degraded else []
+    folder = experiment.models / "out-of-fold" / digest(*about)[:12]
     return CrossFit(
         arm,
         plan.cohort,
@@ -57,6 +59,7 @@ def _cross_fit(experiment: Experiment, segmenter: str, files: CaseMarks) -> Cros
         max(1, plan.threads // plan.workers),
         plan.workers,
         experiment.note_command,
+        experiment.poor,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a user asks of `seg_eval run`: missing sequences, cohort, arms, segmenters, statistics."""
+"""What a user asks of `seg_eval run`: sequences, cohort, arms, segmenters, statistics."""
 
 import os
 from contextlib import suppress
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_plans.presets import PRESETS
-from seg_eval.arms import parse_kinds, split_words
+from seg_eval.arms import Degradation, parse_degraded, parse_kinds, split_words
 from seg_eval.scoring import EMPTY_RULES
 from synth3d.cohort import MODALITIES, Modality, parse_modality, parse_scheme
 from synth3d.errors import InputError
@@ -23,6 +23,9 @@ class RunRequest:
 
     Attributes:
         missing: ``flair``; ``flair,t1ce`` for both at once; ``all`` for each of the four in turn.
+        degraded: ``flair=1,1,4`` instead: the sequence is there, with voxels so much longer along
+            (z, y, x).
+        profile: How its thick slices are made, ``kspace`` or ``slices``.
         data: Cohort folder; None takes phantoms in ``work``.
         splits: JSON with train, val and test; None takes the run's own.
         labels: Label scheme of all cases, a key of ``synth3d.cohort.SCHEMES``; None lets each tell.
@@ -49,7 +52,7 @@ class RunRequest:
         InputError: One of them has no sense.
     """
 
-    missing: str
+    missing: str | None = None
     data: Path | None = None
     splits: Path | None = None
     labels: str | None = None
@@ -71,14 +74,16 @@ class RunRequest:
     threads: int | None = None
     device: str = "auto"
     dry_run: bool = False
+    degraded: str | None = None
+    profile: str = "kspace"
 
     def __post_init__(self) -> None:
         self._take_strings()
-        parse_missing(self.missing)
+        self._check_question()
         if self.labels is not None:
             parse_scheme(self.labels)
         several = len(self.segmenter_seeds) > 1
-        parse_kinds(self.arms)
+        _ = self.kinds
         if self.segmenter_preset not in PRESETS:
             known = ", ".join(PRESETS)
             raise InputError(f"unknown preset {self.segmenter_preset!r}; known: {known}")
@@ -99,6 +104,14 @@ class RunRequest:
         if self.segmenter is not None and not self.segmenter.is_dir():
             raise InputError(f"--segmenter: no folder {self.segmenter}")
 
+    def _check_question(self) -> None:
+        if (self.missing is None) == (self.degraded is None):
+            given = "neither is given" if self.missing is None else "both are given"
+            raise InputError(f"of --missing and --degraded {given}; expected exactly one of them")
+        if self.degraded is None and self.profile != "kspace":
+            raise InputError("--profile says how --degraded makes thick slices; give it with that")
+        _ = self.wanted
+
     def _check_counts(self) -> None:
         for name, value in (("threads", self.thread_count), ("workers", self.workers)):
             if not 1 <= value <= 4096:
@@ -117,13 +130,20 @@ class RunRequest:
 
     @property
     def wanted(self) -> list[tuple[Modality, ...]]:
-        """The missing sequences of each experiment."""
-        return parse_missing(self.missing)
+        """The missing sequences of each experiment, or the one that is degraded."""
+        if (how := self.degradation) is not None:
+            return [(how.modality,)]
+        return parse_missing(self.missing or "")
+
+    @property
+    def degradation(self) -> Degradation | None:
+        """What ``degraded`` and ``profile`` ask for; None where a sequence is missing."""
+        return None if self.degraded is None else parse_degraded(self.degraded, self.profile)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of arm in their fixed order."""
-        return parse_kinds(self.arms)
+        return parse_kinds(self.arms, self.degraded is not None)
 
     @property
     def cohort(self) -> Path:

@@ -1,5 +1,6 @@
 """What a reader sees of an experiment."""
 
+from seg_eval.report.curve import write_curve
 from seg_eval.report.outputs import (
     OUTPUTS,
     read_summary,
@@ -16,6 +17,7 @@ __all__ = [
     "rebuild",
     "render",
     "render_overview",
+    "write_curve",
     "write_index",
     "write_outputs",
 ]

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seg_eval.analysis import SMALLEST_GAP, Findings, Question
-from seg_eval.arms import ARM_KINDS
+from seg_eval.arms import ARM_KINDS, floor_of
 from seg_eval.report.charts import paired_dots, range_mark, scatter
 from seg_eval.report.page import (
     DASH,
-    REFERENCE_SHARES,
     WORDS,
     interval,
     number,
@@ -29,14 +28,14 @@ Summary = Mapping[str, Any]
 
 def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     """The keys of ``summary.json`` that the analysis fills, its decisions put into sentences."""
-    summary, missing = findings.figures, question.missing
+    summary, named = findings.figures, spoken(question.missing)
     verdict = findings.verdicts[0]
     for name, region in verdict.facts.regions.items():
         reason = say("no_gap", reason=region.no_ratio, gap=region.gap, smallest=SMALLEST_GAP)
         summary["regions"][name]["gap_reason"] = reason
     summary["bootstrap"]["interval"] = say("interval_method", seeds=summary["bootstrap"]["seeds"])
     return summary | {
-        "title": say("title", missing=missing),
+        "title": say("title", q=question),
         "headline": {
             "sentence": say("headline", v=verdict),
             "worth": verdict.worth,
@@ -51,7 +50,8 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
                 "kind": arm.kind,
                 "segmenter": arm.segmenter,
                 "group": arm.about.group,
-                "what": arm.about.what.format(missing=spoken(missing)),
+                "what": arm.about.what.format(missing=named)
+                + (": the floor" if arm.kind == question.floor else ""),
             }
             for arm in question.arms
         ],
@@ -73,9 +73,11 @@ def describe(
     arms = list_arms(summary)
     regions, several = describe_regions(summary, arms), len(summary["bootstrap"]["seeds"]) > 1
     of_seeds = ("seeds_dice", "seeds_recovered") if several else ()
+    q = asked(summary)
     charts = [_dots(arms, name, region, used) for name, region in summary["regions"].items()]
     return {
         **summary,
+        "asked": q,
         "found": summary["regions"],
         "patients": _patients(summary),
         "warnings": warnings_first(summary),
@@ -83,7 +85,7 @@ def describe(
         "groups": list(dict.fromkeys(arm["group"] for arm in arms)),
         "regions": regions,
         "dice": table("dice", regions=regions),
-        "seeds": [found for name in of_seeds if (found := table(name, s=summary))],
+        "seeds": [found for name in of_seeds if (found := table(name, s=summary, arms=arms))],
         "metrics": _metrics(summary, arms),
         "images": table("images", means=summary["images"], scores=IMAGE_SCORES),
         "benefit": table("benefit", rows=summary["image_benefit"], scores=IMAGE_SCORES),
@@ -92,29 +94,41 @@ def describe(
         "plumbing": say("plumbing", check=check) if (check := summary["plumbing"]) else "",
         "charts": [chart for chart in charts if chart["dots"]],
         "scatter": _scatter(summary, arms, used, images),
-        "methods": say("methods", s=summary, patients=_patients(summary)),
+        "methods": say("methods", s=summary, patients=_patients(summary), q=q),
         "bibtex": citations(summary),
     }
 
 
+def asked(summary: Summary) -> dict[str, Any]:
+    """What sentences ask of an experiment: ``missing``, and ``degraded`` where that is there."""
+    config = summary["config"]
+    return {"missing": config["missing"], "degraded": config.get("degraded")}
+
+
 def list_arms(summary: Summary) -> list[dict[str, str]]:
-    """The arms in order, each with a short label and how it was made."""
+    """The arms in order, each with a short label and how it was made.
+
+    ``fixed`` is what stands in the place of a share of those that recover nothing by definition.
+    """
+    fixed = {"full": "ceiling", floor_of(bool(asked(summary)["degraded"])): "floor"}
     return [
-        arm | {"label": short_name(arm["name"]), "note": summary["notes"][arm["name"]]}
+        arm
+        | {"label": short_name(arm["name"]), "note": summary["notes"][arm["name"]]}
+        | {"fixed": fixed.get(arm["kind"], "")}
         for arm in summary["arms"]
     ]
 
 
 def describe_regions(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     """Per region its gap in a sentence, and a row of Dice for every arm."""
-    missing, found = summary["config"]["missing"], []
+    q, found = asked(summary), []
     for name, region in summary["regions"].items():
         synthesis = [arm["name"] for arm in arms if arm["group"] == "synthesis"]
         gains = {arm: region["arms"][arm]["gain"] for arm in synthesis}
         is_told = region["gap_defined"] or not gains
         found.append({
             "name": name,
-            "gap": say("gap", region=region, missing=missing),
+            "gap": say("gap", region=region, q=q),
             "gains": "" if is_told else say("gains", gains=gains),
             "rows": [_dice_row(arm, region["arms"][arm["name"]]) for arm in arms],
         })  # fmt: skip
@@ -123,7 +137,7 @@ def describe_regions(summary: Summary, arms: Sequence[Mapping[str, str]]) -> lis
 
 def _dice_row(arm: Mapping[str, str], cell: Mapping[str, Any]) -> dict[str, Any]:
     dice, recovery = cell["metrics"]["dice"], cell["recovery"]
-    fixed, is_full = REFERENCE_SHARES.get(arm["kind"]), arm["kind"] == "full"
+    fixed, is_full = arm["fixed"], arm["kind"] == "full"
     shows_share = recovery and not fixed
     return {
         "arm": arm,

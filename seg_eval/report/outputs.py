@@ -19,6 +19,7 @@ from seg_eval.experiment import Experiment, Plan
 from seg_eval.records import GUARD, Pin, is_likely, read_times
 from seg_eval.report.context import (
     Summary,
+    asked,
     describe,
     describe_regions,
     list_arms,
@@ -88,10 +89,12 @@ def write_outputs(
         )
     _write_rows(folder / "results.csv", map(asdict, scores), tuple(Score.__dataclass_fields__))
     _write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
-    question = Question(plan.arms, plan.missing, plan.empty, plan.margin, plan.seed)
+    how = plan.degraded and plan.degraded.describe()
+    about = plan.arms, plan.missing, plan.empty, plan.margin, plan.seed
+    question = Question(*about, degraded=how)
     summary = put_into_words(summarise(scores, images, question), question)
     summary["warnings"] += [say(caveat.code, **caveat.figures) for caveat in _caveats(plan)]
-    shown = chosen_cases(used, plan.arms, plan.cohort.test)
+    shown = chosen_cases(used, plan.arms, plan.cohort.test, question.floor)
     times = read_times(folder)
     summary |= {
         "config": plan.describe(),
@@ -274,16 +277,16 @@ def _read_rows(path: Path, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def chosen_cases(
-    scores: Sequence[Score], arms: Sequence[Arm], cases: Sequence[Case]
+    scores: Sequence[Score], arms: Sequence[Arm], cases: Sequence[Case], floor: str = "zero"
 ) -> dict[str, Case]:
     """Whom to look at: where the first synthetic arm does worst, middling and best; no cherry.
 
     A case's figure is its Dice, a mean over regions and seeds, for the first synthetic arm;
-    without one, what it loses when the sequence is blanked (most lost is worst). With fewer
-    than three cases, some roles are left out.
+    without one, what it loses at the floor (most lost is worst). With fewer than three cases,
+    some roles are left out.
     """
     synthetic = [arm.name for arm in arms if ARM_KINDS[arm.kind].group == "synthesis"]
-    full, own = dice_by_case(scores, "full"), dice_by_case(scores, (*synthetic, "zero")[0])
+    full, own = dice_by_case(scores, "full"), dice_by_case(scores, (*synthetic, floor)[0])
     scored = [case for case in cases if case.name in full]
     figures = [own[case.name] - (0 if synthetic else full[case.name]) for case in scored]
     order = [scored[i] for i in np.argsort(figures, kind="stable")]
@@ -331,17 +334,17 @@ def _draw(
 ) -> list[str]:
     """The PNG figures, one of them of the median case; names of the files."""
     config, kinds = summary["config"], {a["name"]: ARM_KINDS[a["kind"]] for a in summary["arms"]}
-    missing, groups = config["missing"], {name: kind.group for name, kind in kinds.items()}
-    title = say("dice_picture", missing=missing, cases=len(config["test"]))
+    q, groups = asked(summary), {name: kind.group for name, kind in kinds.items()}
+    title = say("dice_picture", q=q, cases=len(config["test"]))
     draw_dice(scores, groups, list(summary["regions"]), title, folder / "dice.png")
     view = next(view for view in volumes if view.role == "median")
     shown = {name: arm for name, arm in view.arms.items() if kinds[name].group != "check"}
-    title = say("slice_picture", case=view.case, missing=missing)
-    draw_panel(view, shown, title, folder / "slices.png")
+    title, ratio = say("slice_picture", case=view.case, q=q), (q["degraded"] or {}).get("ratio", ())
+    draw_panel(view, shown, ratio, title, folder / "slices.png")
     made = [n for n, k in kinds.items() if k.has_files and k.compared and not k.own_segmenter]
     defined = [row for row in scores if summary["regions"][row.region]["gap_defined"]]
     if points := error_and_loss(defined, images, made):
-        title = say("scatter_picture", missing=missing)
+        title = say("scatter_picture", q=q)
         draw_scatter(points, groups, title, folder / "scatter.png")
     return [name for name in OUTPUTS if name.endswith(".png") and (folder / name).is_file()]
 
@@ -352,7 +355,12 @@ def _caveats(plan: Plan) -> list[Caveat]:
     found += [Caveat("label_scheme", {"warning": note}) for note in plan.cohort.notes]
     kinds = {arm.kind for arm in plan.arms}
     if absent := [kind for kind in kinds_with("own_segmenter") if kind not in kinds]:
-        found.append(Caveat("rivals_not_run", {"kinds": absent}))
+        found.append(Caveat("rivals_not_run", {"kinds": absent, "degraded": bool(plan.degraded)}))
+    how, restoring = plan.degraded, [arm.source for arm in plan.arms if arm.kind == "restored"]
+    for run in [source for source in restoring if isinstance(source, SynthesisRun)]:
+        if how is not None and not how.is_learnt_by(run, plan.cohort.test[0]):
+            about = {"name": run.name, "ratio": run.ratio, "profile": run.profile}
+            found.append(Caveat("other_slices", about))
     if plan.foreign is not None:
         found.append(Caveat("foreign_segmenter", {"name": plan.foreign.name}))
         if kinds & set(kinds_with("own_segmenter")):

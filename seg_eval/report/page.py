@@ -24,8 +24,6 @@ WORDS = Path(__file__).parent / "words"
 DASH = "–"
 """What is not defined."""
 COMMON_NAMES = {"t1n": "T1", "t1c": "contrast-enhanced T1", "t2w": "T2", "t2f": "FLAIR", "pd": "PD"}
-REFERENCE_SHARES = {"full": "ceiling", "zero": "floor"}
-"""Kinds of arm that recover nothing by definition, and what stands in the place of a share."""
 REGION_NAMES = {"WT": "whole tumour", "TC": "tumour core", "ET": "enhancing tumour"}
 
 
@@ -181,11 +179,12 @@ def _environment(is_html: bool) -> Any:
     )
     made.globals |= {
         "say": say, "tolerance_mm": TOLERANCE_MM, "empty_hd95_mm": EMPTY_HD95_MM,
-        "lesion_rule": BRATS_GLIOMA, "reference_shares": REFERENCE_SHARES,
+        "lesion_rule": BRATS_GLIOMA,
     }  # fmt: skip
     named = (figure, interval, listed, many, number, p_value, percent, share, signed, spoken)
     made.filters |= {each.__name__: each for each in named}
     made.filters |= {"aligned": _aligned, "short": short_name, "words": _words}
     made.filters["basename"] = lambda path: Path(path).name
+    made.filters["capitalised"] = lambda text: text[:1].upper() + text[1:]
     made.filters["region"] = lambda name: REGION_NAMES.get(name, name)
     return made

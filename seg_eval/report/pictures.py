@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, with three of Paul Tol's behind them, told a
 colour-blind readers; every bar is labelled as well.
 """
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -157,17 +158,77 @@ def draw_dice(
     _save(figure, path, axes, title)
 
 
-def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, path: Path) -> None:
-    """One axial slice: the channel of each arm, its error, and what was segmented.
+@dataclass(frozen=True)
+class CurvePoint:
+    """Mean Dice of one region and line at one ratio, which may be infinite, with its interval."""
+
+    region: str
+    line: str
+    ratio: float
+    dice: float
+    low: float | None
+    high: float | None
+
+
+def draw_curve(points: Sequence[CurvePoint], title: str, path: Path) -> None:
+    """Dice against ratio, one picture a region and one line an arm; ratio 1 is ``full``'s.
+
+    Ratios stand at equal distances, the infinite one last.
+    """
+    regions = list(dict.fromkeys(point.region for point in points))
+    ratios = [1.0, *sorted({point.ratio for point in points})]
+    lines = list(dict.fromkeys(point.line for point in points if point.line != "full"))
+    colours = arm_colours({line: "reference" if line == "as it is" else "" for line in lines})
+    figure = _figure(max(7.0, 4.2 * len(regions)), 4.4)
+    for axes, region in zip(
+        figure.subplots(1, len(regions), squeeze=False)[0], regions, strict=True
+    ):
+        own = [point for point in points if point.region == region]
+        ceiling = float(np.mean([point.dice for point in own if point.line == "full"]))
+        axes.axhline(ceiling, color=INK, linewidth=0.8, linestyle="--", label="full")
+        for number, line in enumerate(lines):
+            there = sorted((p for p in own if p.line == line), key=lambda p: p.ratio)
+            x = [ratios.index(p.ratio) + 0.04 * (number - len(lines) / 2) for p in there]
+            ends = [
+                [max(0.0, p.dice - (p.dice if p.low is None else p.low)) for p in there],
+                [max(0.0, (p.dice if p.high is None else p.high) - p.dice) for p in there],
+            ]
+            dice, marker = [p.dice for p in there], "os^Dvp"[number % 6]
+            style = {"color": colours[line], "marker": marker, "label": short_name(line)}
+            axes.errorbar(x, dice, ends, markersize=4.5, linewidth=1.3, capsize=2, **style)
+        names = ["∞" if math.isinf(ratio) else f"{ratio:g}" for ratio in ratios]
+        axes.set_xticks(range(len(ratios)), names)
+        axes.set(xlabel="times as long", ylabel="Dice", xlim=(-0.2, len(ratios) - 0.6))
+        axes.set_title(region, fontsize=10)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    place = {"loc": "outside lower center", "ncols": 5, "frameon": False, "fontsize": 8}
+    figure.legend(handles, labels, **place)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def draw_panel(
+    case: CaseVolumes,
+    arms: Mapping[str, ArmVolumes],
+    ratio: Sequence[int],
+    title: str,
+    path: Path,
+) -> None:
+    """One slice: the channel of each arm, its error, and what was segmented.
 
     The slice is the one with most tumour. First column: the real channel and the expert's
-    contours. Radiological view: the patient's left is on the right.
+    contours. Radiological view: the patient's left is on the right. It is axial, or coronal where
+    the thick slices that a ``ratio`` (z, y, x) of voxels makes would not show.
     """
     real, truth = case.real, case.truth
-    turned, name = slicer(case, truth["WT"])
+    turned, name = slicer(case, truth["WT"], ratio)
     columns = len(arms) + 1
     height, width = turned(real).shape
-    figure = _figure(1.75 * columns + 0.6, 1.75 * 3 * height / width + 0.9)
+    across, *sides = case.orientation.turn_spacing(case.spacing_mm)
+    aspect = sides[0 if cut_axis(case, ratio) == 2 else 1] / across
+    figure = _figure(1.75 * columns + 0.6, 1.75 * 3 * aspect * height / width + 0.9)
     grid = figure.subplots(3, columns, squeeze=False)
     for axes, label in zip(grid[:, 0], ("channel", "|error|", "segmentation"), strict=True):
         axes.set_ylabel(label)
@@ -180,6 +241,8 @@ def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, pa
         error = np.abs(turned(channel) - turned(real))
         _show(grid[1, column], error, "", "inferno", 0.5)
         _outline(grid[2, column], turned, real, arm.masks, "")
+    for axes in grid.flat:
+        axes.set_aspect(aspect)
     bar = figure.colorbar(image, ax=list(grid[1]), fraction=0.012, pad=0.01)
     bar.ax.tick_params(labelsize=7)
     for region, colour in REGION_COLOURS.items():
@@ -189,16 +252,33 @@ def draw_panel(case: CaseVolumes, arms: Mapping[str, ArmVolumes], title: str, pa
     _save(figure, path)
 
 
-def slicer(case: CaseVolumes, tumour: np.ndarray) -> tuple[Callable[..., np.ndarray], str]:
-    """Cuts the axial slice with most of ``tumour`` out of a volume, up to the head; its name."""
+def cut_axis(case: CaseVolumes, ratio: Sequence[int] = ()) -> int:
+    """Across which axis towards left, back and feet a slice is cut: 2, the axial ones.
+
+    But 1, the coronal ones, where a ``ratio`` (z, y, x) makes voxels longest along that axis.
+    """
+    longest = "zyx"[int(np.argmax(ratio))] if ratio else ""
+    return 1 if longest == case.orientation.file_axis(2) else 2
+
+
+def slicer(
+    case: CaseVolumes, tumour: np.ndarray, ratio: Sequence[int] = ()
+) -> tuple[Callable[..., np.ndarray], str]:
+    """Cuts the slice with most of ``tumour`` out of a volume, up to the head; and its name.
+
+    It lies as :func:`cut_axis` says.
+    """
     orientation = case.orientation
     head = orientation.turn(case.real) != 0
-    area = (orientation.turn(tumour) if tumour.any() else head).sum(axis=(0, 1))
+    cut = cut_axis(case, ratio)
+    others = tuple(axis for axis in range(3) if axis != cut)
+    area = (orientation.turn(tumour) if tumour.any() else head).sum(axis=others)
     index = int(area.argmax())
-    across, down, _ = bounding_box(head) or (slice(None),) * 3
-    at = orientation.file_index(2, index, len(area))
-    name = f"slice {orientation.file_axis(2)} = {at}"
-    return lambda volume: orientation.turn(volume)[across, down, index].T, name
+    box = list(bounding_box(head) or (slice(None),) * 3)
+    box[cut] = index  # type: ignore[call-overload]
+    at = orientation.file_index(cut, index, len(area))
+    name = f"slice {orientation.file_axis(cut)} = {at}"
+    return lambda volume: orientation.turn(volume)[tuple(box)].T, name
 
 
 def _show(

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seg_eval.arms import ARM_KINDS
+from seg_eval.arms import ARM_KINDS, floor_of
+from seg_eval.report.context import asked
 from seg_eval.report.page import number, say
 from seg_eval.report.pictures import short_name
 from seg_eval.report.slices import LAYERS, Limits, Outlines, Plane, agreement, draw_planes
@@ -17,7 +18,7 @@ LADDER = (
 )  # fmt: skip
 """Tried in turn until the views fit the budget."""
 MOST_COMPARED = 2
-"""Arms shown beside full and zero in the slice views."""
+"""Arms shown beside full and the floor in the slice views."""
 LARGEST_TILT = 5.0
 """Degrees between a voxel axis and the nearest anatomical one that go without mention."""
 ROLES = ("worst", "median", "best")
@@ -62,9 +63,10 @@ def fit_views(cases: Sequence[CaseVolumes], summary: Mapping[str, Any]) -> tuple
 
 
 def _shown(case: CaseVolumes, summary: Mapping[str, Any]) -> list[str]:
-    """The arms of ``case`` that its view shows: full, zero, what was asked, what is better."""
+    """The arms of ``case`` that its view shows: full, floor, what was asked, what is better."""
     kinds = {arm["name"]: ARM_KINDS[arm["kind"]] for arm in summary["arms"]}
-    fixed = [name for kind in ("full", "zero") for name in case.arms if kinds[name].name == kind]
+    ends = ("full", floor_of(bool(asked(summary)["degraded"])))
+    fixed = [name for kind in ends for name in case.arms if kinds[name].name == kind]
     head = summary["headline"]
     wanted = [head["primary"], head["better"]]
     wanted += [name for name, kind in kinds.items() if kind.group == "synthesis"]
@@ -85,6 +87,7 @@ def describe_view(view: View, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "case": case,
         "arms": view.arms,
+        "channel": say("channel", q=asked(summary)),
         "planes": view.planes,
         "region": max(case.truth, key=lambda name: gaps.get(name, 0.0), default=""),
         "note": say("orientation", known=turn.known, tilt=tilt),

@@ -44,9 +44,9 @@ class CaseVolumes:
 
     Attributes:
         role: Why it is shown: ``worst``, ``median`` or ``best``.
-        modality: The missing sequence, as in ``t2f``.
+        modality: The missing or degraded sequence, as in ``t2f``.
         real: The real sequence, float32, 0 dark to about 1 bright.
-        arms: By name; ``full`` and ``zero`` are shown first where they are among them.
+        arms: By name; ``full`` and the floor are shown first where they are among them.
         truth: The expert's regions by name, bool.
         affine: (4, 4) voxel (x, y, z) to mm, RAS+.
         spacing_mm: Of the array's axes (z, y, x).

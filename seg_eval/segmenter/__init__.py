@@ -8,7 +8,7 @@ from seg_eval.segmenter.model_folder import (
     refuse_unfit,
     refuse_untrusted,
 )
-from seg_eval.segmenter.nnunet import Segmenter, open_model_folder, train_segmenter
+from seg_eval.segmenter.nnunet import Segmenter, open_model_folder, resample, train_segmenter
 from seg_eval.segmenter.preprocessing import CONFIGURATION, prepare
 from seg_eval.segmenter.raw_dataset import (
     RawPlan,
@@ -25,9 +25,9 @@ from seg_eval.segmenter.stock import export_lines, paths
 from seg_eval.segmenter.training import Training, segmenters_folder, train
 
 __all__ = [
-    "BEST", "CONFIGURATION", "FINAL", "ExportRequest", "RawPlan", "RawRequest", "Segmenter",
+    "BEST", "CONFIGURATION", "ExportRequest", "FINAL", "RawPlan", "RawRequest", "Segmenter",
     "Training", "consecutive_codes", "dataset_folder", "export_lines", "export_segmenter",
     "make_room", "open_model_folder", "paths", "plan_raw_dataset", "prepare", "read_model_folder",
-    "refuse_unfit", "refuse_untrusted", "segmenters_folder", "train", "train_segmenter",
+    "refuse_unfit", "refuse_untrusted", "resample", "segmenters_folder", "train", "train_segmenter",
     "write_description", "write_planned", "write_raw_dataset",
 ]  # fmt: skip

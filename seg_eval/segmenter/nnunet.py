@@ -276,3 +276,23 @@ def open_model_folder(
             "they hold; they are loaded because you trust them"
         )
     return Segmenter(model, threads=threads, device=device)
+
+
+def resample(volume: np.ndarray, spacing_mm: Sequence[float], shape: Sequence[int]) -> np.ndarray:
+    """``volume`` (D, H, W) on ``shape`` voxels of the same field of view, float32.
+
+    As nnU-Net brings images to its spacing by default: cubic, but along an axis whose voxels
+    (``spacing_mm`` of z, y, x) are more than three times as long as the others' from the nearest.
+    """
+    with nnunet_environment(1):
+        from nnunetv2.preprocessing.resampling import default_resampling
+
+        finer = [mm * n / m for mm, n, m in zip(spacing_mm, volume.shape, shape, strict=True)]
+        found = default_resampling.resample_data_or_seg_to_shape(
+            volume[None].astype(np.float32),
+            tuple(shape),
+            tuple(spacing_mm),
+            finer,
+            force_separate_z=None,
+        )
+    return np.asarray(found[0], dtype=np.float32)

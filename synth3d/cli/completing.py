@@ -29,11 +29,15 @@ def add_complete(commands: Any) -> None:
         help="case folders named as the input, nnU-Net's imagesTs, or a BIDS derivative dataset")
     add("--missing", action="extend", nargs="+", metavar="MODALITY",
         help="treat t1|t1ce|t2|flair as missing even where it is there; one or several")
+    add("--restore", action="extend", nargs="+", metavar="MODALITY",
+        help="replace a sequence that is there with thick slices, by a run of train --degraded")
     add("--cases", nargs="+", metavar="NAME|TABLE.csv",
         help="only these cases; or a table of all cases instead of --data")
     add("--labels", metavar="SCHEME", help=LABELS + "; those copied get what their names say")
     add("--overwrite", action="store_true", help="replace files that are already in OUT")
-    add("--explain", action="store_true", help="and what explains it, of a run of tsf or agi-net")
+    add("--explain", nargs="?", const="all", choices=["all", "maps"],
+        help="and what explains it, of a run of tsf or agi-net; maps: without the slow table of "
+        "what each source is worth")
     add("--draws", type=int, default=1, metavar="N", help="a diffusion's mean of N, and its spread")
     add("--link", action="store_true",
         help="hard links to the input's files instead of copies: less disk, but one file")

@@ -121,6 +121,8 @@ def add_describe(commands: Any) -> None:
     add("--in-channels", type=int, default=3)
     add("--out-channels", type=int, default=1)
     add("--side", type=int, help="of the input that is counted; default: 256 in 2-D, 64 in 3-D")
+    add("--degraded", type=integers, default=(), metavar="1,1,4",
+        help="with the branch by which fgdl restores the last input, of so much larger voxels")
     add("--fit", metavar="8GB", help="propose patch and batch for training in so much memory")
     add("--precision", choices=["fp32", "bf16"], default="fp32", help="of --fit")
     add("--json", action="store_true", help="print JSON instead of text")

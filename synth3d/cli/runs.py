@@ -41,6 +41,9 @@ def add_train(commands: Any) -> None:
         help="t1|t1ce|t2|flair|pd, or new names; several with commas: one network makes them all; "
         "any: one network makes whatever a case lacks from whatever it has")
     add("--sources", help="comma-separated; default: the others; for any: those of the cohort")
+    add("--degraded", metavar="SEQUENCE=Z,Y,X",
+        help="a sequence that is there with thick slices is restored: how much larger its voxels "
+        "are, as in flair=4,1,1")
     add("--recipe", help="a shipped name or a .toml/.json file; default: phantom without --data, "
         "else cpu, gpu, or gpu-8gb where the GPU has less than 20 GB; -2d of it for slices")
     add("--model", help=MODELS)
@@ -61,7 +64,8 @@ def add_train(commands: Any) -> None:
         "CPU, near by on CUDA")
     add("--work", type=Path, default=Path("work"), help="where runs are kept")
     add("--name", help="run folder name; default: says what it is")
-    add("--from", type=Path, dest="start", metavar="RUN", help="learn the fusion of this tsf run")
+    add("--from", type=Path, dest="start", metavar="RUN", 
+        help="learn the second stage alone, beside what this run has learnt (tsf, fgdl)")
     for flag, how in CACHE.items():
         add(flag, **how)
     add("--dry-run", action="store_true", help="print the settings and stop")

@@ -1,6 +1,7 @@
 """What ``synth3d complete`` is asked for."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from synth3d.cohort import ALL_MODALITIES, Modality, parse_modality, parse_schem
 from synth3d.completion.receipts import Layout
 from synth3d.errors import InputError
 
-FORMATS, PRECISIONS = ("brats", "nnunet", "bids"), ("fp32", "bf16")
+FORMATS, PRECISIONS, EXPLAIN = ("brats", "nnunet", "bids"), ("fp32", "bf16"), ("", "all", "maps")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,11 @@ class CompleteRequest:
         run: A finished run folder; may be None for plumbing.
         missing: Sequences to treat as missing even where they are there; these are hidden
             from the network, and the real files are not taken over.
-        explain: Write beside what is made what explains it, as far as the run can.
+        restore: Sequences that are there with thick slices: each is read and replaced by what the
+            run, which must be trained to, restores.
+        explain: Write beside what is made what explains it, as far as the run can: ``all``, which
+            True means as well, or ``maps`` alone, without looking at other cases for what each
+            source is worth; empty, or False, for neither.
         draws: Pictures of a diffusion that are averaged; of several the spread is written, too.
         link: The files that are there are hard links to the input instead of copies of it; whoever
             changes one then changes the other.
@@ -46,8 +51,9 @@ class CompleteRequest:
     run: Path | None = None
     format: str = "brats"
     missing: tuple[str, ...] = ()
+    restore: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
-    explain: bool = False
+    explain: str | bool = ""
     draws: int = 1
     link: bool = False
     labels: str | None = None
@@ -70,12 +76,21 @@ class CompleteRequest:
         for name, kind in (("data", Path), ("out", Path), ("run", Path), ("cases", tuple)):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else kind(value))
-        object.__setattr__(self, "missing", tuple(self.missing or ()))
+        for name in ("missing", "restore"):
+            object.__setattr__(self, name, tuple(getattr(self, name) or ()))
+        object.__setattr__(self, "explain", "all" if self.explain is True else self.explain or "")
         object.__setattr__(self, "labels", parse_scheme(self.labels).name if self.labels else None)
         self._check_values()
         self.share  # noqa: B018  (it refuses what it cannot read)
         if self.plumbing and not self.hidden:
             raise InputError("--plumbing needs --missing: which real sequence is sent through")
+        if both := {*self.hidden} & {*self.restored}:
+            raise InputError(
+                f"{'+'.join(sorted(both))} cannot be both missing and restored; leave --missing or "
+                "--restore away"
+            )
+        if self.restored and (self.plumbing or self.explain):
+            raise InputError("--restore goes with neither --plumbing nor --explain")
         if self.plumbing and self.format == "bids":
             raise InputError("--format bids names what is synthetic, and --plumbing makes nothing")
         if self.plumbing and (self.explain or self.draws > 1):
@@ -93,7 +108,7 @@ class CompleteRequest:
         for name in ("batch", "workers", "threads", "draws"):
             if (value := getattr(self, name)) is not None and not 1 <= value <= 4096:
                 raise InputError(f"--{name} must be at least 1 and at most 4096, got {value}")
-        for name, known in (("format", FORMATS), ("precision", PRECISIONS)):
+        for name, known in (("format", FORMATS), ("precision", PRECISIONS), ("explain", EXPLAIN)):
             if (value := getattr(self, name)) not in known and (name, value) != ("precision", None):
                 raise InputError(f"unknown {name} {value!r}; known are {' and '.join(known)}")
         if self.overlap is not None and not 0 <= self.overlap < 1:
@@ -102,8 +117,12 @@ class CompleteRequest:
     @property
     def hidden(self) -> tuple[Modality, ...]:
         """``missing`` under our names and in our order."""
-        named = [parse_modality(name) for name in self.missing]
-        return tuple(modality for modality in ALL_MODALITIES if modality in named)
+        return _ordered(self.missing)
+
+    @property
+    def restored(self) -> tuple[Modality, ...]:
+        """``restore`` likewise."""
+        return _ordered(self.restore)
 
     def reads(self, path: Path) -> bool:
         """Whether ``path`` lies in the input folder, which is only read.
@@ -129,3 +148,8 @@ class CompleteRequest:
     def layout(self) -> Layout:
         """Where the files go."""
         return Layout(self.out, self.format)
+
+
+def _ordered(names: Sequence[str]) -> tuple[Modality, ...]:
+    named = [parse_modality(name) for name in names]
+    return tuple(modality for modality in ALL_MODALITIES if modality in named)

@@ -92,7 +92,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
                 return [_completed(job, "planned", layout) for job in jobs]
             _write_about(request, jobs, names)
             states = _work(request, maker, jobs, pool)
-            if request.explain:
+            if request.explain == "all":
                 write_contributions(request, maker)
     except process.BrokenProcessPool as error:
         raise InputError(
@@ -130,7 +130,8 @@ def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str
                     "another --out"
                 )
     identity = json.dumps(maker.identity)
-    if request.explain and not request.overwrite and (taken := contributions_in_the_way(request)):
+    table = request.explain == "all" and not request.overwrite
+    if table and (taken := contributions_in_the_way(request)):
         raise InputError(f"{taken} is already there; --overwrite replaces it")
     jobs = plan(request, identity, cases, pool)
     if note := untold_patients(patients):

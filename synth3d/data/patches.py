@@ -29,7 +29,7 @@ from torchio.transforms import Compose, Pad, RandomAffine, RandomFlip, Transform
 
 from synth3d.cohort import Case, parse_modality
 from synth3d.data.batch import Batch, head_of, only
-from synth3d.data.cache import Packed, head_in, holes_of, levels_of, region_of
+from synth3d.data.cache import Levels, Packed, scored
 from synth3d.data.centres import Frame3d, centres_of
 from synth3d.data.cutting import Cutter, Patch, collate, frame_around, known_of
 from synth3d.data.degrade import degrade
@@ -81,8 +81,8 @@ def to_subject(
         return tio.Image(tensor=tensor, affine=prepared.affine, type=kind)
 
     subject = tio.Subject(
-        sources=image(cut(prepared.sources(task.sources)), INTENSITY),
-        targets=image(cut(prepared.sources(task.targets)), INTENSITY),
+        sources=image(cut(prepared.sources(task)), INTENSITY),
+        targets=image(cut(prepared.stack(task.targets)), INTENSITY),
         brain=image(cut(prepared.brain[None]), LABEL, np.uint8),
         centres=image(centres[None], SAMPLING_MAP),
         margins=margins,
@@ -191,8 +191,9 @@ class Stream:
 
     All randomness follows from a seed: patches, flips and movements are drawn from torch's global
     generator, hidden sources (``data.source_dropout``), or what is shown and wanted in a task of
-    mode ``any``, from one of their own. What is hidden is 0. Cases that do not fill one batch
-    are refused. ``pinned`` batches lie in page-locked memory, as a GPU copies them fastest.
+    mode ``any``, from one of their own. What is hidden is 0; a poor sequence never is, for then
+    nothing would be left to restore. Cases that do not fill one batch are refused. ``pinned``
+    batches lie in page-locked memory, as a GPU copies them fastest.
 
     Attributes:
         cases: As the network sees them (:func:`synth3d.data.seen`); each is asked for when its
@@ -210,7 +211,7 @@ class Stream:
     counted: dict[int, Counts] = field(default_factory=dict, compare=False)
     degrade: DegradeConfig = DegradeConfig()
     coupled: str = ""
-    scored: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, compare=False)
+    scored: dict[int, Levels] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         each = self.data.patches_per_case
@@ -270,7 +271,11 @@ class Stream:
     def opened(self, number: int) -> Drawing:
         """A case whose augmentation is drawn, by torch's global generator."""
         packed = self.cases[number]
-        levels, region = self._coupled_to(packed, number)
+        levels = region = None
+        if self.coupled:
+            names = (*self.task.sources, *self.task.targets)
+            seen = self.scored.setdefault(number, {})
+            levels, region = scored(packed, names, self.coupled, seen)
         if self.reads_whole:
             prepared = packed.prepared(NOBODY)
             if self.degrade.active and self.degrade.when == "train_and_test":
@@ -285,25 +290,12 @@ class Stream:
         centres = centres_of(packed, frame, flips, self.data.tumour_chance, known)
         return Cutter(packed, self.task, self.data.patch, flips, centres, levels, region)
 
-    def _coupled_to(
-        self, packed: Packed, number: int
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Levels and region of a case, as a :class:`Cutter` takes them; None without a coupling."""
-        if not self.coupled:
-            return None, None
-        if number not in self.scored:
-            holes = holes_of(head_in(packed))
-            names = (*self.task.sources, *self.task.targets)
-            levels = levels_of(packed, names, region_of(packed, self.coupled, holes))
-            self.scored[number] = levels, holes
-        levels, holes = self.scored[number]
-        return levels, region_of(packed, self.coupled, holes)
-
     @property
     def reads_whole(self) -> bool:
         """Whether more than a patch of a case is needed to draw one."""
         moves = self.misalign.active and self.misalign.when == "train_and_test"
         poor = self.degrade.active and self.degrade.when == "train_and_test"
+        poor = poor or bool(self.task.poor)
         return self.task.dim == 2 or moves or poor or self.data.misregistration > 0
 
     def _hide(self, batch: Batch, generator: torch.Generator) -> Batch:
@@ -314,6 +306,8 @@ class Stream:
             parts = {"present": present, "wanted": wanted, "brain": head_of(sources)}
             return replace(batch, sources=sources, **parts)
         present = drop_sources(batch.present, self.data.source_dropout, generator)
+        poor = torch.tensor([name in self.task.poor for name in self.task.sources])
+        present = present | (batch.present & poor)
         return replace(batch, sources=only(batch.sources, present), present=present)
 
     def _cut_whole(

@@ -9,8 +9,15 @@ from synth3d.losses.exported import (
     Exported,
     read_exported,
 )
-from synth3d.losses.masked import masked_mean, spread
-from synth3d.losses.objectives import OBJECTIVES, Objective, cross_entropy, least_squares
+from synth3d.losses.masked import masked_mean, spread, squared_at_scales
+from synth3d.losses.objectives import (
+    OBJECTIVES,
+    Objective,
+    cross_entropy,
+    feature_matching,
+    least_squares,
+    relativistic,
+)
 from synth3d.losses.perceptual import (
     feature_distance,
     load_vgg16,
@@ -41,6 +48,7 @@ __all__ = [
     "cross_entropy",
     "feature_distance",
     "feature_error",
+    "feature_matching",
     "least_squares",
     "load_segmenter",
     "load_vgg16",
@@ -50,8 +58,10 @@ __all__ = [
     "network_of",
     "orthogonal_slices",
     "read_exported",
+    "relativistic",
     "save_segmenter",
     "spread",
+    "squared_at_scales",
     "squared_distance",
     "standardised",
 ]

@@ -12,6 +12,7 @@ from synth3d.models.critics import PatchCritic, ScalarCritic
 from synth3d.models.drop_in import replace_convolutions
 from synth3d.models.fgdl.critics import DifferenceCritic, PlainCritic
 from synth3d.models.fgdl.registration import Registration, folded, roughness, warp
+from synth3d.models.fgdl.restorer import Restorer
 from synth3d.models.fgdl.super_resolution import SuperResolution
 from synth3d.models.memory import saved_bytes
 from synth3d.models.moving.deformable import DeformableConv, DeformResUNet, DisplacementMap
@@ -64,6 +65,7 @@ __all__ = [
     "Registration",
     "ResBlock",
     "ResUNet",
+    "Restorer",
     "Restormer",
     "RotatingConv",
     "ScalarCritic",

@@ -151,6 +151,11 @@ class RunConfig:
                 "data.intensity = paper clips what a coupled segmenter has to see; use median, or "
                 "train without train.coupling"
             )
+        if self.degrade.active and self.degrade.when == "train_and_test":
+            raise InputError(
+                "a coupled segmenter knows the levels of a sequence as it is in the file, not as "
+                "[degrade] makes it; train without one of the two"
+            )
         if self.dim == 2 and (self.data.plane != "axial" or self.data.slice_size):
             raise InputError(
                 "a coupled 2-D segmenter sees axial slices as they are in the files; leave away "

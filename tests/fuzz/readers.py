@@ -44,8 +44,7 @@ from synth3d.losses import load_segmenter
 from synth3d.phantom.cohort import make_cohort
 from synth3d.training import build_framework, load_run, read_log, resolve
 from synth3d.training.origin import note_environment
-from synth3d.training.request import check_same_run
-from synth3d.training.run_folder import load_state
+from synth3d.training.run_folder import check_same_run, load_state
 from tests.fuzz import corpus
 from tests.fuzz.commands import copied
 from tests.seg_eval.conftest import FakeMachines
@@ -151,7 +150,7 @@ def _run(root: Path, out: Path, path: Path) -> None:
     """A finished run, by both packages."""
     run = path.parent
     with suppress(InputError):
-        finished_runs(root / "work", ("t2f",), root / "cohort")
+        finished_runs(root / "work", root / "cohort", lambda run: run.can_make(("t2f",)))
     with suppress(InputError):
         read_run(run)
     with suppress(InputError):

@@ -15,7 +15,7 @@ from seg_eval.evaluation import evaluate
 from seg_eval.experiment.engines import Engines, Predict
 from seg_eval.experiment.request import RunRequest
 from seg_eval.segmenter.training import Training
-from synth3d.images.volumes import read, write_like, write_new
+from synth3d.images import brought_back, read, resample_within, write_like, write_new
 
 SHAPE = (14, 20, 18)
 AFFINE = np.array([[-1.5, 0, 0, 9], [0, -1, 0, 11], [0, 0, 2, -7], [0, 0, 0, 1.0]])
@@ -100,6 +100,16 @@ def _write_run(folder: Path, data: Path, *targets: str, **more: Any) -> Path:
     (folder / "cohort.json").write_text(json.dumps(split))
     (folder / "done.json").write_text(json.dumps(done | {"weights_sha256": "0" * 64}))
     return folder
+
+
+def restores(run: Path, ratio: Sequence[int], profile: str = "kspace") -> Path:
+    """Makes a finished run of FLAIR one that restores it from thick slices."""
+    degrade = {"source": "t2f", "ratio": list(ratio), "profile": profile}
+    (run / "config.json").write_text(json.dumps({"degrade": degrade}))
+    done = json.loads((run / "done.json").read_text())
+    sources = {"sources": ["t1n", "t1c", "t2w", "t2f"]}
+    (run / "done.json").write_text(json.dumps(done | sources))
+    return run
 
 
 @pytest.fixture
@@ -195,7 +205,8 @@ class FakeMachines:
 
     def engines(self) -> Engines:
         """As the experiment takes them."""
-        return Engines(self.synth3d, self.train_segmenter, self.load_segmenter, self.open_segmenter)
+        judges = self.train_segmenter, self.load_segmenter, self.open_segmenter
+        return Engines(self.synth3d, *judges, lambda scan, mm, shape: brought_back(scan, shape, 0))
 
     def load_segmenter(self, model: Path, threads: int) -> Predict:
         """One that sees what it was trained on."""
@@ -218,7 +229,10 @@ class FakeMachines:
         return model
 
     def synth3d(self, arguments: Sequence[str]) -> None:
-        """``phantom`` writes the toy cohort, ``train`` a run, ``complete`` blurred FLAIR."""
+        """``phantom`` writes the toy cohort, ``train`` a run, ``complete`` FLAIR.
+
+        Filled in it is dull, restored it is what was given, resampled by the affines.
+        """
         command, *rest = arguments
         self.log.append(command)
         self.commands.append(list(arguments))
@@ -229,13 +243,16 @@ class FakeMachines:
         elif command == "train":
             work = Path(options["--work"])
             run = work / "runs" / options.get("--name", "fresh")
-            _write_run(run, Path(options.get("--data", work / "phantom")))
+            made = _write_run(run, Path(options.get("--data", work / "phantom")))
+            if how := options.get("--degraded"):
+                restores(made, [int(by) for by in how.split("=")[1].split(",")])
         else:
             self._complete(list(arguments))
 
     def _complete(self, arguments: list[str]) -> None:
         data, out = (Path(arguments[arguments.index(flag) + 1]) for flag in ("--data", "--out"))
-        missing = [arguments[i + 1] for i, word in enumerate(arguments) if word == "--missing"]
+        asked = ("--missing", "--restore")
+        missing = [arguments[i + 1] for i, word in enumerate(arguments) if word in asked]
         for name in arguments[arguments.index("--cases") + 1 :]:
             if name == self.forget:
                 continue
@@ -244,11 +261,16 @@ class FakeMachines:
                 if (out / name / real.name).is_file():
                     continue
                 volume = read(real).data
-                if "--plumbing" not in arguments:
+                like = real
+                if "--restore" in arguments:
+                    like = data / name / f"{name}_t2.nii.gz"
+                    volume = np.maximum(resample_within(read(real), read(like).grid).data, 0)
+                    volume = np.where(read(like).data > 0, volume, 0)
+                elif "--plumbing" not in arguments:
                     volume = np.where(volume > 0, 0.7 * volume + 40, 0)
                 elif self.spoil_plumbing:
                     volume = np.roll(volume, 2, axis=2)
-                write_like(real, volume, out / name / real.name)
+                write_like(like, volume, out / name / real.name, dtype=np.float32)
 
 
 @pytest.fixture

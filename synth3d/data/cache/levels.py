@@ -1,6 +1,6 @@
 """What nnU-Net's z-scores take of a case as a whole, and no patch of it can know."""
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 
 import numpy as np
 from scipy.ndimage import binary_fill_holes
@@ -12,6 +12,21 @@ from synth3d.images import xyz_to_zyx
 
 LEAST_DEVIATION = 1e-8
 """What nnU-Net divides by at the least."""
+
+
+Levels = MutableMapping[str, np.ndarray]
+"""What :func:`scored` has found of a case."""
+
+
+def scored(
+    packed: Packed, names: Sequence[Modality], kind: str, known: Levels
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`levels_of` and :func:`region_of` a case; ``known`` keeps what takes long."""
+    if not known:
+        known["holes"] = holes_of(head_in(packed))
+        region = region_of(packed, kind, known["holes"])
+        known["levels"] = levels_of(packed, names, region)
+    return known["levels"], region_of(packed, kind, known["holes"])
 
 
 def head_in(packed: Packed) -> np.ndarray:

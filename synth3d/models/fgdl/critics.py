@@ -148,5 +148,13 @@ class PlainCritic(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, \\*S) → (B, 1, \\*s), unbounded."""
+        return self.scores(self.features(image))[0]
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """(B, C, \\*S) → what the scores are read from, (B, c, \\*s)."""
         check_seen(image, self.dim, self.smallest)
-        return self.score(self.body(image))
+        return [self.body(image)]
+
+    def scores(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The score map of an image's :meth:`features`."""
+        return [self.score(features[-1])]

@@ -72,7 +72,7 @@ class ResidualDenseBlocks(nn.Module):
 class Level(nn.Module):
     """Features of a coarse image and those of the other network at one scale, joined."""
 
-    def __init__(self, dim: int, width: int, alignment: str) -> None:
+    def __init__(self, dim: int, width: int, alignment: str, modulate: bool) -> None:
         super().__init__()
         both = 2 * width
         self.align = moving_conv(dim, width, alignment, guide=both)
@@ -83,13 +83,15 @@ class Level(nn.Module):
             ],
             CONV[dim](both, width, 3, padding=1),
         )
-        self.modulate = IncrementalModulation(dim, width)
+        self.modulate = IncrementalModulation(dim, width) if modulate else None
 
     def forward(self, x: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """Twice (B, C, \\*S) → (B, C, \\*S) and how alike both are (B, 1, \\*S)."""
         alike = likeness(x, others)
         seen = torch.cat([x, others], dim=1)
-        return self.align(x, seen) + self.modulate(self.join(seen), alike), alike
+        joined = self.join(seen)
+        joined = joined if self.modulate is None else self.modulate(joined, alike)
+        return self.align(x, seen) + joined, alike
 
 
 class SuperResolution(nn.Module):
@@ -104,13 +106,19 @@ class SuperResolution(nn.Module):
         widths: Channels of the pyramid's levels, coarse to fine, from stride max(ratio) to 1: one
             more than that ratio has doublings.
         alignment: How taps move, see :func:`synth3d.models.fgdl.alignment.moving_conv`.
+        modulate: Whether maps of likeness change what is joined.
 
     Raises:
         ValueError: ``dim`` is neither, or ratios, widths or alignment do not fit.
     """
 
     def __init__(
-        self, dim: int, ratio: Sequence[int], widths: Sequence[int], alignment: str = "auto"
+        self,
+        dim: int,
+        ratio: Sequence[int],
+        widths: Sequence[int],
+        alignment: str = "auto",
+        modulate: bool = True,
     ) -> None:
         super().__init__()
         if dim not in CONV or len(ratio) != dim:
@@ -125,7 +133,7 @@ class SuperResolution(nn.Module):
         first, last = widths[0], widths[-1]
         self.head = CONV[dim](1, first, 3, padding=1)
         self.dense = nn.Sequential(*[ResidualDenseBlocks(dim, first) for _ in range(2)])
-        self.levels = nn.ModuleList(Level(dim, width, alignment) for width in widths)
+        self.levels = nn.ModuleList(Level(dim, width, alignment, modulate) for width in widths)
         self.refinements = nn.ModuleList(
             CONV[dim](a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)
         )

@@ -115,7 +115,7 @@ def test_what_is_worth_it_and_what_is_advised(rivals, decision, advice):
 def test_synthesis_that_is_not_surely_above_blanking_wins_nothing(lead, effect, decision):
     verdict = judge(facts(rival("copy", 0.05), zero=rival("zero", lead)))
     assert (verdict.effect, decided(verdict)) == (effect, decision)
-    assert verdict.follows == "not_above_zero"
+    assert verdict.follows == "not_above_floor"
 
 
 def test_the_strongest_of_each_sort_is_named_beside_synthesis():

@@ -3,15 +3,17 @@ import pytest
 from seg_eval.arms.baselines import FILLINGS
 from seg_eval.arms.completed import Completed
 from seg_eval.arms.kinds import ARM_KINDS, Arm, ArmKind, groups, kinds_with, name_arms, parse_kinds
+from seg_eval.arms.poor import INTERPOLATIONS
 from synth3d.errors import InputError
 
-KINDS = tuple(ARM_KINDS)
+KINDS = groups()["all"]
 
 
 def test_words_and_groups_become_kinds_in_one_order():
     assert parse_kinds(["ridge,copy"]) == ("full", "zero", "copy", "ridge")
     assert parse_kinds(["copy", "ridge"]) == parse_kinds(["ridge, copy,"])
     assert parse_kinds(["all"]) == KINDS
+    assert {*KINDS} | {*parse_kinds(["all"], degraded=True)} == {*ARM_KINDS}
     assert set(parse_kinds(["default"])) == {"full", "zero", *groups()["default"]}
     assert parse_kinds(["rivals"])[2:] == kinds_with("own_segmenter")
     assert parse_kinds(["default,specialist"])[-1] == "specialist"
@@ -52,8 +54,11 @@ def test_two_arms_of_one_name_are_refused(tmp_path):
 
 
 def test_every_kind_is_either_filled_in_or_made_by_a_synthesiser_or_has_no_files():
-    assert {*FILLINGS} == {*kinds_with("is_cheap")}
-    others = [kind for kind in ARM_KINDS.values() if kind.name not in FILLINGS]
+    made_here = {*FILLINGS, *INTERPOLATIONS}
+    cheap = {kind.name for kind in ARM_KINDS.values() if kind.is_cheap}
+    assert made_here - cheap == {"degraded"}
+    assert cheap <= made_here
+    others = [kind for kind in ARM_KINDS.values() if kind.name not in made_here]
     assert all(kind.needs_synthesis or kind.is_check or not kind.has_files for kind in others)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seg_eval.arms.poor import Degradation, PoorScans
+from seg_eval.arms.synthesisers import completed_file
 from seg_eval.evaluation import evaluate
 from seg_eval.experiment.request import RunRequest
 from synth3d.cli import main as synth3d
@@ -90,6 +92,23 @@ def test_arms_of_a_cohort_in_any_naming(named, toy_cohort, machines, tmp_path):
     assert summary["plumbing"]["passed"]
     for arm in ("copy", "plumbing"):
         assert len([*(work / "eval" / "toy" / "arms" / arm).rglob("*.nii*")]) >= 2 * 3
+
+
+@pytest.mark.parametrize("named", [nnunet, listed, bids, flat_unzipped, gadolinium])
+def test_scans_stand_for_the_sequence_in_any_naming(named, toy_cohort, tmp_path):
+    """What restores them finds the cases, and its files are where the arms look for them."""
+    write_cohort(toy_cohort, named, tmp_path / "data")
+    cases = find_cases(tmp_path / "data")[:2]
+    scans = PoorScans(tmp_path / "scans", Degradation("t2f", (1, 1, 4)), lambda *given: given[0])
+    found = find_cases(scans.cohort(cases))
+    assert [case.name for case in found] == [case.name for case in cases]
+    for poor, real in zip(found, cases, strict=True):
+        assert poor.images.keys() == real.images.keys()
+        assert read(poor.images["t2f"]).data.shape == (*read(real.images["t2f"]).data.shape[:2], 5)
+        for name in ("t1n", "t1c", "t2w"):
+            assert poor.images[name].samefile(real.images[name])
+        made, looked_for = (completed_file(tmp_path, c, ("t2f",), "t2f") for c in (poor, real))
+        assert made == looked_for
 
 
 def test_a_sequence_in_finer_units_than_its_neighbours_is_not_rounded_away(

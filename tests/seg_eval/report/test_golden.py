@@ -9,12 +9,14 @@ import html
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from seg_eval.analysis.verdict import Facts, RegionFacts, Rival, judge
 from seg_eval.arms.kinds import ARM_KINDS
+from seg_eval.report.context import asked
 from seg_eval.report.outputs import page, render, render_overview, write_index
 from seg_eval.report.page import say
 from synth3d.scoring.bootstrap import Estimate
@@ -81,6 +83,14 @@ def facts(rivals=(), zero=0.3, arm="agi", regions=(), patients=40, missing=("t2f
     return Facts(missing, arm, 0.85, dict(regions) or {"WT": region()}, made, patients)
 
 
+def poor(rivals=(), floor=0.3, arm="sr", **more):
+    """The same about a restored arm of a degraded sequence."""
+    found = facts(rivals, floor, arm, **more)
+    thick = replace(found.rivals[0], name="degraded", kind="degraded")
+    kind = "restored" if arm else "synthetic"
+    return replace(found, rivals=[thick, *found.rivals[1:]], degraded=True, kind=kind)
+
+
 FREE = {"WT": region(0.004, defined=False), "ET": region(-0.001, defined=False)}
 WIDE = RegionFacts(Estimate(0.3, -0.01, 0.6), "gap_may_be_zero")
 UNBOUNDED = RegionFacts(around(0.3), None, Estimate(0.8, 0.5, math.inf), around(0.01))
@@ -112,6 +122,22 @@ JUDGED = (
     facts([CHEAP], regions={"WT": UNBOUNDED}),
     facts([("copy", 0.1)], regions={"WT": region(), "ET": region(0.001, loss=0.08, defined=False)}),
 )  # fmt: skip
+LIFTED = ("spline", 0.05)
+THICK = (
+    poor(regions=FREE),
+    poor(regions=FREE, patients=6),
+    poor([LIFTED], regions={"WT": WIDE}),
+    poor([("spline", -0.2)], 0.0, None),
+    poor([], 0.0, None),
+    poor([("spline", -0.05)], -0.1, regions={"WT": region(share=-0.3, loss=0.4)}),
+    poor([("spline", 0.1)], 0.005),
+    poor([LIFTED]),
+    poor([LIFTED, ("synthetic", -0.04)]),
+    poor([LIFTED, ("synthetic", 0.02)]),
+    poor([("ridge", -0.05)]),
+    poor([LIFTED, ("specialist", -0.03)]),
+    poor([LIFTED], regions={"WT": region(), "ET": region(0.001, loss=0.08, defined=False)}),
+)  # fmt: skip
 GAP = {"gap": around(0.01), "smallest": 0.02}
 OTHERS = (
     ("no_gap", {"reason": "small_gap", **GAP}),
@@ -124,7 +150,9 @@ OTHERS = (
     ("contrast_agent", {}),
     ("hopeless_tests", {"family": 9}),
     ("large_voxels", {"voxel_mm3": 8.0}),
-    ("rivals_not_run", {"kinds": ["specialist", "dropout"]}),
+    ("rivals_not_run", {"kinds": ["specialist", "dropout"], "degraded": False}),
+    ("rivals_not_run", {"kinds": ["specialist", "dropout"], "degraded": True}),
+    ("other_slices", {"name": "sr", "ratio": [1, 1, 2], "profile": "kspace"}),
     ("foreign_segmenter", {"name": "theirs"}),
     ("rivals_of_another_preset", {"preset": "cpu-small"}),
     ("unknown_training", {"names": ["a", "b"]}),
@@ -141,11 +169,35 @@ OTHERS = (
 )
 
 
+SLICES = {"missing": ["t2f"], "degraded": {"ratio": [1, 1, 4], "profile": "kspace"}}
+OF_SLICES = tuple(
+    (name, {"q": SLICES, **values})
+    for name, values in (
+        ("title", {}),
+        ("gap", {"region": {"gap_defined": True, "gap": around(0.1), "cases": 9, "patients": 9}}),
+        ("recovered", {}),
+        ("images", {}),
+        ("group", {"name": "reference"}),
+        ("group", {"name": "naive"}),
+        ("tile_lost", {"region": "WT"}),
+        ("dice_picture", {"cases": 9}),
+        ("slice_picture", {"case": "a"}),
+        ("scatter_picture", {}),
+        ("channel", {}),
+    )
+)
+
+
 def test_every_sentence_of_a_verdict_and_the_rarer_ones(make_summary, small):
-    text = [f"- {say('headline', v=judge(f))}\n  {say('standing', v=judge(f))}" for f in JUDGED]
-    text += [f"- {name}: {say(name, **values)}" for name, values in OTHERS]
+    text = [
+        f"- {say('headline', v=judge(f))}\n  {say('standing', v=judge(f))}"
+        for f in (*JUDGED, *THICK)
+    ]
+    rarer = (*OTHERS, *OF_SLICES)
+    text += [f"- {name}: {say(name, **values)}" for name, values in rarer]
     summary = make_summary(*small, segmenter="models/theirs")
     text.append(say("setting", config=summary["config"]))
-    text.append(say("methods", s=summary | {"tests": [], "noninferiority": []}, patients=6))
+    untested = {"s": summary | {"tests": [], "noninferiority": []}, "patients": 6}
+    text += [say("methods", **untested, q=q) for q in (asked(summary), SLICES)]
     text += [kind.what.format(missing="FLAIR") for kind in ARM_KINDS.values()]
     compare("sentences.txt", "\n".join(text) + "\n")

@@ -82,7 +82,7 @@ def test_a_case_can_be_drawn_with_and_without_a_tumour(tmp_path, tumour):
     masks = dict.fromkeys(("WT", "TC", "ET"), mask)
     arms = {"zero": ArmVolumes(None, masks), "ridge": ArmVolumes(0.9 * real, masks)}
     case = CaseVolumes("c", "p", "median", "t2f", real, arms, masks, np.eye(4), (1, 1, 1))
-    draw_panel(case, arms, "case", tmp_path / "slices.png")
+    draw_panel(case, arms, (), "case", tmp_path / "slices.png")
     assert min(size_of_png(tmp_path / "slices.png")) > 200
 
 
@@ -103,6 +103,19 @@ def test_the_slice_is_radiological_whichever_way_the_voxels_run(sign, z):
     left_and_front[(z, 1, 0) if sign > 0 else (z, 0, 1)] = 1
     assert cut(left_and_front).tolist() == [[0, 1], [0, 0]]
     assert name == f"slice z = {z}"
+
+
+@pytest.mark.parametrize(("ratio", "axis"), [((4, 1, 1), "y"), ((1, 4, 1), "z"), ((1, 1, 4), "z")])
+def test_thick_slices_are_cut_where_they_show(ratio, axis):
+    """Coronally where they are axial, so that their edges are in the picture."""
+    real, tumour = np.ones((5, 6, 7), np.float32), np.zeros((5, 6, 7), bool)
+    tumour[2, 4, 3] = True
+    case = CaseVolumes("c", "p", "median", "t2f", real, {}, {}, np.eye(4), (1, 1, 1))
+    cut, name = slicer(case, tumour, ratio)
+    assert name == f"slice {axis} = {4 if axis == 'y' else 2}"
+    thick = np.broadcast_to(np.arange(5.0)[:, None, None], real.shape)
+    assert len(np.unique(cut(thick))) == (5 if axis == "y" else 1)
+    assert cut(tumour).sum() == 1
 
 
 def test_long_names_are_cut_in_the_middle():

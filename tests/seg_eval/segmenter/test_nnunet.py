@@ -12,7 +12,7 @@ import torch
 from nnunet_plans.presets import Network
 from seg_eval.segmenter import nnunet
 from seg_eval.segmenter import preprocessing as preparation
-from seg_eval.segmenter.nnunet import Segmenter, train_segmenter
+from seg_eval.segmenter.nnunet import Segmenter, resample, train_segmenter
 from seg_eval.segmenter.preprocessing import prepare
 from seg_eval.segmenter.raw_dataset import RawPlan, RawRequest, write_raw_dataset
 from seg_eval.segmenter.trust import sealed
@@ -213,3 +213,15 @@ def test_a_proper_training_finds_all_regions_of_a_new_case(raw, cases, tmp_path,
     for labels in ((1, 2, 3), (1, 3), (3,)):
         a, b = np.isin(found, labels), np.isin(truth, labels)
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.8
+
+
+def test_thick_slices_are_resampled_as_nnunet_does_it():
+    """Cubic, but from the nearest along an axis of voxels more than three times as long."""
+    scan = np.random.default_rng(0).random((6, 5, 4)).astype(np.float32)
+    thick = resample(scan, (1, 1, 4), (6, 5, 16))
+    np.testing.assert_allclose(thick, np.repeat(scan, 4, axis=2), rtol=1e-5)
+    thin = resample(scan, (1, 1, 2), (6, 5, 8))
+    assert thin.shape == (6, 5, 8)
+    assert thin.dtype == np.float32
+    assert not np.allclose(thin, np.repeat(scan, 2, axis=2), atol=0.05)
+    np.testing.assert_allclose(resample(0 * scan + 7, (1, 1, 2), (6, 5, 8)), 7, rtol=1e-5)

@@ -93,7 +93,7 @@ def test_a_map_is_what_the_two_reconstructions_differ_by(ready, runs):
     run = load_run(runs / "tsf")
     case = next(case for case in find_cases(ready / "in") if case.name == LACKING)
     prepared = prepare(case, FOUR, (), run.config.data, "any")
-    sources = torch.from_numpy(prepared.sources(FOUR))[:, :8, :8, :8]
+    sources = torch.from_numpy(prepared.stack(FOUR))[:, :8, :8, :8]
     present = torch.tensor([True, True, True, False])
     options = SynthesisOptions((8, 8, 8), (4, 4, 4), map="tsem")
     with torch.no_grad():
@@ -102,6 +102,17 @@ def test_a_map_is_what_the_two_reconstructions_differ_by(ready, runs):
     torch.testing.assert_close(made, (pair[0] - pair[1]).abs()[0])
     assert made[3].any()
     assert not made[:3].any()
+
+
+def test_maps_alone_come_without_the_table_of_what_sources_are_worth(complete, tmp_path):
+    complete(explain="maps")
+    maps, table = maps_of(tmp_path / "out", LACKING, "t2f"), tmp_path / "out" / "contributions.csv"
+    assert maps
+    assert not table.exists()
+    assert complete(explain="all")[1].state == "done"  # the same pictures and maps, and the table
+    assert table.exists()
+    with pytest.raises(InputError, match="explain"):
+        complete(explain="some")
 
 
 def test_resuming_explaining_later_and_verifying(complete, tmp_path, capsys):

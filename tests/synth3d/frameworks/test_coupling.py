@@ -349,3 +349,12 @@ def test_images_that_it_could_not_see_right_are_refused(change, exports):
     values["model"] = {"widths": [4, 8], "groups": 2}
     with pytest.raises(InputError, match="coupled"):
         parse(RunConfig, values)
+
+
+def test_a_sequence_that_is_degraded_as_it_is_drawn_is_refused(exports):
+    """Its levels are not those of its file; degraded in testing alone it teaches as it is."""
+    train = {"framework": "l1", "coupling": {"segmenter": exports[3], "label": 0.1}}
+    degrade = {"source": "t2w", "ratio": [1, 1, 4]}
+    with pytest.raises(InputError, match="coupled segmenter"):
+        parse(RunConfig, {"train": train, "degrade": degrade})
+    parse(RunConfig, {"train": train, "degrade": degrade | {"when": "test_only"}})

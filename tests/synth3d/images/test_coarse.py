@@ -1,0 +1,74 @@
+"""Thick slices of a volume on a grid, and the ways back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from synth3d.data.degrade import coarse as coarse_of_tensor
+from synth3d.errors import InputError
+from synth3d.images import Grid, Volume, brought_back, coarse, coarse_grid, resample
+
+SIDES = st.tuples(*[st.integers(5, 13)] * 3)
+RATIO = st.tuples(*[st.integers(1, 5)] * 3)
+OBLIQUE = np.array([[-1.5, 0.1, 0, 9], [0.1, -1, 0.2, 11], [0, 0.1, 2, -7], [0, 0, 0, 1.0]])
+
+
+def picture(sides, seed=0):
+    return np.random.default_rng(seed).random(sides).astype(np.float32)
+
+
+@given(sides=SIDES, ratio=RATIO, profile=st.sampled_from(["kspace", "slices"]))
+def test_files_get_as_coarse_as_what_training_sees(sides, ratio, profile):
+    fine = picture(sides)
+    expected = coarse_of_tensor(torch.from_numpy(fine).double(), ratio, profile)
+    np.testing.assert_allclose(coarse(fine, ratio, profile), expected, rtol=1e-5, atol=1e-6)
+
+
+@given(sides=SIDES, ratio=RATIO)
+def test_trilinear_is_what_training_interpolates_with(sides, ratio):
+    found = coarse(picture(sides), ratio)
+    back = F.interpolate(torch.from_numpy(found)[None, None], size=sides, mode="trilinear")[0, 0]
+    np.testing.assert_allclose(brought_back(found, sides), back, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_a_constant_and_an_untouched_volume_come_back(order):
+    fine = picture((6, 7, 8))
+    np.testing.assert_allclose(brought_back(fine, fine.shape, order), fine, atol=1e-6)
+    slab = coarse(np.full((6, 7, 8), 300.0), (1, 2, 3))
+    np.testing.assert_allclose(brought_back(slab, (6, 7, 8), order), 300, rtol=1e-5)
+
+
+@given(sides=SIDES, ratio=RATIO)
+def test_the_coarse_grid_has_the_same_field_of_view(sides, ratio):
+    """Its corners, half a voxel beyond the outermost middles, are those of the fine one."""
+    fine, found = (grid := Grid(sides, OBLIQUE)), coarse_grid(grid, ratio)
+    for low in (True, False):
+        ends = [
+            g.affine @ [*((-0.5 if low else n - 0.5) for n in g.shape_zyx[::-1]), 1]
+            for g in (fine, found)
+        ]
+        np.testing.assert_allclose(ends[0], ends[1], atol=1e-9)
+    assert found.shape_zyx == coarse(picture(sides), ratio).shape
+
+
+def test_a_ramp_is_where_it_was():
+    """Means of thick slices, resampled by the affines alone, are the ramp between the middles."""
+    ramp = np.broadcast_to(np.arange(1.0, 17), (4, 5, 16))
+    found = coarse(ramp, (1, 1, 4), "slices")
+    np.testing.assert_allclose(found[0, 0], [2.5, 6.5, 10.5, 14.5])
+    fine = Grid((4, 5, 16), OBLIQUE)
+    there = Volume(found, coarse_grid(fine, (1, 1, 4)).affine, Path("scan.nii"))
+    inner = np.s_[1:-1, 1:-1, 2:14]
+    np.testing.assert_allclose(resample(there, fine).data[inner], ramp[inner], rtol=1e-5)
+    np.testing.assert_allclose(brought_back(found, fine.shape_zyx)[inner], ramp[inner])
+
+
+def test_voxels_larger_than_the_volume_are_refused():
+    with pytest.raises(InputError, match="voxels of 9 along axis 2, which has 8; take a smaller"):
+        coarse(picture((6, 7, 8)), (1, 1, 9))
