@@ -145,7 +145,7 @@ def sample_training(
         scales.append({**channels.scales, target: own})
     means = np.abs(correlations).mean(axis=0).tolist()
     columns, output = np.concatenate(inputs), np.concatenate(outputs)
-    alike = dict(zip(names, means, strict=True))
+    alike: dict[str, float] = dict(zip(names, means, strict=True))
     return TrainingSample(cases, sources, target, seed, columns, output, ScalePrior(scales), alike)
 
 

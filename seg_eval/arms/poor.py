@@ -120,9 +120,9 @@ class PoorScans:
         modality = self.degradation.modality
         for case in cases:
             self.scan(case)
-            for name in [name for name in case.images if name != modality]:
-                path, target = case.images[name], completed_file(self.folder, case, (), name)
-                if not target.is_file():
+            for name, path in case.images.items():
+                target = completed_file(self.folder, case, (), name)
+                if name != modality and not target.is_file():
                     link_or_copy(path, target)
         return self.folder
 

@@ -117,7 +117,7 @@ def make_plan(
     if foreign is not None:
         model = read_model_folder(foreign)
         refuse_untrusted(model, request.trust, request.work)
-        refuse_unfit(foreign, model.channels, missing)
+        refuse_unfit(foreign, model.channels, missing, request.degraded is not None)
     if (degraded := request.degradation) is not None:
         degraded.check_fits([*cohort.train, *cohort.test])
     vain = _vain_kinds(request, cohort, missing)

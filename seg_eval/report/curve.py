@@ -15,7 +15,7 @@ from seg_eval.arms import floor_of
 from seg_eval.report.context import Summary, asked
 from seg_eval.report.outputs import read_summary
 from seg_eval.report.page import fill, say, table
-from seg_eval.report.pictures import CurvePoint, draw_curve
+from seg_eval.report.pictures import AS_IT_IS, CurvePoint, draw_curve
 from synth3d.errors import InputError
 from synth3d.files import write_csv, write_text
 
@@ -96,18 +96,21 @@ def _ratio(summary: Summary) -> float:
 def _rows(folder: Path, summary: Summary, ratio: float) -> list[dict[str, Any]]:
     """A row for each region and arm; ``line`` joins the arms of several experiments.
 
-    An arm stands for its kind, or for itself where there are several of it; the floor is one line.
+    An arm stands for its kind, or for itself where there are several of it; the floor is one line,
+    and the check of the export path is none.
     """
     floor = floor_of(bool(asked(summary)["degraded"]))
     kinds = Counter(arm["kind"] for arm in summary["arms"])
     lines = {
         arm["name"]: arm["kind"] if kinds[arm["kind"]] == 1 else arm["name"]
         for arm in summary["arms"]
+        if arm["group"] != "check"
     }
-    lines[floor] = "as it is"
+    lines[floor] = AS_IT_IS
     rows = []
     for region, found in summary["regions"].items():
-        for arm, cell in found["arms"].items():
+        for arm in lines:
+            cell = found["arms"][arm]
             dice, share = cell["metrics"]["dice"], cell["recovery"] or {}
             rows.append({
                 "region": region, "line": lines[arm], "arm": arm, "ratio": f"{ratio:g}",

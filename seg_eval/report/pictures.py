@@ -158,6 +158,10 @@ def draw_dice(
     _save(figure, path, axes, title)
 
 
+AS_IT_IS = "as it is"
+"""The line of the floor: thick slices as they are, and at last a blank channel."""
+
+
 @dataclass(frozen=True)
 class CurvePoint:
     """Mean Dice of one region and line at one ratio, which may be infinite, with its interval."""
@@ -171,24 +175,25 @@ class CurvePoint:
 
 
 def draw_curve(points: Sequence[CurvePoint], title: str, path: Path) -> None:
-    """Dice against ratio, one picture a region and one line an arm; ratio 1 is ``full``'s.
+    """Dice against ratio, one picture a region and one line an arm.
 
-    Ratios stand at equal distances, the infinite one last.
+    Ratios stand at equal distances, the infinite one last; the floor begins at 1, where it is full.
     """
     regions = list(dict.fromkeys(point.region for point in points))
     ratios = [1.0, *sorted({point.ratio for point in points})]
     lines = list(dict.fromkeys(point.line for point in points if point.line != "full"))
-    colours = arm_colours({line: "reference" if line == "as it is" else "" for line in lines})
+    colours = arm_colours({line: "reference" if line == AS_IT_IS else "" for line in lines})
     figure = _figure(max(7.0, 4.2 * len(regions)), 4.4)
     for axes, region in zip(
         figure.subplots(1, len(regions), squeeze=False)[0], regions, strict=True
     ):
         own = [point for point in points if point.region == region]
         ceiling = float(np.mean([point.dice for point in own if point.line == "full"]))
+        own.append(CurvePoint(region, AS_IT_IS, 1.0, ceiling, None, None))
         axes.axhline(ceiling, color=INK, linewidth=0.8, linestyle="--", label="full")
         for number, line in enumerate(lines):
             there = sorted((p for p in own if p.line == line), key=lambda p: p.ratio)
-            x = [ratios.index(p.ratio) + 0.04 * (number - len(lines) / 2) for p in there]
+            x = [ratios.index(p.ratio) + 0.025 * (number - len(lines) / 2) for p in there]
             ends = [
                 [max(0.0, p.dice - (p.dice if p.low is None else p.low)) for p in there],
                 [max(0.0, (p.dice if p.high is None else p.high) - p.dice) for p in there],

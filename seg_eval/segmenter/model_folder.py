@@ -68,13 +68,21 @@ def refuse_untrusted(model: ModelFolder, trust: bool, own: Path | None) -> bool:
     return ours
 
 
-def refuse_unfit(folder: Path, channels: Sequence[Modality], missing: Sequence[Modality]) -> None:
-    """Stop at a segmenter that cannot be asked what the missing sequences are worth to it."""
+def refuse_unfit(
+    folder: Path,
+    channels: Sequence[Modality],
+    missing: Sequence[Modality],
+    degraded: bool = False,
+) -> None:
+    """Stop at a segmenter that cannot be asked what the missing sequences are worth to it.
+
+    One that is there, but ``degraded``, may be all that it looks at.
+    """
     takes, gone, known = (", ".join(names) for names in (channels, missing, MODALITIES))
     said = ""
     if lacking := [name for name in missing if name not in channels]:
         said = f"takes {takes}; it does not miss {', '.join(lacking)}"
-    elif set(channels) <= set(missing):
+    elif set(channels) <= set(missing) and not degraded:
         said = f"takes {takes} alone; without {gone} it would have nothing to look at"
     elif strange := [name for name in channels if name not in MODALITIES]:
         said = f"wants {', '.join(strange)}, which is not among {known}"

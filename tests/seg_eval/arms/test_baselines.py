@@ -6,6 +6,7 @@ import pytest
 
 from seg_eval.arms.baselines import (
     FILLINGS,
+    POOR,
     pearson,
     read_channels,
     sample_training,
@@ -70,6 +71,24 @@ def test_regression_finds_a_flair_that_is_linear_in_the_others(cases, sample, na
     scaled = Scale.fit(found, inside).apply(found, inside)
     error = np.abs(scaled - Scale.fit(real, inside).apply(real, inside))[inside].mean()
     assert error < (0.02 if name == "ridge" else 0.04)
+
+
+def test_regression_sees_thick_slices_and_takes_their_scale(cases):
+    """T2 has nothing of T1; slices that are as thin as the real ones give it back."""
+
+    def thin(case):
+        return read(case.images["t2w"]).data
+
+    sample = sample_training(cases[:4], ("t1n", "t1c"), "t2w", poor=thin)
+    assert sample.columns == ("t1n", "t1c", POOR)
+    assert sample.correlations[POOR] == pytest.approx(1)
+    assert sample.most_alike in ("t1n", "t1c")
+    channels = read_channels(cases[-1], ("t1n", "t1c"), poor=thin)
+    fill, _ = FILLINGS["ridge"](sample)
+    real, inside = thin(cases[-1]), channels.brain
+    clipped = np.minimum(real, np.percentile(real[inside], 98))[inside]
+    found = np.minimum(fill(cases[-1], channels)[inside], clipped.max())
+    np.testing.assert_allclose(found, clipped, atol=0.02 * clipped.max())
 
 
 def test_the_same_seed_draws_the_same_voxels(cases, monkeypatch):

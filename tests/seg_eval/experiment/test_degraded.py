@@ -12,9 +12,10 @@ from seg_eval.arms.poor import parse_degraded
 from seg_eval.cli import build_parser, main, request_of
 from seg_eval.evaluation import evaluate
 from seg_eval.experiment.choice import choose
-from synth3d.cohort import find_cases
+from seg_eval.experiment.request import RunRequest
+from synth3d.cli import main as synth3d
 from synth3d.errors import InputError
-from synth3d.images import coarse, coarse_grid, read, write_like
+from synth3d.images import coarse, coarse_grid, read
 from tests.seg_eval.conftest import NAMES, restores
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
@@ -98,16 +99,6 @@ def test_scans_are_of_the_files_themselves_and_what_is_made_of_them_is_masked(do
     # FLAIR is linear in the others, whose voxels are fine: what regression adds to interpolation.
     error = {name: scores["mae_brain"] for name, scores in summary_of(folder)["images"].items()}
     assert error["ridge"] < 0.1 * error["trilinear"] < 0.1 * error["degraded"]
-
-
-def test_regression_sees_the_thick_slices_too(do, own_cohort):
-    """Of a FLAIR of which the others tell nothing, it knows what the slices tell."""
-    for number, case in enumerate(find_cases(own_cohort), start=1):
-        real = read(case.images["t2f"])
-        z = np.linspace(1, 2 + number / 9, real.data.shape[0])[:, None, None]
-        write_like(case.images["t2f"], np.where(real.data > 0, 100 * z, 0), case.images["t2f"])
-    found = summary_of(do("--data", str(own_cohort), arms="trilinear,ridge", run=()))["images"]
-    assert found["ridge"]["mae_brain"] < 0.02
 
 
 def test_a_killed_experiment_goes_on_and_ends_the_same(do, machines):
@@ -305,3 +296,45 @@ def test_experiments_that_do_not_belong_on_one_curve_are_refused(
     assert main(["curve", *map(str, folders), "--out", str(tmp_path / "curve")]) == 2
     assert sentence in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "curve").exists()
+
+
+RECIPE = """
+[model]
+name = "resunet"
+widths = [4, 8]
+
+[data]
+patch = [8, 8, 8]
+overlap = [0, 0, 0]
+batch = 2
+queue = 8
+validation_cases = 1
+
+[train]
+framework = "l1"
+steps = 2
+"""
+
+
+@pytest.mark.slow
+def test_a_run_is_trained_to_restore_and_restores_what_the_experiment_degrades(
+    toy_cohort, toy_splits, machines, tmp_path
+):
+    """Both by the real program: what is handed from one to the other fits."""
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    codes = []
+
+    def real(words):
+        codes.append(synth3d([*words, "--device", "cpu"]))
+
+    asked = RunRequest(
+        degraded="flair=1,1,4", data=toy_cohort, splits=toy_splits, work=tmp_path / "work",
+        recipe=str(tmp_path / "tiny.toml"), threads=1, arms=("restored",),
+    )  # fmt: skip
+    folder = evaluate(asked, replace(machines.engines(), synth3d=real)).folder
+    assert codes == [0, 0]
+    (arm,) = [a for a in summary_of(folder)["arms"] if a["kind"] == "restored"]
+    told = json.loads(next((folder / "arms").glob(f"{arm['name']}/*/*.receipt.json")).read_text())
+    assert told["targets"]["t2f"]["restored"]["ratio_asked"] == [1, 1, 4]
+    assert told["targets"]["t2f"]["restored"]["ratio_found"] == [1, 1, 3.6]  # 18 voxels in 5
+    assert not summary_of(folder)["hashes"].keys() - {f"synthesiser {arm['name']}"}
