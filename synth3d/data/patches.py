@@ -8,11 +8,6 @@ them as a whole (``data.misregistration``, ``MisalignConfig``) or makes them poo
 gives patches one slice thick, which lose that axis in the batch.
 """
 
-import contextlib
-import ctypes
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +18,7 @@ import numpy as np
 import torch
 import torchio as tio
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, get_worker_info
+from torch.utils.data import Dataset, RandomSampler
 from torchio.constants import INTENSITY, LABEL, SAMPLING_MAP
 from torchio.transforms import Compose, Pad, RandomAffine, RandomFlip, Transform
 
@@ -33,6 +28,7 @@ from synth3d.data.cache import Levels, Packed, scored
 from synth3d.data.centres import Frame3d, centres_of
 from synth3d.data.cutting import Cutter, Patch, collate, frame_around, known_of
 from synth3d.data.degrade import degrade
+from synth3d.data.feeding import drawn_by_workers
 from synth3d.data.misalign import draw_motion, move
 from synth3d.data.options import DataConfig, DegradeConfig, MisalignConfig
 from synth3d.data.prepared import Prepared
@@ -43,13 +39,9 @@ from synth3d.data.slices import (
     slice_centres,
     with_tumour,
 )
-from synth3d.data.task import Task, draw_any, drop_sources, seed_of
+from synth3d.data.task import Task, draw_any, drop_sources
 from synth3d.errors import InputError
 from synth3d.images import xyz_to_zyx
-
-WORKERS = "fork" if sys.platform == "linux" else None
-"""How worker processes start: subjects are shared and not sent, and a worker is our own child. From
-Python 3.14 on Linux's default is a server that starts them and lives on when we are killed."""
 
 Cut = Callable[[np.ndarray], np.ndarray]
 """(..., D, H, W) → the part of it that patches are cut from."""
@@ -239,16 +231,7 @@ class Stream:
 
         Torch's global generator stays as it is; the workers end with the iterator.
         """
-        loader = DataLoader(
-            _Drawn(self, seed),
-            batch_size=None,
-            num_workers=self.data.workers,
-            multiprocessing_context=WORKERS,
-            worker_init_fn=partial(_die_with, os.getpid()),
-            generator=torch.Generator().manual_seed(seed),
-            pin_memory=self.pinned,  # here, by a thread; workers never touch the GPU
-        )
-        return map(_or_raised, loader)
+        return drawn_by_workers(self, seed)
 
     def draw(self, seed: int) -> Iterator[Batch]:
         """:meth:`batches` from torch's global generator as it stands."""
@@ -350,44 +333,3 @@ class Stream:
 
 def _begun(drawing: Drawing) -> Iterator[Patch]:
     return drawing()
-
-
-@dataclass(frozen=True)
-class _Drawn(IterableDataset):
-    """What a worker process draws."""
-
-    stream: Stream
-    seed: int
-
-    def __iter__(self) -> Iterator[Batch | InputError]:
-        worker, seed = get_worker_info(), self.seed
-        if worker is not None and worker.id > 0:
-            seed = seed_of(f"{seed}/worker {worker.id}")
-        torch.manual_seed(seed)
-        try:
-            for batch in self.stream.draw(seed):
-                yield batch if worker is None else batch.share_memory()
-        except InputError as error:  # torch would wrap it into a traceback
-            yield error
-
-
-def _or_raised(drawn: Batch | InputError) -> Batch:
-    """What a worker drew, or why it could not."""
-    if isinstance(drawn, InputError):
-        raise drawn
-    return drawn
-
-
-def _die_with(parent: int, worker: int) -> None:
-    """End this worker the moment the process ``parent`` is killed, and at no other signal.
-
-    A scheduler's warning goes to all processes of a job, and is for the one that can save. A worker
-    has inherited the lock on the run folder; one that outlives its parent by seconds would keep the
-    same command from going on.
-    """
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: torch's watchdog ends it
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it was killed before we could ask
-        os._exit(1)
