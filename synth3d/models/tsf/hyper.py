@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ops import conv_per_sample
-from synth3d.models.blocks import CONV
+from synth3d.models.blocks import CONV, instance_norm
 
 SLOPE = 0.2
 """Of every leaky ReLU here."""
@@ -26,7 +26,7 @@ def reflected(x: Tensor, reach: int) -> Tensor:
 
 def normed(x: Tensor) -> Tensor:
     """Instance normalisation without affine; every channel needs more than one voxel."""
-    return F.instance_norm(x)
+    return instance_norm(x)
 
 
 @dataclass(frozen=True)
