@@ -15,6 +15,44 @@ CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
+def _in_order(y: Tensor) -> Tensor:
+    """``y`` (B, C, \\*S), whose gradient comes laid out plainly.
+
+    torch's instance normalisation (2.15, CPU) reads a gradient of one sample that is laid out
+    channels-last in the wrong order, and is wrong in silence.
+    """
+    if y.requires_grad:
+        y.register_hook(Tensor.contiguous)
+    return y
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """(B, C, \\*S): each channel of each sample with mean 0 and deviation 1."""
+    return _in_order(F.instance_norm(x))
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """:func:`instance_norm` of pictures, with what torch's own can be told."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) → the same."""
+        return _in_order(super().forward(input))
+
+
+class InstanceNorm3d(nn.InstanceNorm3d):
+    """:func:`instance_norm` of volumes, with what torch's own can be told."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, D, H, W) → the same."""
+        return _in_order(super().forward(input))
+
+
+NORM: dict[int, type[InstanceNorm2d] | type[InstanceNorm3d]] = {
+    2: InstanceNorm2d,
+    3: InstanceNorm3d,
+}
+
+
 def conv(dim: int, inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Conv2d | nn.Conv3d:
     """A bias-free convolution; size-preserving for an odd side, or side = stride for halving."""
     padding = (side - 1) // 2 if stride == 1 else 0

@@ -2,9 +2,8 @@
 
 from torch import Tensor, nn
 
-from synth3d.models.blocks import CONV
+from synth3d.models.blocks import CONV, NORM
 
-NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 

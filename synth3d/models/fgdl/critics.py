@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from cuda_ops import full_precision
-from synth3d.models.blocks import CONV
-from synth3d.models.critics import NORM, check_seen, check_sizes
+from synth3d.models.blocks import CONV, NORM
+from synth3d.models.critics import check_seen, check_sizes
 from synth3d.models.fgdl.registration import LINEAR
 
 POOL = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}

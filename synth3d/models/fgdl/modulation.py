@@ -1,11 +1,10 @@
 """Features strengthened or weakened by where two images differ."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ops import full_precision
-from synth3d.models.blocks import CONV
+from synth3d.models.blocks import CONV, instance_norm
 
 GUIDE = (64, 128, 128)
 """Channels of the convolutions that read the map."""
@@ -39,5 +38,5 @@ class IncrementalModulation(nn.Module):
         read = self.guide(distinction)
         with full_precision(x.device.type):
             exact = x.to(torch.promote_types(x.dtype, torch.float32))
-            normal = F.instance_norm(exact).to(x.dtype)
+            normal = instance_norm(exact).to(x.dtype)
         return x + normal * self.scale(read) + self.shift(read)

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synth3d.models.blocks import CONV
+from synth3d.models.blocks import CONV, NORM
 from synth3d.models.moving.warping import sample_at, voxel_positions
 
-NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 LINEAR = {2: "bilinear", 3: "trilinear"}
 MOST_LEVELS, LEAST_SIDE = {2: 7, 3: 5}, 4
 """Halvings at most, and voxels that they leave along each side at least."""

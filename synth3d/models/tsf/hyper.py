@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cuda_ops import conv_per_sample
-from synth3d.models.blocks import CONV
+from synth3d.models.blocks import CONV, instance_norm
 
 SLOPE = 0.2
 """Of every leaky ReLU here."""
@@ -31,7 +31,7 @@ def normed(x: Tensor) -> Tensor:
     either side of it would lay their input out anew.
     """
     if x.device.type != "cpu" or x.is_contiguous():
-        return F.instance_norm(x)
+        return instance_norm(x)
     parts = [F.batch_norm(one, None, None, training=True) for one in x.split(1)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 

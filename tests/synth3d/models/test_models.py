@@ -7,7 +7,7 @@ from torch import nn
 
 from synth3d.models import GENERATORS, AGINet, PatchCritic, ResUNet, options_of
 from synth3d.models.agi_net.routing import OffsetHead, ScaleHead
-from synth3d.models.blocks import ChannelNorm, GlobalMean, norm_gelu
+from synth3d.models.blocks import NORM, ChannelNorm, GlobalMean, instance_norm, norm_gelu
 from synth3d.models.moving.deformable import DisplacementMap
 from synth3d.models.time_embedding import TimeModulation
 
@@ -162,6 +162,28 @@ def test_norm_and_gelu_in_one_are_layer_norm_over_channels_and_gelu(dim):
     assert torch.allclose(ours, theirs, atol=1e-12)
     with torch.no_grad():
         assert norm_gelu(x, norm).grad_fn is None
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("norm", ["module", "affine", "function"])
+def test_instance_norms_gradient_is_a_samples_own_however_it_lies_in_memory(dim, norm):
+    """torch's own, of one sample and a gradient laid out channels-last, has another (2.15, CPU)."""
+    make = {
+        "module": NORM[dim](3), "affine": NORM[dim](3, affine=True), "function": instance_norm
+    }[norm]  # fmt: skip
+    last = torch.channels_last if dim == 2 else torch.channels_last_3d
+    draws = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(2, 3, *[5] * dim, generator=draws) for _ in range(2))
+
+    def gradient(count: int, layout: torch.memory_format):
+        part = x[:count].clone().contiguous(memory_format=layout).requires_grad_()
+        make(part).backward(weight[:count].contiguous(memory_format=layout))
+        return part.grad
+
+    expected = gradient(2, torch.contiguous_format)
+    for layout in (torch.contiguous_format, last):
+        torch.testing.assert_close(gradient(2, layout), expected)
+        torch.testing.assert_close(gradient(1, layout), expected[:1])
 
 
 def test_norm_and_gelu_in_one_under_autocast_are_the_two():
