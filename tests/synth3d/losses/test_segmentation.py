@@ -151,3 +151,19 @@ def test_looking_leaves_the_input_as_it_is(segmenter):
     segmenter.decode(maps, (8, 8))
     assert torch.equal(seen, before)
     assert all(torch.equal(a, b) for a, b in zip(maps, kept, strict=True))
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_gradient_of_a_single_sample_does_not_depend_on_how_memory_is_laid_out(
+    dim, write_segmenter, tmp_path
+):
+    """torch's instance normalisation has a wrong one where it comes to it channels-last."""
+    net = load_segmenter(write_segmenter(tmp_path / "export", dim=dim))
+    layouts = (torch.contiguous_format, (torch.channels_last, torch.channels_last_3d)[dim - 2])
+    seen = normal(1, 4, *[16] * dim)
+    weight, found = normal(*net(seen).shape, seed=1), []
+    for layout in layouts:
+        x = seen.clone(memory_format=layout).requires_grad_()
+        (net(x) * weight.contiguous(memory_format=layout)).sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
