@@ -31,6 +31,7 @@ from synth3d.data import (
     Stream,
     fill,
     hashes_of,
+    motion_seed,
     refuse_contradictions,
     refuse_headers,
     seed_of,
@@ -145,7 +146,8 @@ def _learn(record: Record, shelf: Shelf, checked: Shelf, stop: Stop) -> bool:
     """All steps that are left, with a checkpoint after each leg; False where ``stop`` was asked."""
     trainer, config = record.trainer, record.trainer.config
     pinned, shelves = trainer.device.type == "cuda", [checked, shelf]
-    how = {"pinned": pinned, "expect": shelf.expect, "degrade": config.degrade}
+    seeds = [motion_seed(config.train.seed, case.name) for case in shelf.cases]
+    how = {"pinned": pinned, "expect": shelf.expect, "degrade": config.degrade, "seeds": seeds}
     stream = Stream(shelf, config.task, config.drawn, config.misalign, **how)
     feed = _Feed(stream, config.train.seed)
     to_check = Checked(checked, config.misalign, config.degrade)
