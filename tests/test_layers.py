@@ -56,8 +56,10 @@ DOORS = {
     "matplotlib": {"synth3d/pictures.py", "seg_eval/report/pictures.py"},
 }  # fmt: skip
 PROGRAMS = {
-    "cuda_ops/bench/command.py", "synth3d/cli.py", "synth3d/bids/command.py",
-    "synth3d/experiments/scores.py", "seg_eval/cli.py",
+    "cuda_ops/bench/command.py", "synth3d/bids/command.py", "synth3d/experiments/scores.py",
+    "seg_eval/cli.py",
+    *(f"synth3d/cli/{name}.py" for name in ("parser", "flags", "cohorts", "runs", "completing",
+                                            "judging")),
 }  # fmt: skip
 """The only files beside scripts that know argparse: a shell starts them. Below is typed."""
 

@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--run", type=Path, help="a finished run folder (of synth3d train) or an exported one")
     add("--missing", action="append", metavar="MODALITY",
         help="treat t1|t1ce|t2|flair as missing even where it is there; repeatable")  # fmt: skip
+    add("--restore", action="append", metavar="MODALITY",
+        help="replace a sequence of thick slices, by a run of train --degraded")  # fmt: skip
     add("--overwrite", action="store_true", help="replace files that are already in output_dir")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--threads", type=int, help="CPU threads; default: all cores")
@@ -85,6 +87,7 @@ def _participants(args: argparse.Namespace) -> int:
         format="bids",
         cases=tuple(_chosen(args)),
         missing=tuple(args.missing or ()),
+        restore=tuple(args.restore or ()),
         overwrite=args.overwrite,
         dry_run=args.dry_run,
         threads=args.threads,
@@ -99,7 +102,7 @@ def _group(args: argparse.Namespace) -> int:
     from synth3d.bids.group import SOUND, group_table
     from synth3d.cohort import find_cases
 
-    given = ("run", "missing", "overwrite", "dry_run", "workers", "threads")
+    given = ("run", "missing", "restore", "overwrite", "dry_run", "workers", "threads")
     if idle := [f"--{name.replace('_', '-')}" for name in given if getattr(args, name)]:
         raise InputError(f"the group level only reads receipts and has no use for {idle[0]}")
     cases = find_cases(args.bids_dir, _chosen(args))

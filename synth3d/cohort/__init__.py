@@ -57,6 +57,7 @@ from synth3d.cohort.splits import (
 from synth3d.cohort.survey import find_cases, survey_cohort
 from synth3d.cohort.table import ENDINGS as TABLE_ENDINGS
 from synth3d.cohort.table import cohort_of, given_cohort, is_table
+from synth3d.cohort.thickness import ratio_disagrees, ratio_found
 from synth3d.cohort.twins import refuse_twins
 
 __all__ = [
@@ -108,6 +109,8 @@ __all__ = [
     "read_classes",
     "read_segmentation",
     "read_splits",
+    "ratio_disagrees",
+    "ratio_found",
     "readings_of",
     "recode",
     "refuse_twins",

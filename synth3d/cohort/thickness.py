@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from synth3d.images import Grid, edges_in
+
 WINDOW = 16
 """Voxels along an axis whose spectrum is taken at once; all must lie inside the head."""
 
@@ -17,6 +19,9 @@ FEWEST, MOST = 200, 20_000
 
 ANISOTROPIC = 2.0
 """Voxels longer than so many times their shortest edge are thick slices by their header."""
+
+LONGER = 1.5
+"""Voxels longer than so many of the case's are thick slices by their header."""
 
 EMPTY, LESS = 10**-0.7, 10**-0.5
 """An axis is empty somewhere in its spectrum where it holds such a share of the others' power, and
@@ -57,6 +62,39 @@ def thick_axes(
             first = int(np.argmax(share < LESS)) + 1
             found[axis] = WINDOW / 2 / first
     return found
+
+
+def ratio_found(
+    own: Grid, grid: Grid, volume: np.ndarray, head: np.ndarray
+) -> tuple[tuple[float, float, float], str]:
+    """How thick the slices of a poor sequence are, (z, y, x) in voxels of its case's grid.
+
+    Args:
+        own: Where the voxels of its file lie.
+        grid: That of the case.
+        volume: The sequence on the latter, (D, H, W), any unit.
+        head: Bool, where there is an image.
+
+    Returns:
+        The ratio and by what it was found: ``header``, or ``spectrum`` of a file that was
+        interpolated already, which shows that they are so thick or thicker; 1 where it shows
+        nothing.
+    """
+    edges = edges_in(own, grid)
+    if max(edges) > LONGER:
+        return edges, "header"
+    found = thick_axes(volume, head, (1.0, 1.0, 1.0))
+    return (found.get("z", 1.0), found.get("y", 1.0), found.get("x", 1.0)), "spectrum"
+
+
+def ratio_disagrees(found: Sequence[float], by: str, asked: Sequence[float]) -> bool:
+    """Whether slices are more than twice as thick, or thin, as a run was trained for.
+
+    A spectrum shows the least thickness, and none of a factor of 2.
+    """
+    if by == "header":
+        return any(max(f / a, a / f) > 2 for f, a in zip(found, asked, strict=True))
+    return any(f > 2 * a or (f == 1 and a > 2) for f, a in zip(found, asked, strict=True))
 
 
 def _spectra(volume: np.ndarray, head: np.ndarray) -> np.ndarray | None:

@@ -137,7 +137,9 @@ class Run:
     def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
         """Why ``wanted`` cannot be made of a case, a clause each; no voxel is looked at."""
         readable = self._maker.readable(case, wanted)
-        paths = [path for name, path in readable.images.items() if name in self.sources]
+        # A poor one may have a grid of its own.
+        used = self.config.task.guides or self.sources
+        paths = [path for name, path in readable.images.items() if name in used]
         own_grids = bool(self.config.data.common_grid)
         return self._maker.trouble(readable, wanted) + grid_trouble(paths, own_grids)
 

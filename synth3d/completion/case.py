@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from synth3d.cohort import Modality
 from synth3d.completion.loading import maker_of
-from synth3d.completion.plan import Job, Made, in_the_way
+from synth3d.completion.made import Made
+from synth3d.completion.plan import Job, in_the_way
 from synth3d.completion.receipts import is_done
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.state import note_failure

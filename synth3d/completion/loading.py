@@ -44,8 +44,7 @@ def forget_makers() -> None:
 def _load(request: CompleteRequest) -> "Maker":
     import torch
 
-    from synth3d.completion.makers import RunMaker
-    from synth3d.completion.plumbing import PlumbingMaker
+    from synth3d.completion.makers import PlumbingMaker, RunMaker
     from synth3d.training import RunConfig, load_run, read_config
 
     if request.threads is not None:
@@ -56,6 +55,7 @@ def _load(request: CompleteRequest) -> "Maker":
     maker = RunMaker(
         load_run(run), request.overlap, request.precision, request.batch, request.device
     )
+    maker.refuse_restoring(request.restored)
     maker.refuse_others(request.hidden)
     maker.refuse_unexplained(request.explain, request.draws)
     return maker

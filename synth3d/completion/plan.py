@@ -6,12 +6,10 @@ Looks at headers, hashes and the voxels of what is still to be made, and writes 
 import functools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from filecmp import cmp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from synth3d.cohort import MODALITIES, Case, Modality, portable_codes
 from synth3d.completion.loading import maker_of
@@ -28,36 +26,10 @@ from synth3d.completion.request import CompleteRequest
 from synth3d.completion.workers import why_lost, work_through
 from synth3d.errors import InputError
 from synth3d.files import progress, read_json
-from synth3d.images import Scale, check_same_grid
+from synth3d.images import check_same_grid
 
 if TYPE_CHECKING:
     from synth3d.completion.makers import Maker
-    from synth3d.inference import RoutedGroup
-
-
-@dataclass(frozen=True, eq=False)
-class Made:
-    """One sequence that a maker made of one case, on the case's own grid (D, H, W) = (z, y, x).
-
-    Attributes:
-        data: float32 in scanner units, the background outside the brain; the mean of several draws.
-        like: The file, a sibling's, whose header and type it borrows.
-        scale: What the network's 0 and 1 became.
-        scale_from: ``training`` (the run's prior), ``siblings`` or ``real``.
-        synthetic: False where the picture is a real one that was sent through.
-        spread: float32 standard deviation over the draws in scanner units; None for one draw.
-        maps: Maps that explain it by name, float32 in the network's scale, never negative.
-        routing: What steered the network in this case, the same for all that was made of it.
-    """
-
-    data: np.ndarray
-    like: Path
-    scale: Scale
-    scale_from: str
-    synthetic: bool = True
-    spread: np.ndarray | None = None
-    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
-    routing: "Sequence[RoutedGroup]" = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +40,8 @@ class Job:
         case: With the files that are taken over unchanged.
         readable: The same case with the files that the maker may read.
         hidden: Sequences that are there and count as missing.
-        make: Sequences to be made; none when nothing is missing.
+        restored: Poor sequences that are there, to be read and replaced.
+        make: Sequences to be made, restored ones among them; none when nothing is missing.
         identity: What decides the result, for the receipt.
         suspicions: What the voxels say against the case, for the receipt.
         recoded: Integer of the label → integer to write, where it is not copied as it is: what it
@@ -83,6 +56,7 @@ class Job:
     done: bool
     suspicions: tuple[str, ...] = ()
     recoded: Mapping[int, int] | None = None
+    restored: tuple[Modality, ...] = ()
 
     @property
     def text(self) -> str:
@@ -91,7 +65,8 @@ class Job:
             return f"{self.case.name}: done already"
         if not self.make:
             return f"{self.case.name}: nothing is missing"
-        return f"{self.case.name}: make {'+'.join(self.make)} from {'+'.join(self.case.images)}"
+        verb = "restore" if self.restored else "make"
+        return f"{self.case.name}: {verb} {'+'.join(self.make)} from {'+'.join(self.case.images)}"
 
     def outputs(self, layout: Layout) -> tuple[dict[Path, Path], dict[Modality, Path]]:
         """({where a real file goes: the file}, {sequence: where it is written})."""
@@ -118,7 +93,8 @@ def plan_case(real: Case, maker: "Maker", request: CompleteRequest) -> Job | lis
     # No seed in a receipt means 0: so were all of those written that know of none.
     how = maker.identity | ({"seed": request.seed} if maker.random and request.seed else {})
     how |= {"draws": request.draws} if request.draws > 1 else {}
-    visible = {m: path for m, path in real.images.items() if m not in hidden}
+    taken = (*hidden, *request.restored)
+    visible = {m: path for m, path in real.images.items() if m not in taken}
     case, readable = replace(real, images=visible), maker.readable(real, hidden)
     make: tuple[Modality, ...] = tuple(m for m in maker.targets if m not in visible)
     trouble = _trouble(readable, make, maker, layout)
@@ -139,10 +115,10 @@ def plan_case(real: Case, maker: "Maker", request: CompleteRequest) -> Job | lis
     beside = [name for name in (*MAPS, *TABLES) if name in maker.explains]
     if request.explain and make and beside:
         identity |= {"explained": beside}
-    there: tuple[Modality, ...] = tuple(m for m in real.images if m not in visible)
+    there: tuple[Modality, ...] = tuple(m for m in real.images if m in hidden)
     done = is_done(layout, case, identity)
     trouble, suspicions = _looked_at(readable, make, done, maker, request)
-    job = Job(case, readable, there, make, identity, done, suspicions, codes)
+    job = Job(case, readable, there, make, identity, done, suspicions, codes, request.restored)
     trouble += [] if done or request.overwrite else in_the_way(job, layout)
     return trouble or job
 
@@ -200,7 +176,10 @@ def _trouble(case: Case, make: Sequence[Modality], maker: "Maker", layout: Layou
     """Why the readable ``case`` cannot be completed, a clause each; empty when it can."""
     trouble = maker.trouble(case, make)
     used = {*maker.sources, *make, *(MODALITIES if layout.format == "nnunet" else ())}
-    paths = [path for m, path in case.images.items() if m in used]
+    task = maker.config.task
+    alone = {*task.poor} if task.guides else set()  # a poor one may have a grid of its own
+    paths = [path for m, path in case.images.items() if m in used - alone]
+    trouble += grid_trouble([case.images[m] for m in case.images if m in alone], True)
     return trouble + grid_trouble(paths, bool(maker.config.data.common_grid))
 
 

@@ -1,6 +1,7 @@
 """What ``synth3d complete`` is asked for."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ class CompleteRequest:
         run: A finished run folder; may be None for plumbing.
         missing: Sequences to treat as missing even where they are there; these are hidden
             from the network, and the real files are not taken over.
+        restore: Sequences that are there with thick slices: each is read and replaced by what the
+            run, which must be trained to, restores.
         explain: Write beside what is made what explains it, as far as the run can.
         draws: Pictures of a diffusion that are averaged; of several the spread is written, too.
         link: The files that are there are hard links to the input instead of copies of it; whoever
@@ -46,6 +49,7 @@ class CompleteRequest:
     run: Path | None = None
     format: str = "brats"
     missing: tuple[str, ...] = ()
+    restore: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
     explain: bool = False
     draws: int = 1
@@ -70,12 +74,20 @@ class CompleteRequest:
         for name, kind in (("data", Path), ("out", Path), ("run", Path), ("cases", tuple)):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else kind(value))
-        object.__setattr__(self, "missing", tuple(self.missing or ()))
+        for name in ("missing", "restore"):
+            object.__setattr__(self, name, tuple(getattr(self, name) or ()))
         object.__setattr__(self, "labels", parse_scheme(self.labels).name if self.labels else None)
         self._check_values()
         self.share  # noqa: B018  (it refuses what it cannot read)
         if self.plumbing and not self.hidden:
             raise InputError("--plumbing needs --missing: which real sequence is sent through")
+        if both := {*self.hidden} & {*self.restored}:
+            raise InputError(
+                f"{'+'.join(sorted(both))} cannot be both missing and restored; leave --missing or "
+                "--restore away"
+            )
+        if self.restored and (self.plumbing or self.explain):
+            raise InputError("--restore goes with neither --plumbing nor --explain")
         if self.plumbing and self.format == "bids":
             raise InputError("--format bids names what is synthetic, and --plumbing makes nothing")
         if self.plumbing and (self.explain or self.draws > 1):
@@ -102,8 +114,12 @@ class CompleteRequest:
     @property
     def hidden(self) -> tuple[Modality, ...]:
         """``missing`` under our names and in our order."""
-        named = [parse_modality(name) for name in self.missing]
-        return tuple(modality for modality in ALL_MODALITIES if modality in named)
+        return _ordered(self.missing)
+
+    @property
+    def restored(self) -> tuple[Modality, ...]:
+        """``restore`` likewise."""
+        return _ordered(self.restore)
 
     def reads(self, path: Path) -> bool:
         """Whether ``path`` lies in the input folder, which is only read.
@@ -129,3 +145,8 @@ class CompleteRequest:
     def layout(self) -> Layout:
         """Where the files go."""
         return Layout(self.out, self.format)
+
+
+def _ordered(names: Sequence[str]) -> tuple[Modality, ...]:
+    named = [parse_modality(name) for name in names]
+    return tuple(modality for modality in ALL_MODALITIES if modality in named)

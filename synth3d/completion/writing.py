@@ -19,7 +19,8 @@ from synth3d.completion.explained import (
     maps_of_made,
     write_routing,
 )
-from synth3d.completion.plan import Job, Made
+from synth3d.completion.made import Made
+from synth3d.completion.plan import Job
 from synth3d.completion.receipts import FORMAT, NOTICE
 from synth3d.completion.request import CompleteRequest
 from synth3d.files import (
@@ -78,6 +79,7 @@ def write_case(
         "sources": [m for m in maker.sources if m in job.readable.images] if made else [],
         "absent_sources": list(job.readable.missing(maker.sources)) if made else [],
         "hidden": list(job.hidden),
+        **({"restored": list(job.restored)} if job.restored else {}),
         "suspicions": list(job.suspicions),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds + time.monotonic() - started, 2),
@@ -95,6 +97,7 @@ def write_case(
 def _scale_facts(made: Made) -> dict[str, Any]:
     """The scale, whence it is, and what it loses if it loses anything."""
     facts: dict[str, Any] = {"scale_from": made.scale_from, "scale": made.scale.to_dict()}
+    facts |= {"restored": dict(made.restored)} if made.restored else {}
     if made.scale.clips:
         facts["clipped"] = (
             f"the run was trained on intensities clipped at p99.5 of each volume, here "
@@ -106,6 +109,7 @@ def _scale_facts(made: Made) -> dict[str, Any]:
 def describe(modality: Modality, made: Made, maker: "Maker") -> str:
     """What stands in the header of a picture that was not acquired."""
     kind = "synthetic" if made.synthetic else "re-exported real"
+    kind = "restored synthetic" if made.restored else kind
     return f"{kind} {modality} by synth3d {__version__} {maker.name}"
 
 
@@ -115,7 +119,8 @@ def _write_made(
     """The picture, its maps and, where the layout has them, their side-cars."""
     layout = request.layout
     mark = describe(modality, made, maker)
-    write_like(made.like, made.data, path, mark)
+    # The units of a poor file are its own, which the integers of a sibling need not hold.
+    write_like(made.like, made.data, path, mark, dtype=np.float32 if made.restored else None)
     files = [path]
     for name, volume in maps_of_made(made).items():
         place = layout.map(job.case, modality, name)

@@ -12,13 +12,15 @@ from synth3d.data.prepared import (
     fit_scale,
     prepare,
     prepare_read,
+    prepare_sources,
     read_on_one_grid,
+    read_sources,
     refuse_headers,
     shown,
 )
 from synth3d.data.roles import Roles, looks
 from synth3d.data.shelf import CaseError, Checked, Facts, Shelf, fill, refuse_contradictions
-from synth3d.data.slices import restore, seen, spacing_seen
+from synth3d.data.slices import ratio_on, restore, seen, spacing_seen
 from synth3d.data.task import Task, seed_of, shown_of
 
 __all__ = [
@@ -52,7 +54,10 @@ __all__ = [
     "pack",
     "prepare",
     "prepare_read",
+    "prepare_sources",
+    "ratio_on",
     "read_on_one_grid",
+    "read_sources",
     "refuse_contradictions",
     "refuse_headers",
     "restore",

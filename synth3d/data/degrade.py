@@ -18,7 +18,7 @@ from torch import Tensor
 
 from synth3d.cohort import parse_modality
 from synth3d.data.options import DataConfig, DegradeConfig
-from synth3d.data.prepared import Prepared
+from synth3d.data.prepared import Prepared, fit_scale
 from synth3d.data.task import Task, seed_of
 from synth3d.errors import InputError
 from synth3d.images import turn_to
@@ -113,15 +113,32 @@ def degrade(
 
     Noise follows from ``generator`` or, for testing, from the case's name. The other sources, the
     target, the brain and the scales stay. In 2-D rows and columns of ``data.plane`` get coarser.
+    A source that ``task`` restores becomes ``poor``: it is scanned in scanner units, and it and the
+    target then have the scale of the scan, all that is known of one that a hospital has.
     """
     if not settings.active or settings.source not in prepared.volumes:
         return prepared
     turn = turn_to(data.plane, prepared.affine) if task.dim == 2 else None
     source = parse_modality(settings.source)
-    volume = prepared.volumes[source]
+    volume, scale, zero = prepared.volumes[source], prepared.scales[source], np.float32(0)
+    restored = source in task.poor
+    if restored:
+        zero = np.float32(scale.background)
+        volume = scale.invert(volume, prepared.brain) - zero
+        settings = replace(settings, noise=settings.noise * scale.width)
     seen = volume if turn is None else turn.apply(volume)
     draws = generator or torch.Generator().manual_seed(seed_of(f"degrade/{prepared.case.name}"))
     poor = degraded(torch.from_numpy(np.ascontiguousarray(seen)), settings, draws, task.dim).numpy()
     poor = poor if turn is None else turn.undo(poor)
     inside = np.where(prepared.brain, poor, np.float32(0))
-    return replace(prepared, volumes={**prepared.volumes, source: inside})
+    if not restored:
+        return replace(prepared, volumes={**prepared.volumes, source: inside})
+    scan, brain = inside + zero, prepared.brain
+    own = fit_scale(scan, brain, data.intensity)
+    fine = own.apply(volume + zero, brain & (prepared.volumes[source] != 0))
+    return replace(
+        prepared,
+        volumes={**prepared.volumes, source: fine},
+        scales={**prepared.scales, source: own},
+        poor={source: own.apply(scan, brain)},
+    )

@@ -89,6 +89,14 @@ class DataConfig:
         rule = "left out where mode is any: the sequence whose grid it is may be the one that lacks"
         free = not self.common_grid or task.mode == "fixed"
         require(free, "data.common_grid", rule, self.common_grid)
+        rule = "another sequence than the one that is restored, whose own grid is coarse"
+        require(self.common_grid not in task.poor, "data.common_grid", rule, self.common_grid)
+        rule = "0 where a sequence is restored, which would be moved against itself"
+        still = not (task.poor and self.misregistration)
+        require(still, "data.misregistration", rule, self.misregistration)
+        for at, (size, by) in enumerate(zip(self.patch, task.ratio, strict=False)):
+            rule = f"a multiple of {by}, as degrade.ratio has it"
+            require(size % by == 0, f"data.patch[{'zyx'[-task.dim :][at]}]", rule, size)
         _require_source("data.common_grid", self.common_grid, task)
         for key in ("slices_per_case", "slice_size") if task.dim == 3 else ():
             value = getattr(self, key)
@@ -160,13 +168,17 @@ class MisalignConfig:
         require(not target or self.when == "train", "misalign.when", rule, self.when)
         rule = "train_and_test or test_only where a source moves"
         require(target or self.when != "train", "misalign.when", rule, self.when)
+        rule = "another sequence than the one that is restored, which would be moved against itself"
+        require(self.sequence not in task.poor, "misalign.sequence", rule, self.sequence)
 
 
 @dataclass(frozen=True)
 class DegradeConfig:
-    """One source of thick slices, as an experiment (``synth3d.data.degrade``).
+    """One source of thick slices (``synth3d.data.degrade``).
 
-    Only ``source`` gets poorer; the other sources, the target and the brain mask stay. ``ratio`` is
+    Only ``source`` gets poorer; the other sources, the target and the brain mask stay. Where it is
+    the last of the sources and a target as well, the run learns to restore it
+    (:attr:`synth3d.data.Task.poor`); else this is an experiment. ``ratio`` is
     how much larger the voxels of the scan are, (z, y, x), each 1, 2, 4, 8, 16 or 32; ``profile`` is
     ``kspace`` or ``slices``; ``noise`` is that of the coarse image's two channels, in the network's
     scale, in which healthy tissue is about 1/2. ``when`` is ``train_and_test`` or ``test_only``;
@@ -203,6 +215,9 @@ class DegradeConfig:
         rule = "left out where mode is any: what is poor would be made as well"
         require(not self.source or task.mode == "fixed", "degrade.source", rule, self.source)
         _require_source("degrade.source", self.source, task)
+        rule = "train_and_test where the sequence is restored, or training would show the answer"
+        taught = not task.poor or self.when == "train_and_test"
+        require(taught, "degrade.when", rule, self.when)
         if task.dim == 2 and self.active:
             rule = "1 along z where dim is 2: slices get coarser by row and column, (1, y, x)"
             require(self.ratio[0] == 1, "degrade.ratio", rule, self.ratio)

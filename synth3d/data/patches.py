@@ -79,8 +79,8 @@ def to_subject(prepared: Prepared, task: Task, data: DataConfig) -> tio.Subject:
         return tio.Image(tensor=tensor, affine=prepared.affine, type=kind)
 
     subject = tio.Subject(
-        sources=image(cut(prepared.sources(task.sources)), INTENSITY),
-        targets=image(cut(prepared.sources(task.targets)), INTENSITY),
+        sources=image(cut(prepared.sources(task)), INTENSITY),
+        targets=image(cut(prepared.stack(task.targets)), INTENSITY),
         brain=image(cut(prepared.brain[None]), LABEL, np.uint8),
         centres=image(centres[None], SAMPLING_MAP),
         margins=margins,
@@ -187,8 +187,9 @@ class Stream:
 
     All randomness follows from a seed: patches, flips and movements are drawn from torch's global
     generator, hidden sources (``data.source_dropout``), or what is shown and wanted in a task of
-    mode ``any``, from one of their own. What is hidden is 0. Cases that do not fill one batch
-    are refused. ``pinned`` batches lie in page-locked memory, as a GPU copies them fastest.
+    mode ``any``, from one of their own. What is hidden is 0; a poor sequence never is, for then
+    nothing would be left to restore. Cases that do not fill one batch are refused. ``pinned``
+    batches lie in page-locked memory, as a GPU copies them fastest.
     A target that ``misalign`` moves lies in the same wrong place whenever its case is drawn from.
 
     Attributes:
@@ -288,6 +289,7 @@ class Stream:
         """Whether more than a patch of a case is needed to draw one."""
         moves = self.misalign.trained
         poor = self.degrade.active and self.degrade.when == "train_and_test"
+        poor = poor or bool(self.task.poor)
         return self.task.dim == 2 or moves or poor or self.data.misregistration > 0
 
     @property
@@ -302,6 +304,8 @@ class Stream:
             parts = {"present": present, "wanted": wanted, "brain": head_of(sources)}
             return replace(batch, sources=sources, **parts)
         present = drop_sources(batch.present, self.data.source_dropout, generator)
+        poor = torch.tensor([name in self.task.poor for name in self.task.sources])
+        present = present | (batch.present & poor)
         return replace(batch, sources=only(batch.sources, present), present=present)
 
     def _cut_whole(self, subject: tio.Subject, present: Tensor, wanted: Tensor) -> Iterator[Patch]:

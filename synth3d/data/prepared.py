@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from synth3d.cohort import Case, Modality, Reading, parse_modality, read_classes
 from synth3d.data.options import DataConfig
+from synth3d.data.task import Task
 from synth3d.errors import InputError
 from synth3d.images import (
     Grid,
@@ -22,10 +23,15 @@ from synth3d.images import (
     grid,
     read,
     resample,
+    resample_within,
+    share_beyond,
 )
 
 LEAST = np.float32(2.0**-20)
 """What a voxel of a sequence's own head is in mode ``any``, where its scale says 0."""
+
+MOST_BEYOND = 0.01
+"""Of the brain, outside the slices of a sequence that is to be restored."""
 
 MOST_CLIPPED = 0.05
 """Of the brain; the paper's convention has no place for images that are centred on 0."""
@@ -46,6 +52,9 @@ class Prepared:
         affine: Voxel (x, y, z) → mm.
         label: Int8, the label's classes as in :class:`synth3d.data.Batch`; None without one.
         reading: How the label was read; None without one.
+        poor: What the network sees of a sequence that is to be restored: its scan of thick slices,
+            brought to the grid, float32, 0 outside the brain. Its scale is that of this scan, in
+            which the fine one is too, if ``volumes`` has it.
     """
 
     case: Case
@@ -56,16 +65,40 @@ class Prepared:
     affine: np.ndarray
     label: np.ndarray | None = None
     reading: Reading | None = None
+    poor: Mapping[Modality, np.ndarray] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
         """Where the voxels lie."""
         return Grid(self.brain.shape, self.affine)  # type: ignore[arg-type]
 
-    def sources(self, names: Sequence[Modality]) -> np.ndarray:
+    def stack(self, names: Sequence[Modality]) -> np.ndarray:
         """(S, D, H, W) float32 in the order of ``names``; zeros for what the case lacks."""
+        return self._stacked(self.volumes, names)
+
+    def sources(self, task: Task) -> np.ndarray:
+        """(S, D, H, W) float32, what the network sees; zeros for what the case lacks.
+
+        Raises:
+            ValueError: The answer would be shown: of a poor sequence there is the fine one alone.
+        """
+        return self._stacked(self._shown(task), task.sources)
+
+    def present(self, task: Task) -> tuple[bool, ...]:
+        """Which of the sources the case has."""
+        there = self._shown(task)
+        return tuple(name in there for name in task.sources)
+
+    def _shown(self, task: Task) -> Mapping[Modality, np.ndarray]:
+        if fine := {*task.poor} & {*self.volumes} - {*self.poor}:
+            raise ValueError(f"case {self.case.name}: {sorted(fine)} was not made poor")
+        return {**self.volumes, **self.poor}
+
+    def _stacked(
+        self, volumes: Mapping[Modality, np.ndarray], names: Sequence[Modality]
+    ) -> np.ndarray:
         zeros = np.zeros(self.brain.shape, np.float32)
-        return np.stack([self.volumes.get(name, zeros) for name in names])
+        return np.stack([volumes.get(name, zeros) for name in names])
 
 
 def prepare(
@@ -121,6 +154,43 @@ def prepare_read(
         label, reading = read_classes(case, data.labels or None)
         tumour = label > 0
     return Prepared(case, volumes, scales, brain, tumour, raw[have[0]].affine, label, reading)
+
+
+def read_sources(case: Case, task: Task, data: DataConfig) -> dict[Modality, Volume]:
+    """The sources of ``task`` that ``case`` has, on one grid.
+
+    A poor one may have a grid of its own: it is brought to that of the others.
+
+    Raises:
+        InputError: As :func:`read_on_one_grid`; or of a poor one's slices, more than
+            ``MOST_BEYOND`` of the others' brain lies outside.
+    """
+    names: list[Modality] = [name for name in task.sources if name in case.images]
+    guides: list[Modality] = [name for name in names if name in task.guides]
+    raw = read_on_one_grid(case, guides or names, data.common_grid)
+    for name in names:
+        if name in raw:
+            continue
+        volume, target = read(case.images[name]), raw[guides[0]].grid
+        brain = np.logical_or.reduce([foreground(raw[guide].data) for guide in guides])
+        if (beyond := share_beyond(volume.grid, target, brain)) > MOST_BEYOND:
+            raise InputError(
+                f"{volume.path} does not cover the brain of {', '.join(guides)}: {beyond:.0%} of "
+                "it lies outside its slices, where nothing could be restored; give a file that "
+                "covers it, or crop the others"
+            )
+        raw[name] = resample_within(volume, target)
+    return raw
+
+
+def prepare_sources(
+    case: Case, raw: Mapping[Modality, Volume], task: Task, data: DataConfig
+) -> Prepared:
+    """The case to be completed, of what :func:`read_sources` gave; a poor one is ``poor``."""
+    prepared = prepare_read(case, raw, task.outlined_by(raw), data, task.mode)
+    fine = {name: image for name, image in prepared.volumes.items() if name not in task.poor}
+    poor = {name: image for name, image in prepared.volumes.items() if name in task.poor}
+    return replace(prepared, volumes=fine, poor=poor)
 
 
 def without_zeros(volume: np.ndarray, inside: np.ndarray) -> np.ndarray:

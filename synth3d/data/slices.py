@@ -31,6 +31,7 @@ def seen(prepared: Prepared, task: Task, data: DataConfig) -> Prepared:
     turned = replace(
         prepared,
         volumes={name: turn.apply(volume) for name, volume in prepared.volumes.items()},
+        poor={name: turn.apply(volume) for name, volume in prepared.poor.items()},
         brain=turn.apply(prepared.brain),
         tumour=turn.apply(prepared.tumour) if prepared.tumour is not None else None,
         affine=turn.affine(prepared.affine, prepared.brain.shape),
@@ -50,6 +51,7 @@ def seen(prepared: Prepared, task: Task, data: DataConfig) -> Prepared:
     return replace(
         turned,
         volumes={name: resized(volume) for name, volume in turned.volumes.items()},
+        poor={name: resized(volume) for name, volume in turned.poor.items()},
         brain=_resize(turned.brain, size) > 0,
         tumour=_resize(tumour, size) >= 0.5 if tumour is not None else None,
         affine=turned.affine @ _finer(own, size),
@@ -85,6 +87,16 @@ def spacing_seen(grid: Grid, task: Task, data: DataConfig) -> tuple[float, ...]:
     sides = [grid.shape_zyx[axis] for axis in axes]
     size = data.slice_size or sides
     return tuple(own[a] * n / m for a, n, m in zip(axes, sides, size, strict=True))
+
+
+def ratio_on(grid: Grid, task: Task, data: DataConfig) -> tuple[int, ...]:
+    """``task.ratio`` along the axes (z, y, x) of a case on ``grid``, its own."""
+    if task.dim == 3:
+        return task.ratio
+    ratio = [1, 1, 1]
+    for axis, by in zip(turn_to(data.plane, grid.affine).axes[1:], task.ratio, strict=True):
+        ratio[axis] = by
+    return tuple(ratio)
 
 
 def brain_box(brain: np.ndarray) -> tuple[slice, ...]:

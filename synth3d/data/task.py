@@ -1,7 +1,7 @@
 """What is to be learnt: from which sequences to which, fixed or drawn anew for every batch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,31 +21,58 @@ class Task:
         targets: What it makes, in channel order.
         mode: ``fixed``: always the targets, from the sources. ``any``: sources and targets are the
             same list, and every batch draws which are present and which are wanted.
+        poor: Sequences that are there with thick slices and are to be restored, in mode ``fixed``:
+            the last of the sources, and targets as well. What stands in their channels is coarse,
+            interpolated to the grid of all else.
+        ratio: How much larger the voxels of the poor ones are, ([z,] y, x); empty without any.
 
     Raises:
         InputError: Another ``dim`` or ``mode``, an unknown or repeated name, ``fixed`` lists that
-            overlap, or ``any`` lists that differ.
+            overlap in others than the poor ones, ``any`` lists that differ, or a ratio of other
+            axes.
     """
 
     dim: int
     sources: tuple[Modality, ...]
     targets: tuple[Modality, ...]
     mode: str = "fixed"
+    poor: tuple[Modality, ...] = ()
+    ratio: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.dim in (2, 3), "dim", "2 or 3", self.dim)
         require(self.mode in ("fixed", "any"), "mode", "fixed or any", self.mode)
-        for key in ("sources", "targets"):
+        for key in ("sources", "targets", "poor"):
             names = tuple(parse_modality(name) for name in getattr(self, key))
-            require(0 < len(names) == len(set(names)), key, "distinct names", names)
+            some = bool(names) or key == "poor"
+            require(some and len(names) == len(set(names)), key, "distinct names", names)
             object.__setattr__(self, key, names)
         if self.mode == "any":
             same = self.sources == self.targets and len(self.sources) > 1
             rule = "the same list of at least two where mode is any"
             require(same, "sources and targets", rule, (self.sources, self.targets))
+            require(not self.poor, "poor", "empty where mode is any", self.poor)
         else:
             both = sorted(set(self.sources) & set(self.targets))
-            require(not both, "sources and targets", "disjoint", both)
+            rule = "disjoint, but for one that [degrade] makes poor"
+            require(both == sorted(self.poor), "sources and targets", rule, both)
+            last = self.sources[len(self.sources) - len(self.poor) :]
+            require(last == self.poor, "poor", f"the last of {self.sources}", self.poor)
+        rule = f"{self.dim if self.poor else 0} whole numbers from 1"
+        fits = len(self.ratio) == (self.dim if self.poor else 0) and min(self.ratio, default=1) > 0
+        require(fits, "ratio", rule, self.ratio)
+
+    @property
+    def guides(self) -> tuple[Modality, ...]:
+        """The sources that are as they should be: all but the poor ones."""
+        return tuple(name for name in self.sources if name not in self.poor)
+
+    def outlined_by(self, has: Collection[Modality]) -> tuple[Modality, ...]:
+        """The sources that say where the brain is, in a case that has these sequences.
+
+        All of them; a poor one only where there is no other, for its slices blur the outline.
+        """
+        return self.guides if set(self.guides) & set(has) else self.sources
 
 
 def seed_of(text: str) -> int:

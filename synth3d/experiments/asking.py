@@ -106,8 +106,11 @@ class Asker:
         if not question.inputs:
             poor = degrade(prepared, run.task, run.data, config.degrade)
             moved = misalign(poor, run.task, run.data, config.misalign)
-            made = self._synthesize(self.run.framework, moved)
-            return Answer(dict(zip(run.targets, made, strict=True)), prepared.brain, {})
+            made = dict(zip(run.targets, self._synthesize(self.run.framework, moved), strict=True))
+            for name in run.task.poor:  # from the poor scan's scale to that of the real one
+                scanner = moved.scales[name].invert(made[name], prepared.brain)
+                made[name] = prepared.scales[name].apply(scanner, prepared.brain)
+            return Answer(made, prepared.brain, {})
         has: list[Modality] = [name for name in run.sources if name in prepared.volumes]
         if question.inputs >= len(has):
             return None

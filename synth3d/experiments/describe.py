@@ -36,6 +36,7 @@ from synth3d.models import (
     HyperConv,
     ModalityHead,
     OffsetHead,
+    Restorer,
     RotatingConv,
     ScaleHead,
     TimeModulation,
@@ -75,7 +76,9 @@ class DescribeRequest:
 
     ``widths`` are channels from full resolution to the body, ``assign`` further options of the
     model as in ``module=gr``, ``side`` voxels along each axis of the input that is counted (None:
-    256 in 2-D, 64 in 3-D), ``fit`` a memory budget (``8GB``) to propose patch and batch for.
+    256 in 2-D, 64 in 3-D), ``fit`` a memory budget (``8GB``) to propose patch and batch for. With
+    ``degraded``, how much larger the voxels of its last input are, it is what framework fgdl
+    restores that with, and a step is one of the branch.
     """
 
     model: str = "agi-net"
@@ -87,6 +90,7 @@ class DescribeRequest:
     in_channels: int = 3
     out_channels: int = 1
     side: int | None = None
+    degraded: tuple[int, ...] = ()
     fit: str | None = None
     precision: str = "fp32"
     json: bool = False
@@ -122,6 +126,7 @@ def describe(request: DescribeRequest) -> dict[str, Any]:
             "in_channels": request.in_channels,
             "out_channels": request.out_channels,
             **{key: list(v) if isinstance(v, tuple) else v for key, v in options.items()},
+            **({"degraded": list(request.degraded)} if request.degraded else {}),
             "parameters": count_parameters(network),
             "flops": count_flops(network, shape),
             "flops_input": list(shape),
@@ -154,9 +159,16 @@ def _ghost(request: DescribeRequest) -> tuple[Any, dict[str, Any]]:
             options[key] = value if asked is None else asked
     if unknown := ", ".join(sorted(options.keys() - known)):
         raise InputError(f"{model} has no option {unknown}; it has {', '.join(sorted(known))}")
+    poor = bool(request.degraded)
+    if poor and (len(request.degraded) != options["dim"] or request.out_channels != 1):
+        raise InputError(
+            f"--degraded wants {options['dim']} numbers, as many as --dim, and one output, got "
+            f"{request.degraded} and {request.out_channels}"
+        )
     with torch.device("meta"):
-        network = GENERATORS[model](request.in_channels, request.out_channels, **options)
-    return network, options
+        inputs = request.in_channels - poor  # the branch alone sees the last one
+        network = GENERATORS[model](inputs, request.out_channels, **options)
+        return Restorer(network, request.degraded) if poor else network, options
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -229,7 +241,7 @@ def _transposed(layer: Any, x: Tensor, y: Tensor) -> int:
 
 
 def _deformable(layer: Any, x: Tensor, y: Tensor) -> int:
-    reads = x.numel() * layer.displacements.taps
+    reads = x.numel() * (1 if layer.mode == "warp" else layer.displacements.taps)
     # A warped input goes through the convolution as a layer, which counts itself.
     return reads * 2 * 2**layer.dim + (0 if layer.mode == "warp" else _dense(layer.conv, x, y))
 

@@ -69,7 +69,8 @@ def score_run(order: Mapping[str, Any]) -> None:
         print(f"case {number + 1} of {len(cases)}: {case.name}")
         if config.mode == "fixed" and (lacking := case.missing(config.targets)):
             raise InputError(f"case {case.name} has no {', '.join(lacking)} to be scored against")
-        prepared = prepare(case, config.sources, config.targets, config.data, config.mode)
+        outlines = config.task.outlined_by(case.images)
+        prepared = prepare(case, outlines, config.targets, config.data, config.mode)
         judge = _Judge(case, prepared, config, rule)
         asker.open(prepared, number)
         for question, tested, rows in zip(questions, configs, found, strict=True):

@@ -56,6 +56,12 @@ def card_text(contents: Contents, named: Named) -> str:
             f"whatever a brain-tumour case lacks of the MRI sequences **{targets}** from the rest"
         )
         judged = "each case with a gap of its own"
+    restore = ""
+    if poor := config.task.poor:
+        ratio, beside = "x".join(map(str, config.task.ratio)), ", ".join(config.task.guides)
+        makes = f"the MRI sequence **{targets}** of a brain-tumour case out of a scan of it"
+        makes += f" with voxels {ratio} times as long, and out of {beside or 'nothing else'}"
+        restore = f" --restore {poor[0]}"
     scores = "\n".join(f"| {name} | {value:.4g} |" for name, value in _scores(done).items())
     return f"""# {contents.name}
 
@@ -84,7 +90,7 @@ Validation inside the brain, {judged}, means over cases; PSNR and MAE for a rang
 ## Use
 
 ```
-synth3d complete --run THIS_FOLDER --data IN --out OUT
+synth3d complete --run THIS_FOLDER --data IN --out OUT{restore}
 ```
 
 `IN` is a folder of cases named as in BraTS, IXI or BIDS. {_needs(contents)}

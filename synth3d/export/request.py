@@ -68,6 +68,11 @@ def export_run(request: ExportRequest) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is already there; choose another folder, or remove it")
     contents = [read_contents(run) for run in (request.run, *request.also)]
+    if restoring := [one for one in contents if one.config.task.poor and request.to != "folder"]:
+        raise InputError(
+            f"the run {restoring[0].name} restores {restoring[0].config.task.poor[0]}, which is "
+            f"there, and --to {request.to} is for what is missing; export it --to folder"
+        )
     named = Named(request.license, request.dataset, request.author)
     write: Callable[[Path], None] = {
         "folder": lambda folder: _write_folder(contents[0], named, folder),

@@ -5,7 +5,7 @@ A paper is a file here: its options, its losses, its way of sampling.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -149,6 +149,11 @@ class Framework(nn.Module, ABC):
         return cls.channels(len(task.sources), len(task.targets))
 
     @classmethod
+    def needs_of(cls, task: Task) -> frozenset[str]:
+        """``needs``, for ``task``."""
+        return cls.needs
+
+    @classmethod
     def centre(cls, generator: nn.Module, task: Task, options: Any) -> nn.Module:
         """``generator`` for intensities around 0 (``model.centred``); it speaks images here."""
         return Centred(generator)
@@ -209,6 +214,22 @@ class Framework(nn.Module, ABC):
     def weights(self, present: Tensor, wanted: Tensor) -> Tensor:
         """(B, T, S), what each source counts for each target, where ``weights`` are explained."""
         raise NotImplementedError(f"{type(self).__name__} weighs no sources")
+
+    @property
+    def beside(self) -> dict[str, nn.Module]:
+        """Networks by name that a finished run keeps for runs that begin from it; here none."""
+        return {}
+
+    def take_over(self, trained: "Framework") -> None:
+        """Begin with what ``trained``, the framework of another run, has learnt in its first stage.
+
+        What it keeps ``beside`` is filled already.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has one stage: there is nothing to take")
+
+    def remarks(self, losses: Sequence[Mapping[str, float]]) -> list[str]:
+        """Sentences about a training that has ended, by the mean terms that its log has."""
+        return []
 
     def randomness(self, step: int, sample: int | None = None) -> torch.Generator:
         """The source of a step's random numbers, or of those of one ``sample`` of its batch.

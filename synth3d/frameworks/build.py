@@ -42,12 +42,16 @@ def build(
     if model.name not in GENERATORS:
         raise InputError(f"unknown model {model.name!r}; known: {sorted(GENERATORS)}")
     generator = GENERATORS[model.name]
-    if lacking := framework.needs - generator.offers:
-        able = sorted(known for known, g in GENERATORS.items() if framework.needs <= g.offers)
+    needs = framework.needs_of(task)
+    if lacking := needs - generator.offers:
+        able = sorted(known for known, g in GENERATORS.items() if needs <= g.offers)
         raise InputError(f"{name} needs {sorted(lacking)} of {model.name}; able: {able}")
     if task.mode not in framework.modes:
         able = sorted(known for known, f in FRAMEWORKS.items() if task.mode in f.modes)
         raise InputError(f"{name} cannot learn mode {task.mode}; able: {able}")
+    if task.poor and framework.hides_sources:
+        able = sorted(known for known, f in FRAMEWORKS.items() if not f.hides_sources)
+        raise InputError(f"{name} hides sources and cannot restore {task.poor[0]}; able: {able}")
     taken = options_of(model.name) & model.__dataclass_fields__.keys()
     shape = {key: getattr(model, key) for key in taken}
     if "time" in framework.needs:

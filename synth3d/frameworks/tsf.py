@@ -238,11 +238,12 @@ class TSF(Framework):
         total = torch.stack(found).sum() * batch.weight("pictures")
         return {"perceptual": self.options.perceptual_weight * total}
 
-    def take_over(self, trained: nn.Module) -> None:
-        """Begin with the encoder and the decoder of ``trained``, another run's generator."""
-        assert isinstance(trained, TSFSeq2Seq)
-        self.generator.encoder.load_state_dict(trained.encoder.state_dict())
-        self.generator.decoder.load_state_dict(trained.decoder.state_dict())
+    def take_over(self, trained: Framework) -> None:
+        """Begin with the encoder and the decoder of ``trained``, another run's framework."""
+        parts = trained.generator
+        assert isinstance(parts, TSFSeq2Seq)
+        self.generator.encoder.load_state_dict(parts.encoder.state_dict())
+        self.generator.decoder.load_state_dict(parts.decoder.state_dict())
 
     def synthesize(self, sources: Tensor, present: Tensor, wanted: Tensor, seed: int = 0) -> Tensor:
         """From f̂ + f_A; of Seq2Seq alone the mean of what each source gives by itself."""

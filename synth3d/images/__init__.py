@@ -22,7 +22,7 @@ from synth3d.images.intensity import (
 )
 from synth3d.images.planes import PLANES, Turn, turn_to
 from synth3d.images.registration import register_rigid, resample_rigid, write_transform
-from synth3d.images.resampling import resample
+from synth3d.images.resampling import edges_in, resample, resample_within, share_beyond
 from synth3d.images.volumes import (
     LABEL_TOLERANCE,
     NiftiImage,
@@ -49,9 +49,9 @@ __all__ = [
     "CORRECTED", "EDGES_MM", "FOREIGN", "Grid", "LABEL_TOLERANCE", "MOST_HEAD", "NiftiImage",
     "PLANES", "Place", "Scale", "ScalePrior", "Sketch", "Turn", "Volume", "agreements",
     "background_of", "check_content", "check_same_grid", "check_same_grids", "differs",
-    "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place", "read",
-    "read_label", "read_rounded_label", "read_unchecked", "register_rigid", "remedies", "resample",
-    "resample_rigid", "shape_of", "shift_of", "sketch", "smoothness", "turn_to", "turned",
-    "turned_in_words", "value_limits", "write_like", "write_moved", "write_new",
-    "write_transform", "xyz_to_zyx",
+    "edges_in", "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place",
+    "read", "read_label", "read_rounded_label", "read_unchecked", "register_rigid", "remedies",
+    "resample", "resample_rigid", "resample_within", "shape_of", "share_beyond", "shift_of",
+    "sketch", "smoothness", "turn_to", "turned", "turned_in_words", "value_limits", "write_like",
+    "write_moved", "write_new", "write_transform", "xyz_to_zyx",
 ]  # fmt: skip

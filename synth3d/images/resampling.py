@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from synth3d.errors import InputError
-from synth3d.images.grids import Grid
+from synth3d.images.grids import TOLERANCE_VOXELS, Grid
 from synth3d.images.intensity import background_of, differs
 from synth3d.images.volumes import Volume
 
@@ -22,6 +22,42 @@ def resample(volume: Volume, target: Grid) -> Volume:
     if not differs(moved.data, background_of(volume.data)).any():
         raise InputError(f"{volume.path} does not overlap the grid it is to be brought to")
     return moved
+
+
+def resample_within(volume: Volume, target: Grid) -> Volume:
+    """``volume`` of thick slices on the grid ``target``: linear, and constant beyond its middles.
+
+    So it has something everywhere, the outermost slice where it has no place (:func:`share_beyond`
+    says where that is). One that is on the grid already comes back as it is.
+    """
+    from scipy import ndimage
+
+    if target.difference(volume.grid) is None:
+        return volume
+    to_own = (np.linalg.inv(volume.affine) @ target.affine)[:3]
+    matrix: Any = to_own[:, :3][::-1, ::-1]
+    offset: Any = to_own[:, 3][::-1]
+    shape = target.shape_zyx
+    data = ndimage.affine_transform(volume.data, matrix, offset, shape, order=1, mode="nearest")
+    return Volume(data.astype(np.float32, copy=False), target.affine, volume.path)
+
+
+def share_beyond(own: Grid, target: Grid, mask: np.ndarray) -> float:
+    """The share of ``mask``, (D, H, W) bool on ``target``, outside the field of view of ``own``."""
+    there = np.argwhere(mask)[:, ::-1]
+    to_own = (np.linalg.inv(own.affine) @ target.affine)[:3]
+    places = there @ to_own[:, :3].T + to_own[:, 3]
+    sides = np.array(own.shape_zyx[::-1])
+    slack = 0.5 + TOLERANCE_VOXELS
+    outside = (places < -slack) | (places > sides - 1 + slack)
+    return float(outside.any(1).mean()) if len(there) else 0.0
+
+
+def edges_in(own: Grid, target: Grid) -> tuple[float, float, float]:
+    """How long the voxels of ``own`` are along the axes of ``target``, (z, y, x) in its voxels."""
+    steps = np.abs(np.linalg.inv(target.affine[:3, :3]) @ own.affine[:3, :3])
+    x, y, z = (float(edge) for edge in steps.max(axis=1))
+    return z, y, x
 
 
 def sample_on(volume: Volume, target: Grid, motion: np.ndarray) -> np.ndarray:

@@ -27,8 +27,8 @@ def synthesize_case(
     view = seen(prepared, task, data)
     result = synthesize_volume(
         framework,
-        torch.from_numpy(view.sources(task.sources)),
-        torch.tensor([name in view.volumes for name in task.sources]),
+        torch.from_numpy(view.sources(task)),
+        torch.tensor(view.present(task)),
         torch.tensor([task.mode == "fixed" or n not in view.volumes for n in task.targets]),
         options or SynthesisOptions(data.patch, data.overlap),
         torch.from_numpy(np.ascontiguousarray(view.brain)),

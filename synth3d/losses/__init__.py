@@ -1,7 +1,14 @@
 """Terms that several frameworks use."""
 
-from synth3d.losses.masked import masked_mean, spread
-from synth3d.losses.objectives import OBJECTIVES, Objective, cross_entropy, least_squares
+from synth3d.losses.masked import masked_mean, spread, squared_at_scales
+from synth3d.losses.objectives import (
+    OBJECTIVES,
+    Objective,
+    cross_entropy,
+    feature_matching,
+    least_squares,
+    relativistic,
+)
 from synth3d.losses.perceptual import (
     feature_distance,
     load_vgg16,
@@ -16,12 +23,15 @@ __all__ = [
     "Objective",
     "cross_entropy",
     "feature_distance",
+    "feature_matching",
     "least_squares",
     "load_vgg16",
     "load_vgg19",
     "masked_mean",
     "multiscale_similarity",
     "orthogonal_slices",
+    "relativistic",
     "spread",
+    "squared_at_scales",
     "squared_distance",
 ]

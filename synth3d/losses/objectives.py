@@ -1,7 +1,8 @@
-"""How a critic's scores become a loss."""
+"""How a critic's scores, and what it saw on the way to them, become a loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,3 +22,23 @@ def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 OBJECTIVES: dict[str, Objective] = {"lsgan": least_squares, "bce": cross_entropy}
+
+
+def relativistic(scores: Tensor, others: Tensor, label: float) -> Tensor:
+    """(N,): cross-entropy of how far scores (N, ...) lie above the mean of ``others``, per sample.
+
+    The relativistic average of Jolicoeur-Martineau 2019, whose mean is over all others of a batch.
+    Here it is over the score map of the same sample, so that no sample's loss depends on which
+    others are in its batch; for a batch of one they are the same.
+    """
+    apart = scores.flatten(1) - others.flatten(1).mean(1, keepdim=True)
+    return cross_entropy(apart, torch.full_like(apart, label)).mean(1)
+
+
+def feature_matching(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """(N,): mean absolute difference of a critic's feature maps (N, C, ...), then over the maps.
+
+    No gradient reaches ``real`` (Wang et al. 2018).
+    """
+    apart = [(a - b.detach()).abs().flatten(1).mean(1) for a, b in zip(made, real, strict=True)]
+    return torch.stack(apart).mean(0)

@@ -10,11 +10,14 @@ from synth3d.models.blocks import ChannelNorm, GlobalMean, ResBlock
 from synth3d.models.centred import Centred
 from synth3d.models.critics import PatchCritic, ScalarCritic
 from synth3d.models.drop_in import replace_convolutions
+from synth3d.models.fgdl.critics import DifferenceCritic, PlainCritic
+from synth3d.models.fgdl.registration import Registration, folded, roughness, warp
+from synth3d.models.fgdl.restorer import Restorer
+from synth3d.models.fgdl.super_resolution import SuperResolution
 from synth3d.models.memory import saved_bytes
 from synth3d.models.moving.deformable import DeformableConv, DeformResUNet, DisplacementMap
 from synth3d.models.moving.rotating import ArcResUNet, RotatingConv
 from synth3d.models.options import ModelConfig
-from synth3d.models.registration import Registration, folded, roughness, warp
 from synth3d.models.restormer import ChannelAttention, Restormer
 from synth3d.models.resunet import ResUNet
 from synth3d.models.time_embedding import TimeModulation
@@ -48,6 +51,7 @@ __all__ = [
     "ChannelNorm",
     "DeformResUNet",
     "DeformableConv",
+    "DifferenceCritic",
     "DisplacementMap",
     "GlobalMean",
     "GroupedConv3d",
@@ -57,13 +61,16 @@ __all__ = [
     "ModelConfig",
     "OffsetHead",
     "PatchCritic",
+    "PlainCritic",
     "Registration",
     "ResBlock",
     "ResUNet",
+    "Restorer",
     "Restormer",
     "RotatingConv",
     "ScalarCritic",
     "ScaleHead",
+    "SuperResolution",
     "TSFSeq2Seq",
     "TimeModulation",
     "folded",

@@ -1,5 +1,7 @@
 """A generator seen through centred intensities, for networks without biases or normalisation."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,25 @@ class Centred(nn.Module):
         ``present`` (B, S), None
         for all, ``wanted`` (B, T) and, if it is told one, ``time`` (B,) go on to the generator.
         """
+        told = () if time is None else (time,)
+        made = self.generator(self._centred(x, present), present, wanted, *told)
+        return self.offset + made / self.gain
+
+    @property
+    def pyramid_widths(self) -> tuple[int, ...]:
+        """The generator's."""
+        inner: Any = self.generator
+        return inner.pyramid_widths
+
+    def pyramid(
+        self, x: Tensor, present: Tensor | None = None, wanted: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The image as :meth:`forward` gives it, and the generator's features, coarse to fine."""
+        inner: Any = self.generator
+        made, maps = inner.pyramid(self._centred(x, present), present, wanted)
+        return self.offset + made / self.gain, maps
+
+    def _centred(self, x: Tensor, present: Tensor | None) -> Tensor:
         image, state = x.tensor_split([x.shape[1] if self.images is None else self.images], dim=1)
         here = None if present is None else present[:, : self.images]
         image = blank_absent(image, here)
@@ -57,5 +78,4 @@ class Centred(nn.Module):
         centred = torch.where(seen, (image - CENTRE) * GAIN, torch.zeros_like(image))
         if state.shape[1]:
             centred = torch.cat([centred, state], dim=1)
-        told = () if time is None else (time,)
-        return self.offset + self.generator(centred, present, wanted, *told) / self.gain
+        return centred

@@ -23,7 +23,7 @@ class PatchCritic(nn.Module):
         self, in_channels: int, dim: int, width: int = 64, layers: int = 3, out_channels: int = 1
     ) -> None:
         super().__init__()
-        _check_sizes(dim, in_channels, width, layers, out_channels)
+        check_sizes(dim, in_channels, width, layers, out_channels)
         self.dim, self.smallest = dim, 3 * 2**layers
         body: list[nn.Module] = [
             CONV[dim](in_channels, width, 4, stride=2, padding=1),
@@ -42,7 +42,7 @@ class PatchCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, \\*S) -> (B, ``out_channels``, \\*s), unbounded; each score judges one patch."""
-        _check_seen(x, self.dim, self.smallest)
+        check_seen(x, self.dim, self.smallest)
         return self.score(self.body(x))
 
 
@@ -57,7 +57,7 @@ class ScalarCritic(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, width: int = 32, layers: int = 3) -> None:
         super().__init__()
-        _check_sizes(dim, in_channels, width, layers)
+        check_sizes(dim, in_channels, width, layers)
         self.dim, self.smallest = dim, 2**layers
         body: list[nn.Module] = []
         inputs = in_channels
@@ -71,18 +71,20 @@ class ScalarCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, \\*S) -> (B, 1), unbounded: a logit."""
-        _check_seen(x, self.dim, self.smallest)
+        check_seen(x, self.dim, self.smallest)
         return self.head(self.body(x).flatten(2).mean(2))
 
 
-def _check_sizes(dim: int, *counts: int) -> None:
+def check_sizes(dim: int, *counts: int) -> None:
+    """Refuse another ``dim`` than 2 and 3, and counts that are not positive; a ValueError."""
     if dim not in CONV:
         raise ValueError(f"expected dim 2 or 3, got {dim}")
     if min(counts) < 1:
         raise ValueError(f"channels, width and layers must be positive, got {counts}")
 
 
-def _check_seen(x: Tensor, dim: int, smallest: int) -> None:
+def check_seen(x: Tensor, dim: int, smallest: int) -> None:
+    """Refuse what lacks ``dim`` sides of at least ``smallest`` voxels, with a ValueError."""
     if x.ndim != dim + 2 or min(x.shape[2:]) < smallest:
         raise ValueError(
             f"expected (B, C, ...) with {dim} sides of at least {smallest}, got {tuple(x.shape)}"

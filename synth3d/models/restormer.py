@@ -50,13 +50,17 @@ def depthwise(dim: int, width: int) -> nn.Module:
 
 
 class ChannelAttention(nn.Module):
-    """Each channel as a mixture of those that are like it; its cost is linear in voxels."""
+    """Each channel as a mixture of those that are like it; its cost is linear in voxels.
 
-    def __init__(self, dim: int, width: int) -> None:
+    ``asking``, C → 3 C, makes queries, keys and values; None for a convolution of one tap.
+    """
+
+    def __init__(self, dim: int, width: int, asking: nn.Module | None = None) -> None:
         super().__init__()
         self.heads = heads_of(width)
         self.temperature = nn.Parameter(torch.ones(self.heads, 1, 1))
-        self.qkv = nn.Sequential(conv(dim, width, 3 * width, 1), depthwise(dim, 3 * width))
+        first = conv(dim, width, 3 * width, 1) if asking is None else asking
+        self.qkv = nn.Sequential(first, depthwise(dim, 3 * width))
         self.project = conv(dim, width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,12 +91,16 @@ class GatedFeedForward(nn.Module):
 
 
 class RestormerBlock(nn.Module):
-    """x + attention(norm(x)), then the same with the feed-forward part."""
+    """x + attention(norm(x)), then the same with the feed-forward part.
 
-    def __init__(self, dim: int, width: int) -> None:
+    ``asking`` is :class:`ChannelAttention`'s.
+    """
+
+    def __init__(self, dim: int, width: int, asking: nn.Module | None = None) -> None:
         super().__init__()
         self.norms = nn.ModuleList(ChannelNorm(width) for _ in range(2))
-        self.attend, self.feed = ChannelAttention(dim, width), GatedFeedForward(dim, width)
+        self.attend = ChannelAttention(dim, width, asking)
+        self.feed = GatedFeedForward(dim, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, \\*S) → the same."""
@@ -120,7 +128,7 @@ class Restormer(nn.Module):
         ValueError: ``dim`` is neither, a count is not positive, or widths do not fit.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset()
+    offers: ClassVar[frozenset[str]] = frozenset({"pyramid"})
     dims: ClassVar[frozenset[int]] = frozenset({2, 3})
     keywords: ClassVar[frozenset[str]] = frozenset()
     time: ClassVar[None] = None
@@ -184,12 +192,37 @@ class Restormer(nn.Module):
             present: (B, C_in) bool; channels that are not present are read as zero.
             wanted: (B, C_out) bool; not used, all targets are made.
         """
+        return self._made(x, present)
+
+    @property
+    def pyramid_widths(self) -> tuple[int, ...]:
+        """Channels of each map of :meth:`pyramid`, coarse to fine."""
+        return self.widths[::-1]
+
+    def pyramid(
+        self, x: Tensor, present: Tensor | None = None, wanted: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The image as :meth:`forward` gives it, and the decoder's features, coarse to fine.
+
+        The maps (B, C, \\*s), of strides 2 ** L to 1, are the results of the levels; at full
+        resolution of the refinement.
+        """
+        maps: list[Tensor] = []
+        return self._made(x, present, maps), maps
+
+    def _made(self, x: Tensor, present: Tensor | None, maps: list[Tensor] | None = None) -> Tensor:
+        """The image; features go to ``maps``, which alone would keep them in memory."""
         check_sides(x, self.dim, 2**self.levels)
         x, skips = self.downs[0](self.head(blank_absent(x, present))), []
         for level, halving in enumerate(self.halvings):
             skips.append(self.reductions[level](x))
             x = self.downs[level + 1](unshuffle(halving(skips[-1])))
         for level in reversed(range(self.levels)):
+            if maps is not None:
+                maps.append(x)
             x = torch.cat([shuffle(self.doublings[level](x)), skips.pop()], dim=1)
             x = self.ups[level](self.joints[level](x))
-        return self.tail(self.refine(x))
+        x = self.refine(x)
+        if maps is not None:
+            maps.append(x)
+        return self.tail(x)

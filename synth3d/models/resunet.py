@@ -55,7 +55,7 @@ class ResUNet(nn.Module):
             exist or fit.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"time"})
+    offers: ClassVar[frozenset[str]] = frozenset({"time", "pyramid"})
     dims: ClassVar[frozenset[int]] = frozenset({2, 3})
     Options: ClassVar[type[UNetOptions]] = UNetOptions
     keywords: ClassVar[frozenset[str]] = frozenset(UNetOptions.__dataclass_fields__)
@@ -124,6 +124,32 @@ class ResUNet(nn.Module):
             time: (B,) floating point, a diffusion step index in [0, T); exactly if the network
                 was built with ``time_embedding``.
         """
+        return self._made(x, present, time)
+
+    @property
+    def pyramid_widths(self) -> tuple[int, ...]:
+        """Channels of each map of :meth:`pyramid`, coarse to fine."""
+        return self.widths[::-1]
+
+    def pyramid(
+        self, x: Tensor, present: Tensor | None = None, wanted: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The image as :meth:`forward` gives it, and the decoder's features, coarse to fine.
+
+        The maps (B, C, \\*s), of strides 2 ** L to 1, are what each stage from the body on hands
+        on: its result and the skip.
+        """
+        maps: list[Tensor] = []
+        return self._made(x, present, maps=maps), maps
+
+    def _made(
+        self,
+        x: Tensor,
+        present: Tensor | None,
+        time: Tensor | None = None,
+        maps: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The image; features go to ``maps``, which alone would keep them in memory."""
         check_sides(x, self.dim, 2**self.levels)
         embedded = self._embed(x, time)
         x = self.head(blank_absent(x, present))
@@ -131,10 +157,14 @@ class ResUNet(nn.Module):
         for level, halving in enumerate(self.halvings, start=1):
             x = halving(self.stages[f"down{level}"](x, embedded))
             skips.append(x)
-        x = self.stages["body"](x, embedded)
+        x = self.stages["body"](x, embedded) + skips.pop()
+        if maps is not None:
+            maps.append(x)
         for level, doubling in enumerate(self.doublings, start=1):
-            x = self.stages[f"up{level}"](doubling(x + skips.pop()), embedded)
-        return self.tail(x + skips.pop())
+            x = self.stages[f"up{level}"](doubling(x), embedded) + skips.pop()
+            if maps is not None:
+                maps.append(x)
+        return self.tail(x)
 
     def _embed(self, x: Tensor, time: Tensor | None) -> Tensor | None:
         if self.time is None:

@@ -2,7 +2,7 @@
 
 from synth3d.scoring.bootstrap import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
 from synth3d.scoring.case import score_case
-from synth3d.scoring.cohort import ScoreRequest, find_lpips
+from synth3d.scoring.cohort import ScoreRequest, find_lpips, load_lpips
 from synth3d.scoring.conventions import CONVENTIONS, Convention
 from synth3d.scoring.explanation import CHANCE, find_errors
 from synth3d.scoring.formulas import decibels, image_scores, mae_brain, psnr_brain, ssim_brain
@@ -23,6 +23,7 @@ __all__ = [
     "find_errors",
     "find_lpips",
     "image_scores",
+    "load_lpips",
     "mae_brain",
     "psnr_brain",
     "score",

@@ -231,6 +231,17 @@ def _load(
     return x, y, z, None if tumour is None else np.moveaxis(tumour, axial, 0)
 
 
+def load_lpips(weights: Path | None, remedy: str) -> "PerceptualDistance":
+    """LPIPS by a file of AlexNet's weights, or by torchvision's own; as a network to learn by.
+
+    Raises:
+        InputError: The package or the file is missing, which ends with ``remedy``.
+    """
+    from synth3d.scoring.lpips import PerceptualDistance
+
+    return PerceptualDistance(weights, remedy=remedy)
+
+
 def find_lpips() -> "PerceptualDistance | None":
     """LPIPS by torchvision's own weights, if they and the package are there; else None."""
     from synth3d.scoring.lpips import PerceptualDistance

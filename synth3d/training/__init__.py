@@ -10,6 +10,7 @@ from synth3d.training.run_folder import (
     read_config,
     read_done,
     read_log,
+    runs_that_make,
     save_state,
     weights_file,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "read_recipe",
     "recipe_names",
     "resolve",
+    "runs_that_make",
     "save_state",
     "train_run",
     "weights_file",

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from synth3d.cohort import ALL_MODALITIES, Modality
+from synth3d.cohort import ALL_MODALITIES, Modality, parse_modality
 from synth3d.data import DataConfig, DegradeConfig, MisalignConfig, Task
 from synth3d.errors import InputError
 from synth3d.frameworks import FRAMEWORKS, Framework, Options, TrainingPlan, build
@@ -147,13 +147,24 @@ class RunConfig:
 
     @property
     def task(self) -> Task:
-        """From which sequences which are made."""
-        return Task(self.dim, self.sources, self.targets, self.mode)
+        """From which sequences which are made; what is degraded and a target as well is poor."""
+        both = {*map(parse_modality, self.sources)} & {*map(parse_modality, self.targets)}
+        lists = self.dim, self.sources, self.targets, self.mode
+        if self.mode == "any" or not self.degrade.active or self.degrade.source not in both:
+            return Task(*lists)
+        return Task(*lists, (parse_modality(self.degrade.source),), self.degrade.ratio[-self.dim :])
 
     @property
     def words(self) -> str:
-        """What is made from what, as ``t1n+t1c -> t2f`` or ``any of t1n+t1c+t2f``."""
-        sources, targets = "+".join(self.sources), "+".join(self.targets)
+        """What is made from what, as ``t1n+t1c -> t2f`` or ``any of t1n+t1c+t2f``.
+
+        Of a run that restores: ``t1n+t2f 1x1x4 as coarse -> t2f``, (z, y, x).
+        """
+        task, targets = self.task, "+".join(self.targets)
+        if task.poor:
+            coarse = f"{task.poor[0]} {'x'.join(map(str, task.ratio))} as coarse"
+            return f"{'+'.join([*task.guides, coarse])} -> {targets}"
+        sources = "+".join(self.sources)
         return f"any of {sources}" if self.mode == "any" else f"{sources} -> {targets}"
 
 

@@ -32,12 +32,14 @@ from synth3d.data import (
     fill,
     hashes_of,
     motion_seed,
+    ratio_on,
     refuse_contradictions,
     refuse_headers,
     seed_of,
 )
 from synth3d.errors import InputError
 from synth3d.files import lock, progress
+from synth3d.images import grid
 from synth3d.machine import tuned, use_device
 from synth3d.training.config import RunConfig
 from synth3d.training.distributed import ALONE, Ranks
@@ -206,9 +208,22 @@ def cases_read(
     if either and aloud:
         for text in never_together([case.images for case in learn], config.sources):
             print(f"warning: {text}")
-    names = (*config.sources, *config.targets)
+    names = tuple(dict.fromkeys((*config.sources, *config.targets)))
     refuse_headers([*check, *learn], names, config.data.common_grid)
+    for case in (*check, *learn) if config.task.poor else ():
+        _refuse_coarser(config, case)
     return learn, check
+
+
+def _refuse_coarser(config: RunConfig, case: Case) -> None:
+    """Stop where what is to be restored would have voxels larger than the case."""
+    there = grid(case.images[config.task.poor[0]])
+    ratio = ratio_on(there, config.task, config.data)
+    if any(by > side for by, side in zip(ratio, there.shape_zyx, strict=True)):
+        raise InputError(
+            f"case {case.name}: voxels {ratio} times as long (degrade.ratio, z, y, x) are larger "
+            f"than its grid of {there.shape_zyx}; take a smaller ratio, or leave the case out"
+        )
 
 
 class _Feed:

@@ -73,7 +73,7 @@ class Record:
             return
         facts = [shelf.facts[number] for number in range(len(shelf))]
         write_json(self.run / "scales.json", ScalePrior([each.scales for each in facts]).to_list())
-        roles = Roles.learn([each.looks for each in facts], self.trainer.config.sources)
+        roles = Roles.learn([each.looks for each in facts], self.trainer.config.task.guides)
         if len(roles.sources) > 1 and not (roles.planes or roles.alone):
             print("note: too few training cases to learn what exchanged sequences would look like")
         write_json(self.run / "roles.json", roles.to_dict())
@@ -127,6 +127,11 @@ class Record:
         weights = run / "weights.safetensors"
         with trainer.averaged():
             save_weights(weights, trainer.framework.generator)
+        kept = {name: run / f"{name}.safetensors" for name in trainer.framework.beside}
+        for name, path in kept.items():
+            save_weights(path, trainer.framework.beside[name])
+        for text in trainer.framework.remarks([x["loss"] for x in self.log if "loss" in x]):
+            print(f"note: {text}")
         seconds = (sum(line.get("seconds", {}).values()) for line in self.log)
         done = {
             "finished": True,
@@ -137,6 +142,7 @@ class Record:
             "steps": trainer.step,
             "weights_sha256": sha256(weights),
             "scales_sha256": sha256(run / "scales.json"),
+            **{f"{name}_sha256": sha256(path) for name, path in kept.items()},
             "validation": next(x["validation"] for x in self.log[::-1] if "validation" in x),
             "seconds": round(sum(seconds), 1),
             **_grids(shelf.facts.values(), trainer.config),

@@ -1,6 +1,5 @@
 """From what ``synth3d train`` is asked for to a run: cohort, split, resolved settings, folder."""
 
-import hashlib
 import json
 import os
 import sys
@@ -27,14 +26,14 @@ from synth3d.cohort import (
 )
 from synth3d.data import LIMIT_GB, Store, check_workers
 from synth3d.errors import InputError
-from synth3d.files import place, plain, read_object
+from synth3d.files import place
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, suited
 from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework, check_keys, sources_for
 from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
 from synth3d.training.loop import Place, cases_read, train
 from synth3d.training.recipes import read_recipe
-from synth3d.training.run_folder import leave_finished, read_done
+from synth3d.training.run_folder import check_same_run, leave_finished, read_done, run_name
 from synth3d.training.start import begun, check_given
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
@@ -59,6 +58,8 @@ class TrainRequest:
         sources: Sequences to look at, comma-separated; None is the others. For ``any``: those that
             are looked at and made; None is those of a recipe for ``any``, else all that
             training cases have.
+        degraded: A sequence that cases have with thick slices and that is to be restored, with how
+            much larger its voxels are than those wanted, (z, y, x): ``flair=4,1,1``.
         recipe: A shipped name or a .toml or .json file; None suits data, device, its memory
             and ``dim``.
         model: A name in ``synth3d.models.GENERATORS``.
@@ -75,8 +76,8 @@ class TrainRequest:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         work: Where runs are kept.
         name: Of the run folder; None says what it is.
-        start: A finished run of Seq2Seq or tsf, whose encoder and decoder the fusion of this one
-            begins from.
+        start: A finished run whose second stage this one is: of Seq2Seq or tsf, whose encoder and
+            decoder the fusion begins from, or of fgdl, whose synthesis the branch stands beside.
         cache: Folder of prepared cases; None is ``cache`` in ``work``.
         cache_limit: Of that folder, in 10^9 bytes.
         dry_run: Print the settings and stop.
@@ -89,6 +90,7 @@ class TrainRequest:
     plane: str | None = None
     target: str | None = None
     sources: str | None = None
+    degraded: str | None = None
     recipe: str | None = None
     model: str | None = None
     framework: str | None = None
@@ -174,6 +176,7 @@ def resolve(request: TrainRequest, device: str, held: Sequence[Modality] = ()) -
     if request.patch:
         override(values, "data.overlap", tuple(side // 8 * 2 for side in request.patch))
     _take_target(values, request)
+    _take_degraded(values, request)
     for text in request.assign:
         override(values, *parse_assignment(text))
     if not flatten(values).get("train.threads"):
@@ -197,6 +200,38 @@ def _take_target(values: dict[str, Any], request: TrainRequest) -> None:
         override(values, "sources", [parse_modality(name) for name in request.sources.split(",")])
         if values.get("mode") == "any":
             values["targets"] = ()
+
+
+def _take_degraded(values: dict[str, Any], request: TrainRequest) -> None:
+    """Into ``values``: the sequence that is restored, as the last source and the only target."""
+    if request.degraded is None:
+        return
+    name, _, numbers = request.degraded.partition("=")
+    try:
+        ratio = tuple(int(part) for part in numbers.split(","))
+    except ValueError:
+        ratio = ()
+    if len(ratio) != 3 or max(ratio) < 2:
+        raise InputError(
+            "--degraded wants a sequence and how much larger its voxels are, (z, y, x), as in "
+            f"flair=4,1,1, got {request.degraded!r}"
+        )
+    poor = parse_modality(name)
+    if request.target and not _is_just(request.target, poor):
+        raise InputError(
+            f"--degraded {request.degraded} makes {poor} of itself and the others, and --target "
+            f"asks for {request.target}; leave --target away"
+        )
+    lists = _others(values, [poor])
+    if request.sources:
+        lists = [n for n in map(parse_modality, request.sources.split(",")) if n != poor]
+    changes = {"mode": "fixed", "sources": [*lists, poor], "targets": [poor]}
+    for key, value in (changes | {"degrade.source": poor, "degrade.ratio": ratio}).items():
+        override(values, key, value)
+
+
+def _is_just(text: str, name: Modality) -> bool:
+    return text.strip().lower() != "any" and [*map(parse_modality, text.split(","))] == [name]
 
 
 def _take_one_list(values: dict[str, Any], held: Sequence[Modality], given: Sequence[str]) -> None:
@@ -249,37 +284,6 @@ def default_recipe(data: Path | None, device: str, dim: str | None = None) -> st
     else:
         name = "gpu" if gpu_bytes(device) >= LEAST_FOR_GPU else "gpu-8gb"
     return f"{name}-2d" if dim == "2d" else name
-
-
-def run_name(config: RunConfig, folder: Path, splits: Splits) -> str:
-    """``t2f-agi-net-<cohort>-<hash>``: the same command always means the same folder."""
-    identity = [to_plain(config), str(folder.resolve()), splits.train, splits.val, splits.test]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    made = "any" if config.mode == "any" else "-".join(config.targets)
-    made = f"{made}-{config.model.name}"
-    return f"{made}-{plain(folder.resolve().name)}-{digest}"
-
-
-def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -> None:
-    """Refuse to go on with a folder that another configuration, cohort or split began.
-
-    Going on with another split would mix its test cases into what the weights have seen.
-    """
-    if not (run / "config.json").exists():
-        return
-    before, now = flatten(read_object(run / "config.json")), flatten(to_plain(config))
-    if (run / "cohort.json").exists():
-        cohort = {side: list(getattr(splits, side)) for side in ("train", "val", "test")}
-        now |= flatten(cohort | {"data_folder": str(folder.resolve())}, "cohort")
-        told = read_object(run / "cohort.json")
-        told.pop("seen_before", None)  # follows from train.start_sha256
-        before |= flatten(told, "cohort")
-    differ = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if differ:
-        raise InputError(
-            f"the run {run} was begun with other settings ({', '.join(differ)}); "
-            "choose another --name or give the settings it had"
-        )
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,16 @@
 ``config.json`` the resolved configuration · ``cohort.json`` data folder and split ·
 ``environment.json`` versions and commands · ``scales.json`` intensity scales of the training
 cases · ``roles.json`` what exchanged sequences look like · ``resume.pt`` state of a run under
-way · ``log.jsonl`` · ``weights.safetensors`` · ``curves.png`` ``contact.png`` ``tensorboard/`` ·
-``done.json``, written last: a run without it is unfinished. An exported run (``synth3d.export``)
-has of this what synthesis needs, its weights under another name.
+way · ``log.jsonl`` · ``weights.safetensors`` · ``registration.safetensors``, of fgdl, for runs that
+begin from this one · ``curves.png`` ``contact.png`` ``tensorboard/`` · ``done.json``, written last:
+a run without it is unfinished. An exported run (``synth3d.export``) has of this what synthesis
+needs, its weights under another name.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, cast
@@ -19,11 +20,13 @@ from typing import IO, Any, cast
 import torch
 from torch import nn
 
+from synth3d.cohort import Modality, Splits
 from synth3d.errors import InputError
 from synth3d.files import (
     REMEDY,
     atomic_file,
     opened,
+    plain,
     plain_values,
     read_json,
     read_object,
@@ -33,7 +36,7 @@ from synth3d.files import (
 )
 from synth3d.frameworks import Framework
 from synth3d.images import ScalePrior
-from synth3d.settings import parse, read_as, require, to_plain
+from synth3d.settings import flatten, parse, read_as, require, to_plain
 from synth3d.training.config import RunConfig, build_framework
 
 FORMAT = 1
@@ -167,6 +170,38 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def run_name(config: RunConfig, folder: Path, splits: Splits) -> str:
+    """``t2f-agi-net-<cohort>-<hash>``: the same command always means the same folder."""
+    identity = [to_plain(config), str(folder.resolve()), splits.train, splits.val, splits.test]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    made = "any" if config.mode == "any" else "-".join(config.targets)
+    made = f"restored-{made}" if config.task.poor else made
+    made = f"{made}-{config.model.name}"
+    return f"{made}-{plain(folder.resolve().name)}-{digest}"
+
+
+def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -> None:
+    """Refuse to go on with a folder that another configuration, cohort or split began.
+
+    Going on with another split would mix its test cases into what the weights have seen.
+    """
+    if not (run / "config.json").exists():
+        return
+    before, now = flatten(read_object(run / "config.json")), flatten(to_plain(config))
+    if (run / "cohort.json").exists():
+        cohort = {side: list(getattr(splits, side)) for side in ("train", "val", "test")}
+        now |= flatten(cohort | {"data_folder": str(folder.resolve())}, "cohort")
+        told = read_object(run / "cohort.json")
+        told.pop("seen_before", None)  # follows from train.start_sha256
+        before |= flatten(told, "cohort")
+    differ = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if differ:
+        raise InputError(
+            f"the run {run} was begun with other settings ({', '.join(differ)}); "
+            "choose another --name or give the settings it had"
+        )
+
+
 def write_config(run: Path, config: RunConfig) -> None:
     """Save the resolved configuration; ``--recipe RUN/config.json`` reruns it."""
     write_json(run / "config.json", to_plain(config))
@@ -276,3 +311,17 @@ def load_run(run: Path) -> Run:
         raise InputError(f"{run / 'scales.json'} is damaged: it has no scale of {unknown}")
     framework.eval().requires_grad_(False)
     return Run(run, config, framework, prior, digest)
+
+
+def runs_that_make(gap: Sequence[Modality], folder: Path) -> list[str]:
+    """Names of the finished runs in ``folder`` that make all of ``gap`` of a case without them."""
+    able = []
+    for path in sorted(folder.glob("*/done.json")):
+        try:
+            task = read_config(path.parent).task
+        except InputError:
+            continue  # another version's, or damaged: no run to be recommended
+        left = {*task.sources} - {*gap}
+        if {*gap} <= {*task.targets} and (left == {*task.sources} or (left and task.mode == "any")):
+            able.append(path.parent.name)
+    return able

@@ -1,51 +1,92 @@
-"""Runs that begin with what another one has learnt: TSF-Seq2Seq's fusion, from a run of Seq2Seq."""
+"""Runs that begin with what another one has learnt: the second stage of a framework that has two.
+
+TSF-Seq2Seq's fusion begins from a run of Seq2Seq, FGDL's branch that restores a poor sequence from
+a run of its synthesis.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from synth3d.cohort import Case, Splits, patient_of
 from synth3d.errors import InputError
-from synth3d.files import read_object
-from synth3d.frameworks import TSF, Framework
+from synth3d.files import read_object, sha256
+from synth3d.frameworks import Framework
+from synth3d.models import options_of
 from synth3d.settings import parse
 from synth3d.training.config import RunConfig
-from synth3d.training.run_folder import load_run, read_config
+from synth3d.training.run_folder import load_run, load_weights, read_config, read_done
 
-SHAPE = ("name", "widths", "blocks", "banks", "recurrent", "faithful")
-"""Of the model: what encoder and decoder follow from."""
 IMAGE = ("intensity", "common_grid", "plane", "slice_size")
-"""Of the data: what an encoder sees of a case; the last two of slices alone."""
+"""Of the data: what a first stage sees of a case; the last two of slices alone."""
+INITIAL = {"attn_init", "scale_init", "residual_init", "checkpoint_routing"}
+"""Of a model: what finished weights no longer depend on."""
+
+
+@dataclass(frozen=True)
+class _TwoStages:
+    """How a framework of two stages is spoken of, and what both must have alike.
+
+    ``pretrain``, the share of the first, is among the options of each.
+    """
+
+    takes: str
+    first: str
+    second: str
+    learnt: str
+    model: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+STAGED = {
+    "tsf": _TwoStages(
+        "a run of Seq2Seq or tsf", "Seq2Seq", "the fusion", "an encoder",
+        ("widths", "blocks", "banks", "recurrent", "faithful"),
+    ),
+    "fgdl": _TwoStages(
+        "a run of fgdl", "the synthesis", "the branch that restores", "a synthesis",
+        options=("correct", "cap", "registration_width"),
+    ),
+}  # fmt: skip
+
+
+def _staged(config: RunConfig) -> _TwoStages | None:
+    """The two stages of a run's training, if it has two."""
+    name = config.train.framework
+    return None if name == "fgdl" and not config.task.poor else STAGED.get(name)
 
 
 def begun(config: RunConfig, run: Path | None, steps: int | None) -> RunConfig:
-    """``config`` as it is, or for the second stage alone with encoder and decoder of ``run``.
+    """``config`` as it is, or for the second stage alone with what ``run`` learnt in the first.
 
     Without ``steps`` that has as many as it would have of the whole training.
 
     Raises:
-        InputError: ``run`` is no finished run of TSF-Seq2Seq, or one of other sequences, of
-            another shape or of other images; ``config`` is of another framework; or without a run
-            it would freeze an encoder that has never learnt, or have a stage without a step.
+        InputError: ``run`` is no finished run of the same framework, or one of other sequences, of
+            another shape or of other images; ``config`` is of a framework of one stage; or without
+            a run it would freeze what has never learnt, or have a stage without a step.
     """
     if run is None:
         _check_start(config)
         _check_stages(config)
         return config
-    if config.train.framework != "tsf":
+    name, staged = config.train.framework, _staged(config)
+    if staged is None:
         raise InputError(
-            f"--from is for train.framework=tsf, which learns in two stages, not "
-            f"{config.train.framework}; leave it away, or use a recipe of tsf"
+            f"--from is for training in two stages, train.framework=tsf, or fgdl where a sequence "
+            f"is restored (--degraded), not for {config.words} by {name}; leave it away, or use "
+            "one of these"
         )
     before = read_config(run)
-    if before.train.framework != "tsf":
+    if before.train.framework != name:
         raise InputError(
-            f"--from takes a run of Seq2Seq or tsf, and {run} is one of {before.train.framework}; "
+            f"--from takes {staged.takes}, and {run} is one of {before.train.framework}; "
             "give another run"
         )
     if differ := [
         f"{key} {_plain(there)}, here {_plain(here)}"
-        for key, there, here in _shapes(before, config)
+        for key, there, here in _shapes(before, config, staged)
         if there != here
     ]:
         raise InputError(
@@ -53,22 +94,29 @@ def begun(config: RunConfig, run: Path | None, steps: int | None) -> RunConfig:
             f"({'; '.join(differ)}); give these settings to this run, too, or --from another one"
         )
     share, digest = 1 - config.train.options.pretrain, load_run(run).weights_sha256
+    table = dataclasses.replace(getattr(config.train, name), pretrain=0.0)
     train = dataclasses.replace(
         config.train,
         start=str(run.resolve()),
         start_sha256=digest,
         steps=steps or max(1, round((share or 1) * config.train.steps)),
-        tsf=dataclasses.replace(config.train.tsf, pretrain=0.0),
+        **{name: table},
     )
     return dataclasses.replace(config, train=train)
 
 
-def _shapes(before: RunConfig, now: RunConfig) -> list[tuple[str, object, object]]:
+def _shapes(
+    before: RunConfig, now: RunConfig, staged: _TwoStages
+) -> list[tuple[str, object, object]]:
     """Name, value of the one and of the other of all that must be alike."""
-    keys = [(key, before, now) for key in ("mode", "sources", "targets", "dim")]
-    keys += [(key, before.model, now.model) for key in SHAPE]
+    keys = [(key, before, now) for key in ("mode", "targets", "dim")]
+    of_model = before.model.__dataclass_fields__.keys() & options_of(before.model.name) - INITIAL
+    model = staged.model or (*sorted(of_model), "centred")
+    keys += [(key, before.model, now.model) for key in ("name", *model)]
     keys += [(key, before.data, now.data) for key in (IMAGE if now.dim == 2 else IMAGE[:2])]
-    return [(key, getattr(one, key), getattr(other, key)) for key, one, other in keys]
+    keys += [(key, before.train.options, now.train.options) for key in staged.options]
+    found = [(key, getattr(one, key), getattr(other, key)) for key, one, other in keys]
+    return [("sources", before.task.guides, now.task.guides), *found]
 
 
 def _plain(value: object) -> str:
@@ -77,12 +125,12 @@ def _plain(value: object) -> str:
 
 
 def _check_start(config: RunConfig) -> None:
-    """A run of which the configuration says that it was begun is one of tsf, and says from what."""
+    """A run of which the configuration says that it was begun has two stages, and from what."""
     train = config.train
     begun_from = bool(train.start), bool(train.start_sha256)
-    if any(begun_from) and not (train.framework == "tsf" and all(begun_from)):
+    if any(begun_from) and not (_staged(config) and all(begun_from)):
         raise InputError(
-            "train.start is what --from writes for train.framework=tsf, with the hash of the "
+            "train.start is what --from writes for a training in two stages, with the hash of the "
             "weights; leave it away, and say --from RUN"
         )
 
@@ -92,28 +140,28 @@ def check_given(keys: Iterable[str], run: Path | None) -> None:
     for key in keys:
         if key in ("train.start", "train.start_sha256"):
             raise InputError(f"{key} is not set by hand; say --from RUN")
-        if key == "train.tsf.pretrain" and run is not None:
+        if run is not None and key in [f"train.{name}.pretrain" for name in STAGED]:
             raise InputError(
-                "train.tsf.pretrain has no effect with --from, which is the second stage alone; "
+                f"{key} has no effect with --from, which is the second stage alone; "
                 "leave it away, and say with --steps how many it has"
             )
 
 
 def _check_stages(config: RunConfig) -> None:
     """Neither stage of a training from scratch may be without a step, unless asked for."""
-    train = config.train
-    if train.framework != "tsf" or train.start:
+    train, staged = config.train, _staged(config)
+    if staged is None or train.start:
         return
-    share, steps = train.options.pretrain, train.steps
+    share, steps, key = train.options.pretrain, train.steps, f"train.{train.framework}.pretrain"
     if 0 < share < 1 and not 0 < (first := round(share * steps)) < steps:
         raise InputError(
-            f"train.tsf.pretrain={share:g} of {steps} steps leaves {first} to Seq2Seq and "
-            f"{steps - first} to the fusion; give more steps, or another share"
+            f"{key}={share:g} of {steps} steps leaves {first} to {staged.first} and "
+            f"{steps - first} to {staged.second}; give more steps, or another share"
         )
-    if share == 0 and train.options.frozen:
+    if share == 0 and getattr(train.options, "frozen", True):
         raise InputError(
-            "train.tsf.pretrain=0 would freeze an encoder that has learnt nothing; say with --from "
-            "which run of Seq2Seq to begin from, or let it learn"
+            f"{key}=0 would freeze {staged.learnt} that has learnt nothing; say with --from "
+            f"which run of {staged.first} to begin from, or let it learn"
         )
 
 
@@ -172,5 +220,15 @@ def take_over(framework: Framework, config: RunConfig) -> None:
             f"the run {run.folder} was trained anew since this one was begun from it; restore it, "
             "or choose another --name to start anew"
         )
-    assert isinstance(framework, TSF)
-    framework.take_over(run.framework.generator)
+    done = read_done(run.folder)
+    for name, module in framework.beside.items():
+        file = run.folder / f"{name}.safetensors"
+        if not file.is_file():
+            raise InputError(
+                f"the run {run.folder} has no {file.name}, which this one begins with, as one that "
+                "was exported; begin from the run folder that synth3d train left"
+            )
+        if sha256(file) != done.get(f"{name}_sha256"):
+            raise InputError(f"{file} is not the file this run wrote (its SHA-256 differs)")
+        load_weights(file, module)
+    framework.take_over(run.framework)

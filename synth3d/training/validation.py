@@ -110,7 +110,9 @@ def draw(
     draw_curves(log, run / "curves.png")
     given, (target, *_) = posed(config, case, 0)
     real, made = case.volumes[target], result[config.targets.index(target)]
-    panels = {name: given.volumes[name] for name in config.sources if name in given.volumes}
+    guides = config.task.guides
+    panels = {name: given.volumes[name] for name in guides if name in given.volumes}
+    panels |= {f"poor {name}": volume for name, volume in given.poor.items()}
     panels |= {f"synthetic {target}": made, f"real {target}": real}
     title = f"{case.case.name}, step {log[-1]['step']}, {config.model.name}"
     where = (case.brain, case.tumour, case.affine)

@@ -42,8 +42,7 @@ from synth3d.images import (
 from synth3d.phantom.cohort import make_cohort
 from synth3d.training import build_framework, load_run, read_log, resolve
 from synth3d.training.origin import note_environment
-from synth3d.training.request import check_same_run
-from synth3d.training.run_folder import load_state
+from synth3d.training.run_folder import check_same_run, load_state
 from tests.fuzz import corpus
 from tests.fuzz.commands import copied
 from tests.seg_eval.conftest import FakeMachines

@@ -1,5 +1,6 @@
 """Shared by the tests of synth3d."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,22 @@ def vgg19(tmp_path_factory) -> Path:
         state[f"features.{layer}.bias"] = 0.1 * torch.randn(outputs, generator=draws).half()
     path = tmp_path_factory.mktemp("weights") / "vgg19-random.pth"
     torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def alexnet(tmp_path_factory) -> Path:
+    """An AlexNet with random weights, saved as torchvision saves its own, where it would be."""
+    import torchvision
+
+    with torch.random.fork_rng([]), warnings.catch_warnings():
+        torch.manual_seed(0)
+        warnings.simplefilter("ignore")
+        state = torchvision.models.alexnet(weights=None).state_dict()
+    kept = {name: value for name, value in state.items() if name.startswith("features")}
+    path = tmp_path_factory.mktemp("hub") / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    path.parent.mkdir()
+    torch.save(kept, path)
     return path
 
 

@@ -1,6 +1,7 @@
 """An audit as text for a reader and as JSON for a program."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from synth3d.cohort.audit.facts import CaseFacts
 from synth3d.cohort.audit.headers import fix_headers
 from synth3d.cohort.audit.problems import Audit, audit
 from synth3d.cohort.gaps import FEWEST, seen_together
-from synth3d.cohort.naming import ALL_MODALITIES, Modality
+from synth3d.cohort.naming import ALL_MODALITIES, MODALITIES, Modality
 from synth3d.cohort.survey import look
 from synth3d.cohort.table import draft_table, given_cohort
 from synth3d.errors import InputError, visible
@@ -83,7 +84,10 @@ def format_audit(audit: Audit) -> str:
         f"named as {audit.naming}",
         "",
         *_table(
-            ("sequence", "cases", "intensity (p99 of the head)", "share of the head shown"),
+            (
+                *("sequence", "cases", "degraded", "missing"),
+                *("intensity (p99 of the head)", "share of the head shown"),
+            ),
             [_sequence_row(audit, modality) for modality in _held(audit)],
         ),
         "",
@@ -114,17 +118,18 @@ def audit_json(audit: Audit) -> str:
             f"{a} {b}": count
             for (a, b), count in seen_together(fact.case.images for fact in audit.cases).items()
         },
-        "cases": [_case_json(fact) for fact in audit.cases],
+        "cases": [_case_json(fact, _held(audit)) for fact in audit.cases],
     }
     return json.dumps(value, indent=2, allow_nan=False)
 
 
-def _case_json(fact: CaseFacts) -> dict[str, Any]:
+def _case_json(fact: CaseFacts, held: Sequence[Modality]) -> dict[str, Any]:
     grid = fact.grid
     return {
         "name": fact.name,
         "patient": fact.case.patient,
         "sequences": list(fact.case.images),
+        "states": {m: _state(fact, m) for m in ALL_MODALITIES if m in {*MODALITIES, *held}},
         "label": fact.case.label is not None,
         "label_values": fact.reading and fact.reading.values,
         "label_scheme": fact.reading and asdict(fact.reading.scheme),
@@ -141,6 +146,12 @@ def _case_json(fact: CaseFacts) -> dict[str, Any]:
         },
         "digests": fact.digests,
     }
+
+
+def _state(fact: CaseFacts, modality: Modality) -> str:
+    if modality not in fact.case.images:
+        return "missing"
+    return "degraded" if modality in fact.thick else "present"
 
 
 def _held(audit: Audit) -> list[Modality]:
@@ -173,7 +184,30 @@ def _thick(audit: Audit) -> list[str]:
         thickness = [voxels for _, voxels in cases]
         span = f"{min(thickness):.1f} to {max(thickness):.1f}"
         rows.append((modality, axis, span, str(len(cases)), _named([name for name, _ in cases])))
-    return [*_table(head, rows), ""]
+    return [*_table(head, rows), "", *_restoring(audit)]
+
+
+def _restoring(audit: Audit) -> list[str]:
+    """By what a degraded sequence is restored, where others of its case are finer; a line each."""
+    lines = []
+    for modality in _held(audit):
+        poor = [fact for fact in audit.cases if _state(fact, modality) == "degraded"]
+        able = [fact for fact in poor if fact.case.images.keys() - fact.thick.keys()]
+        whole = sum(_state(fact, modality) == "present" for fact in audit.cases)
+        if not able:
+            continue
+        ratio = ",".join(str(_ratio([f.thick[modality].get(a, 1.0) for f in able])) for a in "zyx")
+        lines.append(
+            f"{modality}: train --degraded {modality}={ratio} learns to restore it from cases that "
+            f"have it whole (here {whole}; name them in --splits), complete --restore {modality} "
+            f"does so (here {len(able)})"
+        )
+    return [*lines, ""] if lines else []
+
+
+def _ratio(thickness: Sequence[float]) -> int:
+    """The power of two next to the middle one of so many."""
+    return 2 ** min(5, round(math.log2(sorted(thickness)[len(thickness) // 2])))
 
 
 def _named(names: Sequence[str]) -> str:
@@ -187,7 +221,9 @@ def _sequence_row(audit: Audit, modality: Modality) -> tuple[str, ...]:
     shares = [fact.coverage[modality] for fact in held if modality in fact.coverage]
     scale = f"{min(tops):.4g} to {max(tops):.4g}" if tops else "-"
     share = f"{min(shares):.0%} to {max(shares):.0%}" if shares else "-"
-    return modality, str(len(held)), scale, share
+    states = [_state(fact, modality) for fact in audit.cases]
+    counts = (str(len(held)), str(states.count("degraded")), str(states.count("missing")))
+    return modality, *counts, scale, share
 
 
 def _holdings(fact: CaseFacts) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synth3d.cohort import Case, Modality, stem_of
-from synth3d.completion.plan import Job, Made
+from synth3d.completion.made import Made
+from synth3d.completion.plan import Job
 from synth3d.completion.receipts import Layout, explanations
 from synth3d.errors import InputError
 from synth3d.files import read_object, write_csv, write_text

@@ -70,7 +70,7 @@ def key_of(case: Case, hashes: Mapping[str, str], task: Task, data: DataConfig, 
     what = {
         "files": dict(sorted(hashes.items())),
         "case": [case.name, case.naming, case.channels, case.scheme],
-        "roles": [task.sources, task.targets],
+        "roles": [task.sources, task.targets, task.poor],
         "data": [data.intensity, data.common_grid, data.labels],
         "view": None if whole or task.dim == 3 else [data.plane, data.slice_size],
         "code": code_digest(),
@@ -213,6 +213,6 @@ def make(case: Case, task: Task, data: DataConfig, whole: bool) -> Packed:
     Raises:
         InputError: As :func:`synth3d.data.prepare`.
     """
-    prepared = prepare(case, task.sources, task.targets, data, task.mode)
-    found = looks(prepared, task.sources)
+    prepared = prepare(case, task.outlined_by(case.images), task.targets, data, task.mode)
+    found = looks(prepared, task.guides)
     return pack(prepared if whole else seen(prepared, task, data), found, prepared.grid)

@@ -115,14 +115,14 @@ class AGINet(StagedUNet):
             return conv(self.dim, channels, channels, 3)
         return CagrConv(channels, self.options.groups, self.dim, self.options)
 
-    def forward(
+    def _made(
         self,
         x: Tensor,
-        present: Tensor | None = None,
-        wanted: Tensor | None = None,
+        present: Tensor | None,
         time: Tensor | None = None,
+        maps: list[Tensor] | None = None,
     ) -> Tensor:
-        """As :meth:`ResUNet.forward`.
+        """As a ResUNet's.
 
         With ``checkpoint_routing="auto"`` the first training step decides whether the routing is
         computed again in the backward, see :func:`synth3d.models.memory.needs_recomputing`.
@@ -133,7 +133,7 @@ class AGINet(StagedUNet):
             if not self._undecided:
                 bound = 400.0 * self.blocks * sum(self.widths)
                 self.recompute_routing(needs_recomputing(self, x, bound, time is not None))
-        return super().forward(x, present, wanted, time)
+        return super()._made(x, present, time, maps)
 
     def recompute_routing(self, recompute: bool) -> None:
         """Set whether the routing is computed again in the backward; the results are the same."""

@@ -52,7 +52,7 @@ class DisplacementMap(nn.Module):
 
 
 class DeformableConv(nn.Module):
-    """A bias-free 3x3(x3) convolution, C -> C, with displaced taps.
+    """A bias-free 3x3(x3) convolution, C -> C_out, with displaced taps.
 
     Args:
         channels: C.
@@ -61,12 +61,25 @@ class DeformableConv(nn.Module):
             plain torch, 2-D and 3-D, slow; ``"warp"``: one offset and mask per position for all
             taps, so that the input is displaced once and then convolved; ``"auto"``: ``dcn`` in
             2-D and ``warp`` in 3-D.
+        outputs: C_out; None for C.
+        guide: Channels of what tells how taps move; None where the input itself does.
+        groups: In how many parts of the channels, each by itself, ``warp`` displaces; of the
+            other modes 1.
 
     Raises:
-        ValueError: ``dcn`` in 3-D or without torchvision, or an unknown mode.
+        ValueError: ``dcn`` in 3-D or without torchvision, an unknown mode, or groups that do not
+            divide the channels or are not for the mode.
     """
 
-    def __init__(self, channels: int, dim: int, mode: str = "auto") -> None:
+    def __init__(
+        self,
+        channels: int,
+        dim: int,
+        mode: str = "auto",
+        outputs: int | None = None,
+        guide: int | None = None,
+        groups: int = 1,
+    ) -> None:
         super().__init__()
         check_option("deform", mode, DEFORMS)
         self.dim = dim
@@ -75,14 +88,25 @@ class DeformableConv(nn.Module):
             if dim != 2:
                 raise ValueError("deform 'dcn' is 2-D only; use 'warp' or 'exact' with dim 3")
             _torchvision_operator()
-        self.conv = conv(dim, channels, channels, 3)
-        self.displacements = DisplacementMap(channels, dim, 1 if self.mode == "warp" else 3**dim)
+        if groups < 1 or channels % groups or (groups > 1 and self.mode != "warp"):
+            raise ValueError(
+                f"expected groups that divide {channels} channels, and 1 but for 'warp', got "
+                f"{groups} for {self.mode!r}"
+            )
+        self.conv = conv(dim, channels, channels if outputs is None else outputs, 3)
+        moved = groups if self.mode == "warp" else 3**dim
+        self.displacements = DisplacementMap(channels if guide is None else guide, dim, moved)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, \\*S) -> (B, C, \\*S)."""
-        offsets, masks = self.displacements(x)
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
+        """(B, C, \\*S), and what guides the taps (B, G, \\*S), -> (B, C_out, \\*S)."""
+        offsets, masks = self.displacements(x if guide is None else guide)
         if self.mode == "warp":
-            return self.conv(displace(x, offsets[:, 0]) * masks.to(x.dtype))
+            groups = offsets.shape[1]
+            parts = x.unflatten(1, (groups, -1)).flatten(0, 1)
+            moved = displace(parts, offsets.flatten(0, 1)) * masks.flatten(0, 1)[:, None].to(
+                x.dtype
+            )
+            return self.conv(moved.unflatten(0, (-1, groups)).flatten(1, 2))
         weight = self.conv.weight
         with full_precision(x.device.type):
             exact = x.to(weight.dtype)
@@ -131,8 +155,8 @@ def _torchvision_operator() -> Callable[..., Tensor]:
         from torchvision.ops import deform_conv2d
     except ImportError as error:
         raise ValueError(
-            "deform-resunet in 2-D uses torchvision's deformable convolution, and torchvision "
-            "cannot be imported; install it, or set deform to 'exact' or 'warp'"
+            "deformable convolution in 2-D is torchvision's, which cannot be imported; install it, "
+            "or set deform to 'exact' or 'warp'"
         ) from error
     return deform_conv2d
 

@@ -117,16 +117,23 @@ class Decoder(nn.Module):
         self.doublings = nn.ModuleList(hyper(a, b, 3) for a, b in zip(down, down[1:], strict=False))
         self.tail = hyper(widths[0], slices, 7, bias=True)
 
-    def forward(self, features: Tensor, slots: Tensor) -> Tensor:
-        """(N, C, \\*s) and the slots (N,) of what is wanted → (N, slices, \\*S) around 0."""
+    def forward(self, features: Tensor, slots: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        """(N, C, \\*s) and the slots (N,) of what is wanted → (N, slices, \\*S) around 0.
+
+        Features (N, C, \\*s) of all its levels, coarse to fine, go to ``maps``.
+        """
         code = F.one_hot(slots, SLOTS).to(self.style.weight.dtype)
         style, x = leaky(self.style(code)), features
         if self.series is not None:
             x = self.series(x[:, None])[:, 0]
         for block in self.blocks:
             x = block(x, style)
+        if maps is not None:
+            maps.append(x)
         for doubling in self.doublings:
             x = F.interpolate(x, scale_factor=2, mode=self.smooth, align_corners=False)
             x = leaky(normed(doubling(x, style)))
+            if maps is not None:
+                maps.append(x)
         x = self.tail(x, style).to(torch.promote_types(x.dtype, torch.float32))
         return x.tanh() if self.bounded else x

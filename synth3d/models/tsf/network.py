@@ -58,7 +58,7 @@ class TSFSeq2Seq(nn.Module):
             slots, or an option does not exist or fit.
     """
 
-    offers: ClassVar[frozenset[str]] = frozenset({"explanation"})
+    offers: ClassVar[frozenset[str]] = frozenset({"explanation", "pyramid"})
     dims: ClassVar[frozenset[int]] = frozenset({2, 3})
     Options: ClassVar[type[TSFOptions]] = TSFOptions
     keywords: ClassVar[frozenset[str]] = frozenset(TSFOptions.__dataclass_fields__)
@@ -112,16 +112,51 @@ class TSFSeq2Seq(nn.Module):
         """
         return self.reconstructions(x, present, wanted, plain=False)[0]
 
+    @property
+    def pyramid_widths(self) -> tuple[int, ...]:
+        """Channels of each map of :meth:`pyramid`, coarse to fine."""
+        return self.widths[::-1]
+
+    def pyramid(
+        self, x: Tensor, present: Tensor | None = None, wanted: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The image as :meth:`forward` gives it, and the decoder's features, coarse to fine.
+
+        The maps (B, C, \\*s), of strides 2 ** L to 1, are those of the one wanted target: the
+        decoder makes each target by itself. Where a sample wants several, they are the mean of
+        theirs, and 0 where it wants none.
+
+        Raises:
+            ValueError: A side is no multiple of 2 ** L, or not at least twice that.
+        """
+        self._check(x)
+        least, sides = 2 * 2**self.levels, tuple(x.shape[-self.dim :])
+        if any(side % (least // 2) or side < least for side in sides):
+            raise ValueError(
+                f"expected sides that are multiples of {least // 2} and at least {least} "
+                f"(z, y, x), got {sides}; pad the input first"
+            )
+        rows: list[Tensor] = []
+        image = self.reconstructions(x, present, wanted, plain=False, maps=rows)[0]
+        sample, _ = _places(wanted, len(x), self.targets, x.device)
+        count = sample.bincount(minlength=len(x)).clamp(min=1)
+        maps = []
+        for row in rows:
+            total = row.new_zeros((len(x), *row.shape[1:])).index_add(0, sample, row)
+            maps.append(total / count.view(-1, *[1] * self.dim, 1).to(row.dtype))
+        return image, maps
+
     def reconstructions(
         self,
         x: Tensor,
         present: Tensor | None = None,
         wanted: Tensor | None = None,
         plain: bool = True,
+        maps: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """x_A, from f̂ + f_A, and x, from f̂ alone, as :meth:`forward`; |x_A − x| is TSEM (eq. 6).
 
-        Without ``plain`` x is x_A.
+        Without ``plain`` x is x_A. The decoder's features go to ``maps``, see :meth:`decode`.
         """
         self._check(x)
         sample, target = _places(wanted, len(x), self.targets, x.device)
@@ -133,7 +168,8 @@ class TSFSeq2Seq(nn.Module):
         parts = [mean if added is None else mean + added]
         if plain and added is not None:
             parts.append(mean)
-        made = self.decode(torch.cat(parts), target.repeat(len(parts)), x.shape[-self.dim :])
+        slots, shape = target.repeat(len(parts)), x.shape[-self.dim :]
+        made = self.decode(torch.cat(parts), slots, shape, maps)
         blank = made.new_zeros((len(x) * self.targets, *made.shape[1:]))
         index = sample * self.targets + target
         placed = [
@@ -187,12 +223,19 @@ class TSFSeq2Seq(nn.Module):
         images = images - CENTRE
         return self.encoder(self._fitted(images if stacked else images[:, None]))
 
-    def decode(self, features: Tensor, slots: Tensor, shape: Sequence[int]) -> Tensor:
+    def decode(
+        self,
+        features: Tensor,
+        slots: Tensor,
+        shape: Sequence[int],
+        maps: list[Tensor] | None = None,
+    ) -> Tensor:
         """Features (N, C, \\*s) → images (N, \\*S) of ``shape``, or (N, slices, \\*S).
 
-        ``slots`` (N,): a target's number, or T and a source's for that source as it is.
+        ``slots`` (N,): a target's number, or T and a source's for that source as it is. Features
+        of all levels, coarse to fine and as large as the encoder's allow, go to ``maps``.
         """
-        made = CENTRE + self.decoder(features, slots)
+        made = CENTRE + self.decoder(features, slots, maps)
         made = made[(..., *(slice(side) for side in shape))]
         return made if self.options.slices > 1 else made[:, 0]
 

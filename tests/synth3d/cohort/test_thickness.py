@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from synth3d.cohort.audit.problems import audit
 from synth3d.cohort.audit.report import audit_json, format_audit
-from synth3d.cohort.thickness import thick_axes
+from synth3d.cohort.thickness import ratio_disagrees, ratio_found, thick_axes
+from synth3d.images.grids import Grid
 from synth3d.images.volumes import write_new
 
 SIDE = 48
@@ -71,3 +72,58 @@ def test_an_audit_says_which_sequence_of_which_case(tmp_path):
     rows = [line.split() for line in format_audit(result).splitlines()]
     (row,) = [row for row in rows if row[:2] == ["t2f", "z"]]
     assert row[-2:] == ["1", "BraTS-GLI-00001-000"]
+
+
+def test_each_sequence_is_present_degraded_or_missing_and_what_helps_is_said(tmp_path):
+    """A FLAIR scanned in thick slices, on a grid of its own; another case lacks T2."""
+    root = tmp_path / "cohort"
+    for number in range(2):
+        name = f"BraTS-GLI-{number:05d}-000"
+        for seed, modality in enumerate(("t1n", "t2w", "t2f")):
+            image, edge = head_of(seed + 4 * number)[0], 1.0
+            if (number, modality) == (1, "t2f"):
+                image, edge = image.reshape(-1, 4, *image.shape[1:]).mean(1), 4.0
+            if (number, modality) != (0, "t2w"):
+                affine = np.diag([-1.0, -1.0, edge, 1.0])
+                write_new(root / name / f"{name}-{modality}.nii.gz", image, affine, "int16")
+    result = audit(root)
+    states = [case["states"] for case in json.loads(audit_json(result))["cases"]]
+    assert states == [
+        {"t1n": "present", "t1c": "missing", "t2w": "missing", "t2f": "present"},
+        {"t1n": "present", "t1c": "missing", "t2w": "present", "t2f": "degraded"},
+    ]
+    text = format_audit(result)
+    rows = {row[0]: row[1:4] for row in map(str.split, text.splitlines()[2:7]) if row}
+    assert (rows["t2w"], rows["t2f"]) == (["1", "0", "1"], ["2", "1", "0"])
+    assert "t2f: train --degraded t2f=4,1,1 learns to restore it" in text
+    assert "(here 1; name them in --splits), complete --restore t2f does so (here 1)" in text
+    assert text.count("--degraded") == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "by", "asked", "wrong"),
+    [
+        ((4, 1, 1), "header", (4, 1, 1), False),
+        ((7.9, 1, 1), "header", (4, 1, 1), False),
+        ((8.1, 1, 1), "header", (4, 1, 1), True),
+        ((1, 1, 4), "header", (4, 1, 1), True),
+        ((1.9, 1, 1), "header", (4, 1, 1), True),
+        ((2, 1, 1), "spectrum", (8, 1, 1), False),
+        ((8, 1, 1), "spectrum", (2, 1, 1), True),
+        ((1, 1, 1), "spectrum", (2, 1, 1), False),
+        ((1, 1, 1), "spectrum", (4, 1, 1), True),
+    ],
+)
+def test_when_slices_are_others_than_a_run_was_trained_for(found, by, asked, wrong):
+    """By the header more than twice off; a spectrum tells the least, and not of a factor of 2."""
+    assert ratio_disagrees(found, by, asked) == wrong
+
+
+def test_the_ratio_is_the_headers_or_what_the_spectrum_shows():
+    image, head = head_of()
+    fine = Grid(image.shape, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    long = Grid((image.shape[0] // 4, *image.shape[1:]), np.diag([-1.0, -1.0, 4.0, 1.0]))
+    assert ratio_found(long, fine, image, head) == ((4, 1, 1), "header")
+    (z, y, x), by = ratio_found(fine, fine, thickened(image, head, 0, 4), head)
+    assert (y, x, by) == (1, 1, "spectrum")
+    assert 2 <= z <= 4

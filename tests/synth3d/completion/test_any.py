@@ -9,10 +9,10 @@ import pytest
 import synth3d
 from synth3d.cli import main
 from synth3d.cohort import find_cases
-from synth3d.completion.makers import runs_that_make
 from synth3d.errors import InputError
 from synth3d.files import sha256
 from synth3d.images.volumes import read, write_like
+from synth3d.training import runs_that_make
 
 FOUR = ("t1n", "t1c", "t2w", "t2f")
 LACKING = [("t1c",), ("t2w", "t2f"), ("t1n", "t1c", "t2w"), (), ("t2f",), (), ()]

@@ -93,7 +93,7 @@ def test_a_map_is_what_the_two_reconstructions_differ_by(ready, runs):
     run = load_run(runs / "tsf")
     case = next(case for case in find_cases(ready / "in") if case.name == LACKING)
     prepared = prepare(case, FOUR, (), run.config.data, "any")
-    sources = torch.from_numpy(prepared.sources(FOUR))[:, :8, :8, :8]
+    sources = torch.from_numpy(prepared.stack(FOUR))[:, :8, :8, :8]
     present = torch.tensor([True, True, True, False])
     options = SynthesisOptions((8, 8, 8), (4, 4, 4), map="tsem")
     with torch.no_grad():

@@ -8,10 +8,8 @@ import torch
 
 import synth3d
 from synth3d.cohort import find_cases
-from synth3d.completion import makers
-from synth3d.completion.makers import RunMaker
-from synth3d.completion.plumbing import PlumbingMaker
-from synth3d.completion.scales import storable_scale
+from synth3d.completion.makers import PlumbingMaker, RunMaker, trained
+from synth3d.completion.makers.scales import storable_scale
 from synth3d.errors import InputError
 from synth3d.images.intensity import Scale
 from synth3d.training.run_folder import load_run, read_config
@@ -55,7 +53,7 @@ def test_on_a_gpu_the_identity_tells_of_tf32_and_that_gpu_is_made_current(ready,
     run, current, flags = load_run(ready / "run"), [], {"convolutions": True, "matmuls": False}
     monkeypatch.setattr(type(run.framework), "to", lambda self, *_, **__: self)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    monkeypatch.setattr(makers, "tf32", lambda device: flags)
+    monkeypatch.setattr(trained, "tf32", lambda device: flags)
     maker = RunMaker(run, precision="fp32", device="cuda:1")
     assert maker.identity["tf32"] == flags
     assert current == [torch.device("cuda", 1)]
@@ -104,8 +102,8 @@ def test_a_case_is_completed_anywhere_alike_and_cudnn_is_tuned_meanwhile(
     ready, run, device, monkeypatch
 ):
     given = []
-    real = makers.tuned
-    monkeypatch.setattr(makers, "tuned", lambda device: given.append(device) or real(device))
+    real = trained.tuned
+    monkeypatch.setattr(trained, "tuned", lambda device: given.append(device) or real(device))
     case = find_cases(ready / "in")[CASE]
     there, here = (RunMaker(load_run(ready / run), device=str(d)) for d in (device, "cpu"))
     found, expected = (maker.make(case, ("t2f",), seed=3)["t2f"].data for maker in (there, here))

@@ -48,7 +48,7 @@ def test_the_brain_is_known_without_the_target(phantom_cohort, prepared):
 
 def test_an_absent_source_is_zeros_in_its_own_place(prepared):
     volumes = {name: v for name, v in prepared.volumes.items() if name != "t1c"}
-    stack = dataclasses.replace(prepared, volumes=volumes).sources(TASK.sources)
+    stack = dataclasses.replace(prepared, volumes=volumes).sources(TASK)
     assert [bool(channel.any()) for channel in stack] == [True, False, True]
 
 

@@ -62,7 +62,7 @@ def test_one_head_is_seen_alike_however_its_file_lies(plane, order, flips):
         affine=turn.affine(case.affine, case.brain.shape),
     )
     here, there = seen(case, *view), seen(other, *view)
-    np.testing.assert_array_equal(here.sources(TASK.sources), there.sources(TASK.sources))
+    np.testing.assert_array_equal(here.sources(TASK), there.sources(TASK))
     np.testing.assert_array_equal(here.tumour, there.tumour)
     np.testing.assert_allclose(here.affine, there.affine, atol=1e-12)
     assert spacing_seen(case.grid, *view) == pytest.approx(spacing_seen(other.grid, *view))
@@ -115,7 +115,7 @@ def test_a_resampled_constant_comes_back_as_it_was_without_dark_rims(size):
     assert view.brain.shape == (9, *size)
     np.testing.assert_allclose(view.volumes["t1n"][view.brain], 0.7, rtol=1e-5)
     assert not view.volumes["t1n"][~view.brain].any()
-    back = restore(view.sources(["t1n"]), case, *settings)
+    back = restore(view.stack(["t1n"]), case, *settings)
     np.testing.assert_allclose(back[0], flat["t1n"], rtol=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_no_voxel_of_the_brain_is_lost_by_resampling(sides, size, chance):
     ones = {"t1n": brain.astype(np.float32)}
     case = dataclasses.replace(case_of(), volumes=ones, brain=brain, tumour=None)
     settings = view_of(size=size)
-    back = restore(seen(case, *settings).sources(["t1n"]), case, *settings)
+    back = restore(seen(case, *settings).stack(["t1n"]), case, *settings)
     np.testing.assert_allclose(back[0], ones["t1n"], atol=1e-5)
 
 

@@ -33,7 +33,7 @@ def drawn(prepared, seed=0, count=6, task=TASK, **changes):
 def slices_of(prepared, names=TASK.sources, **changes):
     """(slices, S, rows, columns) as the network sees them, and the turned case."""
     view = seen(prepared, TASK, dataclasses.replace(DATA, **changes))
-    return view.sources(names).swapaxes(0, 1), view
+    return view.stack(names).swapaxes(0, 1), view
 
 
 def found(picture, known) -> set[int]:
@@ -61,7 +61,7 @@ def test_slices_can_be_resampled_first_and_the_label_with_them(prepared, size):
     sides = {"slice_size": size, "patch": size or (32, 32), "flip": True}
     view = seen(marked, TASK, dataclasses.replace(DATA, **sides))
     either_way = [*view.label, *view.label[..., ::-1]]
-    sources = view.sources(TASK.sources).swapaxes(0, 1)
+    sources = view.stack(TASK.sources).swapaxes(0, 1)
     for batch in drawn(marked, **sides):
         assert batch.sources.shape[2:] == (size or (32, 32))
         for picture, marks in zip(batch.sources.numpy(), batch.label[:, 0].numpy(), strict=True):

@@ -34,11 +34,25 @@ def seeded(seed: int = 0) -> torch.Generator:
         ((3, ("t1n", "t2f"), ("t2f", "t1n"), "any"), "sources and targets must be the same list"),
         ((3, ("t1n",), ("t1n",), "any"), "sources and targets must be the same list"),
         ((3, ("t1n",), ("t2f",), "some"), "mode must be fixed or any"),
+        ((3, ("t1n",), ("t2f",), "fixed", ("t2f",), (1, 1, 4)), "sources and targets must be disj"),
+        ((3, ("t2f", "t1n"), ("t2f",), "fixed", ("t2f",), (1, 1, 4)), "poor must be the last of"),
+        ((3, ("t1n", "t2f"), ("t2f",), "fixed", ("t2f",), (1, 4)), "ratio must be 3 whole numbers"),
+        ((3, ("t1n",), ("t2f",), "fixed", (), (1, 1, 4)), "ratio must be 0 whole numbers"),
+        ((3, ("t1n", "t2f"), ("t1n", "t2f"), "any", ("t2f",), (1, 1, 4)), "poor must be empty"),
     ],
 )
 def test_tasks_that_nobody_can_learn_are_refused(values, key):
     with pytest.raises(InputError, match=key):
         Task(*values)
+
+
+def test_a_poor_sequence_outlines_the_brain_only_where_it_is_alone():
+    task = Task(2, ("T1", "T2", "FLAIR"), ("FLAIR",), "fixed", ("FLAIR",), (1, 4))
+    assert (task.poor, task.guides) == (("t2f",), ("t1n", "t2w"))
+    assert task.outlined_by({"t2w", "t2f"}) == ("t1n", "t2w")
+    assert task.outlined_by({"t2f"}) == task.sources
+    whole = Task(2, ("t1n", "t2w"), ("t2f",))
+    assert whole.guides == whole.outlined_by(()) == whole.sources
 
 
 @given(rows=ROWS, chance=st.floats(0, 0.99), seed=st.integers(0, 99))

@@ -24,7 +24,17 @@ from synth3d.experiments.describe import (
     describe,
     parse_size,
 )
-from synth3d.models import AGINet, DeformableConv, HyperConv, Mix, ResUNet, RotatingConv
+from synth3d.models import (
+    AGINet,
+    DeformableConv,
+    HyperConv,
+    Mix,
+    Restorer,
+    ResUNet,
+    RotatingConv,
+    SuperResolution,
+    saved_bytes,
+)
 from synth3d.settings import parse
 from synth3d.training import RunConfig, build_framework
 
@@ -116,6 +126,30 @@ def test_a_generator_of_mixed_kernels_is_described():
     encoder = 2 * (whole * 49 * 8 / 2 + half / 9 * 9 * 8 * 16 / 2 + half / 9 * 2 * 9 * 16 * 16 / 2)
     assert found["flops"] > encoder
     assert min(found["saved_bytes_per_voxel"], found["parameters"], found["fit"]["batch"]) > 0
+
+
+def test_what_restores_a_poor_sequence_is_described_with_its_branch():
+    """Of the synthesis, which learns nothing then, a step keeps nothing."""
+    sizes = {"model": "resunet", "dim": "2d", "widths": (4, 8, 16), "side": 32}
+    whole = describe(DescribeRequest(**sizes, in_channels=3, degraded=(1, 4)))
+    part = describe(DescribeRequest(**sizes, in_channels=2))
+    with torch.device("meta"):
+        synthesis = ResUNet(2, 1, dim=2, widths=(4, 8, 16))
+        branch = SuperResolution(2, (1, 4), (16, 8, 4))
+    assert whole["parameters"] - part["parameters"] == sum(p.numel() for p in branch.parameters())
+    assert whole["flops_input"] == [1, 3, 32, 32]
+    assert whole["degraded"] == [1, 4]
+    assert whole["flops"] > part["flops"]
+    frozen = Restorer(synthesis, (1, 4))
+    again = saved_bytes(frozen, (1, 3, 32, 32))
+    frozen.synthesis.requires_grad_(False)
+    assert saved_bytes(frozen, (1, 3, 32, 32)) == again
+    assert whole["saved_bytes_per_voxel"] > part["saved_bytes_per_voxel"]
+    for wrong in ({"degraded": (4,)}, {"degraded": (1, 4), "out_channels": 2}):
+        with pytest.raises(InputError, match="--degraded wants 2 numbers, as many as --dim, and"):
+            describe(DescribeRequest(**sizes, **wrong))
+    with pytest.raises(InputError, match="needs features of 4 levels, and there are 3"):
+        describe(DescribeRequest(**sizes, degraded=(8, 8)))
 
 
 @pytest.mark.parametrize("model", ["deform-resunet", "arc-resunet", "agi-net", "resunet"])

@@ -32,6 +32,21 @@ def test_an_exported_run_is_the_run(ready, tmp_path, capsys):
         assert sha256(tmp_path / "twice" / name) == sha256(tmp_path / "model" / name)
 
 
+def test_a_run_that_restores_goes_out_as_a_folder_alone(ready, write_run, tmp_path, capsys):
+    poor = {"source": "t2f", "ratio": [4, 1, 1]}
+    write_run(tmp_path / "poor", sources=["t1n", "t2w", "t2f"], degrade=poor)
+    shutil.copy(ready / "flair" / "cohort.json", tmp_path / "poor")
+    done = read_json(tmp_path / "poor" / "done.json")
+    write_json(tmp_path / "poor" / "done.json", done | {"validation": {"psnr": 20.0}, "steps": 7})
+    for to in ("monai", "brasyn"):
+        assert export(tmp_path, tmp_path / to, run="poor", to=to) == 2
+        assert f"restores t2f, which is there, and --to {to} is for" in capsys.readouterr().err
+    assert export(tmp_path, tmp_path / "model", run="poor") == 0
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "a scan of it with voxels 4x1x1 times as long, and out of t1n, t2w" in card
+    assert "--out OUT --restore t2f\n" in card
+
+
 @pytest.mark.parametrize("to", ["folder", "monai", "brasyn"])
 def test_nothing_tells_who_was_trained_on_or_where(ready, tmp_path, to):
     assert export(ready, tmp_path / "out", to=to) == 0

@@ -51,7 +51,8 @@ def cell_config(make_config, vgg16):
     """(generator, framework, dim) → what is trained here."""
 
     def make(generator, framework, dim):
-        options = {"critic_layers": 1, "sampling_steps": 3, "validation_steps": 2,
+        options = {"critic_layers": 2 if framework == "fgdl" else 1,
+                   "sampling_steps": 3, "validation_steps": 2,
                    "perceptual_weight": 100.0 if framework == "pgan" else 0.0,
                    "perceptual_weights": str(vgg16)}  # fmt: skip
         known = FRAMEWORKS[framework].Options

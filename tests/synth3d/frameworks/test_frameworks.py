@@ -49,6 +49,12 @@ def test_the_name_alone_gives_the_papers_weights():
     assert weights("tsf") == {
         "l1_weight": 10, "cycle_weight": 10, "source_weight": 0, "perceptual_weight": 0.01
     }  # fmt: skip
+    assert weights("fgdl") == {
+        "l1_weight": 1, "similarity_weight": 1, "perceptual_weight": 0.8, "smoothness_weight": 1,
+        "adversarial_weight": 0.01, "matching_weight": 10, "distinction_weight": 10,
+    }  # fmt: skip
+    fgdl = TrainConfig(framework="fgdl").options
+    assert (fgdl.critic_every, fgdl.adversarial_start, fgdl.pretrain) == (6, 0, 0.5)
     ddpm = TrainConfig(framework="ddpm").options
     assert (ddpm.diffusion_steps, ddpm.sampling_steps) == (1000, 0)
 
@@ -85,6 +91,11 @@ def test_a_value_given_overrides_the_default_from_either_place():
         ({"ddpm": {"sampling_steps": 2000}}, r"train.ddpm.sampling_steps must be .*\(1000\)"),
         ({"ddpm": {"variance": "big"}}, "train.ddpm.variance must be one of posterior, beta"),
         ({"iddpm": {"clip": [1, 0]}}, "train.iddpm.clip must be"),
+        ({"fgdl": {"pretrain": 1}}, r"train.fgdl.pretrain must be in \[0, 1\)"),
+        ({"fgdl": {"critic_layers": 1}}, "train.fgdl.critic_layers must be 2 to 16"),
+        ({"fgdl": {"critic_every": 0}}, "train.fgdl.critic_every must be at least 1"),
+        ({"fgdl": {"distinction": "sign"}}, "train.fgdl.distinction must be one of signed, abs"),
+        ({"fgdl": {"align": "dcn"}}, "train.fgdl.align must be one of auto, deformable, warp"),
         ({"tsf": {"pretrain": 1.5}}, r"train.tsf.pretrain must be in \[0, 1\]"),
         ({"tsf": {"distance": "l2"}}, "train.tsf.distance must be one of l1, smooth_l1"),
         ({"pix2pix": {"adversarial_loss": "x"}}, "train.pix2pix.adversarial_loss must be one of"),
@@ -110,7 +121,7 @@ def test_for_synthesis_alone_only_the_generator_has_weights_and_nothing_learns(n
 def test_what_is_in_the_generator_is_kept_and_a_critic_is_not(name, make_config):
     cell = build_framework(make_config(name))
     players, lasting = cell.players(), {id(p) for p in cell.generator.parameters()}
-    assert ("critic" in players) == hasattr(cell, "judge")
+    assert ("critic" in players) == (hasattr(cell, "judge") or name == "fgdl")
     for one in players.values():
         assert {id(p) in lasting for p in one.module.parameters()} == {one.kept}
     taught = {id(p) for one in players.values() if one.kept for p in one.module.parameters()}

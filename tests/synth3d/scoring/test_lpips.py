@@ -1,7 +1,6 @@
 """Claims about LPIPS: never from the network, and what the package itself computes."""
 
 import socket
-import warnings
 
 import numpy as np
 import pytest
@@ -15,25 +14,9 @@ WHY = "needs the package lpips: pip install 'synth3d[score]'"
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """An AlexNet with random weights, saved as torchvision saves its own."""
-    import torchvision
-
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        state = torchvision.models.alexnet(weights=None).state_dict()
-    kept = {name: value for name, value in state.items() if name.startswith("features")}
-    path = tmp_path_factory.mktemp("hub") / "checkpoints" / FILE_NAME
-    path.parent.mkdir()
-    torch.save(kept, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def distance(weights):
+def distance(alexnet):
     pytest.importorskip("lpips", reason=WHY)
-    return PerceptualDistance(weights, batch=2)
+    return PerceptualDistance(alexnet, batch=2)
 
 
 @pytest.fixture
@@ -71,19 +54,19 @@ def test_refuses_a_file_that_is_no_alexnet(monkeypatch, tmp_path, no_network):
         PerceptualDistance(path)
 
 
-def test_finds_the_weights_where_torchvision_keeps_them(monkeypatch, weights):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(weights.parents[1]))
-    assert perceptual_score.weights_on_disk() == weights
+def test_finds_the_weights_where_torchvision_keeps_them(monkeypatch, alexnet):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(alexnet.parents[1]))
+    assert perceptual_score.weights_on_disk() == alexnet
 
 
 def test_is_what_the_package_computes_with_these_weights(
-    weights, distance, monkeypatch, no_network
+    alexnet, distance, monkeypatch, no_network
 ):
     lpips = pytest.importorskip("lpips", reason=WHY)
     import torchvision
 
     full = torchvision.models.alexnet(weights=None)
-    full.load_state_dict(torch.load(weights, weights_only=True), strict=False)
+    full.load_state_dict(torch.load(alexnet, weights_only=True), strict=False)
     monkeypatch.setattr(torchvision.models, "alexnet", lambda **kwargs: full)
     package = lpips.LPIPS(net="alex", verbose=False)
     real, synthetic = slices(5), slices(5, seed=1)
@@ -103,3 +86,22 @@ def test_takes_slices_of_any_size(distance, shape):
     assert np.isfinite(found).all()
     with pytest.raises(ValueError, match=r"expected two \(N, H, W\)"):
         distance(np.zeros(shape), np.zeros((9, 9)))
+
+
+def test_can_be_learnt_by_where_the_pictures_are(distance):
+    real, made = (torch.from_numpy(slices(2, 24, seed)) for seed in (0, 1))
+    made.requires_grad_()
+    found = distance.of(real, made)
+    assert found.tolist() == pytest.approx(distance(*(v.detach().numpy() for v in (real, made))))
+    found.sum().backward()
+    assert (made.grad != 0).float().mean() > 0.9
+    assert not any(p.requires_grad for p in distance.network.parameters())
+
+
+def test_pictures_in_which_nothing_is_seen_have_a_gradient(alexnet, tmp_path):
+    state = torch.load(alexnet, weights_only=True)
+    state["features.0.bias"] -= 1e3  # no ReLU lets anything through
+    torch.save(state, tmp_path / "blind.pth")
+    made = torch.from_numpy(slices(1)).requires_grad_()
+    PerceptualDistance(tmp_path / "blind.pth").of(torch.zeros(1, 64, 64), made).sum().backward()
+    assert (made.grad == 0).all()

@@ -14,7 +14,7 @@ from synth3d.cohort.splits import make_splits
 from synth3d.data.task import Task
 from synth3d.errors import InputError
 from synth3d.images.volumes import read_label, write_like
-from synth3d.training import TrainRequest, recipe_names, resolve, train_run
+from synth3d.training import TrainRequest, build_framework, recipe_names, resolve, train_run
 
 TINY = {
     "widths": (4, 8), "patch": (16, 16, 16), "steps": 2, "threads": 1, "device": "cpu",
@@ -35,6 +35,56 @@ def test_a_run_from_python_ends_in_its_folder(phantom_cohort, tmp_path, capsys):
     assert json.loads((run / "done.json").read_text())["finished"]
     assert train_run(request) == run
     assert "already trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("extra", [{}, {"target": "t2f"}, {"sources": "t1,t1ce,t2"}])
+def test_a_degraded_sequence_is_the_last_source_and_the_target(extra):
+    config = resolve(TrainRequest(degraded="flair=4,1,1", **TINY | extra), "cpu")
+    assert config.task == Task(
+        3, ("t1n", "t1c", "t2w", "t2f"), ("t2f",), "fixed", ("t2f",), (4, 1, 1)
+    )
+    assert config.degrade.ratio == (4, 1, 1)
+    less = resolve(TrainRequest(degraded="t1ce=1,1,8", **TINY | {"sources": "t2"}), "cpu")
+    assert (less.sources, less.targets) == (("t2w", "t1c"), ("t1c",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"degraded": "flair"}, "--degraded wants a sequence and how much larger its voxels"),
+        ({"degraded": "flair=4,1"}, "--degraded wants a sequence"),
+        ({"degraded": "flair=1,1,1"}, "--degraded wants a sequence"),
+        ({"degraded": "flair=3,1,1"}, "degrade.ratio must be three of 1, 2, 4, 8, 16, 32"),
+        ({"degraded": "flair=-4,4,1"}, "degrade.ratio must be three of"),
+        ({"degraded": "flair=32,1,1"}, r"data.patch\[z\] must be a multiple of 32"),
+        ({"degraded": "flare=4,1,1"}, "'flare' is not a modality"),
+        ({"degraded": "flair=4,1,1", "target": "any"}, "--target asks for any; leave --target"),
+        ({"degraded": "flair=4,1,1", "target": "t1ce"}, "--target asks for t1ce"),
+        ({"degraded": "flair=4,1,1", "assign": ["mode=any"]}, "mode any makes from one list"),
+        ({"degraded": "flair=4,1,1", "dim": "2d", "patch": (16, 16)}, "degrade.ratio must be 1 al"),
+        ({"degraded": "flair=4,1,1", "framework": "mmgan"}, "mmgan hides sources and cannot rest"),
+    ],
+)
+def test_a_degraded_sequence_that_cannot_be_restored_is_refused(asked, words):
+    with pytest.raises(InputError, match=words):
+        build_framework(resolve(TrainRequest(**TINY | asked), "cpu"))
+
+
+def test_a_ratio_larger_than_a_case_is_refused_before_anything_is_written(
+    phantom_cohort, tmp_path, capsys
+):
+    data = shutil.copytree(phantom_cohort, tmp_path / "data")
+    name = make_splits(find_cases(data)).train[0]
+    for path in (data / name).glob("*.nii.gz"):
+        image = nib.load(path)
+        nib.save(image.slicer[:, :, 10:24], path)
+    flags = ["--degraded", "flair=16,1,1", "--recipe", "phantom", "--framework", "l1"]
+    flags += ["--work", str(tmp_path / "work"), "--device", "cpu"]
+    assert main(["train", "--data", str(data), *flags]) == 2
+    said = capsys.readouterr().err
+    assert f"error: case {name}: voxels (16, 1, 1) times as long" in said
+    assert "larger than its grid of (14, 32, 32)" in said
+    assert not [*tmp_path.glob("work/runs/*")]
 
 
 def test_bad_files_stop_it_with_one_sentence_that_names_them(phantom_cohort, tmp_path, capsys):

@@ -87,7 +87,7 @@ def test_without_steps_it_has_those_of_the_second_stage(seq2seq, tmp_path):
         ({}, ("model.banks=3",), "banks 2, here 3"),
         ({"sources": "t1,t2"}, (), "sources t1n-t1c-t2w-t2f, here t1n-t2w"),
         ({"target": "t2f"}, (), "mode any, here fixed"),
-        ({"framework": "l1"}, (), "--from is for train.framework=tsf"),
+        ({"framework": "l1"}, (), "--from is for training in two stages, train.framework=tsf"),
         ({"plane": "sagittal"}, (), "plane axial, here sagittal"),
         ({}, ("data.slice_size=[32,32]",), "slice_size none, here 32-32"),
         ({}, ("data.intensity=paper",), "intensity median, here paper"),
@@ -173,7 +173,7 @@ def test_a_run_that_was_begun_is_one_of_tsf(request_of, seq2seq):
     train = dataclasses.replace(config.train, framework="l1")
     other = dataclasses.replace(config, train=train)
     for refused in (lambda: begun(other, None, None), lambda: Trainer(other, torch.device("cpu"))):
-        with pytest.raises(InputError, match=r"train.start is what --from writes for .*=tsf"):
+        with pytest.raises(InputError, match=r"train.start is what --from writes for .* two"):
             refused()
 
 

@@ -11,7 +11,7 @@ from synth3d.cli import main
 from synth3d.cohort import find_cases
 from synth3d.cohort.audit.problems import audit
 from synth3d.cohort.splits import make_splits
-from synth3d.completion.scales import storable_scale
+from synth3d.completion.makers.scales import storable_scale
 from synth3d.data.options import DataConfig
 from synth3d.data.prepared import prepare
 from synth3d.images.intensity import Scale, foreground

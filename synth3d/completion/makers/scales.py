@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from synth3d.cohort import Modality
-from synth3d.completion.plan import Made
+from synth3d.completion.made import Made
 from synth3d.data import Prepared
 from synth3d.images import Scale, value_limits
 
@@ -16,8 +16,12 @@ FEWEST_LEVELS = 64
 
 
 def fitted(volumes: np.ndarray, like: Path, scale: Scale, origin: str) -> Made:
-    """The mean of ``volumes`` (draws, D, H, W), darker where ``like``'s type would clamp it."""
+    """The mean of ``volumes`` (draws, D, H, W), darker where ``like``'s type would clamp it.
+
+    A scale of its ``own`` stays.
+    """
     data, most = volumes.mean(0).astype(np.float32), value_limits(like)[1]
+    most = np.inf if origin == "own" else most  # it is written as numbers that hold anything
     spread = volumes.std(0, ddof=1).astype(np.float32) if len(volumes) > 1 else None
     zero = scale.background
     if (peak := float(data.max())) > most:
@@ -60,6 +64,6 @@ def storable_scale(
 
 def _reaches_below_background(prepared: Prepared, name: Modality) -> bool:
     """Whether a source is clearly darker than its background, so that its siblings may as well."""
-    scale, lowest = prepared.scales[name], float(prepared.volumes[name].min())
+    scale, lowest = prepared.scales[name], float({**prepared.volumes, **prepared.poor}[name].min())
     darkest = scale.low + lowest * scale.width - scale.background
     return darkest < -1e-3 * abs(scale.high - scale.background)

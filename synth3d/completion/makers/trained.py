@@ -1,33 +1,38 @@
-"""One case's missing sequences in scanner units: what a maker is, and a trained run as one.
-
-Writes no file; :mod:`synth3d.completion.run` does.
-"""
+"""A trained run as a maker of one case's missing sequences."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from synth3d.cohort import Case, Finding, Modality, findings, never_beside
-from synth3d.completion.plan import Made
+from synth3d.cohort import (
+    Case,
+    Finding,
+    Modality,
+    findings,
+    never_beside,
+    ratio_disagrees,
+    ratio_found,
+)
+from synth3d.completion.made import Made
+from synth3d.completion.makers.base import Maker
+from synth3d.completion.makers.scales import fitted, in_scanner_units, storable_scale
 from synth3d.completion.receipts import MAPS
-from synth3d.completion.scales import fitted, in_scanner_units, storable_scale
 from synth3d.data import (
     Prepared,
     Roles,
-    prepare,
-    prepare_read,
-    read_on_one_grid,
+    prepare_sources,
+    ratio_on,
+    read_sources,
     spacing_seen,
 )
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
 from synth3d.frameworks import Diffusion
-from synth3d.images import Grid, Scale, value_limits
+from synth3d.images import Grid, Scale, grid, value_limits
 from synth3d.inference import (
     OnTile,
     RouteRecorder,
@@ -37,137 +42,10 @@ from synth3d.inference import (
 )
 from synth3d.machine import suited, tf32, tuned, use_device
 from synth3d.models import GENERATORS
-from synth3d.training import Run, RunConfig, read_config
+from synth3d.training import Run, RunConfig, runs_that_make
 
 EXPLAINED = frozenset({"explanation", "routing"})
 """What a generator may offer that explains what it makes."""
-
-NEAREST: dict[Modality, tuple[Modality, ...]] = {
-    "t1n": ("t1c", "t2w", "t2f"),
-    "t1c": ("t1n", "t2w", "t2f"),
-    "t2w": ("t2f", "pd", "t1n"),
-    "t2f": ("t2w", "t1n", "t1c"),
-    "pd": ("t2w", "t1n"),
-}
-"""Which sibling lends a synthetic sequence its header, best first."""
-
-
-class Maker:
-    """Something that can make ``targets`` of a case from its ``sources``.
-
-    Attributes:
-        config: How the run it stands for sees a case.
-        sources: Where the network looks, in channel order.
-        targets: What it can make.
-        random: Whether another seed gives another picture.
-        explains: What it can say of what it makes, as a framework's ``explains``.
-        identity: Plain values that decide the result, besides the case's own files and the seed.
-        name: The run's name, or ``plumbing``.
-        title: What it is, for one line of text.
-    """
-
-    random = False
-    explains: frozenset[str] = frozenset()
-    name = "plumbing"
-    identity: dict[str, Any]
-    title: str
-
-    def __init__(
-        self, config: RunConfig, sources: tuple[Modality, ...], targets: tuple[Modality, ...]
-    ) -> None:
-        """Take what is common to all makers."""
-        self.config, self.sources, self.targets = config, sources, targets
-        data = config.data
-        self.identity = {"patch": list(data.patch), "overlap": list(data.overlap)}
-        if config.dim == 2:
-            self.identity |= {"plane": data.plane, "slice_size": list(data.slice_size)}
-        if data.intensity != "median":
-            self.identity["intensity"] = data.intensity
-        if data.common_grid:
-            self.identity["common_grid"] = data.common_grid
-
-    def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
-        """``case`` with the files that may be read when ``hidden`` count as missing."""
-        return replace(case, images={m: p for m, p in case.images.items() if m not in hidden})
-
-    def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
-        """Why ``wanted`` cannot be made of the readable ``case``, a clause each; empty if it can.
-
-        Nothing wanted may be trouble too: a source is gone that this maker cannot make.
-        """
-        if wanted and len(case.missing(self.sources)) == len(self.sources):
-            return [f"has none of the sequences {', '.join(self.sources)} that the run needs"]
-        return []
-
-    def findings(self, case: Case) -> list[Finding]:
-        """What the voxels of the readable ``case`` say against it; nothing is said of a real one.
-
-        Raises:
-            InputError: A file of the case is bad.
-        """
-        return []
-
-    def make(
-        self,
-        case: Case,
-        wanted: Sequence[Modality],
-        *,
-        seed: int = 0,
-        draws: int = 1,
-        on_tile: OnTile | None = None,
-        content: Any = None,
-        explain: bool = False,
-    ) -> dict[Modality, Made]:
-        """The ``wanted`` sequences of ``case``, some of ``targets``.
-
-        Args:
-            case: As :meth:`readable` gives it, without :meth:`trouble`.
-            wanted: What is made.
-            seed: Decides all randomness; the same seed gives the same picture.
-            draws: How many pictures are averaged, of seeds that follow from ``seed``.
-            on_tile: Told (tiles done, tiles in all).
-            content: What :meth:`read` gave for the case and ``wanted``; None reads it now.
-            explain: Whether to say of it what it can; the pictures are the same to the bit.
-
-        Raises:
-            InputError: A file of the case is bad, the network gives NaN, or several draws were
-                asked of a maker without randomness.
-        """
-        if draws > 1 and not self.random:
-            raise InputError(f"{self.name} makes the same picture of every seed: one draw is all")
-        more = np.random.SeedSequence(seed).generate_state(draws - 1)
-        content = self.read(case, wanted) if content is None else content
-        return self._make(case, wanted, content, [seed, *map(int, more)], on_tile, explain)
-
-    def read(self, case: Case, wanted: Sequence[Modality]) -> Any:
-        """All that :meth:`make` needs of the files of ``case``; a thread of its own may read it.
-
-        Raises:
-            InputError: A file of the case is bad.
-        """
-        raise NotImplementedError
-
-    def _make(
-        self,
-        case: Case,
-        wanted: Sequence[Modality],
-        content: Any,
-        seeds: list[int],
-        on_tile: OnTile | None,
-        explain: bool,
-    ) -> dict[Modality, Made]:
-        raise NotImplementedError
-
-    def like(self, case: Case, target: Modality) -> Path:
-        """The file, of a source, whose header and type ``target`` borrows.
-
-        What is no source may lie on another grid, as T1 does beside PD and T2 in IXI. With a
-        common grid it is the sequence on whose grid the case was worked on.
-        """
-        have: list[Modality] = [m for m in self.sources if m in case.images]
-        common = self.config.data.common_grid
-        first: list[Modality] = [m for m in have if m == common] if common else [*NEAREST[target]]
-        return next(case.images[m] for m in (*first, *have) if m in have)
 
 
 class RunMaker(Maker):
@@ -213,6 +91,11 @@ class RunMaker(Maker):
         )
         run.framework.to(self.device).to(memory_format=memory_format(config.dim)).eval()
 
+    def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
+        """As :meth:`Maker.readable`; what is restored is read even where it is wanted."""
+        gone: list[Modality] = [name for name in hidden if name not in self.config.task.poor]
+        return super().readable(case, gone)
+
     def refuse_others(self, wanted: Sequence[Modality]) -> None:
         """Raise an InputError unless ``wanted`` are among ``targets``."""
         if unable := [name for name in wanted if name not in self.targets]:
@@ -220,6 +103,19 @@ class RunMaker(Maker):
                 f"the run {self.run.folder} makes {'+'.join(self.targets)} and cannot make "
                 f"{'+'.join(unable)}; {self._able(wanted)}"
             )
+
+    def refuse_restoring(self, asked: Sequence[Modality]) -> None:
+        """Raise an InputError unless ``asked`` are what the run restores."""
+        poor = self.config.task.poor
+        if {*asked} == {*poor}:
+            return
+        able = f"restores {poor[0]}, which has to be there" if poor else "restores nothing"
+        if not asked:
+            hint = f"say --restore {poor[0]}, or use a run that fills in what is missing"
+        else:
+            hint = f"train one with --degraded {asked[0]}=4,1,1 (how thick it is: z, y, x)"
+            hint = f"leave --restore {'+'.join(asked)} away, or {hint}"
+        raise InputError(f"the run {self.run.folder} makes {self.config.words} and {able}; {hint}")
 
     def refuse_unexplained(self, explain: bool, draws: int) -> None:
         """Raise an InputError if it can say nothing of what it makes, or has one draw only."""
@@ -250,6 +146,14 @@ class RunMaker(Maker):
 
     def trouble(self, case: Case, wanted: Sequence[Modality]) -> list[str]:
         """As :meth:`Maker.trouble`."""
+        task = self.config.task
+        if gone := case.missing(task.poor):
+            return [
+                f"has no {', '.join(gone)}, which the run restores and cannot make from nothing"
+            ]
+        if task.poor and {*task.guides} and not {*task.guides} & {*case.images}:
+            others = ", ".join(task.guides)
+            return [f"has none of {others}, on whose grid {', '.join(task.poor)} is restored"]
         absent, able = ", ".join(case.missing(self.sources)), "+".join(self.targets)
         if trouble := super().trouble(case, wanted):
             return trouble
@@ -266,13 +170,14 @@ class RunMaker(Maker):
         """As :meth:`Maker.findings`: contradictions, and what the run was not trained for."""
         case = replace(case, label=None)
         have: list[Modality] = [name for name in self.sources if name in case.images]
-        raw = read_on_one_grid(case, have, self.config.data.common_grid)
+        raw = read_sources(case, self.config.task, self.config.data)
         volumes = {name: volume.data for name, volume in raw.items()}
         found = findings(volumes, raw[have[0]].spacing_mm, stripped=False)
         if any(one.contradiction for one in found):
             return found
-        prepared = prepare_read(case, raw, self.sources, self.config.data, self.config.mode)
+        prepared = prepare_sources(case, raw, self.config.task, self.config.data)
         strange = self._strange_grid(prepared) + self.run.prior.odd_ones({**prepared.scales})
+        strange += [text for name in prepared.poor if (text := self._thickness(prepared, name)[1])]
         if self.roles is not None:
             strange += self.roles.exchanged({**prepared.volumes}, prepared.brain)
         strange += never_beside(self.run.prior.cases, have, case.missing(self.targets))
@@ -280,8 +185,8 @@ class RunMaker(Maker):
 
     def read(self, case: Case, wanted: Sequence[Modality]) -> Prepared:
         """As :meth:`Maker.read`."""
-        case = replace(case, label=None)
-        return prepare(case, self.sources, (), self.config.data, self.config.mode)
+        case, task, data = replace(case, label=None), self.config.task, self.config.data
+        return prepare_sources(case, read_sources(case, task, data), task, data)
 
     def _make(
         self,
@@ -300,6 +205,9 @@ class RunMaker(Maker):
         siblings = list(prepared.scales.values())
         scales: dict[Modality, tuple[Scale, str]] = {}
         for target in wanted:
+            if target in prepared.poor:
+                scales[target] = prepared.scales[target], "own"
+                continue
             scale = self.run.prior.estimate(target, {**prepared.scales})
             scales[target] = storable_scale(scale, siblings, value_limits(self.like(case, target)))
         names = [name for name in MAPS if explain and name in self.explains]
@@ -323,6 +231,8 @@ class RunMaker(Maker):
             volumes = [in_scanner_units(each[target], prepared, scale) for each in drawn]
             like = self.like(case, target)
             one = fitted(np.stack(volumes).astype(np.float64), like, scale, origin)
+            if target in prepared.poor:
+                one = replace(one, restored=self._thickness(prepared, target)[0])
             told_of = {name: np.maximum(map_[target], 0) for name, map_ in maps.items()}
             made[target] = replace(one, maps=told_of, routing=recorder.groups)
         return made
@@ -349,6 +259,19 @@ class RunMaker(Maker):
             raise InputError(f"the network gives NaN or infinity for case {name}{hint}")
         return result
 
+    def _thickness(self, prepared: Prepared, name: Modality) -> tuple[dict[str, Any], str]:
+        """How thick the slices of a poor sequence are, for the receipt; and what is strange."""
+        asked = ratio_on(prepared.grid, self.config.task, self.config.data)
+        own, scan = grid(prepared.case.images[name]), prepared.poor[name]
+        found, by = ratio_found(own, prepared.grid, scan, prepared.brain)
+        facts = {"ratio_asked": list(asked), "ratio_found": [round(edge, 2) for edge in found]}
+        text = ""
+        if ratio_disagrees(found, by, asked):
+            here, there = ("x".join(f"{edge:.3g}" for edge in each) for each in (found, asked))
+            text = f"{name} is {here} times as coarse (z, y, x) as the others by its {by}, and "
+            text += f"the run was trained to restore {there}"
+        return facts | {"found_by": by}, text
+
     def _strange_grid(self, prepared: Prepared) -> list[str]:
         """In what a case lies otherwise, or is finer, than all that was trained on.
 
@@ -370,20 +293,6 @@ class RunMaker(Maker):
             axes = "(z, y, x)" if config.dim == 3 else "(row, column)"
             found.append(f"has voxels of {here} mm {axes}, the run was trained on {there} mm")
         return found
-
-
-def runs_that_make(gap: Sequence[Modality], folder: Path) -> list[str]:
-    """Names of the finished runs in ``folder`` that make all of ``gap`` of a case without them."""
-    able = []
-    for path in sorted(folder.glob("*/done.json")):
-        try:
-            task = read_config(path.parent).task
-        except InputError:
-            continue  # another version's, or damaged: no run to be recommended
-        left = {*task.sources} - {*gap}
-        if {*gap} <= {*task.targets} and (left == {*task.sources} or (left and task.mode == "any")):
-            able.append(path.parent.name)
-    return able
 
 
 def _tiles_in_words(config: RunConfig, patch: Sequence[int], overlap: Sequence[int]) -> str:

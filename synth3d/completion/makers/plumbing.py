@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from synth3d.cohort import MODALITIES, Case, Modality
-from synth3d.completion.makers import Maker
-from synth3d.completion.plan import Made
+from synth3d.completion.made import Made
+from synth3d.completion.makers.base import Maker
 from synth3d.data import Prepared, fit_scale, read_on_one_grid, restore, seen
 from synth3d.images import Volume, foreground
 from synth3d.inference import OnTile, Tiling, sliding_window
@@ -73,7 +73,7 @@ class PlumbingMaker(Maker):
         view = seen(prepared, self.config.task, data)
         result = sliding_window(
             lambda tiles: tiles,
-            torch.from_numpy(view.sources([target])),
+            torch.from_numpy(view.stack([target])),
             Tiling(data.patch, data.overlap, on_tile=on_tile),
             torch.from_numpy(np.ascontiguousarray(view.brain)),
         )

@@ -1,0 +1,86 @@
+"""How a command is added, and the flags that several of them have."""
+
+import argparse
+import dataclasses
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from synth3d.errors import InputError
+
+T = TypeVar("T")
+
+TABLE: dict[str, Any] = {
+    "type": Path,
+    "dest": "cohort_table",
+    "metavar": "TABLE.csv",
+    "help": "the cohort as a table (case, patient, t1n, t1c, t2w, t2f, seg), see docs/names.md",
+}
+"""The flag ``--cases``."""
+
+EXAMPLES = tomllib.loads(Path(__file__).with_name("examples.toml").read_text("utf-8"))
+"""What ``--help`` of a command ends with."""
+
+MODELS = "agi-net, resunet, deform-resunet, arc-resunet, restormer or tsf"
+LABELS = (
+    "what all labels mean, brats2018|brats2023|brats2024|ped|msd; default: each case tells, by its "
+    "dataset.json, its name or its values"
+)
+CACHE: dict[str, dict[str, Any]] = {
+    "--cache": {"type": Path, "metavar": "DIR", "help": "folder of prepared cases, shared by runs "
+        "and safe to delete while none runs; default: WORK/cache"},
+    "--cache-limit": {"type": float, "default": 100.0, "metavar": "GB",
+        "help": "of that folder; what was used longest ago goes first; default: 100"},
+}  # fmt: skip
+Flags = Callable[..., argparse.Action]
+
+
+def command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, **words: str
+) -> Flags:
+    """Add the command ``name``; what adds its flags."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = commands.add_parser(name, help=help, formatter_class=raw, **words)
+    parser.set_defaults(run_command=run)
+    return parser.add_argument
+
+
+def request(schema: type[T], args: argparse.Namespace) -> T:
+    """``schema``, the dataclass of a command, from the flags that its fields are named by."""
+    fields = [field.name for field in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    values = {name: getattr(args, name) for name in fields if hasattr(args, name)}
+    return schema(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def with_table(args: argparse.Namespace) -> argparse.Namespace:
+    """``args`` with the table of ``--cases``, if one is given, as the data."""
+    from synth3d.cohort import TABLE_ENDINGS, cohort_of
+
+    table, names = getattr(args, "cohort_table", None), getattr(args, "cases", None)
+    if table is None and names and names[0].lower().endswith(TABLE_ENDINGS):
+        if len(names) > 1:
+            raise InputError(
+                "--cases wants names or one table; for some cases of a table give it to --data"
+            )
+        table, args.cases = Path(names[0]), None
+    args.data = cohort_of(args.data, table)
+    return args
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Numbers as in ``16,32,64`` or ``16x32x64``, for argparse."""
+    try:
+        return tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers as in 16,32,64, got {text!r}") from None
+
+
+# fmt: off
+def add_workers(add: Flags, what: str) -> None:
+    """Add the flags that say who does ``what``."""
+    add("--workers", type=int, default=1, metavar="N",
+        help=f"processes that do {what} side by side; default: 1")
+    add("--dask", metavar="ADDRESS",
+        help="the workers of a Dask cluster do them, as in tcp://scheduler:8786")
+# fmt: on

@@ -1,0 +1,48 @@
+"""The command ``synth3d``: phantom · audit · train · complete · status · verify · export · score ·
+ablate · describe.
+
+Exit codes: 0 done, 1 the command ran and something failed or is wrong (ablate, audit, status,
+verify), 2 the input cannot be used, 130 interrupted. Everything heavy is imported inside the
+commands, so ``--help`` is instant.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from synth3d import __version__
+from synth3d.cli.cohorts import add_audit, add_phantom
+from synth3d.cli.completing import add_complete, add_state
+from synth3d.cli.flags import EXAMPLES
+from synth3d.cli.judging import add_ablate, add_describe, add_score
+from synth3d.cli.runs import add_export, add_train
+from synth3d.errors import run_guarded, run_one_of_several
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if not getattr(args, "run_command", None):
+        parser.print_help()
+        return 2
+    guarded = run_guarded if os.environ.get("WORLD_SIZE", "1") == "1" else run_one_of_several
+    return guarded(args.run_command, args)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="synth3d",
+        description="Synthesise the MRI sequence that a BraTS-like case lacks.",
+        epilog=EXAMPLES["train"],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"synth3d {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for add_command in (
+        add_phantom, add_audit, add_train, add_complete, add_state, add_export, add_score,
+        add_ablate, add_describe
+    ):  # fmt: skip
+        add_command(commands)
+    return parser

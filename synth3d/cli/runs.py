@@ -1,0 +1,95 @@
+"""The commands that make a run or hand it on: train, export."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from synth3d.cli.flags import (
+    CACHE,
+    EXAMPLES,
+    LABELS,
+    MODELS,
+    TABLE,
+    command,
+    integers,
+    request,
+    with_table,
+)
+
+
+# fmt: off
+def add_train(commands: Any) -> None:
+    """Add the command ``train``."""
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.training import TrainRequest, train_run
+
+        train_run(request(TrainRequest, with_table(args)))
+        return 0
+
+    add = command(
+        commands, "train", run, "train a generator; a killed run goes on with the same command",
+        description="Train a generator. Settings come from the defaults, then the recipe, then "
+        "the flags; the resolved ones are saved with the run and rerun it.",
+        epilog=EXAMPLES["train"])
+    add("--dim", choices=["2d", "3d"], help="slices or volumes; default: the recipe's, else 3d")
+    add("--plane", choices=["axial", "coronal", "sagittal"], help="for 2d; default: the recipe's")
+    add("--data", type=Path, help="cohort folder; without it phantoms are used")
+    add("--cases", **TABLE)
+    add("--splits", type=Path, help="JSON with train, val and test case names")
+    add("--labels", metavar="SCHEME", help=LABELS)
+    add("--target", "--missing",
+        help="t1|t1ce|t2|flair|pd, or new names; several with commas: one network makes them all; "
+        "any: one network makes whatever a case lacks from whatever it has")
+    add("--sources", help="comma-separated; default: the others; for any: those of the cohort")
+    add("--degraded", metavar="SEQUENCE=Z,Y,X",
+        help="a sequence that is there with thick slices is restored: how much larger its voxels "
+        "are, as in flair=4,1,1")
+    add("--recipe", help="a shipped name or a .toml/.json file; default: phantom without --data, "
+        "else cpu, gpu, or gpu-8gb where the GPU has less than 20 GB; -2d of it for slices")
+    add("--model", help=MODELS)
+    add("--framework", metavar="NAME", help="l1, pix2pix, pgan, mmgan, medsynth, ddpm, iddpm, tsf "
+        "or fgdl, each with its paper's losses and weights (--set train.NAME.KEY=VALUE)")
+    add("--widths", type=integers, metavar="16,32,64,128")
+    add("--groups", type=int)
+    add("--patch", type=integers, metavar="48,48,48", help="(z,y,x); (row,column) for 2d")
+    add("--batch", type=int)
+    add("--steps", type=int)
+    add("--seed", type=int)
+    add("--threads", type=int,
+        help="CPU threads; default: all cores; the processes of a machine share them")
+    add("--precision", choices=["fp32", "bf16"])
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign")
+    add("--device", default="auto",
+        help="auto, cpu, cuda, cuda:1; a killed run ends bit for bit as an undisturbed one on a "
+        "CPU, near by on CUDA")
+    add("--work", type=Path, default=Path("work"), help="where runs are kept")
+    add("--name", help="run folder name; default: says what it is")
+    add("--from", type=Path, dest="start", metavar="RUN", 
+        help="learn the second stage alone, beside what this run has learnt (tsf, fgdl)")
+    for flag, how in CACHE.items():
+        add(flag, **how)
+    add("--dry-run", action="store_true", help="print the settings and stop")
+
+
+def add_export(commands: Any) -> None:
+    """Add the command ``export``."""
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.export import ExportRequest, export_run
+
+        export_run(request(ExportRequest, args))
+        return 0
+
+    add = command(commands, "export", run, "a finished run for other people's machines",
+        description="Write a finished run, without anything of this machine or its cases, as "
+        "others want it.", epilog=EXAMPLES["export"])
+    add("run", type=Path, metavar="RUN", help="a finished run folder (of synth3d train)")
+    add("out", type=Path, metavar="OUT", help="folder to make")
+    add("--to", choices=["folder", "monai", "brasyn"], required=True,
+        help="folder: weights, configuration and model card, as on Hugging Face; monai: a bundle; "
+        "brasyn: the context of a challenge container")
+    add("--also", action="append", type=Path, metavar="RUN", default=[],
+        help="for brasyn, another run in the same container; repeatable")
+    add("--license", metavar="ID", help="of the weights, as in cc-by-nc-4.0; default: not stated")
+    add("--dataset", metavar="TEXT", help="what it was trained on; default: not stated")
+    add("--author", metavar="TEXT", help="default: not stated")
+# fmt: on

@@ -1,0 +1,42 @@
+"""What a maker makes of one sequence of a case."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synth3d.images import Scale
+
+if TYPE_CHECKING:
+    from synth3d.inference import RoutedGroup
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """One sequence that a maker made of one case, on the case's own grid (D, H, W) = (z, y, x).
+
+    Attributes:
+        data: float32 in scanner units, the background outside the brain; the mean of several draws.
+        like: The file, a sibling's, whose header and type it borrows.
+        scale: What the network's 0 and 1 became.
+        scale_from: ``training`` (the run's prior), ``siblings``, ``real``, or ``own`` where a poor
+            picture of the sequence was restored.
+        synthetic: False where the picture is a real one that was sent through.
+        spread: float32 standard deviation over the draws in scanner units; None for one draw.
+        maps: Maps that explain it by name, float32 in the network's scale, never negative.
+        routing: What steered the network in this case, the same for all that was made of it.
+        restored: How thick the slices of the poor picture are, and for what the run was trained,
+            plain values for the receipt; empty where there was none.
+    """
+
+    data: np.ndarray
+    like: Path
+    scale: Scale
+    scale_from: str
+    synthetic: bool = True
+    spread: np.ndarray | None = None
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    routing: "Sequence[RoutedGroup]" = ()
+    restored: Mapping[str, Any] = field(default_factory=dict)
