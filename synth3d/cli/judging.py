@@ -81,7 +81,9 @@ def add_ablate(commands: Any) -> None:
     add("--plane", choices=["axial", "coronal", "sagittal"], help="for 2d")
     add("--target", "--missing", help="t1|t1ce|t2|flair|pd, or any for the tables tsf-*")
     add("--sources", help="comma-separated; default: the others")
-    add("--move", metavar="SOURCE", help="the source that is put out of place; default: t2 or last")
+    add("--move", metavar="SEQUENCE",
+        help="the source, of fgdl-misalign the target, that is put out of place; default: t2 or "
+        "the last")
     add("--draw", choices=["fixed", "box"], default="fixed",
         help="exactly that far some way, or each component up to it; default: fixed")
     add("--mode", choices=["test-only", "train-and-test"], default="test-only",

@@ -4,7 +4,7 @@ from synth3d.data.batch import Batch, head_of, only
 from synth3d.data.cache import LIMIT_GB, Hashes, Packed, Store, hashes_of, pack
 from synth3d.data.degrade import degrade
 from synth3d.data.feeding import check_workers
-from synth3d.data.misalign import misalign
+from synth3d.data.misalign import lengths, misalign, motion_seed
 from synth3d.data.options import DataConfig, DegradeConfig, MisalignConfig
 from synth3d.data.patches import Stream
 from synth3d.data.prepared import (
@@ -46,8 +46,10 @@ __all__ = [
     "fit_scale",
     "hashes_of",
     "head_of",
+    "lengths",
     "looks",
     "misalign",
+    "motion_seed",
     "only",
     "pack",
     "prepare",

@@ -1,9 +1,9 @@
-"""One source out of place: the experiment of how much misalignment a network bears.
+"""One sequence out of place: the experiment of how much misalignment a network bears.
 
-A translation, a rotation about the centre and an elastic deformation of *one* source, in a single
-linear interpolation with zeros beyond the edge. For ``dim`` 2 everything happens within
-the slices of ``data.plane`` and is the same for all slices of a case, as when a patient moves
-between two sequences.
+A translation, a rotation about the centre and an elastic deformation of *one* source, or of the
+target that is learnt from, in a single linear interpolation with zeros beyond the edge. For ``dim``
+2 everything happens within the slices of ``data.plane`` and is the same for all slices of a case,
+as when a patient moves between two sequences.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,13 @@ CONTROL_POINTS = 7
 
 TEST_SEED = 0
 """Of validation: the same movements in every run, so that runs can be compared."""
+DRAWS, SIDE = 64, 17
+"""Elastic fields, and voxels along each axis, by which :func:`lengths` are told."""
 
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Where one source goes; d is 2 or 3, axes ([z,] y, x).
+    """Where one sequence goes; d is 2 or 3, axes ([z,] y, x).
 
     Attributes:
         shift: (d,) voxels; positive moves the picture to larger indices, as a roll does.
@@ -111,24 +113,35 @@ def move(volume: Tensor, motion: Motion, spacing: Sequence[float]) -> Tensor:
 
 
 def misalign(
-    prepared: Prepared,
-    task: Task,
-    data: DataConfig,
-    settings: MisalignConfig,
-    seed: int = TEST_SEED,
+    prepared: Prepared, task: Task, data: DataConfig, settings: MisalignConfig
 ) -> Prepared:
     """``prepared`` with its one source moved as ``settings`` say, for testing.
 
-    The motion follows from the case's name and ``seed``, the experiment's, alone. The other
-    sources, the target, the brain and the scales stay. Lengths are voxels of what the network
-    sees: with ``data.slice_size`` they are converted to the case's own.
+    The motion follows from the case's name alone. A target stays: it is the truth.
     """
-    if not settings.active or settings.source not in prepared.volumes:
+    if not settings.tested:
         return prepared
-    source = parse_modality(settings.source)
-    generator = torch.Generator().manual_seed(seed_of(f"{seed}/{prepared.case.name}"))
-    motion = draw_motion(settings, task.dim, generator)
-    volume = np.ascontiguousarray(prepared.volumes[source])
+    return moved(prepared, task, data, settings, motion_seed(TEST_SEED, prepared.case.name))
+
+
+def motion_seed(seed: int, case: str) -> int:
+    """From what the motion of the case of that name is drawn, in an experiment of ``seed``."""
+    return seed_of(f"{seed}/{case}")
+
+
+def moved(
+    prepared: Prepared, task: Task, data: DataConfig, settings: MisalignConfig, seed: int
+) -> Prepared:
+    """``prepared`` with its one sequence moved as ``settings`` say, by a draw from ``seed``.
+
+    All else stays. Lengths are voxels of what the network sees: with ``data.slice_size`` they are
+    converted to the case's own. A target stays 0 outside the brain.
+    """
+    if not settings.active or settings.sequence not in prepared.volumes:
+        return prepared
+    sequence = parse_modality(settings.sequence)
+    motion = draw_motion(settings, task.dim, torch.Generator().manual_seed(seed))
+    volume = np.ascontiguousarray(prepared.volumes[sequence])
     edges = np.linalg.norm(prepared.affine[:3, :3], axis=0)[::-1]
     if task.dim == 2:
         turn = turn_to(data.plane, prepared.affine)
@@ -137,10 +150,25 @@ def misalign(
         zoom = [own / there for own, there in zip(turned.shape[1:], size, strict=True)]
         tensor = torch.from_numpy(np.ascontiguousarray(turned))
         in_plane = [float(edges[axis]) for axis in turn.axes[1:]]
-        moved = turn.undo(move(tensor, motion.scaled(zoom), in_plane).numpy())
+        found = turn.undo(move(tensor, motion.scaled(zoom), in_plane).numpy())
     else:
-        moved = move(torch.from_numpy(volume)[None], motion, edges.tolist())[0].numpy()
-    return replace(prepared, volumes={**prepared.volumes, source: np.ascontiguousarray(moved)})
+        found = move(torch.from_numpy(volume)[None], motion, edges.tolist())[0].numpy()
+    if sequence in task.targets:
+        found = np.where(prepared.brain, found, np.float32(0))
+    return replace(prepared, volumes={**prepared.volumes, sequence: np.ascontiguousarray(found)})
+
+
+def lengths(settings: MisalignConfig, dim: int) -> tuple[float, float]:
+    """How long the displacements of the elastic field are, in voxels: their mean, and the longest.
+
+    Of 64 draws, over a whole volume or slice; its size has next to no part in it. The field is
+    smoother than its control points, so all are shorter than ``settings.elastic`` if the draw is
+    ``fixed_magnitude``.
+    """
+    generator = torch.Generator().manual_seed(TEST_SEED)
+    fields = [draw_motion(settings, dim, generator).field for _ in range(DRAWS)]
+    each = torch.stack([_dense(field, (SIDE,) * dim).norm(dim=0) for field in fields])
+    return float(each.mean()), float(each.max())
 
 
 def _translate(volume: Tensor, amount: float, axis: int) -> Tensor:

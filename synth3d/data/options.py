@@ -1,4 +1,4 @@
-"""What is drawn from a case, and which source is put out of place or made poor."""
+"""What is drawn from a case, and which sequence is put out of place or made poor."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class DataConfig:
     brought by their headers; empty, as in mode ``any``, all must share one. ``labels`` is the label
     scheme of all cases; empty, each case tells. ``misregistration`` moves all sources
     together against the target, up to so many voxels, in training only: an augmentation for
-    cohorts whose target is a little off. Moving one source to see what it costs is
+    cohorts whose target is a little off. Moving one sequence to see what it costs is
     ``MisalignConfig``. ``workers`` draw in the background; two and more see other patches than
     none or one.
 
@@ -107,15 +107,18 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class MisalignConfig:
-    """One source that lies elsewhere than all else, as an experiment (``synth3d.data.misalign``).
+    """One sequence that lies elsewhere than all else, as an experiment (``synth3d.data.misalign``).
 
-    Only ``source`` moves; the other sources, the target and the brain mask stay. Lengths are voxels
-    of what the network sees. ``draw`` is ``uniform_box`` (each component up to ``shift``,
-    ``rotate`` or ``elastic``, evenly) or ``fixed_magnitude`` (exactly that far, some way). ``when``
-    is ``train_and_test`` or ``test_only``; completing a cohort never moves anything.
+    Only ``sequence`` moves; the others, the brain mask and the label stay. Lengths are voxels of
+    what the network sees. ``draw`` is ``uniform_box`` (each component up to ``shift``, ``rotate``
+    or ``elastic``, evenly) or ``fixed_magnitude`` (exactly that far, some way). ``when`` is
+    ``train_and_test`` or ``test_only`` for a source, drawn anew whenever a case is read. A target
+    moves in ``train`` alone: once and for all in each case, as a pair out of register stays so,
+    and what is made is judged against the target where it lies. Completing a cohort never moves
+    anything.
     """
 
-    source: str = ""
+    sequence: str = ""
     shift: float = 0.0
     rotate: float = 0.0
     elastic: float = 0.0
@@ -123,30 +126,50 @@ class MisalignConfig:
     when: str = "train_and_test"
 
     def __post_init__(self) -> None:
-        if self.source:
-            object.__setattr__(self, "source", parse_modality(self.source))
+        if self.sequence:
+            object.__setattr__(self, "sequence", parse_modality(self.sequence))
         for key in ("shift", "rotate", "elastic"):
             value = getattr(self, key)
             require(0 <= value < math.inf, f"misalign.{key}", "finite and ≥ 0", value)
         known = self.draw in ("uniform_box", "fixed_magnitude")
         require(known, "misalign.draw", "uniform_box or fixed_magnitude", self.draw)
-        known = self.when in ("train_and_test", "test_only")
-        require(known, "misalign.when", "train_and_test or test_only", self.when)
-        named = bool(self.source) or not (self.shift or self.rotate or self.elastic)
-        require(named, "misalign.source", "one of the sources, to say what moves", self.source)
+        known = self.when in ("train_and_test", "test_only", "train")
+        require(known, "misalign.when", "train_and_test, test_only or train", self.when)
+        named = bool(self.sequence) or not (self.shift or self.rotate or self.elastic)
+        rule = "one of the sources or targets, to say what moves"
+        require(named, "misalign.sequence", rule, self.sequence)
 
     @property
     def active(self) -> bool:
         """Whether anything moves at all."""
-        return bool(self.source) and bool(self.shift or self.rotate or self.elastic)
+        return bool(self.sequence) and bool(self.shift or self.rotate or self.elastic)
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything moves in training."""
+        return self.active and self.when != "test_only"
+
+    @property
+    def tested(self) -> bool:
+        """Whether anything moves in validation and test."""
+        return self.active and self.when != "train"
 
     def check_fits(self, task: Task) -> None:
-        """Refuse a source that ``task`` has not, or one that is a target as well."""
+        """Refuse a sequence that ``task`` has not, and a target that would move in a test."""
+        if not self.sequence:
+            return
         rule = "left out where mode is any: what moved would be made as well"
-        require(not self.source or task.mode == "fixed", "misalign.source", rule, self.source)
-        _require_source("misalign.source", self.source, task)
-        rule = "another source than the one that is restored, which would be moved against itself"
-        require(self.source not in task.poor, "misalign.source", rule, self.source)
+        require(task.mode == "fixed", "misalign.sequence", rule, self.sequence)
+        names = [*task.sources, *task.targets]
+        rule = f"one of the sources or targets {names}, or empty"
+        require(self.sequence in names, "misalign.sequence", rule, self.sequence)
+        target = self.sequence in task.targets
+        rule = "train where a target moves: what is made is judged against the target as it lies"
+        require(not target or self.when == "train", "misalign.when", rule, self.when)
+        rule = "train_and_test or test_only where a source moves"
+        require(target or self.when != "train", "misalign.when", rule, self.when)
+        rule = "another sequence than the one that is restored, which would be moved against itself"
+        require(self.sequence not in task.poor, "misalign.sequence", rule, self.sequence)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from synth3d.data.centres import Frame3d, centres_of
 from synth3d.data.cutting import Cutter, Patch, collate, frame_around, known_of
 from synth3d.data.degrade import degrade
 from synth3d.data.feeding import drawn_by_workers
-from synth3d.data.misalign import draw_motion, move
+from synth3d.data.misalign import draw_motion, move, moved
 from synth3d.data.options import DataConfig, DegradeConfig, MisalignConfig
 from synth3d.data.prepared import Prepared
 from synth3d.data.slices import (
@@ -186,12 +186,14 @@ class Stream:
     mode ``any``, from one of their own. What is hidden is 0; a poor sequence never is, for then
     nothing would be left to restore. Cases that do not fill one batch are refused. ``pinned``
     batches lie in page-locked memory, as a GPU copies them fastest.
+    A target that ``misalign`` moves lies in the same wrong place whenever its case is drawn from.
 
     Attributes:
         cases: As the network sees them (:func:`synth3d.data.seen`); each is asked for when its
             patches are drawn.
         expect: Called with the numbers of ``cases`` in the order in which they will be asked for.
         coupled: Where a coupled segmenter takes z-scores, ``head`` or ``box``; empty without one.
+        seeds: From which the motion of each case's target is drawn; needed where one moves.
     """
 
     cases: Sequence[Packed]
@@ -204,8 +206,11 @@ class Stream:
     degrade: DegradeConfig = DegradeConfig()
     coupled: str = ""
     scored: dict[int, Levels] = field(default_factory=dict, compare=False)
+    seeds: Sequence[int] = ()
 
     def __post_init__(self) -> None:
+        if self._moves_target and len(self.seeds) != len(self.cases):
+            raise ValueError(f"{len(self.cases)} cases and {len(self.seeds)} seeds of their motion")
         each = self.data.patches_per_case
         if len(self.cases) * each < self.data.batch:
             raise InputError(
@@ -264,6 +269,9 @@ class Stream:
             if self.degrade.active and self.degrade.when == "train_and_test":
                 draws = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
                 prepared = degrade(prepared, self.task, self.data, self.degrade, draws)
+            if self._moves_target:
+                how = self.task, self.data, self.misalign
+                prepared = moved(prepared, *how, self.seeds[number])
             whole = None if region is None else packed.placed(region)
             subject = to_subject(prepared, self.task, self.data, whole)
             known = *known_of(packed, self.task), levels
@@ -276,10 +284,14 @@ class Stream:
     @property
     def reads_whole(self) -> bool:
         """Whether more than a patch of a case is needed to draw one."""
-        moves = self.misalign.active and self.misalign.when == "train_and_test"
+        moves = self.misalign.trained
         poor = self.degrade.active and self.degrade.when == "train_and_test"
         poor = poor or bool(self.task.poor)
         return self.task.dim == 2 or moves or poor or self.data.misregistration > 0
+
+    @property
+    def _moves_target(self) -> bool:
+        return self.misalign.trained and self.misalign.sequence in self.task.targets
 
     def _hide(self, batch: Batch, generator: torch.Generator) -> Batch:
         """In mode ``any`` the brain is that of what is shown, as for a case that has no more."""
@@ -313,7 +325,7 @@ class Stream:
         """A case before patches are cut: padding, one source out of place, augmentation."""
         if self.task.dim == 2:
             subject = Pad(subject.margins, copy=False)(subject)
-        if self.misalign.active and self.misalign.when == "train_and_test":
+        if self.misalign.trained and self.misalign.sequence in self.task.sources:
             self._move_one_source(subject)
         subject = augmentation(self.data, subject.spacing, self.task.dim)(subject)
         if self.task.dim == 2:
@@ -325,10 +337,10 @@ class Stream:
         """In place, by a draw from torch's global generator."""
         dim, sources = self.task.dim, subject.sources
         motion = draw_motion(self.misalign, dim)
-        channel = sources.data[self.task.sources.index(parse_modality(self.misalign.source))]
+        channel = sources.data[self.task.sources.index(parse_modality(self.misalign.sequence))]
         volume = xyz_to_zyx(channel)
-        moved = move(volume if dim == 2 else volume[None], motion, sources.spacing[::-1][-dim:])
-        channel.copy_(xyz_to_zyx(moved.reshape(volume.shape)))
+        found = move(volume if dim == 2 else volume[None], motion, sources.spacing[::-1][-dim:])
+        channel.copy_(xyz_to_zyx(found.reshape(volume.shape)))
 
 
 def _begun(drawing: Drawing) -> Iterator[Patch]:

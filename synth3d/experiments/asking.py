@@ -22,7 +22,7 @@ from synth3d.scoring import CONVENTIONS, decibels
 from synth3d.settings import require
 from synth3d.training import Run, RunConfig
 
-WAYS = ("whole", "plain", "averaged")
+WAYS = ("whole", "plain", "averaged", "interpolated")
 PERCENTILE = 99.0
 """Of TSEM, above which the paper's table 2 looks."""
 
@@ -35,7 +35,8 @@ class Question:
         inputs: How many sequences of each case are shown to a run for any gap; 0 shows a run of
             fixed targets all its sources.
         way: ``whole``: as the run makes images; ``plain``: as TSF-Seq2Seq does without f_A;
-            ``averaged``: the mean of what each input gives by itself.
+            ``averaged``: the mean of what each input gives by itself; ``interpolated``: not at
+            all, what is there of the sequence that a run restores is the answer.
         apart: Whether PSNR is also taken where TSEM is above its 99th percentile, and below.
 
     Raises:
@@ -106,7 +107,10 @@ class Asker:
         if not question.inputs:
             poor = degrade(prepared, run.task, run.data, config.degrade)
             moved = misalign(poor, run.task, run.data, config.misalign)
-            made = dict(zip(run.targets, self._synthesize(self.run.framework, moved), strict=True))
+            made = dict(moved.poor)
+            if question.way != "interpolated":
+                each = self._synthesize(self.run.framework, moved)
+                made = dict(zip(run.targets, each, strict=True))
             for name in run.task.poor:  # from the poor scan's scale to that of the real one
                 scanner = moved.scales[name].invert(made[name], prepared.brain)
                 made[name] = prepared.scales[name].apply(scanner, prepared.brain)
@@ -137,6 +141,8 @@ class Asker:
             )
         if (way == "plain" or question.apart) and self.plain is None:
             raise InputError(f"{self.run.folder} fuses nothing that could be left out: no f_A")
+        if way == "interpolated" and not self.run.config.task.poor:
+            raise InputError(f"{self.run.folder} restores no sequence that could be interpolated")
 
     @property
     def _plain(self) -> Framework:

@@ -16,7 +16,8 @@ from typing import Any
 from synth3d.cohort import Case, Splits
 from synth3d.errors import InputError
 from synth3d.experiments.asking import Question
-from synth3d.experiments.tables import Cell, Choices, Overrides, Table
+from synth3d.experiments.cell import Cell, Choices, Overrides
+from synth3d.experiments.tables import Table
 from synth3d.files import place, read_object
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.settings import flatten, override, parse, to_plain

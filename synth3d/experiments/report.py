@@ -53,6 +53,8 @@ def render(summary: Mapping[str, Any]) -> str:
     if summary["cells"]:
         where = f"{_heading(summary['primary'])}, convention {leading}"
         parts.append(f"**{where}.** " + " ".join(summary["verdict"]))
+        if len({row["level"] for row in summary["cells"] if row["series"]}) > 1:
+            parts.append(_by_level(summary["cells"], summary["primary"]))
         parts.append(_table(summary, CONVENTIONS[leading], costs=True))
     for name in others if summary["cells"] else ():
         parts.append(f"The same under the convention {name}:")
@@ -88,8 +90,25 @@ def _table(summary: Mapping[str, Any], rule: Convention, costs: bool) -> str:
         for task in tasks:
             row += _printed(numbers.get(task), rule.name)[: 1 + gains]
         rows.append(row)
+    return _drawn(rows)
+
+
+def _by_level(cells: Sequence[Mapping[str, Any]], name: str) -> str:
+    """One score with a row for each series, and a column for each of its levels."""
+    found: dict[str, dict[str, str]] = {}
+    for cell in [cell for cell in cells if cell["series"]]:
+        column = cell["name"].removeprefix(f"{cell['series']}-")
+        level, gap = _numbers(name, cell["scores"].get(name))
+        found.setdefault(cell["series"], {})[column] = f"{level}; {gap}" if gap else level
+    levels = list(dict.fromkeys(column for row in found.values() for column in row))
+    rows = [[series, *[row.get(level, "–") for level in levels]] for series, row in found.items()]
+    return _drawn([[f"{_heading(name)}; Δ", *levels], *rows])
+
+
+def _drawn(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first row is the head."""
     rows = [list(map(markdown_cell, row)) for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |"
         for row in rows

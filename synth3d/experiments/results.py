@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from synth3d.errors import InputError
+from synth3d.experiments.cell import Cell
 from synth3d.experiments.plan import Item
-from synth3d.experiments.tables import Cell
 from synth3d.files import read_object
 from synth3d.scoring import CONVENTIONS, FEW_CASES, RESAMPLES, PairedBootstrap
 

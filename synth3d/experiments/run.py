@@ -14,10 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort import parse_modality
+from synth3d.cohort import Modality, parse_modality
 from synth3d.completion import open_executor
 from synth3d.data import LIMIT_GB
 from synth3d.errors import InputError
+from synth3d.experiments.asking import Question
+from synth3d.experiments.cell import Cell, Choices
 from synth3d.experiments.cells import work
 from synth3d.experiments.cost import estimate, parse_budget, steps_in
 from synth3d.experiments.plan import (
@@ -33,7 +35,7 @@ from synth3d.experiments.plan import (
 )
 from synth3d.experiments.report import write_report
 from synth3d.experiments.results import case_scores, collect, summarise
-from synth3d.experiments.tables import TABLES, Cell, Choices, Table, find_table
+from synth3d.experiments.tables import TABLES, Table, find_table
 from synth3d.files import place, read_object, write_json
 from synth3d.machine import pick_device, suited
 from synth3d.scoring import CONVENTIONS, find_lpips
@@ -99,7 +101,7 @@ def ablate(request: AblateRequest, executor: Executor | None = None) -> int:
         InputError: A flag, the recipe or the cohort cannot be used.
     """
     if request.list:
-        print("\n".join(f"{name:13} {table.title}" for name, table in TABLES.items()))
+        print("\n".join(f"{name:14} {table.title}" for name, table in TABLES.items()))
         return 0
     if request.table is None:
         raise InputError("say which TABLE to run, or --list to see them")
@@ -122,11 +124,11 @@ class _Ablation:
         )
         self.values, self.assigned = _base_values(request, self.table, device)
         base = configure(self.values)
-        self.choices = _choose(request, base)
+        self.choices = _choose(request, base, self.table)
         self.cells, self.chosen = choose_cells(self.table, base, self.choices, request.only)
         conventions = _conventions_of(request.convention, base, self.table.paper)
         root = request.work / "ablate"
-        suffix = f"-{request.mode}" if self.table.axis and self.choices.retrain else ""
+        suffix = f"-{request.mode}" if self.has_modes and self.choices.retrain else ""
         self.folder = place(root, request.name or self.name + suffix)
         data, cases, splits = find_cohort(request.data, request.splits, request.work)
         names = set(getattr(splits, request.part))
@@ -136,8 +138,13 @@ class _Ablation:
         self.shared = Shared(
             data, splits, request.splits, request.part, scored, root, conventions, device,
             request.threads or 1, request.cache or request.work / "cache", request.cache_limit,
-            self.table.paper == "paper-tsf" and find_lpips() is not None,
+            self.table.lpips and find_lpips() is not None,
         )  # fmt: skip
+
+    @property
+    def has_modes(self) -> bool:
+        """Whether the table is a curve whose levels may be tested only, or trained."""
+        return bool(self.table.axis) and not self.table.retrained
 
     def items(self, cells: Sequence[Cell]) -> list[Item]:
         """Runs of ``cells`` with the settings as they stand."""
@@ -188,8 +195,9 @@ class _Ablation:
 
     def about(self, cells: Sequence[Cell]) -> str:
         """What is run on what, in a few words."""
-        values, shared = self.values, self.shared
-        curve = f", {self.request.mode}" if self.table.axis else ""
+        values, shared, head = self.values, self.shared, self.table.head
+        curve = f", {self.request.mode}" if self.has_modes else ""
+        more = f"; {head(configure(values), self.choices)}" if head else ""
         sources, targets = ("+".join(values[side]) for side in ("sources", "targets"))
         what = f"any of {sources}" if values["mode"] == "any" else f"{sources} → {targets}"
         return (
@@ -197,13 +205,13 @@ class _Ablation:
             f"{values['train']['steps']} steps each; {what}, {values['dim']}-D, "
             f"recipe {self.request.recipe}; "
             f"{len(shared.splits.train)} training and {len(shared.cases)} {shared.part} cases of "
-            f"{shared.data}"
+            f"{shared.data}{more}"
         )
 
     def _keep_settings(self) -> None:
         """Remember what this table is of; refuse to mix it with another."""
         digests = {c.name: digest_of([dict(c.overrides), dict(c.testing)]) for c in self.cells}
-        asked = {c.name: asdict(c.asking) for c in self.cells if c.asking.inputs}
+        asked = {c.name: asdict(c.asking) for c in self.cells if c.asking != Question()}
         settings = flatten(
             {
                 "base": identity_of(configure(self.values)),
@@ -293,12 +301,13 @@ def _usual_recipe(request: AblateRequest, table: Table, device: str) -> str:
     return own or default_recipe(request.data, device, request.dim)
 
 
-def _choose(request: AblateRequest, base: RunConfig) -> Choices:
-    """What is moved, and how; T2 if it is a source, as in the paper."""
-    usual = "t2w" if "t2w" in base.sources else base.sources[-1]
+def _choose(request: AblateRequest, base: RunConfig, table: Table) -> Choices:
+    """What is moved, and how; T2 if it is among what the table may move, as in the paper."""
+    names: tuple[Modality, ...] = getattr(base, table.moved)
+    usual: Modality = "t2w" if "t2w" in names else names[-1]
     move = parse_modality(request.move) if request.move else usual
-    if move not in base.sources:
-        raise InputError(f"--move {request.move}: the sources are {', '.join(base.sources)}")
+    if move not in names:
+        raise InputError(f"--move {request.move}: the {table.moved} are {', '.join(names)}")
     draw = {"fixed": "fixed_magnitude", "box": "uniform_box"}[request.draw]
     return Choices(move, draw, request.mode == "train-and-test")
 

@@ -10,84 +10,31 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort import Modality
 from synth3d.errors import InputError
 from synth3d.experiments.asking import Question
+from synth3d.experiments.cell import (
+    AGI,
+    ALIGNED,
+    RESUNET,
+    Cell,
+    Choices,
+    Maker,
+    Overrides,
+    Printed,
+    in_framework,
+)
+from synth3d.experiments.fgdl import misaligned_labels, restored, strengths_told
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.models import ResUNet
-from synth3d.settings import flatten, to_plain
+from synth3d.settings import flatten
 from synth3d.training import RunConfig, read_recipe
 
-Overrides = Mapping[str, Any]
-
-RESUNET: Overrides = {"model.name": "resunet"}
-AGI: Overrides = {"model.name": "agi-net", "model.module": "cagr"}
-ALIGNED: Overrides = {"misalign": {}}
 TSF: Overrides = {"model.name": "tsf", "train.framework": "tsf"}
 
 SHIFTS = tuple(0.5 * i for i in range(7))
 ANGLES = tuple(2.5 * i for i in range(7))
 INPUTS = (1, 2, 3)
 """Of four sequences, how many a network for any gap is shown."""
-
-SCHEDULE = ("adversarial_start", "critic_width", "critic_layers")
-"""What a framework swap keeps of the base's critic; the weights of the losses are each paper's."""
-
-
-@dataclass(frozen=True)
-class Printed:
-    """What the paper prints, in its own units; ``gain`` is PSNR − baseline.
-
-    ``above`` and ``below`` are the PSNR where TSEM exceeds its 99th percentile, and elsewhere.
-    ``mark`` is ``≈`` for a number that only follows from others in the text, ``†`` for one whose
-    generator the paper does not name.
-    """
-
-    psnr: float | None = None
-    ssim: float | None = None
-    mae: float | None = None
-    lpips: float | None = None
-    above: float | None = None
-    below: float | None = None
-    gain: float | None = None
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One row of a table: ``overrides`` (dotted setting → value) over the base configuration.
-
-    ``testing`` lies on top when the finished run is tested. ``against`` is the cell it is compared
-    with, empty for a baseline. On a curve it is a point of the line ``series`` at ``level``.
-    ``printed`` is task → what the paper prints; ``dims`` is where the cell exists; ``asking`` is
-    how the finished run is asked.
-    """
-
-    name: str
-    overrides: Overrides
-    testing: Overrides = field(default_factory=dict)
-    against: str = ""
-    series: str = ""
-    level: float = 0.0
-    printed: Mapping[str, Printed] = field(default_factory=dict)
-    dims: tuple[int, ...] = (2, 3)
-    asking: Question = field(default_factory=Question)
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the user chooses about misalignment: which source is moved, and how it is drawn.
-
-    ``retrain``: a curve trains each level (train-and-test) instead of only testing it.
-    """
-
-    move: Modality
-    draw: str = "fixed_magnitude"
-    retrain: bool = False
-
-
-Maker = Callable[[RunConfig, Choices], Sequence[Cell]]
-"""Makes the cells of a table for a base configuration."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +45,11 @@ class Table:
     ``mode`` is that of all runs, ``recipes`` the base that is taken on a kind of device if none is
     given. ``paper`` is the convention of what is printed; ``alone`` are rows that only the paper
     has, name → task → numbers; ``apart`` says whether PSNR is shown above and below TSEM's 99th
-    percentile.
+    percentile, ``lpips`` whether LPIPS is taken where its weights are at hand.
+
+    ``moved`` is which side of a run ``--move`` chooses from, ``sources`` or ``targets``, and
+    ``retrained`` whether each level of the curve is trained whatever is asked; ``head`` tells what
+    of the levels follows from the base.
     """
 
     title: str
@@ -111,6 +62,10 @@ class Table:
     paper: str = "paper-agi"
     alone: Mapping[str, Mapping[str, Printed]] = field(default_factory=dict)
     apart: bool = False
+    lpips: bool = False
+    moved: str = "sources"
+    retrained: bool = False
+    head: Callable[[RunConfig, Choices], str] | None = None
 
 
 def _listed(cells: Mapping[str, Any], baseline: str) -> Maker:
@@ -152,24 +107,18 @@ def _convolutions(base: RunConfig, choices: Choices) -> list[Cell]:
 
 
 def _frameworks(base: RunConfig, choices: Choices) -> list[Cell]:
-    train = to_plain(base)["train"]
-    tables = {name: table for name, table in train.items() if isinstance(table, dict)}
-    critic = tables[train["framework"]]
     cells = []
-    for name, table in tables.items():
-        if not FRAMEWORKS[name].needs <= ResUNet.offers:
+    for name, framework in FRAMEWORKS.items():
+        if not framework.needs <= ResUNet.offers:
             continue
-        swap: dict[str, Any] = {"train.framework": name}
-        for key in SCHEDULE:
-            if key in critic and key in table:
-                swap[f"train.{name}.{key}"] = getattr(base.train.options, key)
+        swap = in_framework(base, name)
         cells.append(Cell(f"{name}-resunet", {**RESUNET, **swap}))
         cells.append(Cell(f"{name}-agi-net", {**AGI, **swap}, {}, f"{name}-resunet"))
     return cells
 
 
 def _misaligned(choices: Choices, **how: float) -> dict[str, Any]:
-    return {"source": choices.move, "draw": choices.draw, **how}
+    return {"sequence": choices.move, "draw": choices.draw, **how}
 
 
 def _curve(kind: str, levels: Sequence[float]) -> Maker:
@@ -248,7 +197,12 @@ MAKERS: dict[str, Maker] = {
     "tsf-inputs": _inputs,
     "tsf-map": _map,
     "tsf-parts": _parts,
+    "fgdl-misalign": misaligned_labels,
+    "fgdl-ratio": restored,
 }
+HEADS = {"fgdl-misalign": strengths_told}
+FLAGS = ("mode", "recipes", "paper", "apart", "lpips", "moved", "retrained")
+"""Of a table in ``tables.toml``, as :class:`Table` has them."""
 
 
 def _shipped() -> dict[str, Table]:
@@ -262,7 +216,8 @@ def _shipped() -> dict[str, Table]:
             value.get("axis", ""),
             (*value["notes"], *[moved] * value.get("moves", False)),
             alone=_alone(value.get("printed_alone", {})),
-            **{key: value[key] for key in ("mode", "recipes", "paper", "apart") if key in value},
+            head=HEADS.get(name),
+            **{key: value[key] for key in FLAGS if key in value},
         )
         for name, value in values.items()
     }

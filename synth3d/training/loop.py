@@ -31,6 +31,7 @@ from synth3d.data import (
     Stream,
     fill,
     hashes_of,
+    motion_seed,
     ratio_on,
     refuse_contradictions,
     refuse_headers,
@@ -150,7 +151,8 @@ def _learn(record: Record, shelf: Shelf, checked: Shelf, stop: Stop) -> bool:
     about = segmenter_of(config)
     scores = "" if about is None else ("head" if about.masked else "box")
     how: dict[str, Any] = {"pinned": pinned, "expect": shelf.expect, "coupled": scores}
-    how |= {"degrade": config.degrade}
+    seeds = [motion_seed(config.train.seed, case.name) for case in shelf.cases]
+    how |= {"degrade": config.degrade, "seeds": seeds}
     stream = Stream(shelf, config.task, config.drawn, config.misalign, **how)
     feed = _Feed(stream, config.train.seed)
     to_check = Checked(checked, config.misalign, config.degrade)

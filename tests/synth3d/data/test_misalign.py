@@ -10,14 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synth3d.data.cache.packed import pack
-from synth3d.data.misalign import CONTROL_POINTS, Motion, draw_motion, misalign, move
+from synth3d.data.misalign import (
+    CONTROL_POINTS,
+    Motion,
+    draw_motion,
+    lengths,
+    misalign,
+    motion_seed,
+    move,
+    moved,
+)
 from synth3d.data.options import DataConfig, MisalignConfig
 from synth3d.data.patches import Stream
 from synth3d.data.slices import seen
 from synth3d.data.task import Task
 from synth3d.images.planes import turn_to
 
-FIXED = MisalignConfig(source="t2w", shift=3.0, draw="fixed_magnitude")
+FIXED = MisalignConfig(sequence="t2w", shift=3.0, draw="fixed_magnitude")
+BENT = MisalignConfig(sequence="t2f", elastic=4.0, draw="fixed_magnitude", when="train")
 
 
 def settings_of(dim=3, misalign=FIXED, **data):
@@ -27,9 +37,9 @@ def settings_of(dim=3, misalign=FIXED, **data):
     return Task(dim, ("t1n", "t1c", "t2w"), ("t2f",)), some, misalign
 
 
-def drawn(prepared, settings, seed, count):
+def drawn(prepared, settings, seed, count, seeds=()):
     task, data, misalign = settings
-    stream = Stream([pack(seen(prepared, task, data))], task, data, misalign)
+    stream = Stream([pack(seen(prepared, task, data))], task, data, misalign, seeds=seeds)
     return list(islice(stream.batches(seed), count))
 
 
@@ -90,7 +100,7 @@ def test_a_quarter_turn_is_a_quarter_turn_and_keeps_lengths_in_mm():
 @pytest.mark.parametrize("dim", [2, 3])
 @given(seed=st.integers(0, 200), draw=st.sampled_from(["uniform_box", "fixed_magnitude"]))
 def test_motions_are_as_large_as_asked(dim, seed, draw):
-    settings = MisalignConfig(source="t2w", shift=2.5, rotate=10, elastic=1.5, draw=draw)
+    settings = MisalignConfig(sequence="t2w", shift=2.5, rotate=10, elastic=1.5, draw=draw)
     motion = draw_motion(settings, dim, torch.Generator().manual_seed(seed))
     cosine = (torch.trace(motion.rotation) - dim + 2) / 2
     degrees = float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))))
@@ -109,7 +119,7 @@ def test_motions_are_as_large_as_asked(dim, seed, draw):
 @pytest.mark.parametrize("draw", ["uniform_box", "fixed_magnitude"])
 def test_the_points_of_a_curve_differ_in_length_alone(draw):
     def drawn(shift):
-        settings = MisalignConfig(source="t2w", shift=shift, draw=draw)
+        settings = MisalignConfig(sequence="t2w", shift=shift, draw=draw)
         return draw_motion(settings, 3, torch.Generator().manual_seed(5)).shift
 
     torch.testing.assert_close(drawn(3.0), 6 * drawn(0.5))
@@ -118,7 +128,7 @@ def test_the_points_of_a_curve_differ_in_length_alone(draw):
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("how", [{"shift": 3.0}, {"rotate": 9.0}, {"elastic": 3.0}])
 def test_one_source_moves_and_nothing_else(prepared, dim, how):
-    moved = misalign(prepared, *settings_of(dim, MisalignConfig(source="t2w", **how)))
+    moved = misalign(prepared, *settings_of(dim, MisalignConfig(sequence="t2w", **how)))
     for name in ("t1n", "t1c", "t2f"):
         assert moved.volumes[name] is prepared.volumes[name]
     assert moved.brain is prepared.brain
@@ -130,23 +140,25 @@ def test_one_source_moves_and_nothing_else(prepared, dim, how):
 
 
 def test_movements_follow_from_case_and_seed_alone(prepared):
-    settings = settings_of(misalign=MisalignConfig(source="t2w", shift=3, rotate=5, elastic=2))
+    settings = settings_of(misalign=MisalignConfig(sequence="t2w", shift=3, rotate=5, elastic=2))
 
-    def moved(name="a", seed=0):
+    def tested(name="a"):
         case = dataclasses.replace(prepared.case, name=name)
-        return misalign(dataclasses.replace(prepared, case=case), *settings, seed).volumes["t2w"]
+        return misalign(dataclasses.replace(prepared, case=case), *settings).volumes["t2w"]
 
-    first = moved()
+    first = tested()
     torch.rand(3)  # the global generator has no part in it
-    np.testing.assert_array_equal(moved(), first)
-    assert (moved(name="b") != first).any()
-    assert (moved(seed=1) != first).any()
+    np.testing.assert_array_equal(tested(), first)
+    assert (tested(name="b") != first).any()
+    again = moved(prepared, *settings, motion_seed(0, "a")).volumes["t2w"]
+    np.testing.assert_array_equal(again, first)
+    assert (moved(prepared, *settings, motion_seed(1, "a")).volumes["t2w"] != first).any()
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize("how", [{"shift": 2.0}, {"rotate": 9.0}, {"elastic": 3.0}])
 def test_in_two_dimensions_nothing_leaves_its_slice(prepared, plane, how):
-    settings = settings_of(2, MisalignConfig(source="t2w", **how), plane=plane)
+    settings = settings_of(2, MisalignConfig(sequence="t2w", **how), plane=plane)
     turn = turn_to(plane, prepared.affine)
     volume = prepared.volumes["t2w"].copy()
     turned = turn.apply(volume)
@@ -169,7 +181,7 @@ def test_lengths_are_voxels_of_what_the_network_sees(prepared):
 
 
 def test_nothing_happens_where_nothing_is_asked_or_the_source_is_absent(prepared):
-    still = settings_of(misalign=MisalignConfig(source="t2w"))
+    still = settings_of(misalign=MisalignConfig(sequence="t2w"))
     assert misalign(prepared, *still) is prepared
     without = {name: v for name, v in prepared.volumes.items() if name != "t2w"}
     absent = dataclasses.replace(prepared, volumes=without)
@@ -195,3 +207,53 @@ def test_training_sees_the_source_astray_unless_only_the_test_does(prepared, dim
         assert torch.equal(first.sources[:, 1], first.targets[:, 0])
         steps.add(float((first.sources[:, 2] - first.targets[:, 0]).abs().mean()))
     assert len(steps - {0}) == 4
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_moved_target_lies_in_one_wrong_place_however_often_its_case_is_read(prepared, dim):
+    """A source holds what the target should be, so that every patch shows whether it is."""
+    settings = settings_of(dim, BENT)
+    astray = moved(prepared, *settings, seed=5).volumes["t2f"]
+    told = dataclasses.replace(prepared, volumes={**prepared.volumes, "t1n": astray})
+
+    def gaps(batches):
+        return [float((b.targets[:, 0] - b.sources[:, 0]).abs().max()) for b in batches]
+
+    still = drawn(told, (*settings[:2], MisalignConfig()), 3, 3)
+    for epochs in (3, 4):
+        found = drawn(told, settings, epochs, 3, seeds=[5])
+        assert max(gaps(found)) < 1e-4  # a store keeps so many decimals of what was interpolated
+    assert max(gaps(drawn(told, settings, 3, 3, seeds=[6]))) > 0.05
+    for batch, plain in zip(drawn(told, settings, 3, 3, seeds=[5]), still, strict=True):
+        assert torch.equal(batch.sources, plain.sources)  # nothing else is drawn otherwise
+        assert torch.equal(batch.label, plain.label)
+    assert max(gaps(still)) > 0.05
+
+
+def test_a_moved_target_is_learnt_from_and_never_judged_against(prepared):
+    settings = settings_of(3, BENT)
+    assert misalign(prepared, *settings) is prepared
+    astray = moved(prepared, *settings, 0).volumes["t2f"]
+    assert np.abs(astray - prepared.volumes["t2f"])[prepared.brain].mean() > 0.01
+    assert not astray[~prepared.brain].any()
+    with pytest.raises(ValueError, match="1 cases and 0 seeds"):
+        drawn(prepared, settings, 0, 1)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("draw", ["uniform_box", "fixed_magnitude"])
+def test_lengths_of_the_elastic_field_are_told_in_voxels(dim, draw):
+    def told(elastic):
+        return lengths(MisalignConfig(sequence="t2w", elastic=elastic, draw=draw), dim)
+
+    mean, longest = told(1.0)
+    assert told(3.0) == pytest.approx((3 * mean, 3 * longest), rel=1e-4)
+    assert 0.1 < mean < longest < (1.0 if draw == "fixed_magnitude" else dim**0.5)
+    # Another way to the same: how far a ramp along each axis is moved, inside the volume.
+    motion = draw_motion(MisalignConfig(sequence="t2w", elastic=1.0, draw=draw), dim,
+                         torch.Generator().manual_seed(0))  # fmt: skip
+    still = dataclasses.replace(motion, shift=torch.zeros(dim), rotation=torch.eye(dim))
+    axes = torch.meshgrid(*[torch.arange(24.0)] * dim, indexing="ij")
+    ramps = torch.stack(axes)
+    far = (move(ramps, still, (1.0,) * dim) - ramps)[(slice(None), *[slice(2, -2)] * dim)]
+    assert 0.5 * mean < float(far.norm(dim=0).mean()) < 2 * mean

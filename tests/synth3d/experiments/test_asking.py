@@ -106,6 +106,30 @@ def test_what_cannot_be_asked_is_refused(prepared, question, train, message):
         Question(way="best")
 
 
+def test_interpolation_answers_with_the_poor_sequence_as_it_is(phantom_cohort):
+    values = {"dim": 2, "sources": ALL, "targets": ALL[3:], "model": {"name": "resunet"},
+              "data": {"patch": [32, 32], "overlap": [0, 0]}}  # fmt: skip
+    poor = {"source": "t2f", "ratio": [1, 2, 2], "profile": "slices"}
+    config = parse(RunConfig, {**values, "degrade": poor})
+    case = prepare(find_cases(phantom_cohort)[0], ALL[:3], ALL[3:], config.data)
+    one = Asker(SimpleNamespace(folder="run", config=config, framework=None), torch.device("cpu"))
+    one.open(case, 0)
+    made = one.answer(Question(way="interpolated"), config).made  # no network was asked
+    assert list(made) == ["t2f"]
+    scanner = case.scales["t2f"].invert(case.volumes["t2f"], case.brain)
+    low = case.scales["t2f"].background
+    means = torch.nn.functional.avg_pool2d(torch.from_numpy(scanner - low)[:, None], 2)
+    size = scanner.shape[1:]
+    smooth = torch.nn.functional.interpolate(means, size=size, mode="bilinear")[:, 0].numpy() + low
+    shown = case.scales["t2f"].invert(made["t2f"], case.brain)
+    far = np.abs(shown - smooth)[case.brain]
+    assert far.max() < 0.02 * np.abs(scanner - smooth)[case.brain].max()
+    fixed = parse(RunConfig, {**values, "sources": ALL[:3]})
+    one = Asker(SimpleNamespace(folder="run", config=fixed, framework=None), torch.device("cpu"))
+    with pytest.raises(InputError, match="run restores no sequence that could be interpolated"):
+        one.answer(Question(way="interpolated"), fixed)
+
+
 def test_psnr_by_tsem_by_hand():
     """Ten of a thousand voxels lie above P99; 0.2 and 0.1 off in a range of 2."""
     tsem = np.arange(1000.0).reshape(4, 10, 25)

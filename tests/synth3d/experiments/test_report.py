@@ -226,7 +226,11 @@ def test_a_curve_is_drawn(tmp_path):
     assert lines["resunet"]["mean"][1] == pytest.approx(19 + 1 / 12)
     assert lines["resunet"]["difference"] == [None, None]
     assert lines["agi-net"]["difference"][1]["mean"] == pytest.approx(1)
-    write_report(tmp_path, found, [])
+    text = write_report(tmp_path, found, [])
+    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines()]
+    rows = rows[rows.index(["PSNR brain (dB); Δ", "0", "1"]) :][:4]
+    assert rows[2][::2] == ["resunet", "19.08 ± 0.12"]
+    assert rows[3][2].startswith("20.08 ± 0.12; +1.00 [+1.00, +1.00] (2/2)")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -32,7 +32,7 @@ def test_the_list_names_every_table(capsys):
     named = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert named == ["components", "groups", "stages", "convolutions", "frameworks",
                      "translation", "rotation", "elastic", "tsf-inputs", "tsf-map",
-                     "tsf-parts"]  # fmt: skip
+                     "tsf-parts", "fgdl-misalign", "fgdl-ratio"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,8 @@ def test_the_list_names_every_table(capsys):
         (["components", "--budget", "soon"], "--budget takes steps"),
         (["components", "--data", "nowhere"], "no folder nowhere"),
         (["translation", "--move", "pd"], "--move pd: the sources are t1n, t1c, t2w"),
+        (["fgdl-misalign", "--move", "t2"], "--move t2: the targets are t2f"),
+        (["fgdl-ratio", "--target", "t1ce,flair"], "restores one sequence; give one --target"),
         (["components", "--convention", "brasyn"], "must have a PSNR"),
         (["components", "--convention", "mine"], "no convention is called mine"),
         (["components", "--set", "train.stpes=3"], "unknown key(s) ['stpes']"),
@@ -202,6 +204,51 @@ def test_one_training_for_any_gap_serves_cells_of_several_tables(phantom_cohort,
     cases = scores["tsf-3"]["rows"]
     assert {name: scores[name]["rows"] for name in rows} == {k: n * cases for k, n in rows.items()}
     assert len({scores[f"{row}-3"]["mean"] for row in ("tsf", "tsf-averaged", "seq2seq")}) == 3
+
+
+SLICES = (
+    "--device", "cpu", "--threads", 1, "--budget", 6, "--recipe", "phantom-2d",
+    *(word for text in ("model.widths=[4,8]", "model.blocks=1", "model.groups=2",
+      "data.patch=[32,32]", "data.overlap=[0,0]", "data.workers=0", "train.checkpoint_every=6",
+      "train.critic_layers=2", "train.critic_width=4", "train.adversarial_start=0")
+      for word in ("--set", text)),
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_labels_out_of_place_reach_the_training_alone(phantom_cohort, tmp_path):
+    command = ("fgdl-misalign", "--data", phantom_cohort, "--work", tmp_path, "--seeds", 1,
+               "--only", "l1-none,l1-high,fgdl-uncorrected-high", *SLICES)  # fmt: skip
+    assert run(*command) == 0
+    folder = tmp_path / "ablate"
+    value = json.loads((folder / "fgdl-misalign" / "table.json").read_text())
+    weights = {file.read_bytes() for file in folder.glob("runs/*l1*/weights.safetensors")}
+    assert len(weights) == 2
+    assert [cell["name"] for cell in value["cells"]] == ["l1-none", "l1-high",
+                                                         "fgdl-uncorrected-high"]  # fmt: skip
+    text = (folder / "fgdl-misalign" / "table.md").read_text()
+    assert "labels of t2f displaced by, in voxels on average and at most: low 0.6 and" in text
+    rows = [[part.strip() for part in line.split("|")[1:-1]] for line in text.splitlines()]
+    (at,) = [n for n, row in enumerate(rows) if row == ["PSNR brain (dB); Δ", "none", "high"]]
+    assert [row[0] for row in rows[at + 2 :][:2]] == ["l1", "fgdl-uncorrected"]
+    assert rows[at + 3][1] == "–"
+
+
+@pytest.mark.slow
+def test_interpolation_stands_beside_what_restores_and_needs_no_training(phantom_cohort, tmp_path):
+    command = ("fgdl-ratio", "--data", phantom_cohort, "--work", tmp_path, "--seeds", 2,
+               "--only", "sr-2", *SLICES)  # fmt: skip
+    assert run(*command) == 0
+    folder = tmp_path / "ablate"
+    assert len(list((folder / "runs").iterdir())) == 2  # a run of each seed serves both rows
+    value = json.loads((folder / "fgdl-ratio" / "table.json").read_text())
+    linear, restored = value["cells"]
+    assert (linear["name"], linear["parameters"], linear["seconds_per_step"]) == ("linear-2", 0, 0)
+    assert restored["parameters"] > 1000
+    assert restored["against"] == "linear-2"
+    score = linear["scores"]["psnr_brain@ours"]
+    assert score["sd"] == 0  # no seed has a part in it
+    assert 15 < score["mean"] != restored["scores"]["psnr_brain@ours"]["mean"]
 
 
 @pytest.mark.slow

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from synth3d.data import MisalignConfig, lengths
 from synth3d.errors import InputError
 from synth3d.experiments.asking import Question
 from synth3d.experiments.plan import choose_cells, configure, identity_of, normalised, with_budget
 from synth3d.experiments.tables import TABLES, Cell, Choices, Printed, find_table
 from synth3d.frameworks import FRAMEWORKS
+from synth3d.settings import override
 from synth3d.training.config import build_framework
 from synth3d.training.recipes import read_recipe
 
@@ -27,8 +29,13 @@ def base(recipe: int | str, table: str = ""):
     return values, configure(values)
 
 
-def cells_of(name: str, recipe: int | str, choices: Choices = MOVE) -> dict[str, Cell]:
-    return {cell.name: cell for cell in TABLES[name].cells(base(recipe, name)[1], choices)}
+def moving(name: str, **how) -> Choices:
+    return Choices("t2w" if TABLES[name].moved == "sources" else "t2f", **how)
+
+
+def cells_of(name: str, recipe: int | str, choices: Choices | None = None) -> dict[str, Cell]:
+    cells = TABLES[name].cells(base(recipe, name)[1], choices or moving(name))
+    return {cell.name: cell for cell in cells}
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.toml")), ids=lambda path: path.stem)
@@ -58,7 +65,9 @@ def test_the_benchmarks_cite_every_table_in_the_folder():
 @pytest.mark.parametrize("name", list(TABLES))
 def test_every_cell_builds_and_has_its_baseline(name, dim, retrain):
     values, config = base(dim, name)
-    choices = Choices("t2w", retrain=retrain)
+    for key, value in TABLES[name].defaults.items():
+        override(values, key, value)
+    choices = moving(name, retrain=retrain)
     cells, chosen = choose_cells(TABLES[name], config, choices)
     names = [cell.name for cell in cells]
     assert names == chosen
@@ -113,10 +122,10 @@ def test_a_curve_is_tested_only_or_trained_too(retrain):
     assert {c.level for c in cells_of("translation", 3).values()} == {0, 0.5, 1, 1.5, 2, 2.5, 3}
     cell = cells_of("rotation", 3, Choices("t1n", "uniform_box", retrain))["agi-net-7.5"]
     tested = configure(values, cell.overrides, cell.testing).misalign
-    assert (tested.source, tested.rotate, tested.draw) == ("t1n", 7.5, "uniform_box")
+    assert (tested.sequence, tested.rotate, tested.draw) == ("t1n", 7.5, "uniform_box")
     assert configure(values, cell.overrides).misalign.active == retrain
     shifted = configure(values, cells_of("convolutions", 3)["cagr-shifted"].overrides).misalign
-    assert (shifted.source, shifted.shift, shifted.draw) == ("t2w", 3.0, "fixed_magnitude")
+    assert (shifted.sequence, shifted.shift, shifted.draw) == ("t2w", 3.0, "fixed_magnitude")
 
 
 def test_a_swapped_framework_keeps_its_own_losses_and_the_recipes_critic():
@@ -172,6 +181,65 @@ def test_tables_of_any_gap_take_few_trainings_and_print_what_the_paper_does():
     }  # fmt: skip
     best = max(alone.values(), key=lambda numbers: numbers[task].psnr)
     assert best[task] == Printed(28.3, 0.882, lpips=9.87)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_labels_out_of_place_are_the_same_for_all_who_learn_from_them(dim):
+    values, config = base(dim)
+    cells = cells_of("fgdl-misalign", dim, Choices("t2f", "uniform_box"))
+    rows = ("l1", "pix2pix", "agi-net", "fgdl-uncorrected", "fgdl")
+    levels = {"none": 0.0, "low": 2.0, "mid": 4.0, "high": 8.0}
+    assert list(cells) == [f"{row}-{level}" for level in levels for row in rows]
+    for name, cell in cells.items():
+        row, level = name.rsplit("-", 1)
+        assert (cell.series, cell.level) == (row, levels[level])
+        trained = configure(values, cell.overrides)
+        assert configure(values, cell.overrides, cell.testing) == trained
+        assert not trained.misalign.tested  # nothing moves in validation or test
+        moved = MisalignConfig("t2f", elastic=cell.level, draw="uniform_box", when="train")
+        assert trained.misalign == (moved if cell.level else MisalignConfig())
+        assert (trained.model.name == "agi-net") == (row == "agi-net")
+        against = {"l1": "", "fgdl": "fgdl-uncorrected"}.get(row, "l1")
+        assert cell.against == (against and f"{against}-{level}")
+    with_, without = (
+        identity_of(configure(values, cells[name].overrides))
+        for name in ("fgdl-high", "fgdl-uncorrected-high")
+    )
+    assert {**with_, "train.fgdl.correct": False} == without
+    mean, longest = lengths(moved, dim)  # of the strongest
+    told = TABLES["fgdl-misalign"].head(config, Choices("t2f", "uniform_box"))
+    assert told.endswith(f"high {mean:.1f} and {longest:.1f}")
+    assert "labels of t2f displaced by, in voxels on average and at most: low" in told
+
+
+@pytest.mark.parametrize(("dim", "ratio"), [(2, (1, 4, 4)), (3, (4, 1, 1))])
+def test_what_restores_is_taken_apart_at_every_ratio_that_the_widths_allow(dim, ratio):
+    values, _ = base(dim)
+    cells = cells_of("fgdl-ratio", dim)
+    parts = ("no-distinction", "no-modulation", "no-alignment", "no-critic")
+    names = [f"{row}-{by}" for by in (2, 4) for row in ("linear", "sr", *parts)]
+    assert list(cells) == [*names, "synthesis-inf"]
+    runs = {name: configure(values, cell.overrides) for name, cell in cells.items()}
+    known = {name: identity_of(run) for name, run in runs.items()}
+    assert runs["sr-4"].task.poor == ("t2f",)
+    assert runs["sr-4"].degrade.ratio == ratio
+    assert runs["synthesis-inf"].task.poor == ()
+    assert known["linear-4"] == known["sr-4"]  # it costs no training
+    assert cells["linear-4"].asking == Question(way="interpolated")
+    alone = {
+        "no-distinction": ("distinction", "none"), "no-modulation": ("modulate", False),
+        "no-alignment": ("align", "none"), "no-critic": ("adversarial_weight", 0),
+    }  # fmt: skip
+    for part, (key, value) in alone.items():
+        assert known[f"{part}-4"] == {**known["sr-4"], f"train.fgdl.{key}": value}
+        assert cells[f"{part}-4"].against == "sr-4"
+    # 300 of 400 steps are 150 of each stage's 200.
+    assert runs["sr-4"].train.options.adversarial_start == 150
+    assert runs["synthesis-inf"].train.options.adversarial_start == 300
+    assert list(cells_of("fgdl-ratio", "cpu-2d"))[-2] == "no-critic-8"  # four widths
+    two = configure(values, {"targets": ["t1c", "t2f"], "sources": ["t1n", "t2w"]})
+    with pytest.raises(InputError, match="restores one sequence; give one --target, not t1c, t2f"):
+        TABLES["fgdl-ratio"].cells(two, MOVE)
 
 
 def test_the_same_experiment_in_two_tables_is_one_run():

@@ -299,6 +299,9 @@ def test_validation_cases_are_misaligned_each_time_they_are_read(shelf_in, cases
     assert np.array_equal(a.volumes["t1n"], b.volumes["t1n"])
     assert not np.array_equal(a.volumes["t1c"], b.volumes["t1c"])
     assert np.array_equal(b.volumes["t1c"], again.volumes["t1c"])
+    target = MisalignConfig("t2f", shift=2.0, when="train")
+    truth = Checked(shelf_in(whole=True), target, DegradeConfig())[0]
+    assert np.array_equal(a.volumes["t2f"], truth.volumes["t2f"])
 
 
 def test_a_name_follows_from_every_source_that_prepares_a_case(monkeypatch):
