@@ -6,7 +6,7 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,23 @@ def has_bfloat16(device: Any) -> bool:
 def suited(precision: str, device: Any) -> str:
     """``precision``, or ``fp32`` where ``bf16`` would be emulated."""
     return "fp32" if precision == "bf16" and not has_bfloat16(device) else precision
+
+
+def refuse_depth(depths: Collection[int], patch: Sequence[int]) -> None:
+    """Refuse grids that are two voxels deep, for 3-D training in bfloat16 on a CPU.
+
+    torch 2.15's gradient of a 3-D convolution's weights is garbage there, large and finite: of a
+    depth of 2, exactly, in bfloat16 alone.
+
+    Raises:
+        InputError: A grid is.
+    """
+    if 2 in depths:
+        raise InputError(
+            f"patches {tuple(patch)} (z, y, x) end in a grid two voxels deep, for which torch has "
+            "wrong gradients in bfloat16 on a CPU; use a deeper --patch, fewer --widths or "
+            "--precision fp32"
+        )
 
 
 def pick_device(name: str) -> str:

@@ -177,6 +177,13 @@ class RunConfig:
         return Task(*lists, (parse_modality(self.degrade.source),), self.degrade.ratio[-self.dim :])
 
     @property
+    def depths(self) -> set[int]:
+        """How many voxels deep the grids of the network are, for ``dim`` 3."""
+        deep, levels = self.data.patch[0], self.model.divisor.bit_length()
+        finest = self.task.ratio[0] if self.task.poor else 1
+        return {deep // 2**level for level in range(levels)} | {deep // finest}
+
+    @property
     def words(self) -> str:
         """What is made from what, as ``t1n+t1c -> t2f`` or ``any of t1n+t1c+t2f``.
 

@@ -27,7 +27,7 @@ from synth3d.cohort import (
 from synth3d.data import LIMIT_GB, Store, check_workers
 from synth3d.errors import InputError
 from synth3d.files import place
-from synth3d.machine import gpu_bytes, keep_memory, pick_device, suited
+from synth3d.machine import gpu_bytes, keep_memory, pick_device, refuse_depth, suited
 from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework, check_keys, sources_for
 from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
@@ -347,6 +347,8 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     check_given(given, request.start)
     with torch.device("meta"):  # misfits are told before any data are read
         build_framework(config)
+    if device == "cpu" and config.train.precision == "bf16" and config.dim == 3:
+        refuse_depth(config.depths, config.data.patch)
     if config.data.batch % ranks.size:
         raise InputError(
             f"data.batch is {config.data.batch}, which {ranks.size} processes cannot share evenly; "

@@ -229,3 +229,41 @@ def test_a_gpu_gets_the_recipe_that_fits_it(phantom_cohort, monkeypatch, capsys,
     assert f"recipe: {recipe}\n" in said
     assert " on cuda" in said
     assert {*asked} == {"cuda"}
+
+
+@pytest.mark.parametrize(
+    ("sides", "more", "fits"),
+    [
+        ((16, 32, 32), {}, True),
+        ((8, 32, 32), {}, False),  # 8, 4, 2
+        ((8, 32, 32), {"precision": "fp32"}, True),
+        ((8, 32, 32), {"widths": (8, 16)}, True),  # 8, 4
+        ((16, 32, 32), {"degraded": "flair=8,1,1"}, False),  # what is coarse is 2 deep
+        ((32, 8, 8), {}, True),  # the other axes may have two voxels
+    ],
+)
+def test_two_voxels_of_depth_are_too_few_for_bfloat16_on_a_cpu(
+    sides, more, fits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("synth3d.machine.has_bfloat16", lambda device: True)
+    asked = TINY | {"widths": (4, 8, 16), "patch": sides, "precision": "bf16", "dry_run": True}
+    request = TrainRequest(work=tmp_path, **asked | more)
+    if fits:
+        train_run(request)
+        return
+    with pytest.raises(InputError, match="two voxels deep.*--precision fp32"):
+        train_run(request)
+
+
+def test_the_gradient_of_bfloat16_is_wrong_at_no_depth_but_two():
+    """What is refused is what torch does wrong; once it is right at 2, the refusal may go."""
+    torch.manual_seed(0)
+    for depth in (1, 3, 4, 6):
+        found = []
+        x, weight = torch.randn(2, 8, depth, 8, 8), torch.randn(8, 8, 3, 3, 3) / 8
+        for dtype in (torch.float32, torch.bfloat16):
+            kernel = weight.to(dtype).clone().requires_grad_()
+            made = torch.nn.functional.conv3d(x.to(dtype), kernel, padding=1)
+            made.float().square().sum().backward()
+            found.append(kernel.grad.float())
+        assert (found[0] - found[1]).norm() < 0.05 * found[0].norm()
