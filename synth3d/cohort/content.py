@@ -5,8 +5,8 @@ which none may be named: edges agree better turned than as they are by a factor 
 and of 1.48 at least where one sequence was flipped on purpose.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -56,7 +56,10 @@ class Finding:
 
 
 def findings(
-    volumes: Mapping[str, np.ndarray], spacing_mm: Sequence[float], stripped: bool = True
+    volumes: Mapping[str, np.ndarray],
+    spacing_mm: Sequence[float],
+    stripped: bool = True,
+    poor: Collection[str] = (),
 ) -> list[Finding]:
     """What is found in the sequences of one case.
 
@@ -64,6 +67,8 @@ def findings(
         volumes: Per sequence (D, H, W) on one grid, finite, in any unit.
         spacing_mm: Voxel edges (z, y, x).
         stripped: Whether only the brain should be there.
+        poor: Sequences of thick slices, whose edges fit no place exactly: that one is flipped is
+            no more than suspected.
 
     Returns:
         Nothing for a sound case and for one too small to tell, at most one sentence of a kind and
@@ -93,7 +98,9 @@ def findings(
             sketches[name] = own
     copies = list(_copies(sketches))
     if not copies:
-        turned = list(_flips(sketches))
+        turned = list(_flips({name: one for name, one in sketches.items() if name not in poor}))
+        if poor and not turned:
+            turned = [replace(one, contradiction=False) for one in _flips(sketches)]
         found += turned or list(_moved(sketches))
     found += [*copies, *_backgrounds(volumes)]
     return found + (list(_skull(heads, spacing_mm)) if stripped else [])

@@ -172,7 +172,8 @@ class RunMaker(Maker):
         have: list[Modality] = [name for name in self.sources if name in case.images]
         raw = read_sources(case, self.config.task, self.config.data)
         volumes = {name: volume.data for name, volume in raw.items()}
-        found = findings(volumes, raw[have[0]].spacing_mm, stripped=False)
+        poor = self.config.task.poor
+        found = findings(volumes, raw[have[0]].spacing_mm, stripped=False, poor=poor)
         if any(one.contradiction for one in found):
             return found
         prepared = prepare_sources(case, raw, self.config.task, self.config.data)

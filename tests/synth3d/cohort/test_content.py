@@ -111,3 +111,15 @@ def test_too_little_to_tell_is_left_alone():
     tiny = {m: np.random.default_rng(1).integers(1, 9, (6, 7, 8)) * 1.0 for m in SOURCES}
     assert found(tiny, (1, 1, 1)) == []
     assert found({}, (1, 1, 1)) == []
+
+
+def test_of_thick_slices_a_flip_is_suspected_and_of_the_others_it_is_told_all_the_same(sound):
+    cases, spacing = sound
+    for name in SOURCES:
+        volumes = dict(cases[0]) | {name: cases[0][name][:, :, ::-1]}
+        assert found(volumes, spacing)[0][0]
+        (one,) = findings(volumes, spacing, poor=[name])
+        assert not one.contradiction
+        assert name in one.text.split()
+        other = next(each for each in SOURCES if each != name)
+        assert findings(volumes, spacing, poor=[other])[0].contradiction
