@@ -137,9 +137,9 @@ def moved(
     All else stays. Lengths are voxels of what the network sees: with ``data.slice_size`` they are
     converted to the case's own. A target stays 0 outside the brain.
     """
-    if not settings.active or settings.sequence not in prepared.volumes:
+    if not settings.active or settings.source not in prepared.volumes:
         return prepared
-    sequence = parse_modality(settings.sequence)
+    sequence = parse_modality(settings.source)
     motion = draw_motion(settings, task.dim, torch.Generator().manual_seed(seed))
     volume = np.ascontiguousarray(prepared.volumes[sequence])
     edges = np.linalg.norm(prepared.affine[:3, :3], axis=0)[::-1]

@@ -109,8 +109,8 @@ class DataConfig:
 class MisalignConfig:
     """One sequence that lies elsewhere than all else, as an experiment (``synth3d.data.misalign``).
 
-    Only ``sequence`` moves; the others, the brain mask and the label stay. Lengths are voxels of
-    what the network sees. ``draw`` is ``uniform_box`` (each component up to ``shift``, ``rotate``
+    Only ``source`` moves, which may be a target; the others, the brain mask and the label stay.
+    Lengths are voxels of what the network sees. ``draw`` is ``uniform_box`` (each component up to ``shift``, ``rotate``
     or ``elastic``, evenly) or ``fixed_magnitude`` (exactly that far, some way). ``when`` is
     ``train_and_test`` or ``test_only`` for a source, drawn anew whenever a case is read. A target
     moves in ``train`` alone: once and for all in each case, as a pair out of register stays so,
@@ -118,7 +118,7 @@ class MisalignConfig:
     anything.
     """
 
-    sequence: str = ""
+    source: str = ""
     shift: float = 0.0
     rotate: float = 0.0
     elastic: float = 0.0
@@ -126,8 +126,8 @@ class MisalignConfig:
     when: str = "train_and_test"
 
     def __post_init__(self) -> None:
-        if self.sequence:
-            object.__setattr__(self, "sequence", parse_modality(self.sequence))
+        if self.source:
+            object.__setattr__(self, "source", parse_modality(self.source))
         for key in ("shift", "rotate", "elastic"):
             value = getattr(self, key)
             require(0 <= value < math.inf, f"misalign.{key}", "finite and ≥ 0", value)
@@ -135,14 +135,14 @@ class MisalignConfig:
         require(known, "misalign.draw", "uniform_box or fixed_magnitude", self.draw)
         known = self.when in ("train_and_test", "test_only", "train")
         require(known, "misalign.when", "train_and_test, test_only or train", self.when)
-        named = bool(self.sequence) or not (self.shift or self.rotate or self.elastic)
+        named = bool(self.source) or not (self.shift or self.rotate or self.elastic)
         rule = "one of the sources or targets, to say what moves"
-        require(named, "misalign.sequence", rule, self.sequence)
+        require(named, "misalign.source", rule, self.source)
 
     @property
     def active(self) -> bool:
         """Whether anything moves at all."""
-        return bool(self.sequence) and bool(self.shift or self.rotate or self.elastic)
+        return bool(self.source) and bool(self.shift or self.rotate or self.elastic)
 
     @property
     def trained(self) -> bool:
@@ -156,20 +156,20 @@ class MisalignConfig:
 
     def check_fits(self, task: Task) -> None:
         """Refuse a sequence that ``task`` has not, and a target that would move in a test."""
-        if not self.sequence:
+        if not self.source:
             return
         rule = "left out where mode is any: what moved would be made as well"
-        require(task.mode == "fixed", "misalign.sequence", rule, self.sequence)
+        require(task.mode == "fixed", "misalign.source", rule, self.source)
         names = [*task.sources, *task.targets]
         rule = f"one of the sources or targets {names}, or empty"
-        require(self.sequence in names, "misalign.sequence", rule, self.sequence)
-        target = self.sequence in task.targets
+        require(self.source in names, "misalign.source", rule, self.source)
+        target = self.source in task.targets
         rule = "train where a target moves: what is made is judged against the target as it lies"
         require(not target or self.when == "train", "misalign.when", rule, self.when)
         rule = "train_and_test or test_only where a source moves"
         require(target or self.when != "train", "misalign.when", rule, self.when)
         rule = "another sequence than the one that is restored, which would be moved against itself"
-        require(self.sequence not in task.poor, "misalign.sequence", rule, self.sequence)
+        require(self.source not in task.poor, "misalign.source", rule, self.source)
 
 
 @dataclass(frozen=True)

@@ -291,7 +291,7 @@ class Stream:
 
     @property
     def _moves_target(self) -> bool:
-        return self.misalign.trained and self.misalign.sequence in self.task.targets
+        return self.misalign.trained and self.misalign.source in self.task.targets
 
     def _hide(self, batch: Batch, generator: torch.Generator) -> Batch:
         """In mode ``any`` the brain is that of what is shown, as for a case that has no more."""
@@ -325,7 +325,7 @@ class Stream:
         """A case before patches are cut: padding, one source out of place, augmentation."""
         if self.task.dim == 2:
             subject = Pad(subject.margins, copy=False)(subject)
-        if self.misalign.trained and self.misalign.sequence in self.task.sources:
+        if self.misalign.trained and self.misalign.source in self.task.sources:
             self._move_one_source(subject)
         subject = augmentation(self.data, subject.spacing, self.task.dim)(subject)
         if self.task.dim == 2:
@@ -337,7 +337,7 @@ class Stream:
         """In place, by a draw from torch's global generator."""
         dim, sources = self.task.dim, subject.sources
         motion = draw_motion(self.misalign, dim)
-        channel = sources.data[self.task.sources.index(parse_modality(self.misalign.sequence))]
+        channel = sources.data[self.task.sources.index(parse_modality(self.misalign.source))]
         volume = xyz_to_zyx(channel)
         found = move(volume if dim == 2 else volume[None], motion, sources.spacing[::-1][-dim:])
         channel.copy_(xyz_to_zyx(found.reshape(volume.shape)))

@@ -65,7 +65,7 @@ def strengths_told(base: RunConfig, choices: Choices) -> str:
 
 def _astray(choices: Choices, elastic: float) -> dict[str, Any]:
     how = {"draw": choices.draw, "when": "train"}
-    return {"sequence": choices.move, "elastic": elastic, **how}
+    return {"source": choices.move, "elastic": elastic, **how}
 
 
 def restored(base: RunConfig, choices: Choices) -> list[Cell]:

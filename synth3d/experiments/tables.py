@@ -118,7 +118,7 @@ def _frameworks(base: RunConfig, choices: Choices) -> list[Cell]:
 
 
 def _misaligned(choices: Choices, **how: float) -> dict[str, Any]:
-    return {"sequence": choices.move, "draw": choices.draw, **how}
+    return {"source": choices.move, "draw": choices.draw, **how}
 
 
 def _curve(kind: str, levels: Sequence[float]) -> Maker:

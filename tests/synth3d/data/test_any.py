@@ -123,5 +123,5 @@ def test_gaps_of_validation_take_turns_over_all_there_are():
 
 
 def test_a_sequence_that_moves_would_be_made_as_well():
-    with pytest.raises(InputError, match="misalign.sequence must be left out where mode is any"):
-        MisalignConfig(sequence="t1n", shift=1.0).check_fits(TASK)
+    with pytest.raises(InputError, match="misalign.source must be left out where mode is any"):
+        MisalignConfig(source="t1n", shift=1.0).check_fits(TASK)

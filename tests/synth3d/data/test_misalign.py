@@ -26,8 +26,8 @@ from synth3d.data.slices import seen
 from synth3d.data.task import Task
 from synth3d.images.planes import turn_to
 
-FIXED = MisalignConfig(sequence="t2w", shift=3.0, draw="fixed_magnitude")
-BENT = MisalignConfig(sequence="t2f", elastic=4.0, draw="fixed_magnitude", when="train")
+FIXED = MisalignConfig(source="t2w", shift=3.0, draw="fixed_magnitude")
+BENT = MisalignConfig(source="t2f", elastic=4.0, draw="fixed_magnitude", when="train")
 
 
 def settings_of(dim=3, misalign=FIXED, **data):
@@ -100,7 +100,7 @@ def test_a_quarter_turn_is_a_quarter_turn_and_keeps_lengths_in_mm():
 @pytest.mark.parametrize("dim", [2, 3])
 @given(seed=st.integers(0, 200), draw=st.sampled_from(["uniform_box", "fixed_magnitude"]))
 def test_motions_are_as_large_as_asked(dim, seed, draw):
-    settings = MisalignConfig(sequence="t2w", shift=2.5, rotate=10, elastic=1.5, draw=draw)
+    settings = MisalignConfig(source="t2w", shift=2.5, rotate=10, elastic=1.5, draw=draw)
     motion = draw_motion(settings, dim, torch.Generator().manual_seed(seed))
     cosine = (torch.trace(motion.rotation) - dim + 2) / 2
     degrees = float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))))
@@ -119,7 +119,7 @@ def test_motions_are_as_large_as_asked(dim, seed, draw):
 @pytest.mark.parametrize("draw", ["uniform_box", "fixed_magnitude"])
 def test_the_points_of_a_curve_differ_in_length_alone(draw):
     def drawn(shift):
-        settings = MisalignConfig(sequence="t2w", shift=shift, draw=draw)
+        settings = MisalignConfig(source="t2w", shift=shift, draw=draw)
         return draw_motion(settings, 3, torch.Generator().manual_seed(5)).shift
 
     torch.testing.assert_close(drawn(3.0), 6 * drawn(0.5))
@@ -128,7 +128,7 @@ def test_the_points_of_a_curve_differ_in_length_alone(draw):
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("how", [{"shift": 3.0}, {"rotate": 9.0}, {"elastic": 3.0}])
 def test_one_source_moves_and_nothing_else(prepared, dim, how):
-    moved = misalign(prepared, *settings_of(dim, MisalignConfig(sequence="t2w", **how)))
+    moved = misalign(prepared, *settings_of(dim, MisalignConfig(source="t2w", **how)))
     for name in ("t1n", "t1c", "t2f"):
         assert moved.volumes[name] is prepared.volumes[name]
     assert moved.brain is prepared.brain
@@ -140,7 +140,7 @@ def test_one_source_moves_and_nothing_else(prepared, dim, how):
 
 
 def test_movements_follow_from_case_and_seed_alone(prepared):
-    settings = settings_of(misalign=MisalignConfig(sequence="t2w", shift=3, rotate=5, elastic=2))
+    settings = settings_of(misalign=MisalignConfig(source="t2w", shift=3, rotate=5, elastic=2))
 
     def tested(name="a"):
         case = dataclasses.replace(prepared.case, name=name)
@@ -158,7 +158,7 @@ def test_movements_follow_from_case_and_seed_alone(prepared):
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize("how", [{"shift": 2.0}, {"rotate": 9.0}, {"elastic": 3.0}])
 def test_in_two_dimensions_nothing_leaves_its_slice(prepared, plane, how):
-    settings = settings_of(2, MisalignConfig(sequence="t2w", **how), plane=plane)
+    settings = settings_of(2, MisalignConfig(source="t2w", **how), plane=plane)
     turn = turn_to(plane, prepared.affine)
     volume = prepared.volumes["t2w"].copy()
     turned = turn.apply(volume)
@@ -181,7 +181,7 @@ def test_lengths_are_voxels_of_what_the_network_sees(prepared):
 
 
 def test_nothing_happens_where_nothing_is_asked_or_the_source_is_absent(prepared):
-    still = settings_of(misalign=MisalignConfig(sequence="t2w"))
+    still = settings_of(misalign=MisalignConfig(source="t2w"))
     assert misalign(prepared, *still) is prepared
     without = {name: v for name, v in prepared.volumes.items() if name != "t2w"}
     absent = dataclasses.replace(prepared, volumes=without)
@@ -244,13 +244,13 @@ def test_a_moved_target_is_learnt_from_and_never_judged_against(prepared):
 @pytest.mark.parametrize("draw", ["uniform_box", "fixed_magnitude"])
 def test_lengths_of_the_elastic_field_are_told_in_voxels(dim, draw):
     def told(elastic):
-        return lengths(MisalignConfig(sequence="t2w", elastic=elastic, draw=draw), dim)
+        return lengths(MisalignConfig(source="t2w", elastic=elastic, draw=draw), dim)
 
     mean, longest = told(1.0)
     assert told(3.0) == pytest.approx((3 * mean, 3 * longest), rel=1e-4)
     assert 0.1 < mean < longest < (1.0 if draw == "fixed_magnitude" else dim**0.5)
     # Another way to the same: how far a ramp along each axis is moved, inside the volume.
-    motion = draw_motion(MisalignConfig(sequence="t2w", elastic=1.0, draw=draw), dim,
+    motion = draw_motion(MisalignConfig(source="t2w", elastic=1.0, draw=draw), dim,
                          torch.Generator().manual_seed(0))  # fmt: skip
     still = dataclasses.replace(motion, shift=torch.zeros(dim), rotation=torch.eye(dim))
     axes = torch.meshgrid(*[torch.arange(24.0)] * dim, indexing="ij")

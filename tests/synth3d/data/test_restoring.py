@@ -46,7 +46,7 @@ def test_a_degraded_source_that_is_a_target_is_poor():
         ({"sources": ("t2f", "t1n")}, "poor must be the last of"),
         ({"degrade": DegradeConfig("t2f", (1, 1, 4), when="test_only")}, "degrade.when must be tr"),
         ({"mode": "any", "targets": ALL}, "degrade.source must be left out where mode is any"),
-        ({"misalign": MisalignConfig("t2f", 2.0, when="train")}, "misalign.sequence must be ano"),
+        ({"misalign": MisalignConfig("t2f", 2.0, when="train")}, "misalign.source must be ano"),
         ({"data": DataConfig(misregistration=2.0)}, "data.misregistration must be 0 where"),
         ({"data": DataConfig(common_grid="t2f")}, "data.common_grid must be another sequence"),
         (

@@ -30,7 +30,7 @@ from synth3d.training.run_folder import read_config, write_config
 CELLS = [
     Cell("conv", {"model.name": "resunet"}),
     Cell("cagr", {"model.name": "agi-net"}, {}, "conv"),
-    Cell("far", {"model.name": "resunet"}, {"misalign": {"sequence": "t2w", "shift": 3}}, "conv"),
+    Cell("far", {"model.name": "resunet"}, {"misalign": {"source": "t2w", "shift": 3}}, "conv"),
 ]
 PRETEND_TO_TRAIN = """
 import json, pathlib, sys

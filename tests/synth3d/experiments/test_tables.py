@@ -122,10 +122,10 @@ def test_a_curve_is_tested_only_or_trained_too(retrain):
     assert {c.level for c in cells_of("translation", 3).values()} == {0, 0.5, 1, 1.5, 2, 2.5, 3}
     cell = cells_of("rotation", 3, Choices("t1n", "uniform_box", retrain))["agi-net-7.5"]
     tested = configure(values, cell.overrides, cell.testing).misalign
-    assert (tested.sequence, tested.rotate, tested.draw) == ("t1n", 7.5, "uniform_box")
+    assert (tested.source, tested.rotate, tested.draw) == ("t1n", 7.5, "uniform_box")
     assert configure(values, cell.overrides).misalign.active == retrain
     shifted = configure(values, cells_of("convolutions", 3)["cagr-shifted"].overrides).misalign
-    assert (shifted.sequence, shifted.shift, shifted.draw) == ("t2w", 3.0, "fixed_magnitude")
+    assert (shifted.source, shifted.shift, shifted.draw) == ("t2w", 3.0, "fixed_magnitude")
 
 
 def test_a_swapped_framework_keeps_its_own_losses_and_the_recipes_critic():

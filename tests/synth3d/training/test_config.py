@@ -118,15 +118,15 @@ def test_the_published_experiments_in_two_dimensions_are_as_printed():
         ("targets", ["ct"], "ct"),
         ("dim", 2, "data.patch must be 2 numbers, as dim is 2"),
         ("data", {"patch": [48, 48], "overlap": [0, 0]}, "data.patch must be 3 numbers"),
-        ("misalign", {"sequence": "pd", "shift": 3}, "misalign.sequence must be one of the so"),
-        ("misalign", {"sequence": "flair", "shift": 3}, "misalign.when must be train where a"),
+        ("misalign", {"source": "pd", "shift": 3}, "misalign.source must be one of the so"),
+        ("misalign", {"source": "flair", "shift": 3}, "misalign.when must be train where a"),
         (
             "misalign",
-            {"sequence": "t2", "shift": 3, "when": "train"},
+            {"source": "t2", "shift": 3, "when": "train"},
             "misalign.when must be train_and_test or test_only where a source",
         ),
-        ("misalign.shift", 3, "misalign.sequence must be .*, to say what moves"),
-        ("misalign", {"sequence": "t2", "shift": -1}, "misalign.shift must be finite and ≥ 0"),
+        ("misalign.shift", 3, "misalign.source must be .*, to say what moves"),
+        ("misalign", {"source": "t2", "shift": -1}, "misalign.shift must be finite and ≥ 0"),
         ("misalign.draw", "disc", "misalign.draw must be uniform_box or fixed_magnitude"),
         ("misalign.when", "never", "misalign.when must be train_and_test, test_only or"),
     ],
@@ -148,8 +148,8 @@ def test_no_common_grid_where_any_sequence_may_lack():
 def test_aliases_are_understood_at_the_edge():
     config = parse(RunConfig, {"sources": ["T1", "t1ce"], "targets": ["flair"]})
     assert (config.sources, config.targets) == (("t1n", "t1c"), ("t2f",))
-    moved = parse(RunConfig, {"misalign": {"sequence": "T2", "shift": 3}})
-    assert moved.misalign.sequence == "t2w"
+    moved = parse(RunConfig, {"misalign": {"source": "T2", "shift": 3}})
+    assert moved.misalign.source == "t2w"
     assert moved.misalign.active
     assert not RunConfig().misalign.active
 

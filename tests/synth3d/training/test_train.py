@@ -133,7 +133,7 @@ def test_slices_drawn_by_a_worker_resume_too_and_as_if_there_were_none(phantom_c
         source_dropout=0.3, validation_cases=1,
     )  # fmt: skip
     model = dataclasses.replace(TINY.model, name="resunet")
-    astray = MisalignConfig(sequence="t2w", shift=2.0, elastic=1.0)
+    astray = MisalignConfig(source="t2w", shift=2.0, elastic=1.0)
     alone = dataclasses.replace(TINY, dim=2, model=model, data=data, misalign=astray)
     cases = find_cases(phantom_cohort)
     undisturbed = train(alone, cases, make_splits(cases), phantom_cohort, tmp_path / "alone")
