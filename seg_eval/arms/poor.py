@@ -15,7 +15,16 @@ from seg_eval.arms.synthesisers import SynthesisRun, completed_file
 from synth3d.cohort import MODALITIES, Case, Modality, parse_modality
 from synth3d.errors import InputError
 from synth3d.files import link_or_copy
-from synth3d.images import PROFILES, brought_back, coarse, coarse_grid, grid, read, write_new
+from synth3d.images import (
+    PROFILES,
+    Grid,
+    coarse,
+    coarse_grid,
+    grid,
+    read,
+    resample_within,
+    write_new,
+)
 
 Resample = Callable[[np.ndarray, Sequence[float], Sequence[int]], np.ndarray]
 """A volume (D, H, W), its voxel sides in mm and another shape to the same field of view in it."""
@@ -112,8 +121,8 @@ class PoorScans:
 
     def on_grid(self, case: Case, kind: str) -> np.ndarray:
         """The same by one of :data:`INTERPOLATIONS`."""
-        shape = grid(case.images[self.degradation.modality]).shape_zyx
-        return INTERPOLATIONS[kind](self, self.scan(case), shape)
+        target = grid(case.images[self.degradation.modality])
+        return INTERPOLATIONS[kind](self, self.scan(case), target)
 
     def cohort(self, cases: Sequence[Case]) -> Path:
         """A cohort folder in which ``cases`` have their scans instead of the real sequence."""
@@ -127,13 +136,13 @@ class PoorScans:
         return self.folder
 
 
-Interpolation = Callable[[PoorScans, Path, Sequence[int]], np.ndarray]
+Interpolation = Callable[[PoorScans, Path, Grid], np.ndarray]
 
 INTERPOLATIONS: dict[str, Interpolation] = {
-    "degraded": lambda scans, path, shape: scans.resample(
-        (volume := read(path)).data, volume.spacing_mm, shape
+    "degraded": lambda scans, path, target: scans.resample(
+        (volume := read(path)).data, volume.spacing_mm, target.shape_zyx
     ),
-    "trilinear": lambda scans, path, shape: brought_back(read(path).data, shape),
-    "spline": lambda scans, path, shape: brought_back(read(path).data, shape, order=3),
+    "trilinear": lambda scans, path, target: resample_within(read(path), target).data,
+    "spline": lambda scans, path, target: resample_within(read(path), target, order=3).data,
 }
-"""Kind of arm to what brings a scan to a shape (D, H, W), for kinds that only interpolate."""
+"""Kind of arm to what brings a scan to a grid, (D, H, W), for kinds that only interpolate."""

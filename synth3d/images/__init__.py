@@ -11,7 +11,6 @@ from synth3d.images.alignment import (
 )
 from synth3d.images.coarse import (
     PROFILES,
-    brought_back,
     check_ratio,
     coarse,
     coarse_grid,
@@ -58,7 +57,7 @@ from synth3d.images.volumes import (
 __all__ = [
     "CEILING", "CORRECTED", "EDGES_MM", "FOREIGN", "Grid", "LABEL_TOLERANCE", "MOST_HEAD",
     "NiftiImage", "PLANES", "PROFILES", "Place", "SHOULDER", "Scale", "ScalePrior", "Sketch",
-    "Turn", "Volume", "agreements", "background_of", "brought_back", "check_content", "check_ratio",
+    "Turn", "Volume", "agreements", "background_of", "check_content", "check_ratio",
     "check_same_grid", "check_same_grids", "coarse", "coarse_grid", "coarsening", "differs",
     "edges_in", "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place",
     "read", "read_label", "read_rounded_label", "read_unchecked", "register_rigid", "remedies",

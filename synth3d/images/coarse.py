@@ -1,4 +1,4 @@
-"""A volume in thicker slices, and back on its own grid.
+"""A volume in thicker slices.
 
 Coarse voxels share the field of view of the fine ones: a side of n voxels becomes ceil(n / ratio),
 so the ratio is exact where it divides n and a little less elsewhere. Axes are taken one by one.
@@ -6,7 +6,6 @@ so the ratio is exact where it divides n and a little less elsewhere. Axes are t
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -62,22 +61,6 @@ def coarse_grid(fine: Grid, ratio: Sequence[int]) -> Grid:
     to_fine = np.diag([*longer, 1.0])
     to_fine[:3, 3] = [(by - 1) / 2 for by in longer]
     return Grid(shape, fine.affine @ to_fine)  # type: ignore[arg-type]
-
-
-def brought_back(volume: np.ndarray, shape: Sequence[int], order: int = 1) -> np.ndarray:
-    """A coarse ``volume`` on ``shape`` (D, H, W) voxels of the same field of view; float32.
-
-    By B-splines of ``order``: 1 is trilinear, 3 cubic; before the first and behind the last middle
-    of a voxel they see that voxel.
-    """
-    from scipy import ndimage
-
-    scale = np.divide(volume.shape, shape)
-    offset: Any = scale / 2 - 0.5
-    fine = ndimage.affine_transform(
-        volume.astype(np.float64), scale, offset, tuple(shape), order=order, mode="nearest"
-    )
-    return fine.astype(np.float32)
 
 
 def _by_kspace(side: int, kept: int) -> np.ndarray:

@@ -24,9 +24,10 @@ def resample(volume: Volume, target: Grid) -> Volume:
     return moved
 
 
-def resample_within(volume: Volume, target: Grid) -> Volume:
-    """``volume`` of thick slices on the grid ``target``: linear, and constant beyond its middles.
+def resample_within(volume: Volume, target: Grid, order: int = 1) -> Volume:
+    """``volume`` of thick slices on the grid ``target``, constant beyond its middles.
 
+    By B-splines of ``order``: 1 is trilinear, 3 cubic.
     So it has something everywhere, the outermost slice where it has no place (:func:`share_beyond`
     says where that is). One that is on the grid already comes back as it is.
     """
@@ -38,7 +39,7 @@ def resample_within(volume: Volume, target: Grid) -> Volume:
     matrix: Any = to_own[:, :3][::-1, ::-1]
     offset: Any = to_own[:, 3][::-1]
     shape = target.shape_zyx
-    data = ndimage.affine_transform(volume.data, matrix, offset, shape, order=1, mode="nearest")
+    data = ndimage.affine_transform(volume.data, matrix, offset, shape, order=order, mode="nearest")
     return Volume(data.astype(np.float32, copy=False), target.affine, volume.path)
 
 

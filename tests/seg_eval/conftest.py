@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from seg_eval.cli import build_parser, main, request_of
 from seg_eval.evaluation import evaluate
 from seg_eval.experiment.engines import Engines, Predict
 from seg_eval.experiment.request import RunRequest
 from seg_eval.segmenter.training import Training
-from synth3d.images import brought_back, read, resample_within, write_like, write_new
+from synth3d.images import read, resample_within, write_like, write_new
 
 SHAPE = (14, 20, 18)
 AFFINE = np.array([[-1.5, 0, 0, 9], [0, -1, 0, 11], [0, 0, 2, -7], [0, 0, 0, 1.0]])
@@ -193,6 +194,12 @@ class ThresholdSegmenter:
         return np.where(tumour, np.where(ring, 3, 2), 0).astype(np.uint8)
 
 
+def nearest(scan: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A scan (D, H, W) in another shape of the same field of view: each voxel the nearest of it."""
+    zoom = np.divide(shape, scan.shape)
+    return np.asarray(ndimage.zoom(scan, zoom, order=0, mode="nearest", grid_mode=True))
+
+
 class FakeMachines:
     """Engines that note what they are asked for; ``log`` is the list of requests."""
 
@@ -206,7 +213,7 @@ class FakeMachines:
     def engines(self) -> Engines:
         """As the experiment takes them."""
         judges = self.train_segmenter, self.load_segmenter, self.open_segmenter
-        return Engines(self.synth3d, *judges, lambda scan, mm, shape: brought_back(scan, shape, 0))
+        return Engines(self.synth3d, *judges, lambda scan, mm, shape: nearest(scan, shape))
 
     def load_segmenter(self, model: Path, threads: int) -> Predict:
         """One that sees what it was trained on."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from synth3d.data.degrade import coarse as coarse_of_tensor
 from synth3d.errors import InputError
-from synth3d.images import Grid, Volume, brought_back, coarse, coarse_grid, resample
+from synth3d.images import Grid, Volume, coarse, coarse_grid, resample, resample_within
 
 SIDES = st.tuples(*[st.integers(5, 13)] * 3)
 RATIO = st.tuples(*[st.integers(1, 5)] * 3)
@@ -31,17 +31,21 @@ def test_files_get_as_coarse_as_what_training_sees(sides, ratio, profile):
 
 @given(sides=SIDES, ratio=RATIO)
 def test_trilinear_is_what_training_interpolates_with(sides, ratio):
+    fine = Grid(sides, OBLIQUE)
     found = coarse(picture(sides), ratio)
+    there = Volume(found, coarse_grid(fine, ratio).affine, Path("scan.nii"))
     back = F.interpolate(torch.from_numpy(found)[None, None], size=sides, mode="trilinear")[0, 0]
-    np.testing.assert_allclose(brought_back(found, sides), back, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(resample_within(there, fine).data, back, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("order", [1, 3])
 def test_a_constant_and_an_untouched_volume_come_back(order):
-    fine = picture((6, 7, 8))
-    np.testing.assert_allclose(brought_back(fine, fine.shape, order), fine, atol=1e-6)
-    slab = coarse(np.full((6, 7, 8), 300.0), (1, 2, 3))
-    np.testing.assert_allclose(brought_back(slab, (6, 7, 8), order), 300, rtol=1e-5)
+    grid = Grid((6, 7, 8), OBLIQUE)
+    fine = Volume(picture(grid.shape_zyx), OBLIQUE, Path("scan.nii"))
+    np.testing.assert_allclose(resample_within(fine, grid, order).data, fine.data, atol=1e-6)
+    slab = coarse(np.full(grid.shape_zyx, 300.0), (1, 2, 3))
+    there = Volume(slab, coarse_grid(grid, (1, 2, 3)).affine, Path("scan.nii"))
+    np.testing.assert_allclose(resample_within(there, grid, order).data, 300, rtol=1e-5)
 
 
 @given(sides=SIDES, ratio=RATIO)
@@ -66,7 +70,18 @@ def test_a_ramp_is_where_it_was():
     there = Volume(found, coarse_grid(fine, (1, 1, 4)).affine, Path("scan.nii"))
     inner = np.s_[1:-1, 1:-1, 2:14]
     np.testing.assert_allclose(resample(there, fine).data[inner], ramp[inner], rtol=1e-5)
-    np.testing.assert_allclose(brought_back(found, fine.shape_zyx)[inner], ramp[inner])
+    np.testing.assert_allclose(resample_within(there, fine).data[inner], ramp[inner], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("order", "off"), [(1, 3.75), (3, 0)])
+def test_splines_of_order_3_follow_a_parabola_and_lines_cut_its_corners(order, off):
+    """Far from the ends; 1.5 from a point and 2.5 from the next a line is 3.75 above x²."""
+    fine = Grid((1, 1, 128), OBLIQUE)
+    own = coarse_grid(fine, (1, 1, 4))
+    points = (np.arange(32.0)[None, None] * 4 - 62) ** 2
+    there = Volume(points, own.affine, Path("scan.nii"))
+    error = resample_within(there, fine, order).data - (np.arange(128) - 63.5) ** 2
+    assert error[..., 40:88].max() == pytest.approx(off, abs=1e-3)
 
 
 def test_voxels_larger_than_the_volume_are_refused():

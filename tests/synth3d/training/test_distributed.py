@@ -50,6 +50,8 @@ STAGES = RunConfig(
     ),
 )  # fmt: skip
 """TSF-Seq2Seq, whose encoder is frozen at step 4."""
+HANGS = 600.0
+"""Seconds after which a process hangs: none of these takes so long on the busiest machine."""
 
 
 @pytest.mark.parametrize(
@@ -99,15 +101,28 @@ def begin(config: RunConfig, cohort: Path, work: Path, size: int) -> list[subpro
 
 
 def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    said = [process.communicate(timeout=120) for process in processes]
+    """Code, stdout and stderr of each; where one hangs, all are killed and the test fails."""
+    try:
+        said = [process.communicate(timeout=HANGS) for process in processes]
+    except subprocess.TimeoutExpired:
+        for process in processes:
+            process.kill()
+            process.communicate()
+        raise
     return [(p.returncode, *texts) for p, texts in zip(processes, said, strict=True)]
 
 
-def wait_for(path: Path) -> None:
-    until = time.monotonic() + 120
+def wait_for(path: Path, processes: list[subprocess.Popen[str]]) -> None:
+    """Until ``processes`` have written ``path``; they are ended where they do not."""
+    until = time.monotonic() + HANGS
     while not path.exists() and time.monotonic() < until:
+        if any(process.poll() is not None for process in processes):
+            break
         time.sleep(0.01)
-    assert path.exists()
+    if not path.exists():
+        for process in processes:
+            process.kill()
+        pytest.fail(f"{path.name} was not written: {ends(processes)}")
 
 
 def test_a_killed_process_ends_all_and_the_same_command_goes_on_with_fewer(
@@ -116,7 +131,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on_with_fewer(
     """Until it is asked to stop between two checkpoints; then it goes on once more, to its end."""
     run = tmp_path / "work" / "runs" / "run"
     processes = begin(TINY, phantom_cohort, tmp_path / "work", 2)
-    wait_for(run / "resume.pt")
+    wait_for(run / "resume.pt", processes)
     processes[1].send_signal(signal.SIGKILL)
     since = time.monotonic()
     (first, said, told), (second, *_) = ends(processes)
@@ -161,7 +176,7 @@ def test_two_processes_end_where_one_does(phantom_cohort, tmp_path):
 def test_where_one_of_two_is_asked_to_stop_both_do_and_both_go_on(phantom_cohort, tmp_path):
     config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, steps=400))
     processes, run = begin(config, phantom_cohort, tmp_path, 2), tmp_path / "runs" / "run"
-    wait_for(run / "resume.pt")
+    wait_for(run / "resume.pt", processes)
     processes[1].send_signal(signal.SIGTERM)
     assert [code for code, *_ in ends(processes)] == [0, 0]
     assert not (run / "done.json").exists()
