@@ -133,11 +133,9 @@ class Maker:
         """The file, of a source, whose header and type ``target`` borrows.
 
         What is no source may lie on another grid, as T1 does beside PD and T2 in IXI. With a
-        common grid it is the sequence on whose grid the case was worked on. A poor sequence, whose
-        file may lie on a coarse grid, lends nothing where there is another.
+        common grid it is the sequence on whose grid the case was worked on.
         """
-        there: list[Modality] = [m for m in self.sources if m in case.images]
-        have = [m for m in there if m not in self.config.task.poor] or there
+        have: list[Modality] = [m for m in self.sources if m in case.images]
         common = self.config.data.common_grid
         first: list[Modality] = [m for m in have if m == common] if common else [*NEAREST[target]]
         return next(case.images[m] for m in (*first, *have) if m in have)
