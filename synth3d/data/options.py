@@ -110,12 +110,12 @@ class MisalignConfig:
     """One sequence that lies elsewhere than all else, as an experiment (``synth3d.data.misalign``).
 
     Only ``source`` moves, which may be a target; the others, the brain mask and the label stay.
-    Lengths are voxels of what the network sees. ``draw`` is ``uniform_box`` (each component up to ``shift``, ``rotate``
-    or ``elastic``, evenly) or ``fixed_magnitude`` (exactly that far, some way). ``when`` is
-    ``train_and_test`` or ``test_only`` for a source, drawn anew whenever a case is read. A target
-    moves in ``train`` alone: once and for all in each case, as a pair out of register stays so,
-    and what is made is judged against the target where it lies. Completing a cohort never moves
-    anything.
+    Lengths are voxels of what the network sees. ``draw`` is ``uniform_box`` (each component up to
+    ``shift``, ``rotate`` or ``elastic``, evenly) or ``fixed_magnitude`` (exactly that far, some
+    way). ``when`` is ``train_and_test`` or ``test_only`` for a source, drawn anew whenever a case
+    is read. A target moves in ``train`` alone: once and for all in each case, as a pair out of
+    register stays so, and what is made is judged against the target where it lies. Completing a
+    cohort never moves anything.
     """
 
     source: str = ""
