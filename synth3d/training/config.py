@@ -180,8 +180,7 @@ class RunConfig:
     def depths(self) -> set[int]:
         """How many voxels deep the grids of the network are, for ``dim`` 3."""
         deep, levels = self.data.patch[0], self.model.divisor.bit_length()
-        finest = self.task.ratio[0] if self.task.poor else 1
-        return {deep // 2**level for level in range(levels)} | {deep // finest}
+        return {deep // 2**level for level in range(levels)}
 
     @property
     def words(self) -> str:

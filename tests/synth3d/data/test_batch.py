@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from synth3d.data import patches
+from synth3d.data import feeding
 from synth3d.data.batch import Batch
 from synth3d.data.cache.packed import pack
 from synth3d.data.options import DataConfig
@@ -112,7 +112,7 @@ def test_torchs_loader_pins_what_workers_drew(prepared, monkeypatch):
         asked.append(how)
         return ()
 
-    monkeypatch.setattr(patches, "DataLoader", loader)
+    monkeypatch.setattr(feeding, "DataLoader", loader)
     subjects, data = [pack(prepared)] * 2, dataclasses.replace(DATA, workers=1)
     for wanted in (False, True):
         Stream(subjects, TASK, data, pinned=wanted).batches(0)
