@@ -16,6 +16,7 @@ from seg_eval.segmenter.model_folder import (
     configuration_of,
     read_model_folder,
     refuse_untrusted,
+    told_as_damage,
 )
 from seg_eval.segmenter.nnunet import Segmenter
 from synth3d.cohort import parse_modality
@@ -106,15 +107,8 @@ def described(model: ModelFolder) -> dict[str, Any]:
     Raises:
         InputError: An export has no word for it, or they are damaged.
     """
-    try:
+    with told_as_damage(model.folder):
         return _described(model)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"dataset.json or plans.json in {model.folder} is damaged, or not nnU-Net v2's: "
-            f"{error!r}"
-        ) from error
 
 
 def _described(model: ModelFolder) -> dict[str, Any]:

@@ -5,7 +5,8 @@ whatever code they hold, so they are touched only for a folder of our own or a t
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,15 @@ def trained_here(model: ModelFolder, own: Path | None) -> bool:
 
 def read_model_folder(folder: Path) -> ModelFolder:
     """What ``folder`` says of itself, or why it cannot serve; opens JSON files alone."""
-    try:
+    with told_as_damage(folder):
         return _read(folder)
+
+
+@contextmanager
+def told_as_damage(folder: Path) -> Iterator[None]:
+    """JSON files of a model that are not as nnU-Net writes them are an InputError that names it."""
+    try:
+        yield
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
