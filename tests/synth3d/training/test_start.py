@@ -10,7 +10,7 @@ from synth3d.cohort import Splits, find_cases
 from synth3d.errors import InputError
 from synth3d.files import sha256, write_json
 from synth3d.settings import parse
-from synth3d.training import TrainRequest, load_run, resolve, train_run
+from synth3d.training import load_run, resolve, train_run
 from synth3d.training.config import RunConfig
 from synth3d.training.run_folder import load_weights, save_weights
 from synth3d.training.start import begun, refuse_seen, seen_before
@@ -24,17 +24,9 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def request_of(phantom_cohort, tmp_path_factory):
-    """(fields) → a small training of slices for any gap."""
-    work = tmp_path_factory.mktemp("work")
-
-    def make(name: str, assign: tuple[str, ...] = (), **fields) -> TrainRequest:
-        return TrainRequest(
-            data=phantom_cohort, recipe="tsf-cpu", assign=(*SMALL, *assign), threads=1,
-            device="cpu", work=work, name=name, **{"steps": 4} | fields,
-        )  # fmt: skip
-
-    return make
+def request_of(small_requests):
+    """(name, settings, fields) → a small training of slices for any gap."""
+    return small_requests("tsf-cpu", SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 
 from synth3d.errors import InputError
 from synth3d.files import write_json
-from synth3d.training import TrainRequest, load_run, resolve, train_run
+from synth3d.training import load_run, resolve, train_run
 from synth3d.training.run_folder import load_weights
 from synth3d.training.start import begun
 from synth3d.training.trainer import Trainer
@@ -24,17 +24,9 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def request_of(phantom_cohort, tmp_path_factory):
-    """(fields) → a small training of slices of the recipe."""
-    work = tmp_path_factory.mktemp("work")
-
-    def make(name: str, assign: tuple[str, ...] = (), **fields) -> TrainRequest:
-        return TrainRequest(
-            data=phantom_cohort, recipe="fgdl-cpu", assign=(*SMALL, *assign), threads=1,
-            device="cpu", work=work, name=name, **{"steps": 4} | fields,
-        )  # fmt: skip
-
-    return make
+def request_of(small_requests):
+    """(name, settings, fields) → a small training of slices."""
+    return small_requests("fgdl-cpu", SMALL)
 
 
 @pytest.fixture(scope="module")
