@@ -50,8 +50,9 @@ class FGDLOptions(Options):
 
     Where a poor sequence is restored, ``pretrain`` is the share of the steps in which synthesis
     and label correction learn; then the branch does, its maps of distinction by 10 × the squared
-    distance to D∞ (``distinction``: ``signed``, ``abs`` or ``none``). ``modulate`` lets the maps
-    modulate features; ``align``: ``deformable``, ``warp`` or ``none``, or ``auto``, the first in
+    distance to D∞ (``distinction``: ``signed``, ``abs`` or ``none``). ``residual`` lets it add to
+    the interpolated image instead of drawing all of it. ``modulate`` lets the maps modulate
+    features; ``align``: ``deformable``, ``warp`` or ``none``, or ``auto``, the first in
     2-D and the second in 3-D.
     """
 
@@ -77,6 +78,7 @@ class FGDLOptions(Options):
     distinction: str = "signed"
     distinction_weight: float = 10.0
     modulate: bool = True
+    residual: bool = False
     align: str = "auto"
 
     def __post_init__(self) -> None:
@@ -137,7 +139,7 @@ class FGDL(Framework):
         """The generator and the branch that restores by its features."""
         o, ratio = self.options, self.task.ratio
         try:
-            return Restorer(self.generator, ratio, o.align, o.modulate)
+            return Restorer(self.generator, ratio, o.align, o.modulate, o.residual)
         except ValueError as error:
             raise InputError(
                 f"degrade.ratio {ratio} does not fit model.widths: {error}; take another ratio, "

@@ -66,6 +66,19 @@ def test_what_learnt_first_is_frozen_while_the_branch_learns(make, poor_batch):
 
 
 @pytest.mark.parametrize("dim", [2, 3])
+def test_a_branch_that_adds_begins_with_the_sequence_as_it_is_shown(dim, make, make_batch):
+    ratio = {2: (1, 2, 4), 3: (1, 1, 4)}[dim]
+    batch, how = make_batch(dim, ratio=ratio), {"model": {"widths": (4, 6, 8)}}
+    trainer, drawn = (make(dim, ratio, residual=residual, **how) for residual in (True, False))
+    shown, args = batch.sources[:, -1:], (batch.sources, batch.present, batch.wanted)
+    assert torch.equal(trainer.framework.generator(*args), shown)
+    assert not torch.equal(drawn.framework.generator(*args), shown)
+    for _ in range(4):  # the fourth is the branch's first
+        trainer.advance(batch)
+    assert not torch.equal(trainer.framework.generator(*args), shown)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
 def test_the_synthesis_never_sees_the_poor_sequence_and_the_branch_its_means(dim, make, make_batch):
     """Of blocks of the ratio; and nothing of it steers how labels are moved."""
     ratio = {2: (1, 2, 4), 3: (1, 1, 4)}[dim]
