@@ -155,7 +155,7 @@ def _add_statistics(run: argparse.ArgumentParser) -> None:
     told = "a region that a case does not have: brats scores 1 if the prediction is empty too "
     told += "and 0 if not; skip leaves the case out in every arm"
     add("--empty", choices=("brats", "skip"), help=told)
-    told = "of voxel draws and bootstrap, and of the segmenter without --seeds; not of synthesis"
+    told = "of voxel draws, and of the segmenter without --seeds; not of synthesis"
     add("--seed", type=int, help=told)
     told = "segmenters of each kind are trained with these seeds; default: SEED alone"
     add("--seeds", metavar="0,1,2", help=told)

@@ -1,6 +1,6 @@
 """From scores to decisions."""
 
-from seg_eval.analysis.recovery import SMALLEST_GAP
+from seg_eval.analysis.recovery import SMALLEST_GAP, recovery
 from seg_eval.analysis.summary import SCHEMA, Findings, Question, summarise
 from seg_eval.analysis.verdict import Caveat, Verdict
 
@@ -11,5 +11,6 @@ __all__ = [
     "SCHEMA",
     "SMALLEST_GAP",
     "Verdict",
+    "recovery",
     "summarise",
 ]

@@ -81,6 +81,7 @@ class Plan:
             "threads": self.threads,
             "empty": self.empty,
             "margin": self.margin,
+            "primary": next((a.name for a in self.arms if a.about.group == "synthesis"), None),
             "arms": {arm.name: self._origin(arm) for arm in self.arms},
         }
 

@@ -90,7 +90,7 @@ def write_outputs(
     _write_rows(folder / "results.csv", map(asdict, scores), tuple(Score.__dataclass_fields__))
     _write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
     how = plan.degraded and plan.degraded.describe()
-    about = plan.arms, plan.missing, plan.empty, plan.margin, plan.seed
+    about = plan.arms, plan.missing, plan.empty, plan.margin
     question = Question(*about, degraded=how)
     summary = put_into_words(summarise(scores, images, question), question)
     summary["warnings"] += [say(caveat.code, **caveat.figures) for caveat in _caveats(plan)]

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from seg_eval.arms import ARM_KINDS
 from seg_eval.report.pictures import short_name
-from seg_eval.scoring import BRATS_GLIOMA, EMPTY_HD95_MM, TOLERANCE_MM
+from seg_eval.scoring import BRATS_GLIOMA, TOLERANCE_MM
 from synth3d.files import html_page, markdown_cell, markdown_page
 
 WORDS = Path(__file__).parent / "words"
@@ -178,7 +178,7 @@ def _environment(is_html: bool) -> Any:
         extensions=["jinja2.ext.do"],
     )
     made.globals |= {
-        "say": say, "tolerance_mm": TOLERANCE_MM, "empty_hd95_mm": EMPTY_HD95_MM,
+        "say": say, "tolerance_mm": TOLERANCE_MM,
         "lesion_rule": BRATS_GLIOMA,
     }  # fmt: skip
     named = (figure, interval, listed, many, number, p_value, percent, share, signed, spoken)

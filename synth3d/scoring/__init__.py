@@ -1,11 +1,17 @@
 """How good a synthetic picture is."""
 
-from synth3d.scoring.bootstrap import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
 from synth3d.scoring.case import score_case
 from synth3d.scoring.cohort import ScoreRequest, find_lpips, load_lpips
 from synth3d.scoring.conventions import CONVENTIONS, Convention
 from synth3d.scoring.explanation import CHANCE, find_errors
 from synth3d.scoring.formulas import decibels, image_scores, mae_brain, psnr_brain, ssim_brain
+from synth3d.scoring.intervals import (
+    CONFIDENCE,
+    FEW_CASES,
+    FEWEST_TRAININGS,
+    Crossed,
+    Estimate,
+)
 from synth3d.scoring.report import score
 from synth3d.scoring.similarity import similarity_map
 
@@ -14,10 +20,10 @@ __all__ = [
     "CONFIDENCE",
     "CONVENTIONS",
     "Convention",
+    "Crossed",
     "Estimate",
+    "FEWEST_TRAININGS",
     "FEW_CASES",
-    "PairedBootstrap",
-    "RESAMPLES",
     "ScoreRequest",
     "decibels",
     "find_errors",

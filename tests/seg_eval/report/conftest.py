@@ -76,7 +76,7 @@ def make_summary() -> Callable[..., dict[str, Any]]:
             "seeds": sorted({row.seed for row in scores}), "threads": 1, "empty": "brats",
             "margin": 0.02, "arms": {}, "seed": 0,
         } | config  # fmt: skip
-        question = Question(arms, config["missing"], config["empty"], resamples=300)
+        question = Question(arms, config["missing"], config["empty"])
         return put_into_words(summarise(scores, images, question), question) | {
             "config": config,
             "notes": {arm.name: "" for arm in arms}
