@@ -1,7 +1,8 @@
 """How often the certificate's intervals hold the truth, on simulated cohorts that know it.
 
     python scripts/coverage.py                 the table of docs/summary-schema.md (ten minutes)
-    python scripts/coverage.py --trials 300    a rougher one
+    python scripts/coverage.py --decisions     how often each decision is taken, and wrongly
+    python scripts/coverage.py --trials 300    rougher ones
 
 Three cohorts. *plain*: Dice-like values, bounded, skewed, correlated between arms through how hard
 a patient is; losses differ from patient to patient, trainings of the segmenter as a whole and from
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from seg_eval.analysis import recovery
+from seg_eval.analysis import Facts, Question, RegionFacts, Rival, judge, recovery
+from seg_eval.arms import Arm
 from synth3d.scoring import FEWEST_TRAININGS, Crossed
 
 COHORTS: dict[str, dict[str, Any]] = {
@@ -124,13 +126,77 @@ def table(trials: int) -> str:
     return "\n".join(lines)
 
 
+def decide(values: np.ndarray, cheap: np.ndarray, crossed: Crossed, synthetic: int) -> str:
+    """The answer of the certificate for one synthetic arm of so many.
+
+    ``values`` (patients, trainings, 3) are full, zero and the arm; ``cheap`` (arms, patients,
+    trainings).
+    """
+    full, zero, arm = np.moveaxis(values, -1, 0)
+    of_leads = Question([Arm(str(i), "synthetic") for i in range(synthetic)]).of_leads
+    rivals = [
+        Rival(kind, kind, crossed.mean(arm - theirs, of_leads), float(theirs.mean()))
+        for kind, theirs in [("zero", zero), *(("boosted", each) for each in cheap)]
+    ]
+    gap, loss = crossed.mean(full - zero), crossed.mean(full - arm)
+    regions = {"WT": RegionFacts(gap, None, crossed.ratio(arm - zero, full - zero), loss)}
+    return judge(Facts(["t2f"], "arm", 0.8, regions, rivals, crossed.patients)).worth_if_frozen
+
+
+def decisions(
+    patients: int, lead: float, cheap: int, synthetic: int, trials: int
+) -> dict[str, float]:
+    """Share of trials in which any of ``synthetic`` arms is worth it (yes), or none is (no).
+
+    Each is ahead of each of ``cheap`` arms by ``lead`` in truth; all differ by patient and by
+    training. Three trainings of the segmenter.
+    """
+    generator, shape = np.random.default_rng(7), (patients, 3)
+    crossed, answers = Crossed([f"{i:03d}" for i in range(patients)], 3), {"yes": 0, "no": 0}
+
+    def wobble() -> np.ndarray:
+        by_patient = 0.06 * generator.normal(size=(patients, 1))
+        by_training = 0.01 * generator.normal(size=(1, 3))
+        return by_patient + by_training + 0.03 * generator.normal(size=shape)
+
+    for _ in range(trials):
+        values = simulate(generator, (1, *shape))[0]
+        level = values[..., 2].copy()
+        rivals = np.stack([level - lead + wobble() for _ in range(cheap)])
+        told = set()
+        for _ in range(synthetic):
+            values[..., 2] = level + wobble()
+            told.add(decide(values, rivals, crossed, synthetic))
+        answers["yes"] += "yes" in told
+        answers["no"] += told == {"no"}
+    return {answer: count / trials for answer, count in answers.items()}
+
+
+def table_of_decisions(trials: int) -> str:
+    """Yes / no in per cent as a table in Markdown; what is left is open."""
+    leads, rows = (0.0, 0.02, 0.05), [(1, 1), (1, 4), (6, 4)]
+    head = [f"{synthetic} of synthesis, {cheap} cheap" for synthetic, cheap in rows]
+    lines = [f"| true lead | patients | {' | '.join(head)} |", f"|--:|--:|{'--:|' * len(head)}"]
+    for lead in leads:
+        for patients in (6, 12, 20, 40):
+            cells = []
+            for synthetic, cheap in rows:
+                found = decisions(patients, lead, cheap, synthetic, trials)
+                cells.append(f"{100 * found['yes']:.0f} / {100 * found['no']:.0f}")
+            lines.append(f"| {lead:g} | {patients} | {' | '.join(cells)} |")
+            print(lines[-1], file=sys.stderr)
+    return "\n".join(lines)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; 0."""
+    """Print a table; 0."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trials", type=int, default=2000, help="cohorts a cell")
-    print(table(parser.parse_args(arguments).trials))
+    parser.add_argument("--decisions", action="store_true", help="that table instead")
+    given = parser.parse_args(arguments)
+    print((table_of_decisions if given.decisions else table)(given.trials))
     return 0
 
 

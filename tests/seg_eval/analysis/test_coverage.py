@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scripts.coverage import COHORTS, QUANTITIES, coverage, everywhere, simulate, table
+from scripts.coverage import COHORTS, QUANTITIES, coverage, decisions, everywhere, simulate, table
 from seg_eval.analysis.significance import non_inferiority
 from synth3d.scoring import Crossed
 
@@ -75,3 +75,14 @@ def test_the_table_has_a_row_for_every_cohort_and_number_of_patients(monkeypatch
     assert len(lines) == 2 + 15
     assert lines[2].startswith("| plain | 6 | ")
     assert lines[2].count("/") == 8
+
+
+@pytest.mark.parametrize(("synthetic", "cheap", "trials"), [(1, 1, 100), (6, 4, 40)])
+def test_a_yes_or_a_no_is_seldom_wrong(synthetic, cheap, trials):
+    """A yes by chance, a no to a lead that is useful; and a large lead is found."""
+    yes = decisions(20, 0.0, cheap, synthetic, trials)["yes"]
+    assert yes <= 0.05 + 3 * (0.05 * 0.95 / trials) ** 0.5
+    useful = decisions(20, 0.05, cheap, synthetic, trials)
+    assert useful["no"] <= 0.05
+    assert useful["yes"] > 0.2
+    assert decisions(12, 0.05, cheap, synthetic, 5) == {"yes": 0, "no": 0}
