@@ -1,4 +1,4 @@
-"""The command ``seg_eval``: run · report · curve · paths · export-segmenter.
+"""The command ``seg_eval``: run · report · power · curve · paths · export-segmenter.
 
 Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be used,
 130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant; below
@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
   seg_eval run --degraded flair=1,1,4 --data BraTS --run work/runs/RESTORING --run work/runs/A
   seg_eval report --experiment work/eval/t2f-phantom
+  seg_eval power --experiment work/eval/t2f-phantom
   seg_eval curve work/eval/t2f-1x1x[248]-BraTS work/eval/t2f-BraTS --out work/curve
   eval "$(seg_eval paths)"                                   for stock nnU-Net commands
   seg_eval export-segmenter MODEL segmenter                  for synth3d to learn from
@@ -82,6 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help=told)
     report.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
     report.set_defaults(command=_report)
+    told = "how many patients and segmenter seeds a clearer answer would take"
+    power = commands.add_parser("power", help=told)
+    power.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
+    power.set_defaults(command=_power)
     told = "Dice against the thickness of slices, from finished experiments of --degraded, and of "
     told += "--missing for slices without end"
     curve = commands.add_parser("curve", help=told, description=told)
@@ -193,6 +198,13 @@ def _report(args: argparse.Namespace) -> int:
     from seg_eval.evaluation import report
 
     report(args.experiment)
+    return 0
+
+
+def _power(args: argparse.Namespace) -> int:
+    from seg_eval.evaluation import power
+
+    power(args.experiment)
     return 0
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopeless
+from seg_eval.analysis.power import needed
 from seg_eval.analysis.recovery import Recovery
 from seg_eval.analysis.region import recover, summarise_region
 from seg_eval.analysis.significance import MARGIN, by_patient
@@ -120,6 +121,12 @@ def summarise(
         "regions": regions,
         "tests": tests,
         "noninferiority": compare_with_full(tables, arms, crossed, question.margin),
+        "power": [
+            {"region": name, **row}
+            for name, table in tables.items()
+            for arm in synthetic[:1]
+            for row in needed(table, found[name], floor, arm, regions[name]["best_cheap"])
+        ],
         "images": _mean_images(images, arms),
         "image_benefit": _image_benefit(used, images, arms, verdicts[0].facts.defined or names),
         "plumbing": _check_plumbing(regions, arms),

@@ -58,6 +58,13 @@ def table(name: str, /, **values: Any) -> dict[str, Any] | None:
     return {"heads": heads, "rows": rows} if rows else None
 
 
+def power_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How many patients a clearer answer would take; None where nothing tells."""
+    rows = summary["power"]
+    trainings = [key for key in rows[0]["patients"] if key != "these"] if rows else []
+    return table("power", rows=rows, trainings=trainings) if rows else None
+
+
 def number(value: float | None, form: str = ".3f") -> str:
     """``value`` by ``form``, without the sign of a rounded zero unless signs are asked for.
 
@@ -145,7 +152,7 @@ def _words(arm: Any, missing: Sequence[str]) -> str:
     return ARM_KINDS[kind].words.format(missing=spoken(missing), channels=channels, name=name)
 
 
-def _aligned(table: Mapping[str, Any]) -> str:
+def aligned(table: Mapping[str, Any]) -> str:
     """A Markdown table with aligned columns, from ``heads`` and ``rows`` of text."""
     heads, *rows = ([*map(markdown_cell, row)] for row in (table["heads"], *table["rows"]))
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
@@ -183,7 +190,7 @@ def _environment(is_html: bool) -> Any:
     }  # fmt: skip
     named = (figure, interval, listed, many, number, p_value, percent, share, signed, spoken)
     made.filters |= {each.__name__: each for each in named}
-    made.filters |= {"aligned": _aligned, "short": short_name, "words": _words}
+    made.filters |= {"aligned": aligned, "short": short_name, "words": _words}
     made.filters["basename"] = lambda path: Path(path).name
     made.filters["capitalised"] = lambda text: text[:1].upper() + text[1:]
     made.filters["region"] = lambda name: REGION_NAMES.get(name, name)

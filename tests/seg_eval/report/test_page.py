@@ -14,6 +14,7 @@ from seg_eval.report.charts import paired_dots, range_mark, scatter
 from seg_eval.report.context import citations, describe
 from seg_eval.report.outputs import page, read_summary, rebuild, render, write_index
 from seg_eval.report.page import figure, interval, number, p_value, share, signed, table
+from seg_eval.report.power import render_power
 from seg_eval.report.slices import Limits, outline
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 from seg_eval.scoring.scores import Score
@@ -278,6 +279,17 @@ def test_a_finished_experiment_is_rebuilt_from_its_folder(run_toy, folder, tmp_p
     text = (moved / "report.html").read_text("utf-8")
     assert text.count('<article class="viewer"') == len(shown) - 2
     assert Reader(text).text.count(f"{shown[0]} and {shown[1]} are gone") == 1
+
+
+def test_how_many_patients_would_tell(left):
+    text = render_power(left)
+    assert "| WT" in text
+    assert "lead over cheap arm" in text
+    assert text.count("these trainings") >= 1
+    (left / "summary.json").write_text(json.dumps(json.loads(
+        (left / "summary.json").read_text()) | {"power": []}))  # fmt: skip
+    with pytest.raises(InputError, match="no synthetic arm, or one patient alone"):
+        render_power(left)
 
 
 @pytest.fixture
