@@ -93,11 +93,13 @@ def coverage(
 ) -> dict[str, float]:
     """Share of trials whose interval holds the truth, by quantity.
 
+    A recovered share is given only where the gap is measurable, and counts among these.
     ``over`` ``patients``: the truth is that of each trial's own trainings.
     """
     generator, names = np.random.default_rng(7), [f"{i:03d}" for i in range(patients)]
     crossed = Crossed(names, trainings, "patients" if over == "patients" else "trainings")
-    hits, rest = dict.fromkeys(QUANTITIES, 0), POPULATION if over == "patients" else 0
+    hits, given = dict.fromkeys(QUANTITIES, 0), dict.fromkeys(QUANTITIES, 0)
+    rest = POPULATION if over == "patients" else 0
     true = {} if rest else everywhere(**cohort)
     for _ in range(trials):
         values = simulate(generator, (1, patients + rest, trainings), **cohort)[0]
@@ -106,8 +108,9 @@ def coverage(
         found = recovery(full, zero, arm, crossed)
         for name in QUANTITIES:
             estimate = getattr(found, name)
+            given[name] += estimate is not None
             hits[name] += estimate is not None and estimate.low <= true[name] <= estimate.high
-    return {name: count / trials for name, count in hits.items()}
+    return {name: hits[name] / max(given[name], 1) for name in QUANTITIES}
 
 
 def table(trials: int) -> str:
