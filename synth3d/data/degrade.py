@@ -14,7 +14,7 @@ from torch import Tensor
 
 from synth3d.cohort import parse_modality
 from synth3d.data.options import DataConfig, DegradeConfig
-from synth3d.data.prepared import Prepared, fit_scale
+from synth3d.data.prepared import Prepared, scaled, without_zeros
 from synth3d.data.task import Task, seed_of
 from synth3d.images import check_ratio, coarsening, turn_to
 
@@ -92,7 +92,7 @@ def degrade(
     restored = source in task.poor
     if restored:
         zero = np.float32(scale.background)
-        volume = scale.invert(volume, prepared.brain) - zero
+        volume = scale.invert(volume, volume != 0) - zero  # 0 is the file's background
         settings = replace(settings, noise=settings.noise * scale.width)
     seen = volume if turn is None else turn.apply(volume)
     draws = generator or torch.Generator().manual_seed(seed_of(f"degrade/{prepared.case.name}"))
@@ -101,12 +101,12 @@ def degrade(
     inside = np.where(prepared.brain, poor, np.float32(0))
     if not restored:
         return replace(prepared, volumes={**prepared.volumes, source: inside})
-    scan, brain = inside + zero, prepared.brain
-    own = fit_scale(scan, brain, data.intensity)
-    fine = own.apply(volume + zero, brain & (prepared.volumes[source] != 0))
+    own, scan = scaled(inside + zero, prepared.brain, data.intensity, outlined=True)
+    head = prepared.volumes[source] != 0
+    fine = without_zeros(own.apply(volume + zero, head), head)
     return replace(
         prepared,
         volumes={**prepared.volumes, source: fine},
         scales={**prepared.scales, source: own},
-        poor={source: own.apply(scan, brain)},
+        poor={source: scan},
     )
