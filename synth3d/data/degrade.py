@@ -1,10 +1,8 @@
 """One sequence that is there but poor: thick slices, as hospitals have them.
 
-A coarse image of a fine one, along each axis by a matrix (:mod:`synth3d.images.coarse`).
+What a scan of thick slices is, :mod:`synth3d.images.coarse` says.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,33 +14,9 @@ from synth3d.cohort import parse_modality
 from synth3d.data.options import DataConfig, DegradeConfig
 from synth3d.data.prepared import Prepared, scaled, without_zeros
 from synth3d.data.task import Task, seed_of
-from synth3d.images import check_ratio, coarsening, turn_to
+from synth3d.images import coarse, turn_to
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-def coarse(volume: Tensor, ratio: Sequence[int], profile: str = "kspace") -> Tensor:
-    """``volume`` (..., \\*S) on a grid of ``ratio`` times larger voxels: (..., \\*s).
-
-    Sides become ceil(side / ratio). A constant stays, the mean stays, energy per voxel never
-    grows; where all of ``ratio`` is 1 it is ``volume`` itself.
-
-    Args:
-        volume: Floating point; its last axes are those of ``ratio``.
-        ratio: ([z,] y, x), whole numbers from 1.
-        profile: ``kspace`` or ``slices``.
-
-    Raises:
-        InputError: A ratio is larger than its side.
-    """
-    check_ratio(ratio, volume.shape[-len(ratio) :])
-    for axis, by in enumerate(ratio):
-        if by > 1:
-            at = axis - len(ratio)
-            way = coarsening(side := volume.shape[at], math.ceil(side / by), profile)
-            moved = volume.movedim(at, -1) @ torch.from_numpy(way).T.to(volume)
-            volume = moved.movedim(-1, at)
-    return volume
 
 
 def rician(volume: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
@@ -54,20 +28,24 @@ def rician(volume: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
 
 
 def degraded(
-    volume: Tensor, settings: DegradeConfig, generator: torch.Generator, dim: int = 3
-) -> Tensor:
+    volume: np.ndarray, settings: DegradeConfig, generator: torch.Generator, dim: int = 3
+) -> np.ndarray:
     """``volume`` (D, H, W) after a scan of thick slices: coarse, noisy, and interpolated back.
 
-    The way back is linear, on the same field of view; ratios are of the last ``dim`` axes.
+    The way back is linear, on the same field of view. Slices, ``dim`` 2, are not mixed.
+
+    Raises:
+        InputError: A ratio is larger than its side.
     """
-    ratio = settings.ratio[-dim:]
-    found = coarse(volume, ratio, settings.profile)
+    found = torch.from_numpy(
+        coarse(volume, (*(1,) * (3 - dim), *settings.ratio[-dim:]), settings.profile)
+    )
     if settings.noise > 0:
         found = rician(found, settings.noise, generator)
-    if found.shape == volume.shape:
-        return found
-    size, flat = volume.shape[-dim:], found.reshape(-1, 1, *found.shape[-dim:])
-    return F.interpolate(flat, size=size, mode=LINEAR[dim]).reshape(volume.shape)
+    if found.shape != volume.shape:
+        size, flat = volume.shape[-dim:], found.reshape(-1, 1, *found.shape[-dim:])
+        found = F.interpolate(flat, size=size, mode=LINEAR[dim]).reshape(volume.shape)
+    return found.numpy()
 
 
 def degrade(
@@ -96,7 +74,7 @@ def degrade(
         settings = replace(settings, noise=settings.noise * scale.width)
     seen = volume if turn is None else turn.apply(volume)
     draws = generator or torch.Generator().manual_seed(seed_of(f"degrade/{prepared.case.name}"))
-    poor = degraded(torch.from_numpy(np.ascontiguousarray(seen)), settings, draws, task.dim).numpy()
+    poor = degraded(seen, settings, draws, task.dim)
     poor = poor if turn is None else turn.undo(poor)
     inside = np.where(prepared.brain, poor, np.float32(0))
     if not restored:

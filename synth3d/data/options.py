@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from synth3d.cohort import parse_modality, parse_scheme
 from synth3d.data.task import Task
-from synth3d.images import PLANES
+from synth3d.images import PLANES, PROFILES
 from synth3d.settings import require
 
 INTENSITIES = ("median", "paper")
@@ -197,8 +197,8 @@ class DegradeConfig:
         known = len(self.ratio) == 3 and set(self.ratio) <= set(RATIOS)
         rule = f"three of {', '.join(map(str, RATIOS))}, for (z, y, x)"
         require(known, "degrade.ratio", rule, self.ratio)
-        known = self.profile in ("kspace", "slices")
-        require(known, "degrade.profile", "kspace or slices", self.profile)
+        known = self.profile in PROFILES
+        require(known, "degrade.profile", " or ".join(PROFILES), self.profile)
         require(0 <= self.noise < math.inf, "degrade.noise", "finite and ≥ 0", self.noise)
         known = self.when in ("train_and_test", "test_only")
         require(known, "degrade.when", "train_and_test or test_only", self.when)

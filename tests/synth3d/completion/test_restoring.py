@@ -14,11 +14,11 @@ from synth3d.bids.command import main as bids_app
 from synth3d.cli import main
 from synth3d.cohort import find_cases
 from synth3d.data import DataConfig, DegradeConfig, Task, degrade, prepare
-from synth3d.data.degrade import coarse
 from synth3d.data.prepared import prepare_sources, read_sources
 from synth3d.errors import InputError
 from synth3d.files import sha256
 from synth3d.frameworks.reconstruction import Reconstruction
+from synth3d.images.coarse import coarse
 from synth3d.images.grids import Grid
 from synth3d.images.resampling import edges_in, resample_within, share_beyond
 from synth3d.images.volumes import Volume, read
@@ -31,13 +31,13 @@ POOR = {"sources": FOUR, "degrade": {"source": "t2f", "ratio": list(RATIO), "pro
 def thicken(path, ratio, back=False, profile="slices", gain=1.0):
     """Replace the file by its scan with voxels ``ratio`` (z, y, x) times as long."""
     image = nib.load(path)
-    volume = torch.from_numpy(image.get_fdata().T.astype(np.float32) * gain)
+    volume = image.get_fdata().T.astype(np.float32) * gain
     scan, affine = coarse(volume, ratio, profile), image.affine @ np.diag([*ratio[::-1], 1])
     affine[:3, 3] += image.affine[:3, :3] @ ((np.array(ratio[::-1]) - 1) / 2)
-    data = scan.numpy().T
+    data = scan.T
     if back:
         scan = torch.nn.functional.interpolate(
-            scan[None, None], size=tuple(volume.shape), mode="trilinear"
+            torch.from_numpy(scan)[None, None], size=volume.shape, mode="trilinear"
         )
         data, affine = scan[0, 0].numpy().T, image.affine
     made = nib.Nifti1Image(data.astype(np.float32), affine)
