@@ -2,7 +2,7 @@
 
 from synth3d.data.batch import Batch, head_of, only
 from synth3d.data.cache import LIMIT_GB, Hashes, Packed, Store, hashes_of, pack
-from synth3d.data.degrade import degrade
+from synth3d.data.degrade import degrade, thick_cases
 from synth3d.data.feeding import check_workers
 from synth3d.data.misalign import lengths, misalign, motion_seed
 from synth3d.data.options import DataConfig, DegradeConfig, MisalignConfig
@@ -66,4 +66,5 @@ __all__ = [
     "shown",
     "shown_of",
     "spacing_seen",
+    "thick_cases",
 ]

@@ -3,6 +3,7 @@
 What a scan of thick slices is, :mod:`synth3d.images.coarse` says.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synth3d.cohort import parse_modality
+from synth3d.cohort import LONGER, Case, Modality, parse_modality, thick_axes
 from synth3d.data.options import DataConfig, DegradeConfig
 from synth3d.data.prepared import Prepared, scaled, without_zeros
+from synth3d.data.slices import ratio_on
 from synth3d.data.task import Task, seed_of
-from synth3d.images import coarse, turn_to
+from synth3d.errors import InputError
+from synth3d.files import progress
+from synth3d.images import coarse, edges_in, foreground, grid, read, turn_to
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+ENOUGH = 0.5
+"""Of the thickness that is restored: where a truth is so thick itself, half is missing of it."""
 
 
 def rician(volume: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
@@ -88,3 +95,46 @@ def degrade(
         scales={**prepared.scales, source: own},
         poor={source: scan},
     )
+
+
+def thick_cases(
+    cases: Sequence[Case], task: Task, data: DataConfig, voxels: bool
+) -> dict[str, str]:
+    """Which ``cases`` are no truth for what ``task`` restores: name and how thick, in words.
+
+    That are those with longer voxels of the sequence than of the others, and, where ``voxels`` are
+    looked at, those in which interpolated slices are at least ``ENOUGH`` as thick as what is
+    restored, along one of its axes. A spectrum shows the least thickness that there is. Files that
+    cannot be read are left to who prepares them.
+    """
+    if not task.poor:
+        return {}
+    some, found = [case for case in cases if task.poor[0] in case.images], dict[str, str]()
+    what = f"looking at how thick {task.poor[0]} is"
+    for case in progress(some, what, unit="case") if voxels else some:
+        try:
+            thick = _by_header(case, task) or (_by_spectrum(case, task, data) if voxels else {})
+        except InputError:
+            continue
+        if thick:
+            axes = (f"{edge:.2g} voxels along {axis}" for axis, edge in thick.items())
+            found[case.name] = " and ".join(axes)
+    return found
+
+
+def _by_header(case: Case, task: Task) -> dict[str, float]:
+    """Along which axes voxels are longer than those of another sequence, and how long."""
+    guides: list[Modality] = [name for name in task.guides if name in case.images]
+    if not guides:
+        return {}
+    edges = edges_in(grid(case.images[task.poor[0]]), grid(case.images[guides[0]]))
+    return {axis: edge for axis, edge in zip("zyx", edges, strict=True) if edge > LONGER}
+
+
+def _by_spectrum(case: Case, task: Task, data: DataConfig) -> dict[str, float]:
+    """Along which axes slices are thick, if they are along one that is restored."""
+    volume = read(case.images[task.poor[0]])
+    thick = thick_axes(volume.data, foreground(volume.data), (1.0, 1.0, 1.0))
+    ratio = dict(zip("zyx", ratio_on(volume.grid, task, data), strict=True))
+    bad = any(by > 1 and thick.get(axis, 0) >= ENOUGH * by for axis, by in ratio.items())
+    return thick if bad else {}

@@ -182,7 +182,8 @@ class DegradeConfig:
     how much larger the voxels of the scan are, (z, y, x), each 1, 2, 4, 8, 16 or 32; ``profile`` is
     ``kspace`` or ``slices``; ``noise`` is that of the coarse image's two channels, in the network's
     scale, in which healthy tissue is about 1/2. ``when`` is ``train_and_test`` or ``test_only``;
-    completing a cohort never degrades anything.
+    completing a cohort never degrades anything. Cases whose own sequence is half as thick already
+    as is to be restored are left out, unless ``keep_thick``: they would be taken for the truth.
     """
 
     source: str = ""
@@ -190,6 +191,7 @@ class DegradeConfig:
     profile: str = "kspace"
     noise: float = 0.0
     when: str = "train_and_test"
+    keep_thick: bool = False
 
     def __post_init__(self) -> None:
         if self.source:

@@ -1,7 +1,7 @@
 """What a run folder is told: by the first of its processes, the others write nothing."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,14 @@ class Record:
             self.origin = origin_of(hashes, trainer.config, device, trainer.ranks.size)
             self.log = _resumed(trainer, run, self.origin)
 
-    def describe(self, splits: Splits, data_folder: Path) -> None:
-        """Write what describes the run; from now on it is there."""
+    def describe(self, splits: Splits, data_folder: Path, thick: Mapping[str, str]) -> None:
+        """Write what describes the run, who is left out as ``thick`` too; now it is there."""
         if self.writes:
             write_config(self.run, self.trainer.config)
             note_environment(self.run / "environment.json", self.trainer.device)
             cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train}
             cohort |= {"val": splits.val, "test": splits.test}
+            cohort |= {"left_out_thick": dict(thick)} if thick else {}
             if start := self.trainer.config.train.start:
                 cohort["seen_before"] = seen_before(Path(start))
             if segmenters := coupled_to(self.trainer.config):

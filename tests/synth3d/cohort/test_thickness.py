@@ -96,7 +96,7 @@ def test_each_sequence_is_present_degraded_or_missing_and_what_helps_is_said(tmp
     rows = {row[0]: row[1:4] for row in map(str.split, text.splitlines()[2:7]) if row}
     assert (rows["t2w"], rows["t2f"]) == (["1", "0", "1"], ["2", "1", "0"])
     assert "t2f: train --degraded t2f=4,1,1 learns to restore it" in text
-    assert "(here 1; name them in --splits), complete --restore t2f does so (here 1)" in text
+    assert "(here 1), complete --restore t2f does so (here 1)" in text
     assert text.count("--degraded") == 1
 
 
