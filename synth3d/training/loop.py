@@ -128,7 +128,7 @@ def train(
             return None
         ranks.once(lambda: fill([checked, shelf]))
         record.describe_cases(shelf)
-        record.finish(shelf, data_folder)
+        record.finish(shelf, data_folder, ranks.once(lambda: record.remarks(shelf)))
     return run
 
 
