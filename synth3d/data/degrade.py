@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synth3d.cohort import LONGER, Case, Modality, parse_modality, thick_axes
+from synth3d.cohort import LONGER, Case, Modality, parse_modality, thickness_in_words, too_thick
 from synth3d.data.options import DataConfig, DegradeConfig
 from synth3d.data.prepared import Prepared, scaled, without_zeros
 from synth3d.data.slices import ratio_on
@@ -21,9 +21,6 @@ from synth3d.files import progress
 from synth3d.images import coarse, edges_in, foreground, grid, read, turn_to
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-ENOUGH = 0.5
-"""Of the thickness that is restored: where a truth is so thick itself, half is missing of it."""
 
 
 def rician(volume: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
@@ -103,9 +100,8 @@ def thick_cases(
     """Which ``cases`` are no truth for what ``task`` restores: name and how thick, in words.
 
     That are those with longer voxels of the sequence than of the others, and, where ``voxels`` are
-    looked at, those in which interpolated slices are at least ``ENOUGH`` as thick as what is
-    restored, along one of its axes. A spectrum shows the least thickness that there is. Files that
-    cannot be read are left to who prepares them.
+    looked at, those of which interpolated slices are too thick for that
+    (:func:`synth3d.cohort.too_thick`). Files that cannot be read are left to who prepares them.
     """
     if not task.poor:
         return {}
@@ -117,8 +113,7 @@ def thick_cases(
         except InputError:
             continue
         if thick:
-            axes = (f"{edge:.2g} voxels along {axis}" for axis, edge in thick.items())
-            found[case.name] = " and ".join(axes)
+            found[case.name] = thickness_in_words(thick)
     return found
 
 
@@ -134,7 +129,4 @@ def _by_header(case: Case, task: Task) -> dict[str, float]:
 def _by_spectrum(case: Case, task: Task, data: DataConfig) -> dict[str, float]:
     """Along which axes slices are thick, if they are along one that is restored."""
     volume = read(case.images[task.poor[0]])
-    thick = thick_axes(volume.data, foreground(volume.data), (1.0, 1.0, 1.0))
-    ratio = dict(zip("zyx", ratio_on(volume.grid, task, data), strict=True))
-    bad = any(by > 1 and thick.get(axis, 0) >= ENOUGH * by for axis, by in ratio.items())
-    return thick if bad else {}
+    return too_thick(volume.data, foreground(volume.data), ratio_on(volume.grid, task, data))
