@@ -361,6 +361,8 @@ def _caveats(plan: Plan) -> list[Caveat]:
         if how is not None and not how.is_learnt_by(run, plan.cohort.test[0]):
             about = {"name": run.name, "ratio": run.ratio, "profile": run.profile}
             found.append(Caveat("other_slices", about))
+    if thick := how.thick_already(plan.cohort.test) if how else {}:
+        found.append(Caveat("thick_truth", {"name": plan.missing[0], "cases": thick}))
     if plan.foreign is not None:
         found.append(Caveat("foreign_segmenter", {"name": plan.foreign.name}))
         if kinds & set(kinds_with("own_segmenter")):

@@ -272,6 +272,14 @@ class Framework(nn.Module, ABC):
         """Sentences about a training that has ended, by the mean terms that its log has."""
         return []
 
+    def held_back(self, sources: Tensor, targets: Tensor) -> Tensor | None:
+        """Where a label of the training is moved as far as it may be, (B, T, \\*S) bool.
+
+        None where labels are not moved. ``sources`` (B, S, \\*S), those that are not poor, and
+        ``targets`` (B, T, \\*S) are as the training has them; it tells, and nothing is made of it.
+        """
+        return None
+
     def randomness(self, step: int, sample: int | None = None) -> torch.Generator:
         """The source of a step's random numbers, or of those of one ``sample`` of its batch.
 

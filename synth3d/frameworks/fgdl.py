@@ -170,13 +170,20 @@ class FGDL(Framework):
         """The generator never sees a poor sequence.
 
         Raises:
-            InputError: That is not the only target, or there is nothing else to see.
+            InputError: That is not the only target, there is nothing else to see, or it is noisy
+                alone.
         """
         if task.poor and (task.poor != task.targets or not task.guides):
             raise InputError(
                 f"fgdl restores one sequence by others: expected it as the one target and another "
                 f"among the sources, got {'+'.join(task.sources)} -> {'+'.join(task.targets)}; "
                 "use another framework, or other lists"
+            )
+        if task.poor and max(task.ratio) == 1:
+            raise InputError(
+                f"fgdl makes coarse images fine, and here degrade.ratio {task.ratio} leaves "
+                f"{task.poor[0]} as fine as it is, with degrade.noise alone; give a ratio above 1, "
+                "or another framework, such as l1, which takes noise off as well"
             )
         return cls.channels(len(task.guides), len(task.targets))
 
@@ -378,6 +385,10 @@ class FGDL(Framework):
         """Begin with the synthesis of ``trained``, which never learns here."""
         assert isinstance(trained, FGDL)
         self.synthesis.load_state_dict(trained.synthesis.state_dict())
+
+    def held_back(self, sources: Tensor, targets: Tensor) -> Tensor | None:
+        """As :meth:`Framework.held_back`."""
+        return None if self.correction is None else self.correction.held_back(sources, targets)
 
     def remarks(self, losses: Sequence[Mapping[str, float]]) -> list[str]:
         """That displacements were as long as they may be, where they were in the end."""
