@@ -25,6 +25,8 @@ EXAMPLES = """examples:
   seg_eval run --missing t1ce --data BraTS --run work/runs/A --run work/runs/B
   seg_eval run --missing flair --data BraTS --completed cwdm=OTHER_TOOLS_OUTPUT
   seg_eval run --missing flair --data BraTS --seeds 0,1,2 --arms all
+  seg_eval run --missing flair --data BraTS --seeds 0,1,2 --coupled
+  seg_eval run --missing flair --data BraTS --seeds 0,1 --coupled 7 --set train.steps=4000
   seg_eval run --missing all --data BraTS                    the four sequences in turn
   seg_eval run --missing flair,t1ce --data BraTS             both at once
   seg_eval run --missing flair --data BraTS --segmenter MODEL --trust
@@ -141,6 +143,13 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     told = "missing channels made by any other tool, files named as in the cohort; may be repeated"
     add("--completed", action="append", metavar="[NAME=]FOLDER", help=told)
     add("--recipe", help="for a synthesiser that has to be trained first")
+    told = "train a segmenter of this seed (1000), none of --seeds, on the training cases, let it "
+    told += "teach a synthesiser, and judge that by the others, beside any --run"
+    add("--coupled", nargs="?", const=True, type=int, metavar="SEED", help=told)
+    told = "of that synthesiser, as synth3d train --set: train.steps=4000, model.name=resunet, "
+    told += "train.framework=l1, train.coupling.features=0.5 (default: label=1, balance=true); "
+    told += "may be repeated"
+    add("--set", action="append", dest="settings", metavar="KEY=VALUE", help=told)
     add("--work", type=Path, help="where all is kept")
     add("--name", help="folder under WORK/eval; default: MISSING-COHORT")
     add("--arms", action="append", metavar="ARM,ARM", help=help_on_arms())

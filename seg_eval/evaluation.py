@@ -25,6 +25,9 @@ from seg_eval.experiment import (
     refuse_teachers,
     remembered,
     scores_of,
+    teacher_of,
+    teaching_split,
+    train_coupled,
     train_synthesiser,
 )
 from seg_eval.report import (
@@ -80,10 +83,14 @@ def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "
         if choice.training and not request.dry_run:
             run = train_synthesiser(request, missing, choice.training, engines.synth3d)
             plans[missing] = make_plan(request, missing, [run])
+        if choice.coupled and not request.dry_run:
+            refuse_teachers(plans[missing], expected(plans[missing]))  # before hours of training
+            run = train_coupled(choice.coupled, request, plans[missing], engines)
+            plans[missing] = make_plan(request, missing, [*choice.sources, run])
     experiments = [_place(request, plan, engines) for plan in plans.values()]
     if request.dry_run:
         for experiment in experiments:
-            _print_plan(experiment, choices[experiment.plan.missing])
+            _print_plan(experiment, choices[experiment.plan.missing], request)
         return Outcome(experiments[0].folder, 0)
     code = max([_carry_out(experiment, words) for experiment in experiments])
     if len(experiments) == 1:
@@ -182,7 +189,7 @@ def _print_files(folder: Path) -> None:
     print("\n".join(str(folder / name) for name in OUTPUTS if (folder / name).is_file()))
 
 
-def _print_plan(experiment: Experiment, choice: Choice) -> None:
+def _print_plan(experiment: Experiment, choice: Choice, request: RunRequest) -> None:
     plan = experiment.plan
     print(json.dumps(plan.describe(), indent=2))
     print(f"experiment folder: {experiment.folder}")
@@ -190,6 +197,15 @@ def _print_plan(experiment: Experiment, choice: Choice) -> None:
     print(f"segmenter: {plan.foreign}" if plan.foreign else trained)
     if choice.training:
         print(f"synthesiser: to be trained: {shlex.join(['synth3d', *choice.training])}")
+    if (coupled := choice.coupled) is not None:
+        task = teacher_of(request, plan)
+        splits = request.splits or teaching_split(coupled, task.folder)
+        words = coupled.training(splits, Path("EXPORT"), plan.threads)
+        print(
+            f"teacher: segmenter ({task.preset}, seed {task.seed}), which judges nothing, in "
+            f"{task.folder}; exported as EXPORT"
+        )
+        print(f"coupled run: to be trained: {shlex.join(['synth3d', *words])}")
     for arm in plan.arms:
         done = all(experiment.score_file(arm, seed).is_file() for seed in plan.seeds)
         own = " (trains a segmenter of its own)" if arm.about.own_segmenter else ""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         finished_runs,
         read_run,
         run_synth3d,
+        threads_begun,
     )
 
 __all__ = [
@@ -36,7 +37,7 @@ __all__ = [
     "PoorScans", "Program", "Resample", "StageFailedError", "SynthesisRun", "Teacher",
     "check_out_of_fold", "finished_runs", "floor_of", "help_on_arms", "kinds_with", "name_arms",
     "out_of_fold", "parse_completed", "parse_degraded", "parse_kinds", "read_run", "run_synth3d",
-    "share_one_grid", "split_words",
+    "share_one_grid", "split_words", "threads_begun",
 ]  # fmt: skip
 
 

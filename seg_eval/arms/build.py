@@ -20,7 +20,13 @@ from seg_eval.arms.baselines import FILLINGS, TrainingSample, read_channels, sam
 from seg_eval.arms.completed import Completed, brain_without
 from seg_eval.arms.kinds import Arm
 from seg_eval.arms.poor import INTERPOLATIONS, PoorScans
-from seg_eval.arms.synthesisers import Program, SynthesisRun, completed_file, completion
+from seg_eval.arms.synthesisers import (
+    Program,
+    SynthesisRun,
+    completed_file,
+    completion,
+    taught_words,
+)
 from seg_eval.cohort import Cohort
 from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.completion import maps_of
@@ -131,7 +137,7 @@ class ArmBuilder:
         out, cases = place(self.folder, arm.name), [case.name for case in self.cohort.test]
         run = source.folder if source else None
         self.synth3d(completion(run, data, out, self.missing, cases, self.threads, how))
-        return ""
+        return taught_words(source.teachers) if source else ""
 
     def note(self, arm: Arm) -> str:
         """What is worth knowing about how a finished arm was made; may be empty."""
@@ -154,7 +160,9 @@ class ArmBuilder:
         for case in progress(self.cohort.test, desc=f"arm {arm.name}", unit="case"):
             for modality in self.missing:
                 source.write(case, modality, self.missing, self.path(arm, case, modality))
-        return f"files of {source.folder}, set to 0 outside the brain of the real channels"
+        note = f"files of {source.folder}, set to 0 outside the brain of the real channels"
+        taught = taught_words(source.teachers(self.cohort.test))
+        return "; ".join(filter(None, (note, taught)))
 
     def _interpolate(self, arm: Arm) -> str:
         assert self.poor is not None

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from seg_eval.arms.synthesisers import Teacher
 from seg_eval.records import digest
 from synth3d.cohort import MODALITIES, Case, Modality, find_cases
+from synth3d.completion import teachers_of
 from synth3d.errors import InputError
 from synth3d.files import sha256
 from synth3d.images import background_of, check_same_grid, foreground, read, write_like
+from synth3d.settings import parse
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,21 @@ class Completed:
             for modality in missing
             if self.file(case.name, modality) is None
         ]
+
+    def teachers(self, cases: Sequence[Case]) -> tuple[Teacher, ...]:
+        """The segmenters that taught what made the files of ``cases``, by their receipts.
+
+        Other tools leave none.
+
+        Raises:
+            InputError: A receipt is damaged.
+        """
+        found: dict[Teacher, None] = {}
+        for case in cases:
+            said = teachers_of(self.folder, case.name)
+            where = f"the receipt of {case.name} in {self.folder}"
+            found |= dict.fromkeys(parse(tuple[Teacher, ...], said, where))
+        return tuple(found)
 
     def require(self, cases: Sequence[Case], missing: Sequence[Modality]) -> None:
         """Refuse a folder without every missing channel of every case, naming all at once."""

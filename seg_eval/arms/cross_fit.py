@@ -15,12 +15,18 @@ from pathlib import Path
 from seg_eval.arms.completed import Completed
 from seg_eval.arms.kinds import Arm
 from seg_eval.arms.poor import PoorScans
-from seg_eval.arms.synthesisers import Program, completed_file, completion
+from seg_eval.arms.synthesisers import (
+    Program,
+    Teacher,
+    completed_file,
+    completion,
+    threads_begun,
+)
 from seg_eval.cohort import Cohort
 from synth3d.cohort import Case, Modality, Splits, write_splits
 from synth3d.completion import open_executor, why_lost, work_through
 from synth3d.errors import InputError
-from synth3d.files import progress, read_object
+from synth3d.files import progress
 
 Files = Mapping[str, Mapping[Modality, Path]]
 """Synthetic files by case name and modality."""
@@ -66,6 +72,7 @@ def check_out_of_fold(
                 f"lacks {', '.join(absent)}; put their out-of-fold files there, or leave the arm "
                 "out"
             )
+        _refuse_taught(arm, source.teachers(cohort.train))
         return ()
     if source.start:
         raise InputError(
@@ -73,14 +80,19 @@ def check_out_of_fold(
             f"begun from {source.start}, which may have seen the cases of every fold; give a run "
             "trained from scratch, in both stages, or leave the arm out"
         )
-    if source.teachers:
-        raise InputError(
-            f"the arm {arm.name} learns from out-of-fold synthesis, and the run {source.name} was "
-            f"coupled to the segmenter {source.teachers[0].origin}, which has seen the cases of "
-            "every fold; give a run that is coupled to none, or leave the arm out"
-        )
+    _refuse_taught(arm, source.teachers)
     watched = [name for name in source.splits.val if name in cohort.patients]
     return tuple(_fold_split(part, cohort, watched) for part in folds_of(cohort.train, folds))
+
+
+def _refuse_taught(arm: Arm, teachers: Sequence[Teacher]) -> None:
+    """Stop where a segmenter has seen the cases of every fold, and taught by them."""
+    if teachers:
+        raise InputError(
+            f"the arm {arm.name} learns from out-of-fold synthesis, and {arm.of} was coupled to "
+            f"the segmenter {teachers[0].origin}, which has seen the cases of every fold; give "
+            "synthesis that is coupled to none, or leave the arm out"
+        )
 
 
 def _fold_split(held_out: Sequence[Case], cohort: Cohort, watched: Sequence[str]) -> Splits:
@@ -177,10 +189,7 @@ def _commands(fit: CrossFit, number: int, split: Splits, out: Path) -> list[list
 
 def _training(fit: CrossFit, number: int, split: Splits, run: Path) -> list[str]:
     """With the run's own settings; the split is written."""
-    threads = fit.threads
-    if (begun := run / "config.json").is_file():  # killed, it goes on with the threads that it had
-        train = read_object(begun, "train")["train"]
-        threads = train.get("threads", threads) if isinstance(train, dict) else threads
+    threads = threads_begun(run, fit.threads)
     path = fit.folder / f"splits-{number}.json"
     write_splits(path, split)
     recipe = fit.arm.synthesiser.folder / "config.json"

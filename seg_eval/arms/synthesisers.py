@@ -7,13 +7,13 @@ the same code judges any other tool's volumes.
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import synth3d
-from synth3d.cohort import Case, Modality, Splits, parse_modality
+from synth3d.cohort import Case, Modality, Splits, digest_of_names, parse_modality
 from synth3d.completion import Layout
 from synth3d.errors import InputError
 from synth3d.files import read_object
@@ -60,7 +60,8 @@ class Teacher:
 
     Attributes:
         weights_sha256: Of its export; ``checkpoint_sha256``, of nnU-Net's own file.
-        seed: Of its training, and ``cases``, those it was trained on, if they are known.
+        seed: Of its training, and ``cases``, those it was trained on, if they are known, or only
+            ``cases_sha256`` of their names, as receipts and exports have it.
         origin: The name of its model folder.
     """
 
@@ -68,7 +69,21 @@ class Teacher:
     checkpoint_sha256: str
     seed: int | None = None
     cases: tuple[str, ...] | None = None
+    cases_sha256: str | None = None
     origin: str = ""
+
+    def learnt_from(self, names: Iterable[str]) -> bool:
+        """Whether these and no others were its training cases, as far as it says."""
+        known = self.cases_sha256 if self.cases is None else digest_of_names(self.cases)
+        return known == digest_of_names(names)
+
+
+def taught_words(teachers: Sequence[Teacher]) -> str:
+    """By whom something was taught, for a reader; empty by nobody."""
+    named = [
+        each.origin + ("" if each.seed is None else f" (seed {each.seed})") for each in teachers
+    ]
+    return f"coupled to the segmenter {' and '.join(named)}" if named else ""
 
 
 @dataclass(frozen=True)
@@ -228,13 +243,22 @@ def _seen_before(cohort: Mapping[str, Any], start: str) -> tuple[str, ...]:
     return tuple(name for side in sides.values() for name in side)
 
 
+def threads_begun(run: Path, threads: int) -> int:
+    """With how many threads a killed training of the folder ``run`` goes on: as it was begun."""
+    if not (begun := run / "config.json").is_file():
+        return threads
+    train = read_object(begun, "train")["train"]
+    return train.get("threads", threads) if isinstance(train, dict) else threads
+
+
 def finished_runs(
     work: Path, data: Path, fits: Callable[[SynthesisRun], bool]
 ) -> list[SynthesisRun]:
     """Finished runs under ``work/runs`` on the cohort that fit, the best suited first.
 
-    Those for just some sequences come before those for any gap, in both the newest first; one
-    of Seq2Seq alone, the first stage of a training, has to be asked for by name.
+    Those for just some sequences come before those for any gap, in both the newest first. One
+    of Seq2Seq alone, the first stage of a training, has to be asked for by name, and so has one
+    that a segmenter has taught, which may not judge it.
     """
     done = sorted((work / "runs").glob("*/done.json"), key=lambda p: p.stat().st_mtime)
     runs = []
@@ -244,7 +268,7 @@ def finished_runs(
         except InputError:
             continue  # somebody's damaged folder is no reason not to use another run
         same = run.data_folder is not None and run.data_folder.resolve() == data.resolve()
-        if same and fits(run) and not run.seq2seq:
+        if same and fits(run) and not run.seq2seq and not run.teachers:
             runs.append(run)
     return sorted(runs, key=lambda run: run.any_gap)
 

@@ -1,6 +1,7 @@
 """One experiment in its folder, from what a user asks to its scores."""
 
 from seg_eval.experiment.choice import Choice, choose, train_synthesiser
+from seg_eval.experiment.coupled import teacher_of, teaching_split, train_coupled
 from seg_eval.experiment.engines import Engines, real_engines
 from seg_eval.experiment.folder import Experiment
 from seg_eval.experiment.pins import expected, refuse_teachers
@@ -9,7 +10,7 @@ from seg_eval.experiment.request import RunRequest
 from seg_eval.experiment.score import scores_of
 
 __all__ = [
-    "Choice", "Engines", "Experiment", "Plan", "RunRequest", "choose", "choose_folder",
-    "expected", "make_plan", "real_engines", "refuse_teachers", "remembered", "scores_of",
-    "train_synthesiser",
+    "Choice", "Engines", "Experiment", "Plan", "RunRequest", "choose", "choose_folder", "expected",
+    "make_plan", "real_engines", "refuse_teachers", "remembered",
+    "scores_of", "teacher_of", "teaching_split", "train_coupled", "train_synthesiser",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from seg_eval.arms import (
     parse_completed,
     read_run,
 )
+from seg_eval.experiment.coupled import CoupledRun, coupled_run
 from seg_eval.experiment.request import RunRequest
 from synth3d.cohort import Modality, find_cases, parse_splits, patient_of
 from synth3d.errors import InputError
@@ -22,24 +23,53 @@ from synth3d.errors import InputError
 
 @dataclass(frozen=True)
 class Choice:
-    """The synthesisers that are there; else arguments of ``synth3d`` that train one first."""
+    """The synthesisers that are there; else arguments of ``synth3d`` that train one first.
+
+    ``coupled`` is one that is to be trained beside them, with its teacher.
+    """
 
     sources: tuple[SynthesisRun | Completed, ...] = ()
     training: tuple[str, ...] = ()
+    coupled: CoupledRun | None = None
 
 
 def choose(request: RunRequest, missing: tuple[Modality, ...]) -> Choice:
     """What synthesises ``missing``; nothing is trained, and what does not fit is refused."""
     if not any(ARM_KINDS[kind].needs_synthesis for kind in request.kinds):
+        if request.coupled is not None:
+            raise InputError("--coupled trains a synthesiser, and --arms leaves out synthetic")
         if request.run or request.completed:
             print("note: --run and --completed are not used, since --arms leaves out synthetic")
         return Choice()
     named = _named_runs(request, missing)
     folders = [parse_completed(text) for text in request.completed]
+    if request.coupled is not None:
+        return _with_coupled(request, missing, [*named, *folders])
     if named or folders:
         return Choice((*named, *folders))
     found = _newest_run(request, missing)
     return Choice((found,)) if found else Choice(training=_training(request, missing))
+
+
+def _with_coupled(
+    request: RunRequest,
+    missing: tuple[Modality, ...],
+    named: Sequence[SynthesisRun | Completed],
+) -> Choice:
+    """Those named, and the coupled one after them."""
+    learns = [kind for kind in request.kinds if ARM_KINDS[kind].learns_from_synthesis]
+    if learns and not named:
+        raise InputError(
+            f"the arm {learns[0]} learns from out-of-fold synthesis, and the teacher of --coupled "
+            "has seen the cases of every fold; name a --run that is coupled to none, which it then "
+            "learns from, or leave the arm out"
+        )
+    runs = [source for source in named if isinstance(source, SynthesisRun)]
+    asked = _asked(request, missing)
+    coupled = coupled_run(request, missing, asked, runs[0].splits if runs else None)
+    if coupled.finished:
+        return Choice((*named, read_run(coupled.folder)))
+    return Choice(tuple(named), coupled=coupled)
 
 
 def train_synthesiser(
@@ -110,6 +140,14 @@ def _newest_run(request: RunRequest, missing: tuple[Modality, ...]) -> Synthesis
 
 
 def _training(request: RunRequest, missing: tuple[Modality, ...]) -> tuple[str, ...]:
+    """Arguments of ``synth3d`` that train a synthesiser without a name."""
+    splits = ["--splits", str(request.splits)] if request.splits else []
+    work = ["--work", str(request.work), *splits, "--threads", str(request.thread_count)]
+    return *_asked(request, missing), *work
+
+
+def _asked(request: RunRequest, missing: tuple[Modality, ...]) -> list[str]:
+    """Arguments of ``synth3d`` that say what a synthesiser makes, of what, and how large it is."""
     how, asked = request.degradation, ["--target", ",".join(missing)]
     if how is not None:
         asked = ["--degraded", how.text]
@@ -118,9 +156,7 @@ def _training(request: RunRequest, missing: tuple[Modality, ...]) -> tuple[str, 
                 f"no finished run restores {how.modality} from slices of profile {how.profile}; "
                 "train one with a recipe whose [degrade] has that profile, and name it with --run"
             )
-    command = ["train", "--dim", "3d", *asked, "--work", str(request.work)]
+    command = ["train", "--dim", "3d", *asked]
     command += ["--data", str(request.data)] if request.data else []
-    command += ["--splits", str(request.splits)] if request.splits else []
     command += ["--labels", request.labels] if request.labels else []
-    command += ["--recipe", request.recipe] if request.recipe else []
-    return (*command, "--threads", str(request.thread_count))
+    return [*command, *(["--recipe", request.recipe] if request.recipe else [])]

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from seg_eval.arms import Program, Resample, run_synth3d
-from seg_eval.segmenter import Segmenter, Training, open_model_folder, resample, train
+from seg_eval.segmenter import (
+    ExportRequest,
+    Segmenter,
+    Training,
+    export_segmenter,
+    open_model_folder,
+    resample,
+    train,
+)
 
 Predict = Callable[[Mapping[str, np.ndarray], tuple[float, float, float]], np.ndarray]
 """A frozen segmenter: (D, H, W) float32 by modality, more than it takes if need be, and voxel
@@ -25,6 +33,7 @@ class Engines:
         load_segmenter: (model folder, threads) to a segmenter that was trained here.
         open_segmenter: (model folder, threads) to a segmenter that the user brought.
         resample: nnU-Net's way from one grid to another.
+        export_segmenter: (model folder, folder) to the export that a synthesiser learns from.
     """
 
     synth3d: Program
@@ -32,6 +41,7 @@ class Engines:
     load_segmenter: Callable[[Path, int], Predict]
     open_segmenter: Callable[[Path, int], Predict]
     resample: Resample
+    export_segmenter: Callable[[Path, Path], Path]
 
 
 def real_engines(device: str, trust: bool, own: Path) -> Engines:
@@ -44,4 +54,7 @@ def real_engines(device: str, trust: bool, own: Path) -> Engines:
             open_model_folder(model, trust, threads, device, own).predict
         ),
         resample=resample,
+        export_segmenter=lambda model, out: export_segmenter(
+            ExportRequest(model, out, trust=trust, work=own)
+        ),
     )

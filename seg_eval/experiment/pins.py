@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nnunet_plans.presets import PRESETS
-from seg_eval.arms import SynthesisRun
+from seg_eval.arms import Arm, Completed, Teacher
 from seg_eval.experiment.folder import Experiment, Key
 from seg_eval.experiment.plan import Plan
 from seg_eval.records import GUARD, CaseMarks, Pin, digest, marks
@@ -59,7 +59,7 @@ def pin_segmenters(experiment: Experiment, models: Mapping[Key, Path]) -> None:
 
 
 def refuse_teachers(plan: Plan, models: Mapping[Key, Path]) -> None:
-    """Stop where a segmenter would judge a run that was coupled to it.
+    """Stop where a segmenter would judge what was coupled to it: a run, or files of one.
 
     That is one with the checkpoint of its teacher, or with its name and training cases: the same
     training, done again. ``models`` need not be there yet.
@@ -67,20 +67,31 @@ def refuse_teachers(plan: Plan, models: Mapping[Key, Path]) -> None:
     Raises:
         InputError: As said.
     """
-    runs = [arm.source for arm in plan.arms if isinstance(arm.source, SynthesisRun)]
-    taught = [(run, teacher) for run in runs for teacher in run.teachers]
-    learnt = sorted(case.name for case in plan.cohort.train)
+    taught = [(arm.content, teacher) for arm in plan.arms for teacher in _teachers(arm, plan)]
+    learnt = [case.name for case in plan.cohort.train]
     for (kind, seed), model in models.items() if taught else ():
-        found = {sha256(path) for path in model.glob("fold_*/*.pth")}
-        for run, teacher in taught:
+        found = checkpoints(model)
+        for made, teacher in taught:
             again = kind == "frozen" and not plan.is_foreign(kind) and model.name == teacher.origin
-            again = again and sorted(teacher.cases or ()) == learnt
+            again = again and teacher.learnt_from(learnt)
             if again or teacher.checkpoint_sha256 in found:
                 raise InputError(
-                    f"the run {run.name} was coupled to the segmenter {model.name}, which would "
+                    f"{made} was coupled to the segmenter {model.name}, which would "
                     f"judge what it taught; judge it by another: other --seeds than {seed}, or "
                     "--segmenter"
                 )
+
+
+def _teachers(arm: Arm, plan: Plan) -> tuple[Teacher, ...]:
+    """Who taught what fills the missing channels of ``arm``; nobody where nothing was learnt."""
+    if isinstance(arm.source, Completed):
+        return arm.source.teachers(plan.cohort.test)
+    return () if arm.source is None else arm.source.teachers
+
+
+def checkpoints(model: Path) -> set[str]:
+    """SHA-256 of all weights in a model folder; empty where there is none yet."""
+    return {sha256(path) for path in model.glob("fold_*/*.pth")}
 
 
 def expected(plan: Plan) -> dict[Key, Path]:

@@ -13,6 +13,8 @@ from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of
 
 PHANTOM_PRESET, REAL_PRESET = "cpu-mini", "cpu-small"
+TEACHER_SEED = 1000
+"""Of the segmenter that teaches and never judges, unless another is said."""
 SEEDS = 2**32
 """NumPy's generators, which nnU-Net and scikit-learn draw from, know no more seeds."""
 
@@ -32,6 +34,9 @@ class RunRequest:
         run: Finished runs of ``synth3d``; without any, the newest that fits, or a new one.
         completed: ``FOLDER`` or ``NAME=FOLDER`` of files that any other tool made.
         recipe: For a synthesiser that has to be trained first.
+        coupled: Seed of a segmenter that is trained to teach a synthesiser, which the others judge
+            beside ``run``; True takes ``TEACHER_SEED``, None is without.
+        settings: ``key=value`` for the training of that synthesiser, as ``synth3d train --set``.
         work: Where everything is kept.
         name: Folder under ``work/eval``; None takes the missing sequences and the cohort.
         arms: Kinds of arm or groups of them, see :data:`seg_eval.arms.ARM_KINDS`.
@@ -76,6 +81,8 @@ class RunRequest:
     dry_run: bool = False
     degraded: str | None = None
     profile: str = "kspace"
+    coupled: int | None = None
+    settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._take_strings()
@@ -88,6 +95,7 @@ class RunRequest:
             known = ", ".join(PRESETS)
             raise InputError(f"unknown preset {self.segmenter_preset!r}; known: {known}")
         self._check_counts()
+        self._check_coupled(several)
         if not 0 <= self.margin < 1:
             raise InputError(f"--margin is a Dice difference in [0, 1), got {self.margin}")
         if self.empty not in EMPTY_RULES:
@@ -112,6 +120,25 @@ class RunRequest:
             raise InputError("--profile says how --degraded makes thick slices; give it with that")
         _ = self.wanted
 
+    def _check_coupled(self, several: bool) -> None:
+        if self.coupled is None:
+            if self.settings:
+                raise InputError(
+                    "--set is for the synthesiser that --coupled trains; give --coupled, too, or "
+                    "train with synth3d train --set and name the run with --run"
+                )
+            return
+        if not 0 <= self.coupled < SEEDS:
+            said = f"a whole number from 0 to {SEEDS - 1}, got {self.coupled}"
+            raise InputError(f"--coupled takes the seed of its teacher, {said}")
+        if self.segmenter is None and self.coupled in self.segmenter_seeds:
+            flag = "--seeds" if several or self.seeds else "--seed"
+            raise InputError(
+                f"the segmenter of seed {self.coupled} would teach the coupled run and judge it; "
+                f"leave that seed out of {flag}, or give the teacher another one, as in --coupled "
+                f"{max(self.segmenter_seeds) + 1}"
+            )
+
     def _check_counts(self) -> None:
         for name, value in (("threads", self.thread_count), ("workers", self.workers)):
             if not 1 <= value <= 4096:
@@ -119,12 +146,14 @@ class RunRequest:
 
     def _take_strings(self) -> None:
         """From Python, paths may be strings, and one of several need be in no tuple."""
+        if isinstance(self.coupled, bool):
+            object.__setattr__(self, "coupled", TEACHER_SEED if self.coupled else None)
         for name in ("data", "splits", "work", "segmenter"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(value))
         runs = (self.run,) if isinstance(self.run, str | Path) else self.run
         object.__setattr__(self, "run", tuple(Path(run) for run in runs))
-        for name in ("completed", "arms"):
+        for name in ("completed", "arms", "settings"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, (value,))
 

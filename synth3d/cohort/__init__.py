@@ -47,6 +47,7 @@ from synth3d.cohort.naming import (
 )
 from synth3d.cohort.splits import (
     Splits,
+    digest_of_names,
     make_splits,
     parse_splits,
     read_splits,
@@ -92,6 +93,7 @@ __all__ = [
     "contradictions",
     "dataset_of",
     "dataset_scheme",
+    "digest_of_names",
     "doubtful_patients",
     "ending_of",
     "find_cases",

@@ -1,5 +1,6 @@
 """Who trains, who validates, who tests: splits of a cohort by patient."""
 
+import hashlib
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -147,6 +148,11 @@ def make_splits(
     n_val = min(max(1, round(val * count)), count - 1 - n_test)
     sides = (patients[n_test + n_val :], patients[n_test : n_test + n_val], patients[:n_test])
     return Splits(*(tuple(sorted(name for p in side for name in by_patient[p])) for side in sides))
+
+
+def digest_of_names(names: Iterable[str]) -> str:
+    """SHA-256 of a set of case names, in whatever order: who was seen, where none may be named."""
+    return hashlib.sha256("\n".join(sorted({*names})).encode()).hexdigest()
 
 
 def write_splits(path: Path, splits: Splits) -> None:

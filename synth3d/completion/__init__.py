@@ -2,7 +2,7 @@
 
 from synth3d.completion.api import Run, complete, load_run, train
 from synth3d.completion.explained import rate_explanations, tell_errors
-from synth3d.completion.receipts import Layout, maps_of
+from synth3d.completion.receipts import Layout, maps_of, teachers_of
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.run import Completed, complete_cohort
 from synth3d.completion.state import CaseState, StateRequest, states_of, tell_status, verify
@@ -32,6 +32,7 @@ __all__ = [
     "open_executor",
     "rate_explanations",
     "states_of",
+    "teachers_of",
     "tell_errors",
     "tell_status",
     "train",

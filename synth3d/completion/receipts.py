@@ -196,13 +196,29 @@ def maps_of(out: Path, case: str, modality: Modality) -> dict[str, Path]:
 
     A folder that ``synth3d complete`` did not write has none.
     """
-    paths = [place(out, folder, f"{case}.receipt.json") for folder in (case, "receipts")]
     try:
-        said = next((read_object(path) for path in paths if path.is_file()), {})
+        said = _receipt_of(out, case)
         found = said["targets"][modality]["maps"]
         return {name: place(out, *file.split("/")) for name, file in found.items() if name in MAPS}
     except (InputError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def teachers_of(out: Path, case: str) -> Any:
+    """The segmenters that taught what made a case completed in ``out``, as its receipt says it.
+
+    A folder that ``synth3d complete`` did not write names none.
+
+    Raises:
+        InputError: The receipt is damaged.
+    """
+    return _receipt_of(out, case).get("taught_by", ())
+
+
+def _receipt_of(out: Path, case: str) -> dict[str, Any]:
+    """What the receipt of a case says, in whichever layout; nothing where there is none."""
+    paths = [place(out, folder, f"{case}.receipt.json") for folder in (case, "receipts")]
+    return next((read_object(path) for path in paths if path.is_file()), {})
 
 
 def damage(out: Path, receipt: Path) -> str:

@@ -32,6 +32,7 @@ from synth3d.files import (
 )
 from synth3d.images import read_label, write_like
 from synth3d.machine import device_facts, peak_memory_mb, versions
+from synth3d.settings import to_plain
 
 if TYPE_CHECKING:
     from synth3d.completion.makers import Maker
@@ -70,6 +71,7 @@ def write_case(
         "synthetic": any(one.synthetic for one in made.values()),
         "plumbing": any(not one.synthetic for one in made.values()),
         "maker": maker.title if made else None,
+        **({"taught_by": [*map(to_plain, maker.teachers)]} if made and maker.teachers else {}),
         **({"seed": request.seed} if made and maker.random else {}),
         **({"draws": request.draws} if request.draws > 1 else {}),
         "targets": {

@@ -155,11 +155,23 @@ def _facts(done: Mapping[str, Any]) -> str:
     rows = {
         "cases": cases,
         **begun,
+        **_taught(done),
         "orientations": ", ".join(done.get("orientations", [])) or "not known",
         "voxels (mm)": mm or "not known",
         "steps": done.get("steps", "not known"),
     }
     return "".join(f"| {name} | {value} |\n" for name, value in rows.items())
+
+
+def _taught(done: Mapping[str, Any]) -> dict[str, str]:
+    """By which segmenters, if any: they are no judges of it."""
+    named = []
+    for one in done.get("taught_by", ()):
+        seed = "" if one["seed"] is None else f", seed {one['seed']}"
+        named.append(f"{one['origin']}{seed} (checkpoint SHA-256 {one['checkpoint_sha256']})")
+    if not named:
+        return {}
+    return {"coupled to": f"a segmenter, which must not judge it: {'; '.join(named)}"}
 
 
 def _cases(counts: Mapping[str, Any]) -> str:

@@ -14,9 +14,16 @@ from synth3d import __version__
 from synth3d.cohort import Modality, patient_of, seen_together
 from synth3d.errors import InputError
 from synth3d.files import atomic_path, read_object, sha256, write_json
-from synth3d.frameworks import Diffusion
+from synth3d.frameworks import CouplingOptions, Diffusion
 from synth3d.settings import to_plain
-from synth3d.training import RunConfig, load_run, read_done, save_state, weights_file
+from synth3d.training import (
+    RunConfig,
+    load_run,
+    read_done,
+    save_state,
+    taught_by,
+    weights_file,
+)
 
 LIBRARIES = (
     "torch", "numpy", "scipy", "nibabel", "SimpleITK", "torchio", "safetensors", "tqdm",
@@ -61,6 +68,8 @@ def read_contents(run: Path) -> Contents:
         cohort = read_object(run / "cohort.json", "train", "val", "test")
         done["trained_on"] = _counts(cohort)
         done["trained_on"] |= _begun_from(cohort, loaded.config)
+    if taught := taught_by(run):
+        done["taught_by"] = [*map(to_plain, taught)]
     generator = loaded.framework.generator
     state = {name: value.detach().cpu() for name, value in generator.state_dict().items()}
     random = isinstance(loaded.framework, Diffusion)
@@ -130,7 +139,9 @@ def write_model(contents: Contents, folder: Path, weights: str) -> None:
         if name == "scales.json" or (contents.folder / name).is_file():  # older runs have no roles
             with atomic_path(folder / name) as temporary:
                 shutil.copyfile(contents.folder / name, temporary)
-    write_json(folder / "config.json", _without_paths(to_plain(contents.config)))
+    config = _without_paths(to_plain(contents.config))
+    config["train"]["coupling"] = to_plain(CouplingOptions())  # done.json says by whom
+    write_json(folder / "config.json", config)
     exported = {"weights_sha256": sha256(target), "exported_by": f"synth3d {__version__}"}
     write_json(folder / "done.json", {**contents.done, **exported})
 

@@ -144,7 +144,7 @@ class Framework(nn.Module, ABC):
             if not self.couples:
                 raise InputError(
                     f"train.coupling has no effect under train.framework={options.name}; leave it "
-                    "away, or use one that it is for, as l1 or pix2pix"
+                    "away, or use one that it is for, as l1, pix2pix, tsf or fgdl"
                 )
             self.coupling = Coupling(plan.coupling, task, plan.patch)
         self.prepare()

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,7 @@ class FGDL(Framework):
     """
 
     Options = FGDLOptions
+    couples: ClassVar[bool] = True
     generator: Any
     judges: Any
 
@@ -326,7 +327,7 @@ class FGDL(Framework):
         return {} if found is None else {name: self.each(found, batch)}
 
     def fidelity(self, made: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Terms ``l1``, ``similarity`` and ``perceptual`` of ``made`` (B, T, \\*S), float32."""
+        """Terms of ``made`` (B, T, \\*S) float32: ``l1``, and those of a coupling."""
         o = self.options
         terms = {"l1": o.l1_weight * masked_l1(made, batch)}
         shown, truth = (self.pictures(images, batch)[:, 0] for images in (made, batch.targets))
@@ -336,7 +337,7 @@ class FGDL(Framework):
         if self._distance is not None:
             far = self.perceptual(shown, truth, step)
             terms["perceptual"] = o.perceptual_weight * self.each(far, batch)
-        return terms
+        return self.coupled(terms, made, batch, step)
 
     def perceptual(self, made: Tensor, truth: Tensor, step: int) -> Tensor:
         """(N,): LPIPS of images (N, \\*S), or the mean over slices of volumes; 0 … 1 is −1 … 1."""

@@ -6,7 +6,7 @@ that both f̂ and f̂ + f_A become the target (equation 5).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from synth3d.data import Batch, Task
 from synth3d.errors import InputError
-from synth3d.frameworks.base import EITHER, Framework, Options, Player, Stage
+from synth3d.frameworks.base import EITHER, Framework, Options, Player, Stage, counted
 from synth3d.losses import load_vgg19, masked_mean, orthogonal_slices, spread, squared_distance
 from synth3d.models import TSFSeq2Seq
 
@@ -77,6 +77,7 @@ class TSF(Framework):
     Options = TSFOptions
     needs: ClassVar[frozenset[str]] = frozenset({"explanation"})
     modes: ClassVar[frozenset[str]] = EITHER
+    couples: ClassVar[bool] = True
     generator: TSFSeq2Seq
 
     def prepare(self) -> None:
@@ -151,7 +152,8 @@ class TSF(Framework):
             shown = torch.where(batch.brain[:, 0], made, 0)
             back = net.decode(net.encode(shown), own, shape)
             terms["cycle"] = o.cycle_weight * self.distance(back, image, batch, drawn)
-        return terms | self.perceptual(pairs, batch, drawn, step)
+        terms |= self.perceptual(pairs, batch, drawn, step)
+        return terms | self.by_coupling(made, goal, batch, drawn, step)
 
     def fusion_loss(self, batch: Batch, drawn: Drawn, step: int) -> dict[str, Tensor]:
         """``target``, ``plain``, ``source`` and ``perceptual``: from all sources to one target.
@@ -180,7 +182,26 @@ class TSF(Framework):
             for name, pair in pairs.items()
         }
         pairs.pop("source", None)
-        return terms | self.perceptual([*pairs.values()], batch, drawn, step)
+        terms |= self.perceptual([*pairs.values()], batch, drawn, step)
+        return terms | self.by_coupling(*pairs["target"], batch, drawn, step)
+
+    def by_coupling(
+        self, made: Tensor, goal: Tensor, batch: Batch, drawn: Drawn, step: int
+    ) -> dict[str, Tensor]:
+        """Terms of the coupling, if there is one, of the target drawn, ``made`` (B, \\*S)."""
+        if self.coupling is None:
+            return {}
+        alone = self.of_drawn(batch, drawn)
+        whole = torch.where(spread(alone.wanted, batch.brain.ndim), made.float()[:, None], 0)
+        error = self.distance(_at(whole, drawn.target), goal, batch, drawn)
+        reference = self.options.l1_weight * error
+        return self.coupling.terms(whole, alone, step, counted(alone), reference)
+
+    def of_drawn(self, batch: Batch, drawn: Drawn) -> Batch:
+        """``batch`` in which each sample that learns wants the target drawn for it alone."""
+        which = F.one_hot(drawn.target, len(self.task.targets)).bool()
+        learns = drawn.learns.to(which.device, non_blocking=True)
+        return replace(batch, wanted=which & learns[:, None])
 
     def drawn(self, batch: Batch, step: int) -> Drawn:
         """One source and one target for each sample, out of what the batch shows and wants.
@@ -203,7 +224,8 @@ class TSF(Framework):
     def masks(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The brain of samples that learn, and those samples, whose slices are compared."""
         drawn = self.drawn(batch, step)
-        return {"voxels": drawn.counts, "pictures": drawn.learns[:, None]}
+        found = super().masks(self.of_drawn(batch, drawn), step)
+        return found | {"voxels": drawn.counts, "pictures": drawn.learns[:, None]}
 
     def slots(self, source: Tensor) -> Tensor:
         """By which slots of the decoder sources (B,) are made from themselves."""

@@ -151,7 +151,8 @@ class RunConfig:
                 "data.intensity = paper clips what a coupled segmenter has to see; use median, or "
                 "train without train.coupling"
             )
-        if self.degrade.active and self.degrade.when == "train_and_test":
+        poor = self.degrade.active and self.degrade.when == "train_and_test"
+        if poor and not self.task.poor:  # what is restored takes the place of what is poor
             raise InputError(
                 "a coupled segmenter knows the levels of a sequence as it is in the file, not as "
                 "[degrade] makes it; train without one of the two"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort import Case, Splits, patient_of
+from synth3d.cohort import Case, Splits, digest_of_names, patient_of
 from synth3d.data import spacing_seen
 from synth3d.errors import InputError
 from synth3d.files import read_object, sha256
@@ -300,6 +300,53 @@ def coupled_to(config: RunConfig) -> list[dict[str, Any]]:
         names = ("weights_sha256", "checkpoint_sha256", "seed", "cases", "origin")
         found.append({name: getattr(about, name) for name in names})
     return found
+
+
+@dataclass(frozen=True)
+class TaughtBy:
+    """A segmenter that a run was coupled to, as whoever judges has to know it; no case is named.
+
+    Attributes:
+        weights_sha256: Of its export; ``checkpoint_sha256``, of nnU-Net's own file.
+        seed: Of its training; ``cases_sha256`` (:func:`synth3d.cohort.digest_of_names`) of the
+            cases that it was trained on. None where it does not say.
+        origin: The name of its model folder.
+    """
+
+    weights_sha256: str
+    checkpoint_sha256: str
+    seed: int | None = None
+    cases_sha256: str | None = None
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """A segmenter in ``cohort.json``, as :func:`coupled_to` has it."""
+
+    weights_sha256: str
+    checkpoint_sha256: str
+    seed: int | None = None
+    cases: tuple[str, ...] | None = None
+    origin: str = ""
+
+    @property
+    def plain(self) -> TaughtBy:
+        digest = None if self.cases is None else digest_of_names(self.cases)
+        return TaughtBy(self.weights_sha256, self.checkpoint_sha256, self.seed, digest, self.origin)
+
+
+def taught_by(run: Path) -> tuple[TaughtBy, ...]:
+    """The segmenters that a finished run, or one that was exported, was coupled to.
+
+    Raises:
+        InputError: What the run notes of them is damaged.
+    """
+    path, done = run / "cohort.json", run / "done.json"
+    if not path.is_file():
+        return parse(tuple[TaughtBy, ...], read_object(done).get("taught_by", ()), str(done))
+    noted = parse(tuple[_Noted, ...], read_object(path).get("coupled", ()), f"{path}: coupled")
+    return tuple(one.plain for one in noted)
 
 
 def take_over(framework: Framework, config: RunConfig) -> None:

@@ -213,7 +213,8 @@ class FakeMachines:
     def engines(self) -> Engines:
         """As the experiment takes them."""
         judges = self.train_segmenter, self.load_segmenter, self.open_segmenter
-        return Engines(self.synth3d, *judges, lambda scan, mm, shape: nearest(scan, shape))
+        way = lambda scan, mm, shape: nearest(scan, shape)  # noqa: E731
+        return Engines(self.synth3d, *judges, way, self.export_segmenter)
 
     def load_segmenter(self, model: Path, threads: int) -> Predict:
         """One that sees what it was trained on."""
@@ -235,6 +236,18 @@ class FakeMachines:
         (model / "channels").write_text(" ".join(task.channels))
         return model
 
+    def export_segmenter(self, model: Path, out: Path) -> Path:
+        """Leaves what tells a run whom it learns from."""
+        self.log.append(f"export {model.name}")
+        seed = int(model.name.rsplit("-", 1)[1])
+        name = f"ScheduledTrainer__cpu-small-seed{seed}__3d_fullres"
+        said = {"seed": seed, "origin": name, "cases": None}
+        said["cases"] = sorted(case.name for case in self.tasks[-1].cohort.train)
+        said |= {"weights_sha256": f"{seed:064}", "checkpoint_sha256": f"{seed + 1:064}"}
+        out.mkdir(exist_ok=True)
+        (out / "about.json").write_text(json.dumps(said))
+        return out
+
     def synth3d(self, arguments: Sequence[str]) -> None:
         """``phantom`` writes the toy cohort, ``train`` a run, ``complete`` FLAIR.
 
@@ -250,7 +263,17 @@ class FakeMachines:
         elif command == "train":
             work = Path(options["--work"])
             run = work / "runs" / options.get("--name", "fresh")
-            made = _write_run(run, Path(options.get("--data", work / "phantom")))
+            split = (
+                json.loads(Path(options.get("--splits", "")).read_text())
+                if ("--splits" in options)
+                else SPLIT
+            )
+            key = "train.coupling.segmenter="
+            taught = [Path(w.removeprefix(key)) / "about.json" for w in rest if w.startswith(key)]
+            if taught:
+                split = split | {"coupled": [json.loads(path.read_text()) for path in taught]}
+            data = Path(options.get("--data", work / "phantom"))
+            made = _write_run(run, data, split=split)
             if how := options.get("--degraded"):
                 restores(made, [int(by) for by in how.split("=")[1].split(",")])
         else:

@@ -11,7 +11,7 @@ from synth3d.cohort import Case, Finding, Modality
 from synth3d.completion.made import Made
 from synth3d.errors import InputError
 from synth3d.inference import OnTile
-from synth3d.training import RunConfig
+from synth3d.training import RunConfig, TaughtBy
 
 NEAREST: dict[Modality, tuple[Modality, ...]] = {
     "t1n": ("t1c", "t2w", "t2f"),
@@ -33,12 +33,14 @@ class Maker:
         random: Whether another seed gives another picture.
         explains: What it can say of what it makes, as a framework's ``explains``.
         identity: Plain values that decide the result, besides the case's own files and the seed.
+        teachers: The segmenters that taught it, for the receipt.
         name: The run's name, or ``plumbing``.
         title: What it is, for one line of text.
     """
 
     random = False
     explains: frozenset[str] = frozenset()
+    teachers: tuple[TaughtBy, ...] = ()
     name = "plumbing"
     identity: dict[str, Any]
     title: str

@@ -42,7 +42,7 @@ from synth3d.inference import (
 )
 from synth3d.machine import suited, tf32, tuned, use_device
 from synth3d.models import GENERATORS
-from synth3d.training import Run, RunConfig, runs_that_make
+from synth3d.training import Run, RunConfig, runs_that_make, taught_by
 
 EXPLAINED = frozenset({"explanation", "routing"})
 """What a generator may offer that explains what it makes."""
@@ -66,7 +66,7 @@ class RunMaker(Maker):
         some_do = config.task.mode == "any" or run.framework.hides_sources
         self.needs_all = config.data.source_dropout == 0 and not some_do
         self.random = isinstance(run.framework, Diffusion)
-        self.explains = run.framework.explains
+        self.explains, self.teachers = run.framework.explains, taught_by(run.folder)
         self.precision = precision or suited(config.train.precision, self.device)
         self.patch = tuple(config.data.patch)
         self.overlap = tuple(config.data.overlap)

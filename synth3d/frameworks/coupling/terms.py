@@ -71,7 +71,7 @@ class Coupling(nn.Module):
 
         Args:
             made: (B, T, \\*S) float32, synthetic, with its gradient.
-            batch: As the framework has it.
+            batch: As the framework has it; its targets learn nothing here, moved ones neither.
             step: Of the training.
             inside: As for :meth:`masks`.
             reference: The framework's own weighted L1, by which weights are balanced.
@@ -86,7 +86,7 @@ class Coupling(nn.Module):
                 found = self._by_segmenter(made, batch, masks)
         for name in ("tumour", "boundary"):
             if getattr(o, name) > 0:
-                error = (made - batch.targets).abs()
+                error = (made - batch.targets.detach()).abs()
                 found[name] = masked_mean(error, masks[name]) * batch.weight(name)
         if o.balance:
             return self._balanced(found, made, reference)

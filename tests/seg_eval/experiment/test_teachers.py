@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from seg_eval.arms import read_run
+from seg_eval.arms import parse_completed, read_run
 from seg_eval.cli import main
 from seg_eval.experiment import expected, make_plan, refuse_teachers
+from synth3d.cohort import digest_of_names
 from synth3d.errors import InputError
 from synth3d.files import sha256
 from tests.seg_eval.conftest import SPLIT
@@ -86,6 +87,55 @@ def test_one_that_the_user_brought_is_known_by_its_checkpoint(teach, toy_request
     plan = make_plan(toy_request(), ("t2f",), [run])
     object.__setattr__(plan, "foreign", model)
     with pytest.raises(InputError, match="judge it by another"):
+        refuse_teachers(plan, expected(plan))
+
+
+@pytest.fixture
+def completed_by(theirs):
+    """A folder that ``synth3d complete`` left of a coupled run; keywords change what is noted."""
+
+    def write(**said):
+        folder = theirs()
+        told = {key: value for key, value in TEACHER.items() if key != "cases"}
+        told |= {"cases_sha256": digest_of_names(SPLIT["train"])} | said
+        for name in SPLIT["test"]:
+            (folder / "receipts").mkdir(exist_ok=True)
+            path = folder / "receipts" / f"{name}.receipt.json"
+            path.write_text(json.dumps({"taught_by": [told]}))
+        return folder
+
+    return write
+
+
+def test_files_of_a_coupled_run_are_not_judged_by_its_teacher_either(
+    completed_by, run_toy, machines, folder, plain_pictures
+):
+    """Known by their receipts, by its name and the digest of its cases."""
+    flags = ("--arms", "synthetic", "--completed", f"c={completed_by()}")
+    with pytest.raises(InputError, match="c was coupled to the segmenter .*other --seeds than 0"):
+        run_toy(*flags, run=())
+    assert not machines.log
+    assert run_toy(*flags, "--seeds", "1", run=()) == 0
+    assert "cpu-small-seed0__3d_fullres (seed 0)" in (folder / "report.md").read_text()
+    elsewhere = completed_by(cases_sha256=digest_of_names(["Elsewhere_1"]))
+    assert run_toy("--completed", f"d={elsewhere}", run=(), name="other") == 0
+
+
+def test_nor_do_segmenters_learn_from_them_out_of_fold(completed_by, toy_request):
+    folder = completed_by()
+    for name in SPLIT["train"]:
+        source = folder / "receipts" / f"{SPLIT['test'][0]}.receipt.json"
+        source.with_name(f"{name}.receipt.json").write_text(source.read_text())
+    request = toy_request("--arms", "retrained", "--completed", f"c={folder}", "--seeds", "1")
+    with pytest.raises(InputError, match="has seen the cases of every fold"):
+        make_plan(request, ("t2f",), [parse_completed(f"c={folder}")])
+
+
+def test_a_receipt_that_cannot_be_read_is_a_sentence(completed_by, toy_request):
+    folder = completed_by(seed="zero")
+    request = toy_request("--completed", f"c={folder}", run=())
+    plan = make_plan(request, ("t2f",), [parse_completed(f"c={folder}")])
+    with pytest.raises(InputError, match="the receipt of Brats18_TOY_F_1 in"):
         refuse_teachers(plan, expected(plan))
 
 

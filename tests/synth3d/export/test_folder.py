@@ -7,6 +7,8 @@ import pytest
 
 import synth3d
 from synth3d.cli import main
+from synth3d.cohort import digest_of_names
+from synth3d.errors import InputError
 from synth3d.files import read_json, sha256, write_json
 
 
@@ -45,6 +47,39 @@ def test_a_run_that_restores_goes_out_as_a_folder_alone(ready, write_run, tmp_pa
     card = (tmp_path / "model" / "README.md").read_text()
     assert "a scan of it with voxels 4x1x1 times as long, and out of t1n, t2w" in card
     assert "--out OUT --restore t2f\n" in card
+
+
+def test_by_whom_a_run_was_taught_goes_out_and_whom_that_saw_does_not(
+    ready, write_run, write_segmenter, tmp_path
+):
+    """In the card, in the model and in the receipts of what either of them completes."""
+    channels = ["t1n", "t1c", "t2w", "t2f"]
+    export_of = write_segmenter(tmp_path / "segmenter", channels=channels)
+    coupling = {"segmenter": str(export_of), "label": 0.5}
+    run = write_run(tmp_path / "taught", train={"framework": "l1", "coupling": coupling})
+    write_json(run / "done.json", read_json(run / "done.json") | {"validation": {}, "steps": 7})
+    teacher = {"weights_sha256": "1" * 64, "checkpoint_sha256": "2" * 64, "seed": 7,
+               "cases": ["secret-9"], "origin": "T__P-seed7__3d_fullres"}  # fmt: skip
+    cohort = read_json(ready / "flair" / "cohort.json")
+    write_json(run / "cohort.json", cohort | {"coupled": [teacher]})
+    assert export(tmp_path, tmp_path / "model", run="taught") == 0
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| coupled to | a segmenter, which must not judge it: T__P-seed7__3d_fullres, " in card
+    shutil.rmtree(export_of)
+    for folder in (run, tmp_path / "model"):
+        out, case = tmp_path / f"by-{folder.name}", "Phantom-00000-000"
+        synth3d.complete(run=folder, device="cpu", data=ready / "in", out=out, cases=[case])
+        (told,) = read_json(out / case / f"{case}.receipt.json")["taught_by"]
+        assert (told["seed"], told["checkpoint_sha256"]) == (7, "2" * 64)
+        assert told["cases_sha256"] == digest_of_names(["secret-9"])
+        assert told["origin"] == "T__P-seed7__3d_fullres"
+        assert "cases" not in told
+    done = (tmp_path / "model" / "done.json").read_text()
+    write_json(tmp_path / "model" / "done.json", read_json(tmp_path / "model" / "done.json")
+               | {"taught_by": [{"seed": "x"}]})  # fmt: skip
+    assert "secret" not in done
+    with pytest.raises(InputError, match="taught_by|done.json"):
+        synth3d.load_run(tmp_path / "model")
 
 
 @pytest.mark.parametrize("to", ["folder", "monai", "brasyn"])

@@ -13,6 +13,7 @@ from synth3d.frameworks.coupling import LOOKING, TERMS
 from synth3d.losses import standardised
 from synth3d.settings import parse, to_plain
 from synth3d.training.config import RunConfig, build_framework
+from synth3d.training.run_folder import load_state, save_state
 from synth3d.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -31,12 +32,14 @@ def exports(write_segmenter, tmp_path_factory):
 def make(make_config, exports):
     """A framework with this coupling; ``train`` and others as of ``make_config``."""
 
-    def framework(name="l1", dim=2, train=(), either=False, **options):
+    def framework(name="l1", dim=2, train=(), either=False, ratio=None, **options):
+        own = {key: options.pop(key) for key in ("pretrain",) if key in options}
         if any(options.get(key) for key in LOOKING):
             options = {"segmenter": exports[dim]} | options
         train = dict(train) | {"coupling": CouplingOptions(**options)}
-        sources = ("t1n", "t2w", "t2f") if either else ("t1n", "t2w")
-        return build_framework(make_config(name, dim, train=train, either=either, sources=sources))
+        own |= {"sources": ("t1n", "t2w", "t2f") if either else ("t1n", "t2w")}
+        own |= {"ratio": ratio} if ratio else {}
+        return build_framework(make_config(name, dim, train=train, either=either, **own))
 
     return framework
 
@@ -78,8 +81,89 @@ def test_each_term_is_there_and_the_generator_learns_by_it(name, dim, make, make
         assert any(p.grad.abs().max() > 0 for p in framework.generator.parameters())
 
 
-def test_l1_and_pix2pix_can_be_coupled():
-    assert {"l1", "pix2pix"} <= {name for name, f in FRAMEWORKS.items() if f.couples}
+def test_those_that_can_be_coupled():
+    assert {n for n, f in FRAMEWORKS.items() if f.couples} == {"l1", "pix2pix", "tsf", "fgdl"}
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_tsf_shows_the_segmenter_the_target_drawn_and_no_other(make, make_batch, step):
+    """In Seq2Seq's stage and in the fusion's; a sample that has no pair learns nothing."""
+    weights = dict.fromkeys(TERMS, 1.0)
+    framework = make("tsf", either=True, train={"steps": 10}, pretrain=0.5, **weights)
+    batch, truth = with_tumour(make_batch()), torch.rand(2, 3, 16, 16) + 0.1
+    present = torch.tensor([[1, 1, 0], [0, 0, 1]]).bool()
+    sources, wanted = only(truth, present), torch.tensor([[0, 0, 1], [1, 1, 0]]).bool()
+    how = {"sources": sources, "targets": truth, "present": present, "wanted": wanted}
+    batch = replace(with_tumour(replace(batch, **how)), brain=head_of(sources))
+    drawn, found = framework.drawn(batch, step), framework.generator_loss(batch, step)
+    if step:
+        made = framework.synthesize(sources, present, wanted)
+    else:
+        image = sources[torch.arange(2), drawn.source]
+        features = framework.generator.encode(image)
+        made = framework.generator.decode(features, drawn.target, image.shape[1:])[:, None]
+        made = made.expand(-1, 3, -1, -1)
+    one = torch.nn.functional.one_hot(drawn.target, 3).bool()
+    alone, reference = replace(batch, wanted=one), torch.zeros(())
+    how = step, counted(alone), reference
+    expected = framework.coupling.terms(only(made.detach(), one), alone, *how)
+    assert {name: found[name].item() for name in TERMS} == pytest.approx(
+        {name: expected[name].item() for name in TERMS}, rel=1e-4
+    )
+
+
+def test_fgdl_takes_the_moved_label_and_moves_none_by_what_a_segmenter_says(make, batch):
+    framework = make("fgdl", **dict.fromkeys(TERMS, 1.0))
+    torch.nn.init.normal_(framework.correction.registration.out.weight, std=0.1)
+    labelled, moved = framework.corrected(batch)
+    assert moved.abs().max() > 0.01
+    found = framework.generator_loss(batch, 0)
+    made = framework.synthesize(batch.sources, batch.present, batch.wanted)
+    expected = terms_of(framework, labelled, made)
+    assert {name: found[name].item() for name in TERMS} == pytest.approx(
+        {name: expected[name].item() for name in TERMS}, rel=1e-5
+    )
+    sum(found[name] for name in TERMS).backward()
+    registration = framework.correction.registration.parameters()
+    assert not any(p.grad is not None and p.grad.any() for p in registration)
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_fgdl_that_restores_is_coupled_in_both_stages(make, make_batch, step):
+    """The segmenter sees what is restored in the place of what is poor."""
+    framework = make("fgdl", ratio=(1, 1, 2), train={"steps": 10}, label=1.0)
+    batch = with_tumour(make_batch(ratio=(1, 1, 2)))
+    assert framework.generator_loss(batch, step)["label"] > 0
+    made = random_image(batch).detach()
+    seen = framework.coupling.shown(made, batch, synthetic=True)[:, CHANNELS.index("t2f")]
+    levels = batch.levels[:, 3:]
+    assert torch.equal(seen, standardised(made, batch.brain, levels, batch.region)[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("tsf", {"pretrain": 0.5}), ("fgdl", {}), ("fgdl", {"ratio": (1, 1, 2)})]
+)
+def test_others_go_on_to_the_bit_too(name, options, make_config, exports, make_batch, tmp_path):
+    """In the middle of what is balanced and of what rests; TSF and a restoring in either stage."""
+    coupling = CouplingOptions(
+        segmenter=exports[2], balance=True, every=2, start=1, **dict.fromkeys(TERMS, 0.5)
+    )
+    train = {"steps": 6, "learning_rate": 1e-3, "average": 0.5, "coupling": coupling}
+    config = make_config(name, train=train, **options)
+    batch = with_tumour(make_batch(ratio=options.get("ratio")))
+    straight = Trainer(config, CPU)
+    for step in range(6):
+        if step in (2, 4):
+            save_state(tmp_path / f"{step}.pt", straight.state())
+        last = straight.advance(batch)
+    assert {*TERMS} & {*last}
+    for step in (2, 4):
+        again = Trainer(config, CPU)
+        again.load(load_state(tmp_path / f"{step}.pt"))
+        while again.step < 6:
+            again.advance(batch)
+        pairs = zip(straight.framework.parameters(), again.framework.parameters(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def test_without_a_coupling_nothing_is_there(make, batch):

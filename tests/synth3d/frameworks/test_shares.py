@@ -116,7 +116,7 @@ def configs(make_config, vgg16, vgg19, write_segmenter, tmp_path_factory) -> dic
     for name in FRAMEWORKS:
         config = make_config(name, train=train, **more.get(name, {}))
         cells[name] = dataclasses.replace(config, targets=("t2f", "t1c"))
-    for name, balance in (("l1", False), ("pix2pix", True)):
+    for name, balance in (("l1", False), ("pix2pix", True), ("tsf", True), ("fgdl", False)):
         coupling = CouplingOptions(segmenter=str(export), balance=balance, **every)
         coupled = dataclasses.replace(cells[name].train, coupling=coupling)
         cells[f"{name}-coupled"] = dataclasses.replace(cells[name], train=coupled)
@@ -160,9 +160,10 @@ def test_shares_have_the_gradient_of_the_whole_with_lpips(step, make_config, ale
     assert (found[0][1] - found[1][1]).norm() < 1e-4 * found[0][1].norm()
 
 
-@pytest.mark.parametrize(
-    "framework", [*FRAMEWORKS, "tsf-any", "fgdl-restoring", "l1-coupled", "pix2pix-coupled"]
-)
+COUPLED = ("l1-coupled", "pix2pix-coupled", "tsf-coupled", "fgdl-coupled")
+
+
+@pytest.mark.parametrize("framework", [*FRAMEWORKS, "tsf-any", "fgdl-restoring", *COUPLED])
 def test_shares_of_a_batch_teach_what_the_whole_batch_does(framework, configs, of_two):
     """By two processes, in two passes of one, and both at once."""
     whole = learnt(configs[f"{framework} x 1"])
