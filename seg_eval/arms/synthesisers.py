@@ -4,6 +4,7 @@
 the same code judges any other tool's volumes.
 """
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from synth3d.cohort import Case, Modality, Splits, digest_of_names, parse_modali
 from synth3d.completion import Layout
 from synth3d.errors import InputError
 from synth3d.files import read_object
-from synth3d.images import PLANES, Grid, turn_to
+from synth3d.images import MIRRORS, PLANES, Grid, turn_to
 from synth3d.settings import parse
 
 Program = Callable[[Sequence[str]], None]
@@ -106,6 +107,8 @@ class SynthesisRun:
             much longer these voxels were in training, (z, y, x); empty for any other.
         profile: How those slices were made.
         plane: Of a run on slices, how these lie; then ``ratio`` is of (slice, row, column).
+        others: Folders of further runs, with which its pictures are averaged.
+        mirror: Of ``synth3d complete --mirror``; the pictures are means over mirror images, too.
     """
 
     folder: Path
@@ -122,6 +125,19 @@ class SynthesisRun:
     ratio: tuple[int, ...] = ()
     profile: str = ""
     plane: str = ""
+    others: tuple[Path, ...] = ()
+    mirror: str = ""
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether its pictures are means, over runs or over mirror images."""
+        return bool(self.others or self.mirror)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """How ``synth3d complete`` is told what makes the pictures."""
+        runs = [word for run in (self.folder, *self.others) for word in ("--run", str(run))]
+        return (*runs, *(("--mirror", self.mirror) if self.mirror else ()))
 
     @property
     def restores(self) -> bool:
@@ -131,7 +147,8 @@ class SynthesisRun:
     @property
     def name(self) -> str:
         """The arm's name."""
-        return self.folder.name
+        runs = "+".join(run.name for run in (self.folder, *self.others))
+        return f"{runs}@{self.mirror}" if self.mirror else runs
 
     @property
     def seen_cases(self) -> tuple[str, ...]:
@@ -171,6 +188,44 @@ class SynthesisRun:
     def any_gap(self) -> bool:
         """Whether it makes whatever a case lacks, of one list, from the rest of it."""
         return bool(self.sources) and self.sources == self.targets
+
+
+def read_mean(given: Path) -> SynthesisRun:
+    """The run in the folder ``given``; of ``A+B`` the mean of two or more, of ``A@x`` over mirrors.
+
+    A mean may remember what any of its runs may, and has the teachers of all. A folder that is
+    there is a run, whatever its name.
+
+    Raises:
+        InputError: As :func:`read_run`; or the runs do not make the same of the same.
+    """
+    if given.is_dir() or not {*str(given)} & {*"+@"}:
+        return read_run(given)
+    text, _, mirror = str(given).rpartition("@")
+    if mirror not in MIRRORS:
+        text, mirror = str(given), ""
+    parts = [text] if Path(text).is_dir() else text.split("+")
+    first, *others = runs = [read_run(Path(part)) for part in parts]
+    for run in others:
+        mine, theirs = ((each.targets, each.sources, each.ratio) for each in (run, first))
+        if mine != theirs:
+            raise InputError(
+                f"--run {given}: {run.folder} makes {run.words} and {first.folder} {first.words}; "
+                "average runs that make the same of the same"
+            )
+    weights = [run.weights_sha256 for run in runs]
+    return replace(
+        first,
+        weights_sha256=hashlib.sha256("+".join([*weights, mirror]).encode()).hexdigest(),
+        seen_before=tuple(
+            dict.fromkeys([*first.seen_before, *(n for run in others for n in run.seen_cases)])
+        ),
+        teachers=tuple(dict.fromkeys(teacher for run in runs for teacher in run.teachers)),
+        start=next((run.start for run in runs if run.start), ""),
+        explains=False,
+        others=tuple(run.folder for run in others),
+        mirror=mirror,
+    )
 
 
 def read_run(folder: Path) -> SynthesisRun:
@@ -283,7 +338,7 @@ def completed_file(out: Path, case: Case, missing: Sequence[Modality], modality:
 
 
 def completion(
-    run: Path | None,
+    by: Sequence[str],
     data: Path,
     out: Path,
     missing: Sequence[Modality],
@@ -294,11 +349,10 @@ def completion(
     """Arguments of ``synth3d`` that write ``missing`` for ``cases`` into ``out``.
 
     ``how`` is ``fill``, ``explain``, which also writes maps of what was made, or ``restore``.
-    Without a run, the real file is sent through the export path (the plumbing check). What is to
-    be restored is there, with thick slices.
+    ``by`` are :attr:`SynthesisRun.flags`, or ``--plumbing``, which sends the real file through the
+    export path as a check. What is to be restored is there, with thick slices.
     """
-    source = ["--run", str(run)] if run else ["--plumbing"]
-    command = ["complete", *source, "--data", str(data), "--out", str(out)]
+    command = ["complete", *by, "--data", str(data), "--out", str(out)]
     flag = "--restore" if how == "restore" else "--missing"
     named = [word for modality in missing for word in (flag, modality)]
     command += ["--explain", "maps"] if how == "explain" else []
