@@ -3,6 +3,13 @@
 from synth3d.scoring.bootstrap import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
 from synth3d.scoring.case import score_case
 from synth3d.scoring.cohort import ScoreRequest, find_lpips, load_lpips
+from synth3d.scoring.conformal import (
+    Calibration,
+    calibrate,
+    conformal_quantile,
+    covered,
+    fewest_patients,
+)
 from synth3d.scoring.conventions import CONVENTIONS, Convention
 from synth3d.scoring.explanation import CHANCE, find_errors
 from synth3d.scoring.formulas import decibels, image_scores, mae_brain, psnr_brain, ssim_brain
@@ -13,13 +20,18 @@ __all__ = [
     "CHANCE",
     "CONFIDENCE",
     "CONVENTIONS",
+    "Calibration",
     "Convention",
     "Estimate",
     "FEW_CASES",
     "PairedBootstrap",
     "RESAMPLES",
     "ScoreRequest",
+    "calibrate",
+    "conformal_quantile",
+    "covered",
     "decibels",
+    "fewest_patients",
     "find_errors",
     "find_lpips",
     "image_scores",
