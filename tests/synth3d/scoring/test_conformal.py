@@ -13,10 +13,16 @@ from synth3d.scoring.conformal import (
     conformal_quantile,
     covered,
     fewest_patients,
-    patientwise_quantile,
+    patientwise_quantiles,
 )
 
 LEVELS = (0.8, 0.9)
+
+
+def patientwise_quantile(patients, level):
+    return patientwise_quantiles(patients, [level])[0]
+
+
 numbers = st.floats(0, 1e6, allow_nan=False, width=32)
 cohorts = st.lists(st.lists(numbers, min_size=1, max_size=6), min_size=1, max_size=14)
 
@@ -85,34 +91,36 @@ def test_a_higher_level_reaches_at_least_as_far(lists):
 
 
 @given(st.lists(st.lists(numbers, min_size=1, max_size=5), min_size=9, max_size=12),
-       st.integers(1, 8), st.floats(0.1, 1000))  # fmt: skip
-def test_units_do_not_matter(lists, ranges, factor):
+       st.floats(0.1, 1000))  # fmt: skip
+def test_units_do_not_matter(lists, factor):
     """Errors, spreads and floor in other units give intervals that reach as far."""
     spreads = [np.asarray(each) for each in lists]
     errors = [spread[::-1] + 1 for spread in spreads]
-    plain = calibrate(errors, spreads, LEVELS, 0.5, ranges)
+    plain = calibrate(errors, spreads, LEVELS, 0.5)
     scaled = calibrate(
-        [e * factor for e in errors], [s * factor for s in spreads], LEVELS, 0.5 * factor, ranges
+        [e * factor for e in errors], [s * factor for s in spreads], LEVELS, 0.5 * factor
     )
-    probe = spreads[0] + 0.25  # between the edges, where rounding decides nothing
-    np.testing.assert_allclose(
-        scaled.half_width(probe * factor, 0.9), factor * plain.half_width(probe, 0.9), rtol=1e-6
-    )
+    for level in LEVELS:
+        wide = plain.half_width(spreads[0], level)
+        np.testing.assert_allclose(
+            scaled.half_width(spreads[0] * factor, level), factor * wide, rtol=1e-6
+        )
 
 
-@pytest.mark.parametrize("ranges", [1, 5])
-def test_new_patients_are_covered_as_promised(ranges):
+@pytest.mark.parametrize("ill", [0.0, 0.2])
+def test_new_patients_are_covered_as_promised(ill):
     """Patients differ in how wrong their pictures are, and voxels of one patient are alike.
 
-    400 repetitions of 19 + 1 patients: the share of covered voxels is the level, up to one part in
+    200 repetitions of 19 + 1 patients: the share of covered voxels is the level, up to one part in
     n + 1 above it, and three standard errors.
     """
     draws = np.random.default_rng(0)
     shares = {level: [] for level in LEVELS}
-    for _ in range(400):
+    for _ in range(200):
         spreads = [draws.gamma(2, 1, draws.integers(5, 60)) for _ in range(20)]
         errors = [np.abs(draws.laplace(0, draws.gamma(3, 0.5), s.shape)) * s for s in spreads]
-        found = calibrate(errors[1:], spreads[1:], LEVELS, 0.01, ranges)
+        tumours = [draws.random(s.shape) < ill for s in spreads]
+        found = calibrate(errors[1:], spreads[1:], LEVELS, 0.01, tumours[1:])
         for level in LEVELS:
             shares[level].append(covered(errors[0], found.half_width(spreads[0], level)))
     for level, values in shares.items():
@@ -120,39 +128,33 @@ def test_new_patients_are_covered_as_promised(ranges):
         assert level - slack <= np.mean(values) <= level + 1 / 20 + slack
 
 
-def test_ranges_cover_where_the_spread_is_too_small():
-    """A twentieth of the voxels have twice the spread and ten times the error.
+def test_the_tumour_is_covered_as_the_brain_is():
+    """A twentieth of the voxels are tumour with twice the spread and four times the error.
 
-    One quantile leaves most of them out; ranges of the spread cover them as the others.
+    In proportion to the spread intervals leave much of it out; by its square they do not. The same
+    the other way round, where the spread is too large there.
     """
     draws = np.random.default_rng(1)
-    cases = []
-    for _ in range(80):
-        tumour = draws.random(400) < 0.05
-        spread = np.where(tumour, 2.0, 1.0) * draws.uniform(0.9, 1.1, 400)
-        error = np.abs(draws.normal(0, np.where(tumour, 10.0, 1.0)))
-        cases.append((error, spread, tumour))
-    errors, spreads, _ = zip(*cases[:40], strict=True)
-
-    def in_tumour(ranges):
-        found = calibrate(errors, spreads, LEVELS, 0.01, ranges)
-        return np.mean(
-            [covered(e[t], found.half_width(s, 0.9)[t]) for e, s, t in cases[40:] if t.any()]
-        )
-
-    assert in_tumour(1) < 0.5
-    assert in_tumour(40) == pytest.approx(0.9, abs=0.04)
-
-
-def test_a_range_that_few_patients_have_is_joined_to_its_neighbour():
-    """Two of twelve patients alone have a large spread: no range of their own."""
-    spreads = [np.full(10, 1.0 + number / 100) for number in range(10)]
-    spreads += [np.full(10, 50.0), np.full(10, 51.0)]
-    found = calibrate(spreads, spreads, (0.8,), 1.0, ranges=6)
-    assert all(edge < 50 for edge in found.edges)
-    counts = np.histogram([s[0] + 1 for s in spreads], [-np.inf, *found.edges, np.inf])[0]
-    assert min(counts) >= fewest_patients(0.8)
-    assert np.isfinite(found.quantiles).all()
+    for times, power in ((4, 2), (1, 0), (2, 1)):
+        cases = []
+        for _ in range(120):
+            tumour = draws.random(400) < 0.05
+            spread = np.where(tumour, 2.0, 1.0)
+            error = np.abs(draws.normal(0, np.where(tumour, times, 1.0)))
+            cases.append((error, spread, tumour))
+        errors, spreads, tumours = zip(*cases[:60], strict=True)
+        shares = {}
+        for told in (tumours, ()):
+            found = calibrate(errors, spreads, LEVELS, 0.01, told)
+            assert found.powers == (pytest.approx((power, power), abs=0.25) if told else (1, 1))
+            wide = [(e, found.half_width(s, 0.9), t) for e, s, t in cases[60:]]
+            shares[bool(told)] = [
+                np.mean([covered(e, w) for e, w, _ in wide]),
+                np.mean([covered(e[t], w[t]) for e, w, t in wide]),
+            ]
+        assert shares[True] == pytest.approx([0.9, 0.9], abs=0.03)
+        if times == 4:
+            assert shares[False][1] < 0.7
 
 
 def test_what_cannot_be_calibrated_is_refused():
@@ -163,12 +165,14 @@ def test_what_cannot_be_calibrated_is_refused():
         patientwise_quantile([np.ones(2), np.ones(0)], 0.5)
     with pytest.raises(ValueError, match="no number"):
         patientwise_quantile([np.ones(2), np.full(1, np.nan)], 0.5)
-    found = Calibration((0.9,), 0.1, (), ((2.0,),))
+    found = Calibration((0.9,), 0.1, (1.0,), (2.0,))
+    np.testing.assert_allclose(found.half_width(np.array([0.0, 0.4]), 0.9), [0.2, 1.0])
     with pytest.raises(ValueError, match=r"not for 0.8"):
         found.half_width(np.ones(2), 0.8)
     with pytest.raises(ValueError, match="one quantile for each"):
-        Calibration((0.9,), 0.1, (1.0,), ((2.0,),))
-    with pytest.raises(ValueError, match="ascend"):
-        Calibration((0.9,), 0.1, (2.0, 1.0), ((2.0, 1.0, 1.0),))
+        Calibration(LEVELS, 0.1, (1.0, 1.0), (2.0,))
+    for floor, power in ((0.0, 1.0), (0.1, -1.0)):
+        with pytest.raises(ValueError, match="no negative power"):
+            Calibration((0.9,), floor, (power,), (2.0,))
     with pytest.raises(ValueError, match=r"in \(0, 1\)"):
         fewest_patients(1.0)
