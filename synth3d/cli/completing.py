@@ -22,7 +22,9 @@ def add_complete(commands: Any) -> None:
         return 0
 
     add = command(commands, "complete", run, "write the sequences that cases lack")
-    add("--run", type=Path, help="a finished run folder (of synth3d train), or an exported one")
+    add("--run", type=Path, action="append", metavar="RUN",
+        help="a finished run folder (of synth3d train), or an exported one; given again: the mean "
+        "of what these runs make, and its spread")
     add("--data", type=Path, help="folder with cases, or a table of them; only read")
     add("--out", type=Path, required=True, help="folder for the completed cases")
     add("--format", choices=["brats", "nnunet", "bids"], default="brats",
@@ -39,6 +41,8 @@ def add_complete(commands: Any) -> None:
         help="and what explains it, of a run of tsf or agi-net; maps: without the slow table of "
         "what each source is worth")
     add("--draws", type=int, default=1, metavar="N", help="a diffusion's mean of N, and its spread")
+    add("--mirror", choices=["x", "xyz"], help="the mean over mirror images of the case, and its "
+        "spread; x: left and right swapped, as in training; xyz: all eight")
     add("--link", action="store_true",
         help="hard links to the input's files instead of copies: less disk, but one file")
     add("--dry-run", action="store_true", help="print the plan and stop")

@@ -76,7 +76,7 @@ class Begun:
         if self.outcome is None and job.make:
             with self._timed(), self._judged():
                 self.made = self.maker.make(
-                    job.readable, job.make, seed=request.seed, draws=request.draws,
+                    job.readable, job.make, request.members,
                     on_tile=on_tile, content=content, explain=bool(request.explain),
                 )  # fmt: skip
 

@@ -93,6 +93,7 @@ def plan_case(real: Case, maker: "Maker", request: CompleteRequest) -> Job | lis
     # No seed in a receipt means 0: so were all of those written that know of none.
     how = maker.identity | ({"seed": request.seed} if maker.random and request.seed else {})
     how |= {"draws": request.draws} if request.draws > 1 else {}
+    how |= {"mirror": request.mirror} if request.mirror else {}
     taken = (*hidden, *request.restored)
     visible = {m: path for m, path in real.images.items() if m not in taken}
     case, readable = replace(real, images=visible), maker.readable(real, hidden)

@@ -186,8 +186,9 @@ def explanations(layout: Layout, case: Case, identity: Mapping[str, Any]) -> lis
 
 
 def _explained(identity: Mapping[str, Any]) -> list[str]:
-    """Names of ``MAPS`` and ``TABLES``; a mean of several draws has its spread beside it."""
-    several = int(identity.get("how", {}).get("draws", 1)) > 1
+    """Names of ``MAPS`` and ``TABLES``; a mean of several pictures has its spread beside it."""
+    how = identity.get("how", {})
+    several = int(how.get("draws", 1)) > 1 or "mirror" in how or "runs" in how
     return [*identity.get("explained", ()), *(["spread"] if several else [])]
 
 

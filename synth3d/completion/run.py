@@ -147,8 +147,8 @@ def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[
     layout = request.layout
     write_dataset_json(layout, [job.case for job in jobs], request.overwrite)
     if layout.format == "bids":
-        run = Path(str(request.run)).resolve().name
-        write_description(layout, request.data, f"run {run}")
+        names_of_runs = " and ".join(path.resolve().name for path in request.runs)
+        write_description(layout, request.data, f"run {names_of_runs}")
     expect(request.out, names)
 
 

@@ -72,6 +72,12 @@ def write_case(
         "maker": maker.title if made else None,
         **({"seed": request.seed} if made and maker.random else {}),
         **({"draws": request.draws} if request.draws > 1 else {}),
+        **({"mirror": request.mirror} if request.mirror else {}),
+        **(
+            {"runs": [path.resolve().name for path in request.runs]}
+            if len(request.runs) > 1
+            else {}
+        ),
         "targets": {
             m: {"file": targets[m].name, **_scale_facts(one), **map_facts(job, m, one, layout)}
             for m, one in made.items()
