@@ -14,7 +14,7 @@ from synth3d.training.run_folder import (
     save_state,
     weights_file,
 )
-from synth3d.training.start import begun
+from synth3d.training.start import begun, seen_before
 from synth3d.training.trainer import Trainer
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "resolve",
     "runs_that_make",
     "save_state",
+    "seen_before",
     "train_run",
     "weights_file",
 ]
