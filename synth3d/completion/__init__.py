@@ -1,6 +1,6 @@
 """A cohort made whole, and one case alone."""
 
-from synth3d.completion.api import Run, complete, load_run, train
+from synth3d.completion.api import Run, calibrate, complete, load_run, train
 from synth3d.completion.calibration import CalibrateRequest, CalibrationRecord, calibrate_run
 from synth3d.completion.explained import rate_explanations, tell_errors
 from synth3d.completion.receipts import Layout, maps_of
@@ -28,6 +28,7 @@ __all__ = [
     "Processes",
     "Run",
     "StateRequest",
+    "calibrate",
     "calibrate_run",
     "complete",
     "complete_cohort",

@@ -39,7 +39,7 @@ def run(tmp_path_factory, write_run):
 def calibrated(run, known, tmp_path_factory):
     """The run with a calibration in its folder."""
     folder = shutil.copytree(run, tmp_path_factory.mktemp("calibrated") / "run")
-    calibrate_run(CalibrateRequest((folder,), known, device="cpu"))
+    synth3d.calibrate(run=folder, data=known, device="cpu")
     return folder
 
 
