@@ -2,6 +2,7 @@
 
 from seg_eval.analysis.recovery import SMALLEST_GAP
 from seg_eval.analysis.summary import SCHEMA, Findings, Question, summarise
+from seg_eval.analysis.uncertainty import tell_uncertainty
 from seg_eval.analysis.verdict import Caveat, Verdict
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "SMALLEST_GAP",
     "Verdict",
     "summarise",
+    "tell_uncertainty",
 ]

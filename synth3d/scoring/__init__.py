@@ -9,6 +9,7 @@ from synth3d.scoring.conformal import (
     conformal_quantile,
     covered,
     fewest_patients,
+    patientwise_quantiles,
 )
 from synth3d.scoring.conventions import CONVENTIONS, Convention
 from synth3d.scoring.explanation import CHANCE, find_errors
@@ -37,6 +38,7 @@ __all__ = [
     "image_scores",
     "load_lpips",
     "mae_brain",
+    "patientwise_quantiles",
     "psnr_brain",
     "score",
     "score_case",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,9 +62,12 @@ def test_variances_between_pictures_and_within_them_add_up():
     """Pictures that differ by 3, of runs that expect 4 and nothing: √(9 + (16 + 0) / 2) = √17."""
     three, four = np.full((2, 2, 2), 3.0, np.float32), np.full((2, 2, 2), 4.0, np.float32)
     assert total_spread(None, [None]) is None
-    np.testing.assert_array_equal(total_spread(three, [None, None]), three)
-    np.testing.assert_allclose(total_spread(None, [four]), four)
-    np.testing.assert_allclose(total_spread(three, [four, None]), np.sqrt(17), rtol=1e-6)
+    for between, within, expected in (
+        (three, [None, None], 3), (None, [four], 4), (three, [four, None], np.sqrt(17))
+    ):  # fmt: skip
+        found = total_spread(between, within)
+        assert found is not None
+        np.testing.assert_allclose(found, np.full((2, 2, 2), expected), rtol=1e-6)
 
 
 def test_bright_tissue_is_as_uncertain_as_it_is_in_the_file():
@@ -134,7 +138,7 @@ def test_brightness_of_the_scan_does_not_matter():
     scan = brain * (100 + 100 * draws.random(brain.shape))
     spread = np.ones(brain.shape, np.float32)
     scale = Scale.fit(scan, brain)
-    made = Made(scan.astype(np.float32), "", scale, "training", spread=spread, brain=brain)
+    made = Made(scan.astype(np.float32), Path(), scale, "training", spread=spread, brain=brain)
     own, other = (errors_of(made, k * scan, None, "a", "median") for k in (1, 7))
     assert own.error.max() < 1e-4
     np.testing.assert_allclose(own.error, other.error, atol=1e-4)
@@ -189,7 +193,7 @@ def test_what_cannot_be_told_is_refused(ready, run, known, complete, tmp_path):
         complete(ready / "run", uncertainty=True)
     with pytest.raises(InputError, match="--uncertainty could tell of"):
         complete(None, uncertainty=True, plumbing=True, missing=("flair",))
-    few = [f"Brats18_X_{number}_1" for number in range(20, 28)]
+    few = tuple(f"Brats18_X_{number}_1" for number in range(20, 28))
     with pytest.raises(InputError, match="90% need 9 patients at the least, .* got 8"):
         calibrate_run(CalibrateRequest((run,), known, cases=few, device="cpu"))
     with pytest.raises(InputError, match=r"Brats18_X_2_1 has no t2f, the truth"):
