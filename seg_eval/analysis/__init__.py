@@ -2,6 +2,7 @@
 
 from seg_eval.analysis.recovery import SMALLEST_GAP, recovery
 from seg_eval.analysis.summary import SCHEMA, Findings, Question, summarise
+from seg_eval.analysis.uncertainty import tell_uncertainty
 from seg_eval.analysis.verdict import Caveat, Facts, RegionFacts, Rival, Verdict, judge
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "judge",
     "recovery",
     "summarise",
+    "tell_uncertainty",
 ]

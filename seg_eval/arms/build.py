@@ -132,6 +132,8 @@ class ArmBuilder:
         source, data, how = arm.source, self.cohort.folder, "fill"
         if source is not None and source.explains:
             how = "explain"
+        if source is not None and source.uncertain:
+            how = "uncertain"
         if source is not None and source.restores and self.poor is not None:
             data, how = self.poor.cohort(self.cohort.test), "restore"
         out, cases = place(self.folder, arm.name), [case.name for case in self.cohort.test]

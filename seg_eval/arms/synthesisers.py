@@ -103,6 +103,7 @@ class SynthesisRun:
         seq2seq: Whether it is the first stage of TSF-Seq2Seq alone, which fuses nothing.
         teachers: The segmenters that it was coupled to, or a run that it was begun from.
         explains: Whether ``synth3d complete --explain`` writes maps of what it makes.
+        uncertain: Whether ``synth3d complete --uncertainty`` writes how wrong it expects to be.
         ratio: Of a run that restores its target from thick slices, which are a source, too: how
             much longer these voxels were in training, (z, y, x); empty for any other.
         profile: How those slices were made.
@@ -122,6 +123,7 @@ class SynthesisRun:
     seq2seq: bool = False
     teachers: tuple[Teacher, ...] = ()
     explains: bool = False
+    uncertain: bool = False
     ratio: tuple[int, ...] = ()
     profile: str = ""
     plane: str = ""
@@ -188,6 +190,12 @@ class SynthesisRun:
     def any_gap(self) -> bool:
         """Whether it makes whatever a case lacks, of one list, from the rest of it."""
         return bool(self.sources) and self.sources == self.targets
+
+
+def _uncertain(config: Mapping[str, Any]) -> bool:
+    """Whether a run of this configuration says how wrong it may be."""
+    train = config.get("train", {})
+    return train.get("framework") == "l1" and train.get("l1", {}).get("uncertain") is True
 
 
 def read_mean(given: Path) -> SynthesisRun:
@@ -261,6 +269,7 @@ def read_run(folder: Path) -> SynthesisRun:
             teachers=parse(tuple[Teacher, ...], cohort.get("coupled", ()), "coupled"),
             seq2seq=seq2seq,
             explains=fuses and not seq2seq and config.get("model", {}).get("fusion") != "plain",
+            uncertain=_uncertain(config),
             ratio=ratio,
             profile=profile,
             plane=_plane(config),
@@ -348,12 +357,13 @@ def completion(
 ) -> list[str]:
     """Arguments of ``synth3d`` that write ``missing`` for ``cases`` into ``out``.
 
-    ``how`` is ``fill``, ``explain``, which also writes maps of what was made, or ``restore``.
     ``by`` are :attr:`SynthesisRun.flags`, or ``--plumbing``, which sends the real file through the
-    export path as a check. What is to be restored is there, with thick slices.
+    export path as a check. ``how`` is ``fill``, ``explain`` or ``uncertain``, which also write maps
+    of what was made, or ``restore``. What is to be restored is there, with thick slices.
     """
     command = ["complete", *by, "--data", str(data), "--out", str(out)]
     flag = "--restore" if how == "restore" else "--missing"
     named = [word for modality in missing for word in (flag, modality)]
-    command += ["--explain", "maps"] if how == "explain" else []
+    maps = {"explain": ["--explain", "maps"], "uncertain": ["--uncertainty"]}
+    command += maps.get(how, [])
     return [*command, "--threads", str(threads), *named, "--cases", *cases]

@@ -8,7 +8,7 @@ from typing import Any
 
 from seg_eval.analysis import SMALLEST_GAP, Findings, Question
 from seg_eval.arms import ARM_KINDS, floor_of
-from seg_eval.report.charts import paired_dots, range_mark, scatter
+from seg_eval.report.charts import paired_dots, range_mark, risk_coverage, scatter
 from seg_eval.report.page import (
     DASH,
     WORDS,
@@ -98,6 +98,7 @@ def describe(
         "plumbing": say("plumbing", check=check) if (check := summary["plumbing"]) else "",
         "charts": [chart for chart in charts if chart["dots"]],
         "scatter": _scatter(summary, arms, used, images),
+        "reliance": _reliance(summary),
         "methods": say("methods", s=summary, patients=_patients(summary), q=q),
         "bibtex": citations(summary),
     }
@@ -230,6 +231,21 @@ def _scatter(
     rows = [row for row in scores if row.region in (defined or regions)]
     points = error_and_loss(rows, images, list(groups))
     return scatter(points, groups)
+
+
+def _reliance(summary: Summary) -> list[dict[str, Any]]:
+    """Of each arm with maps of uncertainty volumes with intervals, and whom not to trust."""
+    return [
+        {
+            "arm": told["arm"],
+            "lead": say("reliance", told=told),
+            "covered": say("covered_volumes", told=told),
+            "volumes": table("volumes", told=told),
+            "curve": risk_coverage(told["curve"]),
+            "said": say("risk_coverage", told=told),
+        }
+        for told in summary.get("uncertainty", [])
+    ]
 
 
 def citations(summary: Summary) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from seg_eval.analysis import SCHEMA, Caveat, Question, summarise
 from seg_eval.arms import ARM_KINDS, Arm, Completed, SynthesisRun, kinds_with
-from seg_eval.experiment import Experiment, Plan
+from seg_eval.experiment import Experiment, Plan, told_uncertainty
 from seg_eval.records import GUARD, Pin, is_likely, read_times
 from seg_eval.report.context import (
     Summary,
@@ -99,6 +99,7 @@ def write_outputs(
     summary |= {
         "config": plan.describe(),
         "notes": {arm.name: experiment.builder.note(arm) for arm in plan.arms},
+        "uncertainty": told_uncertainty(experiment, used),
         "seconds": times.seconds,
         "peak_memory_mb": times.peak_memory_mb,
         "versions": _versions(),

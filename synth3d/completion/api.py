@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synth3d.cohort import ALL_MODALITIES, Case, Modality, parse_modality
+from synth3d.completion.calibration import CalibrateRequest, CalibrationRecord, calibrate_run
 from synth3d.completion.made import Members
 from synth3d.completion.plan import grid_trouble
 from synth3d.completion.request import CompleteRequest
@@ -62,6 +63,18 @@ def complete(*, executor: Executor | None = None, **settings: Any) -> list[Compl
         TypeError: There is no such setting.
     """
     return complete_cohort(CompleteRequest(**settings), executor)
+
+
+def calibrate(**settings: Any) -> CalibrationRecord:
+    """Measure how far off a run's pictures are, as ``synth3d calibrate`` does; what it writes.
+
+    The settings are fields of ``synth3d.completion.CalibrateRequest``, which are the flags.
+
+    Raises:
+        InputError: As :func:`synth3d.completion.calibrate_run`.
+        TypeError: There is no such setting.
+    """
+    return calibrate_run(CalibrateRequest(**settings))
 
 
 def load_run(folder: str | Path | Sequence[str | Path], device: str = "auto") -> "Run":

@@ -61,5 +61,7 @@ def _load(request: CompleteRequest) -> "Maker":
         maker.refuse_others(request.hidden)
         maker.refuse_unexplained(bool(request.explain), request.draws)
         maker.refuse_mirror(request.mirror)
+        if len(request.runs) == 1:
+            maker.refuse_certain(request.members)
         makers.append(maker)
     return makers[0] if len(makers) == 1 else EnsembleMaker(makers)

@@ -11,6 +11,9 @@ from synth3d.completion.receipts import Layout
 from synth3d.errors import InputError
 from synth3d.images import MIRRORS
 
+CALIBRATION = "calibration.json"
+"""How far a run's intervals reach, in its folder, of whose seal it is no part."""
+
 FORMATS, PRECISIONS, EXPLAIN = ("brats", "nnunet", "bids"), ("fp32", "bf16"), ("", "all", "maps")
 
 
@@ -34,6 +37,12 @@ class CompleteRequest:
         mirror: Mirror images of the case that are averaged, mirrored back: ``x`` with left and
             right swapped, as in training, or ``xyz``, all eight; empty for none. The spread over
             draws, mirror images and runs is written, too.
+        uncertainty: Write beside what is made how wrong it may be, in scanner units: the spread of
+            all pictures and, of runs that say so, of the errors that they expect; and the
+            half-width of the interval of 90 %, where the file of ``synth3d calibrate`` that it
+            names is for these pictures. ``run``, which True means as well, names
+            ``calibration.json`` in the folder of the first run, which need not be there; empty, or
+            False, for neither.
         link: The files that are there are hard links to the input instead of copies of it; whoever
             changes one then changes the other.
         cases: Names of the cases to complete; None is all.
@@ -62,6 +71,7 @@ class CompleteRequest:
     explain: str | bool = ""
     draws: int = 1
     mirror: str = ""
+    uncertainty: str | Path | bool = ""
     link: bool = False
     labels: str | None = None
     overwrite: bool = False
@@ -86,6 +96,8 @@ class CompleteRequest:
         given = (self.run,) if isinstance(self.run, str | Path) else self.run or ()
         object.__setattr__(self, "run", tuple(map(Path, given)))
         object.__setattr__(self, "mirror", self.mirror or "")
+        told = "run" if self.uncertainty is True else str(self.uncertainty or "")
+        object.__setattr__(self, "uncertainty", told)
         for name in ("missing", "restore"):
             object.__setattr__(self, name, tuple(getattr(self, name) or ()))
         object.__setattr__(self, "explain", "all" if self.explain is True else self.explain or "")
@@ -114,9 +126,10 @@ class CompleteRequest:
 
     def _check_averages(self) -> None:
         """Refuse to explain, or to average, what cannot be."""
-        if self.plumbing and (self.explain or self.draws > 1 or self.mirror):
+        if self.plumbing and (self.explain or self.draws > 1 or self.mirror or self.uncertainty):
             raise InputError(
-                "--plumbing makes nothing that --explain, --draws or --mirror could tell of"
+                "--plumbing makes nothing that --explain, --draws, --mirror or --uncertainty could "
+                "tell of"
             )
         if self.plumbing and len(self.runs) > 1:
             raise InputError("--plumbing goes the way out of one run; name one --run")
@@ -146,7 +159,15 @@ class CompleteRequest:
     @property
     def members(self) -> Members:
         """Of which pictures of a run the mean is taken."""
-        return Members(self.seed, self.draws, self.mirror)
+        return Members(self.seed, self.draws, self.mirror, bool(self.uncertainty))
+
+    @property
+    def calibration(self) -> Path | None:
+        """The file by which intervals are told; None where there is none, or none is asked for."""
+        if self.uncertainty == "run":
+            path = self.runs[0] / CALIBRATION
+            return path if path.is_file() else None
+        return Path(str(self.uncertainty)) if self.uncertainty else None
 
     @property
     def hidden(self) -> tuple[Modality, ...]:

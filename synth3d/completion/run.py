@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from synth3d.cohort import Modality, find_cases, is_table, untold_patients
+from synth3d.completion.calibration import calibration_of
 from synth3d.completion.case import Begun
 from synth3d.completion.derivative import write_description
 from synth3d.completion.explained import contributions_in_the_way, write_contributions
@@ -40,6 +41,10 @@ from synth3d.files import progress
 from synth3d.limits import check_descriptors
 from synth3d.machine import pick_device
 
+UNCALIBRATED = (
+    "note: no calibration.json in the run's folder: what is written is a spread, no interval; "
+    "synth3d calibrate makes one of cases that the run has not learnt from"
+)
 FILES_OF_A_WORKER = 8
 """Files and pipes that a process keeps open for each of its workers."""
 
@@ -130,6 +135,10 @@ def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str
                     "another --out"
                 )
     identity = json.dumps(maker.identity)
+    if told := calibration_of(request):
+        told[0].refuse_others(maker, request.members)
+    elif request.uncertainty:
+        print(UNCALIBRATED, file=sys.stderr)
     table = request.explain == "all" and not request.overwrite
     if table and (taken := contributions_in_the_way(request)):
         raise InputError(f"{taken} is already there; --overwrite replaces it")

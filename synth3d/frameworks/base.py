@@ -158,8 +158,8 @@ class Framework(nn.Module, ABC):
         return n_sources, n_targets
 
     @classmethod
-    def channels_of(cls, task: Task) -> tuple[int, int]:
-        """:meth:`channels` for ``task``."""
+    def channels_of(cls, task: Task, options: Any = None) -> tuple[int, int]:
+        """:meth:`channels` for ``task``, and for ``options`` that add some."""
         return cls.channels(len(task.sources), len(task.targets))
 
     @classmethod

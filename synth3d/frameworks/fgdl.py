@@ -167,7 +167,7 @@ class FGDL(Framework):
         return {name: Contest(critic) for name, critic in made.items()}
 
     @classmethod
-    def channels_of(cls, task: Task) -> tuple[int, int]:
+    def channels_of(cls, task: Task, options: Any = None) -> tuple[int, int]:
         """The generator never sees a poor sequence.
 
         Raises:

@@ -2,6 +2,14 @@
 
 from synth3d.scoring.case import score_case
 from synth3d.scoring.cohort import ScoreRequest, find_lpips, load_lpips
+from synth3d.scoring.conformal import (
+    Calibration,
+    calibrate,
+    conformal_quantile,
+    covered,
+    fewest_patients,
+    patientwise_quantiles,
+)
 from synth3d.scoring.conventions import CONVENTIONS, Convention
 from synth3d.scoring.explanation import CHANCE, find_errors
 from synth3d.scoring.formulas import decibels, image_scores, mae_brain, psnr_brain, ssim_brain
@@ -19,18 +27,24 @@ __all__ = [
     "CHANCE",
     "CONFIDENCE",
     "CONVENTIONS",
+    "Calibration",
     "Convention",
     "Crossed",
     "Estimate",
     "FEWEST_TRAININGS",
     "FEW_CASES",
     "ScoreRequest",
+    "calibrate",
+    "conformal_quantile",
+    "covered",
     "decibels",
+    "fewest_patients",
     "find_errors",
     "find_lpips",
     "image_scores",
     "load_lpips",
     "mae_brain",
+    "patientwise_quantiles",
     "psnr_brain",
     "score",
     "score_case",

@@ -30,6 +30,7 @@ def fitted(parts: Sequence[Pictures], like: Path) -> Made:
     """
     scale, origin = _mean_scale(parts), parts[0].scale_from
     data, spread = _mean_and_spread([volume for one in parts for volume in one.volumes])
+    spread = total_spread(spread, [one.deviation for one in parts])
     most = value_limits(like)[1]
     most = np.inf if origin == "own" else most  # it is written as numbers that hold anything
     zero = scale.background
@@ -38,7 +39,36 @@ def fitted(parts: Sequence[Pictures], like: Path) -> Made:
         low, high = (zero + (end - zero) * factor for end in (scale.low, scale.high))
         scale = replace(scale, low=low, high=high)
         data, spread = zero + (data - zero) * factor, None if spread is None else spread * factor
-    return Made(data, like, scale, origin, spread=spread, restored=parts[0].restored)
+    one = parts[0]
+    return Made(data, like, scale, origin, spread=spread, restored=one.restored, brain=one.brain)
+
+
+def total_spread(
+    between: np.ndarray | None, within: Sequence[np.ndarray | None]
+) -> np.ndarray | None:
+    """√(between² + mean of within²), float32: the law of total variance; None of nothing.
+
+    ``between`` is the standard deviation over pictures, ``within`` what each run expects itself;
+    one that says nothing expects nothing.
+    """
+    told = [deviation.astype(np.float64) ** 2 for deviation in within if deviation is not None]
+    if not told:
+        return between
+    total = np.sum(told, axis=0) / len(within)
+    total = total if between is None else total + between.astype(np.float64) ** 2
+    return np.sqrt(total).astype(np.float32)
+
+
+def deviation_in_scanner_units(
+    picture: np.ndarray, deviation: np.ndarray, brain: np.ndarray, scale: Scale
+) -> np.ndarray:
+    """Half of what lies between ``picture`` ± ``deviation``: (D, H, W) float32, 0 out of the brain.
+
+    Both come in the network's scale, which bends above 1, so that bright tissue is as uncertain as
+    it is in the file.
+    """
+    high, low = (scale.invert(picture + side * deviation, brain) for side in (1, -1))
+    return np.where(brain, np.maximum(high - low, 0) / 2, 0).astype(np.float32)
 
 
 def _mean_and_spread(volumes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:

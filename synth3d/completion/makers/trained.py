@@ -19,7 +19,12 @@ from synth3d.cohort import (
 )
 from synth3d.completion.made import Made, Members, Pictures
 from synth3d.completion.makers.base import Maker
-from synth3d.completion.makers.scales import fitted, in_scanner_units, storable_scale
+from synth3d.completion.makers.scales import (
+    deviation_in_scanner_units,
+    fitted,
+    in_scanner_units,
+    storable_scale,
+)
 from synth3d.completion.receipts import MAPS
 from synth3d.data import (
     Prepared,
@@ -31,7 +36,7 @@ from synth3d.data import (
 )
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
-from synth3d.frameworks import Diffusion
+from synth3d.frameworks import DEVIATION, Diffusion
 from synth3d.images import Grid, Scale, grid, value_limits
 from synth3d.inference import (
     Mirror,
@@ -68,7 +73,9 @@ class RunMaker(Maker):
         some_do = config.task.mode == "any" or run.framework.hides_sources
         self.needs_all = config.data.source_dropout == 0 and not some_do
         self.random = isinstance(run.framework, Diffusion)
-        self.explains, self.teachers = run.framework.explains, taught_by(run.folder)
+        self.explains = run.framework.explains - {DEVIATION}
+        self.uncertain = DEVIATION in run.framework.explains
+        self.teachers = taught_by(run.folder)
         self.precision = precision or suited(config.train.precision, self.device)
         self.patch = tuple(config.data.patch)
         self.overlap = tuple(config.data.overlap)
@@ -141,6 +148,17 @@ class RunMaker(Maker):
                 f"the run {self.run.folder} ({words}) makes the same picture of every seed; "
                 "leave --draws out"
             )
+
+    def refuse_certain(self, members: Members) -> None:
+        """Raise an InputError if nothing tells how wrong its pictures may be."""
+        if not members.uncertain or self.uncertain or members.draws > 1 or members.mirror:
+            return
+        more = "--draws 5, " if self.random else ""
+        raise InputError(
+            f"the run {self.run.folder} makes one picture and does not say how wrong it may be; "
+            f"add {more}--mirror x or another --run, or train with --framework l1 --set "
+            "train.l1.uncertain=true"
+        )
 
     def refuse_mirror(self, mirror: str) -> None:
         """Raise an InputError if the ``mirror`` shows the network what it sees already."""
@@ -226,7 +244,7 @@ class RunMaker(Maker):
 
         with recorder.listening() if heard else nullcontext():
             parts = self.pictures(case, wanted, content, members, told, len(names))
-        done = len(parts[wanted[0]].volumes) if wanted else 0
+        done = len(parts[wanted[0]].volumes) + self._expects(members) if wanted else 0
         maps = {
             name: self.synthesize(
                 content, on_tile=_of_pass(on_tile, done + k, done + len(names)), name=name
@@ -255,26 +273,45 @@ class RunMaker(Maker):
         ``on_tile`` hears of ``more`` passes over the tiles that follow. The rest is as for
         :meth:`Maker.make`.
         """
-        siblings = list(content.scales.values())
-        scales: dict[Modality, tuple[Scale, str]] = {}
-        for target in wanted:
-            if target in content.poor:
-                scales[target] = content.scales[target], "own"
-                continue
-            scale = self.run.prior.estimate(target, {**content.scales})
-            scales[target] = storable_scale(scale, siblings, value_limits(self.like(case, target)))
-        config = self.config
+        config, scales = self.config, {t: self._scale(case, t, content) for t in wanted}
+        first = np.zeros(0)
         made: dict[Modality, list[np.ndarray]] = {target: [] for target in wanted}
         mirrors = mirrors_of(members.mirror, content.affine, config.task, config.data)
         passes = [(seed, mirror) for mirror in mirrors for seed in members.seeds]
         for done, (seed, mirror) in enumerate(passes):
-            told = _of_pass(on_tile, done, len(passes) + more)
+            told = _of_pass(on_tile, done, len(passes) + self._expects(members) + more)
             network = self.synthesize(content, seed, told, mirror=mirror)
+            first = network if done == 0 else first
             for target, volumes in made.items():
                 own = network[self.targets.index(target)]
                 volumes.append(in_scanner_units(own, content, scales[target][0]))
+        expected: dict[Modality, np.ndarray] = {}
+        if self._expects(members):  # a map of its own, of the case as it is
+            told = _of_pass(on_tile, len(passes), len(passes) + 1 + more)
+            errors = self.synthesize(content, on_tile=told, name=DEVIATION)
+            for target in wanted:
+                at = self.targets.index(target)
+                picture, error = first[at], errors[at]
+                expected[target] = deviation_in_scanner_units(
+                    picture, error, content.brain, scales[target][0]
+                )
         restored = {t: self._thickness(content, t)[0] for t in wanted if t in content.poor}
-        return {t: Pictures(made[t], *scales[t], restored.get(t, {})) for t in wanted}
+        return {
+            t: Pictures(made[t], *scales[t], restored.get(t, {}), content.brain, expected.get(t))
+            for t in wanted
+        }
+
+    def _scale(self, case: Case, target: Modality, content: Prepared) -> tuple[Scale, str]:
+        """The way back of ``target``, and whence it is, as :class:`Made` has it."""
+        if target in content.poor:
+            return content.scales[target], "own"
+        scale = self.run.prior.estimate(target, {**content.scales})
+        limits = value_limits(self.like(case, target))
+        return storable_scale(scale, list(content.scales.values()), limits)
+
+    def _expects(self, members: Members) -> bool:
+        """Whether it is asked for, and says, by how much it may be wrong: a pass more."""
+        return members.uncertain and self.uncertain
 
     def synthesize(
         self,

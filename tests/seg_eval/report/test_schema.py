@@ -11,8 +11,8 @@ from seg_eval.scoring.scores import Score
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "summary-schema.md"
 FREE_FORM = {
-    "config", "notes", "seconds", "peak_memory_mb", "versions", "hashes", "commands", "pictures",
-    "cases",
+    "config", "notes", "uncertainty", "seconds", "peak_memory_mb", "versions", "hashes", "commands",
+    "pictures", "cases",
 }  # fmt: skip
 PLACEHOLDERS = {"regions": "<region>", "arms": "<arm>", "metrics": "<metric>"}
 
