@@ -61,5 +61,5 @@ def test_an_uncertain_run_is_asked_to_say_it(config, uncertain, write_run, toy_c
     run = write_run(tmp_path / "run", toy_cohort)
     (run / "config.json").write_text(json.dumps(config))
     assert read_run(run).uncertain == uncertain
-    words = completion(run, toy_cohort, tmp_path, ("t2f",), ["a"], how="uncertain")
+    words = completion(["--run", str(run)], toy_cohort, tmp_path, ("t2f",), ["a"], how="uncertain")
     assert "--uncertainty" in words
