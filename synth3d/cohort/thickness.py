@@ -1,7 +1,8 @@
 """Thick slices: told by the voxels' edges, or, once they are interpolated, by an empty spectrum.
 
 Converters bring 5 mm slices onto a grid of 1 mm, and the header no longer says so. What was never
-scanned is still not there: along one axis the fine detail is missing that the others have. Limits
+scanned is still not there: along one axis the fine detail is missing that the others have, or
+planes are repeated. Limits
 were set on real cases: sequences scanned in 3-D had a factor of 4 at most between axes.
 """
 
@@ -23,6 +24,9 @@ ANISOTROPIC = 2.0
 LONGER = 1.5
 """Voxels longer than so many of the case's are thick slices by their header."""
 
+REPEATED = 0.25
+"""Planes along an axis are repeated where so many are, or more, exactly the one before."""
+
 ENOUGH = 0.5
 """Of a thickness that is to be restored: where the truth is so thick itself, half of it is lost."""
 
@@ -36,8 +40,9 @@ def thick_axes(
 ) -> dict[str, float]:
     """Along which axes (``z``, ``y``, ``x``) slices are thick, and how thick, in the grid's voxels.
 
-    For voxels that are long themselves it is their length in shortest edges. Of interpolated slices
-    it is what the spectrum surely shows: they are so thick or thicker.
+    For voxels that are long themselves it is their length in shortest edges, and where planes are
+    repeated how often they are. Of interpolated slices it is what the spectrum surely shows: they
+    are so thick or thicker.
 
     Args:
         volume: (D, H, W), any unit.
@@ -48,6 +53,8 @@ def thick_axes(
     Returns:
         Nothing for a volume scanned in 3-D, and for one too small to tell.
     """
+    if repeated := _repeated(volume, head):
+        return repeated
     shortest = min(spacing_mm)
     found = {
         axis: edge / shortest
@@ -114,6 +121,25 @@ def ratio_disagrees(found: Sequence[float], by: str, asked: Sequence[float]) -> 
     if by == "header":
         return any(max(f / a, a / f) > 2 for f, a in zip(found, asked, strict=True))
     return any(f > 2 * a or (f == 1 and a > 2) for f, a in zip(found, asked, strict=True))
+
+
+def _repeated(volume: np.ndarray, head: np.ndarray) -> dict[str, float]:
+    """Along which axes a plane is often the one before, as the nearest voxel gives, and how often.
+
+    A spectrum is then full. Planes are looked at where both have ``FEWEST`` voxels of the head, and
+    not one grey.
+    """
+    found = {}
+    for at, axis in enumerate("zyx"):
+        image, inside = (np.moveaxis(array, at, 0) for array in (volume, head))
+        both = inside[1:] & inside[:-1]
+        grey = np.where(both, image[1:], np.nan)
+        flat = np.nanmax(grey, (1, 2), initial=-np.inf) <= np.nanmin(grey, (1, 2), initial=np.inf)
+        told = (both.sum((1, 2)) >= FEWEST) & ~flat
+        same = ((image[1:] == image[:-1]) | ~both).all((1, 2))[told]
+        if len(same) and same.mean() >= REPEATED:
+            found[axis] = len(same) / max(1, len(same) - int(same.sum()))
+    return found
 
 
 def _spectra(volume: np.ndarray, head: np.ndarray) -> np.ndarray | None:

@@ -165,6 +165,11 @@ def _ghost(request: DescribeRequest) -> tuple[Any, dict[str, Any]]:
             f"--degraded wants {options['dim']} numbers, as many as --dim, and one output, got "
             f"{request.degraded} and {request.out_channels}"
         )
+    if poor and request.in_channels < 2:
+        raise InputError(
+            f"--degraded wants --in-channels 2 or more, the last of them the poor one, got "
+            f"{request.in_channels}"
+        )
     with torch.device("meta"):
         inputs = request.in_channels - poor  # the branch alone sees the last one
         network = GENERATORS[model](inputs, request.out_channels, **options)

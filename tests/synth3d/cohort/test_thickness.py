@@ -47,6 +47,24 @@ def test_interpolated_slices_are_seen_along_their_axis(axis, voxels):
     assert 1.5 < found["zyx"[axis]] <= voxels
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("voxels", "least"), [(2, 1.9), (3, 2.8), (4, 3.6)])
+def test_planes_that_a_converter_has_repeated_are_seen_along_their_axis(axis, voxels, least):
+    """By the nearest voxel, which leaves no part of the spectrum empty; the head's edge is fine."""
+    image, head = head_of()
+    kept = np.repeat(np.arange(0, SIDE, voxels), voxels)
+    found = thick_axes(np.take(image, kept, axis) * head, head, (1, 1, 1))
+    assert [*found] == ["zyx"[axis]]
+    assert least < found["zyx"[axis]] <= voxels + 0.5
+
+
+def test_a_few_planes_that_are_twice_there_and_large_steps_of_grey_are_no_thick_slices():
+    image, head = head_of()
+    image[20], image[30] = image[19], image[29]
+    assert thick_axes(image * head, head, (1, 1, 1)) == {}
+    assert thick_axes(np.round(image / 100) * head, head, (1, 1, 1)) == {}
+
+
 def test_fine_images_noise_and_small_things_are_left_alone():
     image, head = head_of()
     for volume in (image, image * 1e-3, ndimage.gaussian_filter(image, 1.5)):

@@ -148,6 +148,8 @@ def test_what_restores_a_poor_sequence_is_described_with_its_branch():
     for wrong in ({"degraded": (4,)}, {"degraded": (1, 4), "out_channels": 2}):
         with pytest.raises(InputError, match="--degraded wants 2 numbers, as many as --dim, and"):
             describe(DescribeRequest(**sizes, **wrong))
+    with pytest.raises(InputError, match="--degraded wants --in-channels 2 or more, .* got 1"):
+        describe(DescribeRequest(**sizes | {"in_channels": 1}, degraded=(1, 4)))
     with pytest.raises(InputError, match="needs features of 4 levels, and there are 3"):
         describe(DescribeRequest(**sizes, degraded=(8, 8)))
 
