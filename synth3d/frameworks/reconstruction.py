@@ -26,6 +26,7 @@ class Reconstruction(Framework):
     Options = L1Options
     modes: ClassVar[frozenset[str]] = EITHER
     couples: ClassVar[bool] = True
+    bases: ClassVar[bool] = True
 
     def generator_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """One term, ``l1``, and those of a coupling."""
