@@ -1,6 +1,6 @@
 """A case as the network is fed: prepared, drawn as patches or slices, batched."""
 
-from synth3d.data.batch import Batch, head_of, only
+from synth3d.data.batch import Batch, head_of, only, varied
 from synth3d.data.cache import LIMIT_GB, Hashes, Packed, Store, hashes_of, pack
 from synth3d.data.degrade import degrade, thick_cases
 from synth3d.data.feeding import check_workers
@@ -68,4 +68,5 @@ __all__ = [
     "shown_of",
     "spacing_seen",
     "thick_cases",
+    "varied",
 ]

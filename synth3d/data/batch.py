@@ -7,6 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from synth3d.data.prepared import LEAST
+
 
 def only(volumes: Tensor, which: Tensor) -> Tensor:
     """``volumes`` (B, C, *) with zeros, whatever stood there, but for ``which`` (B, C) bool."""
@@ -17,6 +19,21 @@ def only(volumes: Tensor, which: Tensor) -> Tensor:
 def head_of(volumes: Tensor) -> Tensor:
     """(B, 1, *) bool, where any of ``volumes`` (B, C, *) is not 0: in mode ``any`` their brain."""
     return (volumes != 0).any(1, keepdim=True)
+
+
+def varied(sources: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """``sources`` (B, S, *) in the network's scale, each as another scanner might have shown it.
+
+    Of each source of each sample: y = s · ½ |2x|^g · sign(x) + d, which keeps ½, the median, apart
+    from s and d; g and s are e to a power within ± ``amount``, and d is within ± ``amount`` / 2,
+    all three evenly. What is 0, background or absent, stays so, and nothing else becomes 0.
+    """
+    shape = (3, *sources.shape[:2], *[1] * (sources.ndim - 2))
+    draws = (2 * torch.rand(shape, generator=generator) - 1) * amount
+    gamma, factor, shift = draws[0].exp(), draws[1].exp(), draws[2] / 2
+    changed = factor * 0.5 * (2 * sources).abs() ** gamma * sources.sign() + shift
+    changed = torch.where(changed == 0, float(LEAST), changed)
+    return torch.where(sources == 0, 0, changed)
 
 
 @dataclass(frozen=True)
@@ -37,6 +54,8 @@ class Batch:
             where nothing is coupled.
         region: (B, 1, *) bool, where such z-scores are taken: the head with its holes filled, or
             the box around it. None where nothing is coupled.
+        scanned: (B, S, *), the sources as they are, where ``data.vary`` changed them and something
+            is coupled; None else.
         first: Of which sample of a larger batch the first one here is, if this is a share of it.
         weights: In a share, what stands before its mean over a mask, by name (:meth:`shares`).
     """
@@ -49,6 +68,7 @@ class Batch:
     label: Tensor = None  # type: ignore[assignment]
     levels: Tensor | None = None
     region: Tensor | None = None
+    scanned: Tensor | None = None
     first: int = 0
     weights: Mapping[str, float] | None = None
 

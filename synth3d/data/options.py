@@ -24,7 +24,9 @@ class DataConfig:
     brought by their headers; empty, as in mode ``any``, all must share one. ``labels`` is the label
     scheme of all cases; empty, each case tells. ``misregistration`` moves all sources
     together against the target, up to so many voxels, in training only: an augmentation for
-    cohorts whose target is a little off. Moving one sequence to see what it costs is
+    cohorts whose target is a little off. ``vary`` changes the intensities of each source by itself
+    in training, by up to so much in gamma, contrast and level (:func:`synth3d.data.varied`; 0.1 is
+    a tenth). Moving one sequence to see what it costs is
     ``MisalignConfig``. ``workers`` draw in the background; two and more see other patches than
     none or one.
 
@@ -42,6 +44,7 @@ class DataConfig:
     source_dropout: float = 0.1
     flip: bool = True
     misregistration: float = 0.0
+    vary: float = 0.0
     validation_cases: int = 4
     workers: int = 0
     intensity: str = "median"
@@ -68,6 +71,7 @@ class DataConfig:
             ("source_dropout", 0 <= self.source_dropout < 1, "in [0, 1)"),
             ("tumour_chance", 0 <= self.tumour_chance <= 1, "in [0, 1]"),
             ("misregistration", self.misregistration >= 0, "≥ 0 voxels"),
+            ("vary", 0 <= self.vary <= 1, "in [0, 1]"),
             ("patches_per_case", 1 <= self.patches_per_case <= 2**20, "1 to 1048576"),
             ("patch", max(self.patch, default=0) <= 4096, "at most 4096 a side"),
         ):
@@ -94,6 +98,8 @@ class DataConfig:
         rule = "0 where a sequence is restored, which would be moved against itself"
         still = not (task.poor and self.misregistration)
         require(still, "data.misregistration", rule, self.misregistration)
+        rule = "0 where a sequence is restored, which is made in the very scale of its slices"
+        require(not (task.poor and self.vary), "data.vary", rule, self.vary)
         for at, (size, by) in enumerate(zip(self.patch, task.ratio, strict=False)):
             rule = f"a multiple of {by}, as degrade.ratio has it"
             require(size % by == 0, f"data.patch[{'zyx'[-task.dim :][at]}]", rule, size)

@@ -23,7 +23,7 @@ from torchio.constants import INTENSITY, LABEL, SAMPLING_MAP
 from torchio.transforms import Compose, Pad, RandomAffine, RandomFlip, Transform
 
 from synth3d.cohort import Case, parse_modality
-from synth3d.data.batch import Batch, head_of, only
+from synth3d.data.batch import Batch, head_of, only, varied
 from synth3d.data.cache import Levels, Packed, scored
 from synth3d.data.centres import Frame3d, centres_of
 from synth3d.data.cutting import Cutter, Patch, collate, frame_around, known_of
@@ -39,7 +39,7 @@ from synth3d.data.slices import (
     slice_centres,
     with_tumour,
 )
-from synth3d.data.task import Task, draw_any, drop_sources
+from synth3d.data.task import Task, draw_any, drop_sources, seed_of
 from synth3d.errors import InputError
 from synth3d.images import xyz_to_zyx
 
@@ -183,7 +183,8 @@ class Stream:
 
     All randomness follows from a seed: patches, flips and movements are drawn from torch's global
     generator, hidden sources (``data.source_dropout``), or what is shown and wanted in a task of
-    mode ``any``, from one of their own. What is hidden is 0; a poor sequence never is, for then
+    mode ``any``, from one of their own, and so are other intensities (``data.vary``). What is
+    hidden is 0; a poor sequence never is, for then
     nothing would be left to restore. Cases that do not fill one batch are refused. ``pinned``
     batches lie in page-locked memory, as a GPU copies them fastest.
     A target that ``misalign`` moves lies in the same wrong place whenever its case is drawn from.
@@ -241,6 +242,7 @@ class Stream:
     def draw(self, seed: int) -> Iterator[Batch]:
         """:meth:`batches` from torch's global generator as it stands."""
         hiding, data = torch.Generator().manual_seed(seed), self.data
+        varying = torch.Generator().manual_seed(seed_of(f"vary/{seed}"))
         order, pack = _Order(len(self.cases), self.expect), partial(collate, dim=self.task.dim)
         while True:
             queue = _Queue(
@@ -254,7 +256,7 @@ class Stream:
             )
             how: dict[str, Any] = {"batch_size": data.batch, "drop_last": True}
             for batch in tio.SubjectsLoader(queue, collate_fn=pack, **how):
-                yield self._hide(batch, hiding)
+                yield self._vary(self._hide(batch, hiding), varying)
 
     def opened(self, number: int) -> Drawing:
         """A case whose augmentation is drawn, by torch's global generator."""
@@ -304,6 +306,13 @@ class Stream:
         poor = torch.tensor([name in self.task.poor for name in self.task.sources])
         present = present | (batch.present & poor)
         return replace(batch, sources=only(batch.sources, present), present=present)
+
+    def _vary(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Other intensities of what is shown; a coupled segmenter sees them as they were."""
+        if not self.data.vary:
+            return batch
+        sources = varied(batch.sources, self.data.vary, generator)
+        return replace(batch, sources=sources, scanned=batch.sources if self.coupled else None)
 
     def _cut_whole(
         self, subject: tio.Subject, present: Tensor, wanted: Tensor, levels: np.ndarray | None

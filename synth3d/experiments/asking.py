@@ -16,13 +16,15 @@ from synth3d.cohort import Modality
 from synth3d.data import Prepared, degrade, misalign, seed_of, shown
 from synth3d.errors import InputError
 from synth3d.frameworks import TSF, Framework
-from synth3d.inference import synthesize_case
+from synth3d.inference import Mirror, mirrors_of, synthesize_case
 from synth3d.machine import tuned
 from synth3d.scoring import CONVENTIONS, decibels
 from synth3d.settings import require
 from synth3d.training import Run, RunConfig
 
-WAYS = ("whole", "plain", "averaged", "interpolated")
+MIRRORED = {"mirrored": "x", "reflected": "xyz"}
+"""Ways that average over mirror images of the case, and which these are."""
+WAYS = ("whole", "plain", "averaged", "interpolated", *MIRRORED)
 PERCENTILE = 99.0
 """Of TSEM, above which the paper's table 2 looks."""
 
@@ -36,7 +38,9 @@ class Question:
             fixed targets all its sources.
         way: ``whole``: as the run makes images; ``plain``: as TSF-Seq2Seq does without f_A;
             ``averaged``: the mean of what each input gives by itself; ``interpolated``: not at
-            all, what is there of the sequence that a run restores is the answer.
+            all, what is there of the sequence that a run restores is the answer; ``mirrored`` and
+            ``reflected``: the mean over left and right swapped, or over all eight mirror images, as
+            ``synth3d complete --mirror x`` or ``xyz``, of a run of fixed targets.
         apart: Whether PSNR is also taken where TSEM is above its 99th percentile, and below.
 
     Raises:
@@ -109,8 +113,10 @@ class Asker:
             moved = misalign(poor, run.task, run.data, config.misalign)
             made = dict(moved.poor)
             if question.way != "interpolated":
-                each = self._synthesize(self.run.framework, moved)
-                made = dict(zip(run.targets, each, strict=True))
+                axes = MIRRORED.get(question.way, "")
+                mirrors = mirrors_of(axes, moved.affine, run.task, run.data)
+                some = [self._synthesize(self.run.framework, moved, each) for each in mirrors]
+                made |= zip(run.targets, np.stack(some).mean(0, np.float32), strict=True)
             for name in run.task.poor:  # from the poor scan's scale to that of the real one
                 scanner = moved.scales[name].invert(made[name], prepared.brain)
                 made[name] = prepared.scales[name].apply(scanner, prepared.brain)
@@ -141,6 +147,8 @@ class Asker:
             )
         if (way == "plain" or question.apart) and self.plain is None:
             raise InputError(f"{self.run.folder} fuses nothing that could be left out: no f_A")
+        if way in MIRRORED and mode == "any":
+            raise InputError(f"{self.run.folder}: {way} is for runs of fixed targets")
         if way == "interpolated" and not self.run.config.task.poor:
             raise InputError(f"{self.run.folder} restores no sequence that could be interpolated")
 
@@ -167,13 +175,15 @@ class Asker:
             self.known[framework, given] = self._synthesize(framework, view), view.brain
         return self.known[framework, given]
 
-    def _synthesize(self, framework: Framework, prepared: Prepared) -> np.ndarray:
-        """All targets (T, D, H, W) in the network's scale."""
+    def _synthesize(
+        self, framework: Framework, prepared: Prepared, mirror: Mirror = ()
+    ) -> np.ndarray:
+        """All targets (T, D, H, W) in the network's scale, of the case seen in a mirror."""
         config, kind = self.run.config, self.device.type
         half = config.train.precision == "bf16"
         autocast = torch.autocast(kind, torch.bfloat16) if half else nullcontext()
         with tuned(self.device), torch.inference_mode(), autocast:
-            made = synthesize_case(framework, prepared, config.data)
+            made = synthesize_case(framework, prepared, config.data, mirror=mirror)
         if not np.isfinite(made).all():
             raise InputError(f"the network gives NaN or infinity for case {prepared.case.name}")
         return made

@@ -69,11 +69,13 @@ class Table:
 
 
 def _listed(cells: Mapping[str, Any], baseline: str) -> Maker:
-    settings = {baseline: cells[baseline], **cells}
-    return lambda base, choices: [
-        Cell(name, flatten(changes), {}, "" if name == baseline else baseline)
-        for name, changes in settings.items()
-    ]
+    ordered = {baseline: cells[baseline], **cells}
+    found = []
+    for name, changes in ordered.items():
+        settings = flatten({key: value for key, value in changes.items() if key != "asked"})
+        asking = Question(way=changes.get("asked", "whole"))
+        found.append(Cell(name, settings, {}, "" if name == baseline else baseline, asking=asking))
+    return lambda base, choices: found
 
 
 def _groups(base: RunConfig, choices: Choices) -> list[Cell]:
@@ -259,7 +261,8 @@ def find_table(name: str) -> tuple[str, Table]:
     """A shipped table by name, or one from a ``.toml`` file, with its short name.
 
     The file has ``title``, ``baseline`` (a cell's name) and a table ``cells`` of settings per cell,
-    as in ``[cells.open] model.attn_init = "open"``.
+    as in ``[cells.open] model.attn_init = "open"``. ``asked = "mirrored"`` in a cell is no setting
+    but the way in which its run, maybe another cell's as well, is asked.
 
     Raises:
         InputError: Unknown name, or a file that says something else.

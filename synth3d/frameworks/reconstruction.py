@@ -45,6 +45,7 @@ class Reconstruction(Framework):
     Options = L1Options
     modes: ClassVar[frozenset[str]] = EITHER
     couples: ClassVar[bool] = True
+    bases: ClassVar[bool] = True
 
     @classmethod
     def channels_of(cls, task: Task, options: Any = None) -> tuple[int, int]:

@@ -136,6 +136,9 @@ class RunConfig:
         self.misalign.check_fits(task)
         self.degrade.check_fits(task, self.data)
         self.data.check_fits(task)
+        both = self.data.vary and FRAMEWORKS[self.train.framework].hides_sources
+        rule = f"0 under {self.train.framework}, which makes what it hides of the sources"
+        require(not both, "data.vary", rule, self.data.vary)
         self._check_coupling()
         _ = self.drawn  # refuses a batch that is too large
         for axis, size in zip("zyx"[-self.dim :], self.data.patch, strict=True):

@@ -134,7 +134,8 @@ class Coupling(nn.Module):
             raise ValueError("this batch was drawn for no segmenter: it has no levels")
         of_sources, of_targets = batch.levels.split([len(task.sources), len(task.targets)], 1)
         there = batch.brain if synthetic else targets != 0
-        real = standardised(batch.sources, batch.sources != 0, of_sources, region)
+        sources = batch.sources if batch.scanned is None else batch.scanned
+        real = standardised(sources, sources != 0, of_sources, region)
         made = standardised(targets, there, of_targets, region)
         channels = []
         for name in segmenter.about.channels:

@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import combinations
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,3 +144,32 @@ def test_psnr_by_tsem_by_hand():
     half = brain & (tsem >= 500)  # five of five hundred
     inside = psnr_apart(real, synthetic, half, np.where(half, tsem, 1e6), "ours")
     assert inside["psnr_above@ours"] < inside["psnr_below@ours"]
+
+
+def test_mirrored_is_the_mean_of_the_case_and_of_its_mirror_image(phantom_cohort):
+    fixed = {
+        **TINY, "mode": "fixed", "sources": ALL[:3], "targets": ALL[3:],
+        "model": {"name": "resunet", "widths": [4, 8], "blocks": 1}, "train": {"framework": "l1"},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = parse(RunConfig, fixed)
+    framework = build_framework(config, training=False).eval()
+    run: Any = SimpleNamespace(folder="run", config=config, framework=framework, targets=ALL[3:])
+    case = prepare(find_cases(phantom_cohort)[0], ALL[:3], ALL[3:], config.data)
+    one = Asker(run, torch.device("cpu"))
+    one.open(case, 0)
+
+    def made(way):
+        answer = one.answer(Question(way=way), config)
+        assert answer is not None
+        return answer.made["t2f"]
+
+    axis = 2  # phantoms lie as BraTS does: x of the file is the patient's left-right
+    flipped = synthesize_case(framework, case, config.data, mirror=(axis,))[0]
+    np.testing.assert_allclose(made("mirrored"), (made("whole") + flipped) / 2, atol=1e-6)
+    assert np.abs(flipped - made("whole")).max() > 1e-3
+    assert np.abs(made("reflected") - made("mirrored")).max() > 1e-3
+    any_gap = asker()
+    any_gap.open(case, 0)
+    with pytest.raises(InputError, match="runs of fixed targets"):
+        any_gap.answer(Question(1, "mirrored"), any_gap.run.config)
