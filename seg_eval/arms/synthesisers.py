@@ -231,6 +231,7 @@ def read_mean(given: Path) -> SynthesisRun:
         teachers=tuple(dict.fromkeys(teacher for run in runs for teacher in run.teachers)),
         start=next((run.start for run in runs if run.start), ""),
         explains=False,
+        uncertain=False,  # of a mean there is a spread, unasked
         others=tuple(run.folder for run in others),
         mirror=mirror,
     )

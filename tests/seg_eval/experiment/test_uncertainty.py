@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from seg_eval.arms.synthesisers import completion, read_run
+from seg_eval.arms.synthesisers import completion, read_mean, read_run
 from synth3d.files import read_json, write_json
 from synth3d.images import read, write_like
 
@@ -58,8 +58,10 @@ def test_an_arm_that_lacks_a_map_says_nothing(with_maps, run_toy, folder):
     ({"train": {"framework": "pix2pix", "l1": {"uncertain": True}}}, False),
 ])  # fmt: skip
 def test_an_uncertain_run_is_asked_to_say_it(config, uncertain, write_run, toy_cohort, tmp_path):
-    run = write_run(tmp_path / "run", toy_cohort)
-    (run / "config.json").write_text(json.dumps(config))
-    assert read_run(run).uncertain == uncertain
-    words = completion(["--run", str(run)], toy_cohort, tmp_path, ("t2f",), ["a"], how="uncertain")
+    folder = write_run(tmp_path / "run", toy_cohort)
+    (folder / "config.json").write_text(json.dumps(config))
+    run = read_run(folder)
+    assert run.uncertain == uncertain
+    assert not read_mean(folder.with_name("run@x")).uncertain  # it has a spread already
+    words = completion(run.flags, toy_cohort, tmp_path, ("t2f",), ["a"], how="uncertain")
     assert "--uncertainty" in words
