@@ -1,4 +1,4 @@
-"""The command ``seg_eval``: run · report · curve · paths · export-segmenter.
+"""The command ``seg_eval``: run · report · power · curve · paths · export-segmenter.
 
 Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be used,
 130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant; below
@@ -34,6 +34,7 @@ EXAMPLES = """examples:
   seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
   seg_eval run --degraded flair=1,1,4 --data BraTS --run work/runs/RESTORING --run work/runs/A
   seg_eval report --experiment work/eval/t2f-phantom
+  seg_eval power --experiment work/eval/t2f-phantom
   seg_eval curve work/eval/t2f-1x1x[248]-BraTS work/eval/t2f-BraTS --out work/curve
   eval "$(seg_eval paths)"                                   for stock nnU-Net commands
   seg_eval export-segmenter MODEL segmenter                  for synth3d to learn from
@@ -85,6 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help=told)
     report.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
     report.set_defaults(command=_report)
+    told = "how many patients and segmenter seeds a clearer answer would take"
+    power = commands.add_parser("power", help=told)
+    power.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
+    power.set_defaults(command=_power)
     told = "Dice against the thickness of slices, from finished experiments of --degraded, and of "
     told += "--missing for slices without end"
     curve = commands.add_parser("curve", help=told, description=told)
@@ -134,7 +139,8 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     told = "what all labels mean, brats2018|brats2023|brats2024|ped|msd; default: each case tells, "
     told += "by its dataset.json, its name or its values"
     add("--labels", metavar="SCHEME", help=told)
-    told = "finished synth3d run, may be repeated; default: the newest that fits, or a new one"
+    told = "finished synth3d run, may be repeated; default: the newest that fits, or a new one; "
+    told += "A+B is one arm, the mean of two runs, and A@x or A@xyz over mirror images"
     add("--run", type=Path, action="append", help=told)
     told = "missing channels made by any other tool, files named as in the cohort; may be repeated"
     add("--completed", action="append", metavar="[NAME=]FOLDER", help=told)
@@ -168,7 +174,7 @@ def _add_statistics(run: argparse.ArgumentParser) -> None:
     told = "a region that a case does not have: brats scores 1 if the prediction is empty too "
     told += "and 0 if not; skip leaves the case out in every arm"
     add("--empty", choices=("brats", "skip"), help=told)
-    told = "of voxel draws and bootstrap, and of the segmenter without --seeds; not of synthesis"
+    told = "of voxel draws, and of the segmenter without --seeds; not of synthesis"
     add("--seed", type=int, help=told)
     told = "segmenters of each kind are trained with these seeds; default: SEED alone"
     add("--seeds", metavar="0,1,2", help=told)
@@ -206,6 +212,13 @@ def _report(args: argparse.Namespace) -> int:
     from seg_eval.evaluation import report
 
     report(args.experiment)
+    return 0
+
+
+def _power(args: argparse.Namespace) -> int:
+    from seg_eval.evaluation import power
+
+    power(args.experiment)
     return 0
 
 

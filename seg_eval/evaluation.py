@@ -36,6 +36,7 @@ from seg_eval.report import (
     rebuild,
     render,
     render_overview,
+    render_power,
     write_curve,
     write_index,
     write_outputs,
@@ -126,6 +127,11 @@ def report(folder: Path) -> None:
     """Write a finished experiment's report anew and print it."""
     print(rebuild(folder))
     _print_files(folder)
+
+
+def power(folder: Path) -> None:
+    """Print how many patients and segmenter seeds a clearer answer would take."""
+    print(render_power(folder))
 
 
 def curve(experiments: Sequence[Path], out: Path) -> None:

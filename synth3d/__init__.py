@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from synth3d.cohort import find_cases
-    from synth3d.completion import Run, complete, load_run, train
+    from synth3d.completion import Run, calibrate, complete, load_run, train
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "__version__", "complete", "find_cases", "load_run", "train"]
+__all__ = ["Run", "__version__", "calibrate", "complete", "find_cases", "load_run", "train"]
 
 
 def __getattr__(name: str) -> Any:

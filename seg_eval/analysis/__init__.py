@@ -1,15 +1,22 @@
 """From scores to decisions."""
 
-from seg_eval.analysis.recovery import SMALLEST_GAP
+from seg_eval.analysis.recovery import SMALLEST_GAP, recovery
 from seg_eval.analysis.summary import SCHEMA, Findings, Question, summarise
-from seg_eval.analysis.verdict import Caveat, Verdict
+from seg_eval.analysis.uncertainty import tell_uncertainty
+from seg_eval.analysis.verdict import Caveat, Facts, RegionFacts, Rival, Verdict, judge
 
 __all__ = [
     "Caveat",
+    "Facts",
     "Findings",
     "Question",
+    "RegionFacts",
+    "Rival",
     "SCHEMA",
     "SMALLEST_GAP",
     "Verdict",
+    "judge",
+    "recovery",
     "summarise",
+    "tell_uncertainty",
 ]

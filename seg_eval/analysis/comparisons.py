@@ -1,6 +1,5 @@
 """Which tests an experiment makes: fixed by its arms, not by what came out."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,26 +13,24 @@ from seg_eval.analysis.significance import (
 )
 from seg_eval.analysis.tables import ScoreTable
 from seg_eval.arms import Arm
-from synth3d.scoring import PairedBootstrap
+from synth3d.scoring import Crossed
 
 
 def compare_arms(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Signed-rank tests of Dice of each synthetic arm against the kinds with a ``tested``.
 
-    Regions and comparisons of one synthetic arm are one family for Holm's correction.
+    All regions, comparisons and synthetic arms are one family for Holm's correction.
     """
-    rows = []
     others = [arm for arm in arms if arm.about.tested]
     others.sort(key=lambda arm: arm.about.tested == "two-sided")  # one-sided first
-    for arm in [arm for arm in arms if arm.about.group == "synthesis"]:
-        family = [
-            _compare(region, table, arm, other) for region, table in tables.items()
-            for other in others
-        ]  # fmt: skip
-        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
-            row |= {"p_holm": adjusted, "significant": adjusted < SIGNIFICANT}
-            row["family"] = arm.name
-        rows += family
+    rows = [
+        _compare(region, table, arm, other)
+        for arm in arms if arm.about.group == "synthesis"
+        for region, table in tables.items()
+        for other in others
+    ]  # fmt: skip
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row |= {"p_holm": adjusted, "significant": adjusted < SIGNIFICANT}
     return rows
 
 
@@ -53,7 +50,7 @@ def _compare(region: str, table: ScoreTable, arm: Arm, other: Arm) -> dict[str, 
 def compare_with_full(
     tables: Mapping[str, ScoreTable],
     arms: Sequence[Arm],
-    draws: Mapping[str, PairedBootstrap],
+    crossed: Mapping[str, Crossed],
     margin: float,
 ) -> list[dict[str, Any]]:
     """Non-inferiority of every compared arm against ``full``, by region.
@@ -64,7 +61,7 @@ def compare_with_full(
     for region, table in tables.items():
         for arm in [arm for arm in arms if arm.about.compared]:
             values = table.values["full"], table.values[arm.name]
-            loss, passed = non_inferiority(*values, draws[region], margin)
+            loss, passed = non_inferiority(*values, crossed[region], margin)
             rows.append({
                 "region": region,
                 "arm": arm.name,
@@ -78,11 +75,10 @@ def compare_with_full(
 
 
 def hopeless(tests: Sequence[Mapping[str, Any]]) -> int:
-    """The size of the largest family where no test can come out significant, else 0.
+    """How many tests there are, if none of them can come out significant, else 0.
 
     The smallest p of one-sided signed ranks over n patients is 2^-n, and Holm multiplies the
     smallest of a family by the family's size.
     """
-    sizes = Counter(row["family"] for row in tests)
-    smallest = [2.0 ** -row["n"] * sizes[row["family"]] for row in tests]
-    return 0 if min(smallest, default=0) < SIGNIFICANT else max(sizes.values())
+    smallest = min((2.0 ** -row["n"] * len(tests) for row in tests), default=0)
+    return 0 if smallest < SIGNIFICANT else len(tests)

@@ -15,13 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from synth3d.scoring import Estimate, PairedBootstrap
+from synth3d.scoring import Crossed, Estimate
 
 SMALLEST_GAP = 0.02
 """A mean loss of Dice below this is no measurable loss: the ratio would be noise."""
-
-SMALLEST_HD95_GAP_MM = 1.0
-"""The same for HD95: below one voxel of BraTS."""
 
 NoRatio = Literal["small_gap", "one_patient", "gap_may_be_zero"]
 """Why there is no ratio: the gap is below the smallest; one patient has no interval; the interval
@@ -34,9 +31,9 @@ class Recovery:
 
     Attributes:
         arm: Mean score of this arm.
-        gap: What the floor costs, ``full - floor`` (``floor - full`` where less is better).
-        gain: What the arm brings, ``arm - floor`` (``floor - arm``).
-        loss: What stays lost, ``full - arm`` (``arm - full``).
+        gap: What the floor costs, ``full - floor``.
+        gain: What the arm brings, ``arm - floor``.
+        loss: What stays lost, ``full - arm``.
         ratio: ``gain / gap``, or None where it is not defined; may lie outside [0, 1].
         reason: Why the ratio is not defined, else None.
         per_seed: The ratio of each seed alone, None where that seed's gap is too small.
@@ -57,55 +54,50 @@ def recovery(
     full: np.ndarray,
     floor: np.ndarray,
     arm: np.ndarray,
-    bootstrap: PairedBootstrap,
-    smallest: float = SMALLEST_GAP,
-    lower_is_better: bool = False,
+    crossed: Crossed,
 ) -> Recovery:
-    """(mean arm - mean floor) / (mean full - mean floor) with a paired bootstrap.
+    """(mean arm - mean floor) / (mean full - mean floor) over the same cases and seeds.
 
     The ratio is given only where there is a loss to win back: the mean gap is at least
-    ``smallest`` and its 95 % interval lies above 0.
+    :data:`SMALLEST_GAP` and its 95 % interval lies above 0.
 
     Args:
         full: (cases, seeds): every sequence real.
         floor: The same, with the sequence blanked or degraded.
         arm: The same, with the sequence replaced by this arm.
-        bootstrap: Draws over these cases and seeds.
-        smallest: Least gap that counts, in the score's unit.
-        lower_is_better: True for distances: (floor - arm) / (floor - full).
+        crossed: These cases and seeds.
 
     Raises:
-        ValueError: Other cases or seeds than the bootstrap's.
+        ValueError: Other cases or seeds than those of ``crossed``.
     """
-    sign = -1.0 if lower_is_better else 1.0
     known = ~np.isnan(full + floor + arm)  # a difference needs the case in all three
     gaps, gains, losses = (
-        np.where(known, sign * difference, np.nan)
+        np.where(known, difference, np.nan)
         for difference in (full - floor, arm - floor, full - arm)
     )
-    gap, gain, loss = (bootstrap.mean(values) for values in (gaps, gains, losses))
-    reason = _why_not(gap, smallest, bootstrap.patients)
+    gap, gain, loss = (crossed.mean(values) for values in (gaps, gains, losses))
+    reason = _why_not(gap, crossed.patients)
     return Recovery(
         arm=float(arm[known].mean()),
         gap=gap,
         gain=gain,
         loss=loss,
-        ratio=None if reason else bootstrap.ratio(gains, gaps),
+        ratio=None if reason else crossed.ratio(gains, gaps),
         reason=reason,
-        per_seed=tuple(_one_seed(gains[:, s], gaps[:, s], smallest) for s in range(full.shape[1])),
-        patients=bootstrap.patients,
+        per_seed=tuple(_one_seed(gains[:, s], gaps[:, s]) for s in range(full.shape[1])),
+        patients=crossed.patients,
     )
 
 
-def _one_seed(gains: np.ndarray, gaps: np.ndarray, smallest: float) -> float | None:
+def _one_seed(gains: np.ndarray, gaps: np.ndarray) -> float | None:
     known = ~np.isnan(gaps)
-    if not known.any() or gaps[known].mean() < smallest:
+    if not known.any() or gaps[known].mean() < SMALLEST_GAP:
         return None
     return float(gains[known].mean() / gaps[known].mean())
 
 
-def _why_not(gap: Estimate, smallest: float, patients: int) -> NoRatio | None:
-    if gap.value < smallest:
+def _why_not(gap: Estimate, patients: int) -> NoRatio | None:
+    if gap.value < SMALLEST_GAP:
         return "small_gap"
     if patients < 2:
         return "one_patient"

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 from seg_eval.analysis.tables import known_mean
-from synth3d.scoring import Estimate, PairedBootstrap
+from synth3d.scoring import FEW_CASES, Crossed, Estimate
 
 Alternative = Literal["greater", "two-sided"]
 
@@ -77,17 +77,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def non_inferiority(
-    full: np.ndarray, arm: np.ndarray, bootstrap: PairedBootstrap, margin: float
-) -> tuple[Estimate, bool]:
+    full: np.ndarray, arm: np.ndarray, crossed: Crossed, margin: float
+) -> tuple[Estimate, bool | None]:
     """Whether an arm loses less than ``margin`` against the real sequence.
 
     Returns:
         Mean of full - arm, whose ``high`` is its one-sided 95 % bound (the upper end of the
-        two-sided 90 % interval); and whether that is below the margin, never so with a single
-        patient, who has no bound.
+        two-sided 90 % interval); and whether that is below the margin. None where it cannot be
+        told: with fewer than :data:`FEW_CASES` patients, or where the margin is in the interval.
     """
-    loss = bootstrap.mean(full - arm, confidence=0.90)
-    return loss, bootstrap.patients > 1 and loss.high < margin
+    loss = crossed.mean(full - arm, confidence=0.90)
+    if crossed.patients < FEW_CASES or loss.low < margin <= loss.high:
+        return loss, None
+    return loss, bool(loss.high < margin)
 
 
 def _exact_tails(ranks: np.ndarray, above: float) -> tuple[float, float]:

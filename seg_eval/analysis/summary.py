@@ -6,24 +6,37 @@ hold no sentence; :mod:`seg_eval.report` adds those.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopeless
-from seg_eval.analysis.recovery import SMALLEST_HD95_GAP_MM, Recovery, recovery
+from seg_eval.analysis.power import needed
+from seg_eval.analysis.recovery import Recovery
+from seg_eval.analysis.region import recover, summarise_region
 from seg_eval.analysis.significance import MARGIN, by_patient
-from seg_eval.analysis.tables import ScoreTable, known_mean, tabulate
-from seg_eval.analysis.verdict import Caveat, Facts, RegionFacts, Rival, Verdict, judge
+from seg_eval.analysis.tables import ScoreTable, tabulate
+from seg_eval.analysis.verdict import (
+    USEFUL,
+    Caveat,
+    Facts,
+    RegionFacts,
+    Rival,
+    Verdict,
+    judge,
+)
 from seg_eval.arms import Arm, floor_of
-from seg_eval.scoring import METRICS, REGIONS, Score, counted, exceeds_tolerance, voxel_volumes
-from synth3d.scoring import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
+from seg_eval.scoring import REGIONS, Score, counted, exceeds_tolerance, voxel_volumes
+from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_TRAININGS, Crossed
 
-SCHEMA = 2
+SCHEMA = 3
 PLUMBING_TOLERANCE = 0.002
 """The real image through the export path may change the mean Dice by this much."""
+
+FLOOR_VARIES = 0.1
+"""Where the floor's Dice differs by more from training to training, its recovered share is luck."""
 
 WEAK_DICE = 0.5
 """A segmenter below this with all real sequences says little about a better one."""
@@ -37,7 +50,7 @@ IMAGE_KEYS = ("case", "patient", "arm", "modality", "seed")
 
 @dataclass(frozen=True)
 class Question:
-    """What an experiment asks of its rows; ``seed`` and ``resamples`` are of the bootstrap.
+    """What an experiment asks of its rows.
 
     Attributes:
         arms: The arms, ``full`` and the floor among them; the first synthetic one is the primary.
@@ -51,9 +64,13 @@ class Question:
     missing: Sequence[str] = ("t2f",)
     empty: str = "brats"
     margin: float = MARGIN
-    seed: int = 0
-    resamples: int = RESAMPLES
     degraded: Mapping[str, Any] | None = None
+
+    @property
+    def of_leads(self) -> float:
+        """The confidence of leads: 95 % for all synthetic arms together (Bonferroni)."""
+        count = sum(arm.about.group == "synthesis" for arm in self.arms)
+        return 1 - (1 - CONFIDENCE) / max(count, 1)
 
     @property
     def floor(self) -> str:
@@ -86,14 +103,15 @@ def summarise(
     used = counted(scores, question.empty)
     names = [name for name in REGIONS if any(row.region == name for row in used)]
     tables = {name: tabulate(used, arms, [name]) for name in names}
-    draws = {name: _bootstrap(table, question) for name, table in tables.items()}
+    crossed = {name: _crossed(table) for name, table in tables.items()}
     floor = question.floor
-    found = {name: _recover(table, floor, draws[name]) for name, table in tables.items()}
+    found = {name: recover(table, floor, crossed[name]) for name, table in tables.items()}
     regions = {
-        name: _summarise_region([row for row in used if row.region == name], question, found[name],
-                                tables[name], draws[name])
-        for name in names
-    }  # fmt: skip
+        name: summarise_region(
+            [row for row in used if row.region == name], arms, floor, found[name], table
+        )
+        for name, table in tables.items()
+    }
     synthetic = [arm.name for arm in arms if arm.about.group == "synthesis"]
     verdicts = tuple(judge(_gather(used, question, found, arm)) for arm in synthetic or [None])
     tests = compare_arms(tables, arms)
@@ -102,16 +120,28 @@ def summarise(
         "schema": SCHEMA,
         "regions": regions,
         "tests": tests,
-        "noninferiority": compare_with_full(tables, arms, draws, question.margin),
+        "noninferiority": compare_with_full(tables, arms, crossed, question.margin),
+        "power": [
+            {"region": name, **row}
+            for name, table in tables.items()
+            for arm in synthetic[:1]
+            for row in needed(table, found[name], floor, arm, regions[name]["best_cheap"])
+        ],
         "images": _mean_images(images, arms),
         "image_benefit": _image_benefit(used, images, arms, verdicts[0].facts.defined or names),
         "plumbing": _check_plumbing(regions, arms),
-        "bootstrap": {
-            "resamples": question.resamples,
-            "seed": question.seed,
+        "intervals": {
+            "over": _crossed(table).over,
             "unit": "patient",
             "seeds": list(table.seeds),
             "confidence": CONFIDENCE,
+            "confidence_of_leads": question.of_leads,
+        },
+        "primary": {
+            "arm": verdicts[0].facts.arm,
+            "regions": names,
+            "margin": question.margin,
+            "useful": USEFUL,
         },
         "voxel_mm3": voxels,
     }
@@ -123,80 +153,8 @@ def summarise(
     return Findings(figures, verdicts, tuple(caveats))
 
 
-def _bootstrap(table: ScoreTable, question: Question) -> PairedBootstrap:
-    seeds, resamples = len(table.seeds), question.resamples
-    return PairedBootstrap(table.patients, seeds, resamples, question.seed)
-
-
-def _recover(
-    table: ScoreTable, floor: str, draws: PairedBootstrap, **how: Any
-) -> dict[str, Recovery]:
-    full, low = table.values["full"], table.values[floor]
-    return {name: recovery(full, low, mine, draws, **how) for name, mine in table.values.items()}
-
-
-def _summarise_region(
-    rows: Sequence[Score],
-    question: Question,
-    found: Mapping[str, Recovery],
-    dice: ScoreTable,
-    draws: PairedBootstrap,
-) -> dict[str, Any]:
-    region = [rows[0].region]
-    tables = {"dice": dice} | {
-        metric: tabulate(rows, question.arms, region, metric)
-        for metric in METRICS
-        if metric != "dice"
-    }
-    floor, of_distances = found[question.floor], {"smallest": SMALLEST_HD95_GAP_MM}
-    hd95 = _recover(tables["hd95_mm"], question.floor, draws, **of_distances, lower_is_better=True)
-    return {
-        "cases": len(dice.cases),
-        "patients": draws.patients,
-        "cases_without_region": sorted({r.case for r in rows if not r.reference_voxels}),
-        "gap": asdict(floor.gap),
-        "gap_per_seed": known_mean(dice.values["full"] - dice.values[question.floor], 0).tolist(),
-        "gap_defined": floor.reason is None,
-        "arms": {
-            name: {
-                "dice": r.arm,
-                "metrics": {
-                    metric: _distribution(of_metric.values[name], draws)
-                    for metric, of_metric in tables.items()
-                },
-                "gain": asdict(r.gain),
-                "loss": asdict(r.loss),
-                "recovery": _plain(r.ratio),
-                "recovery_per_seed": list(r.per_seed),
-                "hd95_recovery": _plain(hd95[name].ratio),
-            }
-            for name, r in found.items()
-        },
-    }
-
-
-def _distribution(values: np.ndarray, draws: PairedBootstrap) -> dict[str, Any]:
-    """A score over cases, each the mean over its seeds."""
-    by_case = known_mean(values, 1)
-    by_case = by_case[~np.isnan(by_case)]
-    found: dict[str, Any] = dict.fromkeys(("mean", "median", "sd", "low", "high"))
-    if len(by_case):
-        mean = draws.mean(values)
-        found |= {"mean": mean.value, "median": float(np.median(by_case))}
-        found |= {"low": _finite(mean.low), "high": _finite(mean.high)}
-    if len(by_case) > 1:
-        found["sd"] = float(by_case.std(ddof=1))
-    per_seed = [_finite(value) for value in known_mean(values, 0).tolist()]
-    return found | {"n": len(by_case), "per_seed": per_seed}
-
-
-def _plain(ratio: Estimate | None) -> dict[str, float | None] | None:
-    return {key: _finite(value) for key, value in asdict(ratio).items()} if ratio else None
-
-
-def _finite(value: float) -> float | None:
-    """JSON knows neither infinity nor NaN."""
-    return value if math.isfinite(value) else None
+def _crossed(table: ScoreTable) -> Crossed:
+    return Crossed(table.patients, len(table.seeds))
 
 
 def _gather(
@@ -218,16 +176,16 @@ def _gather(
     if not defined:
         return Facts(missing, name, math.nan, about, [], patients, degraded, kind)
     table = tabulate(scores, question.arms, defined)
-    draws = _bootstrap(table, question)
+    crossed = _crossed(table)
     own = table.values[name or question.floor]
     rivals = []
     for arm in question.arms:
         if arm.name != name and (arm.kind == question.floor or arm.about.compared):
             theirs = table.values[arm.name]
-            ahead = draws.mean(own - theirs)
+            ahead = crossed.mean(own - theirs, question.of_leads)
             rivals.append(Rival(arm.name, arm.kind, ahead, float(theirs.mean())))
     mean = float(own.mean())
-    return Facts(missing, name, mean, about, rivals, draws.patients, degraded, kind)
+    return Facts(missing, name, mean, about, rivals, crossed.patients, degraded, kind)
 
 
 def _mean_images(images: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> dict[str, Any]:
@@ -295,9 +253,14 @@ def _caveats(table: ScoreTable, regions: dict[str, Any], question: Question) -> 
     if patients < FEW_CASES:
         about = {"cases": len(table.cases), "patients": patients, "enough": FEW_CASES}
         found.append(Caveat("few_patients", about))
-    if len(table.seeds) == 1:
-        found.append(Caveat("one_seed", {}))
+    if len(table.seeds) < FEWEST_TRAININGS:
+        found.append(
+            Caveat("few_trainings", {"seeds": len(table.seeds), "least": FEWEST_TRAININGS})
+        )
     for name, region in regions.items():
+        if np.ptp(region["floor_per_seed"]) > FLOOR_VARIES:
+            ends = {"low": min(region["floor_per_seed"]), "high": max(region["floor_per_seed"])}
+            found.append(Caveat("floor_varies", {"region": name, "floor": question.floor, **ends}))
         if none := region["cases_without_region"]:
             about = {"region": name, "cases": none, "empty": question.empty}
             found.append(Caveat("without_region", about))

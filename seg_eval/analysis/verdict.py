@@ -1,8 +1,8 @@
 """What the numbers mean, as decisions: derived from intervals alone, never from hope.
 
-"Better" needs a 95 % interval of a paired difference that excludes 0; a mean difference that may as
-well be chance is never called equal. With few patients everything is a hint. How this is put into
-words is the report's affair.
+"Better" needs an interval of a paired difference that excludes 0, "no better" one that excludes
+every useful difference; all else is open. With few patients everything is. How often each decision
+is wrong is measured by ``scripts/coverage.py``. How this is put into words is the report's affair.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,9 @@ from synth3d.scoring import FEW_CASES, Estimate
 
 LARGE_LOSS = 0.05
 """Mean Dice that is still lost and must be named, however much was won back elsewhere."""
+
+USEFUL = 0.02
+"""Mean Dice by which synthesis has to be ahead of what costs less, to be worth anything."""
 
 Worth = Literal["yes", "no", "unclear", "nothing to win"]
 
@@ -62,7 +65,8 @@ class Rival:
         name: Of the arm.
         kind: Its name.
         ahead: Mean Dice by which *synthesis* is ahead, over the regions with a measurable gap;
-            without a synthetic arm, by which the floor is.
+            without a synthetic arm, by which the floor is. Its interval allows for how many
+            synthetic arms there are, one of which may be ahead by chance.
         mean: The rival's own mean Dice over them.
     """
 
@@ -75,6 +79,11 @@ class Rival:
     def about(self) -> ArmKind:
         """The record of its kind."""
         return ARM_KINDS[self.kind]
+
+    @property
+    def suffices(self) -> bool:
+        """Whether synthesis is surely not ahead of it by anything useful."""
+        return self.ahead.high < USEFUL
 
 
 @dataclass(frozen=True)
@@ -189,18 +198,20 @@ class Verdict:
         facts: The figures with their intervals.
         reason: It cannot be told whether anything is lost; nothing measurable is; nothing was
             synthesised; or synthesis was ``compared``, to which further attributes belong.
-        worth: The answer in a word; ``unclear`` wherever it is a hint.
+        worth: The answer in a word; ``unclear`` with few patients.
         worth_if_frozen: The same, as if no segmenter could be trained anew.
-        better: The arm to prefer.
+        better: The arm to prefer; none with few patients.
         effect: ``harm``, ``unsure`` or ``wins``: what synthesis does against the floor.
         beaten: Of the rivals to be named, those that synthesis is ahead of.
         unbeaten: Of the rivals to be named, the others.
         advice: What to do.
         remarks: Of regions, the alarming ones first.
         cheap: The best cheap rival, or the floor for want of one.
-        outcome: Against ``cheap``: ``wins`` and ``loses`` are sure, ``leads`` and ``trails`` not.
+        outcome: Against ``cheap``: ``wins`` and ``loses`` are sure, ``leads`` and ``trails`` not;
+            with few patients nothing is.
         follows: From that: ``worth_it``, ``no_cheap_rival``, ``not_above_floor`` or ``harms`` of an
-            arm that wins; else ``more_cases``, ``cheaper_will_do`` or ``not_worth_it``.
+            arm that wins; else ``more_cases``, ``cheaper_will_do`` or ``not_worth_it``. With few
+            patients ``more_cases``.
     """
 
     facts: Facts
@@ -236,8 +247,8 @@ def judge(facts: Facts) -> Verdict:
     return Verdict(
         facts,
         "compared",
-        "unclear" if facts.is_hint else worth,
-        "unclear" if facts.is_hint else frozen,
+        worth,
+        frozen,
         better,
         effect="harm" if lead.high < 0 else "unsure" if lead.low <= 0 else "wins",
         beaten=tuple(rival for rival in named if rival.ahead.value > 0),
@@ -253,9 +264,11 @@ def judge(facts: Facts) -> Verdict:
 def decide(facts: Facts) -> tuple[Worth, Worth, Rival | None]:
     """Worth with a frozen segmenter, worth altogether, and the arm to prefer, if any."""
     floor, cheap = facts.floor, facts.cheap
+    if facts.is_hint:
+        return "unclear", "unclear", None
     surely = [r for r in facts.rivals if r.ahead.high < 0]
     better = min(surely, key=lambda r: r.ahead.value, default=None)
-    as_good = [rival for rival in (floor, cheap) if rival and rival.ahead.value <= 0]
+    as_good = [rival for rival in (floor, cheap) if rival and rival.suffices]
     frozen: Worth = "unclear"
     if as_good:
         better = better or min(as_good, key=lambda r: r.ahead.value)
@@ -283,6 +296,8 @@ def _named(facts: Facts, better: Rival | None) -> list[Rival]:
 
 
 def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
+    if facts.is_hint:
+        return Advice("more_cases")
     if facts.harmed and frozen == "unclear":
         otherwise = Advice("mixed")
     elif frozen == "yes":
@@ -321,11 +336,15 @@ def _remarks(facts: Facts) -> tuple[Remark, ...]:
 
 def _hold_against(facts: Facts) -> tuple[str, str]:
     """``outcome`` and ``follows`` of a :class:`Verdict`."""
-    lead = (facts.cheap or facts.floor).ahead
-    if lead.low <= 0 < lead.value:
-        return "leads", "more_cases"
-    if lead.low <= 0:
-        return ("loses", "not_worth_it") if lead.high < 0 else ("trails", "cheaper_will_do")
+    against = facts.cheap or facts.floor
+    lead = against.ahead
+    if facts.is_hint:
+        return "leads" if lead.value > 0 else "trails", "more_cases"
+    if lead.high < 0:
+        return "loses", "not_worth_it"
+    if lead.low <= 0 or against.suffices:
+        told = "cheaper_will_do" if against.suffices else "more_cases"
+        return "leads" if lead.value > 0 else "trails", told
     if facts.cheap is None:
         return "wins", "no_cheap_rival"
     if facts.floor.ahead.low <= 0:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         SynthesisRun,
         Teacher,
         finished_runs,
+        read_mean,
         read_run,
         run_synth3d,
         threads_begun,
@@ -36,8 +37,8 @@ __all__ = [
     "ARM_KINDS", "Arm", "ArmBuilder", "ArmKind", "Completed", "CrossFit", "Degradation",
     "PoorScans", "Program", "Resample", "StageFailedError", "SynthesisRun", "Teacher",
     "check_out_of_fold", "finished_runs", "floor_of", "help_on_arms", "kinds_with", "name_arms",
-    "out_of_fold", "parse_completed", "parse_degraded", "parse_kinds", "read_run", "run_synth3d",
-    "share_one_grid", "split_words", "threads_begun",
+    "out_of_fold", "parse_completed", "parse_degraded", "parse_kinds", "read_mean", "read_run",
+    "run_synth3d", "share_one_grid", "split_words", "threads_begun",
 ]  # fmt: skip
 
 

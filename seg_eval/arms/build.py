@@ -132,11 +132,13 @@ class ArmBuilder:
         source, data, how = arm.source, self.cohort.folder, "fill"
         if source is not None and source.explains:
             how = "explain"
+        if source is not None and source.uncertain:
+            how = "uncertain"
         if source is not None and source.restores and self.poor is not None:
             data, how = self.poor.cohort(self.cohort.test), "restore"
         out, cases = place(self.folder, arm.name), [case.name for case in self.cohort.test]
-        run = source.folder if source else None
-        self.synth3d(completion(run, data, out, self.missing, cases, self.threads, how))
+        by = source.flags if source else ("--plumbing",)
+        self.synth3d(completion(by, data, out, self.missing, cases, self.threads, how))
         return taught_words(source.teachers) if source else ""
 
     def note(self, arm: Arm) -> str:

@@ -74,6 +74,11 @@ def check_out_of_fold(
             )
         _refuse_taught(arm, source.teachers(cohort.train))
         return ()
+    if source.is_mean:
+        raise InputError(
+            f"the arm {arm.name} learns from out-of-fold synthesis by one training, and "
+            f"{source.name} is a mean; name a single run first, or leave the arm out"
+        )
     if source.start:
         raise InputError(
             f"the arm {arm.name} learns from out-of-fold synthesis, and the run {source.name} was "
@@ -184,7 +189,8 @@ def _commands(fit: CrossFit, number: int, split: Splits, out: Path) -> list[list
     if fit.poor is not None and restores:
         data = fit.poor.cohort([case for case in fit.cohort.train if case.name in split.test])
     training, how = _training(fit, number, split, run), "restore" if restores else "fill"
-    return [training, completion(run, data, out, fit.missing, split.test, fit.threads, how)]
+    by = ("--run", str(run))
+    return [training, completion(by, data, out, fit.missing, split.test, fit.threads, how)]
 
 
 def _training(fit: CrossFit, number: int, split: Splits, run: Path) -> list[str]:

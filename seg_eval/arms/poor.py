@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from seg_eval.arms.synthesisers import SynthesisRun, completed_file
-from synth3d.cohort import MODALITIES, Case, Modality, parse_modality
+from synth3d.cohort import (
+    MODALITIES,
+    Case,
+    Modality,
+    parse_modality,
+    thickness_in_words,
+    too_thick,
+)
 from synth3d.errors import InputError
 from synth3d.files import link_or_copy
 from synth3d.images import (
@@ -20,6 +27,7 @@ from synth3d.images import (
     Grid,
     coarse,
     coarse_grid,
+    foreground,
     grid,
     read,
     resample_within,
@@ -63,6 +71,15 @@ class Degradation:
     def describe(self) -> dict[str, Any]:
         """Plain values for ``config.json``."""
         return {"ratio": list(self.ratio), "profile": self.profile}
+
+    def thick_already(self, cases: Sequence[Case]) -> dict[str, str]:
+        """Those of ``cases`` whose own file is no truth for these slices, and how thick it is."""
+        found = {}
+        for case in cases:
+            volume = read(case.images[self.modality])
+            if thick := too_thick(volume.data, foreground(volume.data), self.ratio):
+                found[case.name] = thickness_in_words(thick)
+        return found
 
     def check_fits(self, cases: Sequence[Case]) -> None:
         """Refuse voxels that are longer than a side of one of ``cases``; headers are read alone.

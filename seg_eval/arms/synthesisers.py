@@ -4,6 +4,7 @@
 the same code judges any other tool's volumes.
 """
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from synth3d.cohort import Case, Modality, Splits, digest_of_names, parse_modali
 from synth3d.completion import Layout
 from synth3d.errors import InputError
 from synth3d.files import read_object
-from synth3d.images import PLANES, Grid, turn_to
+from synth3d.images import MIRRORS, PLANES, Grid, turn_to
 from synth3d.settings import parse
 
 Program = Callable[[Sequence[str]], None]
@@ -102,10 +103,13 @@ class SynthesisRun:
         seq2seq: Whether it is the first stage of TSF-Seq2Seq alone, which fuses nothing.
         teachers: The segmenters that it was coupled to, or a run that it was begun from.
         explains: Whether ``synth3d complete --explain`` writes maps of what it makes.
+        uncertain: Whether ``synth3d complete --uncertainty`` writes how wrong it expects to be.
         ratio: Of a run that restores its target from thick slices, which are a source, too: how
             much longer these voxels were in training, (z, y, x); empty for any other.
         profile: How those slices were made.
         plane: Of a run on slices, how these lie; then ``ratio`` is of (slice, row, column).
+        others: Folders of further runs, with which its pictures are averaged.
+        mirror: Of ``synth3d complete --mirror``; the pictures are means over mirror images, too.
     """
 
     folder: Path
@@ -119,9 +123,23 @@ class SynthesisRun:
     seq2seq: bool = False
     teachers: tuple[Teacher, ...] = ()
     explains: bool = False
+    uncertain: bool = False
     ratio: tuple[int, ...] = ()
     profile: str = ""
     plane: str = ""
+    others: tuple[Path, ...] = ()
+    mirror: str = ""
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether its pictures are means, over runs or over mirror images."""
+        return bool(self.others or self.mirror)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """How ``synth3d complete`` is told what makes the pictures."""
+        runs = [word for run in (self.folder, *self.others) for word in ("--run", str(run))]
+        return (*runs, *(("--mirror", self.mirror) if self.mirror else ()))
 
     @property
     def restores(self) -> bool:
@@ -131,7 +149,8 @@ class SynthesisRun:
     @property
     def name(self) -> str:
         """The arm's name."""
-        return self.folder.name
+        runs = "+".join(run.name for run in (self.folder, *self.others))
+        return f"{runs}@{self.mirror}" if self.mirror else runs
 
     @property
     def seen_cases(self) -> tuple[str, ...]:
@@ -173,6 +192,50 @@ class SynthesisRun:
         return bool(self.sources) and self.sources == self.targets
 
 
+def _uncertain(config: Mapping[str, Any]) -> bool:
+    """Whether a run of this configuration says how wrong it may be."""
+    train = config.get("train", {})
+    return train.get("framework") == "l1" and train.get("l1", {}).get("uncertain") is True
+
+
+def read_mean(given: Path) -> SynthesisRun:
+    """The run in the folder ``given``; of ``A+B`` the mean of two or more, of ``A@x`` over mirrors.
+
+    A mean may remember what any of its runs may, and has the teachers of all. A folder that is
+    there is a run, whatever its name.
+
+    Raises:
+        InputError: As :func:`read_run`; or the runs do not make the same of the same.
+    """
+    if given.is_dir() or not {*str(given)} & {*"+@"}:
+        return read_run(given)
+    text, _, mirror = str(given).rpartition("@")
+    if mirror not in MIRRORS:
+        text, mirror = str(given), ""
+    parts = [text] if Path(text).is_dir() else text.split("+")
+    first, *others = runs = [read_run(Path(part)) for part in parts]
+    for run in others:
+        mine, theirs = ((each.targets, each.sources, each.ratio) for each in (run, first))
+        if mine != theirs:
+            raise InputError(
+                f"--run {given}: {run.folder} makes {run.words} and {first.folder} {first.words}; "
+                "average runs that make the same of the same"
+            )
+    weights = [run.weights_sha256 for run in runs]
+    return replace(
+        first,
+        weights_sha256=hashlib.sha256("+".join([*weights, mirror]).encode()).hexdigest(),
+        seen_before=tuple(
+            dict.fromkeys([*first.seen_before, *(n for run in others for n in run.seen_cases)])
+        ),
+        teachers=tuple(dict.fromkeys(teacher for run in runs for teacher in run.teachers)),
+        start=next((run.start for run in runs if run.start), ""),
+        explains=False,
+        others=tuple(run.folder for run in others),
+        mirror=mirror,
+    )
+
+
 def read_run(folder: Path) -> SynthesisRun:
     """What a finished run says about itself (``done.json``, ``cohort.json``, ``config.json``)."""
     if not (folder / "config.json").is_file():
@@ -206,6 +269,7 @@ def read_run(folder: Path) -> SynthesisRun:
             teachers=parse(tuple[Teacher, ...], cohort.get("coupled", ()), "coupled"),
             seq2seq=seq2seq,
             explains=fuses and not seq2seq and config.get("model", {}).get("fusion") != "plain",
+            uncertain=_uncertain(config),
             ratio=ratio,
             profile=profile,
             plane=_plane(config),
@@ -283,7 +347,7 @@ def completed_file(out: Path, case: Case, missing: Sequence[Modality], modality:
 
 
 def completion(
-    run: Path | None,
+    by: Sequence[str],
     data: Path,
     out: Path,
     missing: Sequence[Modality],
@@ -293,13 +357,13 @@ def completion(
 ) -> list[str]:
     """Arguments of ``synth3d`` that write ``missing`` for ``cases`` into ``out``.
 
-    ``how`` is ``fill``, ``explain``, which also writes maps of what was made, or ``restore``.
-    Without a run, the real file is sent through the export path (the plumbing check). What is to
-    be restored is there, with thick slices.
+    ``by`` are :attr:`SynthesisRun.flags`, or ``--plumbing``, which sends the real file through the
+    export path as a check. ``how`` is ``fill``, ``explain`` or ``uncertain``, which also write maps
+    of what was made, or ``restore``. What is to be restored is there, with thick slices.
     """
-    source = ["--run", str(run)] if run else ["--plumbing"]
-    command = ["complete", *source, "--data", str(data), "--out", str(out)]
+    command = ["complete", *by, "--data", str(data), "--out", str(out)]
     flag = "--restore" if how == "restore" else "--missing"
     named = [word for modality in missing for word in (flag, modality)]
-    command += ["--explain", "maps"] if how == "explain" else []
+    maps = {"explain": ["--explain", "maps"], "uncertain": ["--uncertainty"]}
+    command += maps.get(how, [])
     return [*command, "--threads", str(threads), *named, "--cases", *cases]

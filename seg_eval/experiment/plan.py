@@ -81,6 +81,7 @@ class Plan:
             "threads": self.threads,
             "empty": self.empty,
             "margin": self.margin,
+            "primary": next((a.name for a in self.arms if a.about.group == "synthesis"), None),
             "arms": {arm.name: self._origin(arm) for arm in self.arms},
         }
 
@@ -89,6 +90,7 @@ class Plan:
         learns, source = arm.about.learns_from_synthesis, arm.source
         if isinstance(source, SynthesisRun):
             found |= {"folds": self.folds} if learns else {}
+            found |= {"mean_of": list(source.flags)} if source.is_mean else {}
             return found | {"run": str(source.folder), "weights_sha256": source.weights_sha256}
         if isinstance(source, Completed):
             cases = (*self.cohort.test, *(self.cohort.train if learns else ()))

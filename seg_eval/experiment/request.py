@@ -46,7 +46,7 @@ class RunRequest:
         segmenter: An nnU-Net v2 model folder as the frozen segmenter; None trains one.
         trust: Checkpoints may be unpickled that this user did not train on this machine.
         empty: Rule for regions that a case does not have, ``brats`` or ``skip``.
-        seed: Of voxel draws and bootstrap, and of the segmenter without ``seeds``.
+        seed: Of voxel draws, and of the segmenter without ``seeds``.
         seeds: ``0,1,2``: segmenters of each kind are trained with these; None takes ``seed``.
         margin: Mean Dice below full that still counts as no worse.
         folds: Of the out-of-fold synthesis that a retrained segmenter learns from.

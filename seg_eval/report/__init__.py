@@ -10,6 +10,7 @@ from seg_eval.report.outputs import (
     write_index,
     write_outputs,
 )
+from seg_eval.report.power import render_power
 
 __all__ = [
     "OUTPUTS",
@@ -17,6 +18,7 @@ __all__ = [
     "rebuild",
     "render",
     "render_overview",
+    "render_power",
     "write_curve",
     "write_index",
     "write_outputs",

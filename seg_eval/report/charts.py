@@ -113,6 +113,37 @@ def scatter(points: Sequence[Point], groups: Mapping[str, str]) -> dict[str, Any
     }  # fmt: skip
 
 
+def risk_coverage(curve: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean loss against the share of cases that is kept, and the mean of all cases as a line.
+
+    ``curve`` is that of :func:`seg_eval.analysis.uncertainty.risk_coverage`, of one case at least.
+    """
+    width, height, left, top = 560, 260, 62, 12
+    right, bottom = width - 14, height - 46
+    losses = [*curve["loss"], curve["random"]]
+    ticks = _ticks(min(0.0, *losses), max(0.0, *losses) or 0.1)
+    ends = min(ticks[0], *losses), max(ticks[-1], *losses)
+
+    def x(share: float) -> float:
+        return round(left + (right - left) * share, 1)
+
+    def y(loss: float) -> float:
+        return round(bottom - (bottom - top) * (loss - ends[0]) / (ends[1] - ends[0]), 1)
+
+    return {
+        "width": width, "height": height, "left": left, "right": right, "bottom": bottom,
+        "middle": ((left + right) / 2, (top + bottom) / 2), "random": y(curve["random"]),
+        "rules": [{"y": y(tick), "text": f"{tick:.4g}"} for tick in ticks],
+        "ticks": [{"x": x(at / 4), "text": f"{25 * at} %"} for at in (1, 2, 3, 4)],
+        "points": [
+            {"x": x(share), "y": y(loss), "case": case, "share": share, "loss": loss}
+            for share, loss, case in zip(
+                curve["kept"], curve["loss"], curve["cases"], strict=True
+            )
+        ],
+    }  # fmt: skip
+
+
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers that cover ``low`` to ``high``, four to eight of them."""
     span = max(high - low, 1e-6)

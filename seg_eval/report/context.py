@@ -8,13 +8,14 @@ from typing import Any
 
 from seg_eval.analysis import SMALLEST_GAP, Findings, Question
 from seg_eval.arms import ARM_KINDS, floor_of
-from seg_eval.report.charts import paired_dots, range_mark, scatter
+from seg_eval.report.charts import paired_dots, range_mark, risk_coverage, scatter
 from seg_eval.report.page import (
     DASH,
     WORDS,
     interval,
     number,
     percent,
+    power_table,
     say,
     spoken,
     table,
@@ -34,7 +35,7 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     for name, region in verdict.facts.regions.items():
         reason = say("no_gap", reason=region.no_ratio, gap=region.gap, smallest=SMALLEST_GAP)
         summary["regions"][name]["gap_reason"] = reason
-    summary["bootstrap"]["interval"] = say("interval_method", seeds=summary["bootstrap"]["seeds"])
+    summary["intervals"]["method"] = say("interval_method", found=summary["intervals"])
     return summary | {
         "title": say("title", q=question),
         "headline": {
@@ -72,7 +73,7 @@ def describe(
     """
     used = counted(scores, summary["config"]["empty"])
     arms = list_arms(summary)
-    regions, several = describe_regions(summary, arms), len(summary["bootstrap"]["seeds"]) > 1
+    regions, several = describe_regions(summary, arms), len(summary["intervals"]["seeds"]) > 1
     of_seeds = ("seeds_dice", "seeds_recovered") if several else ()
     q = asked(summary)
     charts = [_dots(arms, name, region, used) for name, region in summary["regions"].items()]
@@ -86,6 +87,8 @@ def describe(
         "groups": list(dict.fromkeys(arm["group"] for arm in arms)),
         "regions": regions,
         "dice": table("dice", regions=regions),
+        "losses": table("losses", s=summary, arms=arms),
+        "beyond": table("beyond", s=summary, arms=arms) if _has_cheap(summary) else None,
         "seeds": [found for name in of_seeds if (found := table(name, s=summary, arms=arms))],
         "transfers": tell_transfers(summary, arms),
         "metrics": _metrics(summary, arms),
@@ -93,9 +96,11 @@ def describe(
         "benefit": table("benefit", rows=summary["image_benefit"], scores=IMAGE_SCORES),
         "tests": table("tests", rows=summary["tests"]),
         "noninferiority": table("noninferiority", rows=summary["noninferiority"]),
+        "power": power_table(summary),
         "plumbing": say("plumbing", check=check) if (check := summary["plumbing"]) else "",
         "charts": [chart for chart in charts if chart["dots"]],
         "scatter": _scatter(summary, arms, used, images),
+        "reliance": _reliance(summary),
         "methods": say("methods", s=summary, patients=_patients(summary), q=q),
         "bibtex": citations(summary),
     }
@@ -105,6 +110,10 @@ def asked(summary: Summary) -> dict[str, Any]:
     """What sentences ask of an experiment: ``missing``, and ``degraded`` where that is there."""
     config = summary["config"]
     return {"missing": config["missing"], "degraded": config.get("degraded")}
+
+
+def _has_cheap(summary: Summary) -> bool:
+    return all(region["best_cheap"] for region in summary["regions"].values())
 
 
 def list_arms(summary: Summary) -> list[dict[str, str]]:
@@ -141,6 +150,7 @@ def _dice_row(arm: Mapping[str, str], cell: Mapping[str, Any]) -> dict[str, Any]
     dice, recovery = cell["metrics"]["dice"], cell["recovery"]
     fixed, is_full = arm["fixed"], arm["kind"] == "full"
     shows_share = recovery and not fixed
+    share = [recovery[end] for end in ("value", "low", "high")] if shows_share else []
     return {
         "arm": arm,
         "dice": number(cell["dice"]),
@@ -148,7 +158,7 @@ def _dice_row(arm: Mapping[str, str], cell: Mapping[str, Any]) -> dict[str, Any]
         "dice_mark": range_mark(cell["dice"], dice["low"], dice["high"], (0.0, 1.0), (0.5, 1.0)),
         "share": fixed or percent(recovery and recovery["value"]),
         "share_interval": interval(recovery, ".0f", 100) if shows_share else "",
-        "share_mark": range_mark(**recovery, axis=(-0.5, 1.5), ticks=(0.0, 1.0))
+        "share_mark": range_mark(*share, axis=(-0.5, 1.5), ticks=(0.0, 1.0))
         if shows_share
         else None,
         "loss": DASH if is_full else number(cell["loss"]["value"], "+.3f"),
@@ -223,6 +233,21 @@ def _scatter(
     rows = [row for row in scores if row.region in (defined or regions)]
     points = error_and_loss(rows, images, list(groups))
     return scatter(points, groups)
+
+
+def _reliance(summary: Summary) -> list[dict[str, Any]]:
+    """Of each arm with maps of uncertainty volumes with intervals, and whom not to trust."""
+    return [
+        {
+            "arm": told["arm"],
+            "lead": say("reliance", told=told),
+            "covered": say("covered_volumes", told=told),
+            "volumes": table("volumes", told=told),
+            "curve": risk_coverage(told["curve"]),
+            "said": say("risk_coverage", told=told),
+        }
+        for told in summary.get("uncertainty", [])
+    ]
 
 
 def citations(summary: Summary) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from seg_eval.analysis import SCHEMA, Caveat, Question, summarise
 from seg_eval.arms import ARM_KINDS, Arm, Completed, SynthesisRun, kinds_with
-from seg_eval.experiment import Experiment, Plan
+from seg_eval.experiment import Experiment, Plan, told_uncertainty
 from seg_eval.records import GUARD, Pin, is_likely, read_times
 from seg_eval.report.context import (
     Summary,
@@ -55,15 +55,9 @@ from synth3d.files import (
 from synth3d.settings import read_as
 
 OUTPUTS = (
-    "report.html",
-    "report.md",
-    "results.csv",
-    "image_scores.csv",
-    "summary.json",
-    "dice.png",
-    "slices.png",
-    "scatter.png",
-)
+    "report.html", "report.md", "results.csv", "image_scores.csv", "summary.json",
+    "dice.png", "slices.png", "scatter.png",
+)  # fmt: skip
 """The files of a finished experiment, in reading order."""
 
 VOLUMES = "volumes.json"
@@ -91,7 +85,7 @@ def write_outputs(
     _write_rows(folder / "results.csv", map(asdict, scores), tuple(Score.__dataclass_fields__))
     _write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
     how = plan.degraded and plan.degraded.describe()
-    about = plan.arms, plan.missing, plan.empty, plan.margin, plan.seed
+    about = plan.arms, plan.missing, plan.empty, plan.margin
     question = Question(*about, degraded=how)
     summary = put_into_words(summarise(scores, images, question), question)
     summary["warnings"] += [say(caveat.code, **caveat.figures) for caveat in _caveats(plan)]
@@ -100,6 +94,7 @@ def write_outputs(
     summary |= {
         "config": plan.describe(),
         "notes": {arm.name: experiment.builder.note(arm) for arm in plan.arms},
+        "uncertainty": told_uncertainty(experiment, used),
         "seconds": times.seconds,
         "peak_memory_mb": times.peak_memory_mb,
         "versions": _versions(),
@@ -363,6 +358,8 @@ def _caveats(plan: Plan) -> list[Caveat]:
         if how is not None and not how.is_learnt_by(run, plan.cohort.test[0]):
             about = {"name": run.name, "ratio": run.ratio, "profile": run.profile}
             found.append(Caveat("other_slices", about))
+    if thick := how.thick_already(plan.cohort.test) if how else {}:
+        found.append(Caveat("thick_truth", {"name": plan.missing[0], "cases": thick}))
     if plan.foreign is not None:
         found.append(Caveat("foreign_segmenter", {"name": plan.foreign.name}))
         if kinds & set(kinds_with("own_segmenter")):

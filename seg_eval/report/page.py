@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from seg_eval.arms import ARM_KINDS
 from seg_eval.report.pictures import short_name
-from seg_eval.scoring import BRATS_GLIOMA, EMPTY_HD95_MM, TOLERANCE_MM
+from seg_eval.scoring import BRATS_GLIOMA, TOLERANCE_MM
 from synth3d.files import html_page, markdown_cell, markdown_page
 
 WORDS = Path(__file__).parent / "words"
@@ -56,6 +56,13 @@ def table(name: str, /, **values: Any) -> dict[str, Any] | None:
     lines = [line for line in getattr(tables, name)(**values).splitlines() if line.strip()]
     heads, *rows = ([" ".join(cell.split()) for cell in line.split("¦")] for line in lines)
     return {"heads": heads, "rows": rows} if rows else None
+
+
+def power_table(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How many patients a clearer answer would take; None where nothing tells."""
+    rows = summary["power"]
+    trainings = [key for key in rows[0]["patients"] if key != "these"] if rows else []
+    return table("power", rows=rows, trainings=trainings) if rows else None
 
 
 def number(value: float | None, form: str = ".3f") -> str:
@@ -145,7 +152,7 @@ def _words(arm: Any, missing: Sequence[str]) -> str:
     return ARM_KINDS[kind].words.format(missing=spoken(missing), channels=channels, name=name)
 
 
-def _aligned(table: Mapping[str, Any]) -> str:
+def aligned(table: Mapping[str, Any]) -> str:
     """A Markdown table with aligned columns, from ``heads`` and ``rows`` of text."""
     heads, *rows = ([*map(markdown_cell, row)] for row in (table["heads"], *table["rows"]))
     widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
@@ -178,12 +185,12 @@ def _environment(is_html: bool) -> Any:
         extensions=["jinja2.ext.do"],
     )
     made.globals |= {
-        "say": say, "tolerance_mm": TOLERANCE_MM, "empty_hd95_mm": EMPTY_HD95_MM,
+        "say": say, "tolerance_mm": TOLERANCE_MM,
         "lesion_rule": BRATS_GLIOMA,
     }  # fmt: skip
     named = (figure, interval, listed, many, number, p_value, percent, share, signed, spoken)
     made.filters |= {each.__name__: each for each in named}
-    made.filters |= {"aligned": _aligned, "short": short_name, "words": _words}
+    made.filters |= {"aligned": aligned, "short": short_name, "words": _words}
     made.filters["basename"] = lambda path: Path(path).name
     made.filters["capitalised"] = lambda text: text[:1].upper() + text[1:]
     made.filters["region"] = lambda name: REGION_NAMES.get(name, name)

@@ -21,7 +21,7 @@ LARGEST_ERROR = 0.5
 """Shown as the brightest colour of the error."""
 ERROR_COLOURS = ("#000004", "#b63679", "#fcfdbf")
 """No error, half of the largest, largest; as matplotlib's magma, told apart in grey too."""
-LAYERS = ("tsem", "spread")
+LAYERS = ("tsem", "spread", "interval")
 """Maps that explain a channel; the colours are the error's, each map as bright as it gets."""
 LARGEST_TILE = 256
 """Pixels; longer sides are shrunk for the picture."""

@@ -17,8 +17,8 @@ from seg_eval.scoring.surface import (
 
 EMPTY_RULES = {
     "brats": (
-        "both masks empty: Dice 1, surface distance 1, HD95 0; one empty: Dice 0, surface "
-        "distance 0, HD95 374 mm; lesion-wise as BraTS 2023 (as BraTS ranks it)"
+        "both masks empty: Dice 1, surface distance 1; one empty: Dice 0, surface distance 0 "
+        "(as BraTS ranks it); HD95 has no mean with either; lesion-wise as BraTS 2023"
     ),
     "skip": "cases whose reference has no such region are left out, for every arm alike",
 }
@@ -43,7 +43,7 @@ METRICS = {
     "hd95_mm": Metric(
         "HD95", "mm", ".2f", "lower",
         "The larger of the two directed 95th percentiles of the distance between the surfaces, "
-        "taken at the centres of surface voxels; 374 mm where one mask is empty.",
+        "taken at the centres of surface voxels; means are of pairs without an empty mask.",
     ),
     "nsd": Metric(
         "NSD", "", ".3f", "higher",

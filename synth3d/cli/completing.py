@@ -1,11 +1,11 @@
-"""The commands that complete a cohort and look after it: complete, status, verify."""
+"""The commands that complete a cohort and look after it: complete, calibrate, status, verify."""
 
 import argparse
 import functools
 from pathlib import Path
 from typing import Any
 
-from synth3d.cli.flags import LABELS, add_workers, command, request, with_table
+from synth3d.cli.flags import EXAMPLES, LABELS, add_workers, command, request, with_table
 
 
 # fmt: off
@@ -22,7 +22,9 @@ def add_complete(commands: Any) -> None:
         return 0
 
     add = command(commands, "complete", run, "write the sequences that cases lack")
-    add("--run", type=Path, help="a finished run folder (of synth3d train), or an exported one")
+    add("--run", type=Path, action="append", metavar="RUN",
+        help="a finished run folder (of synth3d train), or an exported one; given again: the mean "
+        "of what these runs make, and its spread")
     add("--data", type=Path, help="folder with cases, or a table of them; only read")
     add("--out", type=Path, required=True, help="folder for the completed cases")
     add("--format", choices=["brats", "nnunet", "bids"], default="brats",
@@ -39,6 +41,12 @@ def add_complete(commands: Any) -> None:
         help="and what explains it, of a run of tsf or agi-net; maps: without the slow table of "
         "what each source is worth")
     add("--draws", type=int, default=1, metavar="N", help="a diffusion's mean of N, and its spread")
+    add("--mirror", choices=["x", "xyz"], help="the mean over mirror images of the case, and its "
+        "spread; x: left and right swapped, as in training; xyz: all eight")
+    add("--uncertainty", nargs="?", const="run", metavar="FILE",
+        help="and maps of how wrong it may be: the spread over all that was averaged, or that an "
+        "uncertain run expects, and the half-width of the 90 %% interval where synth3d calibrate "
+        "has written one; default: into the run's folder")
     add("--link", action="store_true",
         help="hard links to the input's files instead of copies: less disk, but one file")
     add("--dry-run", action="store_true", help="print the plan and stop")
@@ -59,6 +67,42 @@ def add_complete(commands: Any) -> None:
         help="try again what failed before with the same files and the same run")
     add("--threads", type=int,
         help="CPU threads; default: all cores, shared among the workers; a Dask worker's own")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+
+
+def add_calibrate(commands: Any) -> None:
+    """Add the command ``calibrate``."""
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.cohort import given_cohort
+        from synth3d.completion import CalibrateRequest, calibrate_run
+
+        args.data = given_cohort(with_table(args).data, None)
+        calibrate_run(request(CalibrateRequest, args))
+        return 0
+
+    add = command(commands, "calibrate", run, "how far off a run's pictures are in new patients",
+        description="Measure the errors of a run's pictures in patients that it has not learnt "
+        "from, and write how far complete --uncertainty has to reach for 80 and 90 % of the voxels "
+        "(split conformal prediction over patients).",
+        epilog=EXAMPLES["calibrate"])
+    add("--run", type=Path, action="append", metavar="RUN", required=True,
+        help="a finished run folder; given again: of the mean, as in complete")
+    add("--data", type=Path, help="folder with cases that have what is made, or a table of them")
+    add("--splits", type=Path, help="JSON with train, val and test case names")
+    add("--part", choices=["val", "test"], default="val", help="whose cases count; default: val")
+    add("--cases", nargs="+", metavar="NAME|TABLE.csv",
+        help="only these cases; or a table of all cases instead of --data")
+    add("--labels", metavar="SCHEME", help=LABELS)
+    add("--missing", action="extend", nargs="+", metavar="MODALITY",
+        help="what is made; default: all that the run makes; of one for any gap say which")
+    add("--mirror", choices=["x", "xyz"], help="as in complete")
+    add("--draws", type=int, default=1, metavar="N", help="as in complete")
+    add("--out", type=Path, metavar="FILE", help="default: RUN/calibration.json")
+    add("--overlap", type=float, help="as in complete")
+    add("--precision", choices=["fp32", "bf16"], help="default: training's, if this machine can")
+    add("--batch", type=int, help="tiles per call of the network")
+    add("--seed", type=int, default=0, help="of a framework that draws its pictures at random")
+    add("--threads", type=int, help="CPU threads; default: all cores")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
 
 

@@ -58,7 +58,13 @@ from synth3d.cohort.splits import (
 from synth3d.cohort.survey import find_cases, survey_cohort
 from synth3d.cohort.table import ENDINGS as TABLE_ENDINGS
 from synth3d.cohort.table import cohort_of, given_cohort, is_table
-from synth3d.cohort.thickness import ratio_disagrees, ratio_found
+from synth3d.cohort.thickness import (
+    LONGER,
+    ratio_disagrees,
+    ratio_found,
+    thickness_in_words,
+    too_thick,
+)
 from synth3d.cohort.twins import refuse_twins
 
 __all__ = [
@@ -69,6 +75,7 @@ __all__ = [
     "FEWEST",
     "Finding",
     "LabelCodes",
+    "LONGER",
     "LabelScheme",
     "MODALITIES",
     "Modality",
@@ -124,6 +131,8 @@ __all__ = [
     "split_problems",
     "stem_of",
     "survey_cohort",
+    "thickness_in_words",
+    "too_thick",
     "untold_patients",
     "write_splits",
 ]

@@ -5,7 +5,7 @@ scanned is still not there: along one axis the fine detail is missing that the o
 were set on real cases: sequences scanned in 3-D had a factor of 4 at most between axes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,6 +22,9 @@ ANISOTROPIC = 2.0
 
 LONGER = 1.5
 """Voxels longer than so many of the case's are thick slices by their header."""
+
+ENOUGH = 0.5
+"""Of a thickness that is to be restored: where the truth is so thick itself, half of it is lost."""
 
 EMPTY, LESS = 10**-0.7, 10**-0.5
 """An axis is empty somewhere in its spectrum where it holds such a share of the others' power, and
@@ -62,6 +65,22 @@ def thick_axes(
             first = int(np.argmax(share < LESS)) + 1
             found[axis] = WINDOW / 2 / first
     return found
+
+
+def too_thick(volume: np.ndarray, head: np.ndarray, ratio: Sequence[int]) -> dict[str, float]:
+    """As :func:`thick_axes`, in voxels, of a truth that is too thick for slices of ``ratio``.
+
+    That is where, along an axis that ``ratio`` (z, y, x) makes coarser, it is at least ``ENOUGH``
+    as thick; else nothing.
+    """
+    thick, by = thick_axes(volume, head, (1.0, 1.0, 1.0)), dict(zip("zyx", ratio, strict=True))
+    bad = any(by[axis] > 1 and thick[axis] >= ENOUGH * by[axis] for axis in thick)
+    return thick if bad else {}
+
+
+def thickness_in_words(thick: Mapping[str, float]) -> str:
+    """``2.7 voxels along z``, of what :func:`thick_axes` found."""
+    return " and ".join(f"{edge:.2g} voxels along {axis}" for axis, edge in thick.items())
 
 
 def ratio_found(

@@ -1,6 +1,7 @@
 """A cohort made whole, and one case alone."""
 
-from synth3d.completion.api import Run, complete, load_run, train
+from synth3d.completion.api import Run, calibrate, complete, load_run, train
+from synth3d.completion.calibration import CalibrateRequest, CalibrationRecord, calibrate_run
 from synth3d.completion.explained import rate_explanations, tell_errors
 from synth3d.completion.receipts import Layout, maps_of, teachers_of
 from synth3d.completion.request import CompleteRequest
@@ -16,6 +17,8 @@ from synth3d.completion.workers import (
 )
 
 __all__ = [
+    "CalibrateRequest",
+    "CalibrationRecord",
     "CaseState",
     "CompleteRequest",
     "Completed",
@@ -25,6 +28,8 @@ __all__ = [
     "Processes",
     "Run",
     "StateRequest",
+    "calibrate",
+    "calibrate_run",
     "complete",
     "complete_cohort",
     "load_run",

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synth3d.cohort import ALL_MODALITIES, Case, Modality, parse_modality
+from synth3d.completion.calibration import CalibrateRequest, CalibrationRecord, calibrate_run
+from synth3d.completion.made import Members
 from synth3d.completion.plan import grid_trouble
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.run import Completed, complete_cohort
 from synth3d.completion.writing import describe
 from synth3d.errors import InputError
-from synth3d.images import NiftiImage, image_like, write_new
+from synth3d.images import MIRRORS, NiftiImage, image_like, write_new
 from synth3d.machine import pick_device
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from synth3d.completion.makers import RunMaker
+    from synth3d.completion.makers import EnsembleMaker, RunMaker
     from synth3d.frameworks import Framework
 
 Image = str | Path | np.ndarray
@@ -63,25 +65,50 @@ def complete(*, executor: Executor | None = None, **settings: Any) -> list[Compl
     return complete_cohort(CompleteRequest(**settings), executor)
 
 
-def load_run(folder: str | Path, device: str = "auto") -> "Run":
-    """The finished run in ``folder``, its network on ``device``: ``auto``, ``cpu``, ``cuda:1``.
+def calibrate(**settings: Any) -> CalibrationRecord:
+    """Measure how far off a run's pictures are, as ``synth3d calibrate`` does; what it writes.
+
+    The settings are fields of ``synth3d.completion.CalibrateRequest``, which are the flags.
 
     Raises:
-        InputError: No finished and undamaged run of this format; or no such device.
+        InputError: As :func:`synth3d.completion.calibrate_run`.
+        TypeError: There is no such setting.
     """
-    from synth3d.completion.makers import RunMaker
+    return calibrate_run(CalibrateRequest(**settings))
+
+
+def load_run(folder: str | Path | Sequence[str | Path], device: str = "auto") -> "Run":
+    """The finished run in ``folder``, its network on ``device``: ``auto``, ``cpu``, ``cuda:1``.
+
+    Of several folders it is a run that makes the mean of what these make.
+
+    Raises:
+        InputError: No finished and undamaged run of this format; runs that have no mean; or no
+            such device.
+    """
+    from synth3d.completion.makers import EnsembleMaker, RunMaker
     from synth3d.training import load_run as read_run
 
-    return Run(RunMaker(read_run(Path(folder)), device=pick_device(device)))
+    device = pick_device(device)
+    folders = [folder] if isinstance(folder, str | Path) else folder
+    makers = [RunMaker(read_run(Path(each)), device=device) for each in folders]
+    if not makers:
+        raise InputError("loading needs a run folder, got none")
+    return Run(makers[0] if len(makers) == 1 else EnsembleMaker(makers))
 
 
 class Run:
-    """A finished run, ready to synthesise: its folder, config, sources and targets."""
+    """A finished run, ready to synthesise: its folder, config, sources and targets.
 
-    def __init__(self, maker: "RunMaker") -> None:
+    Of several runs, whose pictures are averaged, folder, config and network are the first's, and
+    the targets are those that all of them make.
+    """
+
+    def __init__(self, maker: "RunMaker | EnsembleMaker") -> None:
         """Take a maker that is ready; :func:`load_run` makes one of a folder."""
         self._maker = maker
-        self.folder, self.config = maker.run.folder, maker.run.config
+        self._runs = maker.runs
+        self.folder, self.config = self._runs[0].run.folder, maker.config
         self.sources, self.targets = maker.sources, maker.targets
 
     def synthesize(
@@ -91,6 +118,7 @@ class Run:
         *,
         affine: np.ndarray | None = None,
         seed: int = 0,
+        mirror: str = "",
     ) -> dict[Modality, NiftiImage] | dict[Modality, np.ndarray]:
         """The sequences that a case lacks.
 
@@ -102,23 +130,29 @@ class Run:
                 where it lacks none, which a run for any gap refuses.
             affine: (4, 4), voxel (x, y, z) to mm, RAS+; for arrays, and all share it.
             seed: Of a framework whose pictures are drawn at random; no other looks at it.
+            mirror: ``x`` or ``xyz``: the mean over mirror images of the case, left and right
+                swapped or all eight; empty for the case as it is.
 
         Returns:
             For files, float32 images on the case's own grid, marked as synthetic in their headers;
             for arrays, float32 arrays (D, H, W). Both are in scanner units, 0 outside the brain.
 
         Raises:
-            InputError: An unknown or repeated name, sources that the run needs and are missing,
-                grids or shapes that differ, arrays without an affine, or voxels that are no
-                numbers.
+            InputError: An unknown or repeated name, an unknown mirror, sources that the run needs
+                and are missing, grids or shapes that differ, arrays without an affine, or voxels
+                that are no numbers.
         """
+        if mirror not in ("", *MIRRORS):
+            raise InputError(f"unknown mirror {mirror!r}; known are {' and '.join(MIRRORS)}")
+        for one in self._runs:
+            one.refuse_mirror(mirror)
         with _on_disk(case, affine) as found:
             goal = self._goal(found, wanted)
             readable = self._maker.readable(replace(found, label=None), goal)
             if trouble := self.trouble(found, goal):
                 raise InputError(f"case {found.name}: {'; '.join(trouble)}")
             self._check(readable)
-            made = self._maker.make(readable, goal, seed=seed)
+            made = self._maker.make(readable, goal, Members(seed, mirror=mirror))
             if affine is not None and not isinstance(case, Case):
                 return {target: one.data for target, one in made.items()}
             return {
@@ -146,12 +180,12 @@ class Run:
     @property
     def generator(self) -> "nn.Module":
         """The network itself, with the weights; :attr:`framework` knows how it makes a picture."""
-        return self._maker.run.framework.generator
+        return self._runs[0].run.framework.generator
 
     @property
     def framework(self) -> "Framework":
         """What makes (B, T, *) of (B, S, *) in the network's scale: see its ``synthesize``."""
-        return self._maker.run.framework
+        return self._runs[0].run.framework
 
     def _goal(self, case: Case, wanted: Sequence[str] | None) -> list[Modality]:
         if wanted is None:
@@ -161,7 +195,8 @@ class Run:
             return list(lacking or self.targets)
         names = [wanted] if isinstance(wanted, str) else wanted
         goal: list[Modality] = [parse_modality(name) for name in names]
-        self._maker.refuse_others(goal)
+        for one in self._runs:
+            one.refuse_others(goal)
         return goal
 
 

@@ -3,9 +3,11 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from synth3d.cohort import Modality
+from synth3d.completion.calibration import calibration_of
 from synth3d.completion.loading import maker_of
 from synth3d.completion.made import Made
 from synth3d.completion.plan import Job, in_the_way
@@ -76,9 +78,22 @@ class Begun:
         if self.outcome is None and job.make:
             with self._timed(), self._judged():
                 self.made = self.maker.make(
-                    job.readable, job.make, seed=request.seed, draws=request.draws,
+                    job.readable, job.make, request.members,
                     on_tile=on_tile, content=content, explain=bool(request.explain),
                 )  # fmt: skip
+                self.made = self._with_intervals(self.made)
+
+    def _with_intervals(self, made: dict[Modality, Made]) -> dict[Modality, Made]:
+        """``made`` with the intervals that its calibration tells, if there is one."""
+        told, how = calibration_of(self.request), self.job.identity["how"]
+        if (told[1] if told else "spread") != how.get("uncertainty", "spread"):
+            raise InputError(
+                f"the calibration {self.request.calibration} has changed since the cohort was "
+                "planned; run again"
+            )
+        if told is None:
+            return made
+        return {m: replace(one, interval=told[0].half_width(one, m)) for m, one in made.items()}
 
     @contextmanager
     def _judged(self) -> Iterator[None]:

@@ -44,18 +44,24 @@ def forget_makers() -> None:
 def _load(request: CompleteRequest) -> "Maker":
     import torch
 
-    from synth3d.completion.makers import PlumbingMaker, RunMaker
+    from synth3d.completion.makers import EnsembleMaker, PlumbingMaker, RunMaker
     from synth3d.training import RunConfig, load_run, read_config
 
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    run = request.run
-    if run is None or request.plumbing:
-        return PlumbingMaker(request.hidden, read_config(run) if run else RunConfig())
-    maker = RunMaker(
-        load_run(run), request.overlap, request.precision, request.batch, request.device
-    )
-    maker.refuse_restoring(request.restored)
-    maker.refuse_others(request.hidden)
-    maker.refuse_unexplained(bool(request.explain), request.draws)
-    return maker
+    if request.plumbing:
+        config = read_config(request.runs[0]) if request.runs else RunConfig()
+        return PlumbingMaker(request.hidden, config)
+    makers = []
+    for run in request.runs:
+        maker = RunMaker(
+            load_run(run), request.overlap, request.precision, request.batch, request.device
+        )
+        maker.refuse_restoring(request.restored)
+        maker.refuse_others(request.hidden)
+        maker.refuse_unexplained(bool(request.explain), request.draws)
+        maker.refuse_mirror(request.mirror)
+        if len(request.runs) == 1:
+            maker.refuse_certain(request.members)
+        makers.append(maker)
+    return makers[0] if len(makers) == 1 else EnsembleMaker(makers)

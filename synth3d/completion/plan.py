@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth3d.cohort import MODALITIES, Case, Modality, portable_codes
+from synth3d.completion.calibration import calibration_of
 from synth3d.completion.loading import maker_of
 from synth3d.completion.receipts import (
     MAPS,
@@ -93,6 +94,10 @@ def plan_case(real: Case, maker: "Maker", request: CompleteRequest) -> Job | lis
     # No seed in a receipt means 0: so were all of those written that know of none.
     how = maker.identity | ({"seed": request.seed} if maker.random and request.seed else {})
     how |= {"draws": request.draws} if request.draws > 1 else {}
+    how |= {"mirror": request.mirror} if request.mirror else {}
+    told = calibration_of(request)
+    if request.uncertainty:
+        how |= {"uncertainty": told[1] if told else "spread"}
     taken = (*hidden, *request.restored)
     visible = {m: path for m, path in real.images.items() if m not in taken}
     case, readable = replace(real, images=visible), maker.readable(real, hidden)
@@ -100,6 +105,8 @@ def plan_case(real: Case, maker: "Maker", request: CompleteRequest) -> Job | lis
     trouble = _trouble(readable, make, maker, layout)
     if layout.format == "nnunet" and (gone := sorted({*case.missing()} - {*make})):
         trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {gone} stay missing")
+    if told:
+        trouble += told[0].trouble([m for m in maker.sources if m in readable.images], make)
     codes: Mapping[int, int] | None = None
     try:
         codes = portable_codes(case, request.labels) if layout.label(case) else None

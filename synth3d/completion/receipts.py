@@ -36,7 +36,7 @@ from synth3d.files import (
 FORMAT = 1
 """Raised when receipts of an older version no longer count."""
 
-MAPS, TABLES = ("tsem", "spread"), ("routing",)
+MAPS, TABLES = ("tsem", "spread", "interval"), ("routing",)
 """What can explain a case: maps of its own for each sequence made, and a table with its plot."""
 
 EXPLANATIONS = "explanations"
@@ -186,9 +186,16 @@ def explanations(layout: Layout, case: Case, identity: Mapping[str, Any]) -> lis
 
 
 def _explained(identity: Mapping[str, Any]) -> list[str]:
-    """Names of ``MAPS`` and ``TABLES``; a mean of several draws has its spread beside it."""
-    several = int(identity.get("how", {}).get("draws", 1)) > 1
-    return [*identity.get("explained", ()), *(["spread"] if several else [])]
+    """Names of ``MAPS`` and ``TABLES``; of several pictures, or asked for, there is a spread."""
+    how = identity.get("how", {})
+    several = int(how.get("draws", 1)) > 1 or "mirror" in how or "runs" in how
+    spread = ["spread"] if several or "uncertainty" in how else []
+    return [*identity.get("explained", ()), *spread, *(["interval"] if is_calibrated(how) else [])]
+
+
+def is_calibrated(how: Mapping[str, Any]) -> bool:
+    """Whether what was made in this way has an interval beside it, not a spread alone."""
+    return how.get("uncertainty", "spread") != "spread"
 
 
 def maps_of(out: Path, case: str, modality: Modality) -> dict[str, Path]:

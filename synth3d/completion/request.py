@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synth3d.cohort import ALL_MODALITIES, Modality, parse_modality, parse_scheme
+from synth3d.completion.made import Members
 from synth3d.completion.receipts import Layout
 from synth3d.errors import InputError
+from synth3d.images import MIRRORS
+
+CALIBRATION = "calibration.json"
+"""How far a run's intervals reach, in its folder, of whose seal it is no part."""
 
 FORMATS, PRECISIONS, EXPLAIN = ("brats", "nnunet", "bids"), ("fp32", "bf16"), ("", "all", "maps")
 
@@ -19,7 +24,8 @@ class CompleteRequest:
     Attributes:
         data: Cohort that :func:`synth3d.find_cases` reads, a folder or table; never written to.
         out: Folder of the completed cohort, outside ``data``.
-        run: A finished run folder; may be None for plumbing.
+        run: A finished run folder, or several, of whose pictures the mean is taken; may be None for
+            plumbing.
         missing: Sequences to treat as missing even where they are there; these are hidden
             from the network, and the real files are not taken over.
         restore: Sequences that are there with thick slices: each is read and replaced by what the
@@ -28,6 +34,15 @@ class CompleteRequest:
             True means as well, or ``maps`` alone, without looking at other cases for what each
             source is worth; empty, or False, for neither.
         draws: Pictures of a diffusion that are averaged; of several the spread is written, too.
+        mirror: Mirror images of the case that are averaged, mirrored back: ``x`` with left and
+            right swapped, as in training, or ``xyz``, all eight; empty for none. The spread over
+            draws, mirror images and runs is written, too.
+        uncertainty: Write beside what is made how wrong it may be, in scanner units: the spread of
+            all pictures and, of runs that say so, of the errors that they expect; and the
+            half-width of the interval of 90 %, where the file of ``synth3d calibrate`` that it
+            names is for these pictures. ``run``, which True means as well, names
+            ``calibration.json`` in the folder of the first run, which need not be there; empty, or
+            False, for neither.
         link: The files that are there are hard links to the input instead of copies of it; whoever
             changes one then changes the other.
         cases: Names of the cases to complete; None is all.
@@ -48,13 +63,15 @@ class CompleteRequest:
 
     data: Path
     out: Path
-    run: Path | None = None
+    run: str | Path | Sequence[str | Path] | None = None
     format: str = "brats"
     missing: tuple[str, ...] = ()
     restore: tuple[str, ...] = ()
     cases: tuple[str, ...] | None = None
     explain: str | bool = ""
     draws: int = 1
+    mirror: str = ""
+    uncertainty: str | Path | bool = ""
     link: bool = False
     labels: str | None = None
     overwrite: bool = False
@@ -73,9 +90,14 @@ class CompleteRequest:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, kind in (("data", Path), ("out", Path), ("run", Path), ("cases", tuple)):
+        for name, kind in (("data", Path), ("out", Path), ("cases", tuple)):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else kind(value))
+        given = (self.run,) if isinstance(self.run, str | Path) else self.run or ()
+        object.__setattr__(self, "run", tuple(map(Path, given)))
+        object.__setattr__(self, "mirror", self.mirror or "")
+        told = "run" if self.uncertainty is True else str(self.uncertainty or "")
+        object.__setattr__(self, "uncertainty", told)
         for name in ("missing", "restore"):
             object.__setattr__(self, name, tuple(getattr(self, name) or ()))
         object.__setattr__(self, "explain", "all" if self.explain is True else self.explain or "")
@@ -93,9 +115,8 @@ class CompleteRequest:
             raise InputError("--restore goes with neither --plumbing nor --explain")
         if self.plumbing and self.format == "bids":
             raise InputError("--format bids names what is synthetic, and --plumbing makes nothing")
-        if self.plumbing and (self.explain or self.draws > 1):
-            raise InputError("--plumbing makes nothing that --explain or --draws could tell of")
-        if self.run is None and not self.plumbing:
+        self._check_averages()
+        if not self.runs and not self.plumbing:
             raise InputError("completing needs a run folder (--run)")
         if self.reads(self.out):
             raise InputError(
@@ -103,16 +124,50 @@ class CompleteRequest:
                 "read; choose another"
             )
 
+    def _check_averages(self) -> None:
+        """Refuse to explain, or to average, what cannot be."""
+        if self.plumbing and (self.explain or self.draws > 1 or self.mirror or self.uncertainty):
+            raise InputError(
+                "--plumbing makes nothing that --explain, --draws, --mirror or --uncertainty could "
+                "tell of"
+            )
+        if self.plumbing and len(self.runs) > 1:
+            raise InputError("--plumbing goes the way out of one run; name one --run")
+        if self.explain and (self.mirror or len(self.runs) > 1):
+            raise InputError(
+                "--explain tells of one picture by one run, not of a mean; leave --mirror and all "
+                "but one --run out"
+            )
+
     def _check_values(self) -> None:
         """Refuse what no flag can be."""
         for name in ("batch", "workers", "threads", "draws"):
             if (value := getattr(self, name)) is not None and not 1 <= value <= 4096:
                 raise InputError(f"--{name} must be at least 1 and at most 4096, got {value}")
-        for name, known in (("format", FORMATS), ("precision", PRECISIONS), ("explain", EXPLAIN)):
+        choices = (("format", FORMATS), ("precision", PRECISIONS), ("explain", EXPLAIN))
+        for name, known in (*choices, ("mirror", ("", *MIRRORS))):
             if (value := getattr(self, name)) not in known and (name, value) != ("precision", None):
                 raise InputError(f"unknown {name} {value!r}; known are {' and '.join(known)}")
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise InputError(f"overlap is a share of the tile in [0, 1), got {self.overlap}")
+
+    @property
+    def runs(self) -> tuple[Path, ...]:
+        """``run`` as folders, in the order given."""
+        return self.run  # type: ignore[return-value]
+
+    @property
+    def members(self) -> Members:
+        """Of which pictures of a run the mean is taken."""
+        return Members(self.seed, self.draws, self.mirror, bool(self.uncertainty))
+
+    @property
+    def calibration(self) -> Path | None:
+        """The file by which intervals are told; None where there is none, or none is asked for."""
+        if self.uncertainty == "run":
+            path = self.runs[0] / CALIBRATION
+            return path if path.is_file() else None
+        return Path(str(self.uncertainty)) if self.uncertainty else None
 
     @property
     def hidden(self) -> tuple[Modality, ...]:

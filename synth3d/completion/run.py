@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from synth3d.cohort import Modality, find_cases, is_table, untold_patients
+from synth3d.completion.calibration import calibration_of
 from synth3d.completion.case import Begun
 from synth3d.completion.derivative import write_description
 from synth3d.completion.explained import contributions_in_the_way, write_contributions
@@ -40,6 +41,10 @@ from synth3d.files import progress
 from synth3d.limits import check_descriptors
 from synth3d.machine import pick_device
 
+UNCALIBRATED = (
+    "note: no calibration.json in the run's folder: what is written is a spread, no interval; "
+    "synth3d calibrate makes one of cases that the run has not learnt from"
+)
 FILES_OF_A_WORKER = 8
 """Files and pipes that a process keeps open for each of its workers."""
 
@@ -130,6 +135,10 @@ def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str
                     "another --out"
                 )
     identity = json.dumps(maker.identity)
+    if told := calibration_of(request):
+        told[0].refuse_others(maker, request.members)
+    elif request.uncertainty:
+        print(UNCALIBRATED, file=sys.stderr)
     table = request.explain == "all" and not request.overwrite
     if table and (taken := contributions_in_the_way(request)):
         raise InputError(f"{taken} is already there; --overwrite replaces it")
@@ -147,8 +156,8 @@ def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[
     layout = request.layout
     write_dataset_json(layout, [job.case for job in jobs], request.overwrite)
     if layout.format == "bids":
-        run = Path(str(request.run)).resolve().name
-        write_description(layout, request.data, f"run {run}")
+        names_of_runs = " and ".join(path.resolve().name for path in request.runs)
+        write_description(layout, request.data, f"run {names_of_runs}")
     expect(request.out, names)
 
 

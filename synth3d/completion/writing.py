@@ -11,6 +11,7 @@ import numpy as np
 
 from synth3d import __version__
 from synth3d.cohort import Modality, recode, stem_of
+from synth3d.completion.calibration import MEANING, WRITTEN
 from synth3d.completion.derivative import bids_sources
 from synth3d.completion.explained import (
     ABOUT_MAPS,
@@ -21,7 +22,7 @@ from synth3d.completion.explained import (
 )
 from synth3d.completion.made import Made
 from synth3d.completion.plan import Job
-from synth3d.completion.receipts import FORMAT, NOTICE
+from synth3d.completion.receipts import FORMAT, NOTICE, is_calibrated
 from synth3d.completion.request import CompleteRequest
 from synth3d.files import (
     copy,
@@ -74,6 +75,13 @@ def write_case(
         **({"taught_by": [*map(to_plain, maker.teachers)]} if made and maker.teachers else {}),
         **({"seed": request.seed} if made and maker.random else {}),
         **({"draws": request.draws} if request.draws > 1 else {}),
+        **({"mirror": request.mirror} if request.mirror else {}),
+        **(
+            {"runs": [path.resolve().name for path in request.runs]}
+            if len(request.runs) > 1
+            else {}
+        ),
+        **_uncertainty_facts(job),
         "targets": {
             m: {"file": targets[m].name, **_scale_facts(one), **map_facts(job, m, one, layout)}
             for m, one in made.items()
@@ -94,6 +102,17 @@ def write_case(
     }
     write_json(receipt, proof)
     marker.unlink(missing_ok=True)
+
+
+def _uncertainty_facts(job: Job) -> dict[str, Any]:
+    """What the maps of uncertainty are, for the receipt; nothing where none were asked for."""
+    how = job.identity["how"]
+    if "uncertainty" not in how:
+        return {}
+    if not is_calibrated(how):
+        return {"uncertainty": {"calibrated": False, "note": "the spread is no interval"}}
+    level = {"calibrated": True, "level": WRITTEN, "calibration_sha256": how["uncertainty"]}
+    return {"uncertainty": level | {"meaning": MEANING}}
 
 
 def _scale_facts(made: Made) -> dict[str, Any]:

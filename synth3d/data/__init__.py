@@ -2,9 +2,9 @@
 
 from synth3d.data.batch import Batch, head_of, only
 from synth3d.data.cache import LIMIT_GB, Hashes, Packed, Store, hashes_of, pack
-from synth3d.data.degrade import degrade
+from synth3d.data.degrade import degrade, thick_cases
 from synth3d.data.feeding import check_workers
-from synth3d.data.misalign import lengths, misalign, motion_seed
+from synth3d.data.misalign import lengths, misalign, motion_seed, moved
 from synth3d.data.options import DataConfig, DegradeConfig, MisalignConfig
 from synth3d.data.patches import Stream
 from synth3d.data.prepared import (
@@ -50,6 +50,7 @@ __all__ = [
     "looks",
     "misalign",
     "motion_seed",
+    "moved",
     "only",
     "pack",
     "prepare",
@@ -66,4 +67,5 @@ __all__ = [
     "shown",
     "shown_of",
     "spacing_seen",
+    "thick_cases",
 ]

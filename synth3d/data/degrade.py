@@ -1,9 +1,8 @@
 """One sequence that is there but poor: thick slices, as hospitals have them.
 
-A coarse image of a fine one, along each axis by a matrix (:mod:`synth3d.images.coarse`).
+What a scan of thick slices is, :mod:`synth3d.images.coarse` says.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,37 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synth3d.cohort import parse_modality
+from synth3d.cohort import LONGER, Case, Modality, parse_modality, thickness_in_words, too_thick
 from synth3d.data.options import DataConfig, DegradeConfig
-from synth3d.data.prepared import Prepared, fit_scale
+from synth3d.data.prepared import Prepared, scaled, without_zeros
+from synth3d.data.slices import ratio_on
 from synth3d.data.task import Task, seed_of
-from synth3d.images import check_ratio, coarsening, turn_to
+from synth3d.errors import InputError
+from synth3d.files import progress
+from synth3d.images import coarse, edges_in, foreground, grid, read, turn_to
 
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-def coarse(volume: Tensor, ratio: Sequence[int], profile: str = "kspace") -> Tensor:
-    """``volume`` (..., \\*S) on a grid of ``ratio`` times larger voxels: (..., \\*s).
-
-    Sides become ceil(side / ratio). A constant stays, the mean stays, energy per voxel never
-    grows; where all of ``ratio`` is 1 it is ``volume`` itself.
-
-    Args:
-        volume: Floating point; its last axes are those of ``ratio``.
-        ratio: ([z,] y, x), whole numbers from 1.
-        profile: ``kspace`` or ``slices``.
-
-    Raises:
-        InputError: A ratio is larger than its side.
-    """
-    check_ratio(ratio, volume.shape[-len(ratio) :])
-    for axis, by in enumerate(ratio):
-        if by > 1:
-            at = axis - len(ratio)
-            way = coarsening(side := volume.shape[at], math.ceil(side / by), profile)
-            moved = volume.movedim(at, -1) @ torch.from_numpy(way).T.to(volume)
-            volume = moved.movedim(-1, at)
-    return volume
 
 
 def rician(volume: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
@@ -54,20 +32,24 @@ def rician(volume: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
 
 
 def degraded(
-    volume: Tensor, settings: DegradeConfig, generator: torch.Generator, dim: int = 3
-) -> Tensor:
+    volume: np.ndarray, settings: DegradeConfig, generator: torch.Generator, dim: int = 3
+) -> np.ndarray:
     """``volume`` (D, H, W) after a scan of thick slices: coarse, noisy, and interpolated back.
 
-    The way back is linear, on the same field of view; ratios are of the last ``dim`` axes.
+    The way back is linear, on the same field of view. Slices, ``dim`` 2, are not mixed.
+
+    Raises:
+        InputError: A ratio is larger than its side.
     """
-    ratio = settings.ratio[-dim:]
-    found = coarse(volume, ratio, settings.profile)
+    found = torch.from_numpy(
+        coarse(volume, (*(1,) * (3 - dim), *settings.ratio[-dim:]), settings.profile)
+    )
     if settings.noise > 0:
         found = rician(found, settings.noise, generator)
-    if found.shape == volume.shape:
-        return found
-    size, flat = volume.shape[-dim:], found.reshape(-1, 1, *found.shape[-dim:])
-    return F.interpolate(flat, size=size, mode=LINEAR[dim]).reshape(volume.shape)
+    if found.shape != volume.shape:
+        size, flat = volume.shape[-dim:], found.reshape(-1, 1, *found.shape[-dim:])
+        found = F.interpolate(flat, size=size, mode=LINEAR[dim]).reshape(volume.shape)
+    return found.numpy()
 
 
 def degrade(
@@ -92,21 +74,59 @@ def degrade(
     restored = source in task.poor
     if restored:
         zero = np.float32(scale.background)
-        volume = scale.invert(volume, prepared.brain) - zero
+        volume = scale.invert(volume, volume != 0) - zero  # 0 is the file's background
         settings = replace(settings, noise=settings.noise * scale.width)
     seen = volume if turn is None else turn.apply(volume)
     draws = generator or torch.Generator().manual_seed(seed_of(f"degrade/{prepared.case.name}"))
-    poor = degraded(torch.from_numpy(np.ascontiguousarray(seen)), settings, draws, task.dim).numpy()
+    poor = degraded(seen, settings, draws, task.dim)
     poor = poor if turn is None else turn.undo(poor)
     inside = np.where(prepared.brain, poor, np.float32(0))
     if not restored:
         return replace(prepared, volumes={**prepared.volumes, source: inside})
-    scan, brain = inside + zero, prepared.brain
-    own = fit_scale(scan, brain, data.intensity)
-    fine = own.apply(volume + zero, brain & (prepared.volumes[source] != 0))
+    own, scan = scaled(inside + zero, prepared.brain, data.intensity, outlined=True)
+    head = prepared.volumes[source] != 0
+    fine = without_zeros(own.apply(volume + zero, head), head)
     return replace(
         prepared,
         volumes={**prepared.volumes, source: fine},
         scales={**prepared.scales, source: own},
-        poor={source: own.apply(scan, brain)},
+        poor={source: scan},
     )
+
+
+def thick_cases(
+    cases: Sequence[Case], task: Task, data: DataConfig, voxels: bool
+) -> dict[str, str]:
+    """Which ``cases`` are no truth for what ``task`` restores: name and how thick, in words.
+
+    That are those with longer voxels of the sequence than of the others, and, where ``voxels`` are
+    looked at, those of which interpolated slices are too thick for that
+    (:func:`synth3d.cohort.too_thick`). Files that cannot be read are left to who prepares them.
+    """
+    if not task.poor:
+        return {}
+    some, found = [case for case in cases if task.poor[0] in case.images], dict[str, str]()
+    what = f"looking at how thick {task.poor[0]} is"
+    for case in progress(some, what, unit="case") if voxels else some:
+        try:
+            thick = _by_header(case, task) or (_by_spectrum(case, task, data) if voxels else {})
+        except InputError:
+            continue
+        if thick:
+            found[case.name] = thickness_in_words(thick)
+    return found
+
+
+def _by_header(case: Case, task: Task) -> dict[str, float]:
+    """Along which axes voxels are longer than those of another sequence, and how long."""
+    guides: list[Modality] = [name for name in task.guides if name in case.images]
+    if not guides:
+        return {}
+    edges = edges_in(grid(case.images[task.poor[0]]), grid(case.images[guides[0]]))
+    return {axis: edge for axis, edge in zip("zyx", edges, strict=True) if edge > LONGER}
+
+
+def _by_spectrum(case: Case, task: Task, data: DataConfig) -> dict[str, float]:
+    """Along which axes slices are thick, if they are along one that is restored."""
+    volume = read(case.images[task.poor[0]])
+    return too_thick(volume.data, foreground(volume.data), ratio_on(volume.grid, task, data))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from synth3d.cohort import parse_modality, parse_scheme
 from synth3d.data.task import Task
-from synth3d.images import PLANES
+from synth3d.images import PLANES, PROFILES
 from synth3d.settings import require
 
 INTENSITIES = ("median", "paper")
@@ -182,7 +182,8 @@ class DegradeConfig:
     how much larger the voxels of the scan are, (z, y, x), each 1, 2, 4, 8, 16 or 32; ``profile`` is
     ``kspace`` or ``slices``; ``noise`` is that of the coarse image's two channels, in the network's
     scale, in which healthy tissue is about 1/2. ``when`` is ``train_and_test`` or ``test_only``;
-    completing a cohort never degrades anything.
+    completing a cohort never degrades anything. Cases whose own sequence is half as thick already
+    as is to be restored are left out, unless ``keep_thick``: they would be taken for the truth.
     """
 
     source: str = ""
@@ -190,6 +191,7 @@ class DegradeConfig:
     profile: str = "kspace"
     noise: float = 0.0
     when: str = "train_and_test"
+    keep_thick: bool = False
 
     def __post_init__(self) -> None:
         if self.source:
@@ -197,8 +199,8 @@ class DegradeConfig:
         known = len(self.ratio) == 3 and set(self.ratio) <= set(RATIOS)
         rule = f"three of {', '.join(map(str, RATIOS))}, for (z, y, x)"
         require(known, "degrade.ratio", rule, self.ratio)
-        known = self.profile in ("kspace", "slices")
-        require(known, "degrade.profile", "kspace or slices", self.profile)
+        known = self.profile in PROFILES
+        require(known, "degrade.profile", " or ".join(PROFILES), self.profile)
         require(0 <= self.noise < math.inf, "degrade.noise", "finite and ≥ 0", self.noise)
         known = self.when in ("train_and_test", "test_only")
         require(known, "degrade.when", "train_and_test or test_only", self.when)

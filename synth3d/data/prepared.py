@@ -17,6 +17,7 @@ from synth3d.images import (
     Grid,
     Scale,
     Volume,
+    background_of,
     check_same_grids,
     differs,
     foreground,
@@ -134,21 +135,24 @@ def prepare_read(
     sources: Sequence[Modality],
     data: DataConfig,
     mode: str = "fixed",
+    poor: Sequence[Modality] = (),
 ) -> Prepared:
-    """As :func:`prepare`, of the volumes that :func:`read_on_one_grid` has read already."""
+    """As :func:`prepare`, of the volumes that :func:`read_on_one_grid` has read already.
+
+    Those that are ``poor`` do not say themselves where there is brain, but for their background.
+    """
     have = list(raw)
     heads = {name: foreground(raw[name].data) for name in have if name in sources}
     brain = np.logical_or.reduce(list(heads.values()))
 
-    def scaled(name: Modality) -> tuple[Scale, np.ndarray]:
+    def of(name: Modality) -> tuple[Scale, np.ndarray]:
         volume = raw[name].data
-        inside = heads[name] if mode == "any" else brain
-        scale = fit_scale(volume, inside, data.intensity)
         if mode != "any":
-            inside = brain & differs(volume, scale.background)
-        return scale, without_zeros(scale.apply(volume, inside), inside)
+            return scaled(volume, brain, data.intensity, name in poor)
+        scale, head = fit_scale(volume, heads[name], data.intensity), heads[name]
+        return scale, without_zeros(scale.apply(volume, head), head)
 
-    found = side_by_side(scaled, have)
+    found = side_by_side(of, have)
     scales, volumes = (dict(zip(have, each, strict=True)) for each in zip(*found, strict=True))
     tumour, label, reading = None, None, None
     if case.label:
@@ -188,7 +192,7 @@ def prepare_sources(
     case: Case, raw: Mapping[Modality, Volume], task: Task, data: DataConfig
 ) -> Prepared:
     """The case to be completed, of what :func:`read_sources` gave; a poor one is ``poor``."""
-    prepared = prepare_read(case, raw, task.outlined_by(raw), data, task.mode)
+    prepared = prepare_read(case, raw, task.outlined_by(raw), data, task.mode, task.poor)
     fine = {name: image for name, image in prepared.volumes.items() if name not in task.poor}
     poor = {name: image for name, image in prepared.volumes.items() if name in task.poor}
     return replace(prepared, volumes=fine, poor=poor)
@@ -208,8 +212,26 @@ def shown(prepared: Prepared, names: Sequence[Modality]) -> Prepared:
     return replace(prepared, volumes=volumes, scales=scales, brain=brain)
 
 
-def fit_scale(volume: np.ndarray, brain: np.ndarray, intensity: str) -> Scale:
-    """The scale of one volume (D, H, W) under the convention ``intensity`` of ``DataConfig``."""
+def scaled(
+    volume: np.ndarray, brain: np.ndarray, intensity: str, outlined: bool = False
+) -> tuple[Scale, np.ndarray]:
+    """The scale of ``volume`` (D, H, W), scanner units, and itself in it, as ``Prepared`` has it.
+
+    The arguments are :func:`fit_scale`'s.
+    """
+    scale = fit_scale(volume, brain, intensity, outlined)
+    inside = brain & differs(volume, scale.background)
+    return scale, without_zeros(scale.apply(volume, inside), inside)
+
+
+def fit_scale(
+    volume: np.ndarray, brain: np.ndarray, intensity: str, outlined: bool = False
+) -> Scale:
+    """The scale of one volume (D, H, W) under the convention ``intensity`` of ``DataConfig``.
+
+    Where the brain is ``outlined`` by other sequences, all of it counts that is not background:
+    around what was sampled thinly there are waves, and whether a file has them decides nothing.
+    """
     if intensity == "paper":
         scale = Scale.papers(volume)
         inside = volume[brain]
@@ -220,7 +242,8 @@ def fit_scale(volume: np.ndarray, brain: np.ndarray, intensity: str) -> Scale:
                 "images in scanner units, or train with data.intensity = median"
             )
         return scale
-    return Scale.fit(volume, brain & foreground(volume))
+    head = differs(volume, background_of(volume)) if outlined else foreground(volume)
+    return Scale.fit(volume, brain & head)
 
 
 def read_on_one_grid(

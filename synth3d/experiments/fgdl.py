@@ -71,7 +71,8 @@ def _astray(choices: Choices, elastic: float) -> dict[str, Any]:
 def restored(base: RunConfig, choices: Choices) -> list[Cell]:
     """The branch that restores, whole and without each part, at every ratio that fits.
 
-    And last the synthesis alone, which has nothing of the poor sequence.
+    Beside it the generator with the poor sequence as one more input, by L1, for the same steps. And
+    last the synthesis alone, which has nothing of the poor sequence.
     """
     if len(base.targets) != 1:
         raise InputError(
@@ -94,7 +95,8 @@ def restored(base: RunConfig, choices: Choices) -> list[Cell]:
         }
         rows: dict[str, tuple[str, Overrides, Question]] = {
             "linear": ("", {}, Question(way="interpolated")),
-            "sr": ("linear", {}, Question()),
+            "input": ("linear", {"train.framework": "l1"}, Question()),
+            "sr": ("input", {}, Question()),
             **{name: ("sr", changes, Question()) for name, changes in PARTS.items()},
         }
         for series, (baseline, changes, asking) in rows.items():

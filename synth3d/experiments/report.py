@@ -12,7 +12,7 @@ from synth3d.scoring import CONVENTIONS, Convention
 
 NOTE = """\
 *mean ± sd*: mean over cases, then mean and standard deviation (n − 1) over seeds. *Δ*: cell minus
-its baseline, paired by seed and case, with a 95 % interval from a bootstrap that draws patients
+its baseline, paired by seed and case, with a 95 % interval over patients
 and seeds; (2/3) says in how many seeds it is above 0. Weights are the averaged ones, volumes whole,
 each synthetic image at its real one's intensity scale. Seconds are wall time of a step on the
 machine as it was, reading data included."""

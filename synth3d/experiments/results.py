@@ -11,7 +11,7 @@ from synth3d.errors import InputError
 from synth3d.experiments.cell import Cell
 from synth3d.experiments.plan import Item
 from synth3d.files import read_object
-from synth3d.scoring import CONVENTIONS, FEW_CASES, RESAMPLES, PairedBootstrap
+from synth3d.scoring import CONVENTIONS, FEW_CASES, Crossed
 
 FEW_SEEDS = 5
 """Below this many seeds their spread is hardly known."""
@@ -143,21 +143,17 @@ def level(scores: np.ndarray) -> dict[str, float | None]:
     return {"mean": float(means.mean()), "sd": sd}
 
 
-def difference(
-    scores: np.ndarray, baseline: np.ndarray, patients: Sequence[str], resamples: int = RESAMPLES
-) -> dict[str, Any]:
-    """Cell minus baseline, paired by seed and case, with a bootstrap over patients and seeds.
+def difference(scores: np.ndarray, baseline: np.ndarray, patients: Sequence[str]) -> dict[str, Any]:
+    """Cell minus baseline, paired by seed and case, with its interval.
 
-    As :class:`synth3d.scoring.PairedBootstrap` draws them, each seed of the cell with the same seed
-    of the baseline: what a seed does to the weights it does to all patients at once. With one seed
-    only patients are drawn, and the interval speaks of that pair of runs alone. It is NaN where a
-    difference is not finite.
+    As :class:`synth3d.scoring.Crossed` makes it, each seed of the cell with the same seed of the
+    baseline: what a seed does to the weights it does to all patients at once. Below three seeds the
+    interval speaks of these runs alone. It is NaN where a difference is not finite.
 
     Args:
         scores: (seeds, cases).
         baseline: (seeds, cases), the same seeds and cases in the same order.
         patients: Of each case.
-        resamples: How many draws.
 
     Returns:
         ``mean`` of all differences, ``low`` and ``high`` of its 95 % interval, and in how many
@@ -168,7 +164,7 @@ def difference(
     gaps = scores - baseline
     found: dict[str, Any] = {"mean": float(gaps.mean()), "low": math.nan, "high": math.nan}
     if np.isfinite(gaps).all():
-        estimate = PairedBootstrap(patients, len(gaps), resamples).mean(gaps.T)
+        estimate = Crossed(patients, len(gaps)).mean(gaps.T)
         found = {"mean": estimate.value, "low": estimate.low, "high": estimate.high}
     return found | {"positive": int((gaps.mean(1) > 0).sum()), "seeds": len(gaps)}
 

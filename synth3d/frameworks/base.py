@@ -158,8 +158,8 @@ class Framework(nn.Module, ABC):
         return n_sources, n_targets
 
     @classmethod
-    def channels_of(cls, task: Task) -> tuple[int, int]:
-        """:meth:`channels` for ``task``."""
+    def channels_of(cls, task: Task, options: Any = None) -> tuple[int, int]:
+        """:meth:`channels` for ``task``, and for ``options`` that add some."""
         return cls.channels(len(task.sources), len(task.targets))
 
     @classmethod
@@ -271,6 +271,14 @@ class Framework(nn.Module, ABC):
     def remarks(self, losses: Sequence[Mapping[str, float]]) -> list[str]:
         """Sentences about a training that has ended, by the mean terms that its log has."""
         return []
+
+    def held_back(self, sources: Tensor, targets: Tensor) -> Tensor | None:
+        """Where a label of the training is moved as far as it may be, (B, T, \\*S) bool.
+
+        None where labels are not moved. ``sources`` (B, S, \\*S), those that are not poor, and
+        ``targets`` (B, T, \\*S) are as the training has them; it tells, and nothing is made of it.
+        """
+        return None
 
     def randomness(self, step: int, sample: int | None = None) -> torch.Generator:
         """The source of a step's random numbers, or of those of one ``sample`` of its batch.

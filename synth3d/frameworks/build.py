@@ -56,7 +56,7 @@ def build(
     shape = {key: getattr(model, key) for key in taken}
     if "time" in framework.needs:
         shape["time_embedding"] = True
-    channels = framework.channels_of(task)
+    channels = framework.channels_of(task, options)
     try:
         built = generator(*channels, dim=task.dim, **shape)
     except ValueError as error:

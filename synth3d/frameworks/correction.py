@@ -45,12 +45,24 @@ class Correction(nn.Module):
         """``batch`` with its wanted targets moved, and by how much: (B · T, d, \\*S) voxels."""
         truth = only(batch.targets, batch.wanted)
         each, count = truth.flatten(0, 1)[:, None], truth.shape[1]
-        seen = batch.sources[:, : self.guides].repeat_interleave(count, dim=0)
-        moved = self.registration(torch.cat([each, seen], dim=1))
+        moved = self._displacements(batch.sources, truth)
         if self.keep_tumour:
             tumour = (batch.label > 0).repeat_interleave(count, dim=0)
             moved = moved.masked_fill(tumour, 0)
         return replace(batch, targets=warp(each, moved).view_as(truth)), moved
+
+    def _displacements(self, sources: Tensor, targets: Tensor) -> Tensor:
+        """(B · T, d, \\*S) voxels."""
+        seen = sources[:, : self.guides].repeat_interleave(targets.shape[1], dim=0)
+        return self.registration(torch.cat([targets.flatten(0, 1)[:, None], seen], dim=1))
+
+    @torch.no_grad()
+    def held_back(self, sources: Tensor, targets: Tensor) -> Tensor:
+        """(B, T, \\*S) bool: where a displacement is as long as it may be."""
+        return self._far(self._displacements(sources, targets)).view_as(targets)
+
+    def _far(self, moved: Tensor) -> Tensor:
+        return moved.detach().abs().amax(1) >= NEAR * self.cap
 
     def told(self, moved: Tensor) -> dict[str, Tensor]:
         """Of displacements (B · T, d, \\*S): ``smoothness``, and shares of voxels, (B · T,) each.
@@ -58,7 +70,7 @@ class Correction(nn.Module):
         ``folded`` is at how many space is turned inside out, ``capped`` at how many a displacement
         is as long as it may be; neither has a gradient.
         """
-        far = moved.detach().abs().amax(1) >= NEAR * self.cap
+        far = self._far(moved)
         return {
             "smoothness": roughness(moved, self.spacing),
             "folded": folded(moved),

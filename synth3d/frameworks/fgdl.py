@@ -50,8 +50,9 @@ class FGDLOptions(Options):
 
     Where a poor sequence is restored, ``pretrain`` is the share of the steps in which synthesis
     and label correction learn; then the branch does, its maps of distinction by 10 × the squared
-    distance to D∞ (``distinction``: ``signed``, ``abs`` or ``none``). ``modulate`` lets the maps
-    modulate features; ``align``: ``deformable``, ``warp`` or ``none``, or ``auto``, the first in
+    distance to D∞ (``distinction``: ``signed``, ``abs`` or ``none``). ``residual`` lets it add to
+    the interpolated image instead of drawing all of it. ``modulate`` lets the maps modulate
+    features; ``align``: ``deformable``, ``warp`` or ``none``, or ``auto``, the first in
     2-D and the second in 3-D.
     """
 
@@ -77,6 +78,7 @@ class FGDLOptions(Options):
     distinction: str = "signed"
     distinction_weight: float = 10.0
     modulate: bool = True
+    residual: bool = False
     align: str = "auto"
 
     def __post_init__(self) -> None:
@@ -138,7 +140,7 @@ class FGDL(Framework):
         """The generator and the branch that restores by its features."""
         o, ratio = self.options, self.task.ratio
         try:
-            return Restorer(self.generator, ratio, o.align, o.modulate)
+            return Restorer(self.generator, ratio, o.align, o.modulate, o.residual)
         except ValueError as error:
             raise InputError(
                 f"degrade.ratio {ratio} does not fit model.widths: {error}; take another ratio, "
@@ -165,17 +167,24 @@ class FGDL(Framework):
         return {name: Contest(critic) for name, critic in made.items()}
 
     @classmethod
-    def channels_of(cls, task: Task) -> tuple[int, int]:
+    def channels_of(cls, task: Task, options: Any = None) -> tuple[int, int]:
         """The generator never sees a poor sequence.
 
         Raises:
-            InputError: That is not the only target, or there is nothing else to see.
+            InputError: That is not the only target, there is nothing else to see, or it is noisy
+                alone.
         """
         if task.poor and (task.poor != task.targets or not task.guides):
             raise InputError(
                 f"fgdl restores one sequence by others: expected it as the one target and another "
                 f"among the sources, got {'+'.join(task.sources)} -> {'+'.join(task.targets)}; "
                 "use another framework, or other lists"
+            )
+        if task.poor and max(task.ratio) == 1:
+            raise InputError(
+                f"fgdl makes coarse images fine, and here degrade.ratio {task.ratio} leaves "
+                f"{task.poor[0]} as fine as it is, with degrade.noise alone; give a ratio above 1, "
+                "or another framework, such as l1, which takes noise off as well"
             )
         return cls.channels(len(task.guides), len(task.targets))
 
@@ -377,6 +386,10 @@ class FGDL(Framework):
         """Begin with the synthesis of ``trained``, which never learns here."""
         assert isinstance(trained, FGDL)
         self.synthesis.load_state_dict(trained.synthesis.state_dict())
+
+    def held_back(self, sources: Tensor, targets: Tensor) -> Tensor | None:
+        """As :meth:`Framework.held_back`."""
+        return None if self.correction is None else self.correction.held_back(sources, targets)
 
     def remarks(self, losses: Sequence[Mapping[str, float]]) -> list[str]:
         """That displacements were as long as they may be, where they were in the end."""

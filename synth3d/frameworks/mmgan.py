@@ -10,7 +10,7 @@ sources are the hidden ones.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ class MMGan(Adversarial):
         return n_sources + n_targets, n_sources + n_targets
 
     @classmethod
-    def channels_of(cls, task: Task) -> tuple[int, int]:
+    def channels_of(cls, task: Task, options: Any = None) -> tuple[int, int]:
         """Each sequence once."""
         return cls.channels(len(task.sources), 0 if task.mode == "any" else len(task.targets))
 

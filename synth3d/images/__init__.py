@@ -9,13 +9,7 @@ from synth3d.images.alignment import (
     turned,
     turned_in_words,
 )
-from synth3d.images.coarse import (
-    PROFILES,
-    check_ratio,
-    coarse,
-    coarse_grid,
-    coarsening,
-)
+from synth3d.images.coarse import PROFILES, coarse, coarse_grid
 from synth3d.images.geometry import CORRECTED, EDGES_MM, Place, nearest_upright
 from synth3d.images.grids import Grid, grid_misfits, remedies
 from synth3d.images.intensity import (
@@ -29,7 +23,7 @@ from synth3d.images.intensity import (
     differs,
     foreground,
 )
-from synth3d.images.planes import PLANES, Turn, turn_to
+from synth3d.images.planes import MIRRORS, PLANES, Turn, body_axis, turn_to
 from synth3d.images.registration import register_rigid, resample_rigid, write_transform
 from synth3d.images.resampling import edges_in, resample, resample_within, share_beyond
 from synth3d.images.volumes import (
@@ -55,13 +49,13 @@ from synth3d.images.volumes import (
 )
 
 __all__ = [
-    "CEILING", "CORRECTED", "EDGES_MM", "FOREIGN", "Grid", "LABEL_TOLERANCE", "MOST_HEAD",
-    "NiftiImage", "PLANES", "PROFILES", "Place", "SHOULDER", "Scale", "ScalePrior", "Sketch",
-    "Turn", "Volume", "agreements", "background_of", "check_content", "check_ratio",
-    "check_same_grid", "check_same_grids", "coarse", "coarse_grid", "coarsening", "differs",
-    "edges_in", "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place",
-    "read", "read_label", "read_rounded_label", "read_unchecked", "register_rigid", "remedies",
-    "resample", "resample_rigid", "resample_within", "shape_of", "share_beyond", "shift_of",
-    "sketch", "smoothness", "turn_to", "turned", "turned_in_words", "value_limits", "write_like",
+    "CEILING", "CORRECTED", "EDGES_MM", "FOREIGN", "Grid", "LABEL_TOLERANCE", "MIRRORS",
+    "MOST_HEAD", "NiftiImage", "PLANES", "PROFILES", "Place", "SHOULDER", "Scale", "ScalePrior",
+    "Sketch", "Turn", "Volume", "agreements", "background_of", "body_axis", "check_content",
+    "check_same_grid", "check_same_grids", "coarse", "coarse_grid", "differs", "edges_in",
+    "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place", "read",
+    "read_label", "read_rounded_label", "read_unchecked", "register_rigid", "remedies", "resample",
+    "resample_rigid", "resample_within", "shape_of", "share_beyond", "shift_of", "sketch",
+    "smoothness", "turn_to", "turned", "turned_in_words", "value_limits", "write_like",
     "write_moved", "write_new", "write_transform", "xyz_to_zyx",
 ]  # fmt: skip

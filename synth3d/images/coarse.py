@@ -17,7 +17,34 @@ PROFILES = ("kspace", "slices")
 over each slice's thickness."""
 
 
-def check_ratio(ratio: Sequence[int], shape: Sequence[int]) -> None:
+def coarse(volume: np.ndarray, ratio: Sequence[int], profile: str = "kspace") -> np.ndarray:
+    """``volume`` (D, H, W) as a scan with voxels ``ratio`` (z, y, x) times as long.
+
+    Sides become ceil(side / ratio). Float32, or float64 of float64; where all of ``ratio`` is 1 it
+    is ``volume`` to the bit.
+
+    Raises:
+        InputError: A ratio is larger than its side.
+    """
+    _check_ratio(ratio, volume.shape)
+    volume = volume.astype(np.promote_types(volume.dtype, np.float32), copy=False)
+    for axis, by in enumerate(ratio):
+        if by > 1:
+            way = _coarsening(side := volume.shape[axis], math.ceil(side / by), profile)
+            volume = np.moveaxis(np.tensordot(way.astype(volume.dtype), volume, (1, axis)), 0, axis)
+    return np.ascontiguousarray(volume)
+
+
+def coarse_grid(fine: Grid, ratio: Sequence[int]) -> Grid:
+    """Where the voxels of :func:`coarse` lie, for a volume on the grid ``fine``."""
+    shape = tuple(math.ceil(side / by) for side, by in zip(fine.shape_zyx, ratio, strict=True))
+    longer = [n / kept for n, kept in zip(fine.shape_zyx, shape, strict=True)][::-1]
+    to_fine = np.diag([*longer, 1.0])
+    to_fine[:3, 3] = [(by - 1) / 2 for by in longer]
+    return Grid(shape, fine.affine @ to_fine)  # type: ignore[arg-type]
+
+
+def _check_ratio(ratio: Sequence[int], shape: Sequence[int]) -> None:
     """Refuse voxels that are larger than a side of ``shape``, axis by axis.
 
     Raises:
@@ -31,36 +58,13 @@ def check_ratio(ratio: Sequence[int], shape: Sequence[int]) -> None:
             )
 
 
-def coarsening(side: int, kept: int, profile: str = "kspace") -> np.ndarray:
+def _coarsening(side: int, kept: int, profile: str = "kspace") -> np.ndarray:
     """(kept, side) float64: what makes ``kept`` coarse voxels of ``side`` fine ones.
 
     A constant stays, the mean stays, energy per voxel never grows (Feng et al. 2024, whose
     reference code rescales each coarse image by itself instead).
     """
     return _WAYS[profile](side, kept)
-
-
-def coarse(volume: np.ndarray, ratio: Sequence[int], profile: str = "kspace") -> np.ndarray:
-    """``volume`` (D, H, W) as a scan with voxels ``ratio`` (z, y, x) times as long; float32.
-
-    Raises:
-        InputError: A ratio is larger than its side.
-    """
-    check_ratio(ratio, volume.shape)
-    for axis, by in enumerate(ratio):
-        if by > 1:
-            way = coarsening(side := volume.shape[axis], math.ceil(side / by), profile)
-            volume = np.moveaxis(np.moveaxis(volume, axis, -1) @ way.T, -1, axis)
-    return np.ascontiguousarray(volume, dtype=np.float32)
-
-
-def coarse_grid(fine: Grid, ratio: Sequence[int]) -> Grid:
-    """Where the voxels of :func:`coarse` lie, for a volume on the grid ``fine``."""
-    shape = tuple(math.ceil(side / by) for side, by in zip(fine.shape_zyx, ratio, strict=True))
-    longer = [n / kept for n, kept in zip(fine.shape_zyx, shape, strict=True)][::-1]
-    to_fine = np.diag([*longer, 1.0])
-    to_fine[:3, 3] = [(by - 1) / 2 for by in longer]
-    return Grid(shape, fine.affine @ to_fine)  # type: ignore[arg-type]
 
 
 def _by_kspace(side: int, kept: int) -> np.ndarray:

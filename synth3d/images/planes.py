@@ -19,6 +19,9 @@ Axial rows run from anterior to posterior, coronal and sagittal ones from superi
 columns from the patient's right to left, in the sagittal plane from anterior to posterior.
 """
 
+MIRRORS = ("x", "xyz")
+"""Mirror images of which a mean may be taken: left and right swapped, or all eight reflections."""
+
 _AXIS = {letter: axis for axis, pair in enumerate(("RL", "AP", "SI")) for letter in pair}
 
 
@@ -61,6 +64,15 @@ class Turn:
     @property
     def _reversal(self) -> tuple:
         return (..., *(slice(None, None, -1 if flip else None) for flip in self.flips))
+
+
+def body_axis(name: str, affine: np.ndarray) -> int:
+    """Which axis of a volume (z, y, x) lies nearest to one of the body, by its ``affine``.
+
+    ``name`` is x (left-right), y (front-back) or z (head-foot).
+    """
+    letters = Grid((1, 1, 1), affine).orientation[::-1]  # of z, y, x
+    return [_AXIS[letter] for letter in letters].index("xyz".index(name))
 
 
 def turn_to(plane: str, affine: np.ndarray) -> Turn:

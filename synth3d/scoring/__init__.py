@@ -1,11 +1,25 @@
 """How good a synthetic picture is."""
 
-from synth3d.scoring.bootstrap import CONFIDENCE, FEW_CASES, RESAMPLES, Estimate, PairedBootstrap
 from synth3d.scoring.case import score_case
 from synth3d.scoring.cohort import ScoreRequest, find_lpips, load_lpips
+from synth3d.scoring.conformal import (
+    Calibration,
+    calibrate,
+    conformal_quantile,
+    covered,
+    fewest_patients,
+    patientwise_quantiles,
+)
 from synth3d.scoring.conventions import CONVENTIONS, Convention
 from synth3d.scoring.explanation import CHANCE, find_errors
 from synth3d.scoring.formulas import decibels, image_scores, mae_brain, psnr_brain, ssim_brain
+from synth3d.scoring.intervals import (
+    CONFIDENCE,
+    FEW_CASES,
+    FEWEST_TRAININGS,
+    Crossed,
+    Estimate,
+)
 from synth3d.scoring.report import score
 from synth3d.scoring.similarity import similarity_map
 
@@ -13,18 +27,24 @@ __all__ = [
     "CHANCE",
     "CONFIDENCE",
     "CONVENTIONS",
+    "Calibration",
     "Convention",
+    "Crossed",
     "Estimate",
+    "FEWEST_TRAININGS",
     "FEW_CASES",
-    "PairedBootstrap",
-    "RESAMPLES",
     "ScoreRequest",
+    "calibrate",
+    "conformal_quantile",
+    "covered",
     "decibels",
+    "fewest_patients",
     "find_errors",
     "find_lpips",
     "image_scores",
     "load_lpips",
     "mae_brain",
+    "patientwise_quantiles",
     "psnr_brain",
     "score",
     "score_case",

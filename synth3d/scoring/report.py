@@ -15,9 +15,9 @@ import numpy as np
 from synth3d import __version__
 from synth3d.errors import visible
 from synth3d.files import markdown_cell, markdown_page, write_csv, write_json, write_text
-from synth3d.scoring.bootstrap import FEW_CASES, PairedBootstrap
 from synth3d.scoring.cohort import Scored, ScoreRequest, pair_up, score_cohort
 from synth3d.scoring.conventions import CONVENTIONS
+from synth3d.scoring.intervals import FEW_CASES, Crossed
 
 FACTS = ("case", "patient", "modality")
 """Columns that are no scores."""
@@ -32,7 +32,7 @@ class Summary:
         patients: How many patients they come from.
         mean: Over cases; infinite if one is, NaN without cases.
         sd: Standard deviation over cases (n - 1); None for fewer than two, or infinite ones.
-        low: Lower end of the 95 % bootstrap interval of the mean over patients, or None.
+        low: Lower end of the 95 % interval of the mean over patients, or None.
         high: Upper end.
         infinite: How many cases are infinite (PSNR of equal volumes).
     """
@@ -62,7 +62,7 @@ def _summary(name: str, rows: Sequence[dict[str, Any]]) -> Summary:
     sd = float(values.std(ddof=1)) if len(values) >= 2 and not infinite else None
     low = high = None
     if count >= 2 and not infinite:
-        found = PairedBootstrap(patients).mean(values)
+        found = Crossed(patients).mean(values)
         low, high = found.low, found.high
     return Summary(name, len(held), count, mean, sd, low, high, infinite)
 

@@ -14,7 +14,7 @@ from synth3d.training.run_folder import (
     save_state,
     weights_file,
 )
-from synth3d.training.start import TaughtBy, begun, taught_by
+from synth3d.training.start import TaughtBy, begun, seen_before, taught_by
 from synth3d.training.trainer import Trainer
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "resolve",
     "runs_that_make",
     "save_state",
+    "seen_before",
     "taught_by",
     "train_run",
     "weights_file",

@@ -13,7 +13,7 @@ else changes.
 import contextlib
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from synth3d.data import (
     refuse_contradictions,
     refuse_headers,
     seed_of,
+    thick_cases,
 )
 from synth3d.errors import InputError
 from synth3d.files import lock, progress
@@ -105,7 +106,9 @@ def train(
                 leave_finished(run)
         if ranks.once((run / "done.json").exists):
             return run
-        learn, check = cases_read(config, cases, splits)
+        about = used_of(cases, splits), config.task, config.data, not config.degrade.keep_thick
+        thick = ranks.once(lambda: thick_cases(*about))
+        learn, check = cases_read(config, cases, splits, thick=thick)
         hashes = ranks.once(lambda: hashes_of([*learn, *check]))
         cache = place.cache or Store(run.parent / "cache")
         shelf, checked = (
@@ -118,14 +121,14 @@ def train(
         record = Record(trainer, run, hashes, place.device)
         _take_over(trainer)
         ranks.once(lambda: fill([checked, shelf], AT_ONCE))
-        record.describe(splits, data_folder)
+        record.describe(splits, data_folder, thick)
         record.describe_cases(shelf)
         if not _learn(record, shelf, checked, stop):
             print(f"stopped at step {trainer.step} by a signal; the same command goes on")
             return None
         ranks.once(lambda: fill([checked, shelf]))
         record.describe_cases(shelf)
-        record.finish(shelf, data_folder)
+        record.finish(shelf, data_folder, ranks.once(lambda: record.remarks(shelf)))
     return run
 
 
@@ -172,12 +175,17 @@ def _learn(record: Record, shelf: Shelf, checked: Shelf, stop: Stop) -> bool:
 
 
 def cases_read(
-    config: RunConfig, cases: Sequence[Case], splits: Splits, aloud: bool = True
+    config: RunConfig,
+    cases: Sequence[Case],
+    splits: Splits,
+    aloud: bool = True,
+    thick: Mapping[str, str] | None = None,
 ) -> tuple[list[Case], list[Case]]:
     """The cases that are learnt from and those that are validated on; all headers are judged.
 
     Those that lack a target, or in mode ``any`` have fewer than two of the sequences, are left out,
-    and named where ``aloud``.
+    and named where ``aloud``. So are those that are no truth for what is to be restored, ``thick``
+    (:func:`synth3d.data.thick_cases`); None is those that headers tell.
 
     Raises:
         InputError: Too few cases, a source that none has, headers that cannot be used, or cases
@@ -187,9 +195,16 @@ def cases_read(
     refuse_coupled(config, cases, splits, aloud)
     either, listed = config.mode == "any", "/".join(config.targets)
     needed = f"two of {listed}" if either else listed
+    if thick is None:
+        about = used_of(cases, splits), config.task, config.data
+        thick = thick_cases(*about, voxels=False)
 
     def usable(names: Sequence[str], desc: str) -> list[Case]:
         mine = [case for case in cases if case.name in set(names)]
+        if aloud and (poor := [case.name for case in mine if case.name in thick]):
+            told = ", ".join(f"{name} ({thick[name]})" for name in poor)
+            print(f"{desc}: left out, {listed} is thick there already, no truth to learn: {told}")
+        mine = [case for case in mine if case.name not in thick]
         fewest = FEWEST if either else len(config.targets)
         whole = [c for c in mine if len(config.targets) - len(c.missing(config.targets)) >= fewest]
         lacking = sorted({c.name for c in mine} - {c.name for c in whole})
@@ -202,7 +217,7 @@ def cases_read(
     if not learn or not check:
         raise InputError(
             f"training needs at least one training and one validation case with "
-            f"{needed}, found {len(learn)} and {len(check)}"
+            f"{needed}, found {len(learn)} and {len(check)}{_hint(thick, config)}"
         )
     if dead := [s for s in config.sources if not any(s in case.images for case in learn)]:
         which = f"no training case with {needed}" if either else "no training case"
@@ -217,6 +232,23 @@ def cases_read(
     for case in (*check, *learn) if config.task.poor else ():
         _refuse_coarser(config, case)
     return learn, check
+
+
+def used_of(cases: Sequence[Case], splits: Splits) -> list[Case]:
+    """Those of ``cases`` that are learnt from or validated on."""
+    names = {*splits.train, *splits.val}
+    return [case for case in cases if case.name in names]
+
+
+def _hint(thick: Mapping[str, str], config: RunConfig) -> str:
+    """Why so few, where it is for thick slices, and what to do."""
+    if not thick:
+        return ""
+    told = ", ".join(f"{name} ({how})" for name, how in sorted(thick.items())[:5])
+    return (
+        f" beside {len(thick)} in which {config.task.poor[0]} is thick already, as in {told}; give "
+        "cases that have it whole, or learn from interpolated ones with degrade.keep_thick=true"
+    )
 
 
 def _refuse_coarser(config: RunConfig, case: Case) -> None:

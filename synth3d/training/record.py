@@ -1,7 +1,7 @@
 """What a run folder is told: by the first of its processes, the others write nothing."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,14 @@ from synth3d.training.run_folder import (
 )
 from synth3d.training.start import coupled_to, seen_before
 from synth3d.training.trainer import Trainer
-from synth3d.training.validation import draw, validate
+from synth3d.training.validation import draw, held_back, validate
 
 Log = list[dict[str, Any]]
+
+FAR = 0.01
+"""Cases are named in which labels are moved to the cap in this share of the brain, or more."""
+NAMED = 10
+"""So many of them at the most; all stand in ``done.json``."""
 
 
 class Record:
@@ -55,13 +60,14 @@ class Record:
             self.origin = origin_of(hashes, trainer.config, device, trainer.ranks.size)
             self.log = _resumed(trainer, run, self.origin)
 
-    def describe(self, splits: Splits, data_folder: Path) -> None:
-        """Write what describes the run; from now on it is there."""
+    def describe(self, splits: Splits, data_folder: Path, thick: Mapping[str, str]) -> None:
+        """Write what describes the run, who is left out as ``thick`` too; now it is there."""
         if self.writes:
             write_config(self.run, self.trainer.config)
             note_environment(self.run / "environment.json", self.trainer.device)
             cohort = {"data_folder": str(data_folder.resolve()), "train": splits.train}
             cohort |= {"val": splits.val, "test": splits.test}
+            cohort |= {"left_out_thick": dict(thick)} if thick else {}
             if start := self.trainer.config.train.start:
                 cohort["seen_before"] = seen_before(Path(start))
             if segmenters := coupled_to(self.trainer.config):
@@ -119,7 +125,23 @@ class Record:
             lambda: any("validation" in line and line["step"] == at for line in self.log)
         )
 
-    def finish(self, shelf: Shelf, data_folder: Path) -> None:
+    def remarks(self, shelf: Shelf) -> tuple[list[str], dict[str, float]]:
+        """What is to be said of a training that has ended, by its log; and of its cases, by name.
+
+        That is the share of the brain in which the label is moved as far as it may be, where it is
+        in ``FAR`` of it or more. No score has to do with it.
+        """
+        told = self.trainer.framework.remarks([x["loss"] for x in self.log if "loss" in x])
+        shares = held_back(self.trainer, shelf) if told else {}
+        if far := sorted((n for n in shares if shares[n] >= FAR), key=lambda n: -shares[n]):
+            more = f" and {len(far) - NAMED} more" if len(far) > NAMED else ""
+            named = ", ".join(f"{name} ({shares[name]:.1%})" for name in far[:NAMED])
+            told.append(f"moved so far in a share of the brain: {named}{more}")
+        return told, {name: round(shares[name], 4) for name in far}
+
+    def finish(
+        self, shelf: Shelf, data_folder: Path, remarks: tuple[list[str], dict[str, float]]
+    ) -> None:
         """Weights, then ``done.json``; the resume state is no longer needed."""
         if not self.writes:
             return
@@ -132,7 +154,7 @@ class Record:
         kept = {name: run / f"{name}.safetensors" for name in trainer.framework.beside}
         for name, path in kept.items():
             save_weights(path, trainer.framework.beside[name])
-        for text in trainer.framework.remarks([x["loss"] for x in self.log if "loss" in x]):
+        for text in remarks[0]:
             print(f"note: {text}")
         seconds = (sum(line.get("seconds", {}).values()) for line in self.log)
         done = {
@@ -148,6 +170,7 @@ class Record:
             "validation": next(x["validation"] for x in self.log[::-1] if "validation" in x),
             "seconds": round(sum(seconds), 1),
             **_grids(shelf.facts.values(), trainer.config),
+            **({"moved_to_the_cap": remarks[1]} if remarks[1] else {}),
         }
         write_json(run / "done.json", done)
         leave_finished(run)

@@ -99,6 +99,8 @@ def begun(config: RunConfig, run: Path | None, steps: int | None) -> RunConfig:
             f"({'; '.join(differ)}); give these settings to this run, too, or --from another one"
         )
     share, digest = 1 - config.train.options.pretrain, load_run(run).weights_sha256
+    if getattr(config.train.options, "correct", False):
+        _beside(run, "registration")
     table = dataclasses.replace(getattr(config.train, name), pretrain=0.0)
     train = dataclasses.replace(
         config.train,
@@ -362,15 +364,26 @@ def take_over(framework: Framework, config: RunConfig) -> None:
             f"the run {run.folder} was trained anew since this one was begun from it; restore it, "
             "or choose another --name to start anew"
         )
-    done = read_done(run.folder)
     for name, module in framework.beside.items():
-        file = run.folder / f"{name}.safetensors"
-        if not file.is_file():
-            raise InputError(
-                f"the run {run.folder} has no {file.name}, which this one begins with, as one that "
-                "was exported; begin from the run folder that synth3d train left"
-            )
-        if sha256(file) != done.get(f"{name}_sha256"):
-            raise InputError(f"{file} is not the file this run wrote (its SHA-256 differs)")
-        load_weights(file, module)
+        load_weights(_beside(run.folder, name), module)
     framework.take_over(run.framework)
+
+
+def _beside(run: Path, name: str) -> Path:
+    """The file in which ``run`` keeps ``name`` beside its weights, as it was written.
+
+    Raises:
+        InputError: It is not there, or not as it was written.
+    """
+    file = run / f"{name}.safetensors"
+    if not file.is_file():
+        raise InputError(
+            f"the run {run} has no {file.name}, which this one begins with, as one that was "
+            "exported; begin from the run folder that synth3d train left"
+        )
+    if sha256(file) != read_done(run).get(f"{name}_sha256"):
+        raise InputError(
+            f"{file} is not the file this run wrote (its SHA-256 differs); restore it, or begin "
+            "from another run"
+        )
+    return file

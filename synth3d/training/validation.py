@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from synth3d.cohort import Modality
-from synth3d.data import Prepared, shown, shown_of
+from synth3d.data import Prepared, Shelf, motion_seed, moved, shown, shown_of
 from synth3d.errors import InputError
+from synth3d.files import progress
 from synth3d.images import Turn, turn_to
-from synth3d.inference import SynthesisOptions, synthesize_case
+from synth3d.inference import SynthesisOptions, Tiling, sliding_window, synthesize_case
 from synth3d.pictures import draw_contact_sheet, draw_curves
 from synth3d.scoring import decibels, mae_brain, psnr_brain, similarity_map, ssim_brain
 from synth3d.training.config import RunConfig
@@ -101,6 +104,34 @@ def slice_scores(
         "psnr_slices": float(np.mean([decibels(error) for error in errors])),
         "ssim_slices": float(mean(similarity).mean()),
     }
+
+
+def held_back(trainer: Trainer, shelf: Shelf) -> dict[str, float]:
+    """Per training case the share of its brain in which a label is moved as far as it may be.
+
+    Tile by tile, as the network sees the case; empty where no labels are moved. It tells of pairs
+    that lie too far apart, and no score and no picture has to do with it.
+    """
+    config, framework, task = trainer.config, trainer.framework, trainer.config.task
+    shares: dict[str, float] = {}
+    for number, case in enumerate(progress(shelf.cases, "looking at the pairs", unit="case")):
+        prepared = shelf[number].prepared(case)
+        seed = motion_seed(config.train.seed, case.name)
+        if config.misalign.trained and config.misalign.source in task.targets:
+            prepared = moved(prepared, task, config.data, config.misalign, seed)
+        given, wanted = (prepared.stack(names) for names in (task.guides, task.targets))
+
+        def network(tiles: Tensor, count: int = len(given)) -> Tensor:
+            found = framework.held_back(tiles[:, :count], tiles[:, count:])
+            return torch.zeros_like(tiles[:, count:]) if found is None else found.float()
+
+        volume = torch.from_numpy(np.concatenate([given, wanted])).to(trainer.device)
+        brain = torch.from_numpy(np.ascontiguousarray(prepared.brain))
+        tiling = Tiling(config.data.patch, (0,) * task.dim)
+        far = sliding_window(network, volume, tiling, brain, len(wanted)).cpu() > 0.5
+        there = torch.tensor([name in prepared.volumes for name in task.targets])
+        shares[case.name] = float(far[there].any(0)[brain].float().mean()) if brain.any() else 0.0
+    return shares
 
 
 def draw(

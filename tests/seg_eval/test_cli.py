@@ -93,8 +93,9 @@ def test_a_split_without_test_cases_is_refused(run_of, toy_cohort, tmp_path):
 
 
 def test_a_folder_that_is_no_experiment_cannot_be_reported(refused, tmp_path):
-    ask = ("report", "--experiment", str(tmp_path))
-    assert "not a finished experiment" in refused(*ask)
+    for command in ("report", "power"):
+        ask = (command, "--experiment", str(tmp_path))
+        assert "not a finished experiment" in refused(*ask)
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def _restoring(audit: Audit) -> list[str]:
         ratio = ",".join(str(_ratio([f.thick[modality].get(a, 1.0) for f in able])) for a in "zyx")
         lines.append(
             f"{modality}: train --degraded {modality}={ratio} learns to restore it from cases that "
-            f"have it whole (here {whole}; name them in --splits), complete --restore {modality} "
+            f"have it whole (here {whole}), complete --restore {modality} "
             f"does so (here {len(able)})"
         )
     return [*lines, ""] if lines else []

@@ -219,7 +219,7 @@ _WITH = re.compile(
 )
 """SPACE is a sequence."""
 _SAYS_TUMOUR = re.compile(r".*(tumou?r|lesion|glioma)", re.I)
-_EXPLAIN = frozenset(("tsem", "spread"))
+_EXPLAIN = frozenset(("tsem", "spread", "interval"))
 """Maps that ``synth3d complete`` writes beside what it made."""
 
 

@@ -89,7 +89,7 @@ _OTHER_SCANS = _set(
 _NO_ROLE = _OTHER_SCANS | _set(
     "fa md ad rd l1 l2 l3 mtt ttp tmax psr ph eddy mask brainmask parenchyma warp warped affine "
     "transform transforms xfm dseg probseg t1map t2map t2star t2starw epi sbref m0scan angio "
-    "defacemask aseg aparc parcellation roi tsem spread"
+    "defacemask aseg aparc parcellation roi tsem spread interval"
 )
 _NO_ROLE_PATTERN = re.compile(r"(?:ap|dwi|dti|dsc|asl)?(?:rcbv|cbf|cbv|adc|b\d{2,4})")
 

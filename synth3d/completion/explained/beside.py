@@ -24,14 +24,24 @@ ABOUT_MAPS = {
         "worked hardest, no measured error",
         "the network's scale: 0 is the darkest tissue of the brain, 0.5 its median",
     ),
-    "spread": ("standard deviation over the pictures that were averaged", "scanner units"),
+    "spread": (
+        "standard deviation over the pictures that were averaged and, with --uncertainty, of the "
+        "errors that runs themselves expect; no interval",
+        "scanner units",
+    ),
+    "interval": (
+        "half-width of the interval of 90 %, calibrated on other patients: the acquired scan, as "
+        "bright as this picture, is expected within picture ± this",
+        "scanner units",
+    ),
 }
 """What each of ``MAPS`` is, and its units."""
 
 
 def maps_of_made(made: Made) -> dict[str, np.ndarray]:
     """Name of ``ABOUT_MAPS`` → (D, H, W) float32."""
-    return {**made.maps} | ({} if made.spread is None else {"spread": made.spread})
+    own = {"spread": made.spread, "interval": made.interval}
+    return {**made.maps} | {name: volume for name, volume in own.items() if volume is not None}
 
 
 def map_facts(job: Job, modality: Modality, made: Made, layout: Layout) -> dict[str, Any]:

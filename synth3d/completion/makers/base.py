@@ -5,10 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from synth3d.cohort import Case, Finding, Modality
-from synth3d.completion.made import Made
+from synth3d.completion.made import Made, Members
 from synth3d.errors import InputError
 from synth3d.inference import OnTile
 from synth3d.training import RunConfig, TaughtBy
@@ -21,6 +19,10 @@ NEAREST: dict[Modality, tuple[Modality, ...]] = {
     "pd": ("t2w", "t1n"),
 }
 """Which sibling lends a synthetic sequence its header, best first."""
+
+
+ONE = Members()
+"""A single picture."""
 
 
 class Maker:
@@ -84,9 +86,8 @@ class Maker:
         self,
         case: Case,
         wanted: Sequence[Modality],
+        members: Members = ONE,
         *,
-        seed: int = 0,
-        draws: int = 1,
         on_tile: OnTile | None = None,
         content: Any = None,
         explain: bool = False,
@@ -96,8 +97,7 @@ class Maker:
         Args:
             case: As :meth:`readable` gives it, without :meth:`trouble`.
             wanted: What is made.
-            seed: Decides all randomness; the same seed gives the same picture.
-            draws: How many pictures are averaged, of seeds that follow from ``seed``.
+            members: Of which pictures the mean is taken.
             on_tile: Told (tiles done, tiles in all).
             content: What :meth:`read` gave for the case and ``wanted``; None reads it now.
             explain: Whether to say of it what it can; the pictures are the same to the bit.
@@ -106,11 +106,10 @@ class Maker:
             InputError: A file of the case is bad, the network gives NaN, or several draws were
                 asked of a maker without randomness.
         """
-        if draws > 1 and not self.random:
+        if members.draws > 1 and not self.random:
             raise InputError(f"{self.name} makes the same picture of every seed: one draw is all")
-        more = np.random.SeedSequence(seed).generate_state(draws - 1)
         content = self.read(case, wanted) if content is None else content
-        return self._make(case, wanted, content, [seed, *map(int, more)], on_tile, explain)
+        return self._make(case, wanted, content, members, on_tile, explain)
 
     def read(self, case: Case, wanted: Sequence[Modality]) -> Any:
         """All that :meth:`make` needs of the files of ``case``; a thread of its own may read it.
@@ -125,7 +124,7 @@ class Maker:
         case: Case,
         wanted: Sequence[Modality],
         content: Any,
-        seeds: list[int],
+        members: Members,
         on_tile: OnTile | None,
         explain: bool,
     ) -> dict[Modality, Made]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from synth3d.cohort import MODALITIES, Case, Modality
-from synth3d.completion.made import Made
+from synth3d.completion.made import Made, Members
 from synth3d.completion.makers.base import Maker
 from synth3d.data import Prepared, fit_scale, read_on_one_grid, restore, seen
 from synth3d.images import Volume, foreground
@@ -49,7 +49,7 @@ class PlumbingMaker(Maker):
         case: Case,
         wanted: Sequence[Modality],
         content: dict[Modality, Volume],
-        seeds: list[int],
+        members: Members,
         on_tile: OnTile | None,
         explain: bool,
     ) -> dict[Modality, Made]:

@@ -7,29 +7,101 @@ from pathlib import Path
 import numpy as np
 
 from synth3d.cohort import Modality
-from synth3d.completion.made import Made
+from synth3d.completion.made import Made, Pictures
 from synth3d.data import Prepared
+from synth3d.errors import InputError
 from synth3d.images import Scale, value_limits
 
 FEWEST_LEVELS = 64
 """An integer file whose brain would span fewer grey levels than this takes its siblings' scale."""
 
 
-def fitted(volumes: np.ndarray, like: Path, scale: Scale, origin: str) -> Made:
-    """The mean of ``volumes`` (draws, D, H, W), darker where ``like``'s type would clamp it.
+MOST_APART = 2.0
+"""Runs whose scales of one sequence differ by more than this factor are not of one unit."""
 
-    A scale of its ``own`` stays.
+
+def fitted(parts: Sequence[Pictures], like: Path) -> Made:
+    """The mean of all pictures, of one run or of several, darker where ``like`` would clamp it.
+
+    Each run has come back to scanner units by its own scale. A scale of its ``own`` stays.
+
+    Raises:
+        InputError: The runs' scales are ``MOST_APART``: the mean would be the brightest one's.
     """
-    data, most = volumes.mean(0).astype(np.float32), value_limits(like)[1]
+    scale, origin = _mean_scale(parts), parts[0].scale_from
+    data, spread = _mean_and_spread([volume for one in parts for volume in one.volumes])
+    spread = total_spread(spread, [one.deviation for one in parts])
+    most = value_limits(like)[1]
     most = np.inf if origin == "own" else most  # it is written as numbers that hold anything
-    spread = volumes.std(0, ddof=1).astype(np.float32) if len(volumes) > 1 else None
     zero = scale.background
     if (peak := float(data.max())) > most:
         factor = (most - zero) / (peak - zero)
         low, high = (zero + (end - zero) * factor for end in (scale.low, scale.high))
         scale = replace(scale, low=low, high=high)
         data, spread = zero + (data - zero) * factor, None if spread is None else spread * factor
-    return Made(data, like, scale, origin, spread=spread)
+    one = parts[0]
+    return Made(data, like, scale, origin, spread=spread, restored=one.restored, brain=one.brain)
+
+
+def total_spread(
+    between: np.ndarray | None, within: Sequence[np.ndarray | None]
+) -> np.ndarray | None:
+    """√(between² + mean of within²), float32: the law of total variance; None of nothing.
+
+    ``between`` is the standard deviation over pictures, ``within`` what each run expects itself;
+    one that says nothing expects nothing.
+    """
+    told = [deviation.astype(np.float64) ** 2 for deviation in within if deviation is not None]
+    if not told:
+        return between
+    total = np.sum(told, axis=0) / len(within)
+    total = total if between is None else total + between.astype(np.float64) ** 2
+    return np.sqrt(total).astype(np.float32)
+
+
+def deviation_in_scanner_units(
+    picture: np.ndarray, deviation: np.ndarray, brain: np.ndarray, scale: Scale
+) -> np.ndarray:
+    """Half of what lies between ``picture`` ± ``deviation``: (D, H, W) float32, 0 out of the brain.
+
+    Both come in the network's scale, which bends above 1, so that bright tissue is as uncertain as
+    it is in the file.
+    """
+    high, low = (scale.invert(picture + side * deviation, brain) for side in (1, -1))
+    return np.where(brain, np.maximum(high - low, 0) / 2, 0).astype(np.float32)
+
+
+def _mean_and_spread(volumes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """float32 mean, and standard deviation of several; summed in float64, one by one."""
+    mean = np.zeros(volumes[0].shape, np.float64)
+    for volume in volumes:
+        mean += volume
+    mean /= len(volumes)
+    if len(volumes) == 1:
+        return mean.astype(np.float32), None
+    squares = np.zeros_like(mean)
+    for volume in volumes:
+        squares += (volume - mean) ** 2
+    return mean.astype(np.float32), np.sqrt(squares / (len(volumes) - 1)).astype(np.float32)
+
+
+def _mean_scale(parts: Sequence[Pictures]) -> Scale:
+    """Over all pictures; a single one's is itself."""
+    scales, counts = [one.scale for one in parts], [len(one.volumes) for one in parts]
+    widths = [scale.width for scale in scales]
+    if max(widths) > MOST_APART * min(widths):
+        told = " and ".join(f"{width:.6g}" for width in widths)
+        raise InputError(
+            f"the runs predict scales of other units (0 to 1 spans {told}); average runs that were "
+            "trained on one cohort"
+        )
+    if len(scales) == 1:
+        return scales[0]
+    low, high, background = (
+        float(np.average([getattr(scale, name) for scale in scales], weights=counts))
+        for name in ("low", "high", "background")
+    )
+    return Scale(low, high, scales[0].clips, background)
 
 
 def in_scanner_units(network: np.ndarray, prepared: Prepared, scale: Scale) -> np.ndarray:

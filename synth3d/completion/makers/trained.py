@@ -17,9 +17,14 @@ from synth3d.cohort import (
     ratio_disagrees,
     ratio_found,
 )
-from synth3d.completion.made import Made
+from synth3d.completion.made import Made, Members, Pictures
 from synth3d.completion.makers.base import Maker
-from synth3d.completion.makers.scales import fitted, in_scanner_units, storable_scale
+from synth3d.completion.makers.scales import (
+    deviation_in_scanner_units,
+    fitted,
+    in_scanner_units,
+    storable_scale,
+)
 from synth3d.completion.receipts import MAPS
 from synth3d.data import (
     Prepared,
@@ -31,13 +36,15 @@ from synth3d.data import (
 )
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
-from synth3d.frameworks import Diffusion
+from synth3d.frameworks import DEVIATION, Diffusion
 from synth3d.images import Grid, Scale, grid, value_limits
 from synth3d.inference import (
+    Mirror,
     OnTile,
     RouteRecorder,
     SynthesisOptions,
     memory_format,
+    mirrors_of,
     synthesize_case,
 )
 from synth3d.machine import suited, tf32, tuned, use_device
@@ -66,7 +73,9 @@ class RunMaker(Maker):
         some_do = config.task.mode == "any" or run.framework.hides_sources
         self.needs_all = config.data.source_dropout == 0 and not some_do
         self.random = isinstance(run.framework, Diffusion)
-        self.explains, self.teachers = run.framework.explains, taught_by(run.folder)
+        self.explains = run.framework.explains - {DEVIATION}
+        self.uncertain = DEVIATION in run.framework.explains
+        self.teachers = taught_by(run.folder)
         self.precision = precision or suited(config.train.precision, self.device)
         self.patch = tuple(config.data.patch)
         self.overlap = tuple(config.data.overlap)
@@ -90,6 +99,11 @@ class RunMaker(Maker):
             f"{self.precision} on {self.device}"
         )
         run.framework.to(self.device).to(memory_format=memory_format(config.dim)).eval()
+
+    @property
+    def runs(self) -> "tuple[RunMaker, ...]":
+        """Those of whose pictures the mean is taken: this one alone."""
+        return (self,)
 
     def readable(self, case: Case, hidden: Sequence[Modality]) -> Case:
         """As :meth:`Maker.readable`; what is restored is read even where it is wanted."""
@@ -133,6 +147,25 @@ class RunMaker(Maker):
             raise InputError(
                 f"the run {self.run.folder} ({words}) makes the same picture of every seed; "
                 "leave --draws out"
+            )
+
+    def refuse_certain(self, members: Members) -> None:
+        """Raise an InputError if nothing tells how wrong its pictures may be."""
+        if not members.uncertain or self.uncertain or members.draws > 1 or members.mirror:
+            return
+        more = "--draws 5, " if self.random else ""
+        raise InputError(
+            f"the run {self.run.folder} makes one picture and does not say how wrong it may be; "
+            f"add {more}--mirror x or another --run, or train with --framework l1 --set "
+            "train.l1.uncertain=true"
+        )
+
+    def refuse_mirror(self, mirror: str) -> None:
+        """Raise an InputError if the ``mirror`` shows the network what it sees already."""
+        if mirror == "x" and self.config.dim == 2 and self.config.data.plane == "sagittal":
+            raise InputError(
+                f"the run {self.run.folder} makes sagittal slices one by one, of which --mirror x "
+                "changes nothing but the order; leave it out, or say --mirror xyz"
             )
 
     def _able(self, gap: Sequence[Modality]) -> str:
@@ -194,54 +227,103 @@ class RunMaker(Maker):
         case: Case,
         wanted: Sequence[Modality],
         content: Prepared,
-        seeds: list[int],
+        members: Members,
         on_tile: OnTile | None,
         explain: bool,
     ) -> dict[Modality, Made]:
-        """Absent sources are zeros, as in training. Each map is a pass over the tiles of its own.
-
-        The seed decides no map.
-        """
-        prepared = content
-        siblings = list(prepared.scales.values())
-        scales: dict[Modality, tuple[Scale, str]] = {}
-        for target in wanted:
-            if target in prepared.poor:
-                scales[target] = prepared.scales[target], "own"
-                continue
-            scale = self.run.prior.estimate(target, {**prepared.scales})
-            scales[target] = storable_scale(scale, siblings, value_limits(self.like(case, target)))
+        """Each map is a pass over the tiles of its own, which neither seed nor mirror decides."""
         names = [name for name in MAPS if explain and name in self.explains]
         recorder = RouteRecorder(self.run.framework)
         heard = explain and "routing" in self.explains
-        pictures: list[dict[Modality, np.ndarray]] = []
-        for done, (seed, name) in enumerate([*((s, "") for s in seeds), *((0, n) for n in names)]):
 
-            def told(i: int, n: int, k: int = done, name: str = name) -> None:
-                if heard and not name:
-                    recorder.on_tile(k * n + i, len(seeds) * n)
-                if on_tile is not None:
-                    on_tile(k * n + i, (len(seeds) + len(names)) * n)
+        def told(done: int, tiles: int) -> None:
+            if heard:
+                recorder.on_tile(done, tiles)
+            if on_tile is not None:
+                on_tile(done, tiles)
 
-            with recorder.listening() if heard and not name else nullcontext():
-                network = self.synthesize(prepared, seed, told, name)
-            pictures.append(dict(zip(self.targets, network, strict=True)))
-        drawn, maps = pictures[: len(seeds)], dict(zip(names, pictures[len(seeds) :], strict=True))
+        with recorder.listening() if heard else nullcontext():
+            parts = self.pictures(case, wanted, content, members, told, len(names))
+        done = len(parts[wanted[0]].volumes) + self._expects(members) if wanted else 0
+        maps = {
+            name: self.synthesize(
+                content, on_tile=_of_pass(on_tile, done + k, done + len(names)), name=name
+            )
+            for k, name in enumerate(names)
+        }
         made: dict[Modality, Made] = {}
-        for target, (scale, origin) in scales.items():
-            volumes = [in_scanner_units(each[target], prepared, scale) for each in drawn]
-            like = self.like(case, target)
-            one = fitted(np.stack(volumes).astype(np.float64), like, scale, origin)
-            if target in prepared.poor:
-                one = replace(one, restored=self._thickness(prepared, target)[0])
-            told_of = {name: np.maximum(map_[target], 0) for name, map_ in maps.items()}
-            made[target] = replace(one, maps=told_of, routing=recorder.groups)
+        for target, one in parts.items():
+            at = self.targets.index(target)
+            told_of = {name: np.maximum(map_[at], 0) for name, map_ in maps.items()}
+            fit = fitted([one], self.like(case, target))
+            made[target] = replace(fit, maps=told_of, routing=recorder.groups)
         return made
 
+    def pictures(
+        self,
+        case: Case,
+        wanted: Sequence[Modality],
+        content: Prepared,
+        members: Members,
+        on_tile: OnTile | None = None,
+        more: int = 0,
+    ) -> dict[Modality, Pictures]:
+        """Every picture by itself, the case as it is first; absent sources are zeros.
+
+        ``on_tile`` hears of ``more`` passes over the tiles that follow. The rest is as for
+        :meth:`Maker.make`.
+        """
+        config, scales = self.config, {t: self._scale(case, t, content) for t in wanted}
+        first = np.zeros(0)
+        made: dict[Modality, list[np.ndarray]] = {target: [] for target in wanted}
+        mirrors = mirrors_of(members.mirror, content.affine, config.task, config.data)
+        passes = [(seed, mirror) for mirror in mirrors for seed in members.seeds]
+        for done, (seed, mirror) in enumerate(passes):
+            told = _of_pass(on_tile, done, len(passes) + self._expects(members) + more)
+            network = self.synthesize(content, seed, told, mirror=mirror)
+            first = network if done == 0 else first
+            for target, volumes in made.items():
+                own = network[self.targets.index(target)]
+                volumes.append(in_scanner_units(own, content, scales[target][0]))
+        expected: dict[Modality, np.ndarray] = {}
+        if self._expects(members):  # a map of its own, of the case as it is
+            told = _of_pass(on_tile, len(passes), len(passes) + 1 + more)
+            errors = self.synthesize(content, on_tile=told, name=DEVIATION)
+            for target in wanted:
+                at = self.targets.index(target)
+                picture, error = first[at], errors[at]
+                expected[target] = deviation_in_scanner_units(
+                    picture, error, content.brain, scales[target][0]
+                )
+        restored = {t: self._thickness(content, t)[0] for t in wanted if t in content.poor}
+        return {
+            t: Pictures(made[t], *scales[t], restored.get(t, {}), content.brain, expected.get(t))
+            for t in wanted
+        }
+
+    def _scale(self, case: Case, target: Modality, content: Prepared) -> tuple[Scale, str]:
+        """The way back of ``target``, and whence it is, as :class:`Made` has it."""
+        if target in content.poor:
+            return content.scales[target], "own"
+        scale = self.run.prior.estimate(target, {**content.scales})
+        limits = value_limits(self.like(case, target))
+        return storable_scale(scale, list(content.scales.values()), limits)
+
+    def _expects(self, members: Members) -> bool:
+        """Whether it is asked for, and says, by how much it may be wrong: a pass more."""
+        return members.uncertain and self.uncertain
+
     def synthesize(
-        self, prepared: Prepared, seed: int = 0, on_tile: OnTile | None = None, name: str = ""
+        self,
+        prepared: Prepared,
+        seed: int = 0,
+        on_tile: OnTile | None = None,
+        name: str = "",
+        mirror: Mirror = (),
     ) -> np.ndarray:
         """(T, D, H, W) in the network's scale: the targets, or the map ``name`` of each.
+
+        With a ``mirror`` the network sees the case in it, and what it makes is mirrored back.
 
         Raises:
             InputError: The network gives NaN.
@@ -253,7 +335,7 @@ class RunMaker(Maker):
                 self.patch, self.overlap, self.batch, seed=seed, on_tile=on_tile, map=name
             )
             data = self.config.data
-            result = synthesize_case(self.run.framework, prepared, data, how)
+            result = synthesize_case(self.run.framework, prepared, data, how, mirror)
         if not np.isfinite(result).all():
             hint = "; try --precision fp32" if self.precision != "fp32" else ""
             name = prepared.case.name
@@ -294,6 +376,13 @@ class RunMaker(Maker):
             axes = "(z, y, x)" if config.dim == 3 else "(row, column)"
             found.append(f"has voxels of {here} mm {axes}, the run was trained on {there} mm")
         return found
+
+
+def _of_pass(on_tile: OnTile | None, done: int, passes: int) -> OnTile | None:
+    """What one of so many ``passes`` over the tiles tells, when some are ``done``."""
+    if on_tile is None:
+        return None
+    return lambda i, n: on_tile(done * n + i, passes * n)
 
 
 def _tiles_in_words(config: RunConfig, patch: Sequence[int], overlap: Sequence[int]) -> str:

@@ -21,6 +21,8 @@ class Restorer(nn.Module):
         ratio: Sides of a block, ([z,] y, x), powers of 2; sides of an image are multiples of them.
         alignment: See :class:`synth3d.models.SuperResolution`.
         modulate: See there, too.
+        residual: The branch adds to the poor sequence as it is shown, between its voxels
+            interpolated, and starts with adding 0; else it draws the whole picture, as published.
 
     Raises:
         ValueError: The pyramid has too few levels for the ratio, or it or the alignment is none.
@@ -32,8 +34,10 @@ class Restorer(nn.Module):
         ratio: Sequence[int],
         alignment: str = "auto",
         modulate: bool = True,
+        residual: bool = False,
     ) -> None:
         super().__init__()
+        self.residual = residual
         self.synthesis: Any = synthesis
         self.ratio, self.depth = tuple(ratio), max(ratio).bit_length()
         widths = self.synthesis.pyramid_widths
@@ -44,6 +48,10 @@ class Restorer(nn.Module):
             )
         finest = widths[-self.depth :]
         self.branch = SuperResolution(len(self.ratio), self.ratio, finest, alignment, modulate)
+        if residual:
+            last: Any = self.branch.tail[-1]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(
         self, x: Tensor, present: Tensor | None = None, wanted: Tensor | None = None
@@ -59,7 +67,7 @@ class Restorer(nn.Module):
         with torch.no_grad():
             rough, features = self.synthesis.pyramid(x[:, :-1], here, wanted)
         made, maps = self.branch(self.coarse(x[:, -1:]), features[-self.depth :])
-        return rough, made, maps
+        return rough, made + x[:, -1:] if self.residual else made, maps
 
     def coarse(self, x: Tensor) -> Tensor:
         """(B, 1, \\*S) → (B, 1, \\*s): the mean of each block."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata, wilcoxon
 
 from seg_eval.analysis.significance import by_patient, holm, non_inferiority, signed_ranks
-from synth3d.scoring.bootstrap import PairedBootstrap
+from synth3d.scoring.intervals import Crossed
 
 TENTHS = st.lists(st.integers(-6, 6).map(lambda i: i / 10), min_size=1, max_size=9)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -76,23 +76,23 @@ def test_a_patient_enters_once_and_what_is_not_known_is_left_out():
     np.testing.assert_array_equal(found, [4, 3.5, np.nan, 0])
 
 
-def draws(count, **more):
-    return PairedBootstrap([f"{i:02d}" for i in range(count)], **more)
+def patients(count):
+    return Crossed([f"{i:02d}" for i in range(count)])
 
 
 def test_an_arm_that_loses_nothing_is_not_inferior():
     full = np.linspace(0.7, 0.95, 20)[:, None]
-    loss, passed = non_inferiority(full, full - 0.01, draws(20), margin=0.02)
+    loss, passed = non_inferiority(full, full - 0.01, patients(20), margin=0.02)
     assert passed
     assert (loss.value, loss.high) == (pytest.approx(0.01), pytest.approx(0.01))
-    assert not non_inferiority(full, full - 0.03, draws(20), margin=0.02)[1]
-    assert non_inferiority(full, full - 0.03, draws(20), margin=0.04)[1]
-    assert not non_inferiority(full[:1], full[:1], draws(1), margin=0.02)[1]  # has no bound
-    assert not non_inferiority(full, full, draws(20), margin=0)[1]  # not surely better
+    assert not non_inferiority(full, full - 0.03, patients(20), margin=0.02)[1]
+    assert non_inferiority(full, full - 0.03, patients(20), margin=0.04)[1]
+    assert not non_inferiority(full[:1], full[:1], patients(1), margin=0.02)[1]  # has no bound
+    assert not non_inferiority(full, full, patients(20), margin=0)[1]  # not surely better
 
 
 def test_the_bound_is_one_sided_at_95_percent():
     values = np.linspace(-1, 1, 21)[:, None] / 50
-    loss, _ = non_inferiority(values, 0 * values, draws(21, resamples=50_000), margin=0.02)
+    loss, _ = non_inferiority(values, 0 * values, patients(21), margin=0.02)
     one_sided = 1.724718 * values.std(ddof=1) / np.sqrt(21)  # Student's quantile of 20 degrees
-    assert loss.high == pytest.approx(one_sided, rel=0.03)
+    assert loss.high == pytest.approx(one_sided, rel=1e-5)

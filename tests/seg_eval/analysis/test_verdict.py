@@ -1,7 +1,9 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seg_eval.analysis.verdict import Facts, RegionFacts, Rival, judge
-from synth3d.scoring.bootstrap import Estimate
+from synth3d.scoring.intervals import Estimate
 
 
 def around(value, half=0.01):
@@ -78,7 +80,9 @@ CHEAP_LOSES = rival("boosted", 0.05)
         ((rival("boosted", -0.002), rival("ridge", 0.05)), ("no", "no", "boosted"),
          ["will_do", "boosted"]),
         ((rival("ridge", -0.05),), ("no", "no", "ridge"), ["use", "ridge"]),
-        ((rival("boosted", 0.004),), ("unclear", "unclear", None), ["more_cases"]),
+        ((rival("boosted", 0.004, 0.02),), ("unclear", "unclear", None), ["more_cases"]),
+        ((rival("boosted", -0.004, 0.03),), ("unclear", "unclear", None), ["more_cases"]),
+        ((rival("boosted", 0.009),), ("no", "no", "boosted"), ["will_do", "boosted"]),
         ((CHEAP_LOSES,), ("yes", "yes", None), ["worth_it_untrained"]),
         ((CHEAP_LOSES, rival("specialist", 0.02)), ("yes", "yes", None), ["worth_it"]),
         ((CHEAP_LOSES, rival("specialist", -0.005)), ("yes", "yes", None), ["worth_it"]),
@@ -110,12 +114,13 @@ def test_what_is_worth_it_and_what_is_advised(rivals, decision, advice):
 
 @pytest.mark.parametrize(
     ("lead", "effect", "decision"),
-    [(-0.1, "harm", ("no", "no", "zero")), (0.005, "unsure", ("unclear", "unclear", None))],
-)
+    [(-0.1, "harm", ("no", "no", "zero")), (0.005, "unsure", ("no", "no", "zero")),
+     (0.011, "wins", ("yes", "yes", None))],
+)  # fmt: skip
 def test_synthesis_that_is_not_surely_above_blanking_wins_nothing(lead, effect, decision):
     verdict = judge(facts(rival("copy", 0.05), zero=rival("zero", lead)))
     assert (verdict.effect, decided(verdict)) == (effect, decision)
-    assert verdict.follows == "not_above_floor"
+    assert verdict.follows == ("worth_it" if effect == "wins" else "not_above_floor")
 
 
 def test_the_strongest_of_each_sort_is_named_beside_synthesis():
@@ -132,6 +137,31 @@ def test_few_patients_are_a_hint(patients, is_hint):
     verdict = judge(facts(CHEAP_LOSES, patients=patients))
     assert verdict.facts.is_hint is is_hint
     assert verdict.worth == verdict.worth_if_frozen == ("unclear" if is_hint else "yes")
+
+
+LEADS = st.tuples(st.floats(-0.5, 0.5), st.floats(0, 0.3))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["boosted", "ridge", "copy", "specialist", "retrained"]),
+                          LEADS), max_size=4), LEADS, st.integers(1, 40))  # fmt: skip
+def test_badge_sentence_and_advice_come_from_one_decision(rivals, floor, patients):
+    """Whatever the facts: what is said never goes beyond what is decided."""
+    others = [rival(kind, *lead, name=f"{kind}{i}") for i, (kind, lead) in enumerate(rivals)]
+    verdict = judge(facts(*others, zero=rival("zero", *floor), patients=patients))
+    advice = verdict.advice
+    said = advice.otherwise or advice
+    if patients < 15:
+        assert decided(verdict) == ("unclear", "unclear", None)
+        assert (codes(verdict), verdict.follows) == (["more_cases"], "more_cases")
+        assert verdict.outcome in ("leads", "trails")
+    if verdict.worth_if_frozen != "yes":
+        assert not said.code.startswith("worth_it")
+    if said.code.startswith("worth_it"):
+        cheap = [each for each in verdict.facts.rivals if each.about.is_cheap]
+        assert all(each.ahead.low > 0 for each in [*cheap, verdict.facts.floor])
+    if verdict.worth_if_frozen == "no":
+        assert any(each.suffices for each in verdict.facts.rivals)
+        assert verdict.follows != "worth_it"
 
 
 UNSURE_LOSS = RegionFacts(around(0.3), None, Estimate(0.7, 0.3, 1.1), around(0.06, 0.1))
@@ -156,11 +186,13 @@ def test_what_a_good_mean_would_hide_is_remarked(found, code):
 
 @pytest.mark.parametrize(
     ("lead", "outcome", "follows"),
-    [(0.05, "wins", "worth_it"), (0.005, "leads", "more_cases"),
+    [(0.05, "wins", "worth_it"), (0.005, "leads", "cheaper_will_do"),
      (-0.005, "trails", "cheaper_will_do"), (-0.05, "loses", "not_worth_it")],
 )  # fmt: skip
 def test_each_synthetic_arm_stands_against_the_best_cheap_rival(lead, outcome, follows):
     verdict = judge(facts(rival("ridge", lead), rival("copy", lead + 0.1)))
+    open_ = judge(facts(rival("ridge", lead, 0.2), rival("copy", lead + 0.1)))
+    assert (open_.outcome, open_.follows) == ("leads" if lead > 0 else "trails", "more_cases")
     assert (verdict.cheap.name, verdict.outcome, verdict.follows) == ("ridge", outcome, follows)
     alone = judge(facts())
     assert (alone.cheap.name, alone.outcome, alone.follows) == ("zero", "wins", "no_cheap_rival")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from seg_eval.arms import poor
 from seg_eval.arms.poor import parse_degraded
 from seg_eval.cli import build_parser, main, request_of
 from seg_eval.evaluation import evaluate
@@ -154,6 +155,17 @@ def test_a_run_of_other_slices_is_judged_with_a_warning(do, capsys):
     assert "1 × 1 × 4" in told[0]
     summary = summary_of(do(name="these", arms="restored"))
     assert not any("sr has learned" in text for text in summary["warnings"])
+
+
+def test_test_cases_that_are_thick_already_are_named(do, monkeypatch):
+    """Toy cases are too small to tell; here each is, along what is made coarser."""
+    monkeypatch.setattr(poor, "too_thick", lambda volume, head, ratio: {"x": ratio[2] / 2})
+    summary = summary_of(do(arms="spline"))
+    (told,) = [text for text in summary["warnings"] if "interpolated from thick slices" in text]
+    assert told.startswith("t2f itself is interpolated from thick slices in ")
+    assert f"{NAMES[5]} (2 voxels along x), " in told
+    monkeypatch.undo()
+    assert not any("thick slices in" in text for text in summary_of(do(arms="spline"))["warnings"])
 
 
 def test_the_ratio_of_a_run_on_slices_is_of_their_rows_and_columns(ask, toy_cohort, tmp_path):

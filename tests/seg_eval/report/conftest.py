@@ -76,11 +76,12 @@ def make_summary() -> Callable[..., dict[str, Any]]:
             "seeds": sorted({row.seed for row in scores}), "threads": 1, "empty": "brats",
             "margin": 0.02, "arms": {}, "seed": 0,
         } | config  # fmt: skip
-        question = Question(arms, config["missing"], config["empty"], resamples=300)
+        question = Question(arms, config["missing"], config["empty"])
         return put_into_words(summarise(scores, images, question), question) | {
             "config": config,
             "notes": {arm.name: "" for arm in arms}
             | {"copy": "copies t2w (mean |r| with t2f: t1n 0.21, t1c 0.30, t2w 0.62)"},
+            "uncertainty": [],
             "seconds": {"train segmenter": 5210.4, "arms": 812.0, "predict": 1933.8},
             "peak_memory_mb": 2310,
             "versions": {"torch": "2.15.0", "nnunetv2": "2.8.1", "numpy": "2.4.6"},

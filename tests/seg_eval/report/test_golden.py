@@ -19,7 +19,7 @@ from seg_eval.arms.kinds import ARM_KINDS
 from seg_eval.report.context import asked
 from seg_eval.report.outputs import page, render, render_overview, write_index
 from seg_eval.report.page import say
-from synth3d.scoring.bootstrap import Estimate
+from synth3d.scoring.intervals import Estimate
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -157,7 +157,8 @@ OTHERS = (
     ("rivals_of_another_preset", {"preset": "cpu-small"}),
     ("unknown_training", {"names": ["a", "b"]}),
     ("retrained_on_files", {"name": "a"}),
-    ("interval_method", {"seeds": [0]}),
+    ("interval_method", {"found": {"seeds": [0], "over": "patients"}}),
+    ("interval_method", {"found": {"seeds": [0, 1, 2], "over": "trainings"}}),
     ("if_frozen", {"word": "yes"}),
     ("plumbing", {"check": {"passed": True, "dice_change": {"WT": -0.0001}, "tolerance": 0.002}}),
     ("views_fit", {"slices": 48}),

@@ -14,11 +14,12 @@ from seg_eval.report.charts import paired_dots, range_mark, scatter
 from seg_eval.report.context import citations, describe
 from seg_eval.report.outputs import page, read_summary, rebuild, render, write_index
 from seg_eval.report.page import figure, interval, number, p_value, share, signed, table
+from seg_eval.report.power import render_power
 from seg_eval.report.slices import Limits, outline
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 from seg_eval.scoring.scores import Score
 from synth3d.errors import InputError
-from synth3d.scoring.bootstrap import Estimate
+from synth3d.scoring.intervals import Estimate
 
 VOID = {"meta", "link", "input", "br", "img"}
 EVIL = "<img src=x onerror=alert(1)>&\"'</script>{{ 7*7 }}"
@@ -236,13 +237,11 @@ def test_bibtex_is_of_what_was_used(make_scores, make_summary):
 
 def test_tables_are_readable_at_100_columns(make_scores, make_summary):
     shares = {"full": 1, "zero": 0, "ridge": 0.5, "other-tool": 0.7, "plumbing": 1, "dropout": 0.8}
-    lines = [line for line in render(make_summary(make_scores(6, 2, shares))).splitlines()
-             if line.startswith("|")]  # fmt: skip
-    assert max(map(len, lines)) <= 100
-    assert all(
-        above.count("|") == below.count("|")
-        for above, below in zip(lines, lines[1:], strict=False) if len(above) == len(below)
-    )  # fmt: skip
+    blocks = render(make_summary(make_scores(6, 2, shares))).split("\n\n")
+    tables = [block.splitlines() for block in blocks if block.startswith("|")]
+    assert max(len(line) for lines in tables for line in lines) <= 100
+    for lines in tables:
+        assert len({line.count("|") for line in lines}) == 1
 
 
 def test_what_holds_for_every_synthesiser_is_said_once(make_scores, make_summary):
@@ -282,6 +281,17 @@ def test_a_finished_experiment_is_rebuilt_from_its_folder(run_toy, folder, tmp_p
     assert Reader(text).text.count(f"{shown[0]} and {shown[1]} are gone") == 1
 
 
+def test_how_many_patients_would_tell(left):
+    text = render_power(left)
+    assert "| WT" in text
+    assert "lead over cheap arm" in text
+    assert text.count("these trainings") >= 1
+    (left / "summary.json").write_text(json.dumps(json.loads(
+        (left / "summary.json").read_text()) | {"power": []}))  # fmt: skip
+    with pytest.raises(InputError, match="no synthetic arm, or one patient alone"):
+        render_power(left)
+
+
 @pytest.fixture
 def left(tmp_path, summary, scores, images):
     """A folder with all that a page without slices is rebuilt from."""
@@ -310,7 +320,7 @@ def test_an_older_or_damaged_experiment_is_refused_in_one_sentence(left, name, c
 
 
 @pytest.mark.parametrize("keys", ["headline.worth", "plumbing.tolerance", "regions.WT.gap.value",
-                                  "bootstrap.interval", "regions.ET.arms.copy.loss"])  # fmt: skip
+                                  "intervals.method", "regions.ET.arms.copy.loss"])  # fmt: skip
 def test_a_key_that_is_missing_deep_inside_is_damage(left, summary, keys):
     broken = inside = json.loads(json.dumps(summary))
     *path, last = keys.split(".")

@@ -8,7 +8,13 @@ from scipy import ndimage
 
 from synth3d.cohort.audit.problems import audit
 from synth3d.cohort.audit.report import audit_json, format_audit
-from synth3d.cohort.thickness import ratio_disagrees, ratio_found, thick_axes
+from synth3d.cohort.thickness import (
+    ratio_disagrees,
+    ratio_found,
+    thick_axes,
+    thickness_in_words,
+    too_thick,
+)
 from synth3d.images.grids import Grid
 from synth3d.images.volumes import write_new
 
@@ -96,7 +102,7 @@ def test_each_sequence_is_present_degraded_or_missing_and_what_helps_is_said(tmp
     rows = {row[0]: row[1:4] for row in map(str.split, text.splitlines()[2:7]) if row}
     assert (rows["t2w"], rows["t2f"]) == (["1", "0", "1"], ["2", "1", "0"])
     assert "t2f: train --degraded t2f=4,1,1 learns to restore it" in text
-    assert "(here 1; name them in --splits), complete --restore t2f does so (here 1)" in text
+    assert "(here 1), complete --restore t2f does so (here 1)" in text
     assert text.count("--degraded") == 1
 
 
@@ -127,3 +133,14 @@ def test_the_ratio_is_the_headers_or_what_the_spectrum_shows():
     (z, y, x), by = ratio_found(fine, fine, thickened(image, head, 0, 4), head)
     assert (y, x, by) == (1, 1, "spectrum")
     assert 2 <= z <= 4
+
+
+def test_a_truth_is_too_thick_where_half_of_what_is_restored_is_missing_of_it():
+    image, head = head_of()
+    thick = thickened(image, head, 0, 4)
+    found = too_thick(thick, head, (4, 1, 1))
+    assert [*found] == ["z"]
+    assert thickness_in_words({"z": 2.67, "x": 2.0}) == "2.7 voxels along z and 2 voxels along x"
+    for ratio in ((16, 1, 1), (1, 1, 4)):
+        assert too_thick(thick, head, ratio) == {}
+    assert too_thick(image, head, (2, 2, 2)) == {}

@@ -8,6 +8,7 @@ import torch
 
 import synth3d
 from synth3d.cohort import find_cases
+from synth3d.completion.made import Members
 from synth3d.completion.makers import PlumbingMaker, RunMaker, trained
 from synth3d.completion.makers.scales import storable_scale
 from synth3d.errors import InputError
@@ -21,7 +22,9 @@ CASE = 2
 def drawn(ready):
     """Draw FLAIR of a case with the run whose pictures are random."""
     maker, case = RunMaker(load_run(ready / "random")), find_cases(ready / "in")[CASE]
-    return lambda **how: maker.make(case, ("t2f",), **how)["t2f"]
+    return lambda on_tile=None, **how: maker.make(case, ("t2f",), Members(**how), on_tile=on_tile)[
+        "t2f"
+    ]
 
 
 def test_several_draws_give_the_mean_of_the_single_ones_and_their_spread(drawn):
@@ -44,8 +47,8 @@ def test_where_nothing_is_random_several_draws_are_refused(ready):
     for maker in (RunMaker(load_run(ready / "run")), plumbing):
         assert not maker.random
         with pytest.raises(InputError, match="one draw"):
-            maker.make(case, ("t2f",), draws=2)
-        one, two = (maker.make(case, ("t2f",), seed=seed)["t2f"].data for seed in (0, 1))
+            maker.make(case, ("t2f",), Members(draws=2))
+        one, two = (maker.make(case, ("t2f",), Members(seed))["t2f"].data for seed in (0, 1))
         np.testing.assert_array_equal(one, two)
 
 
@@ -106,6 +109,8 @@ def test_a_case_is_completed_anywhere_alike_and_cudnn_is_tuned_meanwhile(
     monkeypatch.setattr(trained, "tuned", lambda device: given.append(device) or real(device))
     case = find_cases(ready / "in")[CASE]
     there, here = (RunMaker(load_run(ready / run), device=str(d)) for d in (device, "cpu"))
-    found, expected = (maker.make(case, ("t2f",), seed=3)["t2f"].data for maker in (there, here))
+    found, expected = (
+        maker.make(case, ("t2f",), Members(3))["t2f"].data for maker in (there, here)
+    )
     assert given == [device, torch.device("cpu")]
     assert np.abs(found - expected).max() <= (device.type == "cuda") * 1e-3 * expected.max()

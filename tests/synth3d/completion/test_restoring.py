@@ -14,11 +14,11 @@ from synth3d.bids.command import main as bids_app
 from synth3d.cli import main
 from synth3d.cohort import find_cases
 from synth3d.data import DataConfig, DegradeConfig, Task, degrade, prepare
-from synth3d.data.degrade import coarse
 from synth3d.data.prepared import prepare_sources, read_sources
 from synth3d.errors import InputError
 from synth3d.files import sha256
 from synth3d.frameworks.reconstruction import Reconstruction
+from synth3d.images.coarse import coarse
 from synth3d.images.grids import Grid
 from synth3d.images.resampling import edges_in, resample_within, share_beyond
 from synth3d.images.volumes import Volume, read
@@ -31,18 +31,26 @@ POOR = {"sources": FOUR, "degrade": {"source": "t2f", "ratio": list(RATIO), "pro
 def thicken(path, ratio, back=False, profile="slices", gain=1.0):
     """Replace the file by its scan with voxels ``ratio`` (z, y, x) times as long."""
     image = nib.load(path)
-    volume = torch.from_numpy(image.get_fdata().T.astype(np.float32) * gain)
+    volume = image.get_fdata().T.astype(np.float32) * gain
     scan, affine = coarse(volume, ratio, profile), image.affine @ np.diag([*ratio[::-1], 1])
     affine[:3, 3] += image.affine[:3, :3] @ ((np.array(ratio[::-1]) - 1) / 2)
-    data = scan.numpy().T
+    data = scan.T
     if back:
         scan = torch.nn.functional.interpolate(
-            scan[None, None], size=tuple(volume.shape), mode="trilinear"
+            torch.from_numpy(scan)[None, None], size=volume.shape, mode="trilinear"
         )
         data, affine = scan[0, 0].numpy().T, image.affine
     made = nib.Nifti1Image(data.astype(np.float32), affine)
     made.header.set_xyzt_units("mm")
     nib.save(made, path)
+
+
+def cover(path, share):
+    """Leave of the file the lower ``share`` along x."""
+    image = nib.load(path)
+    data = np.asarray(image.dataobj).copy()
+    data[int(share * len(data)) :] = 0
+    nib.save(nib.Nifti1Image(data, image.affine, image.header), path)
 
 
 def thick_cohort(source, folder, count=1, ratio=RATIO, **how):
@@ -125,23 +133,32 @@ def test_what_is_written_is_on_the_fine_grid_in_the_poor_files_own_units(
     assert sha256(done.paths["t2f"]) == whole
 
 
+@pytest.mark.parametrize("profile", ["slices", "kspace"])
 @pytest.mark.parametrize("ratio", [(4, 1, 1), (1, 2, 4)])
-def test_completing_sees_what_training_saw(phantom_cohort, tmp_path, ratio):
-    """The scan in a file and the scan of a training are one picture, in one scale."""
+def test_completing_sees_what_training_saw(phantom_cohort, tmp_path, ratio, profile):
+    """The scan in a file and the scan of a training are one picture, in one scale.
+
+    Also where the sequence covers a part of the others' brain alone, and is background beyond it.
+    """
     task = Task(3, tuple(FOUR), ("t2f",), "fixed", ("t2f",), ratio)
     data = DataConfig()
-    real = find_cases(phantom_cohort)[0]
+    shutil.copytree(find_cases(phantom_cohort)[0].folder, tmp_path / "real" / "P-00000-000")
+    real = find_cases(tmp_path / "real")[0]
+    cover(real.images["t2f"], 0.6)
     fine = prepare(real, task.outlined_by(real.images), task.targets, data)
-    taught = degrade(fine, task, data, DegradeConfig("t2f", ratio, "slices"))
-    poor = find_cases(thick_cohort(phantom_cohort, tmp_path / "in", ratio=ratio))[0]
+    assert 0.2 < (fine.volumes["t2f"] == 0)[fine.brain].mean() < 0.6
+    taught = degrade(fine, task, data, DegradeConfig("t2f", ratio, profile))
+    thick = thick_cohort(tmp_path / "real", tmp_path / "in", ratio=ratio, profile=profile)
+    poor = find_cases(thick)[0]
     asked = prepare_sources(poor, read_sources(poor, task, data), task, data)
     assert np.array_equal(asked.brain, taught.brain)
     assert "t2f" not in asked.volumes
     own, other = asked.scales["t2f"], taught.scales["t2f"]
     assert own.low == pytest.approx(other.low, abs=0.02 * other.width)
     assert own.width == pytest.approx(other.width, rel=0.02)
-    apart = np.abs(asked.poor["t2f"] - taught.poor["t2f"])[taught.brain]
-    assert np.percentile(apart, 95) < 0.02
+    seen, shown = asked.poor["t2f"][taught.brain], taught.poor["t2f"][taught.brain]
+    assert np.percentile(np.abs(seen - shown), 95) < 0.02
+    assert ((seen == 0) == (shown == 0)).mean() > 0.99  # background alone is 0
     assert np.array_equal(asked.sources(task)[:3], taught.sources(task)[:3])
 
 

@@ -6,11 +6,9 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from synth3d.data.cache.packed import pack
-from synth3d.data.degrade import coarse, degrade, degraded, rician
+from synth3d.data.degrade import degrade, degraded, rician
 from synth3d.data.options import DataConfig, DegradeConfig
 from synth3d.data.patches import Stream
 from synth3d.data.slices import seen
@@ -18,56 +16,17 @@ from synth3d.data.task import Task
 from synth3d.errors import InputError
 from synth3d.training.config import RunConfig
 
-PROFILES = st.sampled_from(["kspace", "slices"])
-SIDES = st.tuples(*[st.integers(8, 13)] * 3)
-RATIO = st.tuples(*[st.sampled_from([1, 2, 4, 8])] * 3)
-
-
-def picture(sides, seed=0):
-    return torch.rand(sides, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
 
 def draws(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@given(sides=SIDES, ratio=RATIO, profile=PROFILES, seed=st.integers(0, 99))
-def test_means_and_constants_stay_and_energy_never_grows(sides, ratio, profile, seed):
-    fine = picture(sides, seed) - 0.3
-    found = coarse(fine, ratio, profile)
-    assert found.shape == tuple(-(-side // by) for side, by in zip(sides, ratio, strict=True))
-    torch.testing.assert_close(found.mean(), fine.mean())
-    torch.testing.assert_close(coarse(0 * fine + 7, ratio, profile), 0 * found + 7)
-    assert found.square().mean() <= fine.square().mean() + 1e-12
-
-
-@given(sides=SIDES, profile=PROFILES)
-def test_a_ratio_of_one_is_the_image_to_the_bit(sides, profile):
-    fine = picture(sides)
-    assert torch.equal(coarse(fine, (1, 1, 1), profile), fine)
+@pytest.mark.parametrize("profile", ["kspace", "slices"])
+def test_a_ratio_of_one_is_the_image_to_the_bit(profile):
+    fine = np.random.default_rng(0).random((8, 9, 10), np.float32)
     still = DegradeConfig("t2w", (1, 1, 1), profile)
-    assert torch.equal(degraded(fine, still, draws()), fine)
+    assert np.array_equal(degraded(fine, still, draws()), fine)
     assert not still.active
-
-
-@pytest.mark.parametrize("by", [2, 4, 8])
-def test_kspace_keeps_low_waves_and_drops_high_ones(by):
-    """A wave below the coarse grid's limit is the same wave there; one above is gone."""
-    x, there = torch.arange(32.0, dtype=torch.float64), 32 // by
-    where = (torch.arange(there, dtype=torch.float64) + 0.5) * by - 0.5
-
-    def wave(turns, at):
-        return torch.sin(2 * torch.pi * turns * at / 32 + 0.4)
-
-    low, high = there // 2 - 1, there // 2 + 1
-    torch.testing.assert_close(coarse(wave(low, x), (by,)), wave(low, where))
-    assert coarse(wave(high, x), (by,)).abs().max() < 1e-12
-
-
-def test_slices_are_means_over_blocks():
-    fine = picture((8, 6, 5))
-    blocks = fine.view(4, 2, 6, 5).mean(1)
-    torch.testing.assert_close(coarse(fine, (2, 1, 1), "slices"), blocks)
 
 
 def test_noise_is_rician():
@@ -76,11 +35,6 @@ def test_noise_is_rician():
     assert noisy.square().mean().item() == pytest.approx(9 + 2 * 0.25, rel=0.01)
     dark = rician(torch.zeros(100_000), 0.5, draws())
     assert dark.mean().item() == pytest.approx(0.5 * (torch.pi / 2) ** 0.5, rel=0.01)
-
-
-def test_a_ratio_larger_than_the_side_is_refused():
-    with pytest.raises(InputError, match=r"voxels of 16 along axis 0, which has 8"):
-        coarse(torch.zeros(8, 8, 8), (16, 1, 1))
 
 
 @pytest.mark.parametrize(

@@ -240,12 +240,12 @@ def test_interpolation_stands_beside_what_restores_and_needs_no_training(phantom
                "--only", "sr-2", *SLICES)  # fmt: skip
     assert run(*command) == 0
     folder = tmp_path / "ablate"
-    assert len(list((folder / "runs").iterdir())) == 2  # a run of each seed serves both rows
+    assert len(list((folder / "runs").iterdir())) == 4  # a run of each seed serves two rows
     value = json.loads((folder / "fgdl-ratio" / "table.json").read_text())
-    linear, restored = value["cells"]
+    linear, plain, restored = value["cells"]
     assert (linear["name"], linear["parameters"], linear["seconds_per_step"]) == ("linear-2", 0, 0)
     assert restored["parameters"] > 1000
-    assert restored["against"] == "linear-2"
+    assert (plain["against"], restored["against"]) == ("linear-2", "input-2")
     score = linear["scores"]["psnr_brain@ours"]
     assert score["sd"] == 0  # no seed has a part in it
     assert 15 < score["mean"] != restored["scores"]["psnr_brain@ours"]["mean"]

@@ -217,7 +217,7 @@ def test_what_restores_is_taken_apart_at_every_ratio_that_the_widths_allow(dim, 
     values, _ = base(dim)
     cells = cells_of("fgdl-ratio", dim)
     parts = ("no-distinction", "no-modulation", "no-alignment", "no-critic")
-    names = [f"{row}-{by}" for by in (2, 4) for row in ("linear", "sr", *parts)]
+    names = [f"{row}-{by}" for by in (2, 4) for row in ("linear", "input", "sr", *parts)]
     assert list(cells) == [*names, "synthesis-inf"]
     runs = {name: configure(values, cell.overrides) for name, cell in cells.items()}
     known = {name: identity_of(run) for name, run in runs.items()}
@@ -226,6 +226,8 @@ def test_what_restores_is_taken_apart_at_every_ratio_that_the_widths_allow(dim, 
     assert runs["synthesis-inf"].task.poor == ()
     assert known["linear-4"] == known["sr-4"]  # it costs no training
     assert cells["linear-4"].asking == Question(way="interpolated")
+    assert runs["input-4"].task == runs["sr-4"].task  # the same is seen and made
+    assert (runs["input-4"].train.framework, cells["sr-4"].against) == ("l1", "input-4")
     alone = {
         "no-distinction": ("distinction", "none"), "no-modulation": ("modulate", False),
         "no-alignment": ("align", "none"), "no-critic": ("adversarial_weight", 0),

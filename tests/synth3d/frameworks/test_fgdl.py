@@ -288,6 +288,8 @@ def test_displacements_as_long_as_they_may_be_are_told(make, make_batch):
     found = fgdl.generator_loss(batch, 0)["capped"]
     assert found == 1
     assert not found.requires_grad
+    assert fgdl.held_back(batch.sources, batch.targets).all()
+    assert make(correct=False).held_back(batch.sources, batch.targets) is None
     log = [{"l1": 1.0, "capped": 0.5}] * 3 + [{"l1": 1.0}] + [{"capped": 0.0}] * 8
     assert fgdl.remarks(log) == [], "what was so in the beginning is over"
     (told,) = fgdl.remarks([*log, {"capped": 0.25}])

@@ -36,7 +36,7 @@ def test_the_name_alone_gives_the_papers_weights():
         options = parse(RunConfig, {"train": {"framework": name}}).train.options
         return {k: v for k, v in vars(options).items() if k.endswith("weight")}
 
-    assert weights("l1") == {"l1_weight": 100}
+    assert weights("l1") == {"l1_weight": 100, "scale_weight": 10}
     assert weights("pix2pix") == {"l1_weight": 100, "adversarial_weight": 1}
     assert weights("pgan") == {
         "l1_weight": 100, "adversarial_weight": 1, "perceptual_weight": 100

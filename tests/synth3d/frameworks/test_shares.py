@@ -116,6 +116,9 @@ def configs(make_config, vgg16, vgg19, write_segmenter, tmp_path_factory) -> dic
     for name in FRAMEWORKS:
         config = make_config(name, train=train, **more.get(name, {}))
         cells[name] = dataclasses.replace(config, targets=("t2f", "t1c"))
+    cells["l1-uncertain"] = dataclasses.replace(
+        make_config("l1", train=train, uncertain=True), targets=("t2f", "t1c")
+    )
     for name, balance in (("l1", False), ("pix2pix", True), ("tsf", True), ("fgdl", False)):
         coupling = CouplingOptions(segmenter=str(export), balance=balance, **every)
         coupled = dataclasses.replace(cells[name].train, coupling=coupling)

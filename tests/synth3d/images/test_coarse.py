@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth3d.data.degrade import coarse as coarse_of_tensor
 from synth3d.errors import InputError
 from synth3d.images import Grid, Volume, coarse, coarse_grid, resample, resample_within
 
 SIDES = st.tuples(*[st.integers(5, 13)] * 3)
+PROFILES = st.sampled_from(["kspace", "slices"])
 RATIO = st.tuples(*[st.integers(1, 5)] * 3)
 OBLIQUE = np.array([[-1.5, 0.1, 0, 9], [0.1, -1, 0.2, 11], [0, 0.1, 2, -7], [0, 0, 0, 1.0]])
 
@@ -22,11 +22,40 @@ def picture(sides, seed=0):
     return np.random.default_rng(seed).random(sides).astype(np.float32)
 
 
-@given(sides=SIDES, ratio=RATIO, profile=st.sampled_from(["kspace", "slices"]))
-def test_files_get_as_coarse_as_what_training_sees(sides, ratio, profile):
+@given(sides=SIDES, ratio=RATIO, profile=PROFILES, seed=st.integers(0, 99))
+def test_means_and_constants_stay_and_energy_never_grows(sides, ratio, profile, seed):
+    fine = picture(sides, seed).astype(np.float64) - 0.3
+    found = coarse(fine, ratio, profile)
+    assert found.shape == tuple(-(-side // by) for side, by in zip(sides, ratio, strict=True))
+    assert found.mean() == pytest.approx(fine.mean())
+    np.testing.assert_allclose(coarse(0 * fine + 7, ratio, profile), 7)
+    assert np.square(found).mean() <= np.square(fine).mean() + 1e-12
+
+
+@given(sides=SIDES, profile=PROFILES)
+def test_a_ratio_of_one_is_the_volume_to_the_bit(sides, profile):
     fine = picture(sides)
-    expected = coarse_of_tensor(torch.from_numpy(fine).double(), ratio, profile)
-    np.testing.assert_allclose(coarse(fine, ratio, profile), expected, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(coarse(fine, (1, 1, 1), profile), fine)
+
+
+@pytest.mark.parametrize("by", [2, 4, 8])
+def test_kspace_keeps_low_waves_and_drops_high_ones(by):
+    """A wave below the coarse grid's limit is the same wave there; one above is gone."""
+    there = 32 // by
+    where = (np.arange(there) + 0.5) * by - 0.5
+
+    def wave(turns, at):
+        return np.sin(2 * np.pi * turns * at / 32 + 0.4)
+
+    low, high = (wave(there // 2 + step, np.arange(32.0)) for step in (-1, 1))
+    np.testing.assert_allclose(coarse(low, (by,)), wave(there // 2 - 1, where), atol=1e-12)
+    assert np.abs(coarse(high, (by,))).max() < 1e-12
+
+
+def test_slices_are_means_over_blocks():
+    fine = picture((8, 6, 5))
+    blocks = fine.reshape(4, 2, 6, 5).mean(1)
+    np.testing.assert_allclose(coarse(fine, (2, 1, 1), "slices"), blocks, rtol=1e-5)
 
 
 @given(sides=SIDES, ratio=RATIO)

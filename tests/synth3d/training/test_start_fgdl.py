@@ -111,6 +111,9 @@ def test_what_moves_labels_must_be_there_as_it_was_written(request_of, synthesis
     write_json(copy / "done.json", done | {"registration_sha256": "0" * 64})
     with pytest.raises(InputError, match="registration.safetensors is not the file this run wrote"):
         Trainer(config, CPU)
+    with pytest.raises(InputError, match="is not the file this run wrote .* or begin from another"):
+        train_run(request_of("damaged", degraded="flair=1,4,4", start=copy))
+    assert not (request.work / "runs" / "damaged").exists()
     (copy / "registration.safetensors").unlink()
     with pytest.raises(InputError, match="has no registration.safetensors, .* as one that was exp"):
         Trainer(config, CPU)

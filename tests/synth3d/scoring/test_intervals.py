@@ -1,0 +1,164 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import t as student
+
+from synth3d.scoring.intervals import (
+    Crossed,
+    skewness_of_mean,
+    standard_error,
+    transformed,
+    untransformed,
+)
+
+NAMES = ["a", "b", "c", "d"]
+FOUR, THREE = Crossed(NAMES), Crossed(NAMES, 3)
+SCORES = arrays(float, (4, 3), elements=st.floats(-1, 1, width=32))
+
+
+def crossed(count, trainings=1, **more):
+    return Crossed([f"{i:03d}" for i in range(count)], trainings, **more)
+
+
+def test_it_is_a_ratio_of_means_not_a_mean_of_ratios():
+    full, zero, arm = [0.9, 0.5], [0.1, 0.4], [0.5, 0.6]  # ratios 0.5 and 2
+    ratio = FOUR.ratio(np.tile(np.subtract(arm, zero), 2), np.tile(np.subtract(full, zero), 2))
+    assert ratio.value == pytest.approx(0.6 / 0.9)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95])
+def test_of_symmetric_values_of_one_training_it_is_students(confidence):
+    values = np.linspace(-1, 1, 12)
+    found = crossed(12).mean(values, confidence)
+    half = student.ppf((1 + confidence) / 2, 11) * values.std(ddof=1) / np.sqrt(12)
+    assert (found.low, found.high) == (pytest.approx(-half), pytest.approx(half))
+    assert found.freedom == 11
+
+
+def test_a_ratio_of_symmetric_values_is_fiellers():
+    """Where nothing is skewed: the roots of (A − θB)² = t² · var(A − θB)."""
+    above = np.array([1.0, 3, 2, 2, 1, 3, 1, 3])
+    below = np.array([4.0, 4, 3, 5, 5, 3, 3, 5])  # each residual's mirror image is there, too
+    found = crossed(8).ratio(above, below)
+    square = student.ppf(0.975, 7) ** 2 / 8
+    (aa, ab), (_, bb) = np.cov(above, below)
+    roots = np.roots([4 * 4 - square * bb, -2 * (2 * 4 - square * ab), 2 * 2 - square * aa])
+    assert (found.low, found.high) == pytest.approx(sorted(roots), rel=1e-4)
+
+
+def test_a_long_tail_draws_the_interval_after_it():
+    values = np.random.default_rng(0).exponential(size=40)
+    found = crossed(40).mean(values)
+    assert found.high - found.value > 1.2 * (found.value - found.low)
+
+
+def test_skewness_by_hand():
+    # 0, 0, 0, 3 around 0.75: third moments (-27 - 27 - 27 + 729) / 64 = 10.125, of the mean / 64;
+    # standard error 0.75, cubed 0.421875
+    values = np.array([0.0, 0, 0, 3])[:, None]
+    skewness = skewness_of_mean(values, 0.75)
+    assert skewness == pytest.approx(10.125 / 64 / 0.421875)
+    # 1 + 0.375 / 3 = 1.125 cubed is 1.423828, less 1 and over 0.375: 1.130208; + 0.0625
+    assert transformed(1.0, 0.375) == pytest.approx(1.192708, abs=1e-6)
+    low = 0.75 - 0.75 * untransformed(student.ppf(0.975, 3), skewness)
+    assert FOUR.mean(values[:, 0]).low == pytest.approx(low)
+
+
+@given(st.floats(-30, 30), st.floats(-1, 1))
+def test_the_transformation_is_monotone_and_undone(t, skewness):
+    assert untransformed(transformed(t, skewness), skewness) == pytest.approx(t, abs=1e-3)
+    assert transformed(t + 0.1, skewness) > transformed(t, skewness)
+
+
+def test_trainings_that_differ_widen_the_interval_over_trainings_alone():
+    generator = np.random.default_rng(0)
+    values = np.repeat(generator.normal(size=(40, 1)), 3, axis=1)
+    alike, apart = (crossed(40, 3).mean(values + shift) for shift in (0, np.array([-1, 0, 1])))
+    assert apart.value == pytest.approx(alike.value)
+    assert apart.high - apart.low > 2 * (alike.high - alike.low)
+    assert apart.freedom < 10 < alike.freedom
+    these = crossed(40, 3, over="patients").mean(values + [-1, 0, 1])
+    assert (these.low, these.high) == (pytest.approx(alike.low), pytest.approx(alike.high))
+
+
+@pytest.mark.parametrize("trainings", [1, 2])
+def test_below_three_trainings_it_speaks_of_these(trainings):
+    values = np.random.default_rng(0).normal(size=(12, trainings)) + 5 * np.arange(trainings)
+    design = crossed(12, trainings)
+    assert design.over == "patients"
+    found, averaged = design.mean(values), crossed(12).mean(values.mean(1))
+    assert (found.low, found.high) == pytest.approx((averaged.low, averaged.high))
+
+
+@given(SCORES)
+def test_the_value_lies_in_its_interval_and_a_narrower_one_within(values):
+    found, narrow = THREE.mean(values), THREE.mean(values, confidence=0.5)
+    assert found.low <= narrow.low + 1e-9
+    assert narrow.low <= found.value + 1e-9
+    assert found.value <= narrow.high + 1e-9
+    assert narrow.high <= found.high + 1e-9
+
+
+@settings(max_examples=30)
+@given(SCORES, SCORES, st.floats(-1, 1), st.floats(0.1, 10))
+def test_it_moves_and_grows_with_the_scores(values, other, shift, factor):
+    bottom = 2 + other
+    assume(np.ptp(values) > 1e-3)
+    mean, moved = THREE.mean(values), THREE.mean(factor * values + shift)
+    assert moved.low == pytest.approx(factor * mean.low + shift, abs=1e-5)
+    assert moved.high == pytest.approx(factor * mean.high + shift, abs=1e-5)
+    ratio, grown = THREE.ratio(values, bottom), THREE.ratio(factor * values, factor * bottom)
+    assert (grown.low, grown.high) == pytest.approx((ratio.low, ratio.high), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "squared", "freedom"),
+    [
+        # Patients apart by 2, trainings by 1, nothing else: mean squares 4, 1, 0
+        ([[0, 1], [2, 3]], (4 + 1 - 0) / 4, 25 / (16 + 1 * 1)),
+        # means of patients 0.5 and 3.5, of trainings 1 and 3, rests of +-0.5: mean squares 9, 4, 1
+        ([[0, 1], [2, 5]], (9 + 4 - 1) / 4, 144 / (81 + 3 * 4)),
+        ([[1], [2], [4]], np.var([1, 2, 4], ddof=1) / 3, 2),  # one training: the usual one
+        ([[0, 1], [3, 2]], 4 / 4, 1),  # trainings no further apart than chance do not count
+        ([[0, 1], [1, 0]], 1 / 4, 1),  # patients that agree while their trainings do not
+    ],
+)
+def test_standard_error_by_hand(values, squared, freedom):
+    found = standard_error(np.array(values, float))
+    assert found == (pytest.approx(np.sqrt(squared)), pytest.approx(freedom))
+
+
+def test_cases_of_one_patient_are_one_unit():
+    """Three scans of one of two patients: a ratio of two sums, of which one knows little."""
+    values = np.array([0.0, 0.1, 0.2, 0.9])
+    found = Crossed(["a", "a", "a", "b"]).mean(values)
+    assert found.value == pytest.approx(0.3)
+    assert found.freedom == 1
+    sums = Crossed(["a", "b"]).ratio(np.array([0.3, 0.9]), np.array([3.0, 1.0]))
+    assert (found.low, found.high) == (sums.low, sums.high)
+
+
+def test_where_nothing_may_be_lost_a_share_of_it_is_unbounded():
+    found = FOUR.ratio(np.array([1.0, 1.0, 1.0, 1.0]), np.array([5.0, -1.0, -1.0, -1.0]))
+    assert found.high == np.inf
+
+
+def test_what_is_all_alike_has_no_width_and_one_patient_no_interval():
+    alike = THREE.ratio(np.arange(12.0).reshape(4, 3), 2 * np.arange(12.0).reshape(4, 3))
+    assert (alike.low, alike.value, alike.high) == (0.5, 0.5, 0.5)
+    one = Crossed(["a", "a"], 3).mean(np.arange(6.0).reshape(2, 3))
+    assert (one.low, one.high, one.freedom) == (2.5, 2.5, None)
+
+
+def test_refuses_to_average_nothing():
+    with pytest.raises(ValueError, match="expected cases and trainings, got 0 and 1"):
+        Crossed([])
+
+
+@given(arrays(float, (2, 3), elements=st.sampled_from([0.0, 0.5, 1.0])))
+def test_any_few_values_have_an_interval_around_their_mean(values):
+    found = crossed(2, 3).mean(values)
+    assert found.low <= values.mean() + 1e-9
+    assert values.mean() <= found.high + 1e-9
