@@ -28,6 +28,8 @@ STOCK = {
     "nnUNetPlannerResEncM": residual_encoder_unet_planners.nnUNetPlannerResEncM,
 }
 """nnU-Net's own planners that presets name."""
+RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+"""The network of nnU-Net's ResEnc presets, as plans name it."""
 PER_CHANNEL = ("normalization_schemes", "use_mask_for_norm")
 """What a configuration says once per channel."""
 
@@ -136,7 +138,11 @@ class MiniPlanner(ExperimentPlanner):
         if len(spacing) == 3:
             plan["patch_size"] = list(self.small_network.patch_size)
             plan["batch_size"] = self.small_network.batch_size
-            plan["architecture"]["arch_kwargs"].update(self.small_network.arch_kwargs())
+            architecture = plan["architecture"]
+            if self.small_network.residual:
+                architecture["network_class_name"] = RESIDUAL
+                del architecture["arch_kwargs"]["n_conv_per_stage"]
+            architecture["arch_kwargs"].update(self.small_network.arch_kwargs())
         return plan
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Network:
-    """A small plain U-Net for the configuration ``3d_fullres``.
+    """A small U-Net for the configuration ``3d_fullres``, plain or with a residual encoder.
 
     Attributes:
         patch_size: Training patch and prediction tile, voxels (z, y, x); each side must be
@@ -20,13 +20,16 @@ class Network:
         batch_size: Patches per iteration.
         features: Channels of each stage, the finest first; one entry per stage, at least three
             (nnU-Net weights the loss of the last but one stage with 0).
-        convolutions: Convolutions per stage of the encoder and of the decoder.
+        convolutions: Convolutions per stage of the encoder and of the decoder; of a residual
+            encoder its blocks, of two convolutions each.
+        residual: Whether the encoder is residual, as that of nnU-Net's ResEnc presets.
     """
 
     patch_size: tuple[int, int, int]
     batch_size: int
     features: tuple[int, ...]
     convolutions: tuple[int, int] = (2, 2)
+    residual: bool = False
 
     def __post_init__(self) -> None:
         if len(self.features) < 3:
@@ -47,7 +50,7 @@ class Network:
             "features_per_stage": list(self.features),
             "kernel_sizes": [[3, 3, 3]] * stages,
             "strides": [[1, 1, 1]] + [[2, 2, 2]] * (stages - 1),
-            "n_conv_per_stage": [encoder] * stages,
+            "n_blocks_per_stage" if self.residual else "n_conv_per_stage": [encoder] * stages,
             "n_conv_per_stage_decoder": [decoder] * (stages - 1),
         }
 

@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   seg_eval run --missing all --data BraTS                    the four sequences in turn
   seg_eval run --missing flair,t1ce --data BraTS             both at once
   seg_eval run --missing flair --data BraTS --segmenter MODEL --trust
+  seg_eval run --missing flair --data BraTS --preset cpu-mini --transfer cpu-mini-resenc
   seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
   seg_eval run --degraded flair=1,1,4 --data BraTS --run work/runs/RESTORING --run work/runs/A
   seg_eval report --experiment work/eval/t2f-phantom
@@ -156,6 +157,9 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     add("--arms", action="append", metavar="ARM,ARM", help=help_on_arms())
     told = "segmenter: cpu-mini (phantoms), cpu-small (default), standard, resenc-m"
     add("--preset", help=told)
+    told = "let segmenters of this preset, as cpu-mini-resenc, judge the same arms once more: is "
+    told += "what comes back more than what one architecture likes?"
+    add("--transfer", metavar="PRESET", help=told)
     told = "an nnU-Net v2 model folder of yours as the frozen segmenter"
     add("--segmenter", type=Path, metavar="FOLDER", help=told)
     told = "load checkpoints that you did not train here: they are pickles, which can run any code"

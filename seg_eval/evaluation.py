@@ -29,6 +29,7 @@ from seg_eval.experiment import (
     teaching_split,
     train_coupled,
     train_synthesiser,
+    transfer_of,
 )
 from seg_eval.report import (
     OUTPUTS,
@@ -41,7 +42,16 @@ from seg_eval.report import (
     write_outputs,
 )
 from seg_eval.segmenter import segmenters_folder
-from synth3d.files import lock, place, plain, read_json, sweep, write_json, write_text
+from synth3d.files import (
+    lock,
+    make_folder,
+    place,
+    plain,
+    read_json,
+    sweep,
+    write_json,
+    write_text,
+)
 
 P = ParamSpec("P")
 
@@ -92,7 +102,7 @@ def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "
         for experiment in experiments:
             _print_plan(experiment, choices[experiment.plan.missing], request)
         return Outcome(experiments[0].folder, 0)
-    code = max([_carry_out(experiment, words) for experiment in experiments])
+    code = max([_carry_out(each, words, request.transfer) for each in experiments])
     if len(experiments) == 1:
         return Outcome(experiments[0].folder, code)
     name = request.name or f"all-{plain(request.cohort.resolve().name)}"
@@ -140,11 +150,18 @@ def _place(request: RunRequest, plan: Plan, engines: Engines) -> Experiment:
     several = request.name and len(request.wanted) > 1
     name = f"{request.name}-{plan.stem}" if several else request.name
     folder = choose_folder(request.work / "eval", name, plan)
-    return Experiment(plan, folder, segmenters_folder(request.work, plan.cohort), engines)
+    placed = Experiment(plan, folder, segmenters_folder(request.work, plan.cohort), engines)
+    if request.transfer is not None:
+        other = transfer_of(placed, request.transfer).plan
+        refuse_teachers(other, expected(other))
+    return placed
 
 
-def _carry_out(experiment: Experiment, words: str) -> int:
-    """Score and report one experiment; 1 if its check of the export path failed, else 0."""
+def _carry_out(experiment: Experiment, words: str, transfer: str | None = None) -> int:
+    """Score and report one experiment; 1 if its check of the export path failed, else 0.
+
+    First of all its arms once more, by segmenters of the preset ``transfer``.
+    """
     plan, folder = experiment.plan, experiment.folder
     print(
         f"{len(plan.cohort.train)} training and {len(plan.cohort.test)} test cases, "
@@ -156,6 +173,8 @@ def _carry_out(experiment: Experiment, words: str) -> int:
         if words:
             experiment.note_command(words)
         scores, images = scores_of(experiment)
+        if transfer is not None:
+            _judge_again(transfer_of(experiment, transfer))
         summary = write_outputs(experiment, scores, images)
     print()
     print(render(summary))
@@ -171,6 +190,16 @@ def _carry_out(experiment: Experiment, words: str) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _judge_again(experiment: Experiment) -> None:
+    """Score and report the arms of another experiment, which has made them."""
+    folder = experiment.folder
+    print(f"the same arms, judged by segmenters of the preset {experiment.plan.preset}: {folder}")
+    make_folder(folder)
+    sweep(folder)
+    write_json(folder / "config.json", remembered(folder, experiment.plan.describe()))
+    write_outputs(experiment, *scores_of(experiment))
 
 
 def _write_overview(folder: Path, experiments: Sequence[Experiment]) -> None:
@@ -195,6 +224,8 @@ def _print_plan(experiment: Experiment, choice: Choice, request: RunRequest) -> 
     print(f"experiment folder: {experiment.folder}")
     trained = f"segmenter ({plan.preset}) in {experiment.models}"
     print(f"segmenter: {plan.foreign}" if plan.foreign else trained)
+    if request.transfer:
+        print(f"and the same arms by segmenter ({request.transfer}) in {experiment.models}")
     if choice.training:
         print(f"synthesiser: to be trained: {shlex.join(['synth3d', *choice.training])}")
     if (coupled := choice.coupled) is not None:

@@ -4,6 +4,8 @@ Everything is as small as it can be and nothing is stood in for, so figures mean
 that each stage takes what the one before it leaves is what counts.
 """
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("nnunetv2")
@@ -43,11 +45,16 @@ PRESET = Preset(
     schedule={"epochs": 6, "iterations": 4, "validation_iterations": 1, "save_every": 6},
 )
 
+RESIDUAL = replace(
+    PRESET, name="smallest-resenc", network=Network((16, 16, 16), 2, (4, 8, 8), (1, 1), True)
+)
+
 
 def test_phantoms_become_a_certificate(tmp_path, monkeypatch, capfd):
     from synth3d.cli import main as synth3d
 
-    monkeypatch.setitem(PRESETS, PRESET.name, PRESET)
+    for preset in (PRESET, RESIDUAL):
+        monkeypatch.setitem(PRESETS, preset.name, preset)
     cohort, work, recipe = tmp_path / "cohort", tmp_path / "work", tmp_path / "tiny.toml"
     recipe.write_text(RECIPE)
     assert synth3d(["phantom", str(cohort), "--cases", "6", "--size", "32"]) == 0
@@ -67,21 +74,23 @@ def test_phantoms_become_a_certificate(tmp_path, monkeypatch, capfd):
     assert trained == {"synthesiser", "segmenter"}
     assert [*work.glob("runs/*/weights.safetensors")]
     assert [*work.glob("segmenters/*/smallest/results/**/checkpoint_final.pth")]
-    (checkpoint,) = work.glob("segmenters/*/smallest/results/**/checkpoint_final.pth")
-    _couple(checkpoint.parents[1], work, flags, capfd)
+    _couple(work, flags, capfd)
 
 
-def _couple(model, work, flags, capfd) -> None:
-    """The segmenter teaches a synthesiser of the same cohort, which it may not judge."""
-    from synth3d.cli import main as synth3d
-
-    export, (data, cohort, *_) = work / "export", flags
-    assert main(["export-segmenter", str(model), str(export), "--work", str(work)]) == 0
-    told = f"train.coupling.segmenter={export}", "train.coupling.label=0.1"
-    command = ["train", data, cohort, *flags[2:6], "--device", "cpu", "--name", "coupled"]
-    assert synth3d([*command, "--set", told[0], "--set", told[1]]) == 0
+def _couple(work, flags, capfd) -> None:
+    """Another segmenter teaches a synthesiser, which this one judges, and one like neither."""
+    ask = ["run", "--missing", "flair", *flags, "--arms", "synthetic", "--name", "taught"]
+    told = ["--coupled", "--set", "train.coupling.label=0.1", "--transfer", RESIDUAL.name]
+    assert main([*ask, *told]) == 0, capfd.readouterr().err
+    (run,) = work.glob("runs/coupled-*")
+    found = seg_eval.read_summary(work / "eval" / "taught")
+    assert "(seed 1000)" in found["notes"][run.name]
+    assert set(found["transfer"][0]["regions"]["WT"]) == {"full", "zero", run.name}
     capfd.readouterr()
-    judged = ["run", "--missing", "flair", *flags, "--run", str(work / "runs" / "coupled")]
-    assert main([*judged, "--name", "taught"]) == 2
+    by_its_teacher = ["--run", str(run), "--seed", "1000", "--name", "again"]
+    assert main(["run", "--missing", "flair", *flags, *by_its_teacher]) == 2
     assert "was coupled to the segmenter" in capfd.readouterr().err
-    assert main([*judged, "--name", "taught", "--seed", "1", "--dry-run"]) == 0
+    made = f"made={work / 'eval' / 'taught' / 'arms' / run.name}"
+    given = ["--completed", made, "--seed", "1000", "--name", "again"]
+    assert main(["run", "--missing", "flair", *flags, *given]) == 2
+    assert "made was coupled to the segmenter" in capfd.readouterr().err

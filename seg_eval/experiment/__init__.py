@@ -8,10 +8,12 @@ from seg_eval.experiment.pins import expected, refuse_teachers
 from seg_eval.experiment.plan import Plan, choose_folder, make_plan, remembered
 from seg_eval.experiment.request import RunRequest
 from seg_eval.experiment.score import scores_of
+from seg_eval.experiment.transfer import TRANSFER, transfer_of
 from seg_eval.experiment.uncertainty import told_uncertainty
 
 __all__ = [
-    "Choice", "Engines", "Experiment", "Plan", "RunRequest", "choose", "choose_folder", "expected",
-    "make_plan", "real_engines", "refuse_teachers", "remembered", "scores_of", "teacher_of",
-    "teaching_split", "told_uncertainty", "train_coupled", "train_synthesiser",
+    "TRANSFER", "Choice", "Engines", "Experiment", "Plan", "RunRequest", "choose", "choose_folder",
+    "expected", "make_plan", "real_engines", "refuse_teachers", "remembered", "scores_of",
+    "teacher_of", "teaching_split", "told_uncertainty", "train_coupled", "train_synthesiser",
+    "transfer_of",
 ]  # fmt: skip

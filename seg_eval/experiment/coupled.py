@@ -48,11 +48,18 @@ class CoupledRun:
 
     def training(self, splits: Path, export: Path, threads: int) -> list[str]:
         """Arguments of ``synth3d`` that train it, or go on with what a killed one left."""
-        work = ["--work", str(self.folder.parents[1]), "--name", self.folder.name]
-        threads = threads_begun(self.folder, threads)
         taught = (f"{COUPLING}.segmenter={export.resolve()}", *self.settings)
-        named = [word for one in taught for word in ("--set", one)]
-        return [*self.asked, *work, "--splits", str(splits), "--threads", str(threads), *named]
+        return self._asked(splits, taught, "--threads", str(threads_begun(self.folder, threads)))
+
+    def trial(self, splits: Path) -> list[str]:
+        """The same as a dry run, with a term that needs no teacher: what is wrong is told early."""
+        others = [one for one in self.settings if not one.startswith(f"{COUPLING}.")]
+        return self._asked(splits, (f"{COUPLING}.tumour=1", *others), "--dry-run")
+
+    def _asked(self, splits: Path, settings: Sequence[str], *more: str) -> list[str]:
+        work = ["--work", str(self.folder.parents[1]), "--name", self.folder.name]
+        named = [word for one in settings for word in ("--set", one)]
+        return [*self.asked, *work, "--splits", str(splits), *more, *named]
 
 
 def coupled_run(
@@ -93,6 +100,11 @@ def train_coupled(
     """
     if not run.finished:
         task = teacher_of(request, plan)
+        splits = request.splits or teaching_split(run, task.folder)
+        if request.splits is None:
+            make_folder(splits.parent)
+            write_splits(splits, run.splits)
+        engines.synth3d(run.trial(splits))
         print(
             f"coupled: a segmenter of seed {task.seed}, which judges nothing, learns from the "
             f"{len(plan.cohort.train)} training cases and teaches {run.folder.name}"
@@ -104,10 +116,6 @@ def train_coupled(
                 f"teacher another seed, as in --coupled {task.seed + 1}"
             )
         export = engines.export_segmenter(model, model / "export")
-        splits = request.splits or teaching_split(run, task.folder)
-        if request.splits is None:
-            make_folder(splits.parent)
-            write_splits(splits, run.splits)
         engines.synth3d(run.training(splits, export, plan.threads))
     if not run.finished:
         raise InputError(f"training left no finished run in {run.folder}")

@@ -23,13 +23,24 @@ Key = tuple[str, int]
 class Experiment:
     """A plan in its folder."""
 
-    def __init__(self, plan: Plan, folder: Path, models: Path, engines: Engines) -> None:
-        """Set up without touching the disk; ``models`` is where the cohort's segmenters belong."""
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        models: Path,
+        engines: Engines,
+        arms_in: Path | None = None,
+    ) -> None:
+        """Set up without touching the disk; ``models`` is where the cohort's segmenters belong.
+
+        ``arms_in`` is the folder of another experiment with the same arms, which are not made anew.
+        """
         self.plan, self.folder, self.models, self.engines = plan, folder, models, engines
+        self._arms_in = arms_in or folder
         how, resample = plan.degraded, engines.resample
-        self.poor = None if how is None else PoorScans(folder / "degraded", how, resample)
+        self.poor = None if how is None else PoorScans(self._arms_in / "degraded", how, resample)
         work = plan.cohort, plan.missing, self.synth3d, plan.seed, plan.threads
-        self.builder = ArmBuilder(folder / "arms", *work, self.poor)
+        self.builder = ArmBuilder(self._arms_in / "arms", *work, self.poor)
 
     def note_command(self, words: str) -> None:
         """Remember a command that the experiment was made with, in ``commands.json``."""
@@ -62,4 +73,4 @@ class Experiment:
 
     def image_file(self, arm: Arm) -> Path:
         """The image scores of ``arm``."""
-        return place(self.folder, "scores", arm.name, "images.json")
+        return place(self._arms_in, "scores", arm.name, "images.json")

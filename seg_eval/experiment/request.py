@@ -11,6 +11,7 @@ from seg_eval.scoring import EMPTY_RULES
 from synth3d.cohort import MODALITIES, Modality, parse_modality, parse_scheme
 from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of
+from synth3d.settings import parse_assignment
 
 PHANTOM_PRESET, REAL_PRESET = "cpu-mini", "cpu-small"
 TEACHER_SEED = 1000
@@ -41,6 +42,7 @@ class RunRequest:
         name: Folder under ``work/eval``; None takes the missing sequences and the cohort.
         arms: Kinds of arm or groups of them, see :data:`seg_eval.arms.ARM_KINDS`.
         preset: Of the segmenters; None takes one by the data.
+        transfer: Of further segmenters, of another architecture, that judge the same arms.
         segmenter: An nnU-Net v2 model folder as the frozen segmenter; None trains one.
         trust: Checkpoints may be unpickled that this user did not train on this machine.
         empty: Rule for regions that a case does not have, ``brats`` or ``skip``.
@@ -81,6 +83,7 @@ class RunRequest:
     dry_run: bool = False
     degraded: str | None = None
     profile: str = "kspace"
+    transfer: str | None = None
     coupled: int | None = None
     settings: tuple[str, ...] = ()
 
@@ -91,9 +94,7 @@ class RunRequest:
             parse_scheme(self.labels)
         several = len(self.segmenter_seeds) > 1
         _ = self.kinds
-        if self.segmenter_preset not in PRESETS:
-            known = ", ".join(PRESETS)
-            raise InputError(f"unknown preset {self.segmenter_preset!r}; known: {known}")
+        self._check_presets()
         self._check_counts()
         self._check_coupled(several)
         if not 0 <= self.margin < 1:
@@ -120,6 +121,17 @@ class RunRequest:
             raise InputError("--profile says how --degraded makes thick slices; give it with that")
         _ = self.wanted
 
+    def _check_presets(self) -> None:
+        for preset in filter(None, (self.segmenter_preset, self.transfer)):
+            if preset not in PRESETS:
+                known = ", ".join(PRESETS)
+                raise InputError(f"unknown preset {preset!r}; known: {known}")
+        if self.segmenter is None and self.transfer == self.segmenter_preset:
+            raise InputError(
+                f"--transfer asks for judges of another preset than {self.transfer}, which judges "
+                "anyway; give another one, as cpu-mini-resenc, or leave it out"
+            )
+
     def _check_coupled(self, several: bool) -> None:
         if self.coupled is None:
             if self.settings:
@@ -128,6 +140,8 @@ class RunRequest:
                     "train with synth3d train --set and name the run with --run"
                 )
             return
+        for one in self.settings:
+            parse_assignment(one)
         if not 0 <= self.coupled < SEEDS:
             said = f"a whole number from 0 to {SEEDS - 1}, got {self.coupled}"
             raise InputError(f"--coupled takes the seed of its teacher, {said}")

@@ -21,6 +21,7 @@ from seg_eval.report.page import (
     table,
 )
 from seg_eval.report.pictures import dice_by_case, error_and_loss, short_name
+from seg_eval.report.transfer import tell_transfers
 from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
 
 Summary = Mapping[str, Any]
@@ -89,6 +90,7 @@ def describe(
         "losses": table("losses", s=summary, arms=arms),
         "beyond": table("beyond", s=summary, arms=arms) if _has_cheap(summary) else None,
         "seeds": [found for name in of_seeds if (found := table(name, s=summary, arms=arms))],
+        "transfers": tell_transfers(summary, arms),
         "metrics": _metrics(summary, arms),
         "images": table("images", means=summary["images"], scores=IMAGE_SCORES),
         "benefit": table("benefit", rows=summary["image_benefit"], scores=IMAGE_SCORES),

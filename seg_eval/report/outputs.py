@@ -36,6 +36,7 @@ from seg_eval.report.pictures import (
     error_and_loss,
 )
 from seg_eval.report.slices import ERROR_COLOURS, LARGEST_ERROR
+from seg_eval.report.transfer import read_transfers
 from seg_eval.report.viewer import describe_view, fit_views
 from seg_eval.report.volumes import CaseFiles, CaseVolumes
 from seg_eval.scoring import IMAGE_SCORES, Score, counted
@@ -54,15 +55,9 @@ from synth3d.files import (
 from synth3d.settings import read_as
 
 OUTPUTS = (
-    "report.html",
-    "report.md",
-    "results.csv",
-    "image_scores.csv",
-    "summary.json",
-    "dice.png",
-    "slices.png",
-    "scatter.png",
-)
+    "report.html", "report.md", "results.csv", "image_scores.csv", "summary.json",
+    "dice.png", "slices.png", "scatter.png",
+)  # fmt: skip
 """The files of a finished experiment, in reading order."""
 
 VOLUMES = "volumes.json"
@@ -105,6 +100,7 @@ def write_outputs(
         "versions": _versions(),
         "hashes": _hashes(experiment),
         "commands": experiment.commands(),
+        "transfer": read_transfers(folder),
         "cases": [
             {"case": case.name, "patient": case.patient, "role": role}
             for role, case in shown.items()

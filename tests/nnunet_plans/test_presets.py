@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,10 @@ from nnunet_plans.presets import PRESETS, Network, Preset
 
 
 def test_the_shipped_presets_are_the_documented_ones():
-    assert set(PRESETS) == {"cpu-mini", "cpu-small", "standard", "resenc-m"}
+    assert set(PRESETS) == {"cpu-mini", "cpu-mini-resenc", "cpu-small", "standard", "resenc-m"}
+    plain, residual = PRESETS["cpu-mini"], PRESETS["cpu-mini-resenc"]
+    assert residual.schedule == plain.schedule
+    assert residual.network == replace(plain.network, residual=True)
     for name, planner in (("standard", "ExperimentPlanner"), ("resenc-m", "nnUNetPlannerResEncM")):
         stock = PRESETS[name]
         seldom = {"save_every": 5}  # an epoch takes minutes; no more than five are lost by a kill
@@ -34,6 +38,13 @@ def test_a_network_states_its_architecture_per_stage():
         "n_conv_per_stage": [2, 2, 2],
         "n_conv_per_stage_decoder": [1, 1],
     }
+
+
+def test_a_residual_encoder_has_blocks_in_place_of_convolutions():
+    found = Network((16, 16, 16), 2, (4, 8, 8), (1, 2), residual=True).arch_kwargs()
+    assert found["n_blocks_per_stage"] == [1, 1, 1]
+    assert found["n_conv_per_stage_decoder"] == [2, 2]
+    assert "n_conv_per_stage" not in found
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ class FakeMachines:
         if command == "phantom":
             if not Path(rest[0]).exists():
                 _write_cohort(Path(rest[0]))
-        elif command == "train":
+        elif command == "train" and "--dry-run" not in rest:
             work = Path(options["--work"])
             run = work / "runs" / options.get("--name", "fresh")
             split = (
@@ -276,7 +276,7 @@ class FakeMachines:
             made = _write_run(run, data, split=split)
             if how := options.get("--degraded"):
                 restores(made, [int(by) for by in how.split("=")[1].split(",")])
-        else:
+        elif command == "complete":
             self._complete(list(arguments))
 
     def _complete(self, arguments: list[str]) -> None:

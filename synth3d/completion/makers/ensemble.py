@@ -47,6 +47,7 @@ class EnsembleMaker(Maker):
         super().__init__(first.config, tuple(sources), tuple(targets))
         self.runs = tuple(runs)
         self.random = any(one.random for one in runs)
+        self.teachers = tuple(dict.fromkeys(each for one in runs for each in one.teachers))
         self.identity = {"runs": [one.identity for one in runs]}
         self.name = "+".join(one.name for one in runs)
         self.title = f"mean of {len(runs)} runs: " + "; ".join(one.title for one in runs)

@@ -27,13 +27,17 @@ def test_one_command_teaches_trains_and_judges(run_toy, machines, folder, tmp_pa
     """By segmenters of other seeds, as one more arm beside the run that was named."""
     flags = ("--arms", "synthetic", "--seeds", "0,1", "--coupled", "7")
     assert run_toy(*flags, "--set", "train.steps=9", "--set", "model.name=resunet") == 0
-    first = machines.log[:3]
-    assert first == ["train segmenter frozen 7", "export model-frozen-7", "train"]
+    first = machines.log[:4]
+    assert first == ["train", "train segmenter frozen 7", "export model-frozen-7", "train"]
+    trial, command = machines.commands[:2]
+    assert "--dry-run" in trial
+    assert said_of(trial, "--set") == [
+        "train.coupling.tumour=1", "train.steps=9", "model.name=resunet"
+    ]  # fmt: skip
     assert machines.log.count("train segmenter frozen 0") == 1
     assert [case.name for case in machines.tasks[0].cohort.train] == list(SPLIT["train"])
     (run,) = coupled_runs(tmp_path)
-    command = machines.commands[0]
-    assert said_of(command, "--name") == [run.name]
+    assert said_of(command, "--name") == said_of(trial, "--name") == [run.name]
     assert said_of(command, "--target") == ["t2f"]
     export = machines.tasks[0].folder / "model-frozen-7" / "export"
     assert said_of(command, "--set") == [
@@ -82,8 +86,21 @@ def test_a_killed_one_goes_on_with_what_is_there(where, run_toy, machines, monke
     assert read_run(run).teachers[0].seed == TEACHER_SEED
 
 
+def test_what_cannot_be_trained_is_told_before_its_teacher_is(run_toy, machines):
+    def refuses(arguments):
+        raise StageFailedError("`synth3d train` ended with exit code 2", 2)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machines, "synth3d", refuses)
+        with pytest.raises(StageFailedError):
+            run_toy("--arms", "synthetic", "--coupled", "--set", "train.stepz=9")
+    assert not machines.log
+
+
 def test_a_training_that_was_begun_goes_on_with_its_threads(run_toy, machines, tmp_path):
     def fails(arguments):
+        if "--dry-run" in arguments:
+            return
         name = said_of(arguments, "--name")[0]
         run = tmp_path / "work" / "runs" / name
         run.mkdir()
@@ -105,6 +122,7 @@ def test_a_training_that_was_begun_goes_on_with_its_threads(run_toy, machines, t
         ({"coupled": 0}, "seed 0 would teach the coupled run and judge it; leave .* --seed,"),
         ({"coupled": 2, "seeds": "0,2"}, "out of --seeds, or .* as in --coupled 3"),
         ({"coupled": -1}, "a whole number from 0"),
+        ({"coupled": 7, "settings": ("train.steps",)}, "--set takes key=value"),
         ({"settings": ("train.steps=9",)}, "--set is for the synthesiser that --coupled trains"),
     ],
 )
@@ -167,7 +185,7 @@ def test_of_thick_slices_it_restores(run_toy, machines, tmp_path):
     assert run_toy("--coupled", name="thick", arms=("restored",), **degraded) == 0
     (run,) = coupled_runs(tmp_path)
     assert run.name.startswith("coupled-t2f-1x1x2-")
-    assert said_of(machines.commands[0], "--degraded") == ["t2f=1,1,2"]
+    assert said_of(machines.commands[1], "--degraded") == ["t2f=1,1,2"]
 
 
 def test_a_foreign_judge_that_would_teach_is_refused(toy_request, machines, tmp_path, monkeypatch):
@@ -192,4 +210,4 @@ def test_a_foreign_judge_that_would_teach_is_refused(toy_request, machines, tmp_
     coupled = choose(request, ("t2f",)).coupled
     with pytest.raises(InputError, match="would teach the coupled run and judge it"):
         train_coupled(coupled, request, plan, machines.engines())
-    assert "train" not in machines.log
+    assert machines.log.count("train") == 1  # the dry run

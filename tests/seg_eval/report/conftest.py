@@ -87,7 +87,7 @@ def make_summary() -> Callable[..., dict[str, Any]]:
             "versions": {"torch": "2.15.0", "nnunetv2": "2.8.1", "numpy": "2.4.6"},
             "hashes": {"segmenter seed 0": "9f" * 32, "weights": "0a" * 32},
             "commands": ["seg_eval run --missing flair --data cohorts/brats18 --arms all"],
-            "pictures": [], "cases": [],
+            "pictures": [], "cases": [], "transfer": [],
         }  # fmt: skip
 
     return make

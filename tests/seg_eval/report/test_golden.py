@@ -167,6 +167,7 @@ OTHERS = (
     ("orientation", {"known": True, "tilt": None}),
     ("orientation", {"known": True, "tilt": 20.0}),
     ("orientation", {"known": False, "tilt": None}),
+    ("transfer", {"other": {"preset": "cpu-mini-resenc", "seeds": [0, 1]}}),
 )
 
 

@@ -12,7 +12,7 @@ from seg_eval.scoring.scores import Score
 SCHEMA = Path(__file__).parents[3] / "docs" / "summary-schema.md"
 FREE_FORM = {
     "config", "notes", "uncertainty", "seconds", "peak_memory_mb", "versions", "hashes", "commands",
-    "pictures", "cases",
+    "pictures", "cases", "transfer",
 }  # fmt: skip
 PLACEHOLDERS = {"regions": "<region>", "arms": "<arm>", "metrics": "<metric>"}
 

@@ -13,7 +13,9 @@ from seg_eval.cli import main
 from seg_eval.segmenter.environment import nnunet_environment
 from seg_eval.segmenter.export import ExportRequest, described, export_segmenter
 from seg_eval.segmenter.model_folder import read_model_folder
-from seg_eval.segmenter.nnunet import Segmenter
+from seg_eval.segmenter.nnunet import Segmenter, train_segmenter
+from seg_eval.segmenter.preprocessing import prepare as prepare_cases
+from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
 from synth3d.cohort import MODALITIES, Case
 from synth3d.data import pack, prepare
 from synth3d.data.cache import BRAIN, levels_of, region_of
@@ -245,3 +247,14 @@ def test_a_network_that_is_not_what_its_plans_say_is_refused(foreign, tmp_path, 
     with pytest.raises(InputError, match="would not find"):
         export_segmenter(ExportRequest(foreign(), out, trust=True))
     assert not list(out.iterdir())
+
+
+def test_a_small_residual_encoder_is_trained_judges_and_teaches(cases, toy, volumes_of, tmp_path):
+    """As the preset cpu-mini-resenc has it; the export was held against nnU-Net's own logits."""
+    preset = replace(toy, name="toy-resenc", network=replace(toy.network, residual=True))
+    raw = write_raw_dataset(RawRequest(tmp_path / "raw", cases[:3], 501, "Cohort"))
+    model = train_segmenter(prepare_cases(raw, tmp_path, preset, cases[:3]))
+    labels = Segmenter(model).predict(volumes_of(cases[4]), (1, 1, 1))
+    assert labels.shape == volumes_of(cases[4])["t1n"].shape
+    out = export_segmenter(ExportRequest(model, tmp_path / "out", work=tmp_path))
+    assert load_segmenter(out).about.architecture.network == "ResidualEncoderUNet"

@@ -86,6 +86,17 @@ def test_runs_are_averaged_in_scanner_units_each_on_its_own_way_back(complete, r
     assert complete("out", "run", "wide")[0].state == "done"
 
 
+def test_a_mean_was_taught_by_whoever_taught_one_of_its_runs(runs, complete):
+    for seed, name in enumerate(("run", "wide")):
+        copy = shutil.copytree(runs / name, runs / f"taught-{name}")
+        hashes = {key: str(seed) * 64 for key in ("weights_sha256", "checkpoint_sha256")}
+        taught = {"taught_by": [hashes | {"seed": seed}]}
+        write_json(copy / "done.json", read_json(copy / "done.json") | taught)
+    _, receipt, *_ = complete("taught", "taught-run", "taught-wide")
+    assert [one["seed"] for one in receipt["taught_by"]] == [0, 1]
+    assert "taught_by" not in complete("untaught", "run", "wide")[1]
+
+
 def test_draws_mirrors_and_runs_are_averaged_alike(ready, runs, complete):
     """Every picture counts the same, and the spread is over all of them."""
     shutil.copytree(ready / "random", runs / "random", dirs_exist_ok=True)
