@@ -67,9 +67,9 @@ def learn(row: Row, seed: int, settings: Settings, device: torch.device) -> dict
 
     Returns:
         ``levels``: shift → PSNR in dB of each test slice; ``heard``: the correlation of the
-        offsets with the true shift (:func:`correlation`), None where there are none; ``curve``:
-        pairs of steps and mean PSNR over shifts as in training; ``parameters``; and ``seconds`` of
-        the training.
+        offsets with the true shift (:func:`correlation`) and ``slope`` how far they follow it
+        (:func:`slope`), None where there are none; ``curve``: pairs of steps and mean PSNR over
+        shifts as in training; ``parameters``; and ``seconds`` of the training.
     """
     torch.manual_seed(seed)
     show = _Show(Probed(row).to(device), settings, device)
@@ -92,14 +92,38 @@ def learn(row: Row, seed: int, settings: Settings, device: torch.device) -> dict
             seconds += time.perf_counter() - began
             curve.append((step, float(show.evenly(TEST_SLICES)[0].mean())))
             began = time.perf_counter()
+    _, offsets, shifts = show.evenly(TRACED_SLICES)
     lengths = [length for length in LEVELS if length <= settings.longest]
     return {
         "levels": {f"{length:g}": show.along(length).tolist() for length in lengths},
-        "heard": correlation(*show.evenly(TRACED_SLICES)[1:]),
+        "heard": correlation(offsets, shifts),
+        "slope": slope(offsets, shifts),
         "curve": curve,
         "parameters": sum(weight.numel() for weight in weights),
         "seconds": seconds,
     }
+
+
+def slope(offsets: np.ndarray, shift: np.ndarray) -> float | None:
+    """How far the offset that follows the shift most goes with it, in taps a pixel.
+
+    1 reads a moved source in its place, if a full-resolution convolution rolls that source alone;
+    offsets may tell the shift very well and follow it hardly at all.
+
+    Args:
+        offsets: (N, F), pairs (y, x).
+        shift: (N, 2) pixels (y, x).
+
+    Returns:
+        The slope, averaged over y and x, of the pair where it is farthest from 0; None for F = 0.
+    """
+    if not offsets.shape[1]:
+        return None
+    pairs = offsets.reshape(len(offsets), -1, 2)
+    away = (shift - shift.mean(0))[:, None]
+    slopes = ((pairs - pairs.mean(0)) * away).sum(0) / np.square(away).sum(0)
+    each = slopes.mean(1)
+    return float(each[np.abs(each).argmax()])
 
 
 class _Show:

@@ -17,7 +17,8 @@ NOTE = """\
 PSNR in the head, range 1 with white matter at 1/2; *mean ± sd* over seeds. *Δ*: minus the first
 row, paired by seed and head, over all shifts, with a 95 % interval from a bootstrap that draws
 heads and seeds. *heard*: correlation of the true shift with what all offsets tell of it linearly,
-on slices that the map was not fitted on. *last eighth*: what the last eighth of the steps brought,
+on slices that the map was not fitted on; *slope*: by how many taps a pixel the offset that follows
+the shift most does. *last eighth*: what the last eighth of the steps brought,
 while the rate falls to 0."""
 
 Found = Mapping[str, Mapping[int, Mapping[str, Any]]]
@@ -35,8 +36,9 @@ def summarise(found: Found) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"name": name, "about": ROWS[name].about, "seeds": list(seeds)}
         row |= {"all": scores.pop("all"), "levels": scores}
         runs = list(seeds.values())
-        heard = [run["heard"] for run in runs if run["heard"] is not None]
-        row["heard"] = level(np.array(heard)[:, None]) if heard else None
+        for name in ("heard", "slope"):
+            numbers = [run[name] for run in runs if run[name] is not None]
+            row[name] = level(np.array(numbers)[:, None]) if numbers else None
         row["last_eighth"] = float(np.mean([r["curve"][-1][1] - r["curve"][-2][1] for r in runs]))
         row["parameters"], row["steps"] = runs[0]["parameters"], runs[0]["curve"][-1][0]
         row["seconds_per_step"] = float(np.mean([run["seconds"] for run in runs])) / row["steps"]
@@ -97,7 +99,18 @@ def _line(levels: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 def _drawn(rows: Sequence[Mapping[str, Any]]) -> str:
     lengths = list(rows[0]["levels"])
-    head = ["row", "what", *lengths, "all", "Δ", "heard", "last eighth", "parameters", "s / step"]
+    head = [
+        "row",
+        "what",
+        *lengths,
+        "all",
+        "Δ",
+        "heard",
+        "slope",
+        "last eighth",
+        "parameters",
+        "s / step",
+    ]
     table = [[*head, "seeds"]]
     for row in rows:
         gap = row["all"]["difference"]
@@ -105,8 +118,9 @@ def _drawn(rows: Sequence[Mapping[str, Any]]) -> str:
             row["name"], row["about"], *(_level(row["levels"][each]) for each in lengths),
             _level(row["all"]),
             f"{gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap else "",
-            _level(row["heard"]) if row["heard"] else "–", f"{row['last_eighth']:+.2f}",
-            f"{row['parameters']:,}", f"{row['seconds_per_step']:.3g}", str(len(row["seeds"])),
+            *(_level(row[each]) if row[each] else "–" for each in ("heard", "slope")),
+            f"{row['last_eighth']:+.2f}", f"{row['parameters']:,}",
+            f"{row['seconds_per_step']:.3g}", str(len(row["seeds"])),
         ])  # fmt: skip
     lines = ["| " + " | ".join(map(markdown_cell, line)) + " |" for line in table]
     lines.insert(1, "|" + "---|" * len(table[0]))
@@ -126,7 +140,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         "psnr": row["all"]["mean"],
         "sd_over_seeds": row["all"]["sd"],
         **{f"difference_{key}": gap.get(key) for key in ("mean", "low", "high")},
-        "heard": row["heard"]["mean"] if row["heard"] else None,
+        **{name: row[name]["mean"] if row[name] else None for name in ("heard", "slope")},
         **{key: row[key] for key in ("last_eighth", "parameters", "steps", "seconds_per_step")},
         "seeds": len(row["seeds"]),
     }

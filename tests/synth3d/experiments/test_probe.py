@@ -8,7 +8,7 @@ import torch
 
 from synth3d.cli import main
 from synth3d.experiments.probe import learning, probe_shift, report, run
-from synth3d.experiments.probe.learning import Settings, correlation, even_shifts, learn
+from synth3d.experiments.probe.learning import Settings, correlation, even_shifts, learn, slope
 from synth3d.experiments.probe.networks import ROWS, Probed
 from synth3d.models import routed
 
@@ -138,6 +138,17 @@ def test_the_correlation_of_offsets_with_the_truth():
     assert correlation(np.zeros((256, 0)), shift) is None
 
 
+def test_how_far_offsets_follow_the_truth():
+    """Of the pair that follows it most, whatever else there is and however well it is told."""
+    shift = np.random.default_rng(0).normal(size=(256, 2))
+    small, turned = 0.01 * shift, shift[:, ::-1]
+    assert slope(np.concatenate([small, -0.5 * shift + 2], 1), shift) == pytest.approx(-0.5)
+    assert slope(small, shift) == pytest.approx(0.01)
+    assert abs(slope(turned, shift)) < 0.2
+    assert slope(np.zeros((256, 2)), shift) == 0
+    assert slope(np.zeros((256, 0)), shift) is None
+
+
 def test_a_training_repeats_itself_and_seeds_differ(few):
     first, again, other = (learn(ROWS["agi-net"], seed, TINY, CPU) for seed in (1, 1, 2))
     assert first["levels"] == again["levels"]
@@ -169,7 +180,7 @@ def test_the_probe_as_a_user_meets_it(tmp_path, few, monkeypatch, capsys):
     assert (first["name"], told["name"], told["seeds"]) == ("resunet", "side3-told", [0, 1])
     assert first["all"]["difference"] is None
     assert first["heard"] is None
-    assert told["heard"]["mean"] == pytest.approx(1)
+    assert [told[key]["mean"] for key in ("heard", "slope")] == pytest.approx([1, 1])
     gap = told["all"]["mean"] - first["all"]["mean"]
     assert told["all"]["difference"]["mean"] == pytest.approx(gap)
     before = (folder / "table.md").read_text()
