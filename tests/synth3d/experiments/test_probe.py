@@ -60,15 +60,13 @@ def test_a_kernel_rolled_by_the_shift_reads_a_moved_source_as_if_in_its_place(na
 
 
 @pytest.mark.parametrize(("name", "sees"), [("side7", False), ("side7-joint", True)])
-def test_whether_what_the_routing_knows_of_the_moved_source_is_measured_against_the_other(
-    name, sees
-):
-    """Where each group is convolved alone, nothing that is pooled depends on both sources."""
+def test_whether_a_convolution_of_the_routing_compares_the_sources(name, sees):
+    """Where each group is convolved alone, they meet in the normalisation over channels only."""
     network = probed(name)
     place = one_rolled(network)
     features, other = torch.rand(1, 16, 32, 32), torch.rand(1, 8, 32, 32)
     replaced = torch.cat([other, features[:, 8:]], 1)
-    unit = place.routing.unit1[0]  # before the normalisation, which knows no place
+    unit = place.routing.unit1[0]
     assert torch.allclose(unit(features)[:, 8:], unit(replaced)[:, 8:]) != sees
 
 
