@@ -19,6 +19,7 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 from nnunet_plans.presets import PRESETS
+from synth3d.experiments.probe import PROBE
 from synth3d.experiments.tables import TABLES
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.models import GENERATORS
@@ -43,7 +44,7 @@ CLIS = {"make": "make", "synth3d-bids": "synth3d.bids.command"}
 RECIPES = {path.stem for path in ROOT.glob("synth3d/training/recipes/*.toml")}
 CHOICES = {
     "recipe": RECIPES, "model": GENERATORS, "framework": FRAMEWORKS, "preset": PRESETS,
-    "table": TABLES,
+    "table": {*TABLES, PROBE},
 }  # fmt: skip
 
 

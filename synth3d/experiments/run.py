@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from synth3d.experiments.plan import (
     normalised,
     with_budget,
 )
+from synth3d.experiments.probe import PROBE, TITLE, ProbeRequest, probe_shift
 from synth3d.experiments.report import write_report
 from synth3d.experiments.results import case_scores, collect, summarise
 from synth3d.experiments.tables import TABLES, Table, find_table
@@ -101,13 +102,49 @@ def ablate(request: AblateRequest, executor: Executor | None = None) -> int:
         InputError: A flag, the recipe or the cohort cannot be used.
     """
     if request.list:
-        print("\n".join(f"{name:14} {table.title}" for name, table in TABLES.items()))
+        titles = {**{name: table.title for name, table in TABLES.items()}, PROBE: TITLE}
+        print("\n".join(f"{name:14} {title}" for name, title in titles.items()))
         return 0
     if request.table is None:
         raise InputError("say which TABLE to run, or --list to see them")
     if request.seeds < 1 or request.workers < 1:
         raise InputError("--seeds and --workers must be at least 1")
+    if request.table == PROBE:
+        return probe_shift(_probe(request))
     return _Ablation(request).run(executor)
+
+
+PROBED = {"table", "seeds", "budget", "only", "assign", "threads", "device", "work", "name",
+          "report", "dry_run"}  # fmt: skip
+"""What the probe takes of a request."""
+
+
+def _probe(request: AblateRequest) -> ProbeRequest:
+    """The same for the probe, which has no cohort and trains run after run; the rest is refused."""
+    usual = AblateRequest()
+    for each in fields(AblateRequest):
+        if each.name not in PROBED and getattr(request, each.name) != getattr(usual, each.name):
+            flag = each.name.replace("_", "-")
+            raise InputError(
+                f"{PROBE} draws its own slices and has no --{flag}; it takes --seeds, --budget, "
+                "--only, --set, --threads, --device, --work, --name, --report and --dry-run"
+            )
+    assign = list(request.assign)
+    if request.budget:
+        steps, seconds = parse_budget(request.budget)
+        if seconds:
+            raise InputError(f"--budget of {PROBE} takes steps (600), got {request.budget!r}")
+        assign.append(f"steps={steps}")
+    return ProbeRequest(
+        place(request.work / "ablate", request.name or PROBE),
+        request.seeds,
+        request.only,
+        assign,
+        request.threads or os.cpu_count() or 1,
+        pick_device(request.device),
+        request.report,
+        request.dry_run,
+    )
 
 
 class _Ablation:

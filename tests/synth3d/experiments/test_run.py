@@ -32,7 +32,7 @@ def test_the_list_names_every_table(capsys):
     named = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert named == ["components", "groups", "stages", "convolutions", "frameworks",
                      "translation", "rotation", "elastic", "tsf-inputs", "tsf-map",
-                     "tsf-parts", "fgdl-misalign", "fgdl-ratio"]  # fmt: skip
+                     "tsf-parts", "fgdl-misalign", "fgdl-ratio", "shift-probe"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
