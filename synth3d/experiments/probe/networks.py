@@ -2,8 +2,8 @@
 
 A kernel that is rolled by +s reads a picture that lies s pixels away as if it were in its place;
 of side k it can do so for shifts up to (k - 1) / 2 pixels, and only for the source whose groups of
-channels it rolls. So groups must be groups of one source. In the
-routing's convolutions sources meet if it is ``joint``, else in the normalisation between them alone.
+channels it rolls. So groups must be groups of one source. In the routing's convolutions sources
+meet if it is ``joint``, else in the normalisation between them alone.
 """
 
 from collections.abc import Mapping
