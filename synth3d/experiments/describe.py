@@ -159,12 +159,17 @@ def _ghost(request: DescribeRequest) -> tuple[Any, dict[str, Any]]:
             options[key] = value if asked is None else asked
     if unknown := ", ".join(sorted(options.keys() - known)):
         raise InputError(f"{model} has no option {unknown}; it has {', '.join(sorted(known))}")
-    poor = bool(request.degraded)
-    if poor and (len(request.degraded) != options["dim"] or request.out_channels != 1):
+    poor, ratio = bool(request.degraded), tuple(request.degraded)
+    if len(ratio) == 3 and ratio[0] == 1 and options["dim"] == 2:
+        ratio = ratio[1:]  # as a training of slices has it
+    if poor and (len(ratio) != options["dim"] or request.out_channels != 1):
         raise InputError(
             f"--degraded wants {options['dim']} numbers, as many as --dim, and one output, got "
             f"{request.degraded} and {request.out_channels}"
         )
+    if poor and "pyramid" not in GENERATORS[model].offers:
+        able = ", ".join(name for name, each in GENERATORS.items() if "pyramid" in each.offers)
+        raise InputError(f"{model} has no features for a branch that restores; take one of {able}")
     if poor and request.in_channels < 2:
         raise InputError(
             f"--degraded wants --in-channels 2 or more, the last of them the poor one, got "
@@ -173,7 +178,7 @@ def _ghost(request: DescribeRequest) -> tuple[Any, dict[str, Any]]:
     with torch.device("meta"):
         inputs = request.in_channels - poor  # the branch alone sees the last one
         network = GENERATORS[model](inputs, request.out_channels, **options)
-        return Restorer(network, request.degraded) if poor else network, options
+        return Restorer(network, ratio) if poor else network, options
 
 
 def as_text(found: dict[str, Any]) -> str:

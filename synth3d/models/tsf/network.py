@@ -140,7 +140,8 @@ class TSFSeq2Seq(nn.Module):
         rows: list[Tensor] = []
         image = self.reconstructions(x, present, wanted, plain=False, maps=rows)[0]
         sample, _ = _places(wanted, len(x), self.targets, x.device)
-        count = sample.bincount(minlength=len(x)).clamp(min=1)
+        each = torch.ones(len(sample), dtype=torch.long, device=x.device)
+        count = each.new_zeros(len(x)).index_add(0, sample, each).clamp(min=1)
         maps = []
         for row in rows:
             total = row.new_zeros((len(x), *row.shape[1:])).index_add(0, sample, row)

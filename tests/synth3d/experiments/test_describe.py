@@ -25,6 +25,7 @@ from synth3d.experiments.describe import (
     parse_size,
 )
 from synth3d.models import (
+    GENERATORS,
     AGINet,
     DeformableConv,
     HyperConv,
@@ -145,6 +146,9 @@ def test_what_restores_a_poor_sequence_is_described_with_its_branch():
     frozen.synthesis.requires_grad_(False)
     assert saved_bytes(frozen, (1, 3, 32, 32)) == again
     assert whole["saved_bytes_per_voxel"] > part["saved_bytes_per_voxel"]
+    assert describe(DescribeRequest(**sizes, in_channels=3, degraded=(1, 1, 4))) == whole | {
+        "degraded": [1, 1, 4]
+    }  # as a training of slices has it
     for wrong in ({"degraded": (4,)}, {"degraded": (1, 4), "out_channels": 2}):
         with pytest.raises(InputError, match="--degraded wants 2 numbers, as many as --dim, and"):
             describe(DescribeRequest(**sizes, **wrong))
@@ -343,3 +347,16 @@ def test_real_training_steps_stay_within_the_budget():
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert found["bytes"] - 2**30 < int(run.stdout) <= budget
+
+
+@pytest.mark.parametrize(
+    "model", [name for name, each in GENERATORS.items() if "pyramid" in each.offers]
+)
+def test_what_restores_is_described_over_every_generator_that_can_carry_it(model):
+    more = {"widths": (8, 16, 16, 16)} if model == "restormer" else {"widths": (8, 16, 16)}
+    found = describe(DescribeRequest(model, "2d", groups=2 if model == "agi-net" else None,
+                                     degraded=(4, 4), side=64, **more))  # fmt: skip
+    alone = describe(DescribeRequest(model, "2d", groups=2 if model == "agi-net" else None,
+                                     in_channels=2, side=64, **more))  # fmt: skip
+    assert found["parameters"] > alone["parameters"]
+    assert found["flops"] > alone["flops"]
