@@ -88,7 +88,7 @@ def describe(
         "regions": regions,
         "dice": table("dice", regions=regions),
         "losses": table("losses", s=summary, arms=arms),
-        "beyond": table("beyond", s=summary, arms=arms) if _has_cheap(summary) else None,
+        "beyond": table("beyond", s=summary, arms=arms) if _tells_beyond(summary) else None,
         "seeds": [found for name in of_seeds if (found := table(name, s=summary, arms=arms))],
         "transfers": tell_transfers(summary, arms),
         "metrics": _metrics(summary, arms),
@@ -112,8 +112,10 @@ def asked(summary: Summary) -> dict[str, Any]:
     return {"missing": config["missing"], "degraded": config.get("degraded")}
 
 
-def _has_cheap(summary: Summary) -> bool:
-    return all(region["best_cheap"] for region in summary["regions"].values())
+def _tells_beyond(summary: Summary) -> bool:
+    """Whether there is anything to say of what cheap arms leave lost."""
+    found = [arm["beyond_cheap"] for r in summary["regions"].values() for arm in r["arms"].values()]
+    return all(found) and any(each["recovery"] for each in found)
 
 
 def list_arms(summary: Summary) -> list[dict[str, str]]:
