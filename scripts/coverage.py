@@ -1,9 +1,5 @@
 """How often the certificate's intervals hold the truth, on simulated cohorts that know it.
 
-    python scripts/coverage.py                 the table of docs/summary-schema.md (ten minutes)
-    python scripts/coverage.py --decisions     how often each decision is taken, and wrongly
-    python scripts/coverage.py --trials 300    rougher ones
-
 Three cohorts. *plain*: Dice-like values, bounded, skewed, correlated between arms through how hard
 a patient is; losses differ from patient to patient, trainings of the segmenter as a whole and from
 patient to patient. *floor*: what a blank channel leaves differs from training to training, from
@@ -20,6 +16,12 @@ from scipy.special import expit
 from seg_eval.analysis import Facts, Question, RegionFacts, Rival, judge, recovery
 from seg_eval.arms import Arm
 from synth3d.scoring import FEWEST_TRAININGS, Crossed
+
+EXAMPLES = """examples:
+  python scripts/coverage.py                 the table of docs/summary-schema.md (twenty minutes)
+  python scripts/coverage.py --decisions     how often each decision is taken, and wrongly
+  python scripts/coverage.py --trials 300    rougher ones
+"""
 
 COHORTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -194,7 +196,7 @@ def table_of_decisions(trials: int) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print a table; 0."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trials", type=int, default=2000, help="cohorts a cell")
     parser.add_argument("--decisions", action="store_true", help="that table instead")

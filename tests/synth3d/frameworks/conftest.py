@@ -22,9 +22,11 @@ SMALL = {
 def with_poor(batch: Batch, ratio: tuple[int, int, int]) -> Batch:
     """``batch`` with a poor image of its first target as the last source, always there."""
     dim, settings = batch.targets.ndim - 2, DegradeConfig("t2f", ratio)
-    draws = torch.Generator()
-    poor = [degraded(each[0], settings, draws, dim) for each in batch.targets]
-    sources = torch.cat([batch.sources, torch.stack(poor)[:, None] * batch.brain], dim=1)
+    draws, sides = torch.Generator(), batch.targets.shape[2:]
+    volumes = batch.targets[:, 0].reshape(-1, *(1,) * (3 - dim), *sides).numpy()
+    poor = [torch.from_numpy(degraded(each, settings, draws, dim)) for each in volumes]
+    stacked = torch.stack(poor).reshape(-1, 1, *sides)
+    sources = torch.cat([batch.sources, stacked * batch.brain], dim=1)
     present = torch.cat([batch.present, torch.ones_like(batch.present[:, :1])], dim=1)
     return replace(batch, sources=sources, present=present)
 
