@@ -24,6 +24,9 @@ from seg_eval.report.pictures import dice_by_case, error_and_loss, short_name
 from seg_eval.report.transfer import tell_transfers
 from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
 
+OF_LESIONS, OTHER_RULE = ("lesion_dice", "lesion_hd95_mm"), " (not BraTS's)"
+"""Scores whose official rule is counted in voxels of 1 mm, and their name at other sizes."""
+
 Summary = Mapping[str, Any]
 """As in ``summary.json``, see ``docs/summary-schema.md``."""
 
@@ -174,9 +177,11 @@ def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[s
     ``terminal`` is a table of those that fit one.
     """
     others = {name: metric for name, metric in METRICS.items() if name != "dice"}
+    official = all(abs(size - 1) < 0.05 for size in summary["voxel_mm3"])
+    rule = "" if official else OTHER_RULE
     heads = [
-        {"name": name, "heading": f"{m.heading}, {m.unit}".removesuffix(", "), "better": m.better,
-         "definition": m.definition}
+        {"name": name, "better": m.better, "definition": m.definition,
+         "heading": f"{m.heading}{rule if name in OF_LESIONS else ''}, {m.unit}".removesuffix(", ")}
         for name, m in others.items()
     ]  # fmt: skip
 
@@ -191,7 +196,7 @@ def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[s
     return [
         {"name": name, "metrics": heads,
          "rows": [{"arm": arm, "cells": cells(region["arms"][arm["name"]])} for arm in arms],
-         "terminal": table("scores", region=name, found=region, arms=arms)}
+         "terminal": table("scores", region=name, found=region, arms=arms, rule=rule)}
         for name, region in summary["regions"].items()
     ]  # fmt: skip
 
