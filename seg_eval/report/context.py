@@ -24,7 +24,7 @@ from seg_eval.report.pictures import dice_by_case, error_and_loss, short_name
 from seg_eval.report.transfer import tell_transfers
 from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
 
-OF_LESIONS, OTHER_RULE = ("lesion_dice", "lesion_hd95_mm"), " (not BraTS's)"
+OF_LESIONS, OTHER_RULE = ("lesion_dice", "lesion_hd95_mm"), " (ours)"
 """Scores whose official rule is counted in voxels of 1 mm, and their name at other sizes."""
 
 Summary = Mapping[str, Any]
