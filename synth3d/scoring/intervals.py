@@ -7,7 +7,9 @@ bottom" looks at the mean of top − θ · bottom:
   Satterthwaite's degrees of freedom; or of patients alone, where the statement is about these
   trainings;
 * its t value is transformed so that skewness, a few patients who lose much, is taken out (Hall
-  1992, "On the removal of skewness by transformation", eq. 2), and then held against Student's.
+  1992, "On the removal of skewness by transformation", eq. 2), and then held against Student's; no
+  end lies farther out than :data:`FARTHEST` times Student's, since the skewness of six patients is
+  hardly known.
 
 For a ratio this is Fieller's interval but for the transformation: unbounded where the denominator
 may be 0. Nothing is drawn, so an interval has no seed, and cases, trainings and arms that share
@@ -29,6 +31,9 @@ FEW_CASES = 15
 
 FEWEST_TRAININGS = 3
 """From so many trainings on an interval may speak of trainings that were not made."""
+
+FARTHEST = 1.5
+"""How far out skewness may move an end, as a multiple of Student's."""
 
 Over = Literal["patients", "trainings"]
 """What is drawn at random: patients alone, for these trainings; or trainings, too."""
@@ -120,7 +125,8 @@ def _interval(value: float, above: np.ndarray, below: np.ndarray, confidence: fl
     tail = (1 + confidence) / 2
     if np.ptp(below) <= 1e-12 * np.abs(below).max():  # a mean
         skewness, quantile = skewness_of_mean(rest, error), float(stdtrit(freedom, tail))
-        ends = (untransformed(sign * quantile, skewness) for sign in (1, -1))
+        most = FARTHEST * quantile
+        ends = (np.clip(untransformed(q, skewness), -most, most) for q in (quantile, -quantile))
         low, high = (value - t * error / float(below.mean()) for t in ends)
         return Estimate(value, float(low), float(high), freedom)
 
@@ -129,7 +135,9 @@ def _interval(value: float, above: np.ndarray, below: np.ndarray, confidence: fl
         rest = above - theta * below
         error, freedom = standard_error(rest)
         t = float(rest.mean()) / max(error, 1e-300)
-        return transformed(t, skewness_of_mean(rest, error)) / float(stdtrit(freedom, tail))
+        without = transformed(t, skewness_of_mean(rest, error))
+        bounded = max(without, t / FARTHEST) if t > 0 else min(without, t / FARTHEST)
+        return bounded / float(stdtrit(freedom, tail))
 
     step = error / abs(float(below.mean()))
     sign = 1 if below.mean() > 0 else -1

@@ -66,6 +66,17 @@ def test_skewness_by_hand():
     assert FOUR.mean(values[:, 0]).low == pytest.approx(low)
 
 
+def test_skewness_moves_no_end_farther_than_half_as_much_again():
+    """Five patients alike and one apart: the transformation alone would go 3.4 times as far."""
+    values = np.array([0.8, 0.8, 0.75, 0.7, 0.65, 0.0])
+    found = crossed(6).mean(values)
+    half = student.ppf(0.975, 5) * values.std(ddof=1) / np.sqrt(6)
+    assert found.value - found.low == pytest.approx(1.5 * half)
+    assert found.low > 0
+    ratio = crossed(6).ratio(values, np.full(6, 2.0) + [0, 1e-6, 0, 0, 0, 0])
+    assert ratio.low == pytest.approx(found.low / 2, abs=1e-4)
+
+
 @given(st.floats(-30, 30), st.floats(-1, 1))
 def test_the_transformation_is_monotone_and_undone(t, skewness):
     assert untransformed(transformed(t, skewness), skewness) == pytest.approx(t, abs=1e-3)
