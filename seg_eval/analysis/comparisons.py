@@ -1,5 +1,6 @@
 """Which tests an experiment makes: fixed by its arms, not by what came out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -68,7 +69,7 @@ def compare_with_full(
                 "against": "full",
                 "margin": margin,
                 "mean_loss": loss.value,
-                "upper_bound": loss.high,
+                "upper_bound": loss.high if math.isfinite(loss.high) else None,
                 "passed": passed,
             })  # fmt: skip
     return rows

@@ -52,7 +52,7 @@ def summarise_region(
         "cases": len(dice.cases),
         "patients": crossed.patients,
         "cases_without_region": sorted({r.case for r in rows if not r.reference_voxels}),
-        "gap": asdict(gap.gap),
+        "gap": plain(gap.gap),
         "gap_per_seed": known_mean(dice.values["full"] - dice.values[floor], 0).tolist(),
         "gap_defined": gap.reason is None,
         "floor_per_seed": known_mean(dice.values[floor], 0).tolist(),
@@ -65,9 +65,9 @@ def summarise_region(
                     for metric, of_metric in tables.items()
                 },
                 "masks": _masks([row for row in rows if row.arm == name]),
-                "gain": asdict(r.gain),
-                "loss": asdict(r.loss) | _over_patients(dice, name),
-                "recovery": plain(r.ratio),
+                "gain": plain(r.gain),
+                "loss": plain(r.loss) | _over_patients(dice, name),
+                "recovery": r.ratio and plain(r.ratio),
                 "recovery_per_seed": list(r.per_seed),
                 "beyond_cheap": _beyond(dice, cheap, name, crossed),
                 "these_trainings": these and _three(these[name]),
@@ -116,15 +116,20 @@ def _beyond(
     if cheap is None:
         return None
     found = recovery(dice.values["full"], dice.values[cheap], dice.values[name], crossed)
-    lead, left = asdict(found.gain), asdict(found.gap)
-    return {"lead": lead, "left": left, "recovery": plain(found.ratio), "reason": found.reason}
+    lead, left = plain(found.gain), plain(found.gap)
+    return {
+        "lead": lead,
+        "left": left,
+        "recovery": found.ratio and plain(found.ratio),
+        "reason": found.reason,
+    }
 
 
 def _three(found: Recovery) -> dict[str, Any]:
     return {
-        "gain": asdict(found.gain),
-        "loss": asdict(found.loss),
-        "recovery": plain(found.ratio),
+        "gain": plain(found.gain),
+        "loss": plain(found.loss),
+        "recovery": found.ratio and plain(found.ratio),
     }
 
 
@@ -143,12 +148,10 @@ def _distribution(values: np.ndarray, crossed: Crossed) -> dict[str, Any]:
     return found | {"n": len(by_case), "per_seed": per_seed}
 
 
-def plain(ratio: Estimate | None) -> dict[str, float | None] | None:
-    """An estimate as JSON has it, null for an unbounded end."""
-    if ratio is None:
-        return None
-    ends = {key: _finite(value) for key, value in asdict(ratio).items() if value is not None}
-    return asdict(ratio) | ends
+def plain(estimate: Estimate) -> dict[str, float | None]:
+    """As JSON has it, null for an unbounded end."""
+    ends = {key: _finite(value) for key, value in asdict(estimate).items() if value is not None}
+    return asdict(estimate) | ends
 
 
 def _finite(value: float) -> float | None:

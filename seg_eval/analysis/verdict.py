@@ -347,6 +347,6 @@ def _hold_against(facts: Facts) -> tuple[str, str]:
         return "leads" if lead.value > 0 else "trails", told
     if facts.cheap is None:
         return "wins", "no_cheap_rival"
-    if facts.floor.ahead.low <= 0:
+    if facts.floor.ahead.low <= 0 or facts.floor.suffices:
         return "wins", "not_above_floor"
     return "wins", "harms" if facts.harmed else "worth_it"

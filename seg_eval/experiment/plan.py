@@ -153,19 +153,25 @@ def _vain_kinds(request: RunRequest, cohort: Cohort, missing: Sequence[Modality]
     return [] if one else vain
 
 
-PINNED = ("missing", "degraded", "data", "train", "test", "labels", "preset", "segmenter", "seed")
+PINNED = (
+    "missing", "degraded", "data", "train", "test", "labels", "preset", "segmenter", "seed",
+    "margin",
+)  # fmt: skip
 """Keys of a description that must stay as they are; arms and seeds may come and go."""
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What keeps two descriptions from sharing a folder, one phrase each; [] when nothing.
 
-    The rule for empty regions, the margin and the threads may change, and there may be no old
-    one; an arm of one name must stay the same thing.
+    The rule for empty regions and the threads may change, and there may be no old one; an arm of
+    one name must stay the same thing, and the synthetic arm that the question is about, once there
+    is one, must stay the first.
     """
     if not old:
         return []
     changed = [key for key in PINNED if old.get(key) != new[key]]
+    if old.get("primary") not in (None, new["primary"]):
+        changed.append("primary")
     before, arms = old["arms"], new["arms"]
     others = [name for name in sorted(arms.keys() & before) if arms[name] != before[name]]
     return [

@@ -76,9 +76,12 @@ class Crossed:
         self._member[owner, np.arange(self.cases)] = 1
 
     def mean(self, values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
-        """Mean of ``values`` (cases,) or (cases, trainings); what is NaN is left out."""
+        """Mean of ``values`` (cases,) or (cases, trainings); what is NaN is left out.
+
+        Numbers of cases that differ from patient to patient are taken as given.
+        """
         table = self._table(values)
-        return self.ratio(table, np.where(np.isnan(table), np.nan, 1.0), confidence)
+        return self._estimate(table, np.where(np.isnan(table), np.nan, 1.0), confidence, _of_mean)
 
     def ratio(
         self, top: np.ndarray, bottom: np.ndarray, confidence: float = CONFIDENCE
@@ -92,18 +95,31 @@ class Crossed:
         Raises:
             ValueError: Other cases or trainings, or the sum of ``bottom`` is 0.
         """
-        numerator, denominator = self._table(top), self._table(bottom)
-        known = ~(np.isnan(numerator) | np.isnan(denominator))
-        above = self._member @ np.where(known, numerator, 0)
-        below = self._member @ np.where(known, denominator, 0)
+        return self._estimate(self._table(top), self._table(bottom), confidence, _of_ratio)
+
+    def _estimate(
+        self, top: np.ndarray, bottom: np.ndarray, confidence: float, ends: "Ends"
+    ) -> Estimate:
+        """Patients and trainings of which nothing is known are none."""
+        known = ~(np.isnan(top) | np.isnan(bottom))
+        above = self._member @ np.where(known, top, 0)
+        below = self._member @ np.where(known, bottom, 0)
         if not below.sum():
             raise ValueError("expected a denominator other than 0")
         value = float(above.sum() / below.sum())
-        if self.over == "patients":
+        count = self._member @ known
+        there = np.ix_(count.any(1), count.any(0))
+        above, below = above[there], below[there]
+        if self.over == "patients" or above.shape[1] < FEWEST_TRAININGS:
             above, below = (each.mean(1, keepdims=True) for each in (above, below))
-        if self.patients < 2:
+        if len(above) < 2:
             return Estimate(value, value, value)
-        return _interval(value, above, below, confidence)
+        error, freedom = standard_error(above - value * below)
+        size = np.abs(above).max() + abs(value) * np.abs(below).max()
+        if error <= 1e-12 * size:
+            return Estimate(value, value, value, freedom)
+        low, high = ends(value, above, below, (1 + confidence) / 2)
+        return Estimate(value, low, high, freedom)
 
     def _table(self, values: np.ndarray) -> np.ndarray:
         table = np.asarray(values, float)
@@ -115,47 +131,53 @@ class Crossed:
         return table
 
 
-def _interval(value: float, above: np.ndarray, below: np.ndarray, confidence: float) -> Estimate:
-    """Both are (patients, trainings)."""
+Ends = Callable[[float, np.ndarray, np.ndarray, float], tuple[float, float]]
+"""(value, above and below (patients, trainings), the share that the upper end is asked for)."""
+
+
+def _of_mean(
+    value: float, above: np.ndarray, below: np.ndarray, tail: float
+) -> tuple[float, float]:
     rest = above - value * below
     error, freedom = standard_error(rest)
-    size = np.abs(above).max() + abs(value) * np.abs(below).max()
-    if error <= 1e-12 * size:
-        return Estimate(value, value, value, freedom)
-    tail = (1 + confidence) / 2
-    if np.ptp(below) <= 1e-12 * np.abs(below).max():  # a mean
-        skewness, quantile = skewness_of_mean(rest, error), float(stdtrit(freedom, tail))
-        most = FARTHEST * quantile
-        ends = (np.clip(untransformed(q, skewness), -most, most) for q in (quantile, -quantile))
-        low, high = (value - t * error / float(below.mean()) for t in ends)
-        return Estimate(value, float(low), float(high), freedom)
+    skewness, quantile = skewness_of_mean(rest, error), float(stdtrit(freedom, tail))
+    most = FARTHEST * quantile
+    ends = (np.clip(untransformed(q, skewness), -most, most) for q in (quantile, -quantile))
+    low, high = (float(value - t * error / below.mean()) for t in ends)
+    return low, high
 
+
+def _of_ratio(
+    value: float, above: np.ndarray, below: np.ndarray, tail: float
+) -> tuple[float, float]:
     def refused(theta: float) -> float:
         """Above 1 where the test refuses θ as too small, below −1 where as too large."""
         rest = above - theta * below
         error, freedom = standard_error(rest)
-        t = float(rest.mean()) / max(error, 1e-300)
+        t = float(np.clip(rest.mean() / max(error, 1e-300), -1e9, 1e9))
         without = transformed(t, skewness_of_mean(rest, error))
         bounded = max(without, t / FARTHEST) if t > 0 else min(without, t / FARTHEST)
         return bounded / float(stdtrit(freedom, tail))
 
-    step = error / abs(float(below.mean()))
+    step = standard_error(above - value * below)[0] / abs(float(below.mean()))
     sign = 1 if below.mean() > 0 else -1
     low = _end(lambda theta: sign * refused(theta) - 1, value, -step)
     high = _end(lambda theta: -sign * refused(theta) - 1, value, step)
-    return Estimate(value, low, high, freedom)
+    return low, high
+
+
+STRIDES = [*np.arange(1, 25) / 4, *(6 * 2.0 ** np.arange(1, 36))]
+"""Standard errors at which a test is looked at: it may refuse a value and not one farther out."""
 
 
 def _end(over: Callable[[float], float], start: float, step: float) -> float:
-    """Where ``over`` comes above 0, from ``start`` going by ``step``; infinite if never."""
-    inner = start
-    for _ in range(40):
-        outer = inner + step
-        if over(outer) > 0:
-            found: Any = brentq(over, inner, outer, xtol=abs(step) * 1e-7)
-            return float(found)
-        inner, step = outer, 2 * step
-    return float(np.copysign(np.inf, step))
+    """The last place from which on ``over`` is above 0, going by ``step``; infinite if none is."""
+    places = [start, *(start + step * far for far in STRIDES)]
+    inside = [i for i, theta in enumerate(places) if i == 0 or over(theta) <= 0][-1]
+    if inside == len(places) - 1:
+        return float(np.copysign(np.inf, step))
+    found: Any = brentq(over, places[inside], places[inside + 1], xtol=abs(step) * 1e-7)
+    return float(found)
 
 
 def skewness_of_mean(values: np.ndarray, error: float) -> float:

@@ -13,6 +13,7 @@ from synth3d.cohort import (
     Modality,
     find_cases,
     parse_splits,
+    patient_of,
     read_classes,
     read_splits,
     refuse_twins,
@@ -174,7 +175,12 @@ def _cases(request: CalibrateRequest, maker: "Maker", made: Sequence[Modality]) 
         elif trouble := maker.trouble(_readable(maker, case, made), made):
             problems.append(f"case {case.name}: {'; '.join(trouble)}")
     learnt = {name for run in request.run for name in _learnt(run)}
-    problems += [f"case {c.name} was learnt from" for c in cases if c.name in learnt]
+    owners = {patient_of(name) for name in learnt}
+    problems += [
+        f"case {c.name} was learnt from" if c.name in learnt
+        else f"case {c.name} is of a patient who was learnt from, {c.patient}"
+        for c in cases if c.name in learnt or c.patient in owners
+    ]  # fmt: skip
     patients = len({case.patient for case in cases})
     if patients < (need := fewest_patients(max(LEVELS))):
         problems.append(

@@ -38,3 +38,10 @@ def test_where_trainings_differ_no_number_of_patients_helps_and_trainings_do():
     assert parts.needed(3, 0.05) is None
     assert parts.needed(10, 0.05) is not None
     assert parts.needed(1, 0.05) is not None  # for these trainings
+
+
+def test_more_patients_may_widen_what_trainings_decide_and_the_fewest_are_found_all_the_same():
+    parts = Components(1e-3, 1e-4, 1e-4)
+    count = parts.needed(3, 0.022)
+    assert count is not None
+    assert parts.half_width(MOST, 3) > 0.022 >= parts.half_width(count, 3)

@@ -161,7 +161,7 @@ def test_badge_sentence_and_advice_come_from_one_decision(rivals, floor, patient
         assert all(each.ahead.low > 0 for each in [*cheap, verdict.facts.floor])
     if verdict.worth_if_frozen == "no":
         assert any(each.suffices for each in verdict.facts.rivals)
-        assert verdict.follows != "worth_it"
+    assert (verdict.follows == "worth_it") == (verdict.worth_if_frozen == "yes")
 
 
 UNSURE_LOSS = RegionFacts(around(0.3), None, Estimate(0.7, 0.3, 1.1), around(0.06, 0.1))

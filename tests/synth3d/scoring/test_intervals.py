@@ -142,13 +142,13 @@ def test_standard_error_by_hand(values, squared, freedom):
 
 
 def test_cases_of_one_patient_are_one_unit():
-    """Three scans of one of two patients: a ratio of two sums, of which one knows little."""
+    """Three scans of one of two patients: their sums, less the mean's, are -0.6 and 0.6."""
     values = np.array([0.0, 0.1, 0.2, 0.9])
     found = Crossed(["a", "a", "a", "b"]).mean(values)
     assert found.value == pytest.approx(0.3)
     assert found.freedom == 1
-    sums = Crossed(["a", "b"]).ratio(np.array([0.3, 0.9]), np.array([3.0, 1.0]))
-    assert (found.low, found.high) == (sums.low, sums.high)
+    half = student.ppf(0.975, 1) * 0.6 / 2  # a standard error of 0.6 over two cases a patient
+    assert (found.low, found.high) == pytest.approx((0.3 - half, 0.3 + half))
 
 
 def test_where_nothing_may_be_lost_a_share_of_it_is_unbounded():
@@ -173,3 +173,40 @@ def test_any_few_values_have_an_interval_around_their_mean(values):
     found = crossed(2, 3).mean(values)
     assert found.low <= values.mean() + 1e-9
     assert values.mean() <= found.high + 1e-9
+
+
+def test_uneven_numbers_of_scans_leave_a_mean_bounded():
+    found = Crossed([*"aab"]).mean(np.array([0.5, 0.6, 0.5]))
+    assert np.isfinite([found.low, found.high]).all()
+    many = Crossed([*"abcde", *"f" * 8]).mean(np.linspace(0.4, 0.6, 13))
+    assert 0 < many.low < many.high < 1
+
+
+def test_who_has_no_value_is_no_patient_and_no_training():
+    values = np.full((6, 3), np.nan)
+    values[:4, :2] = np.arange(8.0).reshape(4, 2)
+    found = Crossed([*"abcdef"], 3).mean(values)
+    fewer = Crossed([*"abcd"], 2).mean(values[:4, :2])
+    assert found == fewer
+    values[:] = np.nan
+    values[0, 0] = 11.3
+    assert Crossed([*"abcdef"], 3).mean(values).freedom is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_value_beyond_an_end_is_let_through(seed):
+    """Though with a value the degrees of freedom and the bound on skewness change, too."""
+    draw = np.random.default_rng(seed)
+    below = draw.normal(0.4, 0.1, (6, 3))
+    above = below * np.where(draw.random((6, 1)) < 0.3, 0.1, 0.9)
+    found = crossed(6, 3).ratio(above, below)
+    for beyond in np.linspace(0.01, 1, 40):
+        for end, sign in ((found.low, -1), (found.high, 1)):
+            rest = above - (end + sign * beyond) * below
+            error, freedom = standard_error(rest)
+            t = rest.mean() / error
+            limit = student.ppf(0.975, freedom)
+            assert (
+                abs(transformed(t, skewness_of_mean(rest, error))) > limit - 1e-3
+                or abs(t) > 1.5 * limit - 1e-3
+            )
