@@ -170,7 +170,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     if not old:
         return []
     changed = [key for key in PINNED if old.get(key) != new[key]]
-    if old.get("primary") not in (None, new["primary"]):
+    if None not in (old.get("primary"), new["primary"]) and old["primary"] != new["primary"]:
         changed.append("primary")
     before, arms = old["arms"], new["arms"]
     others = [name for name in sorted(arms.keys() & before) if arms[name] != before[name]]
@@ -181,9 +181,14 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def remembered(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
-    """``described`` with the arms that ``folder`` holds from before, so none changes unseen."""
-    before = read_config(folder).get("arms", {})
-    return described | {"arms": before | described["arms"]}
+    """``described`` with the arms that ``folder`` holds from before, so none changes unseen.
+
+    The synthetic arm that the question is about stays, too, when a call leaves all of them out.
+    """
+    before = read_config(folder)
+    primary = before.get("primary") or described["primary"]
+    arms = before.get("arms", {}) | described["arms"]
+    return described | {"arms": arms, "primary": primary}
 
 
 def _short(value: Any) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from seg_eval.evaluation import evaluate
+from seg_eval.experiment.plan import PINNED, differences
 from seg_eval.experiment.request import RunRequest
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, read_label
@@ -110,6 +111,15 @@ def test_a_retrained_run_is_noticed_also_after_a_call_without_it(quick, tmp_path
     done.write_text(done.read_text().replace("0" * 64, "2" * 64))
     with pytest.raises(InputError, match="arm agi comes from other weights"):
         quick()
+
+
+def test_margin_and_the_arm_in_question_are_settled_before_the_scores_are_seen(quick):
+    quick()
+    with pytest.raises(InputError, match=r"margin is 0\.05, was 0\.02"):
+        quick("--margin", "0.05")
+    agi, gan = ({"primary": name, "arms": {}, **dict.fromkeys(PINNED)} for name in ("agi", "gan"))
+    assert differences(agi, gan) == ["primary is 'gan', was 'agi'"]
+    assert differences(agi, agi | {"primary": None}) == []
 
 
 def test_a_segmenter_that_was_trained_anew_is_not_mixed_with_the_old(quick, tmp_path):
