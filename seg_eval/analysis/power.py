@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 
 from seg_eval.analysis.recovery import Recovery
 from seg_eval.analysis.tables import ScoreTable, known_mean
-from synth3d.scoring import CONFIDENCE, FEWEST_TRAININGS
+from synth3d.scoring import CONFIDENCE, FEWEST_TRAININGS, mean_squares
 
 NARROW = 0.05
 """Half of the width that an interval of the recovered share should have."""
@@ -39,13 +39,7 @@ class Components:
         below 0.
         """
         count, seeds = values.shape
-        by_patient, by_seed, centre = values.mean(1), values.mean(0), values.mean()
-        between = seeds * float(((by_patient - centre) ** 2).sum()) / (count - 1)
-        if seeds == 1:
-            return cls(between, 0.0, 0.0)
-        apart = count * float(((by_seed - centre) ** 2).sum()) / (seeds - 1)
-        rest = values - by_patient[:, None] - by_seed + centre
-        chance = float((rest**2).sum()) / ((count - 1) * (seeds - 1))
+        between, apart, chance = mean_squares(values)
         return cls(max(between - chance, 0.0) / seeds, max(apart - chance, 0.0) / count, chance)
 
     def half_width(self, patients: int, trainings: int) -> float:

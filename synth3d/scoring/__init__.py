@@ -19,6 +19,7 @@ from synth3d.scoring.intervals import (
     FEWEST_TRAININGS,
     Crossed,
     Estimate,
+    mean_squares,
 )
 from synth3d.scoring.report import score
 from synth3d.scoring.similarity import similarity_map
@@ -45,6 +46,7 @@ __all__ = [
     "load_lpips",
     "mae_brain",
     "patientwise_quantiles",
+    "mean_squares",
     "psnr_brain",
     "score",
     "score_case",

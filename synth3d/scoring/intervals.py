@@ -209,14 +209,23 @@ def standard_error(values: np.ndarray) -> tuple[float, float]:
     (patients, trainings), at least two patients.
     """
     count, seeds = values.shape
+    patients, trainings, chance = mean_squares(values)
+    excess, patients = max(trainings - chance, 0.0), max(patients, chance)
+    square = patients + excess
+    parts = patients**2 / (count - 1) + excess * trainings / max(seeds - 1, 1)
+    return float(np.sqrt(square / values.size)), square**2 / parts if parts > 0 else count - 1.0
+
+
+def mean_squares(values: np.ndarray) -> tuple[float, float, float]:
+    """Of patients, of trainings and of the rest, of the two-way layout (patients, trainings).
+
+    At least two patients; with one training the last two are 0.
+    """
+    count, seeds = values.shape
     by_patient, by_seed, centre = values.mean(1), values.mean(0), values.mean()
     patients = seeds * float(((by_patient - centre) ** 2).sum()) / (count - 1)
     if seeds == 1:
-        return float(np.sqrt(patients / count)), count - 1.0
+        return patients, 0.0, 0.0
     trainings = count * float(((by_seed - centre) ** 2).sum()) / (seeds - 1)
     rest = values - by_patient[:, None] - by_seed + centre
-    chance = float((rest**2).sum()) / ((count - 1) * (seeds - 1))
-    excess, patients = max(trainings - chance, 0.0), max(patients, chance)
-    square = patients + excess
-    parts = patients**2 / (count - 1) + excess * trainings / (seeds - 1)
-    return float(np.sqrt(square / values.size)), square**2 / parts if parts > 0 else count - 1.0
+    return patients, trainings, float((rest**2).sum()) / ((count - 1) * (seeds - 1))

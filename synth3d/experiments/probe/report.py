@@ -15,7 +15,7 @@ from synth3d.pictures import draw_levels
 TITLE = "Does rolling see the shift?"
 NOTE = """\
 PSNR in the head, range 1 with white matter at 1/2; *mean ± sd* over seeds. *Δ*: minus the first
-row, paired by seed and head, over all shifts, with a 95 % interval from a bootstrap that draws
+row, paired by seed and head, over all shifts, with a 95 % interval over
 heads and seeds. *heard*: correlation of the true shift with what all offsets tell of it linearly,
 on slices that the map was not fitted on; *slope*: by how many taps a pixel the offset that follows
 the shift most does. *last eighth*: what the last eighth of the steps brought,
