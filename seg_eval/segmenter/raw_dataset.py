@@ -135,7 +135,8 @@ def plan_raw_dataset(request: RawRequest) -> RawPlan:
             that nnU-Net refuses, files with different endings.
     """
     cases, layout = request.cases, request.layout
-    dataset = dataset_folder(request.folder, request.dataset_id, request.name)
+    # nnU-Net reads the paths of a dataset.json as they stand, and relative ones from its folder.
+    dataset = dataset_folder(request.folder.absolute(), request.dataset_id, request.name)
     images = _images(request)
     readings: Mapping[str, Reading] = {}
     targets = {}

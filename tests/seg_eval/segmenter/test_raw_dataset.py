@@ -1,6 +1,7 @@
 """A cohort becomes a raw dataset that nnU-Net reads as meant."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,15 @@ def test_labels_1_2_4_are_rewritten_to_1_2_3_on_the_same_grid(write, cohort_2018
         old, new = read_label(case.label), read_label(raw.files[case.name][-1])
         np.testing.assert_array_equal(new.data, np.where(old.data == 4, 3, old.data))
         np.testing.assert_array_equal(new.affine, old.affine)
+
+
+def test_rewritten_labels_are_found_from_anywhere(write, tmp_path, cohort_2018, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = write_raw_dataset(RawRequest(Path("raw"), cohort_2018, 601, "Toy"))
+    listed = description(raw.folder)["dataset"][cohort_2018[0].name]
+    monkeypatch.chdir(tmp_path.parent)
+    assert Path(listed["label"]).is_file()
+    assert all(map(os.path.isfile, listed["images"]))
 
 
 def test_a_second_run_changes_nothing(write, tmp_path, cohort_2018):
