@@ -23,6 +23,8 @@ EXAMPLES = """examples:
   seg_eval run --missing flair                     on the built-in phantom cohort
   seg_eval run --missing flair --data BraTS --splits splits.json
   seg_eval run --missing t1ce --data BraTS --run work/runs/A --run work/runs/B
+  seg_eval run --missing flair --data BraTS --run A0 --run A1 --run A2 --as agi-net \\
+    --run L0 --run L1 --run L2 --as l1       two arms of three trainings each
   seg_eval run --missing flair --data BraTS --completed cwdm=OTHER_TOOLS_OUTPUT
   seg_eval run --missing flair --data BraTS --seeds 0,1,2 --arms all
   seg_eval run --missing flair --data BraTS --seeds 0,1,2 --coupled
@@ -142,6 +144,11 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     told = "finished synth3d run, may be repeated; default: the newest that fits, or a new one; "
     told += "A+B is one arm, the mean of two runs, and A@x or A@xyz over mirror images"
     add("--run", type=Path, action="append", help=told)
+    told = (
+        "the --run flags before it, since the last --as, are replicates of one arm of this name: "
+    )
+    told += "trainings of one recipe that differ in their seed alone; may be repeated"
+    add("--as", action=_Merge, dest="replicates", metavar="NAME", help=told)
     told = "missing channels made by any other tool, files named as in the cohort; may be repeated"
     add("--completed", action="append", metavar="[NAME=]FOLDER", help=told)
     add("--recipe", help="for a synthesiser that has to be trained first")
@@ -167,6 +174,20 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     add("--threads", type=int, help="CPU threads; default: all cores")
     add("--device", help="auto, cpu, cuda, cuda:1")
     add("--dry-run", action="store_true", help="say what would be done, and stop")
+
+
+class _Merge(argparse.Action):
+    """Notes which of the runs so far belong to the arm of this name: those that no other has."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        merged = dict(getattr(namespace, self.dest, {}))
+        if values in merged:
+            raise argparse.ArgumentError(self, f"the name {values!r} is given twice")
+        start = getattr(namespace, "runs_merged", 0)
+        runs = getattr(namespace, "run", [])
+        merged[values] = tuple(runs[start:])
+        setattr(namespace, self.dest, merged)
+        namespace.runs_merged = len(runs)
 
 
 def _add_statistics(run: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from seg_eval.analysis.region import over_patients, plain
 from seg_eval.analysis.significance import (
     SIGNIFICANT,
     by_patient,
@@ -48,6 +49,34 @@ def _compare(region: str, table: ScoreTable, arm: Arm, other: Arm) -> dict[str, 
     }
 
 
+def leads(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """How far each synthetic arm is ahead of every other compared arm, by what is tabulated.
+
+    Several trainings of a synthesiser are drawn at random, those of one arm independently of
+    another's: two arms of one seed are two trainings. An interval is for its lead alone.
+    """
+    of_synthesis = [arm for arm in arms if arm.about.group == "synthesis"]
+    pairs = [
+        (arm, other)
+        for number, arm in enumerate(of_synthesis)
+        for other in [*of_synthesis[number + 1 :], *(a for a in arms if a not in of_synthesis)]
+        if other.about.compared
+    ]
+    return [
+        {"region": region, "arm": arm.name, "against": other.name}
+        | _lead(table, arm.name, other.name)
+        for arm, other in pairs
+        for region, table in tables.items()
+    ]
+
+
+def _lead(table: ScoreTable, arm: str, other: str) -> dict[str, Any]:
+    crossed = Crossed(table.patients, len(table.seeds))
+    found = crossed.mean(table.apart[arm], less=table.apart[other])
+    differences = by_patient(table.values[arm] - table.values[other], table.patients)
+    return {"lead": plain(found) | over_patients(differences)}
+
+
 def compare_with_full(
     tables: Mapping[str, ScoreTable],
     arms: Sequence[Arm],
@@ -61,7 +90,7 @@ def compare_with_full(
     rows = []
     for region, table in tables.items():
         for arm in [arm for arm in arms if arm.about.compared]:
-            values = table.values["full"], table.values[arm.name]
+            values = table.values["full"], table.apart[arm.name]
             loss, passed = non_inferiority(*values, crossed[region], margin)
             rows.append({
                 "region": region,

@@ -1,7 +1,8 @@
 """How much of what is lost with a missing sequence an arm brings back, and how surely.
 
-Pure functions on scores (cases, seeds). The recovery is a ratio of means, not a mean of ratios:
-per-case losses near zero would explode. It is never clipped.
+Pure functions on scores (cases, seeds), of the arm also (cases, seeds, replicates). The recovery is
+a ratio of means, not a mean of ratios: per-case losses near zero would explode. It is never
+clipped.
 
 Arms of the frozen segmenter share its training of the same seed with ``full`` and the floor, which
 is ``zero`` where a sequence is missing and ``degraded`` where it has thick slices. An
@@ -37,6 +38,7 @@ class Recovery:
         ratio: ``gain / gap``, or None where it is not defined; may lie outside [0, 1].
         reason: Why the ratio is not defined, else None.
         per_seed: The ratio of each seed alone, None where that seed's gap is too small.
+        per_replicate: The ratio of each training of the arm alone, None where there is no gap.
         patients: How many patients they come from.
     """
 
@@ -47,6 +49,7 @@ class Recovery:
     ratio: Estimate | None
     reason: NoRatio | None
     per_seed: tuple[float | None, ...]
+    per_replicate: tuple[float | None, ...]
     patients: int
 
 
@@ -64,15 +67,17 @@ def recovery(
     Args:
         full: (cases, seeds): every sequence real.
         floor: The same, with the sequence blanked or degraded.
-        arm: The same, with the sequence replaced by this arm.
+        arm: The same, with the sequence replaced by this arm; or (cases, seeds, replicates).
         crossed: These cases and seeds.
 
     Raises:
         ValueError: Other cases or seeds than those of ``crossed``.
     """
-    known = ~np.isnan(full + floor + arm)  # a difference needs the case in all three
+    full, floor, arm = (each[..., None] if each.ndim == 2 else each for each in (full, floor, arm))
+    # A difference needs the case in all three, and in every replicate.
+    known = ~np.isnan(full + floor + arm).any(2)
     gaps, gains, losses = (
-        np.where(known, difference, np.nan)
+        np.where(known[..., None], difference, np.nan)
         for difference in (full - floor, arm - floor, full - arm)
     )
     gap, gain, loss = (crossed.mean(values) for values in (gaps, gains, losses))
@@ -84,16 +89,18 @@ def recovery(
         loss=loss,
         ratio=None if reason else crossed.ratio(gains, gaps),
         reason=reason,
-        per_seed=tuple(_one_seed(gains[:, s], gaps[:, s]) for s in range(full.shape[1])),
+        per_seed=tuple(_one(gains[:, s], gaps[:, s]) for s in range(gains.shape[1])),
+        per_replicate=tuple(_one(gains[..., r], gaps[..., 0]) for r in range(gains.shape[2])),
         patients=crossed.patients,
     )
 
 
-def _one_seed(gains: np.ndarray, gaps: np.ndarray) -> float | None:
-    known = ~np.isnan(gaps)
-    if not known.any() or gaps[known].mean() < SMALLEST_GAP:
+def _one(gains: np.ndarray, gaps: np.ndarray) -> float | None:
+    """The ratio of one training alone."""
+    lost, won = gaps[~np.isnan(gaps)], gains[~np.isnan(gains)]
+    if not len(lost) or lost.mean() < SMALLEST_GAP:
         return None
-    return float(gains[known].mean() / gaps[known].mean())
+    return float(won.mean() / lost.mean())
 
 
 def _why_not(gap: Estimate, patients: int) -> NoRatio | None:

@@ -12,7 +12,7 @@ from seg_eval.analysis.significance import by_patient
 from seg_eval.analysis.tables import ScoreTable, known_mean, tabulate
 from seg_eval.arms import Arm
 from seg_eval.scoring import METRICS, Score
-from synth3d.scoring import Crossed, Estimate
+from synth3d.scoring import FEWEST_TRAININGS, Crossed, Estimate
 
 MUCH = 0.05
 """A patient's Dice that stays lost and must be counted, however much others win back."""
@@ -21,7 +21,7 @@ MUCH = 0.05
 def recover(table: ScoreTable, floor: str, crossed: Crossed) -> dict[str, Recovery]:
     """By arm, what it brings back of what ``floor`` costs."""
     full, low = table.values["full"], table.values[floor]
-    return {name: recovery(full, low, mine, crossed) for name, mine in table.values.items()}
+    return {name: recovery(full, low, mine, crossed) for name, mine in table.apart.items()}
 
 
 def best_cheap(table: ScoreTable, arms: Sequence[Arm]) -> str | None:
@@ -46,7 +46,8 @@ def summarise_region(
     }
     cheap, gap = best_cheap(dice, arms), found[floor]
     these = None
-    if crossed.over == "trainings":
+    replicates = max(each.shape[2] for each in dice.apart.values())
+    if crossed.over == "trainings" or replicates >= FEWEST_TRAININGS:
         these = recover(dice, floor, Crossed(dice.patients, len(dice.seeds), "patients"))
     return {
         "cases": len(dice.cases),
@@ -61,20 +62,27 @@ def summarise_region(
             name: {
                 "dice": r.arm,
                 "metrics": {
-                    metric: _distribution(of_metric.values[name], crossed)
+                    metric: _distribution(of_metric.apart[name], crossed)
                     for metric, of_metric in tables.items()
                 },
                 "masks": _masks([row for row in rows if row.arm == name]),
                 "gain": plain(r.gain),
-                "loss": plain(r.loss) | _over_patients(dice, name),
+                "loss": plain(r.loss) | _losses(dice, name),
                 "recovery": r.ratio and plain(r.ratio),
                 "recovery_per_seed": list(r.per_seed),
+                **_per_replicate(r),
                 "beyond_cheap": _beyond(dice, cheap, name, crossed),
                 "these_trainings": these and _three(these[name]),
             }
             for name, r in found.items()
         },
     }
+
+
+def _per_replicate(found: Recovery) -> dict[str, list[float | None]]:
+    """Of an arm of several trainings what each alone wins back; nothing of any other."""
+    several = len(found.per_replicate) > 1
+    return {"recovery_per_replicate": list(found.per_replicate)} if several else {}
 
 
 def _measured(rows: Sequence[Score], metric: str) -> list[Score]:
@@ -97,15 +105,20 @@ def _masks(rows: Sequence[Score]) -> dict[str, int]:
     }
 
 
-def _over_patients(dice: ScoreTable, name: str) -> dict[str, Any]:
-    """What the mean loss hides: median, how many lose much, and the mean without any one."""
+def _losses(dice: ScoreTable, name: str) -> dict[str, Any]:
+    """What the mean loss hides, and how many lose much."""
     losses = by_patient(dice.values["full"] - dice.values[name], dice.patients)
-    losses = losses[~np.isnan(losses)]
-    rest = (losses.sum() - losses) / (len(losses) - 1) if len(losses) > 1 else losses
+    above = {"loss": MUCH, "patients": int((losses > MUCH).sum())}
+    return over_patients(losses) | {"patients_above": above}
+
+
+def over_patients(values: np.ndarray) -> dict[str, Any]:
+    """What a mean over patients hides: their median, and the mean without any one of them."""
+    known = values[~np.isnan(values)]
+    rest = (known.sum() - known) / (len(known) - 1) if len(known) > 1 else known
     return {
-        "median": float(np.median(losses)),
+        "median": float(np.median(known)),
         "without_one": [float(rest.min()), float(rest.max())],
-        "patients_above": {"loss": MUCH, "patients": int((losses > MUCH).sum())},
     }
 
 
@@ -115,7 +128,7 @@ def _beyond(
     """What an arm wins back of what the best cheap one leaves; None without that."""
     if cheap is None:
         return None
-    found = recovery(dice.values["full"], dice.values[cheap], dice.values[name], crossed)
+    found = recovery(dice.values["full"], dice.values[cheap], dice.apart[name], crossed)
     lead, left = plain(found.gain), plain(found.gap)
     return {
         "lead": lead,
@@ -134,8 +147,8 @@ def _three(found: Recovery) -> dict[str, Any]:
 
 
 def _distribution(values: np.ndarray, crossed: Crossed) -> dict[str, Any]:
-    """A score over cases, each the mean over its seeds."""
-    by_case = known_mean(values, 1)
+    """A score (cases, seeds, replicates) over cases, each the mean over all its trainings."""
+    by_case = known_mean(values.reshape(len(values), -1), 1)
     by_case = by_case[~np.isnan(by_case)]
     found: dict[str, Any] = dict.fromkeys(("mean", "median", "sd", "low", "high"))
     if len(by_case):
@@ -144,8 +157,14 @@ def _distribution(values: np.ndarray, crossed: Crossed) -> dict[str, Any]:
         found |= {"low": _finite(mean.low), "high": _finite(mean.high)}
     if len(by_case) > 1:
         found["sd"] = float(by_case.std(ddof=1))
-    per_seed = [_finite(value) for value in known_mean(values, 0).tolist()]
-    return found | {"n": len(by_case), "per_seed": per_seed}
+    found |= {"n": len(by_case), "per_seed": _means(values, 1)}
+    return found | ({"per_replicate": _means(values, 2)} if values.shape[2] > 1 else {})
+
+
+def _means(values: np.ndarray, axis: int) -> list[float | None]:
+    """Of each place along ``axis`` the mean over all others; None where nothing is known."""
+    lines = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    return [_finite(value) for value in known_mean(lines, 1).tolist()]
 
 
 def plain(estimate: Estimate) -> dict[str, float | None]:

@@ -81,12 +81,14 @@ def non_inferiority(
 ) -> tuple[Estimate, bool | None]:
     """Whether an arm loses less than ``margin`` against the real sequence.
 
+    Scores are (cases, seeds), of the arm also (cases, seeds, replicates).
+
     Returns:
         Mean of full - arm, whose ``high`` is its one-sided 95 % bound (the upper end of the
         two-sided 90 % interval); and whether that is below the margin. None where it cannot be
         told: with fewer than :data:`FEW_CASES` patients, or where the margin is in the interval.
     """
-    loss = crossed.mean(full - arm, confidence=0.90)
+    loss = crossed.mean(full, confidence=0.90, less=arm)
     if crossed.patients < FEW_CASES or loss.low < margin <= loss.high:
         return loss, None
     return loss, bool(loss.high < margin)

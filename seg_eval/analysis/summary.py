@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopeless
+from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopeless, leads
 from seg_eval.analysis.power import needed
 from seg_eval.analysis.recovery import Recovery
 from seg_eval.analysis.region import recover, summarise_region
@@ -44,7 +44,7 @@ WEAK_DICE = 0.5
 BENEFIT_SCORES = ("mae_tumour", "ssim_tumour", "psnr_tumour")
 """Image scores that are held against the Dice that stays lost."""
 
-IMAGE_KEYS = ("case", "patient", "arm", "modality", "seed")
+IMAGE_KEYS = ("case", "patient", "arm", "modality", "seed", "replicate")
 """Columns of ``image_scores.csv`` that are not scores."""
 
 
@@ -145,12 +145,30 @@ def summarise(
         },
         "voxel_mm3": voxels,
     }
+    if replicates := replicates_of(used):
+        drawn = {name: _drawn(runs) for name, runs in replicates.items()}
+        figures["intervals"] |= {"replicates": drawn}
+        figures["leads"] = leads({"mean": table, **tables}, arms)
     caveats = _caveats(table, regions, question)
     if family := hopeless(tests):
         caveats.append(Caveat("hopeless_tests", {"family": family}))
     if exceeds_tolerance(voxels):
         caveats.append(Caveat("large_voxels", {"voxel_mm3": voxels[-1]}))
     return Findings(figures, verdicts, tuple(caveats))
+
+
+def replicates_of(scores: Sequence[Score]) -> dict[str, list[str]]:
+    """By arm that is several trainings of one recipe, their names; nothing of other arms."""
+    found: dict[str, dict[str, None]] = {}
+    for row in scores:
+        if row.replicate:
+            found.setdefault(row.arm, {})[row.replicate] = None
+    return {arm: list(names) for arm, names in found.items()}
+
+
+def _drawn(names: Sequence[str]) -> dict[str, Any]:
+    over = "trainings" if len(names) >= FEWEST_TRAININGS else "these"
+    return {"names": list(names), "over": over}
 
 
 def _crossed(table: ScoreTable) -> Crossed:
@@ -177,12 +195,12 @@ def _gather(
         return Facts(missing, name, math.nan, about, [], patients, degraded, kind)
     table = tabulate(scores, question.arms, defined)
     crossed = _crossed(table)
-    own = table.values[name or question.floor]
+    own = table.apart[name or question.floor]
     rivals = []
     for arm in question.arms:
         if arm.name != name and (arm.kind == question.floor or arm.about.compared):
-            theirs = table.values[arm.name]
-            ahead = crossed.mean(own - theirs, question.of_leads)
+            theirs = table.apart[arm.name]
+            ahead = crossed.mean(own, question.of_leads, less=theirs)
             rivals.append(Rival(arm.name, arm.kind, ahead, float(theirs.mean())))
     mean = float(own.mean())
     return Facts(missing, name, mean, about, rivals, crossed.patients, degraded, kind)

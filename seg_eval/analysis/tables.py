@@ -1,7 +1,8 @@
-"""Scores as arrays (cases, seeds) by arm."""
+"""Scores as arrays (cases, seeds) or (cases, seeds, replicates) by arm."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,12 +12,17 @@ from seg_eval.scoring import Score
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """One score (cases, seeds) by arm, NaN where it is not defined; and whose the rows are."""
+    """One score by arm, NaN where it is not defined; and whose the rows are.
+
+    ``apart`` holds (cases, seeds, replicates), one replicate but where several trainings of a
+    synthesiser are one arm; ``values`` are their means, (cases, seeds).
+    """
 
     cases: tuple[str, ...]
     patients: tuple[str, ...]
     seeds: tuple[int, ...]
     values: dict[str, np.ndarray]
+    apart: dict[str, np.ndarray]
 
 
 def tabulate(
@@ -27,30 +33,40 @@ def tabulate(
     Raises:
         ValueError: An arm has other cases or seeds than the others, or a row comes twice.
     """
-    cells: dict[tuple[str, str, int], dict[str, float]] = {}
+    cells: dict[tuple[str, str, int, str], dict[str, float]] = {}
     patients: dict[str, str] = {}
+    replicates: dict[str, dict[str, None]] = {}
     for row in scores:
         if row.region in regions:
             value = getattr(row, metric)
-            cell = cells.setdefault((row.arm, row.case, row.seed), {})
+            cell = cells.setdefault((row.arm, row.case, row.seed, row.replicate), {})
+            replicates.setdefault(row.arm, {})[row.replicate] = None
             if row.region in cell:
                 raise ValueError(f"two scores for {row.arm}, {row.case}, seed {row.seed}")
             cell[row.region] = np.nan if value is None else value
             patients[row.case] = row.patient
     cases = tuple(sorted(patients))
-    seeds = tuple(sorted({seed for _, _, seed in cells}))
-    wanted = {(arm.name, case, seed) for arm in arms for case in cases for seed in seeds}
+    seeds = tuple(sorted({seed for _, _, seed, _ in cells}))
+    wanted = {
+        (arm.name, case, seed, replicate)
+        for arm in arms for case in cases for seed in seeds
+        for replicate in replicates.get(arm.name, ("",))
+    }  # fmt: skip
     if absent := sorted(wanted - cells.keys()):
         raise ValueError(f"no score for arm and case {absent[0][:2]} with seed {absent[0][2]}")
 
-    def mean(arm: Arm, case: str, seed: int) -> float:
-        return float(known_mean(np.array([*cells[arm.name, case, seed].values()], float), 0))
+    def mean(*key: Any) -> float:
+        return float(known_mean(np.array([*cells[key].values()], float), 0))
 
-    values = {
-        arm.name: np.array([[mean(arm, case, seed) for seed in seeds] for case in cases])
-        for arm in arms
-    }
-    return ScoreTable(cases, tuple(patients[case] for case in cases), seeds, values)
+    apart = {
+        name: np.array([
+            [[mean(name, case, seed, each) for each in replicates[name]] for seed in seeds]
+            for case in cases
+        ])
+        for name in [arm.name for arm in arms]
+    }  # fmt: skip
+    values = {name: known_mean(each, 2) for name, each in apart.items()}
+    return ScoreTable(cases, tuple(patients[case] for case in cases), seeds, values, apart)
 
 
 def known_mean(values: np.ndarray, axis: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What an experiment is, worked out from a request, and which folder may hold it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from seg_eval.arms import (
     Degradation,
     SynthesisRun,
     check_out_of_fold,
+    grouped,
     name_arms,
+    read_replicates,
     share_one_grid,
     split_words,
 )
@@ -35,6 +37,7 @@ class Plan:
         preset, seeds, seed, threads, empty, margin, folds, workers: As in :class:`RunRequest`.
         foreign: A model folder that takes the frozen segmenter's place; None trains one.
         degraded: The thick slices of what is not missing but degraded.
+        replicates: By name of a merged arm those of ``arms`` that are its trainings.
     """
 
     missing: tuple[Modality, ...]
@@ -50,6 +53,17 @@ class Plan:
     foreign: Path | None = None
     workers: int = 1
     degraded: Degradation | None = None
+    replicates: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    @property
+    def groups(self) -> dict[str, tuple[Arm, ...]]:
+        """By name of what is judged the arms that are made for it, several if it is merged."""
+        return grouped(self.arms, self.replicates)
+
+    @property
+    def judged(self) -> tuple[Arm, ...]:
+        """What scores and reports speak of: the arms, replicates merged."""
+        return tuple(replace(arms[0], name=name) for name, arms in self.groups.items())
 
     @property
     def stem(self) -> str:
@@ -67,6 +81,7 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """Plain values for ``config.json``; equal values mean the same experiment."""
+        merged = {name: list(arms) for name, arms in self.replicates.items()}
         return {
             "missing": list(self.missing),
             "degraded": self.degraded.describe() if self.degraded else None,
@@ -81,8 +96,9 @@ class Plan:
             "threads": self.threads,
             "empty": self.empty,
             "margin": self.margin,
-            "primary": next((a.name for a in self.arms if a.about.group == "synthesis"), None),
+            "primary": next((a.name for a in self.judged if a.about.group == "synthesis"), None),
             "arms": {arm.name: self._origin(arm) for arm in self.arms},
+            **({"replicates": merged} if merged else {}),
         }
 
     def _origin(self, arm: Arm) -> dict[str, Any]:
@@ -142,6 +158,7 @@ def make_plan(
         foreign=foreign,
         workers=request.workers,
         degraded=degraded,
+        replicates=read_replicates(request.replicates, arms) if sources else {},
     )
 
 
@@ -165,13 +182,15 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     The rule for empty regions and the threads may change, and there may be no old one; an arm of
     one name must stay the same thing, and the synthetic arm that the question is about, once there
-    is one, must stay the first.
+    is one, must stay the first, or be merged with its replicates into the first.
     """
     if not old:
         return []
     changed = [key for key in PINNED if old.get(key) != new[key]]
-    if None not in (old.get("primary"), new["primary"]) and old["primary"] != new["primary"]:
-        changed.append("primary")
+    first = new["primary"]
+    if None not in (old.get("primary"), first):
+        merged = new.get("replicates", {}).get(first, ())
+        changed += ["primary"] if old["primary"] not in (first, *merged) else []
     before, arms = old["arms"], new["arms"]
     others = [name for name in sorted(arms.keys() & before) if arms[name] != before[name]]
     return [

@@ -1,8 +1,9 @@
 """What a user asks of `seg_eval run`: sequences, cohort, arms, segmenters, statistics."""
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_plans.presets import PRESETS
@@ -33,6 +34,8 @@ class RunRequest:
         splits: JSON with train, val and test; None takes the run's own.
         labels: Label scheme of all cases, a key of ``synth3d.cohort.SCHEMES``; None lets each tell.
         run: Finished runs of ``synth3d``; without any, the newest that fits, or a new one.
+        replicates: By name of an arm those of ``run`` that it merges: trainings of one recipe that
+            differ in their seed alone.
         completed: ``FOLDER`` or ``NAME=FOLDER`` of files that any other tool made.
         recipe: For a synthesiser that has to be trained first.
         coupled: Seed of a segmenter that is trained to teach a synthesiser, which the others judge
@@ -86,6 +89,7 @@ class RunRequest:
     transfer: str | None = None
     coupled: int | None = None
     settings: tuple[str, ...] = ()
+    replicates: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         self._take_strings()
@@ -166,7 +170,11 @@ class RunRequest:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(value))
         runs = (self.run,) if isinstance(self.run, str | Path) else self.run
-        object.__setattr__(self, "run", tuple(Path(run) for run in runs))
+        merged = {name: tuple(map(Path, each)) for name, each in self.replicates.items()}
+        object.__setattr__(self, "replicates", merged)
+        named = [Path(run) for run in runs]
+        named += [run for each in merged.values() for run in each if run not in named]
+        object.__setattr__(self, "run", tuple(named))
         for name in ("completed", "arms", "settings"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, (value,))

@@ -1,6 +1,6 @@
 """All stages of an experiment up to its scores; each leaves files, and none is done twice."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from seg_eval.arms import Arm
@@ -16,7 +16,7 @@ Rows = list[dict[str, Any]]
 
 
 def scores_of(experiment: Experiment) -> tuple[list[Score], Rows]:
-    """Do whatever is not yet done; the score rows and the image-score rows of all arms."""
+    """Do whatever is not yet done; the score rows and the image-score rows of what is judged."""
     plan, folder = experiment.plan, experiment.folder
     files = pin_case_files(experiment)
     for arm in plan.arms:
@@ -43,15 +43,19 @@ def scores_of(experiment: Experiment) -> tuple[list[Score], Rows]:
 
 
 def _all_rows(experiment: Experiment) -> tuple[list[Score], Rows]:
+    """Of what is judged; rows of a merged arm name the replicate that they are of."""
     plan = experiment.plan
     rows: list[Score] = []
     images: Rows = []
-    for arm in plan.arms:
+    for name, arm in [(name, arm) for name, arms in plan.groups.items() for arm in arms]:
+        merged = {} if arm.name == name else {"arm": name, "replicate": arm.name}
         for seed in plan.seeds:
-            rows += read_scores(experiment.score_file(arm, seed), arm.name, seed, plan.tested)
+            found = read_scores(experiment.score_file(arm, seed), arm.name, seed, plan.tested)
+            rows += [replace(row, **merged) for row in found]
         if arm.has_own_files:
             path = experiment.image_file(arm)
-            images += read_image_scores(path, arm.name, plan.tested, plan.missing)
+            scored = read_image_scores(path, arm.name, plan.tested, plan.missing)
+            images += [row | merged for row in scored]
     return rows, images
 
 

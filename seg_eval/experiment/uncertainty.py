@@ -1,6 +1,7 @@
 """How uncertain the channel of each case is, by the map that lies beside it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ TELLING = ("interval", "spread")
 def told_uncertainty(experiment: Experiment, scores: Sequence[Score]) -> list[dict[str, Any]]:
     """:func:`seg_eval.analysis.tell_uncertainty` of each synthetic arm whose cases all have maps.
 
-    Arms without maps, or whose folder is gone, say nothing and are left out.
+    Arms without maps, or whose folder is gone, say nothing and are left out. Replicates of a merged
+    arm have maps of their own, and speak for themselves.
     """
+    scores = [replace(row, arm=row.replicate or row.arm) for row in scores]
     found = []
     counted = {row.case for row in scores}
     cases = [case for case in experiment.plan.cohort.test if case.name in counted]

@@ -56,7 +56,8 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
                 "segmenter": arm.segmenter,
                 "group": arm.about.group,
                 "what": arm.about.what.format(missing=named)
-                + (": the floor" if arm.kind == question.floor else ""),
+                + (": the floor" if arm.kind == question.floor else "")
+                + _trainings_of(summary, arm.name),
             }
             for arm in question.arms
         ],
@@ -64,6 +65,12 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
         "empty_rule": EMPTY_RULES[question.empty],
         "warnings": [say(caveat.code, **caveat.figures) for caveat in findings.caveats],
     }
+
+
+def _trainings_of(summary: Summary, arm: str) -> str:
+    """Which runs an arm is that merges several; empty for any other."""
+    merged = summary["intervals"].get("replicates", {}).get(arm)
+    return f"; {say('trainings_of', names=merged['names'])}" if merged else ""
 
 
 def describe(
@@ -93,6 +100,8 @@ def describe(
         "losses": table("losses", s=summary, arms=arms),
         "beyond": table("beyond", s=summary, arms=arms) if _tells_beyond(summary) else None,
         "seeds": [found for name in of_seeds if (found := table(name, s=summary, arms=arms))],
+        "replicates": table("replicates", s=summary) if "leads" in summary else None,
+        "leads": table("leads", s=summary) if "leads" in summary else None,
         "transfers": tell_transfers(summary, arms),
         "metrics": _metrics(summary, arms),
         "images": table("images", means=summary["images"], scores=IMAGE_SCORES),

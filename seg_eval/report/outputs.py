@@ -2,21 +2,18 @@
 
 import csv
 import io
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_type_hints
 from urllib.parse import quote
 
 import numpy as np
 
-from seg_eval.analysis import SCHEMA, Caveat, Question, summarise
-from seg_eval.arms import ARM_KINDS, Arm, Completed, SynthesisRun, kinds_with
-from seg_eval.experiment import Experiment, Plan, told_uncertainty
-from seg_eval.records import GUARD, Pin, is_likely, read_times
+from seg_eval.analysis import SCHEMA, Question, summarise
+from seg_eval.arms import ARM_KINDS, Arm
+from seg_eval.experiment import Experiment, told_uncertainty
+from seg_eval.records import is_likely, read_times
 from seg_eval.report.context import (
     Summary,
     asked,
@@ -35,19 +32,18 @@ from seg_eval.report.pictures import (
     draw_scatter,
     error_and_loss,
 )
+from seg_eval.report.record import caveats_of, hashes, versions
 from seg_eval.report.slices import ERROR_COLOURS, LARGEST_ERROR
 from seg_eval.report.transfer import read_transfers
 from seg_eval.report.viewer import describe_view, fit_views
 from seg_eval.report.volumes import CaseFiles, CaseVolumes
 from seg_eval.scoring import IMAGE_SCORES, Score, counted
-from seg_eval.segmenter import BEST, FINAL
 from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.errors import InputError
 from synth3d.files import (
     from_csv_cell,
     read_json,
     read_text,
-    sha256,
     write_csv,
     write_json,
     write_text,
@@ -63,8 +59,7 @@ OUTPUTS = (
 VOLUMES = "volumes.json"
 """Where the volumes of the cases are that the report shows, beside the other records."""
 
-IMAGE_COLUMNS = ("case", "patient", "arm", "modality", *IMAGE_SCORES)
-LIBRARIES = ("torch", "nnunetv2", "scikit-learn", "numpy", "nibabel", "torchio")
+IMAGE_COLUMNS = ("case", "patient", "arm", "modality", *IMAGE_SCORES, "replicate")
 
 
 def write_outputs(
@@ -85,20 +80,20 @@ def write_outputs(
     _write_rows(folder / "results.csv", map(asdict, scores), tuple(Score.__dataclass_fields__))
     _write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
     how = plan.degraded and plan.degraded.describe()
-    about = plan.arms, plan.missing, plan.empty, plan.margin
+    about = plan.judged, plan.missing, plan.empty, plan.margin
     question = Question(*about, degraded=how)
     summary = put_into_words(summarise(scores, images, question), question)
-    summary["warnings"] += [say(caveat.code, **caveat.figures) for caveat in _caveats(plan)]
-    shown = chosen_cases(used, plan.arms, plan.cohort.test, question.floor)
+    summary["warnings"] += [say(caveat.code, **caveat.figures) for caveat in caveats_of(plan)]
+    shown = chosen_cases(used, plan.judged, plan.cohort.test, question.floor)
     times = read_times(folder)
     summary |= {
         "config": plan.describe(),
-        "notes": {arm.name: experiment.builder.note(arm) for arm in plan.arms},
+        "notes": {name: _note(experiment, arms) for name, arms in plan.groups.items()},
         "uncertainty": told_uncertainty(experiment, used),
         "seconds": times.seconds,
         "peak_memory_mb": times.peak_memory_mb,
-        "versions": _versions(),
-        "hashes": _hashes(experiment),
+        "versions": versions(),
+        "hashes": hashes(experiment),
         "commands": experiment.commands(),
         "transfer": read_transfers(folder),
         "cases": [
@@ -120,6 +115,11 @@ def write_outputs(
     return summary
 
 
+def _note(experiment: Experiment, arms: Sequence[Arm]) -> str:
+    """What is worth knowing of how an arm, or each of its replicates, was made; may be empty."""
+    return "; ".join(dict.fromkeys(filter(None, map(experiment.builder.note, arms))))
+
+
 def rebuild(folder: Path) -> str:
     """Write ``report.html`` and ``report.md`` of a finished experiment anew; the Markdown.
 
@@ -132,7 +132,8 @@ def rebuild(folder: Path) -> str:
     summary = read_summary(folder)
     try:
         scores = [Score(**row) for row in _read_rows(folder / "results.csv", get_type_hints(Score))]
-        columns = dict.fromkeys(IMAGE_COLUMNS, float) | dict.fromkeys(IMAGE_COLUMNS[:4], str)
+        texts = (*IMAGE_COLUMNS[:4], "replicate")
+        columns = dict.fromkeys(IMAGE_COLUMNS, float) | dict.fromkeys(texts, str)
         images = _read_rows(folder / "image_scores.csv", columns)
         volumes, gone = _read_volumes(folder, summary)
         text = fill("report.md.j2", describe(summary, scores, images))
@@ -247,9 +248,10 @@ def write_index(folder: Path, summaries: Mapping[str, tuple[str, Summary]]) -> P
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """A CSV file; an undefined score is an empty cell."""
-    text = io.StringIO()
-    write_csv(text, rows, columns)
+    """A CSV file; an undefined score is an empty cell. Replicates, if any, have a column."""
+    text, rows = io.StringIO(), list(rows)
+    named = [c for c in columns if c != "replicate" or any(row.get(c) for row in rows)]
+    write_csv(text, [{name: row.get(name) for name in named} for row in rows], named)
     write_text(path, text.getvalue())
 
 
@@ -293,7 +295,10 @@ def chosen_cases(
 
 
 def _case_files(experiment: Experiment, case: Case, role: str, modality: Modality) -> CaseFiles:
-    """Where the page finds a test case: one missing channel and the predictions of one seed."""
+    """Where the page finds a test case: one missing channel and the predictions of one seed.
+
+    Of a merged arm these are of its first replicate.
+    """
     plan, builder, folder = experiment.plan, experiment.builder, experiment.folder.absolute()
 
     def place(path: Path | None) -> str:
@@ -302,12 +307,12 @@ def _case_files(experiment: Experiment, case: Case, role: str, modality: Modalit
 
     arms: dict[str, tuple[str | None, str]] = {}
     maps: dict[str, dict[str, str]] = {}
-    for arm in plan.arms:
+    for shown, (arm, *_) in plan.groups.items():
         is_filled = arm.kind == "full" or arm.has_files
         made = place(builder.path(arm, case, modality)) if is_filled else None
-        arms[arm.name] = made, place(experiment.prediction(arm, case, plan.seeds[0]))
+        arms[shown] = made, place(experiment.prediction(arm, case, plan.seeds[0]))
         if found := builder.maps(arm, case, modality):
-            maps[arm.name] = {name: place(path) for name, path in found.items()}
+            maps[shown] = {name: place(path) for name, path in found.items()}
     return CaseFiles(
         case.name,
         case.patient,
@@ -344,52 +349,3 @@ def _draw(
         title = say("scatter_picture", q=q)
         draw_scatter(points, groups, title, folder / "scatter.png")
     return [name for name in OUTPUTS if name.endswith(".png") and (folder / name).is_file()]
-
-
-def _caveats(plan: Plan) -> list[Caveat]:
-    """What a reader has to know of the plan that the figures do not say."""
-    found = []
-    found += [Caveat("label_scheme", {"warning": note}) for note in plan.cohort.notes]
-    kinds = {arm.kind for arm in plan.arms}
-    if absent := [kind for kind in kinds_with("own_segmenter") if kind not in kinds]:
-        found.append(Caveat("rivals_not_run", {"kinds": absent, "degraded": bool(plan.degraded)}))
-    how, restoring = plan.degraded, [arm.source for arm in plan.arms if arm.kind == "restored"]
-    for run in [source for source in restoring if isinstance(source, SynthesisRun)]:
-        if how is not None and not how.is_learnt_by(run, plan.cohort.test[0]):
-            about = {"name": run.name, "ratio": run.ratio, "profile": run.profile}
-            found.append(Caveat("other_slices", about))
-    if thick := how.thick_already(plan.cohort.test) if how else {}:
-        found.append(Caveat("thick_truth", {"name": plan.missing[0], "cases": thick}))
-    if plan.foreign is not None:
-        found.append(Caveat("foreign_segmenter", {"name": plan.foreign.name}))
-        if kinds & set(kinds_with("own_segmenter")):
-            found.append(Caveat("rivals_of_another_preset", {"preset": plan.preset}))
-    other = [arm for arm in plan.arms if ARM_KINDS[arm.kind].group == "synthesis"]
-    if unknown := [arm.name for arm in other if not isinstance(arm.source, SynthesisRun)]:
-        found.append(Caveat("unknown_training", {"names": unknown}))
-    if taught := [arm.of for arm in plan.arms if isinstance(arm.source, Completed) and arm.of]:
-        found.append(Caveat("retrained_on_files", {"name": taught[0]}))
-    return found
-
-
-def _hashes(experiment: Experiment) -> dict[str, str]:
-    """SHA-256 of whatever was learned: synthesisers and segmenters."""
-    found: dict[str, str] = {}
-    for arm in experiment.plan.arms:
-        if isinstance(arm.source, SynthesisRun):
-            found[f"synthesiser {arm.source.name}"] = arm.source.weights_sha256
-    models = read_as(dict[str, Pin], experiment.folder / "segmenters.json", GUARD)
-    for name in (f"{kind}-seed{seed}" for kind, seed in experiment.segmenters()):
-        folder = Path(models[name].model)
-        final, best = (folder.glob(f"fold_*/{file}") for file in (FINAL, BEST))
-        for path in sorted(final) or sorted(best):
-            found[f"segmenter {name} {path.parent.name}"] = sha256(path)
-    return found
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()} | dict.fromkeys(LIBRARIES, "not installed")
-    for name in LIBRARIES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

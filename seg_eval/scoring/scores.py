@@ -86,7 +86,8 @@ class Score:
     """One row of ``results.csv``: one region of one case in one arm with one segmenter.
 
     ``docs/summary-schema.md`` explains each column. Empty masks follow the rule "brats" of
-    :data:`EMPTY_RULES`; a share of nothing is None.
+    :data:`EMPTY_RULES`; a share of nothing is None. ``replicate`` names the run where several
+    trainings of one recipe are one arm.
     """
 
     case: str
@@ -109,6 +110,7 @@ class Score:
     volume_error_ml: float
     reference_voxels: int
     predicted_voxels: int
+    replicate: str = ""
 
 
 def dice(reference: np.ndarray, prediction: np.ndarray) -> float:

@@ -5,7 +5,7 @@ bottom" looks at the mean of top − θ · bottom:
 
 * its standard error is that of patients crossed with trainings, both drawn at random, with
   Satterthwaite's degrees of freedom; or of patients alone, where the statement is about these
-  trainings;
+  trainings. What was itself trained several times has its replicates as a third random factor;
 * its t value is transformed so that skewness, a few patients who lose much, is taken out (Hall
   1992, "On the removal of skewness by transformation", eq. 2), and then held against Student's; no
   end lies farther out than :data:`FARTHEST` times Student's, since the skewness of six patients is
@@ -58,7 +58,8 @@ class Crossed:
 
     All cases of a patient are one unit. ``trainings`` are how many each case was scored with, of a
     segmenter or a synthesiser; from :data:`FEWEST_TRAININGS` on they are drawn at random, too,
-    unless ``over`` says ``patients``.
+    unless ``over`` says ``patients``. Values may have replicates beside: trainings of what was
+    scored, each of them scored with all ``trainings``. The same holds for these.
 
     Raises:
         ValueError: There are no cases or trainings.
@@ -72,16 +73,26 @@ class Crossed:
         names, owner = np.unique(np.asarray(patients), return_inverse=True)
         self.cases, self.patients, self.trainings = len(owner), len(names), trainings
         self.over: Over = over if trainings >= FEWEST_TRAININGS else "patients"
+        self._these = over == "patients"
         self._member = np.zeros((self.patients, self.cases))
         self._member[owner, np.arange(self.cases)] = 1
 
-    def mean(self, values: np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
-        """Mean of ``values`` (cases,) or (cases, trainings); what is NaN is left out.
+    def mean(
+        self,
+        values: np.ndarray,
+        confidence: float = CONFIDENCE,
+        less: np.ndarray | None = None,
+    ) -> Estimate:
+        """Mean of ``values``, less that of ``less``; what is NaN is left out.
 
-        Numbers of cases that differ from patient to patient are taken as given.
+        Both are (cases,), (cases, trainings) or (cases, trainings, replicates), each with
+        replicates of its own, which are independent of the other's. Numbers of cases that differ
+        from patient to patient are taken as given.
         """
-        table = self._table(values)
-        return self._estimate(table, np.where(np.isnan(table), np.nan, 1.0), confidence, _of_mean)
+        terms = [(first := self._table(values), np.ones_like(first))]
+        if less is not None:
+            terms.append((-(other := self._table(less)), np.zeros_like(other)))
+        return self._estimate(terms, confidence, _of_mean)
 
     def ratio(
         self, top: np.ndarray, bottom: np.ndarray, confidence: float = CONFIDENCE
@@ -90,77 +101,117 @@ class Crossed:
 
         One patient has no interval: its ends are the value itself.
 
-        Both are (cases,) or (cases, trainings); what is NaN in either is left out of both.
+        Both are (cases,), (cases, trainings) or (cases, trainings, replicates); what is NaN in
+        either is left out of both.
 
         Raises:
             ValueError: Other cases or trainings, or the sum of ``bottom`` is 0.
         """
-        return self._estimate(self._table(top), self._table(bottom), confidence, _of_ratio)
+        both = np.broadcast_arrays(self._table(top), self._table(bottom))
+        return self._estimate([(both[0], both[1])], confidence, _of_ratio)
 
     def _estimate(
-        self, top: np.ndarray, bottom: np.ndarray, confidence: float, ends: "Ends"
+        self, terms: list[tuple[np.ndarray, np.ndarray]], confidence: float, ends: "Ends"
     ) -> Estimate:
-        """Patients and trainings of which nothing is known are none."""
-        known = ~(np.isnan(top) | np.isnan(bottom))
-        above = self._member @ np.where(known, top, 0)
-        below = self._member @ np.where(known, bottom, 0)
+        """Patients, trainings and replicates of which nothing is known are none."""
+        sums = self._sums(terms)
+        above, below = sums.above, sums.below
         if not below.sum():
             raise ValueError("expected a denominator other than 0")
         value = float(above.sum() / below.sum())
-        count = self._member @ known
-        there = np.ix_(count.any(1), count.any(0))
-        above, below = above[there], below[there]
-        if self.over == "patients" or above.shape[1] < FEWEST_TRAININGS:
-            above, below = (each.mean(1, keepdims=True) for each in (above, below))
         if len(above) < 2:
             return Estimate(value, value, value)
-        error, freedom = standard_error(above - value * below)
+        error, freedom = sums.error(value)
         size = np.abs(above).max() + abs(value) * np.abs(below).max()
         if error <= 1e-12 * size:
             return Estimate(value, value, value, freedom)
-        low, high = ends(value, above, below, (1 + confidence) / 2)
+        low, high = ends(value, sums, (1 + confidence) / 2)
         return Estimate(value, low, high, freedom)
 
+    def _sums(self, terms: list[tuple[np.ndarray, np.ndarray]]) -> "_Sums":
+        known = [~(np.isnan(top) | np.isnan(bottom)) for top, bottom in terms]
+        if len(known) > 1:  # a difference needs the case on both sides, in all replicates
+            joint = np.logical_and.reduce([each.all(2) for each in known])[..., None]
+            known = [np.broadcast_to(joint, each.shape) for each in known]
+        count = self._by_patient(known[0]).sum(2)
+        there = np.ix_(count.any(1), count.any(0))
+        fixed = self.over == "patients" or len(there[1][0]) < FEWEST_TRAININGS
+        above, below, apart = [], [], []
+        for pair, is_known in zip(terms, known, strict=True):
+            own = [self._by_patient(np.where(is_known, each, 0))[there] for each in pair]
+            if fixed:
+                own = [each.mean(1, keepdims=True) for each in own]
+            above.append(own[0].mean(2))
+            below.append(own[1].mean(2))
+            trained = is_known.any((0, 1))
+            if trained.sum() >= FEWEST_TRAININGS and not self._these:
+                apart.append((own[0][..., trained], own[1][..., trained]))
+        return _Sums(np.sum(above, 0), np.sum(below, 0), tuple(apart))
+
+    def _by_patient(self, values: np.ndarray) -> np.ndarray:
+        """Sums of (cases, trainings, replicates) over the cases of a patient."""
+        return np.tensordot(self._member, values, 1)
+
     def _table(self, values: np.ndarray) -> np.ndarray:
+        """(cases, trainings, replicates)."""
         table = np.asarray(values, float)
         table = table[:, None] if table.ndim == 1 else table
-        if table.shape != (self.cases, self.trainings):
+        table = table[..., None] if table.ndim == 2 else table
+        if table.ndim != 3 or table.shape[:2] != (self.cases, self.trainings):
             raise ValueError(
-                f"expected {self.cases} cases x {self.trainings} trainings, got shape {table.shape}"
+                f"expected {self.cases} cases x {self.trainings} trainings, got shape "
+                f"{np.shape(values)}"
             )
         return table
 
 
-Ends = Callable[[float, np.ndarray, np.ndarray, float], tuple[float, float]]
-"""(value, above and below (patients, trainings), the share that the upper end is asked for)."""
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over the cases of a patient, of what is above and below the bar of a ratio.
+
+    ``above`` and ``below`` are (patients, trainings), means over replicates; ``apart`` has both
+    (patients, trainings, replicates) for each side of a difference whose replicates are drawn.
+    """
+
+    above: np.ndarray
+    below: np.ndarray
+    apart: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+
+    def rest(self, theta: float) -> np.ndarray:
+        """What is above less ``theta`` times what is below, (patients, trainings)."""
+        return self.above - theta * self.below
+
+    def error(self, theta: float) -> tuple[float, float]:
+        """Standard error of the mean of :meth:`rest`, and its degrees of freedom."""
+        return standard_error(self.rest(theta), [top - theta * low for top, low in self.apart])
 
 
-def _of_mean(
-    value: float, above: np.ndarray, below: np.ndarray, tail: float
-) -> tuple[float, float]:
-    rest = above - value * below
-    error, freedom = standard_error(rest)
-    skewness, quantile = skewness_of_mean(rest, error), float(stdtrit(freedom, tail))
+Ends = Callable[[float, _Sums, float], tuple[float, float]]
+"""(value, sums, the share that the upper end is asked for)."""
+
+
+def _of_mean(value: float, sums: _Sums, tail: float) -> tuple[float, float]:
+    error, freedom = sums.error(value)
+    skewness = skewness_of_mean(sums.rest(value), error)
+    quantile = float(stdtrit(freedom, tail))
     most = FARTHEST * quantile
     ends = (np.clip(untransformed(q, skewness), -most, most) for q in (quantile, -quantile))
-    low, high = (float(value - t * error / below.mean()) for t in ends)
+    low, high = (float(value - t * error / sums.below.mean()) for t in ends)
     return low, high
 
 
-def _of_ratio(
-    value: float, above: np.ndarray, below: np.ndarray, tail: float
-) -> tuple[float, float]:
+def _of_ratio(value: float, sums: _Sums, tail: float) -> tuple[float, float]:
     def refused(theta: float) -> float:
         """Above 1 where the test refuses θ as too small, below −1 where as too large."""
-        rest = above - theta * below
-        error, freedom = standard_error(rest)
+        rest = sums.rest(theta)
+        error, freedom = sums.error(theta)
         t = float(np.clip(rest.mean() / max(error, 1e-300), -1e9, 1e9))
         without = transformed(t, skewness_of_mean(rest, error))
         bounded = max(without, t / FARTHEST) if t > 0 else min(without, t / FARTHEST)
         return bounded / float(stdtrit(freedom, tail))
 
-    step = standard_error(above - value * below)[0] / abs(float(below.mean()))
-    sign = 1 if below.mean() > 0 else -1
+    step = sums.error(value)[0] / abs(float(sums.below.mean()))
+    sign = 1 if sums.below.mean() > 0 else -1
     low = _end(lambda theta: sign * refused(theta) - 1, value, -step)
     high = _end(lambda theta: -sign * refused(theta) - 1, value, step)
     return low, high
@@ -198,7 +249,9 @@ def untransformed(value: float, skewness: float) -> float:
     return 3 / skewness * (np.cbrt(1 + skewness * (value - skewness / 6)) - 1)
 
 
-def standard_error(values: np.ndarray) -> tuple[float, float]:
+def standard_error(
+    values: np.ndarray, replicates: Sequence[np.ndarray] = ()
+) -> tuple[float, float]:
     """Standard error of the mean of patients crossed with trainings, and its degrees of freedom.
 
     Mean squares of the two-way layout with both factors random and one value per cell (Searle,
@@ -207,13 +260,40 @@ def standard_error(values: np.ndarray) -> tuple[float, float]:
     trainings for what they are above it, e. Degrees of freedom after Satterthwaite 1946, but e's
     share is e · MS_trainings / (s - 1), which ends with e and not with a jump. ``values`` are
     (patients, trainings), at least two patients.
+
+    Each of ``replicates`` (patients, trainings, replicates) is a further factor: what its mean
+    over ``replicates`` has added to ``values``. It counts for what replicates are above chance.
     """
     count, seeds = values.shape
     patients, trainings, chance = mean_squares(values)
     excess, patients = max(trainings - chance, 0.0), max(patients, chance)
     square = patients + excess
     parts = patients**2 / (count - 1) + excess * trainings / max(seeds - 1, 1)
+    for each in replicates:
+        made = each.shape[2]
+        between, above = (part / made for part in replicate_squares(each))
+        square, parts = square + above, parts + above * between / (made - 1)
     return float(np.sqrt(square / values.size)), square**2 / parts if parts > 0 else count - 1.0
+
+
+def replicate_squares(values: np.ndarray) -> tuple[float, float]:
+    """Mean square of replicates, and what of it they are above chance, at least 0.
+
+    Of the three-way layout (patients, trainings, replicates) with all factors random and one value
+    per cell, at least two patients and replicates: MS_r - MS_pr - MS_sr + MS_psr, whose expectation
+    is n s times the variance between replicates (Searle, Casella, McCulloch 1992, §5.2).
+    """
+    count, seeds, _ = values.shape
+    _, between, with_patients = (seeds * each for each in mean_squares(values.mean(1)))
+    if seeds == 1:
+        return between, max(between - with_patients, 0.0)
+    with_trainings = count * mean_squares(values.mean(0))[2]
+    averages = [values.mean(axis, keepdims=True) for axis in (0, 1, 2)]
+    pairs = [values.mean(axes, keepdims=True) for axes in ((0, 1), (0, 2), (1, 2))]
+    rest = values - sum(averages) + sum(pairs) - values.mean()
+    freedom = np.prod([size - 1 for size in values.shape])
+    chance = float((rest**2).sum()) / float(freedom)
+    return between, max(between - with_patients - with_trainings + chance, 0.0)
 
 
 def mean_squares(values: np.ndarray) -> tuple[float, float, float]:

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from seg_eval.scoring.scores import Score
+from tests.seg_eval.report.conftest import PRIMARY
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "summary-schema.md"
 FREE_FORM = {
     "config", "notes", "uncertainty", "seconds", "peak_memory_mb", "versions", "hashes", "commands",
     "pictures", "cases", "transfer",
 }  # fmt: skip
-PLACEHOLDERS = {"regions": "<region>", "arms": "<arm>", "metrics": "<metric>"}
+PLACEHOLDERS = {
+    "regions": "<region>", "arms": "<arm>", "metrics": "<metric>", "replicates": "<arm>",
+}  # fmt: skip
 
 
 def paths_of(value, path=""):
@@ -45,9 +48,16 @@ def documented(section):
 
 @pytest.fixture
 def whole(make_scores, make_summary, images):
-    """Makes a summary without a null or an empty list: some case lacks the region."""
+    """Makes a summary without a null or an empty list: some case lacks the region.
+
+    One arm is two trainings.
+    """
     scores = [row for row in make_scores(cases=8, seeds=3) if row.region == "WT"]
     scores[0] = replace(scores[0], reference_voxels=0)
+    scores = [
+        replace(row, replicate=run if row.arm == PRIMARY else "")
+        for row in scores for run in (("a", "b") if row.arm == PRIMARY else ("",))
+    ]  # fmt: skip
     return lambda: make_summary(scores, images)
 
 

@@ -7,6 +7,7 @@ from scipy.stats import t as student
 
 from synth3d.scoring.intervals import (
     Crossed,
+    replicate_squares,
     skewness_of_mean,
     standard_error,
     transformed,
@@ -210,3 +211,87 @@ def test_no_value_beyond_an_end_is_let_through(seed):
                 abs(transformed(t, skewness_of_mean(rest, error))) > limit - 1e-3
                 or abs(t) > 1.5 * limit - 1e-3
             )
+
+
+REPLICATES = arrays(float, (5, 3, 4), elements=st.floats(-1, 1, width=32))
+FIVE, THIRTY = Crossed([*"abcde"], 3), crossed(30, 3)
+
+
+def ends(estimate):
+    return (estimate.value, estimate.low, estimate.high)
+
+
+@settings(max_examples=30)
+@given(REPLICATES, st.integers(0, 3))
+def test_one_replicate_gives_the_interval_without_any(values, which):
+    one = values[..., which]
+    assert FIVE.mean(one[..., None]) == FIVE.mean(one)
+    assert FIVE.mean(one, less=0.3 * values[..., :1]) == FIVE.mean(one - 0.3 * values[..., 0])
+    assert FIVE.ratio(one[..., None], 3 + one) == FIVE.ratio(one, 3 + one)
+
+
+@settings(max_examples=30)
+@given(REPLICATES, st.permutations(range(4)), st.permutations(range(5)))
+def test_the_order_of_replicates_and_patients_is_nothing(values, replicates, patients):
+    moved = values[patients][:, ::-1][..., replicates]
+    assert ends(FIVE.mean(moved)) == pytest.approx(ends(FIVE.mean(values)), abs=1e-7)
+    other = np.sin(3 * values)  # replicates of another arm, in an order of their own
+    apart, again = FIVE.mean(values, less=other), FIVE.mean(values, less=other[..., replicates])
+    assert ends(again) == pytest.approx(ends(apart), abs=1e-7)
+
+
+@settings(max_examples=30)
+@given(REPLICATES)
+def test_replicates_drawn_at_random_make_no_interval_surer(values):
+    averaged = FIVE.mean(values.mean(2))
+    assert FIVE.mean(values).value == pytest.approx(averaged.value)
+    errors = [standard_error(values.mean(2), more)[0] for more in ((), (values,))]
+    assert errors[0] <= errors[1]
+    same = np.repeat(values[..., :1], 4, axis=2)  # the same training four times
+    assert ends(FIVE.mean(same)) == pytest.approx(ends(FIVE.mean(values[..., 0])), abs=1e-7)
+
+
+def test_replicates_that_differ_widen_the_interval_unless_they_are_as_given():
+    values = np.random.default_rng(0).normal(size=(30, 3, 1))
+    alike, apart = values + np.zeros(3), values + np.array([-1.0, 0, 1])
+    assert THIRTY.mean(apart).freedom < 3 < THIRTY.mean(alike).freedom
+    wide, narrow = THIRTY.mean(apart), THIRTY.mean(alike)
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+    these = crossed(30, 3, over="patients")
+    assert ends(these.mean(apart)) == pytest.approx(ends(these.mean(alike)))
+    two = THIRTY.mean(apart[..., ::2])  # two are as given
+    assert ends(two) == pytest.approx(ends(narrow))
+
+
+def test_the_squares_of_replicates_by_hand():
+    # One training, patients apart by 0 and 1, replicates at 0 and 4, and 2 of their interaction:
+    # means of replicates 0.5 and 5.5 (square 2 * 12.5), rests of +-0.5 (square 1).
+    values = np.array([[[0.0, 4]], [[1, 7]]])
+    assert replicate_squares(values) == (pytest.approx(25), pytest.approx(24))
+    # A second training that is the first shifted: nothing of it is the replicates' own.
+    both = np.concatenate([values, values + 10], axis=1)
+    assert replicate_squares(both) == (pytest.approx(50), pytest.approx(50 - 2))
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+def test_what_it_promises_over_replicates_it_holds(arms):
+    """Normal patients, trainings, replicates and interactions: 95 of 100 intervals hold 0."""
+    draw, design, hits = np.random.default_rng(3), crossed(12, 3), 0
+    for _ in range(400):
+        shared = draw.normal(size=(12, 1, 1)) + 0.5 * draw.normal(size=(1, 3, 1))
+        sides = [
+            0.5 * draw.normal(size=(1, 1, 3))
+            + 0.3 * draw.normal(size=(12, 1, 3))
+            + 0.2 * draw.normal(size=(1, 3, 3))
+            + 0.3 * draw.normal(size=(12, 3, 3))
+            for _ in range(arms)
+        ]
+        less = sides[1] if arms == 2 else None
+        found = design.mean((0 if arms == 2 else shared) + sides[0], less=less)
+        hits += found.low <= 0 <= found.high
+    assert hits >= 0.92 * 400
+
+
+def test_other_numbers_of_trainings_are_refused():
+    with pytest.raises(ValueError, match="5 cases x 3 trainings"):
+        FIVE.mean(np.zeros((5, 2, 4)))
