@@ -41,8 +41,8 @@ FLOOR_VARIES = 0.1
 WEAK_DICE = 0.5
 """A segmenter below this with all real sequences says little about a better one."""
 
-BENEFIT_SCORES = ("mae_tumour", "ssim_tumour", "psnr_tumour")
-"""Image scores that are held against the Dice that stays lost."""
+BENEFIT_SCORES = ("mae_tumour@own-scale", "ssim_tumour@own-scale", "psnr_tumour@own-scale")
+"""Image scores, on the segmenter's scale, that are held against the Dice that stays lost."""
 
 IMAGE_KEYS = ("case", "patient", "arm", "modality", "seed", "replicate")
 """Columns of ``image_scores.csv`` that are not scores."""

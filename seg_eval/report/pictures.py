@@ -67,7 +67,7 @@ class Point:
     Attributes:
         case: Its name.
         arm: Whose.
-        error: Mean absolute error inside the tumour, over the sequences that are missing.
+        error: ``mae_tumour@own-scale``, mean over the sequences that are missing.
         loss: Dice lost against the real sequence, mean over regions and seeds.
     """
 
@@ -85,8 +85,8 @@ def error_and_loss(
     own = {arm: dice_by_case(scores, arm) for arm in arms}
     errors: dict[tuple[str, str], list[float]] = {}
     for row in images:
-        if row["mae_tumour"] is not None:
-            errors.setdefault((row["case"], row["arm"]), []).append(float(row["mae_tumour"]))
+        if (error := row["mae_tumour@own-scale"]) is not None:
+            errors.setdefault((row["case"], row["arm"]), []).append(float(error))
     return [
         Point(case, arm, statistics.fmean(values), full[case] - own[arm][case])
         for (case, arm), values in errors.items()
@@ -115,7 +115,10 @@ def draw_scatter(
             label=short_name(arm),
         )
     axes.axhline(0, color=INK, linewidth=0.8)
-    axes.set(xlabel="mean |error| inside the tumour", ylabel="Dice lost against the real sequence")
+    axes.set(
+        xlabel="mean |error| inside the tumour (own scale)",
+        ylabel="Dice lost against the real sequence",
+    )
     axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     _save(figure, path, axes, title)

@@ -34,11 +34,12 @@ def add_score(commands: Any) -> None:
     add("real", type=Path, metavar="REAL", help="folder of the acquired images")
     add("synthetic", type=Path, metavar="SYNTHETIC", help="folder of the images to be scored")
     add("--modality", "--target", help="t1|t1ce|t2|flair; default: the one that each case has")
-    add("--convention", default="ours", metavar="NAME,NAME", dest="conventions",
-        help="of ours, paper-agi, paper-tsf, brasyn, or all; default: ours")
+    add("--convention", default="real-scale", metavar="NAME,NAME", dest="conventions",
+        help="of real-scale (both volumes on the real one's scale), own-scale (each on its own), "
+        "paper-agi, paper-tsf, brasyn, or all; default: real-scale")
     add("--rescale", choices=["none", "match"], default="none",
         help="none: files are in scanner units, wrong brightness counts; match: bring each to its "
-        "real one's p0.5 and median in the brain first")
+        "real one's p0.5 and median in the brain first; the names of scores then end in -matched")
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--part", choices=["train", "val", "test"], default="test", help="default: test")
     add("--cases", nargs="+", metavar="NAME", help="only these cases")
@@ -89,8 +90,8 @@ def add_ablate(commands: Any) -> None:
     add("--mode", choices=["test-only", "train-and-test"], default="test-only",
         help="of a curve: test an aligned training at every level, or train each level")
     add("--convention", metavar="NAME,NAME",
-        help="of the scores, the first leads; default: ours and that of the table's paper, or the "
-        "reverse for a recipe with the AGI-Net paper's intensities")
+        help="of the scores, the first leads; default: real-scale and that of the table's paper, "
+        "or the reverse for a recipe with the AGI-Net paper's intensities")
     add_workers(add, "runs")
     add("--threads", type=int, help="of each run; default: all cores / workers")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")

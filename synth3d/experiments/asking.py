@@ -218,8 +218,11 @@ def psnr_apart(
         convention: The name of one that has a PSNR.
     """
     rule = CONVENTIONS[convention]
-    ends, box = rule.ends(real, brain), rule.box(brain)
-    x, y = (rule.apply(volume, ends, brain)[box] for volume in (real, synthetic))
+    ends, box = [rule.ends(real, brain)] * 2, rule.box(brain)
+    if rule.own_scale:
+        ends[1] = rule.ends(synthetic, brain)
+    pair = zip((real, synthetic), ends, strict=True)
+    x, y = (rule.apply(volume, each, brain)[box] for volume, each in pair)
     inside = brain[box] if rule.region == "brain" else np.ones(x.shape, bool)
     errors, changed = (y - x)[inside] ** 2, tsem[box][inside]
     above = changed > np.percentile(changed, PERCENTILE) if changed.size else np.zeros(0, bool)

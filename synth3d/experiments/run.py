@@ -351,7 +351,8 @@ def _choose(request: AblateRequest, base: RunConfig, table: Table) -> Choices:
 
 def _conventions_of(text: str | None, base: RunConfig, paper: str) -> tuple[str, ...]:
     """Names of the conventions of the scores; the first leads and has a PSNR."""
-    default = ("ours", paper) if base.data.intensity == "median" else (paper, "ours")
+    ours = ("real-scale", paper)
+    default = ours if base.data.intensity == "median" else ours[::-1]
     names = tuple(dict.fromkeys(text.split(","))) if text else default
     if unknown := [name for name in names if name not in CONVENTIONS]:
         raise InputError(

@@ -12,7 +12,7 @@ from synth3d.scoring.conformal import (
 )
 from synth3d.scoring.conventions import CONVENTIONS, Convention
 from synth3d.scoring.explanation import CHANCE, find_errors
-from synth3d.scoring.formulas import decibels, image_scores, mae_brain, psnr_brain, ssim_brain
+from synth3d.scoring.formulas import decibels, mae_brain, psnr_brain, ssim_brain
 from synth3d.scoring.intervals import (
     CONFIDENCE,
     FEW_CASES,
@@ -42,7 +42,6 @@ __all__ = [
     "fewest_patients",
     "find_errors",
     "find_lpips",
-    "image_scores",
     "load_lpips",
     "mae_brain",
     "patientwise_quantiles",

@@ -41,6 +41,8 @@ from synth3d.scoring.pairs import Pair, Pairing, find_pairs
 if TYPE_CHECKING:
     from synth3d.scoring.lpips import PerceptualDistance
 
+MATCHED = "-matched"
+
 
 @dataclass(frozen=True)
 class ScoreRequest:
@@ -50,7 +52,8 @@ class ScoreRequest:
         modality: The sequence; None is the one each case has.
         conventions: Names in ``CONVENTIONS``; ``("all",)`` is every one, and a text has commas.
         rescale: ``none`` for files on the scanner's scale, errors of brightness included; ``match``
-            brings each synthetic volume linearly to its real one's scale first.
+            brings each synthetic volume linearly to its real one's scale first, which the names of
+            scores then say: ``psnr_brain@real-scale-matched``.
         label_folder: Folder of segmentations; None takes those beside the real images.
         labels: Their scheme, a key of ``synth3d.cohort.SCHEMES``; None lets each case tell.
         out: A ``.csv`` file to write, with ``.md``, ``.json`` and ``.png`` beside it; or None.
@@ -62,7 +65,7 @@ class ScoreRequest:
     real: Path
     synthetic: Path
     modality: str | None = None
-    conventions: tuple[str, ...] | str = ("ours",)
+    conventions: tuple[str, ...] | str = ("real-scale",)
     rescale: Literal["none", "match"] = "none"
     splits: Path | None = None
     part: str = "test"
@@ -92,6 +95,11 @@ class ScoreRequest:
             parse_scheme(self.labels)
         if self.modality is not None:
             object.__setattr__(self, "modality", parse_modality(self.modality))
+
+    @property
+    def suffix(self) -> str:
+        """What ends the names of scores of volumes that were matched, which are other scores."""
+        return MATCHED if self.rescale == "match" else ""
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,8 @@ def score_cohort(request: ScoreRequest) -> Scored:
             continue
         row = {"case": pair.case, "patient": pair.patient, "modality": pair.modality or ""}
         for convention in conventions:
-            row |= score_case(*volumes, convention=convention, perceptual=perceptual)
+            scores = score_case(*volumes, convention=convention, perceptual=perceptual)
+            row |= {name + request.suffix: value for name, value in scores.items()}
         rows.append(row)
     if faults := [*faults, *contradictions(readings)]:
         raise InputError("; ".join(faults))

@@ -2,7 +2,7 @@
 
 The same picture scores 24 dB in one paper and 30 dB in the next, because range, mask, window and
 averaging differ. A :class:`Convention` says all of them; every score's name carries its name:
-``psnr_volume@paper-agi``, ``ssim_tumour@ours``. Scores of different conventions are never
+``psnr_volume@paper-agi``, ``ssim_tumour@real-scale``. Scores of different conventions are never
 comparable.
 
 ``_tumour`` scores take the convention's range and window, and average inside the tumour over the

@@ -60,22 +60,6 @@ def ssim_brain(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> flo
     return float(similarity_map(*pictures, data_range=1.0)[mask[box]].mean())
 
 
-def image_scores(
-    real: np.ndarray, synthetic: np.ndarray, brain: np.ndarray, tumour: np.ndarray | None = None
-) -> dict[str, float]:
-    """``psnr_brain``, ``ssim_brain``, ``mae_brain``, and the same in the tumour if there is a mask.
-
-    Arguments and errors as of :func:`psnr_brain`.
-    """
-    formulas = {"psnr": psnr_brain, "ssim": ssim_brain, "mae": mae_brain}
-    masks = {"brain": brain} | ({} if tumour is None else {"tumour": tumour})
-    return {
-        f"{name}_{region}": score(real, synthetic, mask)
-        for region, mask in masks.items()
-        for name, score in formulas.items()
-    }
-
-
 def _inside(real: np.ndarray, synthetic: np.ndarray, mask: np.ndarray) -> np.ndarray:
     _check_shapes(real, synthetic, mask)
     return synthetic[mask].astype(np.float64) - real[mask].astype(np.float64)

@@ -15,7 +15,7 @@ import numpy as np
 from synth3d import __version__
 from synth3d.errors import visible
 from synth3d.files import markdown_cell, markdown_page, write_csv, write_json, write_text
-from synth3d.scoring.cohort import Scored, ScoreRequest, pair_up, score_cohort
+from synth3d.scoring.cohort import MATCHED, Scored, ScoreRequest, pair_up, score_cohort
 from synth3d.scoring.conventions import CONVENTIONS
 from synth3d.scoring.intervals import FEW_CASES, Crossed
 
@@ -173,7 +173,7 @@ def _markdown(scored: Scored, summaries: Sequence[Summary]) -> str:
 def _table_row(summary: Summary, control: Summary | None) -> tuple[str, ...]:
     name, convention = summary.score.split("@")
     kind, region = name.split("_", 1)
-    rule = CONVENTIONS[convention]
+    rule = CONVENTIONS[convention.removesuffix(MATCHED)]
     factor = rule.printed.get(kind, 1.0)
     unit = {"psnr": " (dB)", "lpips": f" ({rule.lpips} of slices)"}.get(kind, "")
     unit = unit or {1.0: ""}.get(factor, " (%)" if kind == "ssim" else f" (x {factor:g})")

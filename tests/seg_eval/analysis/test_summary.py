@@ -330,14 +330,19 @@ def test_rows_that_are_not_one_for_each_case_and_seed_are_an_error(scores, told)
 def image_rows(cases=6, arm="agi"):
     return [
         {"case": f"c{i:02d}", "patient": f"pc{i:02d}", "arm": arm, "modality": "t2f",
-         "psnr_brain": 20.0 + i if i else None, "ssim_brain": None, "mae_tumour": 0.1 + 0.01 * i}
+         "psnr_brain@own-scale": 20.0 + i if i else None, "ssim_brain@own-scale": None,
+         "mae_tumour@own-scale": 0.1 + 0.01 * i}
         for i in range(cases)
     ]  # fmt: skip
 
 
 def test_image_scores_are_averaged_over_cases_that_have_them():
     means = figures(make_scores(), images=image_rows())["images"]["agi"]
-    assert means == {"psnr_brain": 23.0, "ssim_brain": None, "mae_tumour": pytest.approx(0.125)}
+    assert means == {
+        "psnr_brain@own-scale": 23.0,
+        "ssim_brain@own-scale": None,
+        "mae_tumour@own-scale": pytest.approx(0.125),
+    }
 
 
 def test_image_error_is_held_against_the_dice_that_stays_lost_where_there_is_a_gap():
@@ -348,16 +353,16 @@ def test_image_error_is_held_against_the_dice_that_stays_lost_where_there_is_a_g
         for s in [*make_scores(wobble=0), *free]
     ]  # fmt: skip
     (row,) = figures(scores, images=image_rows())["image_benefit"]
-    assert (row["arm"], row["score"], row["n"]) == ("agi", "mae_tumour", 6)
+    assert (row["arm"], row["score"], row["n"]) == ("agi", "mae_tumour@own-scale", 6)
     assert row["spearman"] == pytest.approx(1)
 
 
 def test_no_correlation_is_claimed_of_few_or_equal_values():
     few = figures(make_scores(cases=4), images=image_rows(4))["image_benefit"]
     assert few == [
-        {"arm": "agi", "score": "mae_tumour", "against": "dice_loss"}
+        {"arm": "agi", "score": "mae_tumour@own-scale", "against": "dice_loss"}
         | {"spearman": None, "n": 4, "p": None}
     ]
-    equal = [row | {"mae_tumour": 0.1} for row in image_rows()]
+    equal = [row | {"mae_tumour@own-scale": 0.1} for row in image_rows()]
     found = figures(make_scores(), images=equal)["image_benefit"]
     assert found[0]["spearman"] is None

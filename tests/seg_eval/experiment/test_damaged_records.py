@@ -48,8 +48,8 @@ def test_image_scores_of_other_cases_or_without_a_score_are_refused(run_toy, fol
     for known, missing in ((cases, ["t1c"]), (dict.fromkeys(cases, "somebody"), ["t2f"])):
         with pytest.raises(InputError, match="its rows are not those"):
             read_image_scores(path, "copy", known, missing)
-    shorter = {name: value for name, value in rows[0].items() if name != "psnr_brain"}
-    for row in (shorter, rows[0] | {"jaccard": 1.0}, rows[0] | {"psnr_brain": "x"}):
+    shorter = {name: value for name, value in rows[0].items() if name != "psnr_brain@own-scale"}
+    for row in (shorter, rows[0] | {"jaccard": 1.0}, rows[0] | {"psnr_brain@own-scale": "x"}):
         path.write_text(json.dumps([row, *rows[1:]]))
         with pytest.raises(InputError, match="its rows are not those"):
             read_image_scores(path, "copy", cases, ["t2f"])

@@ -21,7 +21,10 @@ def test_a_whole_experiment_leaves_its_tables_and_pictures(run_toy, folder, caps
     assert summary["plumbing"]["passed"]
     assert summary["regions"]["WT"]["arms"]["ridge"]["recovery"]["value"] > 0.8
     assert set(summary["images"]) == {"copy", "template", "ridge", "boosted", "agi", "plumbing"}
-    assert summary["images"]["ridge"]["psnr_brain"] > summary["images"]["copy"]["psnr_brain"]
+    assert (
+        summary["images"]["ridge"]["psnr_brain@own-scale"]
+        > summary["images"]["copy"]["psnr_brain@own-scale"]
+    )
     printed = capsys.readouterr().out
     assert str(folder / "dice.png") in printed
     assert "| ridge" in printed

@@ -107,7 +107,7 @@ def images(scores: list[Score]) -> list[dict[str, Any]]:
     other = dict.fromkeys(IMAGE_SCORES, 0.9)
     return [
         {"case": c, "patient": c, "arm": arm.name, "modality": "t2f"} | other
-        | {"mae_tumour": float(0.3 - 0.25 * SHARE[arm.name] + rng.normal(0, 0.02))}
+        | {"mae_tumour@own-scale": float(0.3 - 0.25 * SHARE[arm.name] + rng.normal(0, 0.02))}
         for c in sorted({row.case for row in scores}) for arm in filled
         if arm.kind not in kinds_with("own_segmenter")
     ]  # fmt: skip

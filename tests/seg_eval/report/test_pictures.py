@@ -59,13 +59,16 @@ def test_a_case_is_one_dot_however_many_seeds_there_are():
 
 def test_the_scatter_has_a_point_for_each_error_with_a_dice(tmp_path):
     rows = [score("a", "full", 0.9), score("a", "ridge", 0.7), score("b", "ridge", 0.5)]
-    images = [{"case": "a", "arm": "ridge", "mae_tumour": 0.1},
-              {"case": "b", "arm": "ridge", "mae_tumour": 0.2},
-              {"case": "a", "arm": "copy", "mae_tumour": 0.3},
-              {"case": "a", "arm": "ridge", "mae_tumour": None}]  # fmt: skip
+    images = [{"case": "a", "arm": "ridge", "mae_tumour@own-scale": 0.1},
+              {"case": "b", "arm": "ridge", "mae_tumour@own-scale": 0.2},
+              {"case": "a", "arm": "copy", "mae_tumour@own-scale": 0.3},
+              {"case": "a", "arm": "ridge", "mae_tumour@own-scale": None}]  # fmt: skip
     points = error_and_loss(rows, images, ["ridge", "zero"])
     assert points == [Point("a", "ridge", 0.1, pytest.approx(0.2))]
-    several = [{"case": "a", "arm": "ridge", "mae_tumour": 0.4}, *images]  # missing sequences
+    several = [
+        {"case": "a", "arm": "ridge", "mae_tumour@own-scale": 0.4},
+        *images,
+    ]  # missing sequences
     assert error_and_loss(rows, several, ["ridge"])[0].error == pytest.approx(0.25)
     draw_scatter(points, ARMS, "title", tmp_path / "scatter.png")
     draw_scatter([Point("a", arm, 0.1, 0.0) for arm in ARMS], ARMS, "all", tmp_path / "all.png")

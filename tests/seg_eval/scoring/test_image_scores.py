@@ -4,9 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seg_eval.scoring.image_scores import IMAGE_SCORES, channel_scores
-from synth3d.images.intensity import Scale
 from synth3d.scoring.case import score_case
-from synth3d.scoring.formulas import image_scores
 
 SHAPE = (12, 22, 20)
 
@@ -24,11 +22,13 @@ def case(seed=0, shape=SHAPE):
 def test_equal_channels_are_perfect():
     real, brain, tumour = case()
     scores = channel_scores(real, real, brain, tumour)
-    assert scores["psnr_brain"] is None  # infinite
-    assert scores["psnr_tumour"] is None
-    assert scores["mae_brain"] == scores["mae_tumour"] == 0
-    for name in ("ssim_brain", "ssim_tumour", "ssim_tumour@brasyn", "ssim_rest@brasyn"):
-        assert scores[name] == pytest.approx(1)
+    for name, score in scores.items():
+        if name.startswith("psnr"):
+            assert score is None  # infinite
+        elif name.startswith("mae"):
+            assert score == 0
+        elif "blanked" not in name:
+            assert score == pytest.approx(1)
 
 
 def test_the_official_score_hardly_sees_that_the_tumour_is_gone():
@@ -39,17 +39,17 @@ def test_the_official_score_hardly_sees_that_the_tumour_is_gone():
     scores, gone = (channel_scores(real, each, brain, tumour) for each in (synthetic, blanked))
     assert scores["ssim_tumour_blanked@brasyn"] == pytest.approx(gone["ssim_tumour@brasyn"])
     lost = scores["ssim_tumour@brasyn"] - scores["ssim_tumour_blanked@brasyn"]
-    assert 0 < lost < 0.5 * (scores["ssim_tumour"] - gone["ssim_tumour"])
-    assert gone["mae_tumour"] > 3 * scores["mae_tumour"]
+    assert 0 < lost < 0.5 * (scores["ssim_tumour@own-scale"] - gone["ssim_tumour@own-scale"])
+    assert gone["mae_tumour@own-scale"] > 3 * scores["mae_tumour@own-scale"]
 
 
-def test_the_formulas_are_those_of_synth3d():
+def test_one_name_is_one_number_here_and_in_synth3d():
     real, brain, tumour = case()
     synthetic = np.random.default_rng(2).permuted(real, axis=2)
     scores = channel_scores(real, synthetic, brain, tumour)
-    pair = [Scale.fit(volume, brain).apply(volume, brain) for volume in (real, synthetic)]
-    expected = image_scores(*pair, brain, tumour & brain)
-    expected |= score_case(real, synthetic, brain, tumour, "brasyn")
+    expected = {}
+    for convention in ("own-scale", "real-scale", "brasyn"):
+        expected |= score_case(real, synthetic, brain, tumour, convention)
     assert scores == {name: pytest.approx(expected[name]) for name in IMAGE_SCORES}
     for name, (heading, form, better) in IMAGE_SCORES.items():
         assert heading
@@ -58,14 +58,22 @@ def test_the_formulas_are_those_of_synth3d():
 
 
 @given(st.floats(0.05, 50), st.floats(-100, 100))
-def test_our_scores_do_not_depend_on_the_units_of_the_channel(gain, shift):
+def test_scores_on_the_own_scale_do_not_depend_on_the_units_of_the_channel(gain, shift):
     real, brain, tumour = case()
     blurred = np.where(brain, (real + np.roll(real, 1, 1)) / 2, 0)
     other = np.where(brain, gain * blurred + shift, 0)
     scores, moved = (channel_scores(real, each, brain, tumour) for each in (blurred, other))
     for name in IMAGE_SCORES:
-        if "@" not in name:
+        if name.endswith("@own-scale"):
             assert moved[name] == pytest.approx(scores[name], rel=1e-3, abs=1e-4)
+
+
+def test_a_wrong_gain_counts_on_the_real_scale_alone():
+    real, brain, tumour = case()
+    scores = channel_scores(real, (1.25 * real).astype(np.float32), brain, tumour)
+    assert scores["mae_brain@own-scale"] == pytest.approx(0, abs=1e-6)
+    assert scores["mae_brain@real-scale"] > 0.1
+    assert scores["psnr_brain@real-scale"] < 20
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 9), (1, 1, 1), (3, 1, 4)], ids=str)

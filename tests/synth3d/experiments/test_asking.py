@@ -1,5 +1,6 @@
 """One run, asked in many ways: which inputs, averaged or fused, and PSNR by TSEM."""
 
+import math
 from collections import Counter
 from itertools import combinations
 from types import SimpleNamespace
@@ -142,8 +143,11 @@ def test_psnr_by_tsem_by_hand():
     flat = psnr_apart(real, synthetic, brain, np.zeros(tsem.shape), "paper-tsf")
     assert flat["psnr_above@paper-tsf"] is None
     half = brain & (tsem >= 500)  # five of five hundred
-    inside = psnr_apart(real, synthetic, half, np.where(half, tsem, 1e6), "ours")
-    assert inside["psnr_above@ours"] < inside["psnr_below@ours"]
+    inside = psnr_apart(real, synthetic, half, np.where(half, tsem, 1e6), "real-scale")
+    assert inside["psnr_above@real-scale"] < inside["psnr_below@real-scale"]
+    grainy = real + np.arange(1000.0).reshape(tsem.shape) % 7
+    twice = psnr_apart(grainy, 2 * grainy, brain, tsem, "own-scale")
+    assert set(twice.values()) == {math.inf}
 
 
 def test_mirrored_is_the_mean_of_the_case_and_of_its_mirror_image(phantom_cohort):

@@ -62,7 +62,7 @@ def shared(phantom_cohort, tmp_path) -> Shared:
     tested = tuple(case for case in cases if case.name in splits.test)
     root = tmp_path / "ablate"
     return Shared(
-        phantom_cohort, splits, None, "test", tested, root, ("ours",), "cpu", 1, root, 1.0
+        phantom_cohort, splits, None, "test", tested, root, ("real-scale",), "cpu", 1, root, 1.0
     )
 
 

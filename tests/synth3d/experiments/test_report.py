@@ -16,7 +16,7 @@ from synth3d.experiments.tables import Cell, Printed
 
 IXI = "IXI T1,T2→PD"
 PATIENTS = ["p1", "p2", "p3"]
-SCORE = "psnr_brain@ours"
+SCORE = "psnr_brain@real-scale"
 
 
 def test_mean_and_sd_over_seeds_by_hand():
@@ -90,7 +90,7 @@ def scored(*seeds: list[float | None], parameters: int = 1000) -> dict:
     """What the scoring program writes, with PSNR ``seeds[k][i]`` for seed k and case i."""
 
     def row(i: int, psnr: float | None) -> dict:
-        scores = {SCORE: psnr, "ssim_brain@ours": 0.5, "mae_brain@ours": 0.1}
+        scores = {SCORE: psnr, "ssim_brain@real-scale": 0.5, "mae_brain@real-scale": 0.1}
         scores |= {"psnr_volume@paper-agi": psnr, "ssim_volume@paper-agi": 0.9,
                    "mae_volume@paper-agi": 0.012}  # fmt: skip
         return {"case": f"c{i}", "patient": PATIENTS[i], "modality": "t2f", "scores": scores}
@@ -114,7 +114,9 @@ RESULTS = {
 }
 
 
-def summary(results=RESULTS, cells=CELLS, seeds=(0, 1), conventions=("ours", "paper-agi")) -> dict:
+def summary(
+    results=RESULTS, cells=CELLS, seeds=(0, 1), conventions=("real-scale", "paper-agi")
+) -> dict:
     found = summarise(cells, results, conventions, seeds)
     about = {"title": "Parts", "axis": "", "about": "2 seeds", "notes": ["A note."]}
     about |= {"paper": "paper-agi", "printed_alone": {}, "apart": False}
@@ -163,7 +165,7 @@ def test_rows_that_only_a_paper_has_stand_beside_ours():
                 "lpips_volume": 9.5,
             }.items()
         }
-    found = summary(results, [cell], [0], ["ours", "paper-tsf"])
+    found = summary(results, [cell], [0], ["real-scale", "paper-tsf"])
     numbers = dataclasses.asdict(Printed(28.3, 0.88, lpips=9.87))
     found |= {"paper": "paper-tsf", "apart": True, "printed_alone": {"resvit-2": {task: numbers}}}
     lines = [line for line in render(found).split("paper-tsf:")[1].splitlines() if "|" in line]
@@ -188,11 +190,11 @@ def test_a_case_without_a_tumour_is_left_out_of_that_score_alone():
     mine, theirs = scored([1.0, 2.0, 3.0]), scored([1.0, 2.0, 2.0])
     for value in (mine, theirs):
         for i, row in enumerate(value[0]["rows"]):
-            row["scores"]["psnr_tumour@ours"] = [10.0, None, 12.0][i]
-    found = summarise(CELLS[:2], {"conv": theirs, "gr": mine}, ["ours"], [0])
+            row["scores"]["psnr_tumour@real-scale"] = [10.0, None, 12.0][i]
+    found = summarise(CELLS[:2], {"conv": theirs, "gr": mine}, ["real-scale"], [0])
     scores = found["cells"][1]["scores"]
-    assert scores["psnr_tumour@ours"]["mean"] == 11
-    assert (scores["psnr_tumour@ours"]["rows"], scores[SCORE]["rows"]) == (2, 3)
+    assert scores["psnr_tumour@real-scale"]["mean"] == 11
+    assert (scores["psnr_tumour@real-scale"]["rows"], scores[SCORE]["rows"]) == (2, 3)
 
 
 def test_the_files_say_the_same(tmp_path):
@@ -206,7 +208,7 @@ def test_the_files_say_the_same(tmp_path):
     value = json.loads((tmp_path / "table.json").read_text())
     assert value["cells"][1]["scores"][SCORE]["difference"]["low"] == 0.5
     assert (tmp_path / "scores.csv").read_text().splitlines() == [
-        "cell,case,psnr_brain@ours,x", "conv,c0,20.0,", "gr,,,",
+        "cell,case,psnr_brain@real-scale,x", "conv,c0,20.0,", "gr,,,",
     ]  # fmt: skip
     assert not (tmp_path / "curve.png").exists()
 

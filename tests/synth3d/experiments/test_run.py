@@ -135,15 +135,16 @@ def test_two_processes_share_two_cells_and_two_seeds_end_to_end(phantom_cohort, 
     value = json.loads((folder / "table.json").read_text())
     assert [cell["name"] for cell in value["cells"]] == ["conv", "cagr"]
     assert all(cell["seeds"] == [0, 1] for cell in value["cells"])
-    gap = value["cells"][1]["scores"]["psnr_brain@ours"]["difference"]
+    gap = value["cells"][1]["scores"]["psnr_brain@real-scale"]["difference"]
     rows = list(csv.DictReader((folder / "scores.csv").read_text().splitlines()))
     mean = {
-        cell: sum(float(r["psnr_brain@ours"]) for r in rows if r["cell"] == cell) / (len(rows) / 2)
+        cell: sum(float(r["psnr_brain@real-scale"]) for r in rows if r["cell"] == cell)
+        / (len(rows) / 2)
         for cell in ("conv", "cagr")
     }
     assert gap["mean"] == pytest.approx(mean["cagr"] - mean["conv"])
     assert gap["low"] <= gap["mean"] <= gap["high"]
-    assert {"psnr_volume@paper-agi", "psnr_tumour@ours"} <= set(rows[0])
+    assert {"psnr_volume@paper-agi", "psnr_tumour@real-scale"} <= set(rows[0])
     before = files(tmp_path)
     assert run(*command, "--workers", 2) == 0
     assert files(tmp_path) == before
@@ -175,7 +176,7 @@ def test_a_curve_tests_one_run_at_every_level(phantom_cohort, tmp_path):
     folder = tmp_path / "ablate"
     assert len(list((folder / "runs").iterdir())) == 2
     value = json.loads((folder / "translation" / "table.json").read_text())
-    scores = {c["name"]: c["scores"]["psnr_brain@ours"]["mean"] for c in value["cells"]}
+    scores = {c["name"]: c["scores"]["psnr_brain@real-scale"]["mean"] for c in value["cells"]}
     assert set(scores) == {"resunet-0", "resunet-3", "agi-net-0", "agi-net-3"}
     assert scores["resunet-0"] != scores["resunet-3"]
     assert (folder / "translation" / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -198,7 +199,7 @@ def test_one_training_for_any_gap_serves_cells_of_several_tables(phantom_cohort,
     assert "| PSNR TSEM > P99 (dB) " in text
     assert "18.0 / 28.3 / 27.8" in text
     value = json.loads((tmp_path / "ablate" / "tsf-inputs" / "table.json").read_text())
-    scores = {cell["name"]: cell["scores"]["psnr_brain@ours"] for cell in value["cells"]}
+    scores = {cell["name"]: cell["scores"]["psnr_brain@real-scale"] for cell in value["cells"]}
     # Of two test cases the other three, two and one sequences.
     rows = {"tsf-1": 3, "tsf-plain-2": 2, "tsf-averaged-3": 1}
     cases = scores["tsf-3"]["rows"]
@@ -246,9 +247,9 @@ def test_interpolation_stands_beside_what_restores_and_needs_no_training(phantom
     assert (linear["name"], linear["parameters"], linear["seconds_per_step"]) == ("linear-2", 0, 0)
     assert restored["parameters"] > 1000
     assert (plain["against"], restored["against"]) == ("linear-2", "input-2")
-    score = linear["scores"]["psnr_brain@ours"]
+    score = linear["scores"]["psnr_brain@real-scale"]
     assert score["sd"] == 0  # no seed has a part in it
-    assert 15 < score["mean"] != restored["scores"]["psnr_brain@ours"]["mean"]
+    assert 15 < score["mean"] != restored["scores"]["psnr_brain@real-scale"]["mean"]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from synth3d.images.intensity import Scale
 from synth3d.scoring.case import score_case
 from synth3d.scoring.conventions import CONVENTIONS
-from synth3d.scoring.formulas import image_scores
+from synth3d.scoring.formulas import mae_brain, psnr_brain, ssim_brain
 from synth3d.scoring.similarity import TORCHMETRICS, similarity_map
 
 NAMES = list(CONVENTIONS)
@@ -90,14 +90,18 @@ def test_brasyn_takes_the_lower_percentile_but_nothing_below_0(background):
     assert BRASYN.ends(pair[0], brain)[0] == max(0.0, background)
 
 
-def test_ours_is_image_scores_on_the_real_scale():
+@pytest.mark.parametrize("name", ["real-scale", "own-scale"])
+def test_our_scores_are_our_formulas_on_the_scale_of_their_name(name):
     real, synthetic, brain, tumour = head()
-    scale = Scale.fit(real, brain)
-    expected = image_scores(scale.apply(real, brain), scale.apply(synthetic, brain), brain, tumour)
-    found = score_case(real, synthetic, brain, tumour, "ours", blanked=False)
-    assert {name.split("@")[0]: v for name, v in found.items() if "nmse" not in name} == (
-        pytest.approx(expected, rel=1e-9)
-    )
+    scales = [Scale.fit(each, brain) for each in (real, synthetic if name == "own-scale" else real)]
+    x, y = (s.apply(v, brain) for s, v in zip(scales, (real, synthetic), strict=True))
+    formulas = {"psnr": psnr_brain, "ssim": ssim_brain, "mae": mae_brain}
+    found = score_case(real, synthetic, brain, tumour, name, blanked=False)
+    for region, mask in (("brain", brain), ("tumour", tumour)):
+        for kind, formula in formulas.items():
+            expected = pytest.approx(formula(x, y, mask), rel=1e-9)
+            assert found[f"{kind}_{region}@{name}"] == expected
+    assert len(found) == 8
 
 
 @settings(max_examples=40)
@@ -132,7 +136,7 @@ def test_wrong_brightness_counts_except_where_each_volume_is_its_own_measure():
     for name in NAMES:
         scores = score_case(real, 0.6 * real, brain, tumour, name, blanked=False)
         ssim = next(v for n, v in scores.items() if n.startswith("ssim"))
-        assert (ssim > 0.9999) == (name == "brasyn")
+        assert (ssim > 0.9999) == CONVENTIONS[name].own_scale
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -177,7 +181,7 @@ def test_a_blanked_tumour_is_seen_inside_it_and_not_by_the_official_score():
     official = score_case(real, perfect_but, brain, tumour, "brasyn", blanked=False)
     assert value(official, "ssim_tumour") > 0.9
     assert value(official, "ssim_tumour_inside") < 0.1
-    ours = score_case(real, perfect_but, brain, tumour, "ours", blanked=False)
+    ours = score_case(real, perfect_but, brain, tumour, "real-scale", blanked=False)
     assert value(ours, "ssim_tumour") < 0.1
 
 
@@ -208,11 +212,13 @@ def test_degenerate_heads_have_scores_or_nan_and_divide_by_nothing():
     tiny[9:11, 9:11, 9:11] = 100  # 0.1 % of the volume: p99.5 is 0
     for name in NAMES:
         scores = score_case(one, 0.5 * one, everywhere, everywhere, name)
-        assert all(math.isfinite(v) for full, v in scores.items() if full.startswith("psnr"))
+        psnr = [value for full, value in scores.items() if full.startswith("psnr")]
+        # Each on its own scale two constant volumes are equal.
+        assert all(map(math.isinf if name == "own-scale" else math.isfinite, psnr))
         assert all(math.isnan(v) for full, v in scores.items() if "brasyn" in full)
         scores = score_case(tiny, 0.5 * tiny, tiny > 0, tiny > 0, name)
         assert all(math.isfinite(v) for full, v in scores.items() if "@paper" in full)
-    for name in ("ours", "paper-agi"):
+    for name in ("real-scale", "paper-agi"):
         scores = score_case(0 * tiny, 0 * tiny, tiny < 0, tiny < 0, name)
         assert all(map(math.isnan, scores.values()))
     upper = np.arange(20)[:, None, None] >= 12  # slices without brain are left out
@@ -226,11 +232,11 @@ HEAD = head((6, 7, 8))
 @pytest.mark.parametrize(
     ("changed", "name", "part"),
     [
-        ({}, "theirs", "'theirs' is no convention; known are ours, paper-agi"),
-        ({1: HEAD[1][1:]}, "ours", r"synthetic is \(5, 7, 8\)"),
-        ({3: HEAD[3].astype(np.float32)}, "ours", "tumour mask must be bool"),
-        ({0: HEAD[0][0], 1: HEAD[1][0], 2: HEAD[2][0], 3: None}, "ours", r"\(D, H, W\)"),
-        ({1: np.where(HEAD[2], HEAD[1], np.nan)}, "ours", "synthetic volume has .* NaN"),
+        ({}, "theirs", "'theirs' is no convention; known are real-scale, own-scale, paper-agi"),
+        ({1: HEAD[1][1:]}, "real-scale", r"synthetic is \(5, 7, 8\)"),
+        ({3: HEAD[3].astype(np.float32)}, "real-scale", "tumour mask must be bool"),
+        ({0: HEAD[0][0], 1: HEAD[1][0], 2: HEAD[2][0], 3: None}, "real-scale", r"\(D, H, W\)"),
+        ({1: np.where(HEAD[2], HEAD[1], np.nan)}, "real-scale", "synthetic volume has .* NaN"),
     ],
 )
 def test_refuses_what_cannot_be_scored(changed, name, part):
@@ -247,7 +253,7 @@ def test_lpips_is_the_sum_of_slices_in_one_paper_and_their_mean_in_ours():
     real, synthetic, brain, _ = head((12, 10, 10))
     held = brain.any(axis=(1, 2))
     assert 0 < held.sum() < 12
-    for name, region in (("paper-tsf", "volume"), ("ours", "brain")):
+    for name, region in (("paper-tsf", "volume"), ("real-scale", "brain")):
         scores = score_case(real, synthetic, brain, None, name, perceptual=distance)
         rule = CONVENTIONS[name]
         ends = rule.ends(real, brain)
@@ -258,7 +264,7 @@ def test_lpips_is_the_sum_of_slices_in_one_paper_and_their_mean_in_ours():
 
 
 def test_lpips_has_its_control_and_is_left_out_where_the_source_has_none():
-    scores = score_case(*head((6, 8, 8)), "ours", perceptual=distance)
-    assert scores["lpips_brain_blanked@ours"] > scores["lpips_brain@ours"]
+    scores = score_case(*head((6, 8, 8)), "real-scale", perceptual=distance)
+    assert scores["lpips_brain_blanked@real-scale"] > scores["lpips_brain@real-scale"]
     scores = score_case(*head((6, 8, 8)), "paper-agi", perceptual=distance)
     assert not any(full.startswith("lpips") for full in scores)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from synth3d.scoring.formulas import image_scores, mae_brain, psnr_brain, ssim_brain
+from synth3d.scoring.formulas import mae_brain, psnr_brain, ssim_brain
 
 SCORES = {psnr_brain: math.inf, ssim_brain: 1.0, mae_brain: 0.0}
 """Each with its value for equal volumes."""
@@ -69,12 +69,3 @@ def test_refuses_volumes_that_do_not_match(score):
         score(real, synthetic[1:], np.ones(real.shape, bool))
     with pytest.raises(ValueError, match="must be bool"):
         score(real, synthetic, np.ones(real.shape))
-
-
-def test_a_case_has_tumour_scores_only_with_a_tumour_mask():
-    real, synthetic = pair((8, 9, 10))
-    brain = np.ones(real.shape, bool)
-    assert set(image_scores(real, synthetic, brain)) == {"psnr_brain", "ssim_brain", "mae_brain"}
-    scores = image_scores(real, synthetic, brain, ball(real.shape))
-    assert scores["ssim_tumour"] == ssim_brain(real, synthetic, ball(real.shape))
-    assert len(scores) == 6

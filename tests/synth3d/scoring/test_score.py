@@ -58,7 +58,7 @@ def test_a_cohort_becomes_tables_and_a_picture(phantom_cohort, copied, tmp_path,
     out = tmp_path / "new" / "scores.csv"
     code, printed, _ = score(copied(), "--convention", "all", "--out", out)
     assert code == 0
-    assert "| ours       | SSIM tumour " in printed
+    assert "| real-scale | SSIM tumour " in printed
     assert "fewer than 15 patients" in printed
     assert printed.startswith(out.with_suffix(".md").read_text())
     rows = rows_of(out)
@@ -116,14 +116,14 @@ def test_a_part_of_the_splits_is_scored(phantom_cohort, copied, tmp_path, score)
 
 
 def test_the_real_folder_against_itself_is_perfect(phantom_cohort, tmp_path, score):
-    flags = ["--modality", "flair", "--convention", "ours,brasyn", "--json"]
+    flags = ["--modality", "flair", "--convention", "real-scale,brasyn", "--json"]
     code, printed, _ = score(phantom_cohort, *flags)
     assert code == 0
     value = json.loads(printed)
     summary = {line["score"]: line for line in value["summary"]}
-    assert summary["psnr_brain@ours"]["mean"] == "inf"
-    assert summary["psnr_brain@ours"]["infinite"] == 6
-    assert summary["psnr_brain@ours"]["low"] is None
+    assert summary["psnr_brain@real-scale"]["mean"] == "inf"
+    assert summary["psnr_brain@real-scale"]["infinite"] == 6
+    assert summary["psnr_brain@real-scale"]["low"] is None
     assert summary["ssim_tumour@brasyn"]["mean"] == 1
     assert sum("the real one" in warning for warning in value["warnings"]) == 2
     # Without labels there are no tumour scores, and what is infinite can be drawn.
@@ -132,7 +132,7 @@ def test_the_real_folder_against_itself_is_perfect(phantom_cohort, tmp_path, sco
     (tmp_path / "real" / case.images["t2f"].name).symlink_to(case.images["t2f"])
     assert score(tmp_path / "real", "--out", out, real=tmp_path / "real")[0] == 0
     (row,) = rows_of(out)
-    assert row["psnr_brain@ours"] == "inf"
+    assert row["psnr_brain@real-scale"] == "inf"
     assert not any("tumour" in name for name in row)
     assert image.imread(out.with_suffix(".png")).std() > 0.01
 
@@ -171,9 +171,9 @@ def test_every_bad_file_is_named_and_no_smaller_table_is_written(copied, tmp_pat
     ("flags", "part"),
     [
         (["--out", "scores.txt"], ".csv"),
-        (["--convention", "ours,paper"], "paper; there are ours, paper-agi"),
+        (["--convention", "real-scale,paper"], "paper; there are real-scale, own-scale, paper-agi"),
         (["--modality", "ct"], "is not a modality"),
-        (["--lpips-weights", "none.pth", "--convention", "ours"], "LPIPS needs"),
+        (["--lpips-weights", "none.pth", "--convention", "real-scale"], "LPIPS needs"),
     ],
 )
 def test_flags_that_make_no_sense(copied, score, flags, part):
@@ -198,7 +198,9 @@ def test_foreign_units_are_noticed_and_matched(phantom_cohort, copied, monkeypat
         for name, value in before.items():
             if "@" in name:
                 assert after[name] == pytest.approx(value, rel=1e-3, abs=1e-3)
-    assert matched.rows[0]["psnr_brain@ours"] > foreign.rows[0]["psnr_brain@ours"]
+    better, names = matched.rows[0]["psnr_brain@real-scale-matched"], foreign.rows[0]
+    assert better > names["psnr_brain@real-scale"]
+    assert not {name for name in names if "@" in name} & matched.rows[0].keys()
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(0.002, 0.0), (3.0, 0.0), (0.004, -1.0)])
@@ -214,14 +216,14 @@ def test_a_volume_in_other_units_comes_back(phantom_cohort, factor, shift):
 def test_an_empty_synthesis_is_scored_and_noticed(phantom_cohort, copied):
     names = [case.name for case in find_cases(phantom_cohort)]
     folder = copied(lambda case, volume: volume * (case.name != names[2]))
-    for rescale in ("none", "match"):
+    for rescale, suffix in (("none", ""), ("match", "-matched")):
         scored = score_cohort(
             ScoreRequest(phantom_cohort, folder, rescale=rescale, conventions=tuple(CONVENTIONS))
         )
         assert f"the synthetic volume is zero everywhere: {names[2]}" in scored.warnings
         empty = scored.rows[2]
         assert all(math.isfinite(value) for name, value in empty.items() if "@" in name)
-        worst = max(scored.rows, key=lambda row: row["mae_tumour@paper-agi"])
+        worst = max(scored.rows, key=lambda row: row["mae_tumour@paper-agi" + suffix])
         assert worst["case"] == names[2]
 
 
@@ -266,10 +268,10 @@ def test_slices_are_axial_however_the_file_is_stored(phantom_cohort, copied, tmp
 
 def test_undefined_scores_are_left_out_and_counted():
     rows = [
-        {"case": "a", "patient": "p", "modality": "", "x_brain@ours": 1.0},
-        {"case": "b", "patient": "q", "modality": "", "x_brain@ours": math.nan},
-        {"case": "c", "patient": "q", "modality": "", "x_brain@ours": 3.0},
-        {"case": "d", "patient": "r", "modality": "", "y_brain@ours": math.nan},
+        {"case": "a", "patient": "p", "modality": "", "x_brain@real-scale": 1.0},
+        {"case": "b", "patient": "q", "modality": "", "x_brain@real-scale": math.nan},
+        {"case": "c", "patient": "q", "modality": "", "x_brain@real-scale": 3.0},
+        {"case": "d", "patient": "r", "modality": "", "y_brain@real-scale": math.nan},
     ]
     x, y = summarise(rows)
     assert (x.cases, x.patients, x.mean) == (2, 2, 2.0)
