@@ -141,7 +141,8 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     told = "what all labels mean, brats2018|brats2023|brats2024|ped|msd; default: each case tells, "
     told += "by its dataset.json, its name or its values"
     add("--labels", metavar="SCHEME", help=told)
-    told = "finished synth3d run, may be repeated; default: the newest that fits, or a new one; "
+    told = "finished synth3d run, its name, latest or its folder; may be repeated; default: the "
+    told += "newest that fits, or a new one; "
     told += "A+B is one arm, the mean of two runs, and A@x or A@xyz over mirror images"
     add("--run", type=Path, action="append", help=told)
     told = (

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     # segmenter is.
     "seg_eval": {
         "nnunet_plans", "synth3d.cohort", "synth3d.completion", "synth3d.errors", "synth3d.files",
-        "synth3d.images", "synth3d.losses", "synth3d.machine", "synth3d.scoring",
+        "synth3d.images", "synth3d.losses", "synth3d.machine", "synth3d.runs", "synth3d.scoring",
         "synth3d.settings",
     },
     "scripts": {"cuda_ops", "nnunet_plans", "synth3d", "seg_eval"},

@@ -19,6 +19,7 @@ from synth3d.completion import Layout
 from synth3d.errors import InputError
 from synth3d.files import read_object
 from synth3d.images import MIRRORS, PLANES, Grid, turn_to
+from synth3d.runs import find_run
 from synth3d.settings import parse
 
 Program = Callable[[Sequence[str]], None]
@@ -198,22 +199,27 @@ def _uncertain(config: Mapping[str, Any]) -> bool:
     return train.get("framework") == "l1" and train.get("l1", {}).get("uncertain") is True
 
 
-def read_mean(given: Path) -> SynthesisRun:
-    """The run in the folder ``given``; of ``A+B`` the mean of two or more, of ``A@x`` over mirrors.
+def read_mean(given: Path, work: Path = Path("work")) -> SynthesisRun:
+    """The run ``given``; of ``A+B`` the mean of two or more, of ``A@x`` over mirrors.
 
-    A mean may remember what any of its runs may, and has the teachers of all. A folder that is
-    there is a run, whatever its name.
+    Each is a folder, the name of a run in ``work/runs``, or ``latest``. A mean may remember what
+    any of its runs may, and has the teachers of all. A folder that is there is a run, whatever its
+    name.
 
     Raises:
         InputError: As :func:`read_run`; or the runs do not make the same of the same.
     """
-    if given.is_dir() or not {*str(given)} & {*"+@"}:
-        return read_run(given)
+
+    def is_run(text: str) -> bool:
+        return Path(text).is_dir() or (work / "runs" / text).is_dir()
+
+    if is_run(str(given)) or not {*str(given)} & {*"+@"}:
+        return read_run(find_run(given, work))
     text, _, mirror = str(given).rpartition("@")
     if mirror not in MIRRORS:
         text, mirror = str(given), ""
-    parts = [text] if Path(text).is_dir() else text.split("+")
-    first, *others = runs = [read_run(Path(part)) for part in parts]
+    parts = [text] if is_run(text) else text.split("+")
+    first, *others = runs = [read_run(find_run(part, work)) for part in parts]
     for run in others:
         mine, theirs = ((each.targets, each.sources, each.ratio) for each in (run, first))
         if mine != theirs:

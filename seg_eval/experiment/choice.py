@@ -90,7 +90,7 @@ def train_synthesiser(
 
 def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[SynthesisRun]:
     """The runs of ``--run`` that fit; with several experiments a run need fit one of them."""
-    runs, how = [read_mean(folder) for folder in request.run], request.degradation
+    runs, how = [read_mean(run, request.work) for run in request.run], request.degradation
 
     def fits(run: SynthesisRun, wanted: tuple[Modality, ...]) -> bool:
         return run.can_make(wanted) or (how is not None and run.can_restore(how.modality))

@@ -33,7 +33,8 @@ class RunRequest:
         data: Cohort folder; None takes phantoms in ``work``.
         splits: JSON with train, val and test; None takes the run's own.
         labels: Label scheme of all cases, a key of ``synth3d.cohort.SCHEMES``; None lets each tell.
-        run: Finished runs of ``synth3d``; without any, the newest that fits, or a new one.
+        run: Finished runs of ``synth3d``, folders or names in ``work/runs``; without any, the
+            newest that fits, or a new one.
         replicates: By name of an arm those of ``run`` that it merges: trainings of one recipe that
             differ in their seed alone.
         completed: ``FOLDER`` or ``NAME=FOLDER`` of files that any other tool made.

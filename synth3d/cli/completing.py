@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from synth3d.cli.flags import EXAMPLES, LABELS, add_workers, command, request, with_table
+from synth3d.cli.flags import EXAMPLES, LABELS, WORK, add_workers, command, request, with_table
 
 
 # fmt: off
@@ -23,7 +23,8 @@ def add_complete(commands: Any) -> None:
 
     add = command(commands, "complete", run, "write the sequences that cases lack")
     add("--run", type=Path, action="append", metavar="RUN",
-        help="a finished run folder (of synth3d train), or an exported one; given again: the mean "
+        help="a finished run: its name (synth3d runs), latest, or its folder, also of an exported "
+        "one; given again: the mean "
         "of what these runs make, and its spread")
     add("--data", type=Path, help="folder with cases, or a table of them; only read")
     add("--out", type=Path, required=True, help="folder for the completed cases")
@@ -68,6 +69,7 @@ def add_complete(commands: Any) -> None:
     add("--threads", type=int,
         help="CPU threads; default: all cores, shared among the workers; a Dask worker's own")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    add("--work", **WORK)
 
 
 def add_calibrate(commands: Any) -> None:
@@ -86,7 +88,7 @@ def add_calibrate(commands: Any) -> None:
         "(split conformal prediction over patients).",
         epilog=EXAMPLES["calibrate"])
     add("--run", type=Path, action="append", metavar="RUN", required=True,
-        help="a finished run folder; given again: of the mean, as in complete")
+        help="a finished run, as in complete; given again: of the mean")
     add("--data", type=Path, help="folder with cases that have what is made, or a table of them")
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--part", choices=["val", "test"], default="val", help="whose cases count; default: val")
@@ -104,6 +106,7 @@ def add_calibrate(commands: Any) -> None:
     add("--seed", type=int, default=0, help="of a framework that draws its pictures at random")
     add("--threads", type=int, help="CPU threads; default: all cores")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    add("--work", **WORK)
 
 
 def add_state(commands: Any) -> None:

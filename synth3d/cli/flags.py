@@ -22,6 +22,12 @@ TABLE: dict[str, Any] = {
 EXAMPLES = tomllib.loads(Path(__file__).with_name("examples.toml").read_text("utf-8"))
 """What ``--help`` of a command ends with."""
 
+WORK: dict[str, Any] = {
+    "type": Path, "default": Path("work"), "help": "where runs are kept, in WORK/runs, by whose "
+        "names they are called; default: work",
+}  # fmt: skip
+"""The flag ``--work`` of commands that read runs."""
+
 MODELS = "agi-net, resunet, deform-resunet, arc-resunet, restormer or tsf"
 LABELS = (
     "what all labels mean, brats2018|brats2023|brats2024|ped|msd; default: each case tells, by its "

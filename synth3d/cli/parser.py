@@ -1,5 +1,5 @@
-"""The command ``synth3d``: phantom · audit · train · complete · calibrate · status · verify ·
-export · score · ablate · describe.
+"""The command ``synth3d``: phantom · audit · train · runs · complete · calibrate · status ·
+verify · export · score · ablate · describe.
 
 Exit codes: 0 done, 1 the command ran and something failed or is wrong (ablate, audit, status,
 verify), 2 the input cannot be used, 130 interrupted. Everything heavy is imported inside the
@@ -15,7 +15,7 @@ from synth3d.cli.cohorts import add_audit, add_phantom
 from synth3d.cli.completing import add_calibrate, add_complete, add_state
 from synth3d.cli.flags import EXAMPLES
 from synth3d.cli.judging import add_ablate, add_describe, add_score
-from synth3d.cli.runs import add_export, add_train
+from synth3d.cli.runs import add_export, add_runs, add_train
 from synth3d.errors import run_guarded, run_one_of_several
 
 
@@ -41,8 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"synth3d {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add_command in (
-        add_phantom, add_audit, add_train, add_complete, add_calibrate, add_state, add_export,
-        add_score, add_ablate, add_describe
+        add_phantom, add_audit, add_train, add_runs, add_complete, add_calibrate, add_state,
+        add_export, add_score, add_ablate, add_describe
     ):  # fmt: skip
         add_command(commands)
     return parser

@@ -1,4 +1,4 @@
-"""The commands that make a run or hand it on: train, export."""
+"""The commands that make runs, list them or hand them on: train, runs, export."""
 
 import argparse
 from pathlib import Path
@@ -10,6 +10,7 @@ from synth3d.cli.flags import (
     LABELS,
     MODELS,
     TABLE,
+    WORK,
     command,
     integers,
     request,
@@ -64,11 +65,29 @@ def add_train(commands: Any) -> None:
         "CPU, near by on CUDA")
     add("--work", type=Path, default=Path("work"), help="where runs are kept")
     add("--name", help="run folder name; default: says what it is")
-    add("--from", type=Path, dest="start", metavar="RUN", 
-        help="learn the second stage alone, beside what this run has learnt (tsf, fgdl)")
+    add("--from", type=Path, dest="start", metavar="RUN",
+        help="learn the second stage alone, beside what this run, a name or a folder, has learnt "
+        "(tsf, fgdl)")
     for flag, how in CACHE.items():
         add(flag, **how)
     add("--dry-run", action="store_true", help="print the settings and stop")
+
+
+def add_runs(commands: Any) -> None:
+    """Add the command ``runs``."""
+    def run(args: argparse.Namespace) -> int:
+        from synth3d.runs import RunsRequest, list_runs
+
+        list_runs(request(RunsRequest, args))
+        return 0
+
+    add = command(commands, "runs", run, "which runs there are: what they make, how far, how good",
+        description="List the runs, the newest first. Their names stand wherever a run is asked "
+        "for, as in synth3d complete --run NAME.")
+    add("--remove", nargs="+", metavar="NAME", default=[],
+        help="delete these runs with all that is in their folders, and stop")
+    add("--json", action="store_true", help="print JSON instead of a table")
+    add("--work", **WORK)
 
 
 def add_export(commands: Any) -> None:
@@ -82,7 +101,8 @@ def add_export(commands: Any) -> None:
     add = command(commands, "export", run, "a finished run for other people's machines",
         description="Write a finished run, without anything of this machine or its cases, as "
         "others want it.", epilog=EXAMPLES["export"])
-    add("run", type=Path, metavar="RUN", help="a finished run folder (of synth3d train)")
+    add("run", type=Path, metavar="RUN",
+        help="a finished run: its name (synth3d runs), latest, or its folder")
     add("out", type=Path, metavar="OUT", help="folder to make")
     add("--to", choices=["folder", "monai", "brasyn"], required=True,
         help="folder: weights, configuration and model card, as on Hugging Face; monai: a bundle; "
@@ -92,4 +112,5 @@ def add_export(commands: Any) -> None:
     add("--license", metavar="ID", help="of the weights, as in cc-by-nc-4.0; default: not stated")
     add("--dataset", metavar="TEXT", help="what it was trained on; default: not stated")
     add("--author", metavar="TEXT", help="default: not stated")
+    add("--work", **WORK)
 # fmt: on

@@ -20,6 +20,7 @@ from synth3d.completion.writing import describe
 from synth3d.errors import InputError
 from synth3d.images import MIRRORS, NiftiImage, image_like, write_new
 from synth3d.machine import pick_device
+from synth3d.runs import find_run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,10 +78,13 @@ def calibrate(**settings: Any) -> CalibrationRecord:
     return calibrate_run(CalibrateRequest(**settings))
 
 
-def load_run(folder: str | Path | Sequence[str | Path], device: str = "auto") -> "Run":
+def load_run(
+    folder: str | Path | Sequence[str | Path], device: str = "auto", work: str | Path = "work"
+) -> "Run":
     """The finished run in ``folder``, its network on ``device``: ``auto``, ``cpu``, ``cuda:1``.
 
-    Of several folders it is a run that makes the mean of what these make.
+    The name of a run in ``work/runs``, or ``latest``, stands for its folder. Of several folders it
+    is a run that makes the mean of what these make.
 
     Raises:
         InputError: No finished and undamaged run of this format; runs that have no mean; or no
@@ -91,7 +95,8 @@ def load_run(folder: str | Path | Sequence[str | Path], device: str = "auto") ->
 
     device = pick_device(device)
     folders = [folder] if isinstance(folder, str | Path) else folder
-    makers = [RunMaker(read_run(Path(each)), device=device) for each in folders]
+    found = [find_run(each, Path(work)) for each in folders]
+    makers = [RunMaker(read_run(each), device=device) for each in found]
     if not makers:
         raise InputError("loading needs a run folder, got none")
     return Run(makers[0] if len(makers) == 1 else EnsembleMaker(makers))

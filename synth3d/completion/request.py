@@ -10,6 +10,7 @@ from synth3d.completion.made import Members
 from synth3d.completion.receipts import Layout
 from synth3d.errors import InputError
 from synth3d.images import MIRRORS
+from synth3d.runs import find_run, names_in
 
 CALIBRATION = "calibration.json"
 """How far a run's intervals reach, in its folder, of whose seal it is no part."""
@@ -24,8 +25,8 @@ class CompleteRequest:
     Attributes:
         data: Cohort that :func:`synth3d.find_cases` reads, a folder or table; never written to.
         out: Folder of the completed cohort, outside ``data``.
-        run: A finished run folder, or several, of whose pictures the mean is taken; may be None for
-            plumbing.
+        run: A finished run, or several, of whose pictures the mean is taken; may be None for
+            plumbing. Each is a folder, the name of a run in ``work/runs``, or ``latest``.
         missing: Sequences to treat as missing even where they are there; these are hidden
             from the network, and the real files are not taken over.
         restore: Sequences that are there with thick slices: each is read and replaced by what the
@@ -56,6 +57,7 @@ class CompleteRequest:
         retry_failed: Try again what failed before with the same files and the same run.
         threads: CPU threads of each worker; None is all cores, shared among the workers, or what a
             Dask worker has.
+        work: Where runs are kept, in its folder ``runs``.
 
     Raises:
         InputError: A value that no cohort can be completed with.
@@ -88,13 +90,14 @@ class CompleteRequest:
     retry_failed: bool = False
     threads: int | None = None
     device: str = "auto"
+    work: Path = Path("work")
 
     def __post_init__(self) -> None:
         for name, kind in (("data", Path), ("out", Path), ("cases", tuple)):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else kind(value))
         given = (self.run,) if isinstance(self.run, str | Path) else self.run or ()
-        object.__setattr__(self, "run", tuple(map(Path, given)))
+        object.__setattr__(self, "run", tuple(find_run(run, Path(self.work)) for run in given))
         object.__setattr__(self, "mirror", self.mirror or "")
         told = "run" if self.uncertainty is True else str(self.uncertainty or "")
         object.__setattr__(self, "uncertainty", told)
@@ -117,7 +120,7 @@ class CompleteRequest:
             raise InputError("--format bids names what is synthetic, and --plumbing makes nothing")
         self._check_averages()
         if not self.runs and not self.plumbing:
-            raise InputError("completing needs a run folder (--run)")
+            raise InputError(f"completing needs a run (--run): {names_in(Path(self.work))}")
         if self.reads(self.out):
             raise InputError(
                 f"the output folder {self.out} lies in the input folder {self.data}, which is only "

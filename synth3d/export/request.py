@@ -13,6 +13,7 @@ from synth3d.export.bundle import write_bundle
 from synth3d.export.card import Named, write_card
 from synth3d.export.contents import Contents, read_contents, write_model
 from synth3d.files import make_folder
+from synth3d.runs import find_run
 
 KINDS = ("folder", "monai", "brasyn")
 
@@ -22,13 +23,15 @@ class ExportRequest:
     """What ``synth3d export`` is asked for; the fields are its flags, which ``--help`` explains.
 
     Attributes:
-        run: A finished run folder, or an exported one.
+        run: A finished run: a folder, also of an exported one, the name of a run in ``work/runs``,
+            or ``latest``.
         out: The folder to make; it is not there yet, or empty.
         to: ``folder``, ``monai`` or ``brasyn``.
         also: Further runs, for ``brasyn``: no two make the same sequence.
         license: SPDX or Hugging Face identifier of the weights' licence; None is not stated.
         dataset: What the run was trained on, in words; None is not stated.
         author: Who made it; None is not stated.
+        work: Where runs are kept, in its folder ``runs``.
 
     Raises:
         InputError: An unknown kind, or a value that a model card cannot hold.
@@ -41,11 +44,13 @@ class ExportRequest:
     license: str | None = None
     dataset: str | None = None
     author: str | None = None
+    work: Path = Path("work")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "run", Path(self.run))
+        work = Path(self.work)
+        object.__setattr__(self, "run", find_run(self.run, work))
         object.__setattr__(self, "out", Path(self.out))
-        object.__setattr__(self, "also", tuple(Path(run) for run in self.also or ()))
+        object.__setattr__(self, "also", tuple(find_run(run, work) for run in self.also or ()))
         if self.to not in KINDS:
             raise InputError(f"unknown kind {self.to!r}; known are {', '.join(KINDS)}")
         if self.also and self.to != "brasyn":

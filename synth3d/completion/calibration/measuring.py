@@ -32,6 +32,7 @@ from synth3d.errors import InputError
 from synth3d.files import progress, write_json
 from synth3d.images import check_same_grid, foreground, read
 from synth3d.machine import pick_device
+from synth3d.runs import find_run, names_in
 from synth3d.scoring import Calibration, calibrate, fewest_patients
 
 if TYPE_CHECKING:
@@ -76,13 +77,14 @@ class CalibrateRequest:
     seed: int = 0
     threads: int | None = None
     device: str = "auto"
+    work: Path = Path("work")
 
     def __post_init__(self) -> None:
         given = (self.run,) if isinstance(self.run, str | Path) else self.run or ()
-        object.__setattr__(self, "run", tuple(map(Path, given)))
+        object.__setattr__(self, "run", tuple(find_run(run, Path(self.work)) for run in given))
         object.__setattr__(self, "data", Path(self.data))
         if not self.run:
-            raise InputError("calibrating needs a run folder (--run)")
+            raise InputError(f"calibrating needs a run (--run): {names_in(Path(self.work))}")
         if self.splits is not None and self.cases is not None:
             raise InputError("give --splits or --cases, not both")
         if self.part not in ("val", "test"):
