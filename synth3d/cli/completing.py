@@ -5,7 +5,16 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from synth3d.cli.flags import EXAMPLES, LABELS, WORK, add_workers, command, request, with_table
+from synth3d.cli.flags import (
+    EXAMPLES,
+    LABELS,
+    WORK,
+    Flags,
+    add_workers,
+    command,
+    request,
+    with_table,
+)
 
 
 # fmt: off
@@ -50,6 +59,9 @@ def add_complete(commands: Any) -> None:
         "has written one; default: into the run's folder")
     add("--link", action="store_true",
         help="hard links to the input's files instead of copies: less disk, but one file")
+    add("--read-only", action="store_true",
+        help="make the acquired files in OUT read-only, so that no program changes them in place; "
+        "with --link the input's, too")
     add("--dry-run", action="store_true", help="print the plan and stop")
     add("--plumbing", action="store_true",
         help="no synthesis: send the real --missing sequence through the same way out")
@@ -61,6 +73,11 @@ def add_complete(commands: Any) -> None:
     add("--batch", type=int,
         help="tiles per call of the network; default: 2 on a CPU or a GPU of 8 GB, else 4")
     add("--seed", type=int, default=0, help="of a framework that draws its pictures at random")
+    _add_machines(add)
+
+
+def _add_machines(add: Flags) -> None:
+    """Add the flags that say who completes which cases, and with what."""
     add_workers(add, "cases")
     add("--part", metavar="K/N",
         help="of the cases in the order of their names every N-th from the K-th, for job arrays")

@@ -1,7 +1,7 @@
 """Cases on disk: which sequence is where, who is the patient, how the cohort is split."""
 
 from synth3d.cohort.audit import AuditRequest, run_audit
-from synth3d.cohort.cases import Case, require
+from synth3d.cohort.cases import Case, keep_whole, require
 from synth3d.cohort.content import Finding, findings
 from synth3d.cohort.gaps import FEWEST, never_beside, never_together, seen_together
 from synth3d.cohort.labels import (
@@ -48,6 +48,7 @@ from synth3d.cohort.naming import (
 from synth3d.cohort.splits import (
     Splits,
     digest_of_names,
+    draw_splits,
     make_splits,
     parse_splits,
     read_splits,
@@ -95,11 +96,13 @@ __all__ = [
     "dataset_scheme",
     "digest_of_names",
     "doubtful_patients",
+    "draw_splits",
     "ending_of",
     "find_cases",
     "findings",
     "given_cohort",
     "is_table",
+    "keep_whole",
     "lacks_tissues",
     "listed",
     "make_splits",

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -148,6 +148,26 @@ def make_splits(
     n_val = min(max(1, round(val * count)), count - 1 - n_test)
     sides = (patients[n_test + n_val :], patients[n_test : n_test + n_val], patients[:n_test])
     return Splits(*(tuple(sorted(name for p in side for name in by_patient[p])) for side in sides))
+
+
+def draw_splits(
+    cases: Sequence[Case], usable: Callable[[Case], bool], what: str
+) -> tuple[Splits, str]:
+    """Splits as :func:`make_splits` deals them, among the ``usable`` cases; a sentence on others.
+
+    ``what`` is what usable cases have; the sentence is empty where all have it.
+
+    Raises:
+        InputError: Too few patients have it.
+    """
+    some = [case for case in cases if usable(case)]
+    others = [case.name for case in cases if case not in some]
+    more = f" and {len(others) - 6} more" if len(others) > 6 else ""
+    text = f"{len(some)} of {len(cases)} cases have {what}, without {', '.join(others[:6])}{more}"
+    try:
+        return make_splits(some), text if others else ""
+    except InputError as error:
+        raise InputError(f"{error}; {text}" if others else str(error)) from error
 
 
 def digest_of_names(names: Iterable[str]) -> str:

@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import takewhile
@@ -22,6 +22,7 @@ from synth3d.cohort.naming import (
     nnunet_channels,
     nnunet_claims,
     nnunet_dataset,
+    nnunet_listed,
     patient_of,
     stem_of,
     words_of,
@@ -95,10 +96,47 @@ def look(root: Path) -> Survey:
     except OSError as error:
         raise InputError(f"cannot read {error.filename or root}: {error.strerror}") from error
     survey = _gather(found, channels, root)
-    if not dataset:
-        return survey
-    described = (replace(case, dataset=root / "dataset.json") for case in survey.cases)
-    return replace(survey, cases=tuple(described))
+    listed = nnunet_listed(dataset) if dataset else {}
+    cases = _called_alike(survey.cases, listed)
+    if dataset:
+        cases = [replace(case, dataset=root / "dataset.json") for case in cases]
+    return replace(survey, cases=tuple(cases))
+
+
+def _called_alike(cases: Sequence[Case], listed: Mapping[str, Mapping[Role, str]]) -> list[Case]:
+    """``cases`` with what the files that they lack would be called, as ``listed`` or as others'."""
+    own: dict[str, dict[Modality, str]] = {
+        case.name: {m: stem_of(path.name) for m, path in case.images.items() if case.says(path, m)}
+        for case in cases
+    }
+    heard: dict[tuple[str, Modality], Counter[str]] = defaultdict(Counter)
+    for case in cases:
+        for modality, stem in own[case.name].items():
+            heard[_kind_of(case), modality][stem.removeprefix(case.name)] += 1
+    found = []
+    for case in cases:
+        called: dict[Modality, str] = {}
+        says = own[case.name] and case.naming != "bids"  # whose entities are of an acquisition
+        for modality in ALL_MODALITIES if says else ():
+            usual = _most_common(heard[_kind_of(case), modality])
+            usual = case.name + usual if usual[:1] in [*"_-. "] else usual
+            told = stem_of(listed.get(case.name, {}).get(modality, "")) or usual
+            stem = own[case.name].get(modality, told)
+            if stem and case.says(Path(f"{stem}.nii.gz"), modality):
+                called[modality] = stem
+        found.append(replace(case, called=called))
+    return found
+
+
+def _kind_of(case: Case) -> str:
+    """Whether names of files say the case as well, or its folder does, or a list."""
+    return case.naming if case.naming in ("folders", "nnunet") else "files"
+
+
+def _most_common(counts: Counter[str]) -> str:
+    """What is counted most often; empty where two are, or nothing is."""
+    first, second, *_ = [*counts.most_common(2), ("", 0), ("", 0)]
+    return first[0] if first[1] > second[1] else ""
 
 
 def _no_cases(root: Path, survey: Survey) -> str:

@@ -4,14 +4,14 @@ Looks at headers, hashes and the voxels of what is still to be made, and writes 
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from filecmp import cmp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synth3d.cohort import MODALITIES, Case, Modality, portable_codes
+from synth3d.cohort import ALL_MODALITIES, MODALITIES, Case, Modality, portable_codes
 from synth3d.completion.calibration import calibration_of
 from synth3d.completion.loading import maker_of
 from synth3d.completion.receipts import (
@@ -68,6 +68,11 @@ class Job:
             return f"{self.case.name}: nothing is missing"
         verb = "restore" if self.restored else "make"
         return f"{self.case.name}: {verb} {'+'.join(self.make)} from {'+'.join(self.case.images)}"
+
+    def lacking(self, known: Collection[Modality]) -> tuple[Modality, ...]:
+        """What of the sequences ``known`` in a cohort the case will still lack."""
+        return tuple(m for m in ALL_MODALITIES if m in known and m not in
+                     (*self.case.images, *self.make))  # fmt: skip
 
     def outputs(self, layout: Layout) -> tuple[dict[Path, Path], dict[Modality, Path]]:
         """({where a real file goes: the file}, {sequence: where it is written})."""

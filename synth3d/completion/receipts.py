@@ -86,7 +86,7 @@ class Layout:
         if self.format == "nnunet":
             number = f"{MODALITIES.index(modality):04d}"
             return place(self.out, "imagesTs", f"{case.name}_{number}{ending}")
-        if case.naming == "nnunet":
+        if case.naming == "nnunet" and not case.is_said:  # numbers say nothing without dataset.json
             return place(self.out, case.name, f"{case.name}-{modality}{ending}")
         return place(self.out, case.name, case.file_name(modality))
 

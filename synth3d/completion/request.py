@@ -46,6 +46,8 @@ class CompleteRequest:
             False, for neither.
         link: The files that are there are hard links to the input instead of copies of it; whoever
             changes one then changes the other.
+        read_only: Nobody may write to the files that are taken over; with ``link`` these are the
+            input's own.
         cases: Names of the cases to complete; None is all.
         batch: Tiles per call of the network; None is what suits the device.
         labels: The label scheme of all cases, a key of ``synth3d.cohort.SCHEMES``; None lets each
@@ -75,6 +77,7 @@ class CompleteRequest:
     mirror: str = ""
     uncertainty: str | Path | bool = ""
     link: bool = False
+    read_only: bool = False
     labels: str | None = None
     overwrite: bool = False
     dry_run: bool = False

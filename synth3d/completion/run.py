@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from synth3d.cohort import Modality, find_cases, is_table, untold_patients
+from synth3d.cohort import Modality, find_cases, is_table, listed, untold_patients
 from synth3d.completion.calibration import calibration_of
 from synth3d.completion.case import Begun
 from synth3d.completion.derivative import write_description
@@ -37,7 +37,7 @@ from synth3d.completion.workers import (
 )
 from synth3d.completion.writing import write_case
 from synth3d.errors import InputError
-from synth3d.files import progress
+from synth3d.files import progress, protect
 from synth3d.limits import check_descriptors
 from synth3d.machine import pick_device
 
@@ -93,7 +93,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         with own as pool:
             jobs, names, maker = _plan(request, pool)
             if request.dry_run:
-                print("\n".join(job.text for job in jobs))
+                print("\n".join([*(job.text for job in jobs), *_remarks(request, jobs)]))
                 return [_completed(job, "planned", layout) for job in jobs]
             _write_about(request, jobs, names)
             states = _work(request, maker, jobs, pool)
@@ -109,9 +109,11 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
     counts = Counter(states.values())
     theirs = f", {counts['theirs']} by another process" if counts["theirs"] else ""
     print(
-        f"{len(jobs)} cases in {layout.out}: {counts['made']} completed now, {counts['done']} done "
-        f"before, {counts['whole']} lacked nothing{theirs}"
+        f"{len(jobs)} case{'s' * (len(jobs) != 1)} in {layout.out}: {counts['made']} completed "
+        f"now, {counts['done']} done before, {counts['whole']} lacked nothing{theirs}"
     )
+    for line in _remarks(request, jobs):
+        print(line)
     return [_completed(job, states[job.case.name], layout) for job in jobs]
 
 
@@ -161,6 +163,22 @@ def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[
     expect(request.out, names)
 
 
+def _remarks(request: CompleteRequest, jobs: Sequence[Job]) -> list[str]:
+    """Which gaps are left, and what the files are that were not made: a line for each."""
+    known: set[Modality] = {m for job in jobs for m in (*job.case.images, *job.make)}
+    gaps: dict[str, list[str]] = {}
+    for job in jobs:
+        if left := job.lacking(known):
+            gaps.setdefault("+".join(left), []).append(job.case.name)
+    lines = [f"still missing: {names} in {listed(cases)}" for names, cases in sorted(gaps.items())]
+    if not request.layout.holds_acquired:
+        return lines
+    what = "copies of the input's files"
+    if request.link:
+        what = "hard links where the disk has them: who changes one in place changes the input"
+    return [*lines, f"acquired files: {what}{', read-only' * request.read_only}"]
+
+
 def _completed(job: Job, state: str, layout: Layout) -> Completed:
     acquired = job.case.images if layout.holds_acquired else ()
     there: list[Modality] = [m for m in (*acquired, *job.make) if m in layout.places]
@@ -177,6 +195,8 @@ def _work(
         if job.done:
             states[job.case.name] = "done"
             request.layout.marker(job.case).unlink(missing_ok=True)
+            for path in job.outputs(request.layout)[0] if request.read_only else ():
+                protect(path)
             forget_failure(request.out, job.case.name)
         elif fault := "" if request.retry_failed else failure_of(request.out, job):
             failed.append(f"case {job.case.name} failed before, --retry-failed tries it: {fault}")

@@ -27,6 +27,7 @@ from synth3d.completion.request import CompleteRequest
 from synth3d.files import (
     copy,
     link_or_copy,
+    protect,
     sha256,
     sweep,
     write_json,
@@ -56,6 +57,8 @@ def write_case(
     files = list(kept)
     for target, source in kept.items():
         (link_or_copy if request.link else copy)(source, target)
+        if request.read_only:
+            protect(target)
     label = job.written_label(layout)
     if job.recoded is not None and case.label is not None and label is not None:
         write_like(case.label, recode(read_label(case.label).data, job.recoded), label)

@@ -30,6 +30,18 @@ def link_or_copy(source: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)  # a rename onto a link of the same file leaves both
 
 
+def protect(path: Path) -> None:
+    """Take the permission to write ``path`` from everybody; of a hard link, from all its names.
+
+    Raises:
+        InputError: It is not ours.
+    """
+    try:
+        path.chmod(path.stat().st_mode & ~0o222)
+    except OSError as error:
+        raise InputError(f"cannot make {path} read-only: {error.strerror}") from error
+
+
 CLONE = 0x40049409
 """Linux's FICLONE: the copy shares its blocks until either is written to (Btrfs, XFS, ...)."""
 

@@ -9,7 +9,12 @@ from synth3d.cohort.naming.layouts import (
     claims,
     lost_link,
 )
-from synth3d.cohort.naming.nnunet import nnunet_channels, nnunet_claims, nnunet_dataset
+from synth3d.cohort.naming.nnunet import (
+    nnunet_channels,
+    nnunet_claims,
+    nnunet_dataset,
+    nnunet_listed,
+)
 from synth3d.cohort.naming.patients import doubtful_patients, patient_of, untold_patients
 from synth3d.cohort.naming.vocabulary import (
     ALL_MODALITIES,
@@ -41,6 +46,7 @@ __all__ = [
     "nnunet_channels",
     "nnunet_claims",
     "nnunet_dataset",
+    "nnunet_listed",
     "parse_modality",
     "patient_of",
     "stem_of",

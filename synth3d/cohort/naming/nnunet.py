@@ -78,6 +78,17 @@ def nnunet_claims(root: Path, dataset: dict[str, Any]) -> Iterator[Claim]:
             )
 
 
+def nnunet_listed(dataset: dict[str, Any]) -> dict[str, dict[Role, str]]:
+    """Case → role → name of the file that ``dataset.json`` lists, whether it is there or not."""
+    listed, channels = dataset.get("dataset", {}), nnunet_channels(dataset)
+    return {
+        case: {
+            role: PurePosixPath(file).name for role, file in _listed_files(case, entry, channels)
+        }
+        for case, entry in listed.items()
+    }
+
+
 def _image_files(folder: Path) -> list[Path]:
     there = sorted(folder.iterdir()) if folder.is_dir() else []
     return [path for path in there if not path.name.startswith(".") and ending_of(path.name)]

@@ -221,3 +221,26 @@ def test_everything_missing_is_named_at_once(tmp_path):
     with pytest.raises(InputError, match="2 of 3 .*: A lacks t2f, the label; B lacks t1n"):
         require(cases, ("t1n", "t2f"), label=True)
     require(cases[2:], MODALITIES, label=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "lacking", "name"),
+    [
+        (["A/t1.nii.gz", "A/flair.nii.gz", "B/t1.nii.gz"], "B", "flair.nii.gz"),
+        (["A/t1.nii", "A/FLAIR.nii", "B/t1.nii.gz"], "B", "FLAIR.nii.gz"),
+        (["A_t1.nii.gz", "A_T2FLAIR.nii.gz", "B_t1.nii.gz"], "B", "B_T2FLAIR.nii.gz"),
+        (["A/t1.nii.gz", "B/t1.nii.gz"], "B", "t2f.nii.gz"),
+        (
+            ["A/t1.nii.gz", "A/flair.nii.gz", "B/t1.nii.gz", "C/t1.nii.gz", "C/t2f.nii.gz"],
+            "B",
+            "t2f.nii.gz",  # as many say one as the other: the official one
+        ),
+        (["A_t1.nii.gz", "A_flair.nii.gz", "B_t1.nii.gz"], "B", "B_flair.nii.gz"),
+    ],
+)
+def test_a_missing_file_would_be_called_as_most_others_are(tmp_path, files, lacking, name):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    case = next(case for case in find_cases(tmp_path) if case.name == lacking)
+    assert case.file_name("t2f") == name
