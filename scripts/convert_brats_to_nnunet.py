@@ -4,7 +4,8 @@ Labels become 1 necrosis, 2 oedema, 3 enhancing tumour, whatever the release cal
 case (4 of 2018-2021 becomes 3, 1 and 4 of BraTS-PED become 3 and 2), and are trained as the regions
 WT, TC and ET. A resection cavity (RC) and the cysts of BraTS-PED (CC) get integers and regions of
 their own, if there are any. scripts/convert_nnunet_to_brats.py is the way back. Channels are t1n,
-t1c, t2w, t2f, matched by name. All cases go in: give it a folder without your test cases.
+t1c, t2w, t2f, matched by name. All cases that have them go in, the others are named:
+give it a folder without your test cases.
 
 Everything is checked before anything is written, and dataset.json is written last. A dataset
 that is there already is refused unless you say --overwrite; the cohort is only read.
@@ -24,15 +25,16 @@ from seg_eval.segmenter import (
     write_planned,
 )
 from synth3d.cohort import (
+    MODALITIES,
     SCHEMES,
     Case,
     Modality,
     find_cases,
     given_cohort,
+    keep_whole,
     notes_of,
     parse_modality,
     readings_of,
-    require,
     untold_patients,
 )
 from synth3d.errors import InputError, run_guarded
@@ -136,7 +138,10 @@ def convert(args: argparse.Namespace) -> int:
     labels = not args.no_labels
     layout = args.layout or ("reference" if labels else "copy")
     dataset_folder(args.out, args.id, args.name)
-    require(cases, (), label=labels)
+    cases, left_out = keep_whole(cases, MODALITIES, labels, lent)
+    if left_out:
+        print(f"note: {left_out}", file=sys.stderr)
+    lent = {case.name: lent[case.name] for case in cases if case.name in lent}
     check_same_grids(files_of(case, lent, labels) for case in cases)
     readings = readings_of(cases, args.labels) if labels else None  # the slow part
     untold = untold_patients({case.name: case.patient for case in cases})

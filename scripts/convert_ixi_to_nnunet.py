@@ -14,6 +14,7 @@ A killed run goes on where it stopped; dataset.json is written last.
 
 import argparse
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ from synth3d.images import (
 
 EXAMPLES = """examples:
   convert_ixi_to_nnunet.py IXI nnUNet_raw --id 600 --dry-run
-  convert_ixi_to_nnunet.py IXI nnUNet_raw --id 600 --skip-incomplete --threads 8
+  convert_ixi_to_nnunet.py IXI nnUNet_raw --id 600 --threads 8
   convert_ixi_to_nnunet.py IXI nnUNet_raw --id 601 --grid t1
   convert_ixi_to_nnunet.py IXI nnUNet_raw --id 602 --labels tissue --label-names csf grey white
 """
@@ -75,7 +76,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--labels", type=Path, help="folder with <case>.nii.gz")
     add("--label-names", nargs="+", help="of the integers 1, 2, ...")
     add("--link", action="store_true", help="hard links instead of copies: less disk, but one file")
-    add("--skip-incomplete", action="store_true", help="leave such cases out")
     add("--threads", type=int, default=1, help="for the registration")
     add("--overwrite", action="store_true", help="replace the dataset if it exists")
     add("--dry-run", action="store_true", help="check and tell, write nothing")
@@ -87,9 +87,8 @@ def plan_jobs(
     channels: Sequence[Modality],
     grid_of: Modality,
     labels: Path | None,
-    skip: bool,
 ) -> list[Job]:
-    """What is to be done for each complete case; reads headers only."""
+    """What is to be done for each complete case, all others being named; reads headers only."""
     jobs, lacking = [], []
     for case in cases:
         absent: list[str] = list(case.missing(channels))
@@ -100,13 +99,13 @@ def plan_jobs(
             lacking.append(f"{case.name} lacks {', '.join(absent)}")
         else:
             jobs.append(_job(case, channels, grid_of, label))
-    if lacking and not skip:
-        raise InputError(
-            f"{len(lacking)} of {len(cases)} cases lack files: {'; '.join(lacking)} "
-            "(--skip-incomplete leaves them out)"
-        )
     if not jobs:
-        raise InputError("no case is complete")
+        raise InputError(f"no case is complete: {'; '.join(lacking)}")
+    if lacking:
+        print(
+            f"note: {len(jobs)} of {len(cases)} cases are complete; left out: {'; '.join(lacking)}",
+            file=sys.stderr,
+        )
     return jobs
 
 
@@ -207,7 +206,7 @@ def convert(args: argparse.Namespace) -> int:
         raise InputError(f"--threads must be 1 or more, got {args.threads}")
     folder = dataset_folder(args.out, args.id, args.name)
     cases = find_cases(given_cohort(args.data, args.cases))
-    jobs = plan_jobs(cases, channels, grid_of, args.labels, args.skip_incomplete)
+    jobs = plan_jobs(cases, channels, grid_of, args.labels)
     plain = [str(p) for job in jobs for p in job.images if ending_of(p.name) != ".nii.gz"]
     if plain:
         raise InputError(f"the images must end with .nii.gz, gzip {', '.join(plain)}")

@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   seg_eval run --missing flair --data BraTS --seeds 0,1 --coupled 7 --set train.steps=4000
   seg_eval run --missing all --data BraTS                    the four sequences in turn
   seg_eval run --missing flair,t1ce --data BraTS             both at once
+  seg_eval run --missing random --seed 7 --data BraTS --completed ours=OURS --completed b=TEAM_B
   seg_eval run --missing flair --data BraTS --segmenter MODEL --trust
   seg_eval run --missing flair --data BraTS --preset cpu-mini --transfer cpu-mini-resenc
   seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
@@ -127,7 +128,8 @@ def _add_export(commands: Any, raw: Any) -> None:
 def _add_materials(run: argparse.ArgumentParser) -> None:
     add = run.add_argument
     told = "t1|t1n|t1ce|t1c|t2|t2w|flair|t2f; several are missing at once; all makes one "
-    told += "experiment for each of the four"
+    told += "experiment for each of the four, random one in which each test case lacks another "
+    told += "sequence, drawn by --seed, as in BraSyn"
     add("--missing", nargs="+", metavar="MODALITY", help=told)
     told = "instead of --missing: the sequence is there with thick slices, voxels so much longer "
     told += "along z, y, x of the file; whole numbers"
@@ -150,7 +152,8 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     )
     told += "trainings of one recipe that differ in their seed alone; may be repeated"
     add("--as", action=_Merge, dest="replicates", metavar="NAME", help=told)
-    told = "missing channels made by any other tool, files named as in the cohort; may be repeated"
+    told = "missing channels made by any other tool, files named as synth3d score reads them: as "
+    told += "in the cohort, or CASE.nii.gz; may be repeated"
     add("--completed", action="append", metavar="[NAME=]FOLDER", help=told)
     add("--recipe", help="for a synthesiser that has to be trained first")
     told = "train a segmenter of this seed (1000), none of --seeds, on the training cases, let it "

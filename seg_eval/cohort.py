@@ -13,15 +13,15 @@ from synth3d.cohort import (
     Reading,
     Splits,
     doubtful_patients,
+    draw_splits,
     find_cases,
+    keep_whole,
     lacks_tissues,
-    make_splits,
     notes_of,
     patient_of,
     read_splits,
     readings_of,
     refuse_twins,
-    require,
     split_problems,
 )
 from synth3d.errors import InputError
@@ -45,6 +45,7 @@ class Cohort:
         readings: Which integer is which tissue in each case, and what tells.
         declared: The label scheme that the user named for all cases, if any.
         patients: Of every case in the folder or table, also of those that take no part.
+        left_out: A sentence that names those of the split that lack files; empty where none do.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Cohort:
     readings: Mapping[str, Reading] = field(hash=False)
     declared: str | None = None
     patients: Mapping[str, str] = field(default_factory=dict, hash=False)
+    left_out: str = ""
 
     def patient(self, name: str) -> str:
         """Whose case ``name`` is, by the cohort, and of a case from elsewhere by its name."""
@@ -65,8 +67,8 @@ class Cohort:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader should know of how the labels were read."""
-        return notes_of(self.readings)
+        """What a reader should know of the cases, and of how the labels were read."""
+        return [*([self.left_out] if self.left_out else []), *notes_of(self.readings)]
 
     @property
     def labels(self) -> dict[str, list[str]] | None:
@@ -88,11 +90,17 @@ def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Split
         if problems := split_problems(splits, cases):
             raise InputError(f"{origin} does not fit the cohort: {'; '.join(problems)}")
     else:
-        splits, origin = make_splits(cases), "the drawn split"
+        whole = draw_splits(cases, _is_whole, "all four sequences and a label")
+        splits, origin = whole[0], "the drawn split"
     for side in ("train", "test"):
         if not getattr(splits, side):
             raise InputError(f"{origin} has no {side} cases")
     return splits
+
+
+def _is_whole(case: Case) -> bool:
+    """Whether a segmenter can learn from it and be judged on it."""
+    return not case.missing() and case.label is not None
 
 
 def load_cohort(
@@ -103,7 +111,8 @@ def load_cohort(
 ) -> Cohort:
     """Find the cases, split them as :func:`choose_splits`, check every header and every label.
 
-    ``labels`` is the label scheme of all cases, where it is declared.
+    Cases that lack a sequence or the label take no part, and are named. ``labels`` is the label
+    scheme of all cases, where it is declared.
     """
     cases = find_cases(folder)
     patients = {case.name: case.patient for case in cases}
@@ -112,15 +121,24 @@ def load_cohort(
     splits = choose_splits(cases, splits_file, of_run)
     refuse_twins(cases, splits)
     by_name = {case.name: case for case in cases}
-    used = [by_name[name] for name in (*splits.train, *splits.test)]
-    require(used, MODALITIES, label=True)
-    labelled = tuple(LabelledCase(**vars(case)) for case in used)
-    train, test = labelled[: len(splits.train)], labelled[len(splits.train) :]
+    names = {*splits.train, *splits.test}
+    used, left_out = keep_whole((c for c in cases if c.name in names), MODALITIES, label=True)
+    if left_out:
+        print(f"note: {left_out}", file=sys.stderr)
+    known = {case.name for case in used}
+    train, test = (
+        tuple(LabelledCase(**vars(by_name[name])) for name in side if name in known)
+        for side in (splits.train, splits.test)
+    )
+    for side, some in (("train", train), ("test", test)):
+        if not some:
+            raise InputError(f"no {side} case of the split is left: {left_out}")
+    labelled = (*train, *test)
     check_same_grids([*(case.images[name] for name in MODALITIES), case.label] for case in labelled)
     readings = readings_of(labelled, labels)
     if problem := lacks_tissues(readings):
         raise InputError(f"{folder}: {problem}")
-    cohort = Cohort(folder, train, test, readings, labels, patients)
+    cohort = Cohort(folder, train, test, readings, labels, patients, left_out)
     refuse_leak(cohort, splits.train, "the segmenter's training cases")
     return cohort
 

@@ -83,13 +83,15 @@ def read_scores(path: Path, arm: str, seed: int, cases: Mapping[str, str]) -> li
 
 
 def read_image_scores(
-    path: Path, arm: str, cases: Mapping[str, str], modalities: Sequence[str]
+    path: Path, arm: str, cases: Mapping[str, str], lacking: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """The rows of one arm: every missing modality of every case, by patient, once."""
+    """The rows of one arm: every modality that a case is ``lacking``, by patient, once."""
     rows = read_as(tuple[dict[str, str | float | None], ...], path)
     keys = ("case", "patient", "arm", "modality")
     found = sorted(str([row.get(key) for key in keys]) for row in rows)
-    wanted = [str([*pair, arm, modality]) for pair in cases.items() for modality in modalities]
+    wanted = [
+        str([*pair, arm, modality]) for pair in cases.items() for modality in lacking[pair[0]]
+    ]
     whole = all(row.keys() == {*keys, *IMAGE_SCORES} for row in rows)
     texts = any(isinstance(row.get(name), str) for row in rows for name in IMAGE_SCORES)
     if texts or not whole or not all(map(is_likely, rows)) or found != sorted(wanted):

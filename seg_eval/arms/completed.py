@@ -1,19 +1,21 @@
 """Channels that another tool synthesised: a folder of files, matched by case and modality."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from seg_eval.arms.gaps import Gaps
 from seg_eval.arms.synthesisers import Teacher
 from seg_eval.records import digest
-from synth3d.cohort import MODALITIES, Case, Modality, find_cases
+from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.completion import teachers_of
 from synth3d.errors import InputError
 from synth3d.files import sha256
 from synth3d.images import background_of, check_same_grid, foreground, read, write_like
+from synth3d.scoring import Files, files_by_case
 from synth3d.settings import parse
 
 
@@ -23,11 +25,14 @@ class Completed:
 
     Attributes:
         name: The arm's name.
-        folder: In any naming of a cohort, flat or with case folders, and with its case names.
+        folder: With the names that ``synth3d score`` reads: those of a cohort, flat or in case
+            folders, or ``<case>.nii.gz`` and ``<case>_0003.nii.gz``, which say no sequence.
+        cases: Names of the cohort's cases.
     """
 
     name: str
     folder: Path
+    cases: tuple[str, ...] = ()
 
     @property
     def restores(self) -> bool:
@@ -35,20 +40,29 @@ class Completed:
         return True
 
     @cached_property
-    def _found(self) -> Mapping[str, Mapping[Modality, Path]]:
-        return {case.name: case.images for case in find_cases(self.folder)}
+    def _found(self) -> tuple[Files, tuple[str, ...]]:
+        return files_by_case(self.folder, self.cases)
 
-    def file(self, case: str, modality: Modality) -> Path | None:
-        """The file of one channel of one case; None if there is none."""
-        return self._found.get(case, {}).get(modality)
+    def file(self, case: str, modality: Modality, alone: bool = True) -> Path | None:
+        """The file of one channel of one case; None if there is none.
 
-    def absent(self, cases: Sequence[Case], missing: Sequence[Modality]) -> list[str]:
+        One whose name says no sequence is meant where the channel is missing ``alone``.
+        """
+        files = self._found[0].get(case, {})
+        return files.get(modality) or (files.get(None) if alone else None)
+
+    def unsaid(self, cases: Sequence[Case], gaps: Gaps) -> bool:
+        """Whether the names of files that are used say no sequence."""
+        files = {case.name: self._found[0].get(case.name, {}) for case in cases}
+        return any(None in files[c.name] and not {*gaps.of(c)} & {*files[c.name]} for c in cases)
+
+    def absent(self, cases: Sequence[Case], gaps: Gaps) -> list[str]:
         """Case and modality of each file that is not there."""
         return [
             f"{case.name} {modality}"
             for case in cases
-            for modality in missing
-            if self.file(case.name, modality) is None
+            for modality in gaps.of(case)
+            if self.file(case.name, modality, len(gaps.of(case)) == 1) is None
         ]
 
     def teachers(self, cases: Sequence[Case]) -> tuple[Teacher, ...]:
@@ -66,18 +80,21 @@ class Completed:
             found |= dict.fromkeys(parse(tuple[Teacher, ...], said, where))
         return tuple(found)
 
-    def require(self, cases: Sequence[Case], missing: Sequence[Modality]) -> None:
+    def require(self, cases: Sequence[Case], gaps: Gaps) -> None:
         """Refuse a folder without every missing channel of every case, naming all at once."""
-        if absent := self.absent(cases, missing):
+        if absent := self.absent(cases, gaps):
             raise InputError(
                 f"{self.folder} lacks {len(absent)} synthesised files of the test cases "
-                f"({', '.join(absent)}); the files must be named as in the cohort"
+                f"({', '.join(absent)}); the files must be named as in the cohort, or "
+                f"<case>.nii.gz{''.join(f'; {note}' for note in self._found[1])}"
             )
 
-    def identity(self, cases: Sequence[Case], missing: Sequence[Modality]) -> str:
+    def identity(self, cases: Sequence[Case], gaps: Gaps) -> str:
         """A hash over the files of ``cases``: equal files, equal arm."""
         found = {
-            f"{case.name} {name}": self.file(case.name, name) for case in cases for name in missing
+            f"{case.name} {name}": self.file(case.name, name, len(gaps.of(case)) == 1)
+            for case in cases
+            for name in gaps.of(case)
         }
         return digest({key: sha256(path) for key, path in found.items() if path})
 
@@ -94,7 +111,9 @@ class Completed:
             InputError: The file is unreadable, on another grid, not finite, empty inside the
                 brain, or the very same as the real one.
         """
-        source, real = self._found[case.name][modality], case.images[modality]
+        source, real = self.file(case.name, modality, len(missing) == 1), case.images[modality]
+        if source is None:
+            raise InputError(f"{self.folder} has no {modality} of {case.name}")
         check_same_grid([real, source], whole=False)
         made = read(source).data
         if np.array_equal(made, read(real).data):
@@ -115,8 +134,8 @@ def brain_without(case: Case, missing: Sequence[Modality]) -> np.ndarray:
     return np.any([foreground(read(path).data) for path in known], axis=0)
 
 
-def parse_completed(text: str) -> Completed:
-    """``FOLDER`` or ``NAME=FOLDER``, as given to ``--completed``."""
+def parse_completed(text: str, cases: Collection[str] = ()) -> Completed:
+    """``FOLDER`` or ``NAME=FOLDER``, as given to ``--completed``, for the cohort's ``cases``."""
     name, equals, given = text.partition("=")
     named = bool(equals) and not Path(text).is_dir()
     given = given if named else text
@@ -126,4 +145,4 @@ def parse_completed(text: str) -> Completed:
         raise InputError(f"--completed {text}: no folder {given}".rstrip())
     if not chosen or chosen.startswith(".") or "/" in chosen or not chosen.isprintable():
         raise InputError(f"--completed {text}: the arm needs a plain name, as in NAME=FOLDER")
-    return Completed(chosen, folder.resolve())
+    return Completed(chosen, folder.resolve(), tuple(cases))

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from seg_eval.arms.completed import Completed
+from seg_eval.arms.gaps import Gaps
 from seg_eval.arms.kinds import Arm
 from seg_eval.arms.poor import PoorScans
 from seg_eval.arms.synthesisers import (
@@ -66,7 +67,7 @@ def check_out_of_fold(
     """
     source = arm.synthesiser
     if isinstance(source, Completed):
-        if absent := source.absent(cohort.train, missing):
+        if absent := source.absent(cohort.train, Gaps(tuple(missing))):
             raise InputError(
                 f"the arm {arm.name} learns from synthetic training cases, and {source.folder} "
                 f"lacks {', '.join(absent)}; put their out-of-fold files there, or leave the arm "

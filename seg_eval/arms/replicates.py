@@ -21,17 +21,17 @@ FREE = (SEED, "train.threads", "train.coupling.segmenter")
 
 
 def read_replicates(
-    given: Mapping[str, Sequence[Path]], arms: Sequence[Arm]
+    given: Mapping[str, Sequence[Path]], arms: Sequence[Arm], work: Path = Path("work")
 ) -> dict[str, tuple[str, ...]]:
     """By merged arm the names of its ``arms``; none whose runs are not all among these.
 
-    ``given`` has the folders of runs, means as ``A+B@x`` among them.
+    ``given`` has runs as :func:`read_mean` takes them, means as ``A+B@x`` among them.
 
     Raises:
         InputError: An arm has fewer than two runs, a name that no arm can have, or runs that
             differ in more than their seed or are the same; the sentence names all troubles.
     """
-    runs = {name: [read_mean(folder) for folder in folders] for name, folders in given.items()}
+    runs = {name: [read_mean(run, work) for run in named] for name, named in given.items()}
     troubles = [one for name, found in runs.items() for one in _troubles(name, found)]
     together = [run for found in runs.values() for run in found]
     troubles += [

@@ -19,7 +19,7 @@ from synth3d.completion import Layout
 from synth3d.errors import InputError
 from synth3d.files import read_object
 from synth3d.images import MIRRORS, PLANES, Grid, turn_to
-from synth3d.runs import find_run
+from synth3d.runs import find_run, known_run
 from synth3d.settings import parse
 
 Program = Callable[[Sequence[str]], None]
@@ -248,7 +248,10 @@ def read_run(folder: Path) -> SynthesisRun:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a run folder: it has no config.json")
     if not (folder / "done.json").is_file():
-        raise InputError(f"the run {folder} is not finished; run its training command again")
+        raise InputError(
+            f"the run {folder} is not finished ({known_run(folder).words}); synth3d train "
+            f"--continue {folder} goes on with it"
+        )
     done, cohort = read_object(folder / "done.json"), read_object(folder / "cohort.json")
     config = read_object(folder / "config.json")
     train = config.get("train", {})
@@ -347,7 +350,7 @@ def finished_runs(
 def completed_file(out: Path, case: Case, missing: Sequence[Modality], modality: Modality) -> Path:
     """Where ``synth3d complete --out OUT`` writes ``modality``, one of ``missing``, of ``case``.
 
-    It names files as if what is missing were not there, whatever the real files are called.
+    It names files as the cohort calls them, whether the real ones are there or not.
     """
     visible = {name: path for name, path in case.images.items() if name not in missing}
     return Layout(out, "brats").image(replace(case, images=visible), modality)

@@ -5,6 +5,7 @@ Of a degraded sequence these are runs that restore it and, where named, runs tha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from seg_eval.arms import (
     ARM_KINDS,
@@ -20,6 +21,7 @@ from seg_eval.experiment.coupled import CoupledRun, coupled_run
 from seg_eval.experiment.request import RunRequest
 from synth3d.cohort import Modality, find_cases, parse_splits, patient_of
 from synth3d.errors import InputError
+from synth3d.runs import known_run, known_runs, trial_words
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,10 @@ def choose(request: RunRequest, missing: tuple[Modality, ...]) -> Choice:
     if not any(ARM_KINDS[kind].needs_synthesis for kind in request.kinds):
         if request.coupled is not None:
             raise InputError("--coupled trains a synthesiser, and --arms leaves out synthetic")
-        if request.run or request.completed:
-            print("note: --run and --completed are not used, since --arms leaves out synthetic")
         return Choice()
     named = _named_runs(request, missing)
-    folders = [parse_completed(text) for text in request.completed]
+    names = [c.name for c in find_cases(request.cohort)] if request.completed else []
+    folders = [parse_completed(text, names) for text in request.completed]
     if request.coupled is not None:
         return _with_coupled(request, missing, [*named, *folders])
     if named or folders:
@@ -93,7 +94,8 @@ def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[Synt
     runs, how = [read_mean(run, request.work) for run in request.run], request.degradation
 
     def fits(run: SynthesisRun, wanted: tuple[Modality, ...]) -> bool:
-        return run.can_make(wanted) or (how is not None and run.can_restore(how.modality))
+        made = all(run.can_make(gap) for gap in request.made_together(wanted))
+        return made or (how is not None and run.can_restore(how.modality))
 
     for run in runs:
         if not any(fits(run, each) for each in request.wanted):
@@ -107,6 +109,8 @@ def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[Synt
             raise InputError(f"the run {run.folder} makes {made}{needs}, not {names}")
     fitting = [run for run in runs if fits(run, missing)]
     for run in fitting:
+        if told := trial_words([run.folder, *run.others]):
+            print(f"warning: {told}; what is found is not what its recipe can do")
         if how and run.restores and not how.is_learnt_by(run, find_cases(request.cohort)[0]):
             told = f"{' × '.join(map(str, run.ratio))} ({run.profile})"
             print(f"note: the run {run.name} has learned to restore slices of {told}, not of these")
@@ -124,7 +128,7 @@ def _newest_run(request: RunRequest, missing: tuple[Modality, ...]) -> Synthesis
 
     def fits(run: SynthesisRun) -> bool:
         if how is None:
-            return run.can_make(missing)
+            return all(run.can_make(gap) for gap in request.made_together(missing))
         return run.can_restore(how.modality) and how.is_learnt_by(run, cases[0])
 
     runs = finished_runs(request.work, request.cohort, fits)
@@ -134,10 +138,27 @@ def _newest_run(request: RunRequest, missing: tuple[Modality, ...]) -> Synthesis
         runs = [
             r for r in runs if not test & {patients.get(n, patient_of(n)) for n in r.seen_cases}
         ]
-    if not runs:
+    trials = [run for run in runs if known_run(run.folder).is_trial]
+    whole = [run for run in runs if run not in trials]
+    _tell_passed_over(request, missing, trials)
+    if not whole:
         return None
-    print(f"synthesiser: {runs[0].folder}, which makes {runs[0].words}")
-    return runs[0]
+    why = f"the newest of {len(whole)} that do" if len(whole) > 1 else "the only one that does"
+    print(f"synthesiser: {whole[0].folder}, which makes {whole[0].words}: {why}, of this cohort")
+    return whole[0]
+
+
+def _tell_passed_over(
+    request: RunRequest, missing: Sequence[Modality], trials: Sequence[SynthesisRun]
+) -> None:
+    """Name the runs that fit and are not taken unasked: trials, and those that are not finished."""
+    if trials:
+        told = ", ".join(f"{run.name} ({known_run(run.folder).words})" for run in trials)
+        print(f"note: not taken unless named with --run: {told}")
+    for run in known_runs(request.work):
+        here = run.data and Path(run.data).resolve() == request.cohort.resolve()
+        if run.state in ("unfinished", "training") and here and {*missing} <= {*run.targets}:
+            print(f"note: the run {run.name} is not taken, it is not finished: {run.words}")
 
 
 def _training(request: RunRequest, missing: tuple[Modality, ...]) -> tuple[str, ...]:
@@ -149,7 +170,10 @@ def _training(request: RunRequest, missing: tuple[Modality, ...]) -> tuple[str, 
 
 def _asked(request: RunRequest, missing: tuple[Modality, ...]) -> list[str]:
     """Arguments of ``synth3d`` that say what a synthesiser makes, of what, and how large it is."""
-    how, asked = request.degradation, ["--target", ",".join(missing)]
+    how, asked = (
+        request.degradation,
+        ["--target", "any" if request.is_random else ",".join(missing)],
+    )
     if how is not None:
         asked = ["--degraded", how.text]
         if how.profile != "kspace" and request.recipe is None:

@@ -39,7 +39,7 @@ class Experiment:
         self._arms_in = arms_in or folder
         how, resample = plan.degraded, engines.resample
         self.poor = None if how is None else PoorScans(self._arms_in / "degraded", how, resample)
-        work = plan.cohort, plan.missing, self.synth3d, plan.seed, plan.threads
+        work = plan.cohort, plan.gaps, self.synth3d, plan.seed, plan.threads
         self.builder = ArmBuilder(self._arms_in / "arms", *work, self.poor)
 
     def note_command(self, words: str) -> None:

@@ -7,11 +7,14 @@ from typing import Any
 
 from seg_eval.arms import (
     ARM_KINDS,
+    RANDOM,
     Arm,
     Completed,
     Degradation,
+    Gaps,
     SynthesisRun,
     check_out_of_fold,
+    draw_gaps,
     grouped,
     name_arms,
     read_replicates,
@@ -38,6 +41,7 @@ class Plan:
         foreign: A model folder that takes the frozen segmenter's place; None trains one.
         degraded: The thick slices of what is not missing but degraded.
         replicates: By name of a merged arm those of ``arms`` that are its trainings.
+        drawn: Test case → the one of ``missing`` that it lacks; empty where all lack all of them.
     """
 
     missing: tuple[Modality, ...]
@@ -54,6 +58,7 @@ class Plan:
     workers: int = 1
     degraded: Degradation | None = None
     replicates: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    drawn: Mapping[str, Modality] = field(default_factory=dict, hash=False)
 
     @property
     def groups(self) -> dict[str, tuple[Arm, ...]]:
@@ -66,8 +71,21 @@ class Plan:
         return tuple(replace(arms[0], name=name) for name, arms in self.groups.items())
 
     @property
+    def gaps(self) -> Gaps:
+        """What each test case lacks."""
+        some = {*self.drawn.values()} or self.missing
+        return Gaps(tuple(name for name in self.missing if name in some), self.drawn)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """``missing``, or, where gaps are drawn, one of the four."""
+        return (ONE_EACH,) if self.drawn else self.missing
+
+    @property
     def stem(self) -> str:
         """The sequences as part of a file name, ``t1c-t2f`` or ``t2f-1x1x4``."""
+        if self.drawn:
+            return f"{RANDOM}-{self.seed}"
         return self.degraded.stem if self.degraded else "-".join(self.missing)
 
     @property
@@ -83,7 +101,8 @@ class Plan:
         """Plain values for ``config.json``; equal values mean the same experiment."""
         merged = {name: list(arms) for name, arms in self.replicates.items()}
         return {
-            "missing": list(self.missing),
+            "missing": list(self.asked),
+            **({"drawn": dict(self.drawn)} if self.drawn else {}),
             "degraded": self.degraded.describe() if self.degraded else None,
             "data": str(self.cohort.folder.resolve()),
             "train": [case.name for case in self.cohort.train],
@@ -110,7 +129,7 @@ class Plan:
             return found | {"run": str(source.folder), "weights_sha256": source.weights_sha256}
         if isinstance(source, Completed):
             cases = (*self.cohort.test, *(self.cohort.train if learns else ()))
-            files = source.identity(cases, self.missing)
+            files = source.identity(cases, self.gaps)
             return found | {"completed": str(source.folder), "files_sha256": files}
         return found
 
@@ -125,12 +144,13 @@ def make_plan(
     runs = [source for source in sources if isinstance(source, SynthesisRun)]
     of_run = runs[0].splits if runs else None
     cohort = load_cohort(request.cohort, request.splits, of_run, request.labels)
+    gaps = draw_gaps(cohort.test, request.seed) if request.is_random else Gaps(missing)
     for source in sources:
         if isinstance(source, SynthesisRun):
             where = f"the cases that the run {source.name} was trained on"
             refuse_leak(cohort, source.seen_cases, where)
         else:
-            source.require(cohort.test, missing)
+            source.require(cohort.test, gaps)
     foreign = request.segmenter and request.segmenter.resolve()
     if foreign is not None:
         model = read_model_folder(foreign)
@@ -146,6 +166,7 @@ def make_plan(
             check_out_of_fold(arm, cohort, missing, request.folds)
     return Plan(
         missing=missing,
+        drawn=gaps.drawn,
         cohort=cohort,
         arms=arms,
         preset=request.segmenter_preset,
@@ -158,7 +179,7 @@ def make_plan(
         foreign=foreign,
         workers=request.workers,
         degraded=degraded,
-        replicates=read_replicates(request.replicates, arms) if sources else {},
+        replicates=read_replicates(request.replicates, arms, request.work) if sources else {},
     )
 
 
@@ -170,9 +191,12 @@ def _vain_kinds(request: RunRequest, cohort: Cohort, missing: Sequence[Modality]
     return [] if one else vain
 
 
+ONE_EACH = "one sequence"
+"""How what is missing is called where each case lacks another."""
+
 PINNED = (
-    "missing", "degraded", "data", "train", "test", "labels", "preset", "segmenter", "seed",
-    "margin",
+    "missing", "drawn", "degraded", "data", "train", "test", "labels", "preset", "segmenter",
+    "seed", "margin",
 )  # fmt: skip
 """Keys of a description that must stay as they are; arms and seeds may come and go."""
 
@@ -186,7 +210,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """
     if not old:
         return []
-    changed = [key for key in PINNED if old.get(key) != new[key]]
+    changed = [key for key in PINNED if old.get(key) != new.get(key)]
     first = new["primary"]
     if None not in (old.get("primary"), first):
         merged = new.get("replicates", {}).get(first, ())
@@ -194,7 +218,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, arms = old["arms"], new["arms"]
     others = [name for name in sorted(arms.keys() & before) if arms[name] != before[name]]
     return [
-        *(f"{key} is {_short(new[key])}, was {_short(old.get(key))}" for key in changed),
+        *(f"{key} is {_short(new.get(key))}, was {_short(old.get(key))}" for key in changed),
         *(f"arm {name} comes from other weights, files or folds than before" for name in others),
     ]
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_plans.presets import PRESETS
-from seg_eval.arms import Degradation, parse_degraded, parse_kinds, split_words
+from seg_eval.arms import (
+    ARM_KINDS,
+    RANDOM,
+    Degradation,
+    parse_degraded,
+    parse_kinds,
+    split_words,
+)
 from seg_eval.scoring import EMPTY_RULES
 from synth3d.cohort import MODALITIES, Modality, parse_modality, parse_scheme
 from synth3d.errors import InputError
@@ -26,7 +33,8 @@ class RunRequest:
     """The flags of `seg_eval run`, one attribute each; what makes no sense cannot be one.
 
     Attributes:
-        missing: ``flair``; ``flair,t1ce`` for both at once; ``all`` for each of the four in turn.
+        missing: ``flair``; ``flair,t1ce`` for both at once; ``all`` for each of the four in turn;
+            ``random`` for one experiment in which each test case lacks one, drawn by ``seed``.
         degraded: ``flair=1,1,4`` instead: the sequence is there, with voxels so much longer along
             (z, y, x).
         profile: How its thick slices are made, ``kspace`` or ``slices``.
@@ -102,6 +110,7 @@ class RunRequest:
         self._check_presets()
         self._check_counts()
         self._check_coupled(several)
+        self._check_random()
         if not 0 <= self.margin < 1:
             raise InputError(f"--margin is a Dice difference in [0, 1), got {self.margin}")
         if self.empty not in EMPTY_RULES:
@@ -117,6 +126,34 @@ class RunRequest:
             raise InputError("--segmenter is one model; --seeds are for segmenters trained here")
         if self.segmenter is not None and not self.segmenter.is_dir():
             raise InputError(f"--segmenter: no folder {self.segmenter}")
+
+    def _check_random(self) -> None:
+        """What learns for one gap, or by one, has no sense where each case has another."""
+        if not self.is_random:
+            return
+        if self.coupled is not None:
+            raise InputError(
+                "--coupled teaches one gap; with --missing random name runs with --run"
+            )
+        learns = ("without_missing", "learns_from_synthesis")
+        kinds = [k for k in self.kinds if any(getattr(ARM_KINDS[k], name) for name in learns)]
+        if kinds:
+            raise InputError(
+                f"the arm(s) {', '.join(kinds)} train a segmenter for one gap, and with --missing "
+                "random each case lacks another sequence; leave them out"
+            )
+
+    @property
+    def is_random(self) -> bool:
+        """Whether each test case lacks another sequence."""
+        return self.missing is not None and self.missing.strip().lower() == RANDOM
+
+    def made_together(self, missing: tuple[Modality, ...]) -> list[tuple[Modality, ...]]:
+        """What a synthesiser of an experiment on ``missing`` has to make of one case, or another.
+
+        All of it at once; where gaps are drawn, each by itself.
+        """
+        return [(name,) for name in missing] if self.is_random else [missing]
 
     def _check_question(self) -> None:
         if (self.missing is None) == (self.degraded is None):
@@ -194,8 +231,9 @@ class RunRequest:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of arm in their fixed order."""
-        return parse_kinds(self.arms, self.degraded is not None)
+        """The kinds of arm in their fixed order; whoever names a synthesiser wants its arm."""
+        named = ("synthetic",) if self.run or self.completed else ()
+        return parse_kinds((*self.arms, *named), self.degraded is not None)
 
     @property
     def cohort(self) -> Path:
@@ -222,13 +260,15 @@ def parse_missing(text: str) -> list[tuple[Modality, ...]]:
     """What ``--missing`` asks for: one set of sequences per experiment, in their usual order."""
     if text.strip().lower() == "all":
         return [(name,) for name in MODALITIES]
+    if text.strip().lower() == RANDOM:
+        return [MODALITIES]
     named = {parse_modality(word) for word in split_words([text])}
     if foreign := sorted(named - set(MODALITIES)):
         raise InputError(
             f"the segmenter sees {', '.join(MODALITIES)}; it cannot miss {', '.join(foreign)}"
         )
     if not named or named == set(MODALITIES):
-        raise InputError(f"--missing {text}: expected one to three sequences, or all in turn")
+        raise InputError(f"--missing {text}: expected one to three sequences, all, or random")
     return [tuple(name for name in MODALITIES if name in named)]
 
 

@@ -47,6 +47,7 @@ def _all_rows(experiment: Experiment) -> tuple[list[Score], Rows]:
     plan = experiment.plan
     rows: list[Score] = []
     images: Rows = []
+    lacking = {case.name: plan.gaps.of(case) for case in plan.cohort.test}
     for name, arm in [(name, arm) for name, arms in plan.groups.items() for arm in arms]:
         merged = {} if arm.name == name else {"arm": name, "replicate": arm.name}
         for seed in plan.seeds:
@@ -54,7 +55,7 @@ def _all_rows(experiment: Experiment) -> tuple[list[Score], Rows]:
             rows += [replace(row, **merged) for row in found]
         if arm.has_own_files:
             path = experiment.image_file(arm)
-            scored = read_image_scores(path, arm.name, plan.tested, plan.missing)
+            scored = read_image_scores(path, arm.name, plan.tested, lacking)
             images += [row | merged for row in scored]
     return rows, images
 
@@ -79,7 +80,7 @@ def score_images(experiment: Experiment, arm: Arm) -> Rows:
     for case in progress(plan.cohort.test, desc=f"images of {arm.name}", unit="case"):
         brain = builder.brain(case)
         tumour = region_masks(read_label(case.label).data, plan.cohort.schemes[case.name])["WT"]
-        for modality in plan.missing:
+        for modality in plan.gaps.of(case):
             real, made = read(case.images[modality]), read(builder.path(arm, case, modality))
             scores = channel_scores(real.data, made.data, brain, tumour)
             about = {"case": case.name, "patient": case.patient, "arm": arm.name}

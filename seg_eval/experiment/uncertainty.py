@@ -51,7 +51,7 @@ def case_uncertainty(experiment: Experiment, arm: Arm, case: Case) -> float | No
         tumour |= region_masks(labels, scheme)["WT"]
     where = tumour & brain if (tumour & brain).any() else brain
     sizes = []
-    for modality in plan.missing:
+    for modality in plan.gaps.of(case):
         maps = builder.maps(arm, case, modality)
         name = next((one for one in TELLING if one in maps and maps[one].is_file()), None)
         if name is None:

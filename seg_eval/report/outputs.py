@@ -38,7 +38,7 @@ from seg_eval.report.transfer import read_transfers
 from seg_eval.report.viewer import describe_view, fit_views
 from seg_eval.report.volumes import CaseFiles, CaseVolumes
 from seg_eval.scoring import IMAGE_SCORES, Score, counted
-from synth3d.cohort import MODALITIES, Case, Modality
+from synth3d.cohort import Case, Modality
 from synth3d.errors import InputError
 from synth3d.files import (
     from_csv_cell,
@@ -80,7 +80,7 @@ def write_outputs(
     _write_rows(folder / "results.csv", map(asdict, scores), tuple(Score.__dataclass_fields__))
     _write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
     how = plan.degraded and plan.degraded.describe()
-    about = plan.judged, plan.missing, plan.empty, plan.margin
+    about = plan.judged, plan.asked, plan.empty, plan.margin
     question = Question(*about, degraded=how)
     summary = put_into_words(summarise(scores, images, question), question)
     summary["warnings"] += [say(caveat.code, **caveat.figures) for caveat in caveats_of(plan)]
@@ -104,7 +104,7 @@ def write_outputs(
     files = [
         _case_files(experiment, case, role, modality)
         for role, case in shown.items()
-        for modality in plan.missing
+        for modality in plan.gaps.of(case)
     ]
     write_json(folder / VOLUMES, [asdict(each) for each in files])
     volumes = [each.load(folder) for each in files]
@@ -321,7 +321,7 @@ def _case_files(experiment: Experiment, case: Case, role: str, modality: Modalit
         scheme=plan.cohort.schemes[case.name],
         real=place(case.images[modality]),
         label=place(case.label),
-        brain=tuple(place(case.images[m]) for m in MODALITIES if m not in plan.missing),
+        brain=tuple(place(case.images[m]) for m in plan.gaps.others(modality)),
         arms=arms,
         maps=maps,
     )

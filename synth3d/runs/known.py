@@ -1,7 +1,7 @@
 """What a run folder says of itself, whatever state it is in; written by ``synth3d.training``."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ class KnownRun:
         folder: Where it is; its name is the run's.
         state: ``finished``; ``training``, a process of this machine is at it; ``unfinished``, it
             was stopped or killed; or ``damaged``, with a ``fault``.
+        targets: What it makes; ``data``, the cohort it learns from, where it says so.
         what: What it makes of what, and by which network, in words.
         changed: When something was last written to it, in seconds since 1970.
         step: How many steps it has made; ``steps``, how many it has when it is finished.
@@ -37,6 +38,8 @@ class KnownRun:
 
     folder: Path
     state: State
+    targets: tuple[str, ...] = ()
+    data: str = ""
     what: str = ""
     changed: float = 0.0
     step: int = 0
@@ -93,14 +96,24 @@ def known_runs(work: Path) -> list[KnownRun]:
     return sorted(runs, key=lambda run: (-run.changed, run.name))
 
 
+def trial_words(folders: Iterable[Path]) -> str:
+    """Which of these runs have fewer steps than their recipes, for a reader; empty if none."""
+    trials = [run for run in map(known_run, folders) if run.is_trial]
+    return " and ".join(f"{run.name} has {run.words}" for run in trials)
+
+
 def _read(folder: Path) -> dict[str, Any]:
     config = read_object(folder / "config.json")
     train = parse(dict[str, Any], config.get("train", {}), "train")
+    told = folder / "cohort.json"
+    cohort = read_object(told) if told.is_file() else {}
     recipe = folder / "recipe.json"
     about = read_object(recipe, "name", "steps") if recipe.is_file() else {}
     facts: dict[str, Any] = {
         "state": "finished",
         "what": _what(config, train),
+        "targets": parse(tuple[str, ...], config.get("targets", ()), "targets"),
+        "data": parse(str, cohort.get("data_folder", ""), "data_folder"),
         "steps": parse(int, train.get("steps", 0), "train.steps"),
         "recipe": parse(str, about.get("name", ""), "name"),
         "recipe_steps": parse(int, about.get("steps", 0), "steps"),

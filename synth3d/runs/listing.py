@@ -15,7 +15,10 @@ from synth3d.runs.known import KnownRun, known_runs
 REMOVED = ".removed-"
 """What a run is called while its files are deleted, so that nobody takes half of it for a run."""
 
-HINT = "synth3d complete --run NAME takes one, and --run latest the one finished last"
+HINT = (
+    "synth3d complete --run NAME takes one, --run latest the one finished last; "
+    "synth3d train --continue NAME goes on with one"
+)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from synth3d.scoring.intervals import (
     Estimate,
     mean_squares,
 )
+from synth3d.scoring.pairs import Files, files_by_case
 from synth3d.scoring.report import score
 from synth3d.scoring.similarity import similarity_map
 
@@ -34,12 +35,14 @@ __all__ = [
     "Estimate",
     "FEWEST_TRAININGS",
     "FEW_CASES",
+    "Files",
     "ScoreRequest",
     "calibrate",
     "conformal_quantile",
     "covered",
     "decibels",
     "fewest_patients",
+    "files_by_case",
     "find_errors",
     "find_lpips",
     "load_lpips",

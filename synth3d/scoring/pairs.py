@@ -6,7 +6,7 @@ without its dataset.json) or ``<case>.nii.gz``. Opens no image.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -99,6 +99,19 @@ def find_pairs(
         for n, m in wanted.items()
     )
     return Pairing(pairs, tuple(_notes(originals, copies, pairs)), originals.naming)
+
+
+def files_by_case(folder: Path, cases: Collection[str]) -> tuple[Files, tuple[str, ...]]:
+    """The files of ``folder`` by case and sequence, by the names that :func:`find_pairs` reads.
+
+    ``cases`` are the names that are looked for, by which channel numbers are told from names. Also
+    remarks on files that are not used.
+
+    Raises:
+        InputError: No folder, no images, or names that mean two things.
+    """
+    found = _without_channel(_find(folder), {case: {} for case in cases})
+    return found.files, found.notes
 
 
 @dataclass(frozen=True)

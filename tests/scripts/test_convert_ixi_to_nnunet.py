@@ -119,9 +119,9 @@ def test_a_finished_dataset_stays_and_an_unfinished_one_is_gone_on_with(
 def test_images_that_share_a_grid_move_together(script, ixi):
     from synth3d.cohort import find_cases
 
-    (job,) = script.plan_jobs(find_cases(ixi), ["t1n", "t2w", "pd"], "t1n", None, False)
+    (job,) = script.plan_jobs(find_cases(ixi), ["t1n", "t2w", "pd"], "t1n", None)
     assert job.moved == ((1, 2),)
-    (job,) = script.plan_jobs(find_cases(ixi), ["pd", "t2w"], "t2w", None, False)
+    (job,) = script.plan_jobs(find_cases(ixi), ["pd", "t2w"], "t2w", None)
     assert job.moved == ()
 
 
@@ -158,16 +158,20 @@ def test_stock_nnunet_finds_it_in_order(convert, head, tmp_path, plan_and_prepro
         assert word not in told
 
 
-def test_missing_images_are_all_named_or_left_out(convert, tmp_path):
+def test_cases_that_lack_images_are_left_out_and_named(script, convert, tmp_path, capsys):
     whole = [f"{NAME}-{contrast}" for contrast in ("T1", "T2", "PD")]
     for name in (*whole, "IXI003-HH-1-T1", "IXI004-HH-2-T2"):
         write_new(tmp_path / "ixi" / f"{name}.nii.gz", np.ones((3, 4, 5)), np.eye(4), np.int16)
+    assert script.main([str(tmp_path / "ixi"), str(tmp_path / "raw"), "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert "1 of 3 cases are complete" in said
+    for told in ("IXI003-HH-1 lacks t2w, pd", "IXI004-HH-2 lacks t1n, pd"):
+        assert told in said
+    for path in (tmp_path / "ixi").glob(f"{NAME}*"):
+        path.unlink()
     code, error = convert("--dry-run", cohort=tmp_path / "ixi")
     assert code == 2
-    assert "IXI003-HH-1 lacks t2w, pd" in error
-    assert "IXI004-HH-2 lacks t1n, pd" in error
-    code, said = convert("--dry-run", "--skip-incomplete", cohort=tmp_path / "ixi")
-    assert (code, "1 of 3 cases" in said) == (0, True)
+    assert "IXI003-HH-1 lacks t2w, pd; IXI004-HH-2 lacks t1n, pd" in error
     assert not (tmp_path / "raw").exists()
 
 

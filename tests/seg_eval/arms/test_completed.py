@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from seg_eval.arms.completed import Completed, brain_without, parse_completed
+from seg_eval.arms.gaps import Gaps
 from synth3d.cohort import find_cases
 from synth3d.errors import InputError
 from synth3d.images.volumes import read, write_like, write_new
@@ -59,8 +60,8 @@ def test_all_absent_files_are_named_at_once(case, toy_cohort, tmp_path):
     source = theirs(tmp_path / "in", case, lambda v: v + 1)
     others = [other for other in find_cases(toy_cohort) if other.name[-3] in "FGH"]
     with pytest.raises(InputError, match=r"lacks 2 synthesised files.*TOY_G_1 t2f.*TOY_H_1 t2f"):
-        source.require(others, ["t2f"])
-    source.require([case], ["t2f"])
+        source.require(others, Gaps(("t2f",)))
+    source.require([case], Gaps(("t2f",)))
 
 
 def test_case_folders_serve_as_well_and_another_file_is_another_arm(case, tmp_path):
@@ -71,10 +72,10 @@ def test_case_folders_serve_as_well_and_another_file_is_another_arm(case, tmp_pa
     source = Completed("theirs", tmp_path / "in")
     assert source.file(case.name, "t2f") == folder / case.images["t2f"].name
     assert source.file(case.name, "t1c") is None
-    first = source.identity([case], ["t2f"])
+    first = source.identity([case], Gaps(("t2f",)))
     write_like(case.images["t2f"], read(case.images["t2f"]).data * 3, folder / "y.nii.gz")
     (folder / "y.nii.gz").replace(folder / case.images["t2f"].name)
-    assert Completed("theirs", tmp_path / "in").identity([case], ["t2f"]) != first
+    assert Completed("theirs", tmp_path / "in").identity([case], Gaps(("t2f",))) != first
 
 
 def test_the_flag_names_the_arm_or_the_folder_does(tmp_path):
@@ -91,3 +92,23 @@ def test_the_flag_names_the_arm_or_the_folder_does(tmp_path):
     for name in ("../x", "", ".x", "a\nb"):
         with pytest.raises(InputError, match="needs a plain name"):
             parse_completed(f"{name}={tmp_path / 'cwdm'}")
+
+
+@pytest.mark.parametrize("name", ["{case}.nii.gz", "{case}_0003.nii.gz", "{case}-t2f.nii.gz"])
+def test_a_folder_serves_that_synth3d_score_reads(case, toy_cohort, tmp_path, name):
+    cases = [one.name for one in find_cases(toy_cohort)]
+    theirs(tmp_path / "in", case, lambda v: v + 1, name.format(case=case.name))
+    source = parse_completed(str(tmp_path / "in"), cases)
+    source.require([case], Gaps(("t2f",)))
+    assert source.unsaid([case], Gaps(("t2f",))) == ("t2f" not in name)
+    source.write(case, "t2f", ("t2f",), tmp_path / "out.nii.gz")
+    assert (tmp_path / "out.nii.gz").is_file()
+    # Where two are missing nobody knows which one a file without a sequence is.
+    assert len(source.absent([case], Gaps(("t1c", "t2f")))) == (2 if "t2f" not in name else 1)
+
+
+def test_files_that_are_not_understood_are_named_where_some_are_absent(case, tmp_path):
+    theirs(tmp_path / "in", case, lambda v: v + 1, f"{case.name}-t2f.nii.gz")
+    source = theirs(tmp_path / "in", case, lambda v: v + 1, "flair_synth_of_somebody.nii.gz")
+    with pytest.raises(InputError, match="TOY_F_1 t1c.*flair_synth_of_somebody"):
+        source.require([case], Gaps(("t1c",)))

@@ -143,3 +143,52 @@ def test_two_sequences_are_synthesised_by_one_network_that_is_trained_when_it_is
 def test_without_a_synthetic_arm_nothing_has_to_be_trained(asked):
     assert choose(asked("flair", arms=("copy,rivals",)), ("t2f",)).training
     assert choose(asked("flair", arms=("copy,specialist",)), ("t2f",)) == Choice()
+
+
+def as_trial(run, steps=60, of=1400):
+    """Makes a finished run one of fewer steps than its recipe."""
+    (run / "config.json").write_text(json.dumps({"train": {"steps": steps}}))
+    (run / "recipe.json").write_text(json.dumps({"name": "cpu", "steps": of}))
+    return run
+
+
+def test_a_trial_is_taken_by_name_alone_and_never_in_silence(
+    toy_cohort, write_run, tmp_path, capsys
+):
+    work = tmp_path / "work"
+    whole = write_run(work / "runs" / "whole", toy_cohort)
+    as_trial(write_run(work / "runs" / "newer", toy_cohort))
+    os.utime(whole / "done.json", (0, 0))
+    request = RunRequest("flair", toy_cohort, work=work)
+    assert [run.name for run in choose(request, ("t2f",)).sources] == ["whole"]
+    out = capsys.readouterr().out
+    assert "newer (60 steps, a trial (cpu has 1400))" in out
+    assert "the only one that does" in out
+    named = RunRequest("flair", toy_cohort, work=work, run=("newer",))
+    assert [run.name for run in choose(named, ("t2f",)).sources] == ["newer"]
+    assert "warning: newer has 60 steps, a trial" in capsys.readouterr().out
+    (whole / "done.json").unlink()
+    assert choose(request, ("t2f",)).training  # rather than judge the trial
+
+
+def test_what_is_not_finished_is_told_and_refused(toy_cohort, write_run, tmp_path, capsys):
+    work = tmp_path / "work"
+    run = write_run(work / "runs" / "half", toy_cohort)
+    config = {"targets": ["t2f"], "train": {"steps": 1400}}
+    (run / "config.json").write_text(json.dumps(config))
+    told = json.loads((run / "cohort.json").read_text()) | {"data_folder": str(toy_cohort)}
+    (run / "cohort.json").write_text(json.dumps(told))
+    (run / "done.json").unlink()
+    (run / "log.jsonl").write_text('{"step": 300, "loss": {}, "seconds": {}}\n')
+    request = RunRequest("flair", toy_cohort, work=work)
+    assert choose(request, ("t2f",)).training
+    assert "half is not taken, it is not finished: 300 of 1400 steps" in capsys.readouterr().out
+    with pytest.raises(InputError, match="half is not finished .300 of 1400 steps.*--continue"):
+        choose(RunRequest("flair", toy_cohort, work=work, run=("half",)), ("t2f",))
+
+
+def test_who_names_a_synthesiser_wants_its_arm(asked):
+    assert "synthetic" not in asked("flair", arms=("copy",)).kinds
+    request = asked("flair", ["t2f"], arms=("copy",))
+    assert "synthetic" in request.kinds
+    assert [run.name for run in choose(request, ("t2f",)).sources] == ["t2f"]

@@ -44,15 +44,16 @@ def test_scores_of_other_cases_seeds_or_arms_are_refused(run_toy, folder):
 def test_image_scores_of_other_cases_or_without_a_score_are_refused(run_toy, folder):
     run_toy("--arms", "copy")
     path, rows, cases = rows_of(folder, "images.json")
-    assert read_image_scores(path, "copy", cases, ["t2f"]) == rows
-    for known, missing in ((cases, ["t1c"]), (dict.fromkeys(cases, "somebody"), ["t2f"])):
+    flair, other = (dict.fromkeys(cases, [name]) for name in ("t2f", "t1c"))
+    assert read_image_scores(path, "copy", cases, flair) == rows
+    for known, missing in ((cases, other), (dict.fromkeys(cases, "somebody"), flair)):
         with pytest.raises(InputError, match="its rows are not those"):
             read_image_scores(path, "copy", known, missing)
     shorter = {name: value for name, value in rows[0].items() if name != "psnr_brain@own-scale"}
     for row in (shorter, rows[0] | {"jaccard": 1.0}, rows[0] | {"psnr_brain@own-scale": "x"}):
         path.write_text(json.dumps([row, *rows[1:]]))
         with pytest.raises(InputError, match="its rows are not those"):
-            read_image_scores(path, "copy", cases, ["t2f"])
+            read_image_scores(path, "copy", cases, flair)
 
 
 @pytest.mark.parametrize("name", ["config.json", "case_files.json", "segmenters.json"])

@@ -8,6 +8,7 @@ import pytest
 
 from seg_eval.arms.build import ArmBuilder
 from seg_eval.arms.completed import Completed
+from seg_eval.arms.gaps import Gaps
 from seg_eval.arms.kinds import Arm
 from seg_eval.arms.synthesisers import completed_file, read_run
 from seg_eval.report.outputs import page
@@ -63,7 +64,7 @@ def test_it_is_found_by_the_receipt_of_whoever_completed_the_case(toy_cohort, tm
     write_like(real, read(real).data + 5, out / real.name)
     tsem = f"{case.name}_flair_tsem.nii.gz"
     write_like(real, read(real).data, out / tsem, dtype=np.float32)
-    builder = ArmBuilder(tmp_path / "arms", None, ("t2f",), print)  # type: ignore[arg-type]
+    builder = ArmBuilder(tmp_path / "arms", None, Gaps(("t2f",)), print)  # type: ignore[arg-type]
     source = Completed("theirs", tmp_path / "theirs")
     arm = Arm("theirs", "synthetic", source=source)
     assert builder.maps(arm, case, "t2f") == {}
@@ -133,7 +134,7 @@ def test_an_arm_of_a_run_that_has_maps_is_completed_with_them(
         write_json(made.parent / f"{case.name}.receipt.json", {"targets": {"t2f": facts}})
 
     cohort = SimpleNamespace(folder=toy_cohort, test=[case])
-    builder = ArmBuilder(tmp_path / "arms", cohort, ("t2f",), complete)  # type: ignore[arg-type]
+    builder = ArmBuilder(tmp_path / "arms", cohort, Gaps(("t2f",)), complete)  # type: ignore[arg-type]
     arm = Arm("any", "synthetic", source=run)
     builder.build(arm)
     assert ["--explain" in words for words in commands] == [maps]
