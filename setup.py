@@ -59,6 +59,7 @@ setup(
         "gpu-cuda12": ["cupy-cuda12x>=14"],
         "score": ["lpips>=0.1.4"],
         "cluster": ["distributed>=2024.8"],
+        "tensorboard": ["tensorboard>=2.16"],  # which is shown a training's scalars
         "test": [
             "pytest>=8.3",
             "pytest-xdist>=3.6",

@@ -65,6 +65,9 @@ def add_train(commands: Any) -> None:
         "CPU, near by on CUDA")
     add("--work", type=Path, default=Path("work"), help="where runs are kept")
     add("--name", help="run folder name; default: says what it is")
+    add("--continue", dest="continued", metavar="RUN",
+        help="go on with this run, a name or a folder, as it was begun; --steps beside it may be "
+        "more than it had: a constant learning rate stays, a cosine's is that of the longer run")
     add("--from", type=Path, dest="start", metavar="RUN",
         help="learn the second stage alone, beside what this run, a name or a folder, has learnt "
         "(tsf, fgdl)")

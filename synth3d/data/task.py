@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from synth3d.cohort import Modality, parse_modality
+from synth3d.cohort import FEWEST, Modality, parse_modality
 from synth3d.settings import require
 
 
@@ -66,6 +66,24 @@ class Task:
     def guides(self) -> tuple[Modality, ...]:
         """The sources that are as they should be: all but the poor ones."""
         return tuple(name for name in self.sources if name not in self.poor)
+
+    def is_taught_by(self, has: Collection[Modality]) -> bool:
+        """Whether a case that has these sequences shows how targets are made.
+
+        It has all targets and a source that is none of them, if there is such a one; in mode
+        ``any`` two sequences of the list.
+        """
+        if self.mode == "any":
+            return len({*has} & {*self.targets}) >= FEWEST
+        return {*self.targets} <= {*has} and (not self.guides or bool({*self.guides} & {*has}))
+
+    @property
+    def lesson(self) -> str:
+        """What a case has by which it is taught, in words."""
+        if self.mode == "any":
+            return f"two of {'+'.join(self.targets)}"
+        guides = f" and one of {'+'.join(self.guides)}" if self.guides else ""
+        return f"{'+'.join(self.targets)}{guides}"
 
     def outlined_by(self, has: Collection[Modality]) -> tuple[Modality, ...]:
         """The sources that say where the brain is, in a case that has these sequences.

@@ -90,6 +90,7 @@ def do(item: Item, shared: Shared) -> str:
         log = item.folder / "train.log"
         if not item.trained and (failure := _run(train_command(item, shared), log, shared.threads)):
             return failure
+        (item.run / "resume.pt").unlink(missing_ok=True)  # a table's runs never grow
         log = item.folder / "score.log"
         if item.todo and (failure := _run(score_command(item, shared), log, shared.threads)):
             return failure

@@ -6,10 +6,18 @@ as ``config.json`` beside the weights and reruns the run.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from synth3d.cohort import ALL_MODALITIES, Modality, parse_modality
+from synth3d.cohort import (
+    ALL_MODALITIES,
+    Case,
+    Modality,
+    Splits,
+    draw_splits,
+    make_splits,
+    parse_modality,
+)
 from synth3d.data import DataConfig, DegradeConfig, MisalignConfig, Task
 from synth3d.errors import InputError
 from synth3d.frameworks import FRAMEWORKS, CouplingOptions, Framework, Options, TrainingPlan, build
@@ -224,6 +232,34 @@ def check_keys(keys: Iterable[str], framework: str) -> None:
                 f"{key} has no effect under train.framework={framework}; leave it away, or use "
                 f"train.framework={table}"
             )
+
+
+def split_for(task: Task | None, cases: Sequence[Case]) -> Splits:
+    """A split drawn by patient among the ``cases`` by which ``task`` is taught; says who is not.
+
+    Without a task among all.
+    """
+    if task is None:
+        return make_splits(cases)
+    splits, others = draw_splits(cases, lambda case: task.is_taught_by(case.images), task.lesson)
+    if others:
+        print(f"note: {others}; the split is drawn among these")
+    return splits
+
+
+def parse_thick(text: str) -> tuple[Modality, tuple[int, ...]]:
+    """Sequence and ratio of thick slices, (z, y, x), from ``flair=4,1,1``."""
+    name, _, numbers = text.partition("=")
+    try:
+        ratio = tuple(int(part) for part in numbers.split(","))
+    except ValueError:
+        ratio = ()
+    if len(ratio) != 3 or max(ratio) < 2:
+        raise InputError(
+            "--degraded wants a sequence and how much larger its voxels are, (z, y, x), as in "
+            f"flair=4,1,1, got {text!r}"
+        )
+    return parse_modality(name), ratio
 
 
 def sources_for(target: Modality) -> tuple[Modality, ...]:

@@ -46,12 +46,13 @@ from synth3d.images import grid
 from synth3d.machine import tuned, use_device
 from synth3d.models import Corrected, fit_regression
 from synth3d.training.config import RunConfig
+from synth3d.training.continuing import Recipe, note_recipe
 from synth3d.training.distributed import ALONE, Ranks
 from synth3d.training.record import Log, Record
 from synth3d.training.run_folder import leave_finished
 from synth3d.training.start import refuse_coupled, refuse_seen, segmenter_of
-from synth3d.training.stopping import Stop, stop_on_signals
 from synth3d.training.trainer import Trainer
+from synth3d.training.watch import Stop, stop_on_signals
 
 LOG_EVERY = 10
 BASE_BATCHES = 64
@@ -91,12 +92,14 @@ def train(
     data_folder: Path,
     run: Path,
     place: Place = Place(),
+    recipe: Recipe | None = None,
 ) -> Path | None:
     """Train in the folder ``run``, or go on with what a killed process left there.
 
     Of all ``cases`` only those named in ``splits.train`` are learnt from and only those in
-    ``splits.val`` are validated on; ``data_folder`` is for the record. Returns ``run``, finished;
-    or None where SIGTERM or SIGUSR1 asked to stop, and the state of that moment is kept.
+    ``splits.val`` are validated on; ``data_folder`` and ``recipe`` are for the record. Returns
+    ``run``, finished; or None where SIGTERM or SIGUSR1 asked to stop, and the state of that moment
+    is kept.
 
     Raises:
         InputError: No usable training case, or a bad file.
@@ -127,6 +130,8 @@ def train(
         _take_over(trainer)
         ranks.once(lambda: fill([checked, shelf], AT_ONCE))
         record.describe(splits, data_folder, thick)
+        if ranks.first:
+            note_recipe(run, recipe)
         record.describe_cases(shelf)
         if not _learn(record, shelf, checked, stop):
             print(f"stopped at step {trainer.step} by a signal; the same command goes on")

@@ -142,7 +142,7 @@ class Record:
     def finish(
         self, shelf: Shelf, data_folder: Path, remarks: tuple[list[str], dict[str, float]]
     ) -> None:
-        """Weights, then ``done.json``; the resume state is no longer needed."""
+        """Weights, then ``done.json``; the state stays, for whoever wants more steps."""
         if not self.writes:
             return
         trainer, run = self.trainer, self.run

@@ -18,18 +18,25 @@ from synth3d.cohort import (
     Splits,
     doubtful_patients,
     find_cases,
-    make_splits,
     parse_modality,
     read_splits,
     readings_of,
     refuse_twins,
 )
-from synth3d.data import LIMIT_GB, Store, check_workers
+from synth3d.data import LIMIT_GB, Store, Task, check_workers
 from synth3d.errors import InputError
 from synth3d.files import place
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, refuse_depth, suited
 from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
-from synth3d.training.config import RunConfig, build_framework, check_keys, sources_for
+from synth3d.training.config import (
+    RunConfig,
+    build_framework,
+    check_keys,
+    parse_thick,
+    sources_for,
+    split_for,
+)
+from synth3d.training.continuing import Recipe, again, grown, recipe_of
 from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
 from synth3d.training.loop import Place, cases_read, train
 from synth3d.training.recipes import read_recipe
@@ -76,6 +83,8 @@ class TrainRequest:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         work: Where runs are kept.
         name: Of the run folder; None says what it is.
+        continued: A run, by name or folder, to go on with as it was begun: nothing but ``steps``,
+            which may grow, device and places can be given beside it.
         start: A finished run whose second stage this one is: of Seq2Seq or tsf, whose encoder and
             decoder the fusion begins from, or of fgdl, whose synthesis the branch stands beside.
         cache: Folder of prepared cases; None is ``cache`` in ``work``.
@@ -84,7 +93,7 @@ class TrainRequest:
     """
 
     data: Path | None = None
-    splits: Path | None = None
+    splits: Path | Splits | None = None
     labels: str | None = None
     dim: str | None = None
     plane: str | None = None
@@ -106,6 +115,7 @@ class TrainRequest:
     device: str = "auto"
     work: Path = Path("work")
     name: str | None = None
+    continued: str | Path | None = None
     start: Path | None = None
     cache: Path | None = None
     cache_limit: float = LIMIT_GB
@@ -113,12 +123,15 @@ class TrainRequest:
 
 
 def find_cohort(
-    data: Path | None, splits: Path | None, work: Path
+    data: Path | None,
+    splits: Path | Splits | None,
+    work: Path,
+    task: Task | None = None,
 ) -> tuple[Path, list[Case], Splits]:
     """The cohort folder, its cases and the split by patient; phantoms when ``data`` is None.
 
     The first line printed says when phantoms are used. Without a splits file the split is
-    drawn from the patients' names with a fixed seed.
+    drawn from the patients' names with a fixed seed, among cases by which ``task`` is taught.
     """
     if data is None:
         folder = work / "phantom"
@@ -134,7 +147,8 @@ def find_cohort(
     cases = find_cases(folder)
     for sentence in doubtful_patients({case.name: case.patient for case in cases}):
         print(f"note: {sentence}", file=sys.stderr)
-    chosen = read_splits(splits, cases) if splits else make_splits(cases)
+    given = read_splits(splits, cases) if isinstance(splits, Path) else splits
+    chosen = given or split_for(task, cases)
     if data is not None:  # no two phantoms are alike
         refuse_twins(cases, chosen)
     return folder, cases, chosen
@@ -206,17 +220,7 @@ def _take_degraded(values: dict[str, Any], request: TrainRequest) -> None:
     """Into ``values``: the sequence that is restored, as the last source and the only target."""
     if request.degraded is None:
         return
-    name, _, numbers = request.degraded.partition("=")
-    try:
-        ratio = tuple(int(part) for part in numbers.split(","))
-    except ValueError:
-        ratio = ()
-    if len(ratio) != 3 or max(ratio) < 2:
-        raise InputError(
-            "--degraded wants a sequence and how much larger its voxels are, (z, y, x), as in "
-            f"flair=4,1,1, got {request.degraded!r}"
-        )
-    poor = parse_modality(name)
+    poor, ratio = parse_thick(request.degraded)
     if request.target and not _is_just(request.target, poor):
         raise InputError(
             f"--degraded {request.degraded} makes {poor} of itself and the others, and --target "
@@ -296,6 +300,7 @@ class _Order:
     folder: Path
     run: Path
     finished: bool = False
+    recipe: Recipe | None = None
 
 
 def train_run(request: TrainRequest) -> Path | None:
@@ -319,7 +324,7 @@ def train_run(request: TrainRequest) -> Path | None:
         cache = Store(request.cache or request.work / "cache", request.cache_limit)
         config, cases, splits = order.config, order.cases, order.splits
         place = Place(device, cache, ranks)
-        if train(config, cases, splits, order.folder, order.run, place) is None:
+        if train(config, cases, splits, order.folder, order.run, place, order.recipe) is None:
             return None
     if ranks.first:  # others need not see the folder
         done = read_done(order.run)
@@ -341,6 +346,7 @@ def _taught(cases: Sequence[Case], splits: Splits, mode: str) -> list[Modality]:
 
 def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     """All that is decided before anything is read; None for a dry run."""
+    request = again(request)
     config = resolve(request, device)
     given = [parse_assignment(text)[0] for text in request.assign]
     check_keys(given, config.train.framework)
@@ -361,11 +367,13 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     finished = request.name and (place(request.work / "runs", request.name) / "done.json").exists()
     if not (request.dry_run or finished):
         check_workers(config.task, config.data)
-    folder, cases, splits = find_cohort(request.data, request.splits, request.work)
+    folder, cases, splits = find_cohort(request.data, request.splits, request.work, config.task)
     config = resolve(request, device, _taught(cases, splits, config.mode))
     config = coupled(begun(config, request.start, request.steps))
-    print(f"recipe: {request.recipe or default_recipe(request.data, device, request.dim)}")
-    run = place(request.work / "runs", request.name or run_name(config, folder, splits))
+    recipe = request.recipe or default_recipe(request.data, device, request.dim)
+    print(f"recipe: {recipe}")
+    own = request.name or run_name(config, folder, splits)
+    run = Path(request.continued or place(request.work / "runs", own))
     print(
         f"{len(splits.train)} training, {len(splits.val)} validation, "
         f"{len(splits.test)} test cases (never trained on)"
@@ -376,8 +384,8 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
         print(json.dumps(to_plain(config), indent=2))
         print(f"would train in {run} on {device}")
         return None
-    check_same_run(run, config, folder, splits)
-    if (run / "done.json").exists():
+    check_same_run(run, config, folder, splits, grows=request.continued is not None)
+    if (run / "done.json").exists() and not grown(run, config):
         read_done(run)
         leave_finished(run)
         print(f"already trained: {run}")
@@ -387,4 +395,5 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     how = f"in {config.train.precision} on {device}"
     how += f" by {ranks.size} processes" if ranks.size > 1 else ""
     print(f"training {config.model.name} on {what} {how}: {run}")
-    return _Order(config, cases, splits, folder, run)
+    recipe = None if request.continued else recipe_of(recipe, request, config)
+    return _Order(config, cases, splits, folder, run, recipe=recipe)

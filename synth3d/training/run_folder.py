@@ -1,12 +1,13 @@
 """The run folder: what is in it, written in one piece, read without executing anything.
 
-``config.json`` the resolved configuration · ``cohort.json`` data folder and split ·
-``environment.json`` versions and commands · ``scales.json`` intensity scales of the training
-cases · ``roles.json`` what exchanged sequences look like · ``resume.pt`` state of a run under
-way · ``log.jsonl`` · ``weights.safetensors`` · ``registration.safetensors``, of fgdl, for runs that
-begin from this one · ``curves.png`` ``contact.png`` ``tensorboard/`` · ``done.json``, written last:
-a run without it is unfinished. An exported run (``synth3d.export``) has of this what synthesis
-needs, its weights under another name.
+``config.json`` the resolved configuration · ``recipe.json`` the recipe that it was begun with, and
+how many steps that has · ``cohort.json`` data folder and split · ``environment.json`` versions and
+commands · ``scales.json`` intensity scales of the training cases · ``roles.json`` what exchanged
+sequences look like · ``resume.pt`` state of the last checkpoint, by which a run goes on, a finished
+one to more steps · ``log.jsonl`` · ``weights.safetensors`` · ``registration.safetensors``, of fgdl,
+for runs that begin from this one · ``curves.png`` ``contact.png`` ``tensorboard/`` · ``done.json``,
+written last: a run without it is unfinished. An exported run (``synth3d.export``) has of this what
+synthesis needs, its weights under another name.
 """
 
 import contextlib
@@ -180,10 +181,13 @@ def run_name(config: RunConfig, folder: Path, splits: Splits) -> str:
     return f"{made}-{plain(folder.resolve().name)}-{digest}"
 
 
-def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -> None:
+def check_same_run(
+    run: Path, config: RunConfig, folder: Path, splits: Splits, grows: bool = False
+) -> None:
     """Refuse to go on with a folder that another configuration, cohort or split began.
 
-    Going on with another split would mix its test cases into what the weights have seen.
+    Going on with another split would mix its test cases into what the weights have seen. Where it
+    ``grows``, the number of steps may be another.
     """
     if not (run / "config.json").exists():
         return
@@ -192,14 +196,18 @@ def check_same_run(run: Path, config: RunConfig, folder: Path, splits: Splits) -
         cohort = {side: list(getattr(splits, side)) for side in ("train", "val", "test")}
         now |= flatten(cohort | {"data_folder": str(folder.resolve())}, "cohort")
         told = read_object(run / "cohort.json")
-        for key in ("seen_before", "coupled"):  # follow from hashes in the configuration
+        # What follows from hashes in the configuration, or from the cases.
+        for key in ("seen_before", "coupled", "left_out_thick"):
             told.pop(key, None)
         before |= flatten(told, "cohort")
     differ = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if grows:
+        differ = [key for key in differ if key != "train.steps"]
     if differ:
+        longer = f"; for more steps there is --continue {run} --steps N"
         raise InputError(
-            f"the run {run} was begun with other settings ({', '.join(differ)}); "
-            "choose another --name or give the settings it had"
+            f"the run {run} was begun with other settings ({', '.join(differ)}); choose another "
+            f"--name or give the settings it had{longer if differ == ['train.steps'] else ''}"
         )
 
 
@@ -275,8 +283,8 @@ def read_done(run: Path) -> dict[str, Any]:
 
 
 def leave_finished(run: Path) -> None:
-    """Remove what a process leaves that is killed between the end of a run and its tidying up."""
-    for path in (run / "resume.pt", *run.glob(".partial-*")):
+    """Remove what a process leaves that is killed while it writes; the state stays, for growth."""
+    for path in run.glob(".partial-*"):
         with contextlib.suppress(OSError):
             path.unlink()
 
@@ -289,7 +297,9 @@ def load_run(run: Path) -> Run:
     """
     config = read_config(run)
     if not (run / "done.json").is_file():
-        raise InputError(f"the run {run} is not finished; run its training command again")
+        raise InputError(
+            f"the run {run} is not finished; synth3d train --continue {run} goes on with it"
+        )
     done = read_done(run)
     weights = weights_file(run)
     framework = build_framework(config, training=False)

@@ -1,18 +1,24 @@
-"""Processes that end together: each says that it is alive, and looks after the one before it.
+"""What ends a training from outside: a signal to stop, or another process of it that is gone.
 
-A killed process, a node that is gone or a network that is cut shows in a connection that breaks,
-but not always and not soon: NCCL waits for minutes. So a thread of each process counts up a number
-in a store that all reach, and sees whether its neighbour's rises.
+SIGTERM and SIGUSR1 are what schedulers send when time is up; the training stops after its step.
+
+Processes end together: each says that it is alive, and looks after the one before it. A killed
+process, a node that is gone or a network that is cut shows in a connection that breaks, but not
+always and not soon: NCCL waits for minutes. So a thread of each process counts up a number in a
+store that all reach, and sees whether its neighbour's rises.
 """
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 BEAT = 1.0
 """Seconds between two signs of life."""
 SILENCE = 18.0
@@ -85,3 +91,30 @@ class Watch:
                 flush=True,
             )
         os._exit(2)
+
+
+@dataclass
+class Stop:
+    """Whether this process was ``asked`` to stop."""
+
+    asked: bool = False
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """In the block those signals only ask; afterwards they mean what they did before.
+
+    Only the main thread can be told; in others they mean what they always do.
+    """
+    stop, before = Stop(), {}
+
+    def ask(*_: object) -> None:
+        stop.asked = True
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, ask) for number in SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

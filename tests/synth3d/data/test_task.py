@@ -118,3 +118,21 @@ def test_grids_that_differ_are_refused_and_a_label_is_unknown_until_given():
     batch = Batch(torch.zeros(1, 1, 2, 3, 4), torch.zeros(1, 1, 2, 3, 4), mask, mask, mask)
     assert batch.label.shape == (1, 1, 2, 3, 4)
     assert np.unique(batch.to("cpu").label).tolist() == [-1]
+
+
+@pytest.mark.parametrize(
+    ("has", "sources", "targets", "mode", "taught"),
+    [
+        (["t1n", "t2f"], ["t1n", "t1c"], ["t2f"], "fixed", True),
+        (["t2f"], ["t1n", "t1c"], ["t2f"], "fixed", False),  # made from nothing
+        (["t1n", "t1c"], ["t1n", "t1c"], ["t2f"], "fixed", False),  # nothing to compare with
+        (["t1n", "t2f"], ["t1n", "t2f"], ["t1n", "t2f"], "any", True),
+        (["t1n", "pd"], ["t1n", "t2f"], ["t1n", "t2f"], "any", False),
+    ],
+)
+def test_by_whom_a_task_is_taught(has, sources, targets, mode, taught):
+    assert Task(3, tuple(sources), tuple(targets), mode).is_taught_by(has) is taught
+
+
+def test_what_restores_itself_alone_is_taught_by_itself():
+    assert Task(3, ("t2f",), ("t2f",), poor=("t2f",), ratio=(4, 1, 1)).is_taught_by(["t2f"])

@@ -10,7 +10,7 @@ import torch
 
 from synth3d.cli import build_parser, main
 from synth3d.cohort import find_cases
-from synth3d.cohort.splits import make_splits
+from synth3d.cohort.splits import make_splits, write_splits
 from synth3d.data.task import Task
 from synth3d.errors import InputError
 from synth3d.images.volumes import read_label, write_like
@@ -179,18 +179,24 @@ def test_any_takes_either_list_and_refuses_two_that_differ(tmp_path):
 
 def test_a_sequence_that_only_lone_images_show_is_left_out(phantom_cohort, tmp_path, capsys):
     data = shutil.copytree(phantom_cohort, tmp_path / "data")
-    first, *others = make_splits(find_cases(data)).train
+    splits = make_splits(find_cases(data))
+    write_splits(tmp_path / "splits.json", splits)
+    first, *others = splits.train
     for gone, names in (("t2f", others), ("t1[nc]", [first]), ("t2w", [first])):
         for name in names:
             for path in data.glob(f"{name}/*-{gone}.nii.gz"):
                 path.unlink()
     request = {"data": data, "work": tmp_path, "target": "any", "dry_run": True, **TINY}
+    request["splits"] = tmp_path / "splits.json"
     assert train_run(TrainRequest(**request)) is None
     said = capsys.readouterr().out
     assert "left out, in no training case beside another sequence: t2f" in said
     assert f"left out, no two of t1n/t1c/t2w: {first}" in said
     with pytest.raises(InputError, match=r"no training case with two of .* has t2f; say with"):
         train_run(TrainRequest(**request, sources="t1,t1ce,t2,flair"))
+    drawn = TrainRequest(**request | {"splits": None})
+    assert train_run(drawn) is None  # among cases by which something is taught
+    assert f"without {first}; the split is drawn among these" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("recipe", recipe_names())

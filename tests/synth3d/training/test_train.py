@@ -56,7 +56,7 @@ def test_a_finished_run_is_self_describing(undisturbed):
     names = {path.name for path in undisturbed.iterdir() if not path.name.startswith(".")}
     assert names - {"tensorboard"} == {
         "cohort.json", "config.json", "contact.png", "curves.png", "done.json",
-        "environment.json", "log.jsonl", "roles.json",
+        "environment.json", "log.jsonl", "resume.pt", "roles.json",
         "scales.json", "weights.safetensors",
     }  # fmt: skip
     done = json.loads((undisturbed / "done.json").read_text())
@@ -310,9 +310,9 @@ def test_a_removed_log_and_another_machine_do_no_harm_and_are_kept_in_mind(
     assert json.loads((run / "environment.json").read_text())["earlier"] == [other]
     assert sha256(run / "weights.safetensors") == sha256(undisturbed / "weights.safetensors")
     assert "psnr" in json.loads((run / "done.json").read_text())["validation"]
-    (run / "resume.pt").write_bytes(b"left by a kill at the last moment")
+    (run / ".partial-1-done.json").write_bytes(b"left by a kill at the last moment")
     assert go_on(root) == run
-    assert not (run / "resume.pt").exists()
+    assert not list(run.glob(".partial-*"))
     load_run(run)
     scales = run / "scales.json"
     scales.write_text(scales.read_text().replace("1", "2", 1))
