@@ -52,7 +52,7 @@ def write_preview(job: Job, layout: Layout, plumbing: bool = False) -> Path | No
     """
     if not job.make:
         return None
-    made = {m: read_unchecked(layout.image(job.case, m)) for m in job.make}
+    made: dict[Modality, Volume] = {m: read_unchecked(layout.image(job.case, m)) for m in job.make}
     first = made[job.make[0]]
     cuts = _Cuts(job, first)
     panels = [
@@ -140,10 +140,11 @@ def _most_of(mask: np.ndarray) -> list[int]:
 def _siblings(job: Job, first: Volume) -> Iterator[tuple[str, np.ndarray]]:
     """Name and volume, on the grid of ``first``, of each sequence that could be read."""
     images = job.readable.images
-    for modality in (m for m in ALL_MODALITIES if m in images):
-        title = NAMES[modality]
-        title = f"{title}, thick slices" if modality in job.restored else title
-        yield title, resample_within(read_unchecked(images[modality]), first.grid).data
+    for modality in ALL_MODALITIES:
+        if modality in images:
+            title = NAMES[modality]
+            title = f"{title}, thick slices" if modality in job.restored else title
+            yield title, resample_within(read_unchecked(images[modality]), first.grid).data
 
 
 def _uncertainty(job: Job, layout: Layout, modality: Modality) -> Iterator[tuple[str, Path]]:
