@@ -13,7 +13,7 @@ PYTHON_GPU ?= $(BIN)/python
 export OMP_WAIT_POLICY ?= passive
 export MPLBACKEND ?= agg
 
-.PHONY: help demo test test-full lint browser bench bench-layers bench-networks bench-cohort gpu-check clean
+.PHONY: help demo test test-full lint browser viewer bench bench-layers bench-networks bench-cohort gpu-check clean
 
 help:
 	@echo "make demo       phantom cohort -> AGI-Net -> nnU-Net -> Dice-recovery table (12 min, 2 cores)"
@@ -66,10 +66,14 @@ endef
 browser:
 	@$(if $(CHROMIUM),true,$(install_chromium))
 
-test: lint browser
+# With NiiVue a case in 3-D is tried, too; without a network that test is skipped and says why.
+viewer: $(INSTALLED)
+	@$(BIN)/seg_eval fetch-viewer >/dev/null || true
+
+test: lint browser viewer
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadscope
 
-test-full: lint browser
+test-full: lint browser viewer
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 # ARGS goes to both (--quick); what fits one alone (--only, --json) to its own target.

@@ -28,7 +28,7 @@ setup(
     ),
     package_data={
         "cuda_ops": ["*.cu", "py.typed"],
-        "synth3d": ["*.toml", "*/*.toml", "training/recipes/*.toml", "py.typed"],
+        "synth3d": ["*.toml", "*/*.toml", "training/recipes/*.toml", "*/*/*.j2", "py.typed"],
         "nnunet_plans": ["plans/*.json", "py.typed"],
         "seg_eval": ["report/words/*", "py.typed"],
     },

@@ -1,4 +1,5 @@
-"""The command ``seg_eval``: run · report · power · curve · paths · export-segmenter.
+"""The command ``seg_eval``: run · report · power · curve · paths · fetch-viewer ·
+export-segmenter.
 
 Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be used,
 130 interrupted. Everything heavy is imported inside the commands, so ``--help`` is instant; below
@@ -107,6 +108,12 @@ def build_parser() -> argparse.ArgumentParser:
     told = "folder of a trained preset: WORK/segmenters/NAME/PRESET"
     paths.add_argument("--segmenter", type=Path, help=told)
     paths.set_defaults(command=_paths)
+    told = "NiiVue, with which reports show cases in 3-D, once for this machine (6.8 MB from "
+    told += "registry.npmjs.org); seg_eval report then makes the pages of what is finished"
+    fetch = commands.add_parser("fetch-viewer", help=told, description=told)
+    told = "the package where it is here already, as npm pack @niivue/niivue@0.69.0 writes it"
+    fetch.add_argument("package", type=Path, nargs="?", metavar="PACKAGE", help=told)
+    fetch.set_defaults(command=_fetch_viewer)
     _add_export(commands, raw)
     return parser
 
@@ -237,6 +244,13 @@ def _report(args: argparse.Namespace) -> int:
     from seg_eval.evaluation import report
 
     report(args.experiment)
+    return 0
+
+
+def _fetch_viewer(args: argparse.Namespace) -> int:
+    from seg_eval.report import keep_script
+
+    print(keep_script(args.package))
     return 0
 
 

@@ -1,6 +1,7 @@
-"""Pictures of a run, to be looked at: loss and validation curves, contact sheet of a case."""
+"""Pictures to be looked at: curves of a run, contact sheet and preview of a case, scores."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def draw_contact_sheet(
     """
     plt = _pyplot()
     outlined = tumour if tumour is not None and tumour.any() else None
-    box = _box(brain)
+    box = box_of(brain)
     # Flips that put superior and anterior up and the patient's right on the left.
     flips = affine[2, 2] < 0, affine[1, 1] < 0, affine[0, 0] > 0
     turn = tuple(slice(None, None, -1 if flip else None) for flip in flips)
@@ -99,6 +100,96 @@ def draw_contact_sheet(
     for axis, plane in zip(axes[:, 0], ("axial", "coronal", "sagittal"), strict=True):
         axis.set_ylabel(plane, fontsize=9)
     _save(figure, path)
+
+
+MADE = "#E69F00"
+"""Of what was not acquired, on black."""
+AT_LEFT = {"axial": "R", "coronal": "R", "sagittal": "A"}
+"""What of the patient is at the left of a picture that hangs as radiologists hang it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """A column of a preview: one volume, cut once in each plane.
+
+    Attributes:
+        title: What it shows.
+        kind: Below the title; of what was made it stands in every picture, too.
+        slices: One for each plane, (rows, columns), the first row on top.
+        limits: Intensities that are black and white.
+        made: Whether it is no acquired picture, and has to be marked.
+        overlay: Slices of a map over it, 0 unseen and 1 brightest.
+    """
+
+    title: str
+    kind: str
+    slices: Sequence[np.ndarray]
+    limits: tuple[float, float]
+    made: bool = False
+    overlay: Sequence[np.ndarray] | None = None
+
+
+def draw_preview(
+    panels: Sequence[Panel],
+    edges_mm: Mapping[str, tuple[float, float]],
+    title: str,
+    note: str,
+    path: Path,
+) -> None:
+    """A case to be looked at: planes downwards, panels across, all at one scale in millimetres.
+
+    ``edges_mm`` are planes of ``AT_LEFT`` → edges of a pixel, rows and columns, in mm; ``title``
+    stands above, ``note`` below. Draws in any thread.
+    """
+    from matplotlib.figure import Figure
+
+    sizes = [
+        (rows * edge[0], columns * edge[1])
+        for (rows, columns), edge in zip(
+            (each.shape for each in panels[0].slices), edges_mm.values(), strict=True
+        )
+    ]
+    cell, left, top, bottom, gap = 1.75, 0.3, 0.85, 0.3, 0.05
+    inches = cell / max(width for _, width in sizes)
+    width = max(left + len(panels) * (cell + gap), 4.8)
+    height = top + sum(rows * inches + gap for rows, _ in sizes) + bottom
+    figure = Figure(figsize=(width, height), facecolor="black")
+    line = {"color": "white", "va": "center", "parse_math": False}
+    figure.text(left / width, 1 - 0.2 / height, title, fontsize=11, **line)
+    figure.text(left / width, 0.15 / height, note, fontsize=8, **line)
+    for number, panel in enumerate(panels):
+        x, y = left + number * (cell + gap), height - top
+        about: Any = line | {"ha": "center", "color": MADE if panel.made else "white"}
+        middle = (x + cell / 2) / width
+        figure.text(middle, 1 - 0.5 / height, panel.title, fontsize=9, **about)
+        figure.text(middle, 1 - 0.7 / height, panel.kind, fontsize=8, **about)
+        for plane, (name, (rows, columns)) in enumerate(zip(edges_mm, sizes, strict=True)):
+            y -= rows * inches
+            place = x + (cell - columns * inches) / 2, y, columns * inches, rows * inches
+            box = [value / (width, height)[i % 2] for i, value in enumerate(place)]
+            axis = figure.add_axes((box[0], box[1], box[2], box[3]))
+            _show_panel(axis, panel, plane)
+            if not number:
+                at = (y + rows * inches / 2) / height
+                figure.text(0.12 / width, at, name, fontsize=8, rotation=90, ha="center", **line)
+                axis.text(0.01, 0.5, AT_LEFT[name], fontsize=8, transform=axis.transAxes, **line)
+            y -= gap
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Description": note})
+
+
+def _show_panel(axis: Any, panel: Panel, plane: int) -> None:
+    """One picture, its map and, if it was made, its mark."""
+    low, high = panel.limits
+    axis.imshow(panel.slices[plane], "gray", vmin=low, vmax=high, aspect="auto")
+    if panel.overlay is not None:
+        shown = np.clip(panel.overlay[plane], 0, 1)
+        axis.imshow(shown, "inferno", vmin=0, vmax=1, alpha=0.85 * np.sqrt(shown), aspect="auto")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_color(MADE if panel.made else "black")
+    if panel.made:
+        how = {"color": MADE, "fontsize": 7, "ha": "right", "va": "bottom"}
+        axis.text(0.98, 0.02, "synthetic", transform=axis.transAxes, **how)
 
 
 def draw_scores(panels: Mapping[str, Sequence[tuple[str, Any, Any, Any]]], path: Path) -> None:
@@ -249,7 +340,7 @@ def _drawn(values: Sequence[float]) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _box(brain: np.ndarray, margin: int = 2) -> tuple[slice, ...]:
+def box_of(brain: np.ndarray, margin: int = 2) -> tuple[slice, ...]:
     """What is to be shown along (z, y, x): the brain with a margin, or all where there is none."""
     where = np.argwhere(brain if brain.any() else np.ones_like(brain))
     low, high = where.min(0) - margin, where.max(0) + 1 + margin

@@ -54,7 +54,7 @@ DOORS = {
     "dynamic_network_architectures": {"synth3d/losses/segmentation.py"},
     "sklearn": {"seg_eval/arms/baselines.py"},
     "lpips": {"synth3d/scoring/lpips.py"},
-    "jinja2": {"seg_eval/report/page.py"},
+    "jinja2": {"seg_eval/report/page.py", "synth3d/completion/gallery/index.py"},
     "PIL": {"seg_eval/report/slices.py"},
     "matplotlib": {"synth3d/pictures.py", "seg_eval/report/pictures.py"},
 }  # fmt: skip

@@ -372,6 +372,7 @@ def completion(
     of what was made, or ``restore``. What is to be restored is there, with thick slices.
     """
     command = ["complete", *by, "--data", str(data), "--out", str(out)]
+    command += ["--no-previews"]  # the report has pictures of its own
     flag = "--restore" if how == "restore" else "--missing"
     named = [word for modality in missing for word in (flag, modality)]
     maps = {"explain": ["--explain", "maps"], "uncertain": ["--uncertainty"]}

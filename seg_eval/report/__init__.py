@@ -11,9 +11,11 @@ from seg_eval.report.outputs import (
     write_outputs,
 )
 from seg_eval.report.power import render_power
+from seg_eval.report.solid import keep_script
 
 __all__ = [
     "OUTPUTS",
+    "keep_script",
     "read_summary",
     "rebuild",
     "render",

@@ -33,9 +33,9 @@ from seg_eval.report.pictures import (
     error_and_loss,
 )
 from seg_eval.report.record import caveats_of, hashes, versions
-from seg_eval.report.slices import ERROR_COLOURS, LARGEST_ERROR
+from seg_eval.report.solid import write_solid_pages
 from seg_eval.report.transfer import read_transfers
-from seg_eval.report.viewer import describe_view, fit_views
+from seg_eval.report.viewer import page
 from seg_eval.report.volumes import CaseFiles, CaseVolumes
 from seg_eval.scoring import IMAGE_SCORES, Score, counted
 from synth3d.cohort import Case, Modality
@@ -109,7 +109,8 @@ def write_outputs(
     write_json(folder / VOLUMES, [asdict(each) for each in files])
     volumes = [each.load(folder) for each in files]
     summary["pictures"] = _draw(folder, summary, used, images, volumes)
-    write_text(folder / "report.html", page(summary, scores, images, volumes))
+    links = write_solid_pages(folder, summary, volumes)
+    write_text(folder / "report.html", page(summary, scores, images, volumes, solid=links))
     write_text(folder / "report.md", fill("report.md.j2", describe(summary, scores, images)))
     write_json(folder / "summary.json", summary)
     return summary
@@ -121,7 +122,7 @@ def _note(experiment: Experiment, arms: Sequence[Arm]) -> str:
 
 
 def rebuild(folder: Path) -> str:
-    """Write ``report.html`` and ``report.md`` of a finished experiment anew; the Markdown.
+    """Write ``report.html``, ``report.md`` and ``3d/`` of a finished experiment anew; the Markdown.
 
     Where the volumes of a case are gone, the page has no slices of it and says so.
 
@@ -137,7 +138,8 @@ def rebuild(folder: Path) -> str:
         images = _read_rows(folder / "image_scores.csv", columns)
         volumes, gone = _read_volumes(folder, summary)
         text = fill("report.md.j2", describe(summary, scores, images))
-        html = page(summary, scores, images, volumes, gone)
+        links = write_solid_pages(folder, summary, volumes)
+        html = page(summary, scores, images, volumes, gone, links)
     except InputError:
         raise
     except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
@@ -178,34 +180,6 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
 
 def _damaged(folder: Path, why: str) -> InputError:
     return InputError(f"{folder} is damaged or of another version: {why}; run the experiment again")
-
-
-def page(
-    summary: Summary,
-    scores: Sequence[Score],
-    images: Sequence[Mapping[str, Any]],
-    cases: Sequence[CaseVolumes],
-    gone: Sequence[str] = (),
-) -> str:
-    """The text of ``report.html``.
-
-    Args:
-        summary: As in ``summary.json``.
-        scores: All rows of ``results.csv``.
-        images: All rows of ``image_scores.csv``.
-        cases: Shown as slices, by their role; may be empty.
-        gone: Names of cases that should be shown and whose volumes cannot be read.
-    """
-    views, note = fit_views(cases, summary)
-    if gone:
-        note = f"{note} {say('volumes_gone', cases=list(dict.fromkeys(gone)))}".strip()
-    context = describe(summary, scores, images) | {
-        "views": [describe_view(view, summary) for view in views],
-        "view_note": note,
-        "error_colours": ERROR_COLOURS,
-        "largest_error": LARGEST_ERROR,
-    }
-    return fill("report.html.j2", context)
 
 
 def render(summary: Summary) -> str:

@@ -34,20 +34,27 @@ def say(name: str, /, **values: Any) -> str:
 
 
 def fill(template: str, context: Mapping[str, Any]) -> str:
-    """A page of ``words/``; one that ends in ``.html.j2`` gets style and script, and is escaped."""
+    """A page of ``words/``; one that ends in ``.html.j2`` gets style and script, and is escaped.
+
+    A script in ``context`` takes the place of the report's.
+    """
     is_html = template.endswith(".html.j2")
     page = _environment(is_html).get_template(template)
     if not is_html:
         return markdown_page(page.render(context))
     script = (WORDS / "page.js").read_text("utf-8")
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    text = page.render(
-        context,
-        style=Markup((WORDS / "page.css").read_text("utf-8")),
-        script=Markup(script),
-        script_hash=base64.b64encode(digest).decode("ascii"),
-    )
+    own = {
+        "style": Markup((WORDS / "page.css").read_text("utf-8")),
+        "script": Markup(script),
+        "script_hash": digest_of(script),
+    }
+    text = page.render(own | dict(context))
     return html_page(text)
+
+
+def digest_of(script: str) -> str:
+    """The SHA-256 of an inline script as a content policy names it, in base64."""
+    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
 
 
 def table(name: str, /, **values: Any) -> dict[str, Any] | None:

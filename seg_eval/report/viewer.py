@@ -1,15 +1,28 @@
-"""The report's linked slice views: which cases, arms and panels, within a budget of bytes."""
+"""The report's page and its linked slice views: which cases, arms and panels.
+
+Views of slices keep within a budget of bytes.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from seg_eval.arms import ARM_KINDS, floor_of
-from seg_eval.report.context import asked
-from seg_eval.report.page import number, say
+from seg_eval.report.context import Summary, asked, describe
+from seg_eval.report.page import fill, number, say
 from seg_eval.report.pictures import short_name
-from seg_eval.report.slices import LAYERS, Limits, Outlines, Plane, agreement, draw_planes
+from seg_eval.report.slices import (
+    ERROR_COLOURS,
+    LARGEST_ERROR,
+    LAYERS,
+    Limits,
+    Outlines,
+    Plane,
+    agreement,
+    draw_planes,
+)
 from seg_eval.report.volumes import CaseVolumes
+from seg_eval.scoring import Score
 
 BUDGET = 18_000_000
 """Bytes of all slice views of one file at most; the rest is seldom a tenth of that."""
@@ -41,11 +54,44 @@ class View:
         return sum(map(len, texts))
 
 
+def page(
+    summary: Summary,
+    scores: Sequence[Score],
+    images: Sequence[Mapping[str, Any]],
+    cases: Sequence[CaseVolumes],
+    gone: Sequence[str] = (),
+    solid: Mapping[tuple[str, str], str] | None = None,
+) -> str:
+    """The text of ``report.html``.
+
+    Args:
+        summary: As in ``summary.json``.
+        scores: All rows of ``results.csv``.
+        images: All rows of ``image_scores.csv``.
+        cases: Shown as slices, by their role; may be empty.
+        gone: Names of cases that should be shown and whose volumes cannot be read.
+        solid: Where the pages of cases in 3-D are, by case and modality.
+    """
+    views, note = fit_views(cases, summary)
+    if gone:
+        note = f"{note} {say('volumes_gone', cases=list(dict.fromkeys(gone)))}".strip()
+    if views and not solid:
+        note = f"{note} {say('solid_absent')}"
+    context = describe(summary, scores, images) | {
+        "views": [describe_view(view, summary) for view in views],
+        "view_note": note,
+        "solid": solid or {},
+        "error_colours": ERROR_COLOURS,
+        "largest_error": LARGEST_ERROR,
+    }
+    return fill("report.html.j2", context)
+
+
 def fit_views(cases: Sequence[CaseVolumes], summary: Mapping[str, Any]) -> tuple[list[View], str]:
     """Slice views of all cases within the budget, and a note on what it cost."""
     ranked = sorted(cases, key=lambda case: ROLES.index(case.role))
     known: list[Outlines] = [{} for _ in ranked]
-    shown = [(case, _shown(case, summary)) for case in ranked]
+    shown = [(case, shown_arms(case, summary)) for case in ranked]
     views: list[View] = []
     if not shown:
         return views, ""
@@ -62,8 +108,8 @@ def fit_views(cases: Sequence[CaseVolumes], summary: Mapping[str, Any]) -> tuple
     return views, say("views_too_large", count=len(shown) - len(views))
 
 
-def _shown(case: CaseVolumes, summary: Mapping[str, Any]) -> list[str]:
-    """The arms of ``case`` that its view shows: full, floor, what was asked, what is better."""
+def shown_arms(case: CaseVolumes, summary: Mapping[str, Any]) -> list[str]:
+    """The arms of ``case`` that its views show: full, floor, what was asked, what is better."""
     kinds = {arm["name"]: ARM_KINDS[arm["kind"]] for arm in summary["arms"]}
     ends = ("full", floor_of(bool(asked(summary)["degraded"])))
     fixed = [name for kind in ends for name in case.arms if kinds[name].name == kind]

@@ -83,6 +83,8 @@ def _add_machines(add: Flags) -> None:
         help="of the cases in the order of their names every N-th from the K-th, for job arrays")
     add("--retry-failed", action="store_true",
         help="try again what failed before with the same files and the same run")
+    add("--no-previews", action="store_false", dest="previews",
+        help="draw neither a picture of each case nor index.html, which shows them all")
     add("--threads", type=int,
         help="CPU threads; default: all cores, shared among the workers; a Dask worker's own")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")

@@ -18,8 +18,8 @@ BIDS_VERSION = "1.10.0"
 """Of the specification that names, links and this description follow."""
 
 IGNORED = (
-    "receipts/", ".locks/", "failed/", "explanations/", "contributions.*", "cohort.json",
-    "verified.json",
+    "receipts/", ".locks/", "failed/", "explanations/", "previews/", "contributions.*",
+    "cohort.json", "verified.json", "index.html",
 )  # fmt: skip
 """What a validator should not look at: ours, not BIDS's."""
 

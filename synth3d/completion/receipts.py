@@ -42,6 +42,9 @@ MAPS, TABLES = ("tsem", "spread", "interval"), ("routing",)
 EXPLANATIONS = "explanations"
 """Their folder where they are not beside the images."""
 
+PREVIEWS = "previews"
+"""Likewise of the pictures that show what was made."""
+
 CONTRIBUTIONS = ("contributions.json", "contributions.csv", "contributions.png")
 """What a run weighs its sources by, for the whole cohort: the first proves the others."""
 
@@ -105,6 +108,12 @@ class Layout:
         folder = case.name if self.format == "brats" else EXPLANATIONS
         return place(self.out, folder, f"{case.name}.{name}{ending}")
 
+    def preview(self, name: str) -> Path:
+        """The picture that shows what was made of the case of this name."""
+        if self.format == "brats":
+            return place(self.out, name, f"{name}.preview.png")
+        return place(self.out, PREVIEWS, f"{name}.png")
+
     def label(self, case: Case) -> Path | None:
         """Where the segmentation belongs; None where there is none or the format has no place."""
         if case.label is None or self.format in ("nnunet", "bids"):
@@ -119,8 +128,12 @@ class Layout:
 
     def receipt(self, case: Case) -> Path:
         """The receipt of ``case``."""
-        folder = case.name if self.format == "brats" else "receipts"
-        return place(self.out, folder, f"{case.name}.receipt.json")
+        return self.receipt_of(case.name)
+
+    def receipt_of(self, name: str) -> Path:
+        """The receipt of the case of this name."""
+        folder = name if self.format == "brats" else "receipts"
+        return place(self.out, folder, f"{name}.receipt.json")
 
     def marker(self, case: Case) -> Path:
         """The hidden file that is there while the case is being written."""

@@ -57,6 +57,7 @@ class CompleteRequest:
         part: ``3/20``: of the cases in the order of their names the third and every twentieth after
             it, so that 20 jobs of an array share a cohort.
         retry_failed: Try again what failed before with the same files and the same run.
+        previews: Draw a picture of each case that is made, and the page ``index.html`` of all.
         threads: CPU threads of each worker; None is all cores, shared among the workers, or what a
             Dask worker has.
         work: Where runs are kept, in its folder ``runs``.
@@ -91,6 +92,7 @@ class CompleteRequest:
     dask: str | None = None
     part: str | None = None
     retry_failed: bool = False
+    previews: bool = True
     threads: int | None = None
     device: str = "auto"
     work: Path = Path("work")

@@ -22,6 +22,7 @@ from synth3d.completion.calibration import calibration_of
 from synth3d.completion.case import Begun
 from synth3d.completion.derivative import write_description
 from synth3d.completion.explained import contributions_in_the_way, write_contributions
+from synth3d.completion.gallery import draw_missing_preview, write_index
 from synth3d.completion.loading import forget_makers, maker_of
 from synth3d.completion.plan import Job, plan
 from synth3d.completion.receipts import Layout, write_dataset_json
@@ -96,7 +97,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
                 print("\n".join([*(job.text for job in jobs), *_remarks(request, jobs)]))
                 return [_completed(job, "planned", layout) for job in jobs]
             _write_about(request, jobs, names)
-            states = _work(request, maker, jobs, pool)
+            states = _work_and_show(request, maker, jobs, pool)
             if request.explain == "all":
                 write_contributions(request, maker)
     except process.BrokenProcessPool as error:
@@ -186,6 +187,17 @@ def _completed(job: Job, state: str, layout: Layout) -> Completed:
     return Completed(job.case.name, state, job.make, paths, layout.receipt(job.case))
 
 
+def _work_and_show(
+    request: CompleteRequest, identity: str, jobs: Sequence[Job], pool: Executor
+) -> dict[str, str]:
+    """As :func:`_work`; then the page that shows all cases, also where some were bad."""
+    try:
+        return _work(request, identity, jobs, pool)
+    finally:
+        if request.previews and (page := write_index(request.layout)):
+            print(f"to look at: {page}")
+
+
 def _work(
     request: CompleteRequest, identity: str, jobs: Sequence[Job], pool: Executor
 ) -> dict[str, str]:
@@ -198,6 +210,8 @@ def _work(
             for path in job.outputs(request.layout)[0] if request.read_only else ():
                 protect(path)
             forget_failure(request.out, job.case.name)
+            if request.previews:
+                draw_missing_preview(job, request.layout, request.plumbing)
         elif fault := "" if request.retry_failed else failure_of(request.out, job):
             failed.append(f"case {job.case.name} failed before, --retry-failed tries it: {fault}")
         else:

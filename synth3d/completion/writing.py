@@ -20,6 +20,7 @@ from synth3d.completion.explained import (
     maps_of_made,
     write_routing,
 )
+from synth3d.completion.gallery import forget_preview, write_preview
 from synth3d.completion.made import Made
 from synth3d.completion.plan import Job
 from synth3d.completion.receipts import FORMAT, NOTICE, is_calibrated
@@ -51,6 +52,7 @@ def write_case(
     started, case, layout = time.monotonic(), job.case, request.layout
     marker, receipt = layout.marker(case), layout.receipt(case)
     forget_explanations(layout, case)
+    forget_preview(job, layout)
     write_json(marker, job.identity)
     receipt.unlink(missing_ok=True)
     kept, targets = job.outputs(layout)
@@ -66,8 +68,10 @@ def write_case(
     for modality, path in targets.items():
         files += _write_made(job, modality, made[modality], path, maker, request)
     files += write_routing(job, made, layout)
-    written = {path.name for path in (*files, receipt, marker)}
-    for folder in {path.parent for path in (*files, receipt)}:
+    preview = write_preview(job, layout, request.plumbing) if request.previews else None
+    there = [path for path in (*files, receipt, preview) if path is not None]
+    written = {path.name for path in (*there, marker)}
+    for folder in {path.parent for path in there}:
         sweep(folder, written)  # of a process that was killed at this case
     proof = {
         "format": FORMAT,

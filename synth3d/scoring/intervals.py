@@ -134,6 +134,8 @@ class Crossed:
             joint = np.logical_and.reduce([each.all(2) for each in known])[..., None]
             known = [np.broadcast_to(joint, each.shape) for each in known]
         count = self._by_patient(known[0]).sum(2)
+        if not count.any():
+            raise ValueError("expected a denominator other than 0")
         there = np.ix_(count.any(1), count.any(0))
         fixed = self.over == "patients" or len(there[1][0]) < FEWEST_TRAININGS
         above, below, apart = [], [], []

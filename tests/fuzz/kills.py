@@ -69,7 +69,7 @@ class Program:
 PROGRAMS = {
     "train": Program(_train, ("done.json", "log.jsonl", "environment.json", "curves.png"),
                      "nothing"),
-    "complete": Program(_complete, ("receipt.json",), "out/*/*.receipt.json"),
+    "complete": Program(_complete, ("receipt.json", "index.html"), "out/*/*.receipt.json"),
     "seg_eval": Program(_experiment, ("summary.json", "times.json", "commands.json", "arm.json",
                                       "report.html", "report.md", "case_files.json",
                                       "segmenters.json"), "eval/toy/*/*/*/*.nii.gz"),

@@ -5,7 +5,14 @@ import pytest
 from matplotlib import image
 from matplotlib.figure import Figure
 
-from synth3d.pictures import draw_contact_sheet, draw_contributions, draw_curves, draw_levels
+from synth3d.pictures import (
+    Panel,
+    draw_contact_sheet,
+    draw_contributions,
+    draw_curves,
+    draw_levels,
+    draw_preview,
+)
 
 
 @pytest.fixture
@@ -68,3 +75,22 @@ def test_a_contact_sheet_has_a_column_for_every_panel(tmp_path):
             )
         widths.append(image.imread(tmp_path / "sheet.png").shape[1])
     assert widths[1] > 1.5 * widths[0]
+
+
+def test_a_preview_marks_what_was_made_and_nothing_else(tmp_path):
+    """Coloured are frames and words of the made panels alone; thick slices keep their height."""
+    cut = np.random.default_rng(1).random((10, 20))
+    slices = [cut, cut[:4], cut[:4]]
+    edges = {"axial": (1.0, 1.0), "coronal": (5.0, 1.0), "sagittal": (5.0, 1.0)}
+    panels = [Panel("T1", "acquired", slices, (0, 1)), Panel("T2", "acquired", slices, (0, 1))]
+    panels.append(Panel("$x$", "synthetic", slices, (0, 1), made=True))
+    draw_preview(panels, edges, "case_$1$", "a note", tmp_path / "three.png")
+    shown = image.imread(tmp_path / "three.png")[..., :3]
+    coloured = np.argwhere(np.ptp(shown, axis=2) > 0.3)[:, 1] / shown.shape[1]
+    assert coloured.size
+    assert coloured.min() > 0.6
+    over = Panel("T2", "", slices, (0, 1), overlay=[np.ones_like(each) for each in slices])
+    draw_preview([*panels, over], edges, "case", "a note", tmp_path / "four.png")
+    wider = image.imread(tmp_path / "four.png")
+    assert wider.shape[1] > 1.2 * shown.shape[1]
+    assert wider.shape[0] == shown.shape[0]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from seg_eval.report.outputs import page as page_of
 from seg_eval.report.outputs import write_index
+from seg_eval.report.viewer import page as page_of
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

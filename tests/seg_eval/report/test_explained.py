@@ -11,8 +11,8 @@ from seg_eval.arms.completed import Completed
 from seg_eval.arms.gaps import Gaps
 from seg_eval.arms.kinds import Arm
 from seg_eval.arms.synthesisers import completed_file, read_run
-from seg_eval.report.outputs import page
 from seg_eval.report.slices import Limits, draw_planes
+from seg_eval.report.viewer import page
 from seg_eval.report.volumes import CaseFiles
 from synth3d.cohort import SCHEMES, find_cases
 from synth3d.files import read_json, write_json

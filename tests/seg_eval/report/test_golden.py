@@ -17,8 +17,9 @@ import pytest
 from seg_eval.analysis.verdict import Facts, RegionFacts, Rival, judge
 from seg_eval.arms.kinds import ARM_KINDS
 from seg_eval.report.context import asked
-from seg_eval.report.outputs import page, render, render_overview, write_index
+from seg_eval.report.outputs import render, render_overview, write_index
 from seg_eval.report.page import say
+from seg_eval.report.viewer import page
 from synth3d.scoring.intervals import Estimate
 
 GOLDEN = Path(__file__).with_name("golden")

@@ -12,10 +12,11 @@ from seg_eval.arms.kinds import ARM_KINDS, ArmKind
 from seg_eval.report import outputs, slices, viewer
 from seg_eval.report.charts import paired_dots, range_mark, scatter
 from seg_eval.report.context import citations, describe
-from seg_eval.report.outputs import page, read_summary, rebuild, render, write_index
+from seg_eval.report.outputs import read_summary, rebuild, render, write_index
 from seg_eval.report.page import figure, interval, number, p_value, share, signed, table
 from seg_eval.report.power import render_power
 from seg_eval.report.slices import Limits, outline
+from seg_eval.report.viewer import page
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 from seg_eval.scoring.scores import Score
 from synth3d.errors import InputError

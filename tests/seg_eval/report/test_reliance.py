@@ -7,7 +7,8 @@ import pytest
 
 from seg_eval.analysis import tell_uncertainty
 from seg_eval.report.charts import risk_coverage
-from seg_eval.report.outputs import page, render
+from seg_eval.report.outputs import render
+from seg_eval.report.viewer import page
 from tests.seg_eval.report.conftest import PRIMARY
 
 

@@ -69,8 +69,9 @@ def test_only_what_was_made_is_written_under_derivative_names(made):
         f"{stem}_desc-synth_FLAIR{end}" for stem in pictures for end in (".nii.gz", ".json")
     }
     expected |= {f"receipts/{name}.receipt.json" for name in LACKING}
+    expected |= {f"previews/{stem.split('/')[-1]}.png" for stem in pictures}
     assert files_in(made) == expected | {
-        "dataset_description.json", ".bidsignore", "cohort.json"
+        "dataset_description.json", ".bidsignore", "cohort.json", "index.html"
     }  # fmt: skip
 
 
