@@ -96,7 +96,7 @@ def test_an_nnunet_folder_has_the_pictures_beside_it(complete, tmp_path):
 def test_cases_that_failed_or_wait_are_told_and_names_are_no_tags(complete, tmp_path):
     complete(cases=LACKING[:1])
     out = tmp_path / "out"
-    expect(out, ["x&y"])
+    expect(out, [NAMES[0], "x&y"])
     facts = {"case": NAMES[0], "reason": "has <i>NaN</i>", "failed": "", "identity": {}}
     write_json(out / "failed" / f"{NAMES[0]}.json", facts)
     write_index(Layout(out, "brats"))
