@@ -160,7 +160,7 @@ class Crossed:
         if table.ndim != 3 or table.shape[:2] != (self.cases, self.trainings):
             raise ValueError(
                 f"expected {self.cases} cases x {self.trainings} trainings, got shape "
-                f"{np.shape(values)}"
+                f"{table.shape[:2]}"
             )
         return table
 
