@@ -3,7 +3,9 @@
 Three cohorts. *plain*: Dice-like values, bounded, skewed, correlated between arms through how hard
 a patient is; losses differ from patient to patient, trainings of the segmenter as a whole and from
 patient to patient. *floor*: what a blank channel leaves differs from training to training, from
-next to nothing to half of the Dice. *failures*: in 6 % of patients synthesis brings little.
+next to nothing to half of the Dice. *failures*: in 6 % of patients synthesis brings little. With
+``--replicates`` the synthesiser has several trainings, too, which differ as a whole, from patient
+to patient and from one segmenter to the next.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from synth3d.scoring import FEWEST_TRAININGS, Crossed
 EXAMPLES = """examples:
   python scripts/coverage.py                 the table of docs/summary-schema.md (twenty minutes)
   python scripts/coverage.py --decisions     how often each decision is taken, and wrongly
+  python scripts/coverage.py --replicates    with several trainings of the synthesiser (six minutes)
   python scripts/coverage.py --trials 300    rougher ones
 """
 
@@ -32,6 +35,9 @@ PATIENTS, TRAININGS = (6, 8, 12, 20, 40), (1, 2, 3, 5)
 QUANTITIES = ("ratio", "gap", "loss")
 GAP_VARIES, RECOVERY_VARIES = 0.2, 0.1
 """Spread between trainings, on the logit of the loss and of what is won back."""
+REPLICATES = 3, 5
+REPLICATES_VARY = {(1, 1): 0.02, (0, 1): 0.02, (1, 0): 0.005, (0, 0): 0.01}
+"""Spread in Dice between trainings of a synthesiser: as a whole, with (0) patients, segmenters."""
 POPULATION = 1000
 """Further patients of the same trainings, whose mean is the truth for these trainings."""
 
@@ -113,6 +119,55 @@ def coverage(
             given[name] += estimate is not None
             hits[name] += estimate is not None and estimate.low <= true[name] <= estimate.high
     return {name: hits[name] / max(given[name], 1) for name in QUANTITIES}
+
+
+def replicate(generator: np.random.Generator, arm: np.ndarray, replicates: int) -> np.ndarray:
+    """(patients, trainings) of an arm as (patients, trainings, replicates) that differ."""
+    made = arm[..., None]
+    for alike, spread in REPLICATES_VARY.items():
+        shape = [1 if one else size for one, size in zip(alike, arm.shape, strict=True)]
+        made = made + spread * generator.normal(size=(*shape, replicates))
+    return made
+
+
+def coverage_of_replicates(
+    patients: int, trainings: int, replicates: int, trials: int
+) -> dict[str, float]:
+    """The same as :func:`coverage` of the plain cohort, over trainings of the synthesiser.
+
+    ``lead`` is that of one arm over another that is as good in truth. Below three trainings of the
+    segmenter the truth is that of each trial's own.
+    """
+    generator, names = np.random.default_rng(7), [f"{i:03d}" for i in range(patients)]
+    crossed, hits = Crossed(names, trainings), {"ratio": 0, "loss": 0, "lead": 0}
+    rest = POPULATION if trainings < FEWEST_TRAININGS else 0
+    true = {} if rest else everywhere()
+    for _ in range(trials):
+        values = simulate(generator, (1, patients + rest, trainings))[0]
+        true = (true_values(values[patients:]) if rest else true) | {"lead": 0.0}
+        full, zero, arm = np.moveaxis(values[:patients], -1, 0)
+        own, other = (replicate(generator, arm, replicates) for _ in range(2))
+        found = recovery(full, zero, own, crossed)
+        estimates = {"loss": found.loss, "lead": crossed.mean(own, less=other)}
+        estimates["ratio"] = crossed.ratio(own - zero[..., None], (full - zero)[..., None])
+        for name, each in estimates.items():
+            hits[name] += bool(each.low <= true[name] <= each.high)
+    return {name: count / trials for name, count in hits.items()}
+
+
+def table_of_replicates(trials: int) -> str:
+    """Coverage of share / loss / lead in per cent as a table in Markdown."""
+    rows = [(segmenters, made) for segmenters in (1, 3, 5) for made in REPLICATES]
+    head = [f"{segmenters} of the segmenter, {made} of synthesis" for segmenters, made in rows]
+    lines = [f"| patients | {' | '.join(head)} |", f"|--:|{'--:|' * len(head)}"]
+    for patients in PATIENTS:
+        cells = []
+        for segmenters, made in rows:
+            found = coverage_of_replicates(patients, segmenters, made, trials)
+            cells.append(" / ".join(f"{100 * found[n]:.0f}" for n in ("ratio", "loss", "lead")))
+        lines.append(f"| {patients} | {' | '.join(cells)} |")
+        print(lines[-1], file=sys.stderr)
+    return "\n".join(lines)
 
 
 def table(trials: int) -> str:
@@ -199,9 +254,12 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trials", type=int, default=2000, help="cohorts a cell")
-    parser.add_argument("--decisions", action="store_true", help="that table instead")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--decisions", action="store_true", help="that table instead")
+    which.add_argument("--replicates", action="store_true", help="that table instead")
     given = parser.parse_args(arguments)
-    print((table_of_decisions if given.decisions else table)(given.trials))
+    make = table_of_replicates if given.replicates else table
+    print((table_of_decisions if given.decisions else make)(given.trials))
     return 0
 
 

@@ -85,13 +85,14 @@ def compare_with_full(
 ) -> list[dict[str, Any]]:
     """Non-inferiority of every compared arm against ``full``, by region.
 
-    No correction for several arms: each bound is a statement about its arm alone.
+    The bounds of an arm hold for all regions together; there is no correction for several arms, of
+    which each is a statement of its own.
     """
     rows = []
     for region, table in tables.items():
         for arm in [arm for arm in arms if arm.about.compared]:
             values = table.values["full"], table.apart[arm.name]
-            loss, passed = non_inferiority(*values, crossed[region], margin)
+            loss, passed = non_inferiority(*values, crossed[region], margin, len(tables))
             rows.append({
                 "region": region,
                 "arm": arm.name,

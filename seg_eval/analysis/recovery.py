@@ -75,7 +75,7 @@ def recovery(
     """
     full, floor, arm = (each[..., None] if each.ndim == 2 else each for each in (full, floor, arm))
     # A difference needs the case in all three, and in every replicate.
-    known = ~np.isnan(full + floor + arm).any(2)
+    known = np.logical_not(np.isnan(full + floor + arm).any(2))
     gaps, gains, losses = (
         np.where(np.expand_dims(known, 2), difference, np.nan)
         for difference in (full - floor, arm - floor, full - arm)

@@ -77,19 +77,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def non_inferiority(
-    full: np.ndarray, arm: np.ndarray, crossed: Crossed, margin: float
+    full: np.ndarray, arm: np.ndarray, crossed: Crossed, margin: float, regions: int = 1
 ) -> tuple[Estimate, bool | None]:
     """Whether an arm loses less than ``margin`` against the real sequence.
 
     Scores are (cases, seeds), of the arm also (cases, seeds, replicates).
 
     Returns:
-        Mean of full - arm, whose ``high`` is its one-sided 95 % bound (the upper end of the
-        two-sided 90 % interval); and whether that is below the margin. None where it cannot be
-        told: with fewer than :data:`FEW_CASES` patients, or where the margin is in the interval.
+        Mean of full - arm, whose ``high`` is its one-sided bound, at 95 % for all ``regions``
+        together (Bonferroni); and whether that is below the margin. None where it cannot be told:
+        with fewer than :data:`FEW_CASES` patients, for these trainings of the segmenter alone, or
+        where the margin is in the interval.
     """
-    loss = crossed.mean(full, confidence=0.90, less=arm)
-    if crossed.patients < FEW_CASES or loss.low < margin <= loss.high:
+    loss = crossed.mean(full, confidence=1 - 2 * SIGNIFICANT / regions, less=arm)
+    few = crossed.patients < FEW_CASES or crossed.over == "patients"
+    if few or loss.low < margin <= loss.high:
         return loss, None
     return loss, bool(loss.high < margin)
 

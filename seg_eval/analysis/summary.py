@@ -193,7 +193,7 @@ def _gather(
     kind = next((arm.kind for arm in question.arms if arm.name == name), "synthetic")
     if not defined:
         return Facts(missing, name, math.nan, about, [], patients, degraded, kind)
-    table = tabulate(scores, question.arms, defined)
+    table = tabulate(scores, question.arms, list(about))
     crossed = _crossed(table)
     own = table.apart[name or question.floor]
     rivals = []

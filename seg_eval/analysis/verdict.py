@@ -64,9 +64,11 @@ class Rival:
     Attributes:
         name: Of the arm.
         kind: Its name.
-        ahead: Mean Dice by which *synthesis* is ahead, over the regions with a measurable gap;
-            without a synthetic arm, by which the floor is. Its interval allows for how many
-            synthetic arms there are, one of which may be ahead by chance.
+        ahead: Mean Dice by which *synthesis* is ahead, over all regions, which were fixed before
+            anything was scored; without a synthetic arm, by which the floor is. Where nothing
+            measurable is lost in a region, nothing can be won there, and the lead is the smaller
+            for it. Its interval allows for how many synthetic arms there are, one of which may be
+            ahead by chance.
         mean: The rival's own mean Dice over them.
     """
 
@@ -93,8 +95,8 @@ class Facts:
     Attributes:
         missing: Names of the missing sequences, as ``t2f``, or of the degraded one.
         arm: The synthetic arm in question; None if there is none.
-        mean: Its mean Dice over the regions with a measurable gap.
-        regions: By name, in order.
+        mean: Its mean Dice over all regions.
+        regions: By name, in order: those of the question, whatever the data say of them.
         rivals: Every other arm but ``full`` and checks; the floor among them. Empty where no region
             has a measurable gap.
         patients: How many.
@@ -147,6 +149,12 @@ class Facts:
         """The strongest rival that no network is trained for."""
         return self.best(lambda kind: kind.is_cheap)
 
+    @property
+    def surely_ahead(self) -> bool:
+        """Whether the arm is surely ahead of the floor and, if there is one, of every cheap arm."""
+        least = [rival.ahead.low for rival in (self.floor, self.cheap) if rival]
+        return min(least) > 0
+
     def best(self, wanted: Callable[[ArmKind], bool]) -> Rival | None:
         """The strongest rival of the kinds that are ``wanted``."""
         of_kind = [rival for rival in self.rivals if wanted(rival.about)]
@@ -167,7 +175,7 @@ class Advice:
     Attributes:
         code: ``worth_it``; ``worth_it_untrained`` (worth it, but no segmenter of its own was
             tried); ``train`` a segmenter of its own; ``other_synthesis``; ``leave_blank``; ``use``
-            the arm instead; the arm ``will_do``; ``mixed`` (wins in some regions, loses in
+            the arm instead; the arm ``will_do``; ``mixed`` (surely wins, and surely loses in
             others); ``more_cases`` or ``cheap_rivals`` are needed to tell.
         arm: Which arm is meant; None where the code needs none.
         otherwise: What to do if no segmenter can be trained; of ``train`` alone.
@@ -273,7 +281,7 @@ def decide(facts: Facts) -> tuple[Worth, Worth, Rival | None]:
     if as_good:
         better = better or min(as_good, key=lambda r: r.ahead.value)
         frozen = "unclear" if better.about.group == "synthesis" else "no"
-    elif cheap and min(floor.ahead.low, cheap.ahead.low) > 0 and not facts.harmed:
+    elif cheap and facts.surely_ahead and not facts.harmed:
         frozen = "yes"
     worth: Worth = "no" if any(does_without(rival.about) for rival in surely) else frozen
     if worth == "no" and better and better.about.needs_synthesis:
@@ -298,7 +306,7 @@ def _named(facts: Facts, better: Rival | None) -> list[Rival]:
 def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
     if facts.is_hint:
         return Advice("more_cases")
-    if facts.harmed and frozen == "unclear":
+    if facts.harmed and facts.surely_ahead and frozen == "unclear":
         otherwise = Advice("mixed")
     elif frozen == "yes":
         otherwise = Advice("worth_it")

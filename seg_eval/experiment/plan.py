@@ -24,6 +24,7 @@ from seg_eval.arms import (
 from seg_eval.cohort import Cohort, load_cohort, refuse_leak
 from seg_eval.experiment.request import RunRequest
 from seg_eval.records import read_config
+from seg_eval.scoring import REGIONS
 from seg_eval.segmenter import read_model_folder, refuse_unfit, refuse_untrusted
 from synth3d.cohort import Modality
 from synth3d.errors import InputError
@@ -115,6 +116,7 @@ class Plan:
             "threads": self.threads,
             "empty": self.empty,
             "margin": self.margin,
+            "regions": list(REGIONS),
             "primary": next((a.name for a in self.judged if a.about.group == "synthesis"), None),
             "arms": {arm.name: self._origin(arm) for arm in self.arms},
             **({"replicates": merged} if merged else {}),

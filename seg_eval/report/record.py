@@ -11,6 +11,7 @@ from seg_eval.experiment import Experiment, Plan
 from seg_eval.records import GUARD, Pin
 from seg_eval.segmenter import BEST, FINAL
 from synth3d.files import sha256
+from synth3d.scoring import FEWEST_TRAININGS
 from synth3d.settings import read_as
 
 LIBRARIES = ("torch", "nnunetv2", "scikit-learn", "numpy", "nibabel", "torchio")
@@ -37,6 +38,9 @@ def caveats_of(plan: Plan) -> list[Caveat]:
     other = [arm for arm in plan.arms if ARM_KINDS[arm.kind].group == "synthesis"]
     if unknown := [arm.name for arm in other if not isinstance(arm.source, SynthesisRun)]:
         found.append(Caveat("unknown_training", {"names": unknown}))
+    few = [name for name, each in plan.groups.items() if len(each) < FEWEST_TRAININGS]
+    if weights := [arm.name for arm in plan.judged if arm.name in few and arm.about.is_synthesis]:
+        found.append(Caveat("these_weights", {"names": weights}))
     if taught := [arm.of for arm in plan.arms if isinstance(arm.source, Completed) and arm.of]:
         found.append(Caveat("retrained_on_files", {"name": taught[0]}))
     return found

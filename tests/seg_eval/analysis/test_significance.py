@@ -76,12 +76,12 @@ def test_a_patient_enters_once_and_what_is_not_known_is_left_out():
     np.testing.assert_array_equal(found, [4, 3.5, np.nan, 0])
 
 
-def patients(count):
-    return Crossed([f"{i:02d}" for i in range(count)])
+def patients(count, trainings=3):
+    return Crossed([f"{i:02d}" for i in range(count)], trainings)
 
 
 def test_an_arm_that_loses_nothing_is_not_inferior():
-    full = np.linspace(0.7, 0.95, 20)[:, None]
+    full = np.tile(np.linspace(0.7, 0.95, 20)[:, None], 3)
     loss, passed = non_inferiority(full, full - 0.01, patients(20), margin=0.02)
     assert passed
     assert (loss.value, loss.high) == (pytest.approx(0.01), pytest.approx(0.01))
@@ -91,8 +91,17 @@ def test_an_arm_that_loses_nothing_is_not_inferior():
     assert not non_inferiority(full, full, patients(20), margin=0)[1]  # not surely better
 
 
-def test_the_bound_is_one_sided_at_95_percent():
+@pytest.mark.parametrize("trainings", [1, 2])
+def test_nobody_is_called_not_inferior_for_trainings_that_happen_to_be_there(trainings):
+    full = np.full((20, trainings), 0.9)
+    loss, passed = non_inferiority(full, full - 0.01, patients(20, trainings), margin=0.02)
+    assert (loss.value, passed) == (pytest.approx(0.01), None)
+
+
+def test_the_bound_is_one_sided_at_95_percent_for_all_regions_together():
     values = np.linspace(-1, 1, 21)[:, None] / 50
-    loss, _ = non_inferiority(values, 0 * values, patients(21), margin=0.02)
-    one_sided = 1.724718 * values.std(ddof=1) / np.sqrt(21)  # Student's quantile of 20 degrees
-    assert loss.high == pytest.approx(one_sided, rel=1e-5)
+    error = values.std(ddof=1) / np.sqrt(21)
+    # Student's quantiles of 20 degrees, at 95 % and at 1 - 0.05 / 3
+    for regions, quantile in ((1, 1.724718), (3, 2.285497)):
+        loss, _ = non_inferiority(values, 0 * values, patients(21, 1), 0.02, regions)
+        assert loss.high == pytest.approx(quantile * error, rel=1e-4)

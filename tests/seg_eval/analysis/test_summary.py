@@ -184,12 +184,14 @@ def test_without_a_synthesiser_the_experiment_still_means_something():
     assert findings.figures["noninferiority"] != []
 
 
-def test_regions_without_a_gap_do_not_enter_the_comparison():
+def test_leads_are_over_all_regions_whatever_the_data_say_of_them():
     worse_there = make_scores({**MEANS, "zero": 0.9, "agi": 0.2}, cases=15, region="TC")
     findings = find([*make_scores(cases=15), *worse_there])
     (verdict,) = findings.verdicts
     assert (verdict.facts.defined, verdict.facts.harmed) == (["WT"], ["TC"])
-    assert verdict.facts.mean == pytest.approx(0.75)
+    assert verdict.facts.mean == pytest.approx((0.75 + 0.2) / 2)
+    assert verdict.facts.floor.ahead.value == pytest.approx((0.45 - 0.7) / 2)
+    assert findings.figures["primary"]["regions"] == ["WT", "TC"]
 
 
 def test_tests_are_corrected_over_regions_and_comparisons():
@@ -228,11 +230,12 @@ def test_synthetic_arms_are_one_family_and_the_first_is_the_question():
 
 
 def test_non_inferiority_has_the_margin_that_was_asked_for():
-    scores = make_scores({**MEANS, "agi": 0.87}, cases=15)
+    scores = make_scores({**MEANS, "agi": 0.87}, cases=15, seeds=3)
     by_arm = {row["arm"]: row for row in figures(scores, margin=0.05)["noninferiority"]}
     assert (by_arm["agi"]["passed"], by_arm["ridge"]["passed"]) == (True, False)
-    few = figures(make_scores({**MEANS, "agi": 0.87}, cases=14), margin=0.05)["noninferiority"]
-    assert {row["passed"] for row in few} == {None}
+    for less in ({"cases": 14, "seeds": 3}, {"cases": 15, "seeds": 2}):
+        few = figures(make_scores({**MEANS, "agi": 0.87}, **less), margin=0.05)["noninferiority"]
+        assert {row["passed"] for row in few} == {None}
     assert by_arm["agi"]["margin"] == 0.05
     assert set(by_arm) == {"copy", "ridge", "agi"}
 

@@ -184,6 +184,15 @@ def test_what_a_good_mean_would_hide_is_remarked(found, code):
         assert (codes(verdict), verdict.follows) == (["mixed"], "harms")
 
 
+@pytest.mark.parametrize("unsure", ["the floor", "a cheap arm"])
+def test_who_is_not_surely_ahead_is_not_said_to_win_in_some_regions(unsure):
+    regions = {"WT": region(), "ET": region(0.001, loss=0.08, defined=False)}
+    wide = rival("zero", 0.03, 0.04) if unsure == "the floor" else BLANK
+    cheap = rival("copy", 0.03, 0.04) if unsure == "a cheap arm" else rival("copy", 0.05)
+    verdict = judge(facts(cheap, regions=regions, zero=wide))
+    assert (verdict.facts.harmed, codes(verdict)) == (["ET"], ["more_cases"])
+
+
 @pytest.mark.parametrize(
     ("lead", "outcome", "follows"),
     [(0.05, "wins", "worth_it"), (0.005, "leads", "cheaper_will_do"),

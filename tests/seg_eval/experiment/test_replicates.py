@@ -79,6 +79,8 @@ def test_three_trainings_are_one_arm_with_their_values_behind_it(run_toy, three,
 @pytest.mark.usefixtures("plain_pictures")
 def test_a_single_run_has_no_column_and_no_key_more(run_toy, folder):
     assert run_toy("--arms", "copy,synthetic") == 0
+    said = json.loads((folder / "summary.json").read_text())["warnings"]
+    assert sum("agi" in each and "these weights" in each for each in said) == 1
     for name in ("results.csv", "image_scores.csv"):
         assert "replicate" not in (folder / name).read_text().splitlines()[0]
     for name in ("summary.json", "config.json"):
@@ -97,6 +99,20 @@ def test_a_further_training_joins_and_what_was_scored_is_not_scored_again(
     assert machines.log[before:].count("complete") == 1
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["intervals"]["replicates"]["agi"]["names"] == [*NAMES, "run-3"]
+
+
+@pytest.mark.usefixtures("plain_pictures")
+def test_the_arm_in_question_may_get_replicates_and_no_other_may_take_its_place(
+    run_toy, three, folder
+):
+    first, second, _ = three["replicates"]["agi"]
+    assert run_toy("--arms", "synthetic", run=(first,)) == 0
+    with pytest.raises(InputError, match="primary is 'run-1', was 'run-0'"):
+        run_toy("--arms", "synthetic", run=(second,))
+    assert run_toy("--arms", "synthetic", **three) == 0
+    assert json.loads((folder / "summary.json").read_text())["primary"]["arm"] == "agi"
+    said = json.loads((folder / "summary.json").read_text())["warnings"]
+    assert not any("these weights" in each for each in said)
 
 
 def test_each_as_takes_the_runs_since_the_last_one():

@@ -160,6 +160,23 @@ OTHERS = (
     ("retrained_on_files", {"name": "a"}),
     ("interval_method", {"found": {"seeds": [0], "over": "patients"}}),
     ("interval_method", {"found": {"seeds": [0, 1, 2], "over": "trainings"}}),
+    (
+        "interval_method",
+        {
+            "found": {
+                "seeds": [0, 1, 2],
+                "over": "trainings",
+                "replicates": {
+                    "agi": {"names": [*"abc"], "over": "trainings"},
+                    "l1": {"names": [*"de"], "over": "these"},
+                },
+            }
+        },
+    ),
+    ("trainings_of", {"names": [*"abc"]}),
+    ("replicates", {}),
+    ("leads", {}),
+    ("these_weights", {"names": ["a", "b"]}),
     ("if_frozen", {"word": "yes"}),
     ("plumbing", {"check": {"passed": True, "dice_change": {"WT": -0.0001}, "tolerance": 0.002}}),
     ("views_fit", {"slices": 48}),
