@@ -6,7 +6,7 @@ hold no sentence; :mod:`seg_eval.report` adds those.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,10 @@ from seg_eval.analysis.verdict import (
     judge,
 )
 from seg_eval.arms import Arm, floor_of
-from seg_eval.scoring import REGIONS, Score, counted, exceeds_tolerance, voxel_volumes
+from seg_eval.scoring import OFFICIAL, REGIONS, Score, conditions, counted, voxel_volumes
 from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_TRAININGS, Crossed
 
-SCHEMA = 3
+SCHEMA = 4
 PLUMBING_TOLERANCE = 0.002
 """The real image through the export path may change the mean Dice by this much."""
 
@@ -115,7 +115,7 @@ def summarise(
     synthetic = [arm.name for arm in arms if arm.about.group == "synthesis"]
     verdicts = tuple(judge(_gather(used, question, found, arm)) for arm in synthetic or [None])
     tests = compare_arms(tables, arms)
-    table, voxels = tabulate(used, arms, names), voxel_volumes(used)
+    table, scored = tabulate(used, arms, names), conditions(used)
     figures = {
         "schema": SCHEMA,
         "regions": regions,
@@ -143,7 +143,8 @@ def summarise(
             "margin": question.margin,
             "useful": USEFUL,
         },
-        "voxel_mm3": voxels,
+        "voxel_mm3": voxel_volumes(used),
+        **asdict(scored),
     }
     if replicates := replicates_of(used):
         drawn = {name: _drawn(runs) for name, runs in replicates.items()}
@@ -152,8 +153,11 @@ def summarise(
     caveats = _caveats(table, regions, question)
     if family := hopeless(tests):
         caveats.append(Caveat("hopeless_tests", {"family": family}))
-    if exceeds_tolerance(voxels):
-        caveats.append(Caveat("large_voxels", {"voxel_mm3": voxels[-1]}))
+    if scored.exceeds_tolerance:
+        about = {"side": scored.longest_side_mm, "tolerance": scored.nsd_tolerance_mm}
+        caveats.append(Caveat("large_voxels", about))
+    if scored.lesion_rule != OFFICIAL:
+        caveats.append(Caveat("other_lesion_rule", {}))
     return Findings(figures, verdicts, tuple(caveats))
 
 

@@ -37,7 +37,8 @@ class Plan:
     Attributes:
         missing: The sequences that are taken away, all at once; or the one that is degraded.
         arms: What takes their place; ``full`` and the floor among them.
-        preset, seeds, seed, threads, empty, margin, folds, workers: As in :class:`RunRequest`.
+        preset, seeds, seed, threads, empty, margin, nsd_tolerance, folds, workers: As in
+            :class:`RunRequest`.
         foreign: A model folder that takes the frozen segmenter's place; None trains one.
         degraded: The thick slices of what is not missing but degraded.
         replicates: By name of a merged arm those of ``arms`` that are its trainings.
@@ -53,6 +54,7 @@ class Plan:
     threads: int
     empty: str
     margin: float
+    nsd_tolerance: float
     folds: int = 3
     foreign: Path | None = None
     workers: int = 1
@@ -115,6 +117,7 @@ class Plan:
             "threads": self.threads,
             "empty": self.empty,
             "margin": self.margin,
+            "nsd_tolerance_mm": self.nsd_tolerance,
             "primary": next((a.name for a in self.judged if a.about.group == "synthesis"), None),
             "arms": {arm.name: self._origin(arm) for arm in self.arms},
             **({"replicates": merged} if merged else {}),
@@ -175,6 +178,7 @@ def make_plan(
         threads=request.thread_count,
         empty=request.empty,
         margin=request.margin,
+        nsd_tolerance=request.nsd_tolerance,
         folds=request.folds,
         foreign=foreign,
         workers=request.workers,
@@ -196,7 +200,7 @@ ONE_EACH = "one sequence"
 
 PINNED = (
     "missing", "drawn", "degraded", "data", "train", "test", "labels", "preset", "segmenter",
-    "seed", "margin",
+    "seed", "margin", "nsd_tolerance_mm",
 )  # fmt: skip
 """Keys of a description that must stay as they are; arms and seeds may come and go."""
 

@@ -22,10 +22,10 @@ from seg_eval.report.page import (
 )
 from seg_eval.report.pictures import dice_by_case, error_and_loss, short_name
 from seg_eval.report.transfer import tell_transfers
-from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
+from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, OFFICIAL, Metric, Score, counted
 
 OF_LESIONS, OTHER_RULE = ("lesion_dice", "lesion_hd95_mm"), " (ours)"
-"""Scores whose official rule is counted in voxels of 1 mm, and their name at other sizes."""
+"""Scores whose official rule counts in voxels of 1 mm, and what their name has at other sizes."""
 
 Summary = Mapping[str, Any]
 """As in ``summary.json``, see ``docs/summary-schema.md``."""
@@ -186,13 +186,19 @@ def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[s
     ``terminal`` is a table of those that fit one.
     """
     others = {name: metric for name, metric in METRICS.items() if name != "dice"}
-    official = all(abs(size - 1) < 0.05 for size in summary["voxel_mm3"])
-    rule = "" if official else OTHER_RULE
-    heads = [
-        {"name": name, "better": m.better, "definition": m.definition,
-         "heading": f"{m.heading}{rule if name in OF_LESIONS else ''}, {m.unit}".removesuffix(", ")}
-        for name, m in others.items()
-    ]  # fmt: skip
+    rule = "" if summary["lesion_rule"] == OFFICIAL else OTHER_RULE
+    tolerance = f"{summary['nsd_tolerance_mm']:g}"
+
+    def head(name: str, m: Metric) -> dict[str, str]:
+        heading, definition = (
+            text.format(tolerance=tolerance) for text in (m.heading, m.definition)
+        )
+        if rule and name in OF_LESIONS:
+            heading, definition = heading + rule, f"{definition} {say('lesions_of_ours')}"
+        heading = f"{heading}, {m.unit}".removesuffix(", ")
+        return {"name": name, "better": m.better, "heading": heading, "definition": definition}
+
+    heads = [head(name, metric) for name, metric in others.items()]
 
     def cells(found: Mapping[str, Any]) -> list[dict[str, str]]:
         each = [(found["metrics"][name], metric) for name, metric in others.items()]
@@ -205,7 +211,8 @@ def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[s
     return [
         {"name": name, "metrics": heads,
          "rows": [{"arm": arm, "cells": cells(region["arms"][arm["name"]])} for arm in arms],
-         "terminal": table("scores", region=name, found=region, arms=arms, rule=rule)}
+         "terminal": table("scores", region=name, found=region, arms=arms, rule=rule,
+                           tolerance=tolerance)}
         for name, region in summary["regions"].items()
     ]  # fmt: skip
 

@@ -60,6 +60,7 @@ def make_score(case: str, arm: str, seed: int, region: str, dice: float) -> Scor
         lesions=1, found_lesions=1, false_lesions=0, sensitivity=dice, precision=dice,
         reference_ml=40.0, predicted_ml=voxels / 125, volume_error_ml=voxels / 125 - 40,
         reference_voxels=5000, predicted_voxels=voxels,
+        nsd_tolerance_mm=1.0, lesion_rule="ours", longest_side_mm=2.0,
     )  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def make_summary() -> Callable[..., dict[str, Any]]:
             "missing": ["t2f"], "data": "cohorts/brats18", "train": [f"T{i:02}" for i in range(42)],
             "test": names, "preset": "cpu-small", "segmenter": None,
             "seeds": sorted({row.seed for row in scores}), "threads": 1, "empty": "brats",
-            "margin": 0.02, "arms": {}, "seed": 0,
+            "margin": 0.02, "nsd_tolerance_mm": 1.0, "arms": {}, "seed": 0,
         } | config  # fmt: skip
         question = Question(arms, config["missing"], config["empty"])
         return put_into_words(summarise(scores, images, question), question) | {
