@@ -211,6 +211,8 @@ def _add_statistics(run: argparse.ArgumentParser) -> None:
     told = "segmenters of each kind are trained with these seeds; default: SEED alone"
     add("--seeds", metavar="0,1,2", help=told)
     add("--margin", type=float, help="mean Dice below full that still counts as no worse")
+    told = "how far surfaces may be apart and still agree in NSD; default: 1"
+    add("--nsd-tolerance", type=float, metavar="MM", help=told)
     told = "of the out-of-fold synthesis that the arm retrained learns from"
     add("--folds", type=int, help=told)
     add("--workers", type=int, metavar="N", help="folds of that side by side; default: 1")

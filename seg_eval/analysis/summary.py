@@ -6,17 +6,20 @@ hold no sentence; :mod:`seg_eval.report` adds those.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from seg_eval.analysis.absent import tell_absent
+from seg_eval.analysis.agreement import volume_agreement
 from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopeless, leads
 from seg_eval.analysis.power import needed
 from seg_eval.analysis.recovery import Recovery
 from seg_eval.analysis.region import recover, summarise_region
 from seg_eval.analysis.significance import MARGIN, by_patient
+from seg_eval.analysis.strata import loss_by_centre, loss_by_size
 from seg_eval.analysis.tables import ScoreTable, tabulate
 from seg_eval.analysis.verdict import (
     USEFUL,
@@ -28,10 +31,18 @@ from seg_eval.analysis.verdict import (
     judge,
 )
 from seg_eval.arms import Arm, floor_of
-from seg_eval.scoring import REGIONS, Score, counted, exceeds_tolerance, voxel_volumes
+from seg_eval.scoring import (
+    OFFICIAL,
+    REGIONS,
+    Conditions,
+    Score,
+    conditions,
+    counted,
+    voxel_volumes,
+)
 from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_TRAININGS, Crossed
 
-SCHEMA = 3
+SCHEMA = 4
 PLUMBING_TOLERANCE = 0.002
 """The real image through the export path may change the mean Dice by this much."""
 
@@ -58,6 +69,7 @@ class Question:
         empty: Rule for regions that a case does not have, of ``EMPTY_RULES``.
         margin: Mean Dice that may be lost and still be called not inferior to ``full``.
         degraded: ``ratio`` and ``profile`` of the thick slices; None where a sequence is missing.
+        centres: Where cases were acquired, by case, as far as that is known.
     """
 
     arms: Sequence[Arm]
@@ -65,6 +77,7 @@ class Question:
     empty: str = "brats"
     margin: float = MARGIN
     degraded: Mapping[str, Any] | None = None
+    centres: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def of_leads(self) -> float:
@@ -115,7 +128,7 @@ def summarise(
     synthetic = [arm.name for arm in arms if arm.about.group == "synthesis"]
     verdicts = tuple(judge(_gather(used, question, found, arm)) for arm in synthetic or [None])
     tests = compare_arms(tables, arms)
-    table, voxels = tabulate(used, arms, names), voxel_volumes(used)
+    table, scored = tabulate(used, arms, names), conditions(used)
     figures = {
         "schema": SCHEMA,
         "regions": regions,
@@ -130,31 +143,57 @@ def summarise(
         "images": _mean_images(images, arms),
         "image_benefit": _image_benefit(used, images, arms, verdicts[0].facts.defined or names),
         "plumbing": _check_plumbing(regions, arms),
-        "intervals": {
-            "over": _crossed(table).over,
-            "unit": "patient",
-            "seeds": list(table.seeds),
-            "confidence": CONFIDENCE,
-            "confidence_of_leads": question.of_leads,
-        },
+        "absent": tell_absent(scores, arms, floor),
+        **_volumes_and_groups(used, names, question),
+        "intervals": _intervals(table, used, question),
         "primary": {
             "arm": verdicts[0].facts.arm,
             "regions": names,
             "margin": question.margin,
             "useful": USEFUL,
         },
-        "voxel_mm3": voxels,
+        "voxel_mm3": voxel_volumes(used),
+        **asdict(scored),
     }
-    if replicates := replicates_of(used):
-        drawn = {name: _drawn(runs) for name, runs in replicates.items()}
-        figures["intervals"] |= {"replicates": drawn}
+    if replicates_of(used):
         figures["leads"] = leads({"mean": table, **tables}, arms)
     caveats = _caveats(table, regions, question)
     if family := hopeless(tests):
         caveats.append(Caveat("hopeless_tests", {"family": family}))
-    if exceeds_tolerance(voxels):
-        caveats.append(Caveat("large_voxels", {"voxel_mm3": voxels[-1]}))
-    return Findings(figures, verdicts, tuple(caveats))
+    return Findings(figures, verdicts, (*caveats, *_about_voxels(scored)))
+
+
+def _intervals(table: ScoreTable, used: Sequence[Score], question: Question) -> dict[str, Any]:
+    replicates = {name: _drawn(runs) for name, runs in replicates_of(used).items()}
+    return {
+        "over": _crossed(table).over,
+        "unit": "patient",
+        "seeds": list(table.seeds),
+        "confidence": CONFIDENCE,
+        "confidence_of_leads": question.of_leads,
+        **({"replicates": replicates} if replicates else {}),
+    }
+
+
+def _volumes_and_groups(
+    used: Sequence[Score], regions: Sequence[str], question: Question
+) -> dict[str, Any]:
+    arms = question.arms
+    return {
+        "volumes": volume_agreement(used, arms, regions),
+        "loss_by_size": loss_by_size(used, arms, regions),
+        "loss_by_centre": loss_by_centre(used, arms, regions, question.centres),
+    }
+
+
+def _about_voxels(scored: Conditions) -> list[Caveat]:
+    found = []
+    if scored.exceeds_tolerance:
+        about = {"side": scored.longest_side_mm, "tolerance": scored.nsd_tolerance_mm}
+        found.append(Caveat("large_voxels", about))
+    if scored.lesion_rule != OFFICIAL:
+        found.append(Caveat("other_lesion_rule", {}))
+    return found
 
 
 def replicates_of(scores: Sequence[Score]) -> dict[str, list[str]]:

@@ -38,7 +38,8 @@ class Plan:
     Attributes:
         missing: The sequences that are taken away, all at once; or the one that is degraded.
         arms: What takes their place; ``full`` and the floor among them.
-        preset, seeds, seed, threads, empty, margin, folds, workers: As in :class:`RunRequest`.
+        preset, seeds, seed, threads, empty, margin, nsd_tolerance, folds, workers: As in
+            :class:`RunRequest`.
         foreign: A model folder that takes the frozen segmenter's place; None trains one.
         degraded: The thick slices of what is not missing but degraded.
         replicates: By name of a merged arm those of ``arms`` that are its trainings.
@@ -54,6 +55,7 @@ class Plan:
     threads: int
     empty: str
     margin: float
+    nsd_tolerance: float
     folds: int = 3
     foreign: Path | None = None
     workers: int = 1
@@ -117,6 +119,7 @@ class Plan:
             "empty": self.empty,
             "margin": self.margin,
             "regions": list(REGIONS),
+            "nsd_tolerance_mm": self.nsd_tolerance,
             "primary": next((a.name for a in self.judged if a.about.group == "synthesis"), None),
             "arms": {arm.name: self._origin(arm) for arm in self.arms},
             **({"replicates": merged} if merged else {}),
@@ -177,6 +180,7 @@ def make_plan(
         threads=request.thread_count,
         empty=request.empty,
         margin=request.margin,
+        nsd_tolerance=request.nsd_tolerance,
         folds=request.folds,
         foreign=foreign,
         workers=request.workers,
@@ -198,7 +202,7 @@ ONE_EACH = "one sequence"
 
 PINNED = (
     "missing", "drawn", "degraded", "data", "train", "test", "labels", "preset", "segmenter",
-    "seed", "margin",
+    "seed", "margin", "nsd_tolerance_mm",
 )  # fmt: skip
 """Keys of a description that must stay as they are; arms and seeds may come and go."""
 

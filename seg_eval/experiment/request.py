@@ -15,7 +15,7 @@ from seg_eval.arms import (
     parse_kinds,
     split_words,
 )
-from seg_eval.scoring import EMPTY_RULES
+from seg_eval.scoring import EMPTY_RULES, TOLERANCE_MM
 from synth3d.cohort import MODALITIES, Modality, parse_modality, parse_scheme
 from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of
@@ -24,6 +24,8 @@ from synth3d.settings import parse_assignment
 PHANTOM_PRESET, REAL_PRESET = "cpu-mini", "cpu-small"
 TEACHER_SEED = 1000
 """Of the segmenter that teaches and never judges, unless another is said."""
+FARTHEST_MM = 100.0
+"""Of surfaces that may be said to agree: beyond it all of a head does."""
 SEEDS = 2**32
 """NumPy's generators, which nnU-Net and scikit-learn draw from, know no more seeds."""
 
@@ -61,6 +63,7 @@ class RunRequest:
         seed: Of voxel draws, and of the segmenter without ``seeds``.
         seeds: ``0,1,2``: segmenters of each kind are trained with these; None takes ``seed``.
         margin: Mean Dice below full that still counts as no worse.
+        nsd_tolerance: How far surfaces may be apart and still agree in NSD, in mm.
         folds: Of the out-of-fold synthesis that a retrained segmenter learns from.
         workers: Folds of it that are done side by side, with a share of the threads each.
         threads: CPU threads; None takes all cores.
@@ -88,6 +91,7 @@ class RunRequest:
     seed: int = 0
     seeds: str | None = None
     margin: float = 0.02
+    nsd_tolerance: float = TOLERANCE_MM
     folds: int = 3
     workers: int = 1
     threads: int | None = None
@@ -113,6 +117,11 @@ class RunRequest:
         self._check_random()
         if not 0 <= self.margin < 1:
             raise InputError(f"--margin is a Dice difference in [0, 1), got {self.margin}")
+        if not 0 < self.nsd_tolerance <= FARTHEST_MM:
+            raise InputError(
+                f"--nsd-tolerance is a distance above 0 and up to {FARTHEST_MM:g} mm, got "
+                f"{self.nsd_tolerance:g}"
+            )
         if self.empty not in EMPTY_RULES:
             raise InputError(f"--empty is {' or '.join(EMPTY_RULES)}, got {self.empty!r}")
         if self.name is not None and (fault := fault_of(self.name, LONGEST_STEM)):

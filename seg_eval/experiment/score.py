@@ -68,8 +68,9 @@ def score_arm(experiment: Experiment, arm: Arm, seed: int) -> Rows:
         label, scheme = read_label(case.label), schemes[case.name]
         truth = region_masks(label.data, scheme)
         found = region_masks(read_label(experiment.prediction(arm, case, seed)).data, scheme)
-        about = (case.name, case.patient, arm.name, seed)
-        rows += [asdict(row) for row in score_case(*about, truth, found, label.spacing_mm)]
+        about, tolerance = (case.name, case.patient, arm.name, seed), experiment.plan.nsd_tolerance
+        scores = score_case(about, truth, found, label.spacing_mm, tolerance)
+        rows += map(asdict, scores)
     return rows
 
 

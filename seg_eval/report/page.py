@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from seg_eval.arms import ARM_KINDS
 from seg_eval.report.pictures import short_name
-from seg_eval.scoring import BRATS_GLIOMA, TOLERANCE_MM
+from seg_eval.scoring import BRATS_GLIOMA
 from synth3d.files import html_page, markdown_cell, markdown_page
 
 WORDS = Path(__file__).parent / "words"
@@ -191,10 +191,7 @@ def _environment(is_html: bool) -> Any:
         lstrip_blocks=True,
         extensions=["jinja2.ext.do"],
     )
-    made.globals |= {
-        "say": say, "tolerance_mm": TOLERANCE_MM,
-        "lesion_rule": BRATS_GLIOMA,
-    }  # fmt: skip
+    made.globals |= {"say": say, "lesion_rule": BRATS_GLIOMA}
     named = (figure, interval, listed, many, number, p_value, percent, share, signed, spoken)
     made.filters |= {each.__name__: each for each in named}
     made.filters |= {"aligned": aligned, "short": short_name, "words": _words}

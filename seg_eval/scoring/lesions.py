@@ -16,7 +16,8 @@ are missed. BraTS 2023 therefore scores each lesion on its own and takes the mea
 Re-implemented after rachitsaluja/BraTS-2023-Metrics. There, sizes of the dilation are voxels of
 1 mm; here they are millimetres, with the same result on such voxels: ``n`` steps of the
 18-neighbour element reach exactly the voxels whose largest offset is n and whose offsets sum
-to 2 n. HD95 is that of :mod:`seg_eval.scoring.surface`, not DeepMind's.
+to 2 n. At any other size it is another rule, and every table says so (:func:`rule_of`). HD95 is
+that of :mod:`seg_eval.scoring.surface`, not DeepMind's.
 """
 
 import itertools
@@ -55,6 +56,15 @@ class LesionRule:
 
 
 BRATS_GLIOMA = LesionRule()
+
+OFFICIAL, OURS = "brats-2023", "ours"
+"""What rows call the rule: that of BraTS itself, or ours after it."""
+
+
+def rule_of(spacing_mm: Sequence[float]) -> str:
+    """:data:`OFFICIAL` on voxels of 1 mm, for which BraTS counts in voxels; else :data:`OURS`."""
+    sides = (*spacing_mm, float(np.prod(spacing_mm)))
+    return OFFICIAL if all(abs(side - 1) <= HEADER_ROUNDING for side in sides) else OURS
 
 
 @dataclass(frozen=True)

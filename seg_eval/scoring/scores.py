@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seg_eval.scoring.lesions import lesion_scores
+from seg_eval.scoring.lesions import OFFICIAL, OURS, lesion_scores, rule_of
 from seg_eval.scoring.surface import (
     HEADER_ROUNDING,
     TOLERANCE_MM,
@@ -27,7 +27,10 @@ EMPTY_RULES = {
 
 @dataclass(frozen=True)
 class Metric:
-    """How a column of :class:`Score` is shown, which way is better, and one sentence on it."""
+    """How a column of :class:`Score` is shown, which way is better, and one sentence on it.
+
+    ``{tolerance}`` in heading and definition is that of NSD in mm.
+    """
 
     heading: str
     unit: str
@@ -46,9 +49,8 @@ METRICS = {
         "taken at the centres of surface voxels; means are of pairs without an empty mask.",
     ),
     "nsd": Metric(
-        "NSD", "", ".3f", "higher",
-        f"Share of the surface voxels of both masks within {TOLERANCE_MM:g} mm of the other "
-        "surface.",
+        "NSD at {tolerance} mm", "", ".3f", "higher",
+        "Share of the surface voxels of both masks within {tolerance} mm of the other surface.",
     ),
     "lesion_dice": Metric(
         "Lesion-wise Dice", "", ".3f", "higher",
@@ -110,6 +112,9 @@ class Score:
     volume_error_ml: float
     reference_voxels: int
     predicted_voxels: int
+    nsd_tolerance_mm: float
+    lesion_rule: str
+    longest_side_mm: float
     replicate: str = ""
 
 
@@ -125,32 +130,43 @@ def dice(reference: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def score_case(
-    case: str,
-    patient: str,
-    arm: str,
-    seed: int,
+    about: tuple[str, str, str, int],
     reference: Mapping[str, np.ndarray],
     prediction: Mapping[str, np.ndarray],
     spacing_mm: Sequence[float],
+    tolerance_mm: float = TOLERANCE_MM,
 ) -> list[Score]:
     """One row per region of ``reference``, which has bool masks (D, H, W) by region name.
+
+    Args:
+        about: Case, patient, arm and segmenter seed.
+        reference: The expert's masks.
+        prediction: Masks of the same regions and shape.
+        spacing_mm: Of the axes (z, y, x).
+        tolerance_mm: Of NSD.
 
     Raises:
         ValueError: A region is missing from the prediction, shapes differ, a mask is not bool
             (D, H, W), or the spacing is not three positive numbers.
     """
+    case = about[0]
     if lacking := sorted(reference.keys() - prediction.keys()):
         raise ValueError(f"the prediction of {case} has no region {', '.join(lacking)}")
     if len(spacing_mm) != 3 or not all(np.isfinite(side) and side > 0 for side in spacing_mm):
         raise ValueError(f"expected a spacing of three positive mm (z, y, x), got {spacing_mm}")
+    how = {
+        "nsd_tolerance_mm": float(tolerance_mm),
+        "lesion_rule": rule_of(spacing_mm),
+        "longest_side_mm": float(max(spacing_mm)),
+    }
     return [
-        Score(case, patient, arm, seed, region, **_measure(mask, prediction[region], spacing_mm))
+        Score(*about, region, **_measure(mask, prediction[region], spacing_mm, tolerance_mm), **how)
         for region, mask in reference.items()
     ]
 
 
 def _measure(
-    reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]
+    reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float
 ) -> dict[str, Any]:
     """The scores of one pair of masks by name of column."""
     if reference.shape != prediction.shape:
@@ -166,7 +182,7 @@ def _measure(
     return {
         "dice": dice(reference, prediction),
         "hd95_mm": hausdorff_95(distances),
-        "nsd": normalised_surface_distance(distances),
+        "nsd": normalised_surface_distance(distances, tolerance_mm),
         "lesion_dice": lesions.dice,
         "lesion_hd95_mm": lesions.hd95_mm,
         "lesions": lesions.lesions,
@@ -200,6 +216,35 @@ def voxel_volumes(scores: Sequence[Score]) -> list[float]:
     return [round(end(found), 4) for end in (min, max)] if found else []
 
 
-def exceeds_tolerance(voxel_mm3: Sequence[float]) -> bool:
-    """Whether some side of :func:`voxel_volumes` is longer than NSD tolerates."""
-    return bool(voxel_mm3) and voxel_mm3[-1] > TOLERANCE_MM**3 * (1 + 3 * HEADER_ROUNDING)
+@dataclass(frozen=True)
+class Conditions:
+    """Under which rows were scored.
+
+    Attributes:
+        nsd_tolerance_mm: Of NSD.
+        lesion_rule: ``brats-2023`` where that is the rule of all rows, else ``ours``.
+        longest_side_mm: The longest side of any voxel.
+    """
+
+    nsd_tolerance_mm: float
+    lesion_rule: str
+    longest_side_mm: float
+
+    @property
+    def exceeds_tolerance(self) -> bool:
+        """Whether some voxel is longer than NSD tolerates."""
+        return self.longest_side_mm > self.nsd_tolerance_mm * (1 + HEADER_ROUNDING)
+
+
+def conditions(scores: Sequence[Score]) -> Conditions:
+    """What all of ``scores``, at least one, share.
+
+    Raises:
+        ValueError: Rows have different tolerances.
+    """
+    tolerances = sorted({row.nsd_tolerance_mm for row in scores})
+    if len(tolerances) != 1:
+        raise ValueError(f"expected rows of one NSD tolerance, got {tolerances}")
+    official = all(row.lesion_rule == OFFICIAL for row in scores)
+    longest = max(row.longest_side_mm for row in scores)
+    return Conditions(tolerances[0], OFFICIAL if official else OURS, longest)

@@ -46,6 +46,8 @@ def test_without_a_command_it_says_what_there_is(capsys):
         ("--preset", "huge", "known: cpu-mini"),
         ("--threads", "0", "--threads must be"),
         ("--margin", "1", "--margin"),
+        ("--nsd-tolerance", "0", "--nsd-tolerance"),
+        ("--nsd-tolerance", "nan", "--nsd-tolerance"),
         ("--work", "/proc/nowhere", "/proc/nowhere"),
         *(("--name", name, "wants a plain folder name") for name in ("", "..", "a/b", "../../up")),
     ],

@@ -20,6 +20,7 @@ def make_score(case, arm, dice, region="WT", seed=0, patient=None, voxels=10):
         lesions=1, found_lesions=1, false_lesions=0, sensitivity=dice, precision=None,
         reference_ml=voxels / 1000, predicted_ml=0.009, volume_error_ml=0.009 - voxels / 1000,
         reference_voxels=voxels, predicted_voxels=9,
+        nsd_tolerance_mm=1.0, lesion_rule="brats-2023", longest_side_mm=1.0,
     )  # fmt: skip
 
 
@@ -256,12 +257,22 @@ def test_few_patients_one_seed_and_a_weak_segmenter_are_caveats():
 
 def test_voxels_longer_than_the_tolerance_of_the_surface_distance_are_a_caveat():
     scores = make_scores(cases=15, seeds=3)
-    at_2_mm = changed(scores, lambda s: True, reference_ml=0.08, predicted_ml=0.072)
+    sizes = {"reference_ml": 0.08, "predicted_ml": 0.072, "longest_side_mm": 2.0}
+    at_2_mm = changed(scores, lambda s: True, **sizes)
     findings = find(at_2_mm)
     assert findings.figures["voxel_mm3"] == [8.0, 8.0]
-    assert caveats(findings) == {"large_voxels": {"voxel_mm3": 8.0}}
+    assert caveats(findings) == {"large_voxels": {"side": 2.0, "tolerance": 1.0}}
+    assert caveats(find(changed(at_2_mm, lambda s: True, nsd_tolerance_mm=2.0))) == {}
     empty = changed(at_2_mm, lambda s: True, reference_voxels=0, predicted_voxels=0)
     assert figures(empty)["voxel_mm3"] == []
+
+
+def test_one_case_of_other_voxels_makes_lesion_scores_ours():
+    scores = make_scores(cases=15, seeds=3)
+    assert figures(scores)["lesion_rule"] == "brats-2023"
+    mixed = find(changed(scores, lambda s: s.case == "c03", lesion_rule="ours"))
+    assert mixed.figures["lesion_rule"] == "ours"
+    assert caveats(mixed) == {"other_lesion_rule": {}}
 
 
 def test_tests_that_cannot_succeed_are_a_caveat():

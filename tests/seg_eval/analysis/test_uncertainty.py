@@ -13,6 +13,7 @@ def score(case, arm, region="ET", dice=0.8, predicted=10.0, reference=10.0, seed
     return Score(
         case, patient or case, arm, seed, region, dice, None, None, None, None, 1, 1, 0, None, None,
         reference, predicted, predicted - reference, round(reference * 125), round(predicted * 125),
+        1.0, "ours", 2.0,
     )  # fmt: skip
 
 

@@ -1,3 +1,4 @@
+import csv
 import gzip
 import json
 from dataclasses import replace
@@ -110,6 +111,17 @@ def test_a_retrained_run_is_noticed_also_after_a_call_without_it(quick, tmp_path
     done = tmp_path / "work/runs/agi/done.json"
     done.write_text(done.read_text().replace("0" * 64, "2" * 64))
     with pytest.raises(InputError, match="arm agi comes from other weights"):
+        quick()
+
+
+def test_the_tolerance_of_surface_distance_is_settled_and_named_in_every_table(quick, folder):
+    quick("--nsd-tolerance", "3")
+    assert json.loads((folder / "config.json").read_text())["nsd_tolerance_mm"] == 3
+    with (folder / "results.csv").open() as file:
+        assert {row["nsd_tolerance_mm"] for row in csv.DictReader(file)} == {"3.0"}
+    assert "NSD at 3 mm" in (folder / "report.md").read_text()
+    assert json.loads((folder / "summary.json").read_text())["nsd_tolerance_mm"] == 3
+    with pytest.raises(InputError, match=r"nsd_tolerance_mm is 1\.0, was 3\.0"):
         quick()
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from seg_eval.scoring.regions import region_masks
-from seg_eval.scoring.scores import EMPTY_RULES, METRICS, Score, counted, score_case
+from seg_eval.scoring.scores import EMPTY_RULES, METRICS, Score, conditions, counted, score_case
 from synth3d.cohort.labels.schemes import SCHEMES
 
 MASKS = arrays(bool, (3, 4, 2))
@@ -17,7 +17,7 @@ SPACING = (2.0, 1.0, 0.5)
 
 def score(reference, prediction, spacing=SPACING):
     """The only row of a case with one region."""
-    (row,) = score_case("c", "p", "arm", 7, {"WT": reference}, {"WT": prediction}, spacing)
+    (row,) = score_case(("c", "p", "arm", 7), {"WT": reference}, {"WT": prediction}, spacing)
     return row
 
 
@@ -40,6 +40,7 @@ def test_a_worked_example():
         sensitivity=0.8, precision=0.8,
         reference_ml=pytest.approx(0.1), predicted_ml=pytest.approx(0.1), volume_error_ml=0,
         reference_voxels=100, predicted_voxels=100,
+        nsd_tolerance_mm=1.0, lesion_rule="ours", longest_side_mm=2.0,
     )  # fmt: skip
 
 
@@ -49,6 +50,30 @@ def test_volumes_and_shares_follow_the_spacing():
     row = score(a, b, (2.0, 3.0, 10.0))
     assert (row.reference_ml, row.predicted_ml, row.volume_error_ml) == (0.24, 0.12, -0.12)
     assert (row.sensitivity, row.precision) == (1 / 4, 1 / 2)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "rule"),
+    [((1.0, 1.0, 1.0), "brats-2023"), ((1.000001, 1, 1), "brats-2023"), ((2, 2, 2), "ours"),
+     ((0.5, 1.0, 2.0), "ours"), ((0.9375, 0.9375, 1.2), "ours")],
+)  # fmt: skip
+def test_the_lesion_rule_has_its_official_name_at_voxels_of_1_mm_alone(spacing, rule):
+    """Voxels of 1 mm³ that are no cubes are none."""
+    row = score(FULL, FULL, spacing)
+    assert (row.lesion_rule, row.longest_side_mm) == (rule, max(spacing))
+
+
+def test_rows_know_their_tolerance_and_of_different_ones_there_is_no_mean():
+    a, b = np.zeros((1, 1, 30), bool), np.zeros((1, 1, 30), bool)
+    a[0, 0, :10], b[0, 0, 4:14] = True, True
+    rows = [
+        score_case(("c", "p", "arm", 0), {"WT": a}, {"WT": b}, SPACING, tolerance)[0]
+        for tolerance in (0.5, 2.0)
+    ]
+    assert [row.nsd for row in rows] == pytest.approx([14 / 20, 1])
+    assert [conditions([row]).exceeds_tolerance for row in rows] == [True, False]
+    with pytest.raises(ValueError, match="one NSD tolerance"):
+        conditions(rows)
 
 
 NOTHING, VOXEL = np.zeros((2, 1, 3), bool), np.zeros((2, 1, 3), bool)
@@ -82,7 +107,7 @@ def test_a_row_survives_json():
 
 def test_every_region_of_the_reference_has_a_row():
     masks = {"WT": FULL, "TC": VOXEL, "ET": NOTHING}
-    rows = score_case("c", "p", "full", 0, masks, masks, SPACING)
+    rows = score_case(("c", "p", "full", 0), masks, masks, SPACING)
     assert [(row.region, row.reference_voxels) for row in rows] == [("WT", 6), ("TC", 1), ("ET", 0)]
 
 
@@ -121,7 +146,7 @@ def test_nnunet_counts_the_same_voxels(real, found):
     regions = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
     theirs = compute_metrics("real", "found", Reader(), list(regions.values()))["metrics"]
     masks = [region_masks(labels, SCHEMES["brats2023"]) for labels in (real, found)]
-    for row in score_case("c", "p", "full", 0, *masks, SPACING):
+    for row in score_case(("c", "p", "full", 0), *masks, SPACING):
         their = theirs[regions[row.region]]
         assert row.dice == pytest.approx(1 if np.isnan(their["Dice"]) else their["Dice"])
         assert (row.reference_voxels, row.predicted_voxels) == (their["n_ref"], their["n_pred"])
@@ -143,8 +168,8 @@ def test_every_metric_is_a_column_that_can_be_printed():
 def test_skipping_leaves_a_case_out_of_every_arm_alike(rule):
     rows = []
     for arm, found in {"full": VOXEL, "zero": NOTHING}.items():
-        rows += score_case("A", "a", arm, 0, {"ET": NOTHING}, {"ET": found}, SPACING)
-        rows += score_case("B", "b", arm, 0, {"ET": VOXEL}, {"ET": found}, SPACING)
+        rows += score_case(("A", "a", arm, 0), {"ET": NOTHING}, {"ET": found}, SPACING)
+        rows += score_case(("B", "b", arm, 0), {"ET": VOXEL}, {"ET": found}, SPACING)
     assert [row.dice for row in rows] == [0, 1, 1, 0]
     kept = {(row.case, row.arm) for row in counted(rows, rule)}
     cases = {"brats": "AB", "skip": "B"}[rule]
@@ -161,4 +186,4 @@ def test_skipping_leaves_a_case_out_of_every_arm_alike(rule):
 )  # fmt: skip
 def test_refuses_what_cannot_be_compared(prediction, spacing, told):
     with pytest.raises(ValueError, match=told):
-        score_case("c", "p", "full", 0, {"WT": FULL}, prediction, spacing)
+        score_case(("c", "p", "full", 0), {"WT": FULL}, prediction, spacing)
