@@ -7,10 +7,10 @@ from seg_eval.report.outputs import (
     rebuild,
     render,
     render_overview,
+    render_power,
     write_index,
     write_outputs,
 )
-from seg_eval.report.power import render_power
 from seg_eval.report.solid import keep_script
 
 __all__ = [

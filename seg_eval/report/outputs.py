@@ -13,6 +13,7 @@ from seg_eval.arms import ARM_KINDS, Arm
 from seg_eval.experiment import Experiment, told_uncertainty
 from seg_eval.records import read_times
 from seg_eval.report.agreement import volume_panels
+from seg_eval.report.certificate import setting_of
 from seg_eval.report.context import (
     Summary,
     asked,
@@ -21,9 +22,8 @@ from seg_eval.report.context import (
     list_arms,
     overview,
     put_into_words,
-    warnings_first,
 )
-from seg_eval.report.page import fill, say, spoken
+from seg_eval.report.page import aligned, fill, power_table, say, spoken
 from seg_eval.report.pictures import (
     dice_by_case,
     draw_dice,
@@ -87,6 +87,7 @@ def write_outputs(
     times = read_times(folder)
     summary |= {
         "config": plan.describe(),
+        "setting": setting_of(None if plan.foreign else plan.preset, plan.cohort.test),
         "notes": {name: _note(experiment, arms) for name, arms in plan.groups.items()},
         "uncertainty": told_uncertainty(experiment, used),
         "seconds": times.seconds,
@@ -209,7 +210,7 @@ def write_index(folder: Path, summaries: Mapping[str, tuple[str, Summary]]) -> P
             "link": quote(link, safe="/"),
             "headline": summary["headline"],
             "cells": cells,
-            "warnings": len(warnings_first(summary)),
+            "warnings": len(summary["warnings"]),
         })  # fmt: skip
     path = folder / "index.html"
     context = {"title": "Dice recovery, every sequence", "rows": rows, "regions": names}
@@ -294,3 +295,20 @@ def _draw(
         title = say("scatter_picture", q=q)
         draw_scatter(points, groups, title, folder / "scatter.png")
     return [name for name in OUTPUTS if name.endswith(".png") and (folder / name).is_file()]
+
+
+def render_power(folder: Path) -> str:
+    """The table of a finished experiment, and what it says.
+
+    Raises:
+        InputError: Not a finished experiment; or nothing of it tells, for want of a synthetic arm
+            or of a second patient.
+    """
+    summary: Mapping[str, Any] = read_summary(folder)
+    found = power_table(summary)
+    if found is None:
+        raise InputError(
+            f"{folder} has no synthetic arm, or one patient alone: there are no variances to "
+            "reckon with; run it with --run and two test patients or more"
+        )
+    return f"{aligned(found)}\n\n{say('power', arm=summary['primary']['arm'])}."

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,7 @@ from seg_eval.scoring import IMAGE_SCORES, Score
 from seg_eval.segmenter import BEST, FINAL
 from synth3d.errors import InputError
 from synth3d.files import from_csv_cell, read_text, sha256, write_csv, write_text
+from synth3d.machine import versions as versions_here
 from synth3d.scoring import FEWEST_TRAININGS
 from synth3d.settings import read_as
 
@@ -73,8 +73,8 @@ def hashes(experiment: Experiment) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that have a part in the figures."""
-    found = {"python": platform.python_version()} | dict.fromkeys(LIBRARIES, "not installed")
+    """Of synth3d, of Python and of the libraries that have a part in the figures."""
+    found = dict.fromkeys(LIBRARIES, "not installed") | versions_here()
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)

@@ -11,7 +11,7 @@ import torch
 from cuda_ops import __file__ as ops_file
 from synth3d import __file__ as own_file
 from synth3d import __version__
-from synth3d.cohort import Modality, patient_of, seen_together
+from synth3d.cohort import Modality, are_simulated, patient_of, seen_together
 from synth3d.errors import InputError
 from synth3d.files import atomic_path, read_object, sha256, write_json
 from synth3d.frameworks import CouplingOptions, Diffusion
@@ -93,7 +93,7 @@ def _counts(cohort: Mapping[str, Any]) -> dict[str, Any]:
             "training_patients": len({patient_of(name) for name in names}),
             "validation_cases": len(cohort["val"]),
             "test_cases": len(cohort["test"]),
-            "simulated": _simulated(names),
+            "simulated": are_simulated(names),
         }
     except TypeError as error:
         raise InputError(f"cohort.json is damaged: {error}") from error
@@ -110,15 +110,9 @@ def _begun_from(cohort: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"cohort.json is damaged: seen_before: {error}") from error
     kinds = ("training_cases", "training_patients", "validation_cases")
-    names = [*cohort["train"], *cohort["seen_before"]["train"]]
+    names = [str(name) for name in (*cohort["train"], *cohort["seen_before"]["train"])]
     told = {"begun_from": {kind: before[kind] for kind in kinds}}
-    return told | {"simulated": _simulated(names)}
-
-
-def _simulated(names: Iterable[Any]) -> bool:
-    """Whether these cases are the built-in simulated heads, all of them."""
-    names = [str(name) for name in names]
-    return bool(names) and all(name.startswith("Phantom-") for name in names)
+    return told | {"simulated": are_simulated(names)}
 
 
 def write_model(contents: Contents, folder: Path, weights: str) -> None:

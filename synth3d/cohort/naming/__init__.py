@@ -15,7 +15,12 @@ from synth3d.cohort.naming.nnunet import (
     nnunet_dataset,
     nnunet_listed,
 )
-from synth3d.cohort.naming.patients import doubtful_patients, patient_of, untold_patients
+from synth3d.cohort.naming.patients import (
+    are_simulated,
+    doubtful_patients,
+    patient_of,
+    untold_patients,
+)
 from synth3d.cohort.naming.vocabulary import (
     ALL_MODALITIES,
     GENERIC,
@@ -37,6 +42,7 @@ __all__ = [
     "Modality",
     "Role",
     "TOKENS",
+    "are_simulated",
     "claim_by_name",
     "claim_of",
     "claims",

@@ -73,6 +73,12 @@ def is_visit(name: str) -> bool:
     return bool(_VISIT.fullmatch(name))
 
 
+def are_simulated(cases: Iterable[str]) -> bool:
+    """Whether these cases are built-in simulated heads, all of them; False of none."""
+    names = [*cases]
+    return bool(names) and all(name.startswith("Phantom-") for name in names)
+
+
 def doubtful_patients(patients: Mapping[str, str]) -> list[str]:
     """A sentence for each patient whose cases are held together by nothing but a short last word.
 

@@ -13,7 +13,7 @@ from tests.seg_eval.report.conftest import PRIMARY
 SCHEMA = Path(__file__).parents[3] / "docs" / "summary-schema.md"
 FREE_FORM = {
     "config", "notes", "uncertainty", "seconds", "peak_memory_mb", "versions", "hashes", "commands",
-    "pictures", "cases", "transfer",
+    "pictures", "cases", "transfer", "setting",
 }  # fmt: skip
 PLACEHOLDERS = {
     "regions": "<region>", "arms": "<arm>", "metrics": "<metric>", "replicates": "<arm>",

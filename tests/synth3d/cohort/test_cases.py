@@ -5,6 +5,7 @@ import pytest
 
 from synth3d.cohort import (
     MODALITIES,
+    are_simulated,
     doubtful_patients,
     find_cases,
     parse_modality,
@@ -244,3 +245,9 @@ def test_a_missing_file_would_be_called_as_most_others_are(tmp_path, files, lack
         (tmp_path / file).touch()
     case = next(case for case in find_cases(tmp_path) if case.name == lacking)
     assert case.file_name("t2f") == name
+
+
+def test_simulated_cases_are_known_by_name_and_only_all_together():
+    assert are_simulated(["Phantom-00001-000", "Phantom-00002-000"])
+    assert not are_simulated(["Phantom-00001-000", "BraTS-GLI-00001-000"])
+    assert not are_simulated([])
