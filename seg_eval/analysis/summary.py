@@ -5,8 +5,9 @@ hold no sentence; :mod:`seg_eval.report` adds those.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from seg_eval.analysis.verdict import (
 )
 from seg_eval.arms import Arm, floor_of
 from seg_eval.scoring import REGIONS, Score, counted, exceeds_tolerance, voxel_volumes
-from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_TRAININGS, Crossed
+from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_CENTRES, FEWEST_TRAININGS
 
 SCHEMA = 3
 PLUMBING_TOLERANCE = 0.002
@@ -58,6 +59,7 @@ class Question:
         empty: Rule for regions that a case does not have, of ``EMPTY_RULES``.
         margin: Mean Dice that may be lost and still be called not inferior to ``full``.
         degraded: ``ratio`` and ``profile`` of the thick slices; None where a sequence is missing.
+        centres: Where each case was acquired, if that is known of all of them; else empty.
     """
 
     arms: Sequence[Arm]
@@ -65,6 +67,7 @@ class Question:
     empty: str = "brats"
     margin: float = MARGIN
     degraded: Mapping[str, Any] | None = None
+    centres: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def of_leads(self) -> float:
@@ -102,8 +105,9 @@ def summarise(
     arms = question.arms
     used = counted(scores, question.empty)
     names = [name for name in REGIONS if any(row.region == name for row in used)]
-    tables = {name: tabulate(used, arms, [name]) for name in names}
-    crossed = {name: _crossed(table) for name, table in tables.items()}
+    centres = question.centres
+    tables = {name: tabulate(used, arms, [name], centres=centres) for name in names}
+    crossed = {name: table.crossed() for name, table in tables.items()}
     floor = question.floor
     found = {name: recover(table, floor, crossed[name]) for name, table in tables.items()}
     regions = {
@@ -115,7 +119,7 @@ def summarise(
     synthetic = [arm.name for arm in arms if arm.about.group == "synthesis"]
     verdicts = tuple(judge(_gather(used, question, found, arm)) for arm in synthetic or [None])
     tests = compare_arms(tables, arms)
-    table, voxels = tabulate(used, arms, names), voxel_volumes(used)
+    table, voxels = tabulate(used, arms, names, centres=centres), voxel_volumes(used)
     figures = {
         "schema": SCHEMA,
         "regions": regions,
@@ -131,7 +135,7 @@ def summarise(
         "image_benefit": _image_benefit(used, images, arms, verdicts[0].facts.defined or names),
         "plumbing": _check_plumbing(regions, arms),
         "intervals": {
-            "over": _crossed(table).over,
+            "over": table.crossed().over,
             "unit": "patient",
             "seeds": list(table.seeds),
             "confidence": CONFIDENCE,
@@ -149,6 +153,9 @@ def summarise(
         drawn = {name: _drawn(runs) for name, runs in replicates.items()}
         figures["intervals"] |= {"replicates": drawn}
         figures["leads"] = leads({"mean": table, **tables}, arms)
+    if table.centres:
+        whose = Counter(dict(zip(table.patients, table.centres, strict=True)).values())
+        figures["intervals"] |= {"centres": dict(sorted(whose.items()))}
     caveats = _caveats(table, regions, question)
     if family := hopeless(tests):
         caveats.append(Caveat("hopeless_tests", {"family": family}))
@@ -171,10 +178,6 @@ def _drawn(names: Sequence[str]) -> dict[str, Any]:
     return {"names": list(names), "over": over}
 
 
-def _crossed(table: ScoreTable) -> Crossed:
-    return Crossed(table.patients, len(table.seeds))
-
-
 def _gather(
     scores: Sequence[Score],
     question: Question,
@@ -193,8 +196,8 @@ def _gather(
     kind = next((arm.kind for arm in question.arms if arm.name == name), "synthetic")
     if not defined:
         return Facts(missing, name, math.nan, about, [], patients, degraded, kind)
-    table = tabulate(scores, question.arms, list(about))
-    crossed = _crossed(table)
+    table = tabulate(scores, question.arms, list(about), centres=question.centres)
+    crossed = table.crossed()
     own = table.apart[name or question.floor]
     rivals = []
     for arm in question.arms:
@@ -275,6 +278,8 @@ def _caveats(table: ScoreTable, regions: dict[str, Any], question: Question) -> 
         found.append(
             Caveat("few_trainings", {"seeds": len(table.seeds), "least": FEWEST_TRAININGS})
         )
+    if 0 < (count := len({*table.centres})) < FEWEST_CENTRES:
+        found.append(Caveat("few_centres", {"centres": count, "least": FEWEST_CENTRES}))
     for name, region in regions.items():
         if np.ptp(region["floor_per_seed"]) > FLOOR_VARIES:
             ends = {"low": min(region["floor_per_seed"]), "high": max(region["floor_per_seed"])}

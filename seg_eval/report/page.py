@@ -19,6 +19,7 @@ from seg_eval.arms import ARM_KINDS
 from seg_eval.report.pictures import short_name
 from seg_eval.scoring import BRATS_GLIOMA, TOLERANCE_MM
 from synth3d.files import html_page, markdown_cell, markdown_page
+from synth3d.scoring import FEWEST_CENTRES
 
 WORDS = Path(__file__).parent / "words"
 DASH = "–"
@@ -185,7 +186,7 @@ def _environment(is_html: bool) -> Any:
         extensions=["jinja2.ext.do"],
     )
     made.globals |= {
-        "say": say, "tolerance_mm": TOLERANCE_MM,
+        "say": say, "fewest_centres": FEWEST_CENTRES, "tolerance_mm": TOLERANCE_MM,
         "lesion_rule": BRATS_GLIOMA,
     }  # fmt: skip
     named = (figure, interval, listed, many, number, p_value, percent, share, signed, spoken)

@@ -16,9 +16,11 @@ from synth3d.scoring.formulas import decibels, image_scores, mae_brain, psnr_bra
 from synth3d.scoring.intervals import (
     CONFIDENCE,
     FEW_CASES,
+    FEWEST_CENTRES,
     FEWEST_TRAININGS,
     Crossed,
     Estimate,
+    Over,
     mean_squares,
 )
 from synth3d.scoring.report import score
@@ -32,8 +34,10 @@ __all__ = [
     "Convention",
     "Crossed",
     "Estimate",
+    "FEWEST_CENTRES",
     "FEWEST_TRAININGS",
     "FEW_CASES",
+    "Over",
     "ScoreRequest",
     "calibrate",
     "conformal_quantile",
