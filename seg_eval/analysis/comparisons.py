@@ -71,8 +71,7 @@ def leads(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[dict[st
 
 
 def _lead(table: ScoreTable, arm: str, other: str) -> dict[str, Any]:
-    crossed = Crossed(table.patients, len(table.seeds))
-    found = crossed.mean(table.apart[arm], less=table.apart[other])
+    found = table.crossed().mean(table.apart[arm], less=table.apart[other])
     differences = by_patient(table.values[arm] - table.values[other], table.patients)
     return {"lead": plain(found) | over_patients(differences)}
 

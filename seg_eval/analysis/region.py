@@ -38,7 +38,7 @@ def summarise_region(
     dice: ScoreTable,
 ) -> dict[str, Any]:
     """The keys of ``regions.<region>`` in ``summary.json``; ``rows`` are of one region."""
-    crossed = Crossed(dice.patients, len(dice.seeds))
+    crossed = dice.crossed()
     tables = {"dice": dice} | {
         metric: tabulate(_measured(rows, metric), arms, [rows[0].region], metric)
         for metric in METRICS
@@ -48,7 +48,7 @@ def summarise_region(
     these = None
     replicates = max(each.shape[2] for each in dice.apart.values())
     if crossed.over == "trainings" or replicates >= FEWEST_TRAININGS:
-        these = recover(dice, floor, Crossed(dice.patients, len(dice.seeds), "patients"))
+        these = recover(dice, floor, dice.crossed("patients"))
     return {
         "cases": len(dice.cases),
         "patients": crossed.patients,

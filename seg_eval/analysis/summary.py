@@ -5,6 +5,7 @@ hold no sentence; :mod:`seg_eval.report` adds those.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ from seg_eval.scoring import (
     counted,
     voxel_volumes,
 )
-from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_TRAININGS, Crossed
+from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_CENTRES, FEWEST_TRAININGS
 
 SCHEMA = 4
 PLUMBING_TOLERANCE = 0.002
@@ -69,7 +70,7 @@ class Question:
         empty: Rule for regions that a case does not have, of ``EMPTY_RULES``.
         margin: Mean Dice that may be lost and still be called not inferior to ``full``.
         degraded: ``ratio`` and ``profile`` of the thick slices; None where a sequence is missing.
-        centres: Where cases were acquired, by case, as far as that is known.
+        centres: Where each case was acquired, if that is known of all of them; else empty.
     """
 
     arms: Sequence[Arm]
@@ -115,8 +116,9 @@ def summarise(
     arms = question.arms
     used = counted(scores, question.empty)
     names = [name for name in REGIONS if any(row.region == name for row in used)]
-    tables = {name: tabulate(used, arms, [name]) for name in names}
-    crossed = {name: _crossed(table) for name, table in tables.items()}
+    centres = question.centres
+    tables = {name: tabulate(used, arms, [name], centres=centres) for name in names}
+    crossed = {name: table.crossed() for name, table in tables.items()}
     floor = question.floor
     found = {name: recover(table, floor, crossed[name]) for name, table in tables.items()}
     regions = {
@@ -128,7 +130,7 @@ def summarise(
     synthetic = [arm.name for arm in arms if arm.about.group == "synthesis"]
     verdicts = tuple(judge(_gather(used, question, found, arm)) for arm in synthetic or [None])
     tests = compare_arms(tables, arms)
-    table, scored = tabulate(used, arms, names), conditions(used)
+    table, scored = tabulate(used, arms, names, centres=centres), conditions(used)
     figures = {
         "schema": SCHEMA,
         "regions": regions,
@@ -157,6 +159,9 @@ def summarise(
     }
     if replicates_of(used):
         figures["leads"] = leads({"mean": table, **tables}, arms)
+    if table.centres:
+        whose = Counter(dict(zip(table.patients, table.centres, strict=True)).values())
+        figures["intervals"] |= {"centres": dict(sorted(whose.items()))}
     caveats = _caveats(table, regions, question)
     if family := hopeless(tests):
         caveats.append(Caveat("hopeless_tests", {"family": family}))
@@ -166,7 +171,7 @@ def summarise(
 def _intervals(table: ScoreTable, used: Sequence[Score], question: Question) -> dict[str, Any]:
     replicates = {name: _drawn(runs) for name, runs in replicates_of(used).items()}
     return {
-        "over": _crossed(table).over,
+        "over": table.crossed().over,
         "unit": "patient",
         "seeds": list(table.seeds),
         "confidence": CONFIDENCE,
@@ -210,10 +215,6 @@ def _drawn(names: Sequence[str]) -> dict[str, Any]:
     return {"names": list(names), "over": over}
 
 
-def _crossed(table: ScoreTable) -> Crossed:
-    return Crossed(table.patients, len(table.seeds))
-
-
 def _gather(
     scores: Sequence[Score],
     question: Question,
@@ -232,8 +233,8 @@ def _gather(
     kind = next((arm.kind for arm in question.arms if arm.name == name), "synthetic")
     if not defined:
         return Facts(missing, name, math.nan, about, [], patients, degraded, kind)
-    table = tabulate(scores, question.arms, list(about))
-    crossed = _crossed(table)
+    table = tabulate(scores, question.arms, list(about), centres=question.centres)
+    crossed = table.crossed()
     own = table.apart[name or question.floor]
     rivals = []
     for arm in question.arms:
@@ -314,6 +315,8 @@ def _caveats(table: ScoreTable, regions: dict[str, Any], question: Question) -> 
         found.append(
             Caveat("few_trainings", {"seeds": len(table.seeds), "least": FEWEST_TRAININGS})
         )
+    if 0 < (count := len({*table.centres})) < FEWEST_CENTRES:
+        found.append(Caveat("few_centres", {"centres": count, "least": FEWEST_CENTRES}))
     for name, region in regions.items():
         if np.ptp(region["floor_per_seed"]) > FLOOR_VARIES:
             ends = {"low": min(region["floor_per_seed"]), "high": max(region["floor_per_seed"])}

@@ -1,6 +1,6 @@
 """Scores as arrays (cases, seeds) or (cases, seeds, replicates) by arm."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from seg_eval.arms import Arm
 from seg_eval.scoring import Score
+from synth3d.scoring import Crossed, Over
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class ScoreTable:
     """One score by arm, NaN where it is not defined; and whose the rows are.
 
     ``apart`` holds (cases, seeds, replicates), one replicate but where several trainings of a
-    synthesiser are one arm; ``values`` are their means, (cases, seeds).
+    synthesiser are one arm; ``values`` are their means, (cases, seeds). ``centres`` are those of
+    the cases, if all are known.
     """
 
     cases: tuple[str, ...]
@@ -23,12 +25,23 @@ class ScoreTable:
     seeds: tuple[int, ...]
     values: dict[str, np.ndarray]
     apart: dict[str, np.ndarray]
+    centres: tuple[str, ...] = ()
+
+    def crossed(self, over: Over = "trainings") -> Crossed:
+        """Its patients and seeds; ``over`` as there."""
+        return Crossed(self.patients, len(self.seeds), over, self.centres)
 
 
 def tabulate(
-    scores: Iterable[Score], arms: Sequence[Arm], regions: Sequence[str], metric: str = "dice"
+    scores: Iterable[Score],
+    arms: Sequence[Arm],
+    regions: Sequence[str],
+    metric: str = "dice",
+    centres: Mapping[str, str] | None = None,
 ) -> ScoreTable:
     """Per case, seed and arm the score, averaged over those of ``regions`` that have one.
+
+    ``centres`` has that of each case, or of none.
 
     Raises:
         ValueError: An arm has other cases or seeds than the others, or a row comes twice.
@@ -66,7 +79,10 @@ def tabulate(
         for name in [arm.name for arm in arms]
     }  # fmt: skip
     values = {name: known_mean(each, 2) for name, each in apart.items()}
-    return ScoreTable(cases, tuple(patients[case] for case in cases), seeds, values, apart)
+    owners, where = (
+        tuple(told[case] for case in cases) if told else () for told in (patients, centres)
+    )
+    return ScoreTable(cases, owners, seeds, values, apart, where)
 
 
 def known_mean(values: np.ndarray, axis: int) -> np.ndarray:

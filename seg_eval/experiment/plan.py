@@ -96,6 +96,12 @@ class Plan:
         """The patient of each test case."""
         return {case.name: case.patient for case in self.cohort.test}
 
+    @property
+    def centres(self) -> dict[str, str]:
+        """Where each test case was acquired, if a table says so of all of them; else empty."""
+        told = {case.name: case.centre for case in self.cohort.test if case.centre}
+        return told if len(told) == len(self.cohort.test) else {}
+
     def is_foreign(self, segmenter: str) -> bool:
         """Whether that kind of segmenter is one that the user brought."""
         return segmenter == "frozen" and self.foreign is not None

@@ -79,8 +79,7 @@ def write_outputs(
     write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
     how = plan.degraded and plan.degraded.describe()
     about = plan.judged, plan.asked, plan.empty, plan.margin
-    centres = {case.name: case.centre for case in plan.cohort.test if case.centre}
-    question = Question(*about, degraded=how, centres=centres)
+    question = Question(*about, degraded=how, centres=plan.centres)
     summary = put_into_words(summarise(scores, images, question), question)
     summary["warnings"] += [say(caveat.code, **caveat.figures) for caveat in caveats_of(plan)]
     shown = chosen_cases(used, plan.judged, plan.cohort.test, question.floor)

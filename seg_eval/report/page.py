@@ -20,6 +20,7 @@ from seg_eval.arms import ARM_KINDS
 from seg_eval.report.pictures import GROUP_COLOURS, REGION_COLOURS, short_name
 from seg_eval.scoring import BRATS_GLIOMA
 from synth3d.files import html_page, markdown_cell, markdown_page
+from synth3d.scoring import FEWEST_CENTRES
 
 WORDS = Path(__file__).parent / "words"
 DASH = "–"
@@ -212,7 +213,7 @@ def _environment(is_html: bool) -> Any:
         lstrip_blocks=True,
         extensions=["jinja2.ext.do"],
     )
-    made.globals |= {"say": say, "lesion_rule": BRATS_GLIOMA}
+    made.globals |= {"say": say, "fewest_centres": FEWEST_CENTRES, "lesion_rule": BRATS_GLIOMA}
     named = (
         figure, interval, listed, many, number, p_value, percent, share, signed, spoken, thousands,
     )  # fmt: skip

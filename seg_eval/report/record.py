@@ -42,14 +42,23 @@ def caveats_of(plan: Plan) -> list[Caveat]:
         found.append(Caveat("foreign_segmenter", {"name": plan.foreign.name}))
         if kinds & set(kinds_with("own_segmenter")):
             found.append(Caveat("rivals_of_another_preset", {"preset": plan.preset}))
+    found += _of_chance(plan)
     other = [arm for arm in plan.arms if ARM_KINDS[arm.kind].group == "synthesis"]
     if unknown := [arm.name for arm in other if not isinstance(arm.source, SynthesisRun)]:
         found.append(Caveat("unknown_training", {"names": unknown}))
+    if taught := [arm.of for arm in plan.arms if isinstance(arm.source, Completed) and arm.of]:
+        found.append(Caveat("retrained_on_files", {"name": taught[0]}))
+    return found
+
+
+def _of_chance(plan: Plan) -> list[Caveat]:
+    """What might have come out otherwise and is not drawn at random."""
+    found, untold = [], [case.name for case in plan.cohort.test if not case.centre]
+    if 0 < len(untold) < len(plan.cohort.test):
+        found.append(Caveat("untold_centres", {"cases": untold}))
     few = [name for name, each in plan.groups.items() if len(each) < FEWEST_TRAININGS]
     if weights := [arm.name for arm in plan.judged if arm.name in few and arm.about.is_synthesis]:
         found.append(Caveat("these_weights", {"names": weights}))
-    if taught := [arm.of for arm in plan.arms if isinstance(arm.source, Completed) and arm.of]:
-        found.append(Caveat("retrained_on_files", {"name": taught[0]}))
     return found
 
 

@@ -16,9 +16,11 @@ from synth3d.scoring.formulas import decibels, mae_brain, psnr_brain, ssim_brain
 from synth3d.scoring.intervals import (
     CONFIDENCE,
     FEW_CASES,
+    FEWEST_CENTRES,
     FEWEST_TRAININGS,
     Crossed,
     Estimate,
+    Over,
     mean_squares,
 )
 from synth3d.scoring.pairs import Files, files_by_case
@@ -33,9 +35,11 @@ __all__ = [
     "Convention",
     "Crossed",
     "Estimate",
+    "FEWEST_CENTRES",
     "FEWEST_TRAININGS",
     "FEW_CASES",
     "Files",
+    "Over",
     "ScoreRequest",
     "calibrate",
     "conformal_quantile",

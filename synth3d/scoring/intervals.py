@@ -5,7 +5,8 @@ bottom" looks at the mean of top − θ · bottom:
 
 * its standard error is that of patients crossed with trainings, both drawn at random, with
   Satterthwaite's degrees of freedom; or of patients alone, where the statement is about these
-  trainings. What was itself trained several times has its replicates as a third random factor;
+  trainings. What was itself trained several times has its replicates as a third random factor, and
+  patients of one centre are alike as far as they are, if centres are known;
 * its t value is transformed so that skewness, a few patients who lose much, is taken out (Hall
   1992, "On the removal of skewness by transformation", eq. 2), and then held against Student's; no
   end lies farther out than :data:`FARTHEST` times Student's, since the skewness of six patients is
@@ -31,6 +32,9 @@ FEW_CASES = 15
 
 FEWEST_TRAININGS = 3
 """From so many trainings on an interval may speak of trainings that were not made."""
+
+FEWEST_CENTRES = 3
+"""From so many on centres are drawn at random; fewer are as given."""
 
 FARTHEST = 1.5
 """How far out skewness may move an end, as a multiple of Student's."""
@@ -59,14 +63,19 @@ class Crossed:
     All cases of a patient are one unit. ``trainings`` are how many each case was scored with, of a
     segmenter or a synthesiser; from :data:`FEWEST_TRAININGS` on they are drawn at random, too,
     unless ``over`` says ``patients``. Values may have replicates beside: trainings of what was
-    scored, each of them scored with all ``trainings``. The same holds for these.
+    scored, each of them scored with all ``trainings``. The same holds for these. ``centres``, of
+    each case or of none, are where its patient was examined; a patient of two is of both together.
 
     Raises:
-        ValueError: There are no cases or trainings.
+        ValueError: There are no cases or trainings, or other centres than cases.
     """
 
     def __init__(
-        self, patients: Sequence[str], trainings: int = 1, over: Over = "trainings"
+        self,
+        patients: Sequence[str],
+        trainings: int = 1,
+        over: Over = "trainings",
+        centres: Sequence[str] = (),
     ) -> None:
         if not len(patients) or trainings < 1:
             raise ValueError(f"expected cases and trainings, got {len(patients)} and {trainings}")
@@ -74,6 +83,11 @@ class Crossed:
         self.cases, self.patients, self.trainings = len(owner), len(names), trainings
         self.over: Over = over if trainings >= FEWEST_TRAININGS else "patients"
         self._these = over == "patients"
+        if len(centres) not in (0, len(owner)):
+            raise ValueError(f"expected a centre for each case, got {len(centres)}")
+        where = np.asarray(centres or [""] * len(owner))
+        told = ["+".join(sorted({*where[owner == one].tolist()})) for one in range(len(names))]
+        self._centres = np.unique(told, return_inverse=True)[1]
         self._member = np.zeros((self.patients, self.cases))
         self._member[owner, np.arange(self.cases)] = 1
 
@@ -148,7 +162,8 @@ class Crossed:
             trained = is_known.any((0, 1))
             if trained.sum() >= FEWEST_TRAININGS and not self._these:
                 apart.append((own[0][..., trained], own[1][..., trained]))
-        return _Sums(np.sum(above, 0), np.sum(below, 0), tuple(apart))
+        centres = self._centres[there[0][:, 0]]
+        return _Sums(np.sum(above, 0), np.sum(below, 0), tuple(apart), centres)
 
     def _by_patient(self, values: np.ndarray) -> np.ndarray:
         """Sums of (cases, trainings, replicates) over the cases of a patient."""
@@ -172,12 +187,14 @@ class _Sums:
     """Sums over the cases of a patient, of what is above and below the bar of a ratio.
 
     ``above`` and ``below`` are (patients, trainings), means over replicates; ``apart`` has both
-    (patients, trainings, replicates) for each side of a difference whose replicates are drawn.
+    (patients, trainings, replicates) for each side of a difference whose replicates are drawn;
+    ``centres`` tells the centre of each patient.
     """
 
     above: np.ndarray
     below: np.ndarray
-    apart: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
+    apart: tuple[tuple[np.ndarray, np.ndarray], ...]
+    centres: np.ndarray
 
     def rest(self, theta: float) -> np.ndarray:
         """What is above less ``theta`` times what is below, (patients, trainings)."""
@@ -185,7 +202,8 @@ class _Sums:
 
     def error(self, theta: float) -> tuple[float, float]:
         """Standard error of the mean of :meth:`rest`, and its degrees of freedom."""
-        return standard_error(self.rest(theta), [top - theta * low for top, low in self.apart])
+        apart = [top - theta * low for top, low in self.apart]
+        return standard_error(self.rest(theta), apart, self.centres)
 
 
 Ends = Callable[[float, _Sums, float], tuple[float, float]]
@@ -252,7 +270,9 @@ def untransformed(value: float, skewness: float) -> float:
 
 
 def standard_error(
-    values: np.ndarray, replicates: Sequence[np.ndarray] = ()
+    values: np.ndarray,
+    replicates: Sequence[np.ndarray] = (),
+    centres: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Standard error of the mean of patients crossed with trainings, and its degrees of freedom.
 
@@ -265,6 +285,7 @@ def standard_error(
 
     Each of ``replicates`` (patients, trainings, replicates) is a further factor: what its mean
     over ``replicates`` has added to ``values``. It counts for what replicates are above chance.
+    ``centres`` (patients,) are numbers; of three and more the patients of one are a cluster.
     """
     count, seeds = values.shape
     patients, trainings, chance = mean_squares(values)
@@ -275,7 +296,30 @@ def standard_error(
         made = each.shape[2]
         between, above = (part / made for part in replicate_squares(each))
         square, parts = square + above, parts + above * between / (made - 1)
+    if centres is not None and FEWEST_CENTRES <= len({*centres.tolist()}) < count:
+        above, between = (seeds * part for part in centre_squares(values.mean(1), centres))
+        square, parts = square + above, parts + above * between / (len({*centres.tolist()}) - 1)
     return float(np.sqrt(square / values.size)), square**2 / parts if parts > 0 else count - 1.0
+
+
+def centre_squares(values: np.ndarray, centres: np.ndarray) -> tuple[float, float]:
+    """What it adds to the mean square of patients that those of one centre are alike.
+
+    And the same as if chance were nothing.
+
+    Of one value a patient (n,), fewer centres than patients. By the mean squares of the one-way
+    layout with unequal numbers m of patients (Searle, Casella, McCulloch 1992, §3.6): the mean of
+    patients varies by the variance v between centres times Σ m² / n, of which their mean square has
+    v (n - Σ m² / n) / (n - 1) already. Nothing where centres are no farther apart than chance.
+    """
+    sizes = np.bincount(centres, minlength=centres.max() + 1).astype(float)
+    sums = np.bincount(centres, values, minlength=len(sizes))
+    sizes, sums = sizes[sizes > 0], sums[sizes > 0]
+    total, squares = sizes.sum(), (sizes**2).sum() / sizes.sum()
+    between = float((sizes * (sums / sizes - values.mean()) ** 2).sum()) / (len(sizes) - 1)
+    within = float((values**2).sum() - (sums**2 / sizes).sum()) / (total - len(sizes))
+    share = (squares - (total - squares) / (total - 1)) * (len(sizes) - 1) / (total - squares)
+    return float(share * max(between - within, 0.0)), float(share * between)
 
 
 def replicate_squares(values: np.ndarray) -> tuple[float, float]:

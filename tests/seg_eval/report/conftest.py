@@ -67,9 +67,11 @@ def make_score(case: str, arm: str, seed: int, region: str, dice: float) -> Scor
 
 @pytest.fixture(scope="session")
 def make_summary() -> Callable[..., dict[str, Any]]:
-    """Makes ``summary.json`` from rows: (scores, images, config), where config changes its own."""
+    """Makes ``summary.json``: (scores, images, centres, config), where config changes its own."""
 
-    def make(scores: list[Score], images: Any = (), **config: Any) -> dict[str, Any]:
+    def make(
+        scores: list[Score], images: Any = (), centres: Any = None, **config: Any
+    ) -> dict[str, Any]:
         names = list(dict.fromkeys(row.case for row in scores))
         arms = make_arms(dict.fromkeys(row.arm for row in scores))
         config = {
@@ -78,8 +80,8 @@ def make_summary() -> Callable[..., dict[str, Any]]:
             "seeds": sorted({row.seed for row in scores}), "threads": 1, "empty": "brats",
             "margin": 0.02, "nsd_tolerance_mm": 1.0, "arms": {}, "seed": 0,
         } | config  # fmt: skip
-        centres = {name: ("CBICA", "TCIA")[i % 2] for i, name in enumerate(names)}
-        question = Question(arms, config["missing"], config["empty"], centres=centres)
+        about = arms, config["missing"], config["empty"]
+        question = Question(*about, centres=centres or {})
         return put_into_words(summarise(scores, images, question), question) | {
             "config": config,
             "notes": {arm.name: "" for arm in arms}

@@ -261,6 +261,12 @@ OTHERS = (
             }
         },
     ),
+    (
+        "interval_method",
+        {"found": {"seeds": [0], "over": "patients", "centres": {"a": 9, "b": 4, "c": 2}}},
+    ),
+    ("few_centres", {"centres": 2, "least": 3}),
+    ("untold_centres", {"cases": ["a", "b"]}),
     ("trainings_of", {"names": [*"abc"]}),
     ("replicates", {}),
     ("leads", {}),

@@ -17,6 +17,7 @@ FREE_FORM = {
 }  # fmt: skip
 PLACEHOLDERS = {
     "regions": "<region>", "arms": "<arm>", "metrics": "<metric>", "replicates": "<arm>",
+    "centres": "<centre>",
 }  # fmt: skip
 
 
@@ -59,7 +60,8 @@ def whole(make_scores, make_summary, images):
         replace(row, replicate=run if row.arm == PRIMARY else "")
         for row in scores for run in (("a", "b") if row.arm == PRIMARY else ("",))
     ]  # fmt: skip
-    return lambda: make_summary(scores, images)
+    centres = {row.case: f"centre {int(row.case[9:11]) % 3}" for row in scores}
+    return lambda: make_summary(scores, images, centres)
 
 
 def test_the_document_names_every_key_and_no_other(whole):

@@ -7,6 +7,7 @@ from scipy.stats import t as student
 
 from synth3d.scoring.intervals import (
     Crossed,
+    centre_squares,
     replicate_squares,
     skewness_of_mean,
     standard_error,
@@ -295,3 +296,57 @@ def test_what_it_promises_over_replicates_it_holds(arms):
 def test_other_numbers_of_trainings_are_refused():
     with pytest.raises(ValueError, match="5 cases x 3 trainings"):
         FIVE.mean(np.zeros((5, 2, 4)))
+
+
+CENTRED = arrays(float, (6, 3), elements=st.floats(-1, 1, width=32))
+SIX = [*"abcdef"]
+
+
+@settings(max_examples=30)
+@given(CENTRED)
+def test_a_centre_of_its_own_for_each_patient_or_fewer_than_three_change_nothing(values):
+    plain = Crossed(SIX, 3).mean(values)
+    for centres in ([*"uvwxyz"], [*"uuuuuu"], [*"uuuvvv"]):
+        assert Crossed(SIX, 3, centres=centres).mean(values) == plain
+
+
+@settings(max_examples=30)
+@given(CENTRED, st.lists(st.sampled_from("uvw"), min_size=6, max_size=6), st.permutations(range(6)))
+def test_centres_make_no_interval_surer_and_their_names_are_nothing(values, centres, order):
+    number = np.unique(centres, return_inverse=True)[1]
+    errors = [standard_error(values, (), each)[0] for each in (None, number)]
+    assert errors[0] <= errors[1] * (1 + 1e-12)
+    found = Crossed(SIX, 3, centres=centres).mean(values)
+    renamed = {"u": "south", "v": "north", "w": "east"}
+    moved = Crossed(SIX, 3, centres=[renamed[centres[one]] for one in order]).mean(values[order])
+    assert ends(moved) == pytest.approx(ends(found), abs=1e-7)
+
+
+def test_the_squares_of_centres_by_hand():
+    # Three centres of two patients at 0, 2 and 4, each +-1: between 2 * (4 + 0 + 4) / 2 = 8,
+    # within 6 / 3 = 2; m is 2, and of it (6 - 2) / 5 is in the patients' own: 1.2 over m.
+    values, centres = np.array([-1.0, 1, 1, 3, 3, 5]), np.array([0, 0, 1, 1, 2, 2])
+    assert centre_squares(values, centres) == (pytest.approx(0.6 * 6), pytest.approx(0.6 * 8))
+    # And the patients' mean square with it is that of a mean over three independent centres.
+    assert values.var(ddof=1) + 0.6 * 6 == pytest.approx(8)
+
+
+def test_centres_that_differ_are_what_an_interval_allows_for():
+    """Six centres of five patients, as far apart as their patients."""
+    draw, owner = np.random.default_rng(4), np.repeat(np.arange(6), 5)
+    names = [f"{one:02d}" for one in range(30)]
+    designs = [Crossed(names, centres=[f"c{one}" for one in owner]), Crossed(names)]
+    hits = np.zeros(2)
+    for _ in range(300):
+        values = draw.normal(size=30) + draw.normal(size=6)[owner]
+        found = [design.mean(values) for design in designs]
+        hits += [each.low <= 0 <= each.high for each in found]
+    assert hits[0] >= 0.90 * 300 > 0.85 * 300 > hits[1]
+
+
+def test_a_patient_seen_in_two_centres_is_of_both_and_each_case_has_one():
+    values = np.arange(8.0)
+    two = Crossed([*"aabbccdd"], centres=[*"uvuuwwxx"]).mean(values)
+    assert two == Crossed([*"aabbccdd"], centres=[*"ttuuwwxx"]).mean(values)
+    with pytest.raises(ValueError, match="a centre for each case, got 1"):
+        Crossed([*"ab"], centres=["u"])
