@@ -1,4 +1,4 @@
-"""How much of the tumour Dice that a missing sequence costs does synthesis win back?
+"""How much of the tumour Dice lost with a missing sequence does synthesis recover?
 
 From Python as from the command line ``seg_eval``::
 

@@ -49,16 +49,17 @@ EXPORT = """examples:
     --set train.coupling.label=0.1
 """
 
-ABOUT = """How much of the tumour Dice that a missing sequence costs does synthesis win back?
+ABOUT = """How much of the tumour Dice lost with a missing sequence does synthesis recover?
 
 A segmenter is trained once per seed on real cases and frozen; then the missing channel of each
 test case is real (full), blanked (zero), copied from the most similar sequence (copy), the mean
 of the training cases (template), regressed voxel by voxel (ridge, boosted), synthesised
 (synthetic: our runs, or any other tool's files), or the real one sent through the export path
-(plumbing). The honest rivals train a segmenter of their own: without the sequence (specialist),
-with random channels dropped (dropout), or on out-of-fold synthetic channels (retrained).
+(plumbing, a check). Other rivals train a segmenter of their own: without the sequence
+(specialist), with random channels dropped (dropout), or on out-of-fold synthetic channels
+(retrained).
 
-With --degraded the sequence is there, but with thick slices, and what comes back is counted from
+With --degraded the sequence is there, but with thick slices, and what is recovered is counted from
 these as nnU-Net would resample them (degraded), beside linear and cubic interpolation (trilinear,
 spline), regression that sees them too, runs that restore them and runs that fill it in anew."""
 

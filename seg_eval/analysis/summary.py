@@ -31,7 +31,7 @@ from seg_eval.arms import Arm, floor_of
 from seg_eval.scoring import REGIONS, Score, counted, exceeds_tolerance, voxel_volumes
 from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_TRAININGS, Crossed
 
-SCHEMA = 3
+SCHEMA = 4
 PLUMBING_TOLERANCE = 0.002
 """The real image through the export path may change the mean Dice by this much."""
 

@@ -6,7 +6,7 @@ is wrong is measured by ``scripts/coverage.py``. How this is put into words is t
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from seg_eval.analysis.recovery import SMALLEST_GAP, NoRatio
@@ -188,14 +188,13 @@ class Advice:
 
 @dataclass(frozen=True)
 class Remark:
-    """What a good mean would hide of a region, and what stays lost there.
+    """What a good mean would hide of a region.
 
     The code is ``partly_lost``, ``mostly_lost``, ``harmed``, ``untold`` or ``free``.
     """
 
     region: str
     code: str
-    loss: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -210,8 +209,6 @@ class Verdict:
         worth_if_frozen: The same, as if no segmenter could be trained anew.
         better: The arm to prefer; none with few patients.
         effect: ``harm``, ``unsure`` or ``wins``: what synthesis does against the floor.
-        beaten: Of the rivals to be named, those that synthesis is ahead of.
-        unbeaten: Of the rivals to be named, the others.
         advice: What to do.
         remarks: Of regions, the alarming ones first.
         cheap: The best cheap rival, or the floor for want of one.
@@ -220,6 +217,8 @@ class Verdict:
         follows: From that: ``worth_it``, ``no_cheap_rival``, ``not_above_floor`` or ``harms`` of an
             arm that wins; else ``more_cases``, ``cheaper_will_do`` or ``not_worth_it``. With few
             patients ``more_cases``.
+        in_enough: What the same intervals would decide in enough patients; None where there are
+            enough. It says where few patients point to, and proves nothing.
     """
 
     facts: Facts
@@ -228,17 +227,28 @@ class Verdict:
     worth_if_frozen: Worth
     better: Rival | None = None
     effect: str = ""
-    beaten: tuple[Rival, ...] = ()
-    unbeaten: tuple[Rival, ...] = ()
     advice: Advice | None = None
     remarks: tuple[Remark, ...] = ()
     cheap: Rival | None = None
     outcome: str = ""
     follows: str = ""
+    in_enough: "Verdict | None" = None
+
+    @property
+    def likely(self) -> Worth:
+        """``worth``, the number of patients set aside."""
+        return self.in_enough.worth if self.in_enough else self.worth
 
 
 def judge(facts: Facts) -> Verdict:
     """Decide upon one synthetic arm, or upon none."""
+    found = _decide_upon(facts)
+    if not facts.is_hint:
+        return found
+    return replace(found, in_enough=_decide_upon(replace(facts, patients=FEW_CASES)))
+
+
+def _decide_upon(facts: Facts) -> Verdict:
     if not facts.defined and facts.untold:
         return Verdict(facts, "unknown_loss", "unclear", "unclear")
     if not facts.defined:
@@ -250,7 +260,7 @@ def judge(facts: Facts) -> Verdict:
         advice = Advice("use", did_better) if did_better else None
         return Verdict(facts, "no_synthesis", "unclear", "unclear", advice=advice)
     frozen, worth, better = decide(facts)
-    named, lead = _named(facts, better), facts.floor.ahead
+    lead = facts.floor.ahead
     outcome, follows = _hold_against(facts)
     return Verdict(
         facts,
@@ -259,8 +269,6 @@ def judge(facts: Facts) -> Verdict:
         frozen,
         better,
         effect="harm" if lead.high < 0 else "unsure" if lead.low <= 0 else "wins",
-        beaten=tuple(rival for rival in named if rival.ahead.value > 0),
-        unbeaten=tuple(rival for rival in named if rival.ahead.value <= 0),
         advice=_advise(facts, frozen, better),
         remarks=_remarks(facts),
         cheap=facts.cheap or facts.floor,
@@ -287,20 +295,6 @@ def decide(facts: Facts) -> tuple[Worth, Worth, Rival | None]:
     if worth == "no" and better and better.about.needs_synthesis:
         worth = "unclear"  # synthesis of another kind is the best of all
     return frozen, worth, better
-
-
-def _named(facts: Facts, better: Rival | None) -> list[Rival]:
-    """The strongest cheap arm and the strongest of each other sort; ``better`` among them."""
-    cheap, without = facts.cheap, facts.best(does_without)
-    trained = facts.best(lambda kind: kind.own_segmenter)
-    other = facts.best(lambda kind: kind.group == "synthesis")
-    if trained is without:
-        trained = None  # the retrained one is named only where it is the strongest
-    if other and other.ahead.high >= 0:
-        other = None
-    if better and better.about.is_cheap:
-        cheap = better
-    return [rival for rival in (cheap, without, trained, other) if rival]
 
 
 def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
@@ -333,12 +327,12 @@ def _remarks(facts: Facts) -> tuple[Remark, ...]:
     for name, region in facts.regions.items():
         if region.loses_much and region.recovery is not None:
             code = "partly_lost" if region.recovery.value >= 0.5 else "mostly_lost"
-            lost.append(Remark(name, code, region.loss))
+            lost.append(Remark(name, code))
         elif name in facts.harmed:
-            lost.append(Remark(name, "harmed", region.loss))
+            lost.append(Remark(name, "harmed"))
         elif not region.defined:
             code = "untold" if name in facts.untold else "free"
-            free.append(Remark(name, code, region.loss))
+            free.append(Remark(name, code))
     return (*lost, *free)
 
 

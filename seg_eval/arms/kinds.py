@@ -6,7 +6,7 @@ and ``spline`` interpolate them, and a ``restored`` arm comes from a run that re
 ``copy``, ``template``, ``ridge`` and
 ``boosted`` are made from the training cases; a synthetic arm comes from a run of ``synth3d`` or
 from the files of any other tool; ``plumbing`` sends the real file through the export path. All of
-these are seen by the same frozen segmenter. The honest rivals have a training of their own:
+these are seen by the same frozen segmenter. Rivals with a segmenter of their own train it:
 ``specialist`` never sees the sequence, ``dropout`` has learned to do without any one, and
 ``retrained`` has learned from out-of-fold synthetic channels.
 
@@ -235,7 +235,7 @@ class Arm:
 
     @property
     def segmenter(self) -> str:
-        """``frozen`` or, for an honest rival, its own kind."""
+        """``frozen`` or, of a rival with a segmenter of its own, its kind."""
         return self.kind if self.about.own_segmenter else "frozen"
 
 

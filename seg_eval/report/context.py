@@ -6,8 +6,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seg_eval.analysis import SMALLEST_GAP, Findings, Question
+from seg_eval.analysis import SMALLEST_GAP, Findings, Question, Verdict
 from seg_eval.arms import ARM_KINDS, floor_of
+from seg_eval.report.certificate import certify, levels
 from seg_eval.report.charts import paired_dots, range_mark, risk_coverage, scatter
 from seg_eval.report.page import (
     DASH,
@@ -20,7 +21,7 @@ from seg_eval.report.page import (
     spoken,
     table,
 )
-from seg_eval.report.pictures import dice_by_case, error_and_loss, short_name
+from seg_eval.report.pictures import dice_by_case, error_and_loss, labels_of
 from seg_eval.report.transfer import tell_transfers
 from seg_eval.scoring import EMPTY_RULES, IMAGE_SCORES, METRICS, Score, counted
 
@@ -34,21 +35,16 @@ Summary = Mapping[str, Any]
 def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     """The keys of ``summary.json`` that the analysis fills, its decisions put into sentences."""
     summary, named = findings.figures, spoken(question.missing)
-    verdict = findings.verdicts[0]
+    verdict, labels = findings.verdicts[0], labels_of([arm.name for arm in question.arms])
+    remarks = {remark.region: remark.code for remark in verdict.remarks}
     for name, region in verdict.facts.regions.items():
         reason = say("no_gap", reason=region.no_ratio, gap=region.gap, smallest=SMALLEST_GAP)
         summary["regions"][name]["gap_reason"] = reason
+        summary["regions"][name]["note"] = say("remark", code=remarks.get(name, ""))
     summary["intervals"]["method"] = say("interval_method", found=summary["intervals"])
     return summary | {
         "title": say("title", q=question),
-        "headline": {
-            "sentence": say("headline", v=verdict),
-            "worth": verdict.worth,
-            "worth_if_frozen": verdict.worth_if_frozen,
-            "better": verdict.better.name if verdict.better else None,
-            "primary": verdict.facts.arm,
-            "hint": verdict.facts.is_hint,
-        },
+        "headline": _decision(verdict, summary["regions"], question.floor, labels),
         "arms": [
             {
                 "name": arm.name,
@@ -61,7 +57,9 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
             }
             for arm in question.arms
         ],
-        "verdict": list(dict.fromkeys(say("standing", v=each) for each in findings.verdicts)),
+        "verdict": list(
+            dict.fromkeys(say("standing", v=each, labels=labels) for each in findings.verdicts)
+        ),
         "empty_rule": EMPTY_RULES[question.empty],
         "warnings": [say(caveat.code, **caveat.figures) for caveat in findings.caveats],
     }
@@ -71,6 +69,32 @@ def _trainings_of(summary: Summary, arm: str) -> str:
     """Which runs an arm is that merges several; empty for any other."""
     merged = summary["intervals"].get("replicates", {}).get(arm)
     return f"; {say('trainings_of', names=merged['names'])}" if merged else ""
+
+
+def _decision(
+    verdict: Verdict, regions: Mapping[str, Any], floor: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """``headline`` of ``summary.json``: badge, sentence and advice, all from one verdict."""
+    facts, pointed = verdict.facts, verdict.in_enough or verdict
+    cheap = pointed.cheap or (pointed.advice.arm if pointed.advice else None)
+    meant = verdict.advice.arm if verdict.advice else None
+    head = {
+        "worth": verdict.worth,
+        "likely": verdict.likely,
+        "worth_if_frozen": verdict.worth_if_frozen,
+        "better": verdict.better.name if verdict.better else None,
+        "likely_better": pointed.better.name if pointed.better else None,
+        "rival": cheap.name if cheap and cheap.about.is_cheap else None,
+        "primary": facts.arm,
+        "hint": facts.is_hint,
+    }
+    dice = levels(regions, floor, facts.arm)
+    return {
+        "badge": say("badge", head=head),
+        "sentence": say("headline", v=verdict, dice=dice),
+        "advice": say("advice", v=verdict, label=labels[meant.name] if meant else ""),
+        **head,
+    }
 
 
 def describe(
@@ -85,15 +109,18 @@ def describe(
     arms = list_arms(summary)
     regions, several = describe_regions(summary, arms), len(summary["intervals"]["seeds"]) > 1
     of_seeds = ("seeds_dice", "seeds_recovered") if several else ()
-    q = asked(summary)
+    q, labels = asked(summary), {arm["name"]: arm["label"] for arm in arms}
     charts = [_dots(arms, name, region, used) for name, region in summary["regions"].items()]
     return {
         **summary,
         "asked": q,
         "found": summary["regions"],
+        "certificate": certify(summary, arms, q),
         "patients": _patients(summary),
-        "warnings": warnings_first(summary),
+        "plumbing_failed": bool(summary["plumbing"]) and not summary["plumbing"]["passed"],
         "arms": arms,
+        "labels": labels,
+        "in_question": labels.get(summary["primary"]["arm"], ""),
         "groups": list(dict.fromkeys(arm["group"] for arm in arms)),
         "regions": regions,
         "dice": table("dice", regions=regions),
@@ -105,10 +132,12 @@ def describe(
         "leads": table("leads", s=summary) if "leads" in summary else None,
         "transfers": tell_transfers(summary, arms),
         "metrics": _metrics(summary, arms),
-        "images": table("images", means=summary["images"], scores=IMAGE_SCORES),
-        "benefit": table("benefit", rows=summary["image_benefit"], scores=IMAGE_SCORES),
-        "tests": table("tests", rows=summary["tests"]),
-        "noninferiority": table("noninferiority", rows=summary["noninferiority"]),
+        "images": table("images", means=summary["images"], scores=IMAGE_SCORES, labels=labels),
+        "benefit": table(
+            "benefit", rows=summary["image_benefit"], scores=IMAGE_SCORES, labels=labels
+        ),
+        "tests": table("tests", rows=summary["tests"], labels=labels),
+        "noninferiority": table("noninferiority", rows=summary["noninferiority"], labels=labels),
         "power": power_table(summary),
         "plumbing": say("plumbing", check=check) if (check := summary["plumbing"]) else "",
         "charts": [chart for chart in charts if chart["dots"]],
@@ -137,9 +166,10 @@ def list_arms(summary: Summary) -> list[dict[str, str]]:
     ``fixed`` is what stands in the place of a share of those that recover nothing by definition.
     """
     fixed = {"full": "ceiling", floor_of(bool(asked(summary)["degraded"])): "floor"}
+    labels = labels_of([arm["name"] for arm in summary["arms"]])
     return [
         arm
-        | {"label": short_name(arm["name"]), "note": summary["notes"][arm["name"]]}
+        | {"label": labels[arm["name"]], "note": summary["notes"][arm["name"]]}
         | {"fixed": fixed.get(arm["kind"], "")}
         for arm in summary["arms"]
     ]
@@ -147,15 +177,15 @@ def list_arms(summary: Summary) -> list[dict[str, str]]:
 
 def describe_regions(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     """Per region its gap in a sentence, and a row of Dice for every arm."""
-    q, found = asked(summary), []
+    q, found, labels = asked(summary), [], {arm["name"]: arm["label"] for arm in arms}
     for name, region in summary["regions"].items():
         synthesis = [arm["name"] for arm in arms if arm["group"] == "synthesis"]
-        gains = {arm: region["arms"][arm]["gain"] for arm in synthesis}
+        gains = {labels[arm]: region["arms"][arm]["gain"] for arm in synthesis}
         is_told = region["gap_defined"] or not gains
         found.append({
             "name": name,
             "gap": say("gap", region=region, q=q),
-            "gains": "" if is_told else say("gains", gains=gains),
+            "gains": "" if is_told else say("gains", gains=gains, q=q),
             "rows": [_dice_row(arm, region["arms"][arm["name"]]) for arm in arms],
         })  # fmt: skip
     return found
@@ -214,13 +244,6 @@ def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[s
 def _patients(summary: Summary) -> int:
     """How many patients the cases come from; a region may leave some out."""
     return max(region["patients"] for region in summary["regions"].values())
-
-
-def warnings_first(summary: Summary) -> list[str]:
-    """The warnings; a failed check of the export path is the first: it may have spoilt all."""
-    check = summary["plumbing"]
-    failed = [] if check is None or check["passed"] else [say("plumbing", check=check)]
-    return [*failed, *summary["warnings"]]
 
 
 def _dots(
@@ -299,7 +322,8 @@ def overview(summaries: Sequence[Summary]) -> dict[str, Any]:
             "found": lost.get(region),
             "primary": summary["headline"]["primary"],
             "best": max(dice, key=lambda arm: dice[arm], default=None),
-            "worth": summary["headline"]["worth"],
+            "badge": summary["headline"]["badge"],
+            "labels": labels_of([arm["name"] for arm in summary["arms"]]),
         })  # fmt: skip
-    sentences = [summary["headline"]["sentence"] for summary in summaries]
-    return {"sentences": sentences, "table": table("overview", rows=rows)}
+    headlines = [summary["headline"] for summary in summaries]
+    return {"headlines": headlines, "table": table("overview", rows=rows)}

@@ -48,9 +48,18 @@ def write_curve(folders: Sequence[Path], out: Path) -> str:
     first = summaries[order[0]]
     text = io.StringIO()
     write_csv(text, rows, COLUMNS)
+    groups = {arm["name"]: arm["group"] for each in summaries.values() for arm in each["arms"]}
     title = say("curve", q=asked(first), cases=len(first["config"]["test"]))
     points = [
-        CurvePoint(r["region"], r["line"], float(r["ratio"]), r["dice"], r["low"], r["high"])
+        CurvePoint(
+            r["region"],
+            r["line"],
+            groups[r["arm"]],
+            float(r["ratio"]),
+            r["dice"],
+            r["low"],
+            r["high"],
+        )
         for r in rows
     ]
     told = [table("curve", region=region, rows=rows) for region in first["regions"]]

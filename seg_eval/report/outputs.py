@@ -14,6 +14,7 @@ from seg_eval.analysis import SCHEMA, Question, summarise
 from seg_eval.arms import ARM_KINDS, Arm
 from seg_eval.experiment import Experiment, told_uncertainty
 from seg_eval.records import is_likely, read_times
+from seg_eval.report.certificate import setting_of
 from seg_eval.report.context import (
     Summary,
     asked,
@@ -22,7 +23,6 @@ from seg_eval.report.context import (
     list_arms,
     overview,
     put_into_words,
-    warnings_first,
 )
 from seg_eval.report.page import fill, say, spoken
 from seg_eval.report.pictures import (
@@ -88,6 +88,7 @@ def write_outputs(
     times = read_times(folder)
     summary |= {
         "config": plan.describe(),
+        "setting": setting_of(None if plan.foreign else plan.preset, plan.cohort.test),
         "notes": {name: _note(experiment, arms) for name, arms in plan.groups.items()},
         "uncertainty": told_uncertainty(experiment, used),
         "seconds": times.seconds,
@@ -213,7 +214,7 @@ def write_index(folder: Path, summaries: Mapping[str, tuple[str, Summary]]) -> P
             "link": quote(link, safe="/"),
             "headline": summary["headline"],
             "cells": cells,
-            "warnings": len(warnings_first(summary)),
+            "warnings": len(summary["warnings"]),
         })  # fmt: skip
     path = folder / "index.html"
     context = {"title": "Dice recovery, every sequence", "rows": rows, "regions": names}

@@ -8,6 +8,7 @@ page has its style and script inline, and a Content-Security-Policy in it forbid
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from seg_eval.arms import ARM_KINDS
-from seg_eval.report.pictures import short_name
+from seg_eval.report.pictures import GROUP_COLOURS, REGION_COLOURS, short_name
 from seg_eval.scoring import BRATS_GLIOMA, TOLERANCE_MM
 from synth3d.files import html_page, markdown_cell, markdown_page
 
@@ -30,7 +31,7 @@ REGION_NAMES = {"WT": "whole tumour", "TC": "tumour core", "ET": "enhancing tumo
 def say(name: str, /, **values: Any) -> str:
     """One sentence of ``sentences.j2`` as plain text in one line, from its macro's arguments."""
     sentences = _environment(is_html=False).get_template("sentences.j2").module
-    return " ".join(getattr(sentences, name)(**values).split())
+    return re.sub("[ \n]+", " ", getattr(sentences, name)(**values)).strip(" ")
 
 
 def fill(template: str, context: Mapping[str, Any]) -> str:
@@ -44,7 +45,7 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
         return markdown_page(page.render(context))
     script = (WORDS / "page.js").read_text("utf-8")
     own = {
-        "style": Markup((WORDS / "page.css").read_text("utf-8")),
+        "style": Markup(_palette() + (WORDS / "page.css").read_text("utf-8")),
         "script": Markup(script),
         "script_hash": digest_of(script),
     }
@@ -55,6 +56,19 @@ def fill(template: str, context: Mapping[str, Any]) -> str:
 def digest_of(script: str) -> str:
     """The SHA-256 of an inline script as a content policy names it, in base64."""
     return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def _palette() -> str:
+    """The colours of the PNG figures as the page's own, for light and for dark paper."""
+    light, dark = (
+        "".join(f"--{group}:{colours[i]};" for group, colours in GROUP_COLOURS.items())
+        for i in (0, 1)
+    )
+    regions = "".join(
+        f"[data-region={name}]{{--region:{colour}}}" for name, colour in REGION_COLOURS.items()
+    )
+    dark = f"@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    return f":root{{{light}}}{dark}{regions}\n"
 
 
 def table(name: str, /, **values: Any) -> dict[str, Any] | None:
@@ -146,10 +160,17 @@ def many(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def thousands(count: int) -> str:
+    """``250 000``, with spaces at which no line breaks."""
+    return f"{count:,}".replace(",", "\u00a0")
+
+
 def _plain(estimate: Any) -> dict[str, Any] | None:
     """An estimate as a mapping; None where its value is not known."""
     found = estimate if isinstance(estimate, dict) or estimate is None else vars(estimate)
-    return found if found and found.get("value", found.get("mean")) is not None else None
+    if not found:
+        return None
+    return found if found["mean" if "mean" in found else "value"] is not None else None
 
 
 def _words(arm: Any, missing: Sequence[str]) -> str:
@@ -195,7 +216,19 @@ def _environment(is_html: bool) -> Any:
         "say": say, "tolerance_mm": TOLERANCE_MM,
         "lesion_rule": BRATS_GLIOMA,
     }  # fmt: skip
-    named = (figure, interval, listed, many, number, p_value, percent, share, signed, spoken)
+    named = (
+        figure,
+        interval,
+        listed,
+        many,
+        number,
+        p_value,
+        percent,
+        share,
+        signed,
+        spoken,
+        thousands,
+    )
     made.filters |= {each.__name__: each for each in named}
     made.filters |= {"aligned": aligned, "short": short_name, "words": _words}
     made.filters["basename"] = lambda path: Path(path).name

@@ -1,12 +1,14 @@
 """Pictures of an experiment: Dice by arm with every case as a dot, and one case in slices.
 
-Colours are those of Okabe and Ito, with three of Paul Tol's behind them, told apart also by
-colour-blind readers; every bar is labelled as well.
+One palette for these and for the page: a colour for each group of arms, after Okabe and Ito, whom
+colour-blind readers can tell apart, and bright ones for regions, on brains alone. Every bar, line
+and shape is labelled as well.
 """
 
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +21,17 @@ from seg_eval.scoring import Score, bounding_box
 from synth3d.files import atomic_path
 
 INK, PALE = "#222222", "#BBBBBB"
-COLOURS = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442",
-    "#882255", "#44AA99", "#332288",
-)  # fmt: skip
-GREYS = ("#555555", "#CCCCCC", "#999999")
-REGION_COLOURS = {"WT": "#56B4E9", "TC": "#E69F00", "ET": "#D55E00"}
-
-
-def arm_colours(groups: Mapping[str, str]) -> dict[str, str]:
-    """A colour per arm, from the group of each: greys for references and checks."""
-    found: dict[str, str] = {}
-    for is_grey, colours in ((True, GREYS), (False, COLOURS)):
-        names = [n for n, group in groups.items() if (group in ("reference", "check")) == is_grey]
-        found |= {name: colours[i % len(colours)] for i, name in enumerate(names)}
-    return found
+GROUP_COLOURS = {
+    "reference": ("#5b6470", "#b4bcc6"),
+    "naive": ("#a86f00", "#e6b450"),
+    "voxel-wise": ("#00805d", "#3fc79c"),
+    "synthesis": ("#0067a5", "#5fb4ee"),
+    "rival": ("#a34d83", "#dd94c0"),
+    "check": ("#808893", "#8b94a0"),
+}
+"""Of each group of arms: on light paper, and on dark."""
+REGION_COLOURS = {"WT": "#F0E442", "TC": "#FF8C42", "ET": "#FF5CA8"}
+"""Of outlines on a brain: yellow, orange and pink, apart from every group's."""
 
 
 _RUN = re.compile(r"(?:(?:t1n|t1c|t2w|t2f|pd)-)+(.+)-[0-9a-f]{8}")
@@ -49,6 +47,18 @@ def short_name(arm: str, length: int = 22) -> str:
         arm = match[1]
     half = (length - 1) // 2
     return arm if len(arm) <= length else f"{arm[:half]}…{arm[-half:]}"
+
+
+def labels_of(arms: Sequence[str]) -> dict[str, str]:
+    """A short name for each arm, unlike every other.
+
+    Of two runs of one recipe each keeps the end of its own name; the whole, where that is alike.
+    """
+    labels = {arm: short_name(arm) for arm in arms}
+    for longer in (lambda arm: f"{short_name(arm)}-{arm[-4:]}", str):
+        times = Counter(labels.values())
+        labels = {arm: longer(arm) if times[own] > 1 else own for arm, own in labels.items()}
+    return labels
 
 
 def dice_by_case(scores: Sequence[Score], arm: str, region: str | None = None) -> dict[str, float]:
@@ -101,7 +111,7 @@ def draw_scatter(
     figure = _figure(6.4, 4.4)
     axes = figure.subplots()
     arms = list(dict.fromkeys(point.arm for point in points))
-    for arm, colour in arm_colours({arm: groups[arm] for arm in arms}).items():
+    for arm in arms:
         own = [point for point in points if point.arm == arm]
         axes.scatter(
             [point.error for point in own],
@@ -109,7 +119,7 @@ def draw_scatter(
             marker="os^Dvp"[arms.index(arm) % 6],
             s=26,
             alpha=0.8,
-            facecolor=colour,
+            facecolor=GROUP_COLOURS[groups[arm]][0],
             edgecolor=INK,
             linewidth=0.5,
             label=short_name(arm),
@@ -135,7 +145,7 @@ def draw_dice(
 
     ``groups`` has the arms in order, with the group of each.
     """
-    arms, colours = list(groups), arm_colours(groups)
+    arms = list(groups)
     figure = _figure(max(7.0, 0.55 * len(arms) * len(regions) + 2), 4.6)
     axes = figure.subplots()
     ticks: list[tuple[float, str]] = []
@@ -145,7 +155,8 @@ def draw_dice(
             values = list(dice_by_case(scores, arm, region).values())
             x = start + place
             mean = float(np.mean(values))
-            axes.bar(x, mean, width=0.86, color=colours[arm], edgecolor=INK, linewidth=0.5)
+            colour = GROUP_COLOURS[groups[arm]][0]
+            axes.bar(x, mean, width=0.86, color=colour, edgecolor=INK, linewidth=0.5)
             spread = np.linspace(-0.26, 0.26, len(values)) if len(values) > 1 else [0.0]
             axes.plot(x + np.asarray(spread), values, "o", ms=3.2, mfc="white", mec=INK, mew=0.7)
             axes.text(x, 1.03, f"{mean:.2f}", ha="center", va="bottom", fontsize=7.5, color=INK)
@@ -167,10 +178,14 @@ AS_IT_IS = "as it is"
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Mean Dice of one region and line at one ratio, which may be infinite, with its interval."""
+    """Mean Dice of one region and line at one ratio, which may be infinite, with its interval.
+
+    ``group`` is that of the line's arms.
+    """
 
     region: str
     line: str
+    group: str
     ratio: float
     dice: float
     low: float | None
@@ -185,14 +200,14 @@ def draw_curve(points: Sequence[CurvePoint], title: str, path: Path) -> None:
     regions = list(dict.fromkeys(point.region for point in points))
     ratios = [1.0, *sorted({point.ratio for point in points})]
     lines = list(dict.fromkeys(point.line for point in points if point.line != "full"))
-    colours = arm_colours({line: "reference" if line == AS_IT_IS else "" for line in lines})
+    colours = {point.line: GROUP_COLOURS[point.group][0] for point in points}
     figure = _figure(max(7.0, 4.2 * len(regions)), 4.4)
     for axes, region in zip(
         figure.subplots(1, len(regions), squeeze=False)[0], regions, strict=True
     ):
         own = [point for point in points if point.region == region]
         ceiling = float(np.mean([point.dice for point in own if point.line == "full"]))
-        own.append(CurvePoint(region, AS_IT_IS, 1.0, ceiling, None, None))
+        own.append(CurvePoint(region, AS_IT_IS, "reference", 1.0, ceiling, None, None))
         axes.axhline(ceiling, color=INK, linewidth=0.8, linestyle="--", label="full")
         for number, line in enumerate(lines):
             there = sorted((p for p in own if p.line == line), key=lambda p: p.ratio)
@@ -306,7 +321,10 @@ def _outline(
     for region, colour in REGION_COLOURS.items():
         mask = turned(masks[region])
         if mask.any() and not mask.all():
-            axes.contour(mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.1)
+            dashed = "dashed" if title == "expert" else "solid"
+            axes.contour(
+                mask.astype(float), [0.5], colors=[colour], linestyles=dashed, linewidths=1.1
+            )
 
 
 def _figure(width: float, height: float) -> Any:

@@ -1,6 +1,5 @@
 """What went into an experiment, for the record: caveats of its plan, hashes, versions."""
 
-import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +10,7 @@ from seg_eval.experiment import Experiment, Plan
 from seg_eval.records import GUARD, Pin
 from seg_eval.segmenter import BEST, FINAL
 from synth3d.files import sha256
+from synth3d.machine import versions as versions_here
 from synth3d.scoring import FEWEST_TRAININGS
 from synth3d.settings import read_as
 
@@ -66,8 +66,8 @@ def hashes(experiment: Experiment) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that have a part in the figures."""
-    found = {"python": platform.python_version()} | dict.fromkeys(LIBRARIES, "not installed")
+    """Of synth3d, of Python and of the libraries that have a part in the figures."""
+    found = dict.fromkeys(LIBRARIES, "not installed") | versions_here()
     for name in LIBRARIES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)

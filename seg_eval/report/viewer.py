@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from seg_eval.arms import ARM_KINDS, floor_of
+from seg_eval.report.certificate import main_region
 from seg_eval.report.context import Summary, asked, describe
 from seg_eval.report.page import fill, number, say
-from seg_eval.report.pictures import short_name
+from seg_eval.report.pictures import cut_axis, short_name
 from seg_eval.report.slices import (
     ERROR_COLOURS,
     LARGEST_ERROR,
@@ -79,6 +80,7 @@ def page(
         note = f"{note} {say('solid_absent')}"
     context = describe(summary, scores, images) | {
         "views": [describe_view(view, summary) for view in views],
+        "hero": describe_hero(views, summary),
         "view_note": note,
         "solid": solid or {},
         "error_colours": ERROR_COLOURS,
@@ -145,3 +147,31 @@ def describe_view(view: View, summary: Mapping[str, Any]) -> dict[str, Any]:
         },
         "data": {plane.name: {key: getattr(plane, key) for key in shown} for plane in view.planes},
     }
+
+
+def describe_hero(views: Sequence[View], summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """One slice of the median case: real, filled in, and what is segmented with each.
+
+    It shows sheets and outlines that its view has anyway. None where that view is left out.
+    """
+    number = next((i for i, view in enumerate(views) if view.case.role == "median"), None)
+    if number is None:
+        return None
+    view, q, head = views[number], asked(summary), summary["headline"]
+    case, region, primary = view.case, main_region(summary["regions"]), head["primary"]
+    plane = view.planes[{2: 0, 1: 1}[cut_axis(case, (q["degraded"] or {}).get("ratio", ()))]]
+    outlines = plane.outlines.get(region, {})
+    found = agreement(case, view.arms).get(region, {})
+    floor = floor_of(bool(q["degraded"]))
+    panels = [{"sheet": "real", "title": say("hero_picture", q=q, name="full"), "owner": None}]
+    if (filled := f"channel {primary}") in plane.sheets:
+        panels.append({"sheet": filled, "title": say("hero_picture", q=q, name=""), "owner": None})
+    for arm, name in (("full", "full"), (primary, ""), (floor, floor)):
+        if arm in outlines and arm in found:
+            title = say("hero_mask", q=q, name=name, dice=found[arm])
+            panels.append({"sheet": "real", "title": title, "owner": arm})
+    return {
+        "number": number, "plane": plane, "panels": panels, "outlines": outlines,
+        "region": region,
+        "told": say("hero", case=case.case, region=region, modality=case.modality),
+    }  # fmt: skip

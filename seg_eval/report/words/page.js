@@ -86,6 +86,7 @@
     all(viewer, "input[type=radio]").forEach((radio) => {
       radio.addEventListener("change", () => {
         region = radio.value;
+        viewer.dataset.region = region;
         viewer.querySelector(".static").textContent = `Outlined: ${region}.`;
         Object.keys(planes).forEach(drawOutlines);
       });

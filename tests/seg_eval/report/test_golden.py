@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from seg_eval.analysis.verdict import Facts, RegionFacts, Rival, judge
-from seg_eval.arms.kinds import ARM_KINDS
+from seg_eval.arms.kinds import ARM_KINDS, asked_kinds, floor_of
 from seg_eval.report.context import asked
 from seg_eval.report.outputs import render, render_overview, write_index
 from seg_eval.report.page import say
@@ -139,6 +141,82 @@ THICK = (
     poor([LIFTED, ("specialist", -0.03)]),
     poor([LIFTED], regions={"WT": region(), "ET": region(0.001, loss=0.08, defined=False)}),
 )  # fmt: skip
+MISSING = (("t2f",), ("t1c",), ("t1n", "t1c"), ("t1n", "t1c", "t2f"))
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\d)")
+lead = st.tuples(st.floats(-0.3, 0.3), st.floats(0.001, 0.2))
+
+
+@st.composite
+def judgeable(draw):
+    """Facts of any kind, as an experiment may have them."""
+    degraded = draw(st.booleans())
+    kinds = [k.name for k in asked_kinds(degraded) if k.compared and k.group != "synthesis"]
+    tried = draw(st.lists(st.sampled_from([*kinds, "synthetic"]), unique=True))
+    regions = {}
+    for name in draw(st.lists(st.sampled_from(["WT", "TC", "ET"]), min_size=1, unique=True)):
+        loss = around(draw(st.floats(-0.1, 0.4)), 0.01)
+        if draw(st.booleans()):
+            share = around(draw(st.floats(-1, 2)), 0.1)
+            regions[name] = RegionFacts(around(draw(st.floats(0.02, 0.5))), None, share, loss)
+        else:
+            gap = around(draw(st.floats(-0.1, 0.1)), 0.15)
+            regions[name] = RegionFacts(gap, "gap_may_be_zero", None, loss)
+    rivals = [
+        Rival(kind, kind, around(*draw(lead)), 0.8)
+        for kind in dict.fromkeys((floor_of(degraded), *tried))
+    ]
+    defined = any(region.defined for region in regions.values())
+    arm = draw(st.sampled_from(["agi", "agi", None]))
+    patients = draw(st.sampled_from([1, 6, 14, 15, 40]))
+    missing = ("t2f",) if degraded else draw(st.sampled_from(MISSING))
+    return Facts(
+        missing, arm, 0.8, regions, rivals if defined else [], patients, degraded,
+        "restored" if degraded and arm else "synthetic",
+    )  # fmt: skip
+
+
+def dice_of(facts):
+    """Dice that belong to such facts, of the region that loses most."""
+    found = facts.regions
+    name = max(facts.defined or found, key=lambda region: found[region].gap.value)
+    loss = found[name].loss or around(0.1)
+    return {"region": name, "real": 0.9, "without": max(0.9 - found[name].gap.value, 0),
+            "filled": max(0.9 - loss.value, 0)}  # fmt: skip
+
+
+def told(verdict):
+    """The badge and the sentence of a verdict."""
+    head = {"worth": verdict.worth, "likely": verdict.likely, "primary": verdict.facts.arm}
+    return say("badge", head=head), say("headline", v=verdict, dice=dice_of(verdict.facts))
+
+
+@settings(max_examples=400)
+@given(judgeable())
+def test_a_verdict_is_one_short_sentence_that_agrees_with_its_badge(facts):
+    verdict = judge(facts)
+    badge, sentence = told(verdict)
+    advice = say("advice", v=verdict, label="other")
+    assert len(sentence.split()) <= 25
+    assert len(NUMBER.findall(sentence)) <= 2
+    assert sentence.endswith(".")
+    assert sentence.count(". ") == advice.count(". ") == 0
+    doubtful = [w for w in ("not proven", "no proven", "few patients", "not tested", "was tested",
+                            "likely", "another synth", "falls in") if w in sentence]  # fmt: skip
+    retrained = verdict.better is not None and verdict.better.about.needs_synthesis
+    assert badge.startswith(("Not proven", "Synthesis not tested")) == (verdict.worth == "unclear")
+    assert bool(doubtful) == (verdict.worth == "unclear") or retrained
+    if badge == "Worth it":
+        assert "clearly ahead" in sentence or retrained
+        assert "harm" not in sentence
+    if badge == "Not worth it":
+        assert any(word in sentence for word in ("does", "do", "too small", "harm"))
+    if facts.is_hint:
+        assert badge not in ("Worth it", "Not worth it", "Nothing to gain")
+        assert "patients" in sentence or "proven" in sentence or "tested" in sentence
+        enough = judge(replace(facts, patients=15))
+        assert (enough.worth == "unclear") == ("likely" not in badge)
+
+
 GAP = {"gap": around(0.01), "smallest": 0.02}
 OTHERS = (
     ("no_gap", {"reason": "small_gap", **GAP}),
@@ -177,7 +255,6 @@ OTHERS = (
     ("replicates", {}),
     ("leads", {}),
     ("these_weights", {"names": ["a", "b"]}),
-    ("if_frozen", {"word": "yes"}),
     ("plumbing", {"check": {"passed": True, "dice_change": {"WT": -0.0001}, "tolerance": 0.002}}),
     ("views_fit", {"slices": 48}),
     ("views_too_large", {"count": 2}),
@@ -185,6 +262,12 @@ OTHERS = (
     ("orientation", {"known": True, "tilt": None}),
     ("orientation", {"known": True, "tilt": 20.0}),
     ("orientation", {"known": False, "tilt": None}),
+    *(("remark", {"code": code}) for code in ("partly_lost", "mostly_lost", "harmed", "untold")),
+    ("settle", {"needs": ["a", "b", "c"]}),
+    ("need_lead", {"count": {"patients": 1200}, "label": "ridge"}),
+    ("need_lead", {"count": {"patients": None}, "label": "ridge"}),
+    ("need_synthesis", {}),
+    ("need_cheap", {}),
     ("transfer", {"other": {"preset": "cpu-mini-resenc", "seeds": [0, 1]}}),
 )
 
@@ -199,7 +282,14 @@ OF_SLICES = tuple(
         ("images", {}),
         ("group", {"name": "reference"}),
         ("group", {"name": "naive"}),
-        ("tile_lost", {"region": "WT"}),
+        *(
+            ("column", {"role": role, "label": "sr"})
+            for role in ("degraded", "filled", "full", "rival", "better")
+        ),
+        ("hero_picture", {"name": "full"}),
+        ("hero_picture", {"name": ""}),
+        ("hero_mask", {"name": "degraded", "dice": 0.9}),
+        ("hero_mask", {"name": "", "dice": 0.9}),
         ("dice_picture", {"cases": 9}),
         ("slice_picture", {"case": "a"}),
         ("scatter_picture", {}),
@@ -210,13 +300,16 @@ OF_SLICES = tuple(
 
 def test_every_sentence_of_a_verdict_and_the_rarer_ones(make_summary, small):
     text = [
-        f"- {say('headline', v=judge(f))}\n  {say('standing', v=judge(f))}"
-        for f in (*JUDGED, *THICK)
+        f"- {'. '.join(told(judge(f)))} {say('advice', v=judge(f), label='other')}\n"
+        f"  {say('standing', v=judge(f), labels=labels)}"
+        for few in (40, 6)
+        for f in (replace(f, patients=min(f.patients, few)) for f in (*JUDGED, *THICK))
+        for labels in [{f.arm: f.arm} | {rival.name: rival.name for rival in f.rivals}]
     ]
     rarer = (*OTHERS, *OF_SLICES)
     text += [f"- {name}: {say(name, **values)}" for name, values in rarer]
     summary = make_summary(*small, segmenter="models/theirs")
-    text.append(say("setting", config=summary["config"]))
+    text.append(say("setting", s=summary, config=summary["config"], whole=250_000))
     untested = {"s": summary | {"tests": [], "noninferiority": []}, "patients": 6}
     text += [say("methods", **untested, q=q) for q in (asked(summary), SLICES)]
     text += [kind.what.format(missing="FLAIR") for kind in ARM_KINDS.values()]

@@ -1,4 +1,5 @@
 import dataclasses
+import html
 import json
 import math
 import re
@@ -85,7 +86,7 @@ def test_tables_have_headers_and_pictures_have_words(written):
     found = Reader(written)
     assert all(attrs.get("scope") in ("col", "row") for tag, attrs in found.tags if tag == "th")
     pictures = [a for _, a in found.tags if "picture" in (a.get("class") or "").split()]
-    assert len(pictures) == 3 * 3 * 7
+    assert len(pictures) == 3 * 3 * 7 + 5  # and the row on the first screen
     assert all(a["role"] == "img" and re.search("[RA] at the left", a["aria-label"])
                for a in pictures)  # fmt: skip
 
@@ -105,25 +106,53 @@ def test_text_from_outside_is_only_text(summary, scores, images, phantom):
     assert sum(tag == "script" for tag, _ in found.tags) == 2
 
 
-def test_what_holds_for_a_frozen_segmenter_alone_is_said_beside(summary):
-    for frozen, told in (("yes", True), ("no", False)):
-        head = summary["headline"] | {"worth": "no", "worth_if_frozen": frozen}
-        text = Reader(page(summary | {"headline": head}, [], [], [])).text
-        assert ("trained anew" in text) == told
-
-
 def test_a_bound_just_below_the_margin_is_not_rounded_up_to_it(summary):
     close = summary["noninferiority"][0] | {"upper_bound": 0.0196, "passed": True}
-    ((*_, cell),) = table("noninferiority", rows=[close])["rows"]
+    ((*_, cell),) = table("noninferiority", rows=[close], labels={close["arm"]: "x"})["rows"]
     assert "0.0196) yes" in cell
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_a_failed_check_of_the_export_path_is_read_first(summary, passed):
+def test_a_failed_check_of_the_export_path_is_never_folded(summary, passed):
     checked = summary | {"plumbing": summary["plumbing"] | {"passed": passed}}
-    context = describe(checked, [], [])
-    assert (context["warnings"][0] == context["plumbing"]) is not passed
-    assert set(context["warnings"]) >= set(summary["warnings"])
+    found = Reader(page(checked, [], [], []))
+    assert any(a.get("role") == "alert" for _, a in found.tags) is not passed
+    assert ("Do not trust" in found.text) is not passed
+    assert ("Do not trust" in render(checked)) is not passed
+
+
+def test_the_first_screen_has_verdict_regions_pictures_and_folded_cautions(written, summary):
+    first = written.split("<nav", 1)[0]
+    text = Reader(first + "</header></body></html>").text
+    head = summary["headline"]
+    for told in (head["badge"], head["sentence"], head["advice"], "2026-11-30"):
+        assert told in text
+    names = ["Whole tumour", "Tumour core", "Enhancing tumour"]
+    assert [text.index(name) for name in names] == sorted(text.index(name) for name in names)
+    for name, region in summary["regions"].items():
+        row = text[text.index(names[["WT", "TC", "ET"].index(name)]) :]
+        for arm in ("zero", head["primary"], "full", head["rival"]):
+            assert f"{region['arms'][arm]['dice']:.2f}" in row[:140]
+    assert first.count('class="picture ') == 5
+    assert "median case, Brats18_P07_1" in text
+    folded = first.split("<details", 1)[1].split("</details>")[0]
+    assert all(told in html.unescape(folded) for told in summary["warnings"])
+    assert "<details open" not in first
+
+
+def test_simulated_brains_are_called_so(summary):
+    for simulated in (True, False):
+        told = summary | {"setting": summary["setting"] | {"simulated": simulated}}
+        for text in (Reader(page(told, [], [], [])).text, render(told)):
+            assert ("simulated brains" in " ".join(text.split())) is simulated
+
+
+def test_the_size_of_the_segmenter_stands_beside_nnunets_own(summary):
+    for iterations, told in ((1250, True), (250_000, False)):
+        of_size = summary | {"setting": summary["setting"] | {"iterations": iterations}}
+        text = Reader(page(of_size, [], [], [])).text
+        assert f"{iterations:,}".replace(",", " ") + " training iterations" in text
+        assert ("own schedule: 250 000" in text) is told
 
 
 def test_cases_without_the_region_are_dots_only_if_they_count(summary, scores):
@@ -158,7 +187,8 @@ def test_a_new_kind_of_arm_reaches_every_page_by_its_record(
     own = [row | {"arm": "toy"} for row in images if row["arm"] == "other-tool"]
     summary = make_summary(rows, own)
     assert summary["headline"]["better"] == "toy"
-    assert "use a toy instead" in summary["headline"]["sentence"]
+    assert "a toy does better" in summary["headline"]["sentence"]
+    assert "Use a toy instead" in summary["headline"]["advice"]
     context = describe(summary, rows, own)
     assert [arm["name"] for arm in context["scatter"]["arms"]] == ["toy"]
     assert "FLAIR by a toy" in render(summary)
@@ -279,7 +309,7 @@ def test_a_finished_experiment_is_rebuilt_from_its_folder(run_toy, folder, tmp_p
     assert rebuild(moved) == markdown
     text = (moved / "report.html").read_text("utf-8")
     assert text.count('<article class="viewer"') == len(shown) - 2
-    assert Reader(text).text.count(f"{shown[0]} and {shown[1]} are gone") == 1
+    assert Reader(text).text.count(f"{shown[0]} and {shown[1]} are missing") == 1
 
 
 def test_how_many_patients_would_tell(left):

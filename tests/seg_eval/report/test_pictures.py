@@ -1,14 +1,19 @@
 import numpy as np
 import pytest
+from PIL import Image, ImageColor
 
+from seg_eval.arms.kinds import ARM_KINDS
+from seg_eval.report.page import fill
 from seg_eval.report.pictures import (
+    GROUP_COLOURS,
+    REGION_COLOURS,
     Point,
-    arm_colours,
     dice_by_case,
     draw_dice,
     draw_panel,
     draw_scatter,
     error_and_loss,
+    labels_of,
     short_name,
     slicer,
 )
@@ -89,9 +94,17 @@ def test_a_case_can_be_drawn_with_and_without_a_tumour(tmp_path, tumour):
     assert min(size_of_png(tmp_path / "slices.png")) > 200
 
 
-def test_no_two_compared_arms_share_a_colour():
-    colours = arm_colours(ARMS)
-    assert len(set(colours.values())) == len(ARMS)
+def test_page_and_figures_share_one_palette(tmp_path):
+    draw_dice([score("a", arm, 0.5) for arm in ARMS], ARMS, ("WT",), "title", tmp_path / "dice.png")
+    drawn = {*Image.open(tmp_path / "dice.png").convert("RGB").get_flattened_data()}
+    page = fill("index.html.j2", {"title": "", "rows": [], "regions": []})
+    for group, (light, dark) in GROUP_COLOURS.items():
+        assert ImageColor.getrgb(light) in drawn
+        assert f"--{group}:{light};" in page
+        assert f"--{group}:{dark};" in page
+    assert set(GROUP_COLOURS) == {kind.group for kind in ARM_KINDS.values()}
+    colours = [*REGION_COLOURS.values(), *(light for light, _ in GROUP_COLOURS.values())]
+    assert len({colour.lower() for colour in colours}) == len(colours)
 
 
 @pytest.mark.parametrize(("sign", "z"), [(1, 3), (-1, 3)])
@@ -125,3 +138,11 @@ def test_long_names_are_cut_in_the_middle():
     assert short_name("ridge") == "ridge"
     assert short_name("t2f-agi-net-cohort-1234abcd") == "agi-net-cohort"
     assert short_name("another-tool-of-a-long-name") == "another-to…-long-name"
+
+
+def test_two_runs_of_one_recipe_keep_two_names():
+    first, second = "t2f-agi-net-cohort-1234abcd", "t2f-agi-net-cohort-99995678"
+    assert labels_of([first, "copy"]) == {first: "agi-net-cohort", "copy": "copy"}
+    alike = ["a-long-name-1-of-a-tool-it", "a-long-name-2-of-a-tool-it"]
+    assert labels_of(alike) == {name: name for name in alike}
+    assert [*labels_of([first, second]).values()] == ["agi-net-cohort-abcd", "agi-net-cohort-5678"]

@@ -13,7 +13,7 @@ from tests.seg_eval.report.conftest import PRIMARY
 SCHEMA = Path(__file__).parents[3] / "docs" / "summary-schema.md"
 FREE_FORM = {
     "config", "notes", "uncertainty", "seconds", "peak_memory_mb", "versions", "hashes", "commands",
-    "pictures", "cases", "transfer",
+    "pictures", "cases", "transfer", "setting",
 }  # fmt: skip
 PLACEHOLDERS = {
     "regions": "<region>", "arms": "<arm>", "metrics": "<metric>", "replicates": "<arm>",
@@ -78,4 +78,4 @@ def test_the_document_names_every_column_of_the_results():
 def test_a_summary_is_plain_json_and_the_same_each_time(whole):
     first, second = (json.dumps(whole(), allow_nan=False) for _ in range(2))
     assert first == second
-    assert json.loads(first)["schema"] == 3
+    assert json.loads(first)["schema"] == 4
