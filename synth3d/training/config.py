@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from synth3d.cohort import (
     ALL_MODALITIES,
@@ -260,6 +261,20 @@ def parse_thick(text: str) -> tuple[Modality, tuple[int, ...]]:
             f"flair=4,1,1, got {text!r}"
         )
     return parse_modality(name), ratio
+
+
+def others_in(values: Mapping[str, Any], targets: Sequence[Modality]) -> list[Modality]:
+    """What ``targets`` are to be made from: the recipe's other sequences, if it has them too.
+
+    A recipe for T1, T2 and PD gives T2 and PD for T1; a target that a recipe does not have is
+    made from whatever such cohorts have (:func:`sources_for`).
+    """
+    named = [*values.get("sources", ()), *values.get("targets", ())]
+    known = [parse_modality(name) for name in named if isinstance(name, str)]
+    ordered: list[Modality] = [name for name in ALL_MODALITIES if name in known]
+    if not set(targets) <= set(ordered):
+        ordered = list(sources_for(targets[0]))
+    return [name for name in ordered if name not in targets]
 
 
 def sources_for(target: Modality) -> tuple[Modality, ...]:

@@ -32,8 +32,8 @@ from synth3d.training.config import (
     RunConfig,
     build_framework,
     check_keys,
+    others_in,
     parse_thick,
-    sources_for,
     split_for,
 )
 from synth3d.training.continuing import Recipe, again, grown, recipe_of
@@ -208,7 +208,7 @@ def _take_target(values: dict[str, Any], request: TrainRequest) -> None:
     elif request.target:
         targets: list[Modality] = [parse_modality(name) for name in request.target.split(",")]
         override(values, "mode", "fixed")
-        override(values, "sources", _others(values, targets))
+        override(values, "sources", others_in(values, targets))
         override(values, "targets", targets)
     if request.sources:
         override(values, "sources", [parse_modality(name) for name in request.sources.split(",")])
@@ -226,7 +226,7 @@ def _take_degraded(values: dict[str, Any], request: TrainRequest) -> None:
             f"--degraded {request.degraded} makes {poor} of itself and the others, and --target "
             f"asks for {request.target}; leave --target away"
         )
-    lists = _others(values, [poor])
+    lists = others_in(values, [poor])
     if request.sources:
         lists = [n for n in map(parse_modality, request.sources.split(",")) if n != poor]
     changes = {"mode": "fixed", "sources": [*lists, poor], "targets": [poor]}
@@ -260,20 +260,6 @@ def _take_one_list(values: dict[str, Any], held: Sequence[Modality], given: Sequ
 def _modality(name: object) -> object:
     """What is no text is refused where it is parsed."""
     return parse_modality(name) if isinstance(name, str) else repr(name)
-
-
-def _others(values: dict[str, Any], targets: Sequence[Modality]) -> list[Modality]:
-    """What ``targets`` are to be made from: the recipe's other sequences, if it has them too.
-
-    A recipe for T1, T2 and PD gives T2 and PD for T1; a target that a recipe does not have is
-    made from whatever such cohorts have (:func:`synth3d.training.config.sources_for`).
-    """
-    named = [*values.get("sources", ()), *values.get("targets", ())]
-    known = [parse_modality(name) for name in named if isinstance(name, str)]
-    ordered: list[Modality] = [name for name in ALL_MODALITIES if name in known]
-    if not set(targets) <= set(ordered):
-        ordered = list(sources_for(targets[0]))
-    return [name for name in ordered if name not in targets]
 
 
 def default_recipe(data: Path | None, device: str, dim: str | None = None) -> str:
