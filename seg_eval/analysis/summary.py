@@ -6,17 +6,20 @@ hold no sentence; :mod:`seg_eval.report` adds those.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from seg_eval.analysis.absent import tell_absent
+from seg_eval.analysis.agreement import volume_agreement
 from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopeless, leads
 from seg_eval.analysis.power import needed
 from seg_eval.analysis.recovery import Recovery
 from seg_eval.analysis.region import recover, summarise_region
 from seg_eval.analysis.significance import MARGIN, by_patient
+from seg_eval.analysis.strata import loss_by_centre, loss_by_size
 from seg_eval.analysis.tables import ScoreTable, tabulate
 from seg_eval.analysis.verdict import (
     USEFUL,
@@ -28,7 +31,15 @@ from seg_eval.analysis.verdict import (
     judge,
 )
 from seg_eval.arms import Arm, floor_of
-from seg_eval.scoring import OFFICIAL, REGIONS, Score, conditions, counted, voxel_volumes
+from seg_eval.scoring import (
+    OFFICIAL,
+    REGIONS,
+    Conditions,
+    Score,
+    conditions,
+    counted,
+    voxel_volumes,
+)
 from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_TRAININGS, Crossed
 
 SCHEMA = 4
@@ -58,6 +69,7 @@ class Question:
         empty: Rule for regions that a case does not have, of ``EMPTY_RULES``.
         margin: Mean Dice that may be lost and still be called not inferior to ``full``.
         degraded: ``ratio`` and ``profile`` of the thick slices; None where a sequence is missing.
+        centres: Where cases were acquired, by case, as far as that is known.
     """
 
     arms: Sequence[Arm]
@@ -65,6 +77,7 @@ class Question:
     empty: str = "brats"
     margin: float = MARGIN
     degraded: Mapping[str, Any] | None = None
+    centres: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def of_leads(self) -> float:
@@ -130,13 +143,9 @@ def summarise(
         "images": _mean_images(images, arms),
         "image_benefit": _image_benefit(used, images, arms, verdicts[0].facts.defined or names),
         "plumbing": _check_plumbing(regions, arms),
-        "intervals": {
-            "over": _crossed(table).over,
-            "unit": "patient",
-            "seeds": list(table.seeds),
-            "confidence": CONFIDENCE,
-            "confidence_of_leads": question.of_leads,
-        },
+        "absent": tell_absent(scores, arms, floor),
+        **_volumes_and_groups(used, names, question),
+        "intervals": _intervals(table, used, question),
         "primary": {
             "arm": verdicts[0].facts.arm,
             "regions": names,
@@ -146,19 +155,45 @@ def summarise(
         "voxel_mm3": voxel_volumes(used),
         **asdict(scored),
     }
-    if replicates := replicates_of(used):
-        drawn = {name: _drawn(runs) for name, runs in replicates.items()}
-        figures["intervals"] |= {"replicates": drawn}
+    if replicates_of(used):
         figures["leads"] = leads({"mean": table, **tables}, arms)
     caveats = _caveats(table, regions, question)
     if family := hopeless(tests):
         caveats.append(Caveat("hopeless_tests", {"family": family}))
+    return Findings(figures, verdicts, (*caveats, *_about_voxels(scored)))
+
+
+def _intervals(table: ScoreTable, used: Sequence[Score], question: Question) -> dict[str, Any]:
+    replicates = {name: _drawn(runs) for name, runs in replicates_of(used).items()}
+    return {
+        "over": _crossed(table).over,
+        "unit": "patient",
+        "seeds": list(table.seeds),
+        "confidence": CONFIDENCE,
+        "confidence_of_leads": question.of_leads,
+        **({"replicates": replicates} if replicates else {}),
+    }
+
+
+def _volumes_and_groups(
+    used: Sequence[Score], regions: Sequence[str], question: Question
+) -> dict[str, Any]:
+    arms = question.arms
+    return {
+        "volumes": volume_agreement(used, arms, regions),
+        "loss_by_size": loss_by_size(used, arms, regions),
+        "loss_by_centre": loss_by_centre(used, arms, regions, question.centres),
+    }
+
+
+def _about_voxels(scored: Conditions) -> list[Caveat]:
+    found = []
     if scored.exceeds_tolerance:
         about = {"side": scored.longest_side_mm, "tolerance": scored.nsd_tolerance_mm}
-        caveats.append(Caveat("large_voxels", about))
+        found.append(Caveat("large_voxels", about))
     if scored.lesion_rule != OFFICIAL:
-        caveats.append(Caveat("other_lesion_rule", {}))
-    return Findings(figures, verdicts, tuple(caveats))
+        found.append(Caveat("other_lesion_rule", {}))
+    return found
 
 
 def replicates_of(scores: Sequence[Score]) -> dict[str, list[str]]:

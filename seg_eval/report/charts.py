@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from seg_eval.report.agreement import VolumePanel
 from seg_eval.report.pictures import Point
 
 
@@ -142,6 +143,46 @@ def risk_coverage(curve: Mapping[str, Any]) -> dict[str, Any]:
             )
         ],
     }  # fmt: skip
+
+
+def bland_altman(
+    panels: Sequence[VolumePanel], groups: Mapping[str, str], labels: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """A small chart for each arm of one region: predicted minus label's volume against their mean.
+
+    All have the same axes, so that arms compare; ``groups`` and ``labels`` are by arm.
+    """
+    width, height, left, top = 250, 206, 50, 24
+    right, bottom = width - 10, height - 38
+    lines = [[p.bias, p.low, p.high] for p in panels]
+    ups = [up for p in panels for _, up in p.points.values()]
+    ups += [line for each in lines for line in each if line is not None]
+    x_ticks = _ticks(0.0, max([at for p in panels for at, _ in p.points.values()]) or 1.0)[::2]
+    lowest, highest = min(0.0, *ups), max(0.0, *ups)
+    y_ticks = _ticks(lowest, highest if highest > lowest else 1.0)
+    ends = max(x_ticks[-1], *(at for p in panels for at, _ in p.points.values()))
+
+    def x(value: float) -> float:
+        return round(left + (right - left) * value / ends, 1)
+
+    def y(value: float) -> float:
+        return round(bottom - (bottom - top) * (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]), 1)
+
+    return [
+        {
+            "width": width, "height": height, "left": left, "right": right, "bottom": bottom,
+            "middle": ((left + right) / 2, (top + bottom) / 2), "about": panel,
+            "group": groups[panel.arm], "label": labels[panel.arm], "bias": y(panel.bias),
+            "limits": [y(end) for end in (panel.low, panel.high) if end is not None],
+            "rules": [{"y": y(tick), "text": f"{tick:.4g}"} for tick in y_ticks],
+            "ticks": [{"x": x(tick), "text": f"{tick:.4g}"} for tick in x_ticks],
+            "points": [
+                {"case": case, "x": x(at), "y": y(up), "mean": at, "difference": up}
+                for case, (at, up) in panel.points.items()
+            ],
+        }
+        for panel in panels
+    ]  # fmt: skip
 
 
 def _ticks(low: float, high: float) -> list[float]:

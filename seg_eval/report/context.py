@@ -3,12 +3,13 @@
 ``summary.json`` holds all figures; the rows of the two CSV files add what single cases did.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from seg_eval.analysis import SMALLEST_GAP, Findings, Question
 from seg_eval.arms import ARM_KINDS, floor_of
-from seg_eval.report.charts import paired_dots, range_mark, risk_coverage, scatter
+from seg_eval.report.agreement import volume_panels
+from seg_eval.report.charts import bland_altman, paired_dots, range_mark, risk_coverage, scatter
 from seg_eval.report.page import (
     DASH,
     WORDS,
@@ -103,6 +104,10 @@ def describe(
         "replicates": table("replicates", s=summary) if "leads" in summary else None,
         "leads": table("leads", s=summary) if "leads" in summary else None,
         "transfers": tell_transfers(summary, arms),
+        "absent": _absent(summary, arms),
+        "volumes": _volumes(summary, arms, used),
+        "by_size": _groups(summary, arms, "loss_by_size", _size_head),
+        "by_centre": _groups(summary, arms, "loss_by_centre", _centre_head),
         "metrics": _metrics(summary, arms),
         "images": table("images", means=summary["images"], scores=IMAGE_SCORES),
         "benefit": table("benefit", rows=summary["image_benefit"], scores=IMAGE_SCORES),
@@ -215,6 +220,60 @@ def _metrics(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[s
                            tolerance=tolerance)}
         for name, region in summary["regions"].items()
     ]  # fmt: skip
+
+
+def _absent(summary: Summary, arms: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Of each region that some case lacks, a table of both rules and of false alarms."""
+    return [
+        {"region": about["region"], "said": say("absent", about=about),
+         "table": table("absent", about=about, arms=arms)}
+        for about in summary["absent"]
+    ]  # fmt: skip
+
+
+def _volumes(
+    summary: Summary, arms: Sequence[Mapping[str, str]], scores: Sequence[Score]
+) -> list[dict[str, Any]]:
+    """Of each region a table of how well volumes agree, and a plot for each arm that has rows."""
+    groups, labels = ({arm["name"]: arm[key] for arm in arms} for key in ("group", "label"))
+    judged = [name for name, group in groups.items() if group != "check"]
+    panels, told = volume_panels(scores, summary["volumes"], judged), []
+    for region in summary["regions"]:
+        rows = [row for row in summary["volumes"] if row["region"] == region]
+        own = [panel for panel in panels if panel.region == region]
+        told.append({
+            "region": region,
+            "tables": [
+                found for against in ("label", "full")
+                if (found := table("agreement", region=region, rows=rows, arms=arms,
+                                   against=against))
+            ],
+            "panels": bland_altman(own, groups, labels) if own else [],
+        })  # fmt: skip
+    return told
+
+
+def _groups(
+    summary: Summary,
+    arms: Sequence[Mapping[str, str]],
+    key: str,
+    head: Callable[[Mapping[str, Any]], str],
+) -> list[dict[str, Any] | None]:
+    """A table for each region of the loss in groups of cases, whose heads ``head`` writes."""
+    found = []
+    for region in summary["regions"]:
+        rows = [row for row in summary[key] if row["region"] == region]
+        if heads := list(dict.fromkeys(map(head, rows))):
+            found.append(table("groups", region=region, heads=heads, rows=rows, arms=arms))
+    return found
+
+
+def _size_head(row: Mapping[str, Any]) -> str:
+    return say("size_head", low=row["low_ml"], high=row["high_ml"], cases=row["cases"])
+
+
+def _centre_head(row: Mapping[str, Any]) -> str:
+    return say("centre_head", centre=row["centre"], cases=row["cases"])
 
 
 def _patients(summary: Summary) -> int:

@@ -1,11 +1,9 @@
 """What an experiment leaves for its reader: tables, summary, report, page and pictures."""
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -13,7 +11,8 @@ import numpy as np
 from seg_eval.analysis import SCHEMA, Question, summarise
 from seg_eval.arms import ARM_KINDS, Arm
 from seg_eval.experiment import Experiment, told_uncertainty
-from seg_eval.records import is_likely, read_times
+from seg_eval.records import read_times
+from seg_eval.report.agreement import volume_panels
 from seg_eval.report.context import (
     Summary,
     asked,
@@ -30,36 +29,35 @@ from seg_eval.report.pictures import (
     draw_dice,
     draw_panel,
     draw_scatter,
+    draw_volumes,
     error_and_loss,
 )
-from seg_eval.report.record import caveats_of, hashes, versions
+from seg_eval.report.record import (
+    IMAGE_COLUMNS,
+    caveats_of,
+    hashes,
+    read_results,
+    versions,
+    write_rows,
+)
 from seg_eval.report.slices import ERROR_COLOURS, LARGEST_ERROR
 from seg_eval.report.transfer import read_transfers
 from seg_eval.report.viewer import describe_view, fit_views
 from seg_eval.report.volumes import CaseFiles, CaseVolumes
-from seg_eval.scoring import IMAGE_SCORES, Score, counted
+from seg_eval.scoring import Score, counted
 from synth3d.cohort import Case, Modality
 from synth3d.errors import InputError
-from synth3d.files import (
-    from_csv_cell,
-    read_json,
-    read_text,
-    write_csv,
-    write_json,
-    write_text,
-)
+from synth3d.files import read_json, write_json, write_text
 from synth3d.settings import read_as
 
 OUTPUTS = (
     "report.html", "report.md", "results.csv", "image_scores.csv", "summary.json",
-    "dice.png", "slices.png", "scatter.png",
+    "dice.png", "volumes.png", "slices.png", "scatter.png",
 )  # fmt: skip
 """The files of a finished experiment, in reading order."""
 
 VOLUMES = "volumes.json"
 """Where the volumes of the cases are that the report shows, beside the other records."""
-
-IMAGE_COLUMNS = ("case", "patient", "arm", "modality", *IMAGE_SCORES, "replicate")
 
 
 def write_outputs(
@@ -77,11 +75,12 @@ def write_outputs(
             "no test case has a tumour, so the rule --empty skip leaves nothing to judge; choose "
             "--empty brats or other test cases"
         )
-    _write_rows(folder / "results.csv", map(asdict, scores), tuple(Score.__dataclass_fields__))
-    _write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
+    write_rows(folder / "results.csv", map(asdict, scores), tuple(Score.__dataclass_fields__))
+    write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
     how = plan.degraded and plan.degraded.describe()
     about = plan.judged, plan.asked, plan.empty, plan.margin
-    question = Question(*about, degraded=how)
+    centres = {case.name: case.centre for case in plan.cohort.test if case.centre}
+    question = Question(*about, degraded=how, centres=centres)
     summary = put_into_words(summarise(scores, images, question), question)
     summary["warnings"] += [say(caveat.code, **caveat.figures) for caveat in caveats_of(plan)]
     shown = chosen_cases(used, plan.judged, plan.cohort.test, question.floor)
@@ -131,10 +130,7 @@ def rebuild(folder: Path) -> str:
     """
     summary = read_summary(folder)
     try:
-        scores = [Score(**row) for row in _read_rows(folder / "results.csv", get_type_hints(Score))]
-        texts = (*IMAGE_COLUMNS[:4], "replicate")
-        columns = dict.fromkeys(IMAGE_COLUMNS, float) | dict.fromkeys(texts, str)
-        images = _read_rows(folder / "image_scores.csv", columns)
+        scores, images = read_results(folder)
         volumes, gone = _read_volumes(folder, summary)
         text = fill("report.md.j2", describe(summary, scores, images))
         html = page(summary, scores, images, volumes, gone)
@@ -247,34 +243,6 @@ def write_index(folder: Path, summaries: Mapping[str, tuple[str, Summary]]) -> P
     return path
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """A CSV file; an undefined score is an empty cell. Replicates, if any, have a column."""
-    text, rows = io.StringIO(), list(rows)
-    named = [c for c in columns if c != "replicate" or any(row.get(c) for row in rows)]
-    write_csv(text, [{name: row.get(name) for name in named} for row in rows], named)
-    write_text(path, text.getvalue())
-
-
-def _read_rows(path: Path, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The inverse of :func:`_write_rows`, with the type of each column: str, int, else float."""
-
-    def parse(cell: str, kind: Any) -> Any:
-        if kind is str:
-            return from_csv_cell(cell)
-        return kind(cell) if kind is int else float(cell) if cell else None
-
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path))))
-    except InputError as error:
-        raise InputError(f"{error}; run the experiment again") from error
-    except csv.Error as error:
-        raise ValueError(f"{path.name}: {error}") from error
-    parsed = [{name: parse(cell, columns[name]) for name, cell in row.items()} for row in rows]
-    if not all(map(is_likely, parsed)):
-        raise ValueError(f"{path.name} holds numbers that are no scores")
-    return parsed
-
-
 def chosen_cases(
     scores: Sequence[Score], arms: Sequence[Arm], cases: Sequence[Case], floor: str = "zero"
 ) -> dict[str, Case]:
@@ -339,6 +307,9 @@ def _draw(
     q, groups = asked(summary), {name: kind.group for name, kind in kinds.items()}
     title = say("dice_picture", q=q, cases=len(config["test"]))
     draw_dice(scores, groups, list(summary["regions"]), title, folder / "dice.png")
+    judged = [name for name, group in groups.items() if group != "check"]
+    panels = volume_panels(scores, summary["volumes"], judged)
+    draw_volumes(panels, groups, say("volume_picture", q=q), folder / "volumes.png")
     view = next(view for view in volumes if view.role == "median")
     shown = {name: arm for name, arm in view.arms.items() if kinds[name].group != "check"}
     title, ratio = say("slice_picture", case=view.case, q=q), (q["degraded"] or {}).get("ratio", ())

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from seg_eval.report.agreement import VolumePanel
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 from seg_eval.scoring import Score, bounding_box
 from synth3d.files import atomic_path
@@ -159,6 +160,45 @@ def draw_dice(
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
     _save(figure, path, axes, title)
+
+
+def draw_volumes(
+    panels: Sequence[VolumePanel], groups: Mapping[str, str], title: str, path: Path
+) -> None:
+    """Bland-Altman plots, a row per region and a column per arm; a row shares its axes.
+
+    The line is the bias, dashed ones are the limits of agreement.
+    """
+    regions = list(dict.fromkeys(panel.region for panel in panels))
+    arms, colours = list(dict.fromkeys(panel.arm for panel in panels)), arm_colours(groups)
+    largest = dict.fromkeys(regions, 0.0)
+    for panel in panels:
+        means = [mean for mean, _ in panel.points.values()]
+        largest[panel.region] = max(largest[panel.region], *means)
+    largest = {region: volume or 1.0 for region, volume in largest.items()}
+    figure = _figure(1.75 * len(arms) + 1.0, 1.9 * len(regions) + 0.8)
+    grid = figure.subplots(len(regions), len(arms), squeeze=False, sharex="row", sharey="row")
+    for panel in panels:
+        axes = grid[regions.index(panel.region), arms.index(panel.arm)]
+        means, differences = zip(*panel.points.values(), strict=True)
+        style = {"facecolor": colours[panel.arm], "edgecolor": INK, "linewidth": 0.5}
+        axes.scatter(means, differences, s=18, alpha=0.85, **style)
+        axes.axhline(0, color=PALE, linewidth=0.8, zorder=0)
+        axes.axhline(panel.bias, color=INK, linewidth=1.1)
+        for limit in (panel.low, panel.high):
+            if limit is not None:
+                axes.axhline(limit, color=INK, linewidth=0.9, linestyle="--")
+        axes.set_xlim(-0.04 * largest[panel.region], 1.06 * largest[panel.region])
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    for column, arm in enumerate(arms):
+        grid[0, column].set_title(short_name(arm, 18), fontsize=8.5)
+    for row, region in enumerate(regions):
+        grid[row, 0].set_ylabel(region, fontsize=10, weight="bold")
+    figure.supxlabel("mean of predicted and label's volume, mL", fontsize=9)
+    figure.supylabel("predicted - label's, mL", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
 
 
 AS_IT_IS = "as it is"

@@ -1,19 +1,26 @@
-"""What went into an experiment, for the record: caveats of its plan, hashes, versions."""
+"""An experiment's record: caveats of its plan, hashes, versions, and its rows as CSV and back."""
 
+import csv
+import io
 import platform
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, get_type_hints
 
 from seg_eval.analysis import Caveat
 from seg_eval.arms import ARM_KINDS, Completed, SynthesisRun, kinds_with
 from seg_eval.experiment import Experiment, Plan
-from seg_eval.records import GUARD, Pin
+from seg_eval.records import GUARD, Pin, is_likely
+from seg_eval.scoring import IMAGE_SCORES, Score
 from seg_eval.segmenter import BEST, FINAL
-from synth3d.files import sha256
+from synth3d.errors import InputError
+from synth3d.files import from_csv_cell, read_text, sha256, write_csv, write_text
 from synth3d.settings import read_as
 
 LIBRARIES = ("torch", "nnunetv2", "scikit-learn", "numpy", "nibabel", "torchio")
+IMAGE_COLUMNS = ("case", "patient", "arm", "modality", *IMAGE_SCORES, "replicate")
 
 
 def caveats_of(plan: Plan) -> list[Caveat]:
@@ -68,3 +75,44 @@ def versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """A CSV file; an undefined score is an empty cell. Replicates, if any, have a column."""
+    text, rows = io.StringIO(), list(rows)
+    named = [c for c in columns if c != "replicate" or any(row.get(c) for row in rows)]
+    write_csv(text, [{name: row.get(name) for name in named} for row in rows], named)
+    write_text(path, text.getvalue())
+
+
+def read_results(folder: Path) -> tuple[list[Score], list[dict[str, Any]]]:
+    """The rows of ``results.csv`` and ``image_scores.csv`` of an experiment's folder.
+
+    Raises:
+        InputError: A file is missing or cannot be read.
+        ValueError, LookupError, TypeError: It is no such table, or its numbers are no scores.
+    """
+    scores = [Score(**row) for row in _read_rows(folder / "results.csv", get_type_hints(Score))]
+    texts = (*IMAGE_COLUMNS[:4], "replicate")
+    columns = dict.fromkeys(IMAGE_COLUMNS, float) | dict.fromkeys(texts, str)
+    return scores, _read_rows(folder / "image_scores.csv", columns)
+
+
+def _read_rows(path: Path, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The inverse of :func:`write_rows`, with the type of each column: str, int, else float."""
+
+    def parse(cell: str, kind: Any) -> Any:
+        if kind is str:
+            return from_csv_cell(cell)
+        return kind(cell) if kind is int else float(cell) if cell else None
+
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path))))
+    except InputError as error:
+        raise InputError(f"{error}; run the experiment again") from error
+    except csv.Error as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    parsed = [{name: parse(cell, columns[name]) for name, cell in row.items()} for row in rows]
+    if not all(map(is_likely, parsed)):
+        raise ValueError(f"{path.name} holds numbers that are no scores")
+    return parsed

@@ -29,10 +29,12 @@ def test_a_whole_experiment_leaves_its_tables_and_pictures(run_toy, folder, caps
     assert str(folder / "dice.png") in printed
     assert "| ridge" in printed
     assert "copies t2w (mean |r| with t2f:" in printed
-    for picture in ("slices.png", "scatter.png"):
+    for picture in ("volumes.png", "slices.png", "scatter.png"):
         assert (folder / picture).stat().st_size > 10_000
     page = (folder / "report.html").read_text()
     assert summary["headline"]["sentence"] in html.unescape(page)
+    assert "NSD at 1 mm" in page
+    assert "Lesion-wise Dice (ours)" in page  # voxels are of 2 x 1 x 1.5 mm
     assert all(shown["case"] in page for shown in summary["cases"])
     assert {shown["role"] for shown in summary["cases"]} == {"worst", "median", "best"}
     assert not list(folder.rglob(".partial*"))

@@ -52,14 +52,15 @@ def make_scores() -> Callable[..., list[Score]]:
 
 
 def make_score(case: str, arm: str, seed: int, region: str, dice: float) -> Score:
-    """A row whose other scores follow from its Dice, at voxels of 8 mm³."""
-    voxels = int(5000 * dice)
+    """A row whose other scores follow from its Dice, at voxels of 8 mm³; sizes differ by case."""
+    size = 1500 + 500 * (sum(map(ord, case)) % 9)
+    voxels = int(size * dice)
     return Score(
         case=case, patient=case, arm=arm, seed=seed, region=region, dice=dice,
         hd95_mm=30 * (1 - dice), nsd=dice, lesion_dice=0.9 * dice, lesion_hd95_mm=60 * (1 - dice),
         lesions=1, found_lesions=1, false_lesions=0, sensitivity=dice, precision=dice,
-        reference_ml=40.0, predicted_ml=voxels / 125, volume_error_ml=voxels / 125 - 40,
-        reference_voxels=5000, predicted_voxels=voxels,
+        reference_ml=size / 125, predicted_ml=voxels / 125, volume_error_ml=(voxels - size) / 125,
+        reference_voxels=size, predicted_voxels=voxels,
         nsd_tolerance_mm=1.0, lesion_rule="ours", longest_side_mm=2.0,
     )  # fmt: skip
 
@@ -77,7 +78,8 @@ def make_summary() -> Callable[..., dict[str, Any]]:
             "seeds": sorted({row.seed for row in scores}), "threads": 1, "empty": "brats",
             "margin": 0.02, "nsd_tolerance_mm": 1.0, "arms": {}, "seed": 0,
         } | config  # fmt: skip
-        question = Question(arms, config["missing"], config["empty"])
+        centres = {name: ("CBICA", "TCIA")[i % 2] for i, name in enumerate(names)}
+        question = Question(arms, config["missing"], config["empty"], centres=centres)
         return put_into_words(summarise(scores, images, question), question) | {
             "config": config,
             "notes": {arm.name: "" for arm in arms}

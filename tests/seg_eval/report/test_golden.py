@@ -41,10 +41,19 @@ def text_of(page):
     return "\n".join(line for line in lines if line) + "\n"
 
 
+def without_et(row):
+    """One case lacks ET, where copy and other-tool paint some all the same."""
+    if (row.case, row.region) != ("Brats18_P03_1", "ET"):
+        return row
+    voxels = {"copy": 50, "other-tool": 20 + 60 * row.seed}.get(row.arm, 0)
+    found = {"predicted_voxels": voxels, "predicted_ml": voxels / 125, "dice": float(not voxels)}
+    return replace(row, reference_voxels=0, reference_ml=0.0, volume_error_ml=voxels / 125, **found)
+
+
 @pytest.fixture(scope="module")
 def small(make_scores, images):
     """Rows of six cases with two seeds, and their images."""
-    scores = make_scores(cases=6, seeds=2)
+    scores = list(map(without_et, make_scores(cases=6, seeds=2)))
     return scores, [row for row in images if row["case"] in {row.case for row in scores}]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from seg_eval.arms.kinds import ARM_KINDS, ArmKind
-from seg_eval.report import outputs, slices, viewer
+from seg_eval.report import record, slices, viewer
 from seg_eval.report.charts import paired_dots, range_mark, scatter
 from seg_eval.report.context import citations, describe
 from seg_eval.report.outputs import page, read_summary, rebuild, render, write_index
@@ -296,8 +296,8 @@ def test_how_many_patients_would_tell(left):
 def left(tmp_path, summary, scores, images):
     """A folder with all that a page without slices is rebuilt from."""
     columns = list(Score.__dataclass_fields__)
-    outputs._write_rows(tmp_path / "results.csv", map(dataclasses.asdict, scores), columns)
-    outputs._write_rows(tmp_path / "image_scores.csv", images, outputs.IMAGE_COLUMNS)
+    record.write_rows(tmp_path / "results.csv", map(dataclasses.asdict, scores), columns)
+    record.write_rows(tmp_path / "image_scores.csv", images, record.IMAGE_COLUMNS)
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     rebuild(tmp_path)
     return tmp_path

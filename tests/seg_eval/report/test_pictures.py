@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from seg_eval.report.agreement import VolumePanel, volume_panels
+from seg_eval.report.charts import bland_altman
 from seg_eval.report.pictures import (
     Point,
     arm_colours,
@@ -8,6 +12,7 @@ from seg_eval.report.pictures import (
     draw_dice,
     draw_panel,
     draw_scatter,
+    draw_volumes,
     error_and_loss,
     short_name,
     slicer,
@@ -74,6 +79,40 @@ def test_the_scatter_has_a_point_for_each_error_with_a_dice(tmp_path):
     draw_scatter([Point("a", arm, 0.1, 0.0) for arm in ARMS], ARMS, "all", tmp_path / "all.png")
     assert min(size_of_png(tmp_path / "scatter.png")) > 300
     assert min(size_of_png(tmp_path / "all.png")) > 300
+
+
+@pytest.mark.parametrize(
+    "volumes", [[(0.0, 0.0)], [(0.0, 0.0)] * 3, [(12.0, -3.0)] * 2, [(30.0, 5.0), (90.0, -40.0)]],
+    ids=["one patient", "no tumour", "equal volumes", "two"],
+)  # fmt: skip
+def test_volumes_of_few_patients_and_without_a_tumour_can_be_drawn(tmp_path, volumes):
+    points = {f"c{i}": pair for i, pair in enumerate(volumes)}
+    limits = (None, None) if len(volumes) == 1 else (-50.0, 9.0)
+    panels = [
+        VolumePanel(region, arm, points, volumes[0][1], *limits)
+        for region in ("WT", "ET") for arm in ("full", "ridge")
+    ]  # fmt: skip
+    draw_volumes(panels, ARMS, "title", tmp_path / "volumes.png")
+    assert min(size_of_png(tmp_path / "volumes.png")) > 200
+    for chart in bland_altman(panels[:2], ARMS, {name: name for name in ARMS}):
+        assert len(chart["limits"]) == (0 if len(volumes) == 1 else 2)
+        heights = [chart["bias"], *chart["limits"], *(point["y"] for point in chart["points"])]
+        assert all(0 < height <= chart["bottom"] for height in heights)
+        assert all(chart["left"] <= point["x"] <= chart["right"] for point in chart["points"])
+
+
+def test_a_panel_has_a_point_for_each_case_whose_volume_is_a_mean_over_seeds():
+    rows = [
+        replace(score(case, arm, 0.5, seed=seed), predicted_ml=10.0 + 4 * seed, reference_ml=8.0)
+        for case in "ab" for arm in ("full", "ridge") for seed in (0, 1)
+    ]  # fmt: skip
+    told = {"bias": {"value": 4.0}, "limits": {"low": 4.0, "high": 4.0}}
+    agreement = [
+        {"region": "WT", "arm": arm, "against": against} | told
+        for arm in ("full", "ridge", "gone") for against in ("label", "full")
+    ]  # fmt: skip
+    (panel,) = volume_panels(rows, agreement, ["ridge", "gone"])
+    assert (panel.arm, panel.points) == ("ridge", {"a": (10.0, 4.0), "b": (10.0, 4.0)})
 
 
 @pytest.mark.parametrize("tumour", [True, False])

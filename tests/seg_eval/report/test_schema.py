@@ -53,7 +53,8 @@ def whole(make_scores, make_summary, images):
     One arm is two trainings.
     """
     scores = [row for row in make_scores(cases=8, seeds=3) if row.region == "WT"]
-    scores[0] = replace(scores[0], reference_voxels=0)
+    lacks = scores[0].case
+    scores = [replace(row, reference_voxels=0) if row.case == lacks else row for row in scores]
     scores = [
         replace(row, replicate=run if row.arm == PRIMARY else "")
         for row in scores for run in (("a", "b") if row.arm == PRIMARY else ("",))

@@ -1,0 +1,101 @@
+"""Volumes against others: bias, limits of agreement and Lin's concordance."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from seg_eval.analysis.agreement import concordance, volume_agreement
+from seg_eval.arms.kinds import Arm
+from seg_eval.scoring.scores import Score
+
+ARMS = [Arm("full", "full"), Arm("zero", "zero"), Arm("label", "synthetic")]
+VOLUMES = arrays(float, 7, elements=st.floats(0, 300))
+
+
+def score(case, arm, predicted, reference, seed=0, patient=None):
+    """A row of which only the volumes matter."""
+    return Score(
+        case, patient or case, arm, seed, "WT", 0.5, None, None, None, None, 1, 1, 0, None, None,
+        reference, predicted, predicted - reference, round(1000 * reference),
+        round(1000 * predicted), 1.0, "brats-2023", 1.0,
+    )  # fmt: skip
+
+
+def find(by_arm, reference):
+    """The rows of the arms' volumes, by arm and what they are held against."""
+    rows = [
+        score(f"c{i}", arm, volume, reference[i])
+        for arm, volumes in by_arm.items()
+        for i, volume in enumerate(volumes)
+    ]
+    found = volume_agreement(rows, ARMS, ["WT"])
+    return {(row["arm"], row["against"]): row for row in found}
+
+
+def test_a_worked_example():
+    """Differences 1, 2, 3 and 6 mL: mean 3, standard deviation sqrt(14 / 3)."""
+    reference = [10.0, 20, 30, 40]
+    made = {"full": [10, 20, 30, 40], "zero": [0, 0, 0, 0], "label": [11, 22, 33, 46]}
+    found = find(made, reference)
+    row = found["label", "label"]
+    assert row["bias"]["value"] == pytest.approx(3)
+    assert row["limits"]["low"] == pytest.approx(3 - 1.96 * np.sqrt(14 / 3))
+    assert row["limits"]["high"] == pytest.approx(3 + 1.96 * np.sqrt(14 / 3))
+    # s_xy 145, s_x² 125, s_y² 168.5, (28 - 25)² 9: an arm called "label" is held against the label
+    assert row["concordance"]["value"] == pytest.approx(2 * 145 / (125 + 168.5 + 9))
+    assert found["full", "label"]["concordance"] == {"value": 1, "low": None, "high": None}
+    assert found["zero", "label"]["concordance"]["value"] == 0
+    assert found["zero", "full"]["bias"]["value"] == -25
+    assert ("full", "full") not in found
+    assert row["bias"]["low"] < 3 < row["bias"]["high"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "cases"), [([12.0], 1), ([0.0] * 5, 5), ([7.0] * 5, 5)],
+    ids=["one patient", "no tumour", "equal volumes"],
+)  # fmt: skip
+def test_where_nothing_varies_there_is_no_concordance(reference, cases):
+    made = {"full": reference, "zero": [0.0] * cases, "label": [v + 1 for v in reference]}
+    found = find(made, reference)
+    for row in found.values():
+        assert row["concordance"] is None
+        assert (row["limits"]["low"] is None) == (cases == 1)
+    assert found["label", "label"]["bias"]["value"] == pytest.approx(1)
+    assert found["full", "label"]["bias"] == pytest.approx(
+        {"value": 0, "low": 0, "high": 0, "freedom": found["full", "label"]["bias"]["freedom"]}
+    )
+
+
+def test_seeds_are_averaged_and_scans_of_a_patient_are_no_further_patients():
+    rows = [
+        score(f"c{i}", arm, 10 + i + seed, 10.0 + i, seed, patient=f"p{i // 2}")
+        for arm in ("full", "zero", "label") for i in range(6) for seed in (0, 2)
+    ]  # fmt: skip
+    row = volume_agreement(rows, ARMS, ["WT"])[0]
+    assert (row["cases"], row["patients"]) == (6, 3)
+    assert row["bias"]["value"] == pytest.approx(1)
+    assert row["limits"] == pytest.approx({"low": 1, "high": 1})
+    assert row["concordance"]["low"] is None  # three patients
+
+
+@given(VOLUMES, VOLUMES, st.floats(0.01, 100))
+def test_concordance_is_symmetric_without_unit_and_never_above_correlation(x, y, unit):
+    if min(np.ptp(x), np.ptp(y)) < 1e-3:
+        return
+    value = concordance(x, y)
+    assert value is not None
+    assert value == pytest.approx(concordance(y, x))
+    assert value == pytest.approx(concordance(unit * x, unit * y))
+    assert abs(value) <= abs(np.corrcoef(x, y)[0, 1]) + 1e-9
+
+
+@given(st.integers(0, 99))
+def test_a_concordance_lies_in_its_interval(seed):
+    draws = np.random.default_rng(seed)
+    reference = draws.gamma(2, 20, 9)
+    made = {arm: np.abs(reference + draws.normal(2, 9, 9)) for arm in ("full", "zero", "label")}
+    for row in find(made, reference).values():
+        found = row["concordance"]
+        assert -1 <= found["low"] <= found["value"] <= found["high"] <= 1
