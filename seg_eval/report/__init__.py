@@ -1,11 +1,11 @@
 """What a reader sees of an experiment."""
 
 from seg_eval.report.curve import write_curve
+from seg_eval.report.ending import render_ending
 from seg_eval.report.outputs import (
     OUTPUTS,
     read_summary,
     rebuild,
-    render,
     render_overview,
     write_index,
     write_outputs,
@@ -18,7 +18,7 @@ __all__ = [
     "keep_script",
     "read_summary",
     "rebuild",
-    "render",
+    "render_ending",
     "render_overview",
     "render_power",
     "write_curve",
