@@ -9,19 +9,30 @@ this file there are requests and no flags.
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seg_eval.arms import help_on_arms
+from synth3d import __version__
+from synth3d.cli import Parser, add_manner
+from synth3d.console import event, manner
 from synth3d.errors import run_guarded
 
 if TYPE_CHECKING:
     from seg_eval.experiment import RunRequest
 
-EXAMPLES = """examples:
+EXAMPLES = {
+    "seg_eval": """examples:
   seg_eval run --missing flair                     on the built-in phantom cohort
+  seg_eval run --missing flair --data BraTS --splits splits.json
+  seg_eval COMMAND --help                          has examples of its own
+""",
+    "run": """examples:
+  seg_eval run --preset list                       segmenters, and what they take
+  seg_eval run --missing flair                     on the built-in phantom cohort
+  seg_eval run --missing flair --data BraTS --splits splits.json --dry-run
   seg_eval run --missing flair --data BraTS --splits splits.json
   seg_eval run --missing t1ce --data BraTS --run work/runs/A --run work/runs/B
   seg_eval run --missing flair --data BraTS --run A0 --run A1 --run A2 --as agi-net \\
@@ -37,17 +48,30 @@ EXAMPLES = """examples:
   seg_eval run --missing flair --data BraTS --preset cpu-mini --transfer cpu-mini-resenc
   seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
   seg_eval run --degraded flair=1,1,4 --data BraTS --run work/runs/RESTORING --run work/runs/A
+""",
+    "report": """example:
   seg_eval report --experiment work/eval/t2f-phantom
+""",
+    "power": """example:
   seg_eval power --experiment work/eval/t2f-phantom
+""",
+    "curve": """example:
   seg_eval curve work/eval/t2f-1x1x[248]-BraTS work/eval/t2f-BraTS --out work/curve
-  eval "$(seg_eval paths)"                                   for stock nnU-Net commands
-  seg_eval export-segmenter MODEL segmenter                  for synth3d to learn from
-"""
-EXPORT = """examples:
+""",
+    "paths": """example:
+  eval "$(seg_eval paths --segmenter work/segmenters/NAME/cpu-mini)"
+""",
+    "fetch-viewer": """examples:
+  seg_eval fetch-viewer
+  seg_eval fetch-viewer niivue-niivue-0.69.0.tgz
+""",
+    "export-segmenter": """examples:
   seg_eval export-segmenter work/segmenters/NAME/cpu-small/results/D/T__P__3d_fullres segmenter
   synth3d train --data BraTS --target flair --set train.coupling.segmenter=segmenter \\
     --set train.coupling.label=0.1
-"""
+""",
+}
+"""What ``--help`` of a command ends with."""
 
 ABOUT = """How much of the tumour Dice lost with a missing sequence does synthesis recover?
 
@@ -71,59 +95,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not getattr(args, "command", None):
         parser.print_help()
         return 2
-    args.command_line = shlex.join(["seg_eval", *(sys.argv[1:] if argv is None else argv)])
+    args.words = shlex.join(["seg_eval", *(sys.argv[1:] if argv is None else argv)])
     return run_guarded(args.command, args)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    about: dict[str, Any] = {"description": ABOUT, "epilog": EXAMPLES, "formatter_class": raw}
-    parser = argparse.ArgumentParser(prog="seg_eval", **about)
+    about: dict[str, Any] = {"description": ABOUT, "formatter_class": raw}
+    parser = Parser(prog="seg_eval", epilog=EXAMPLES["seg_eval"], **about)
+    parser.add_argument("--version", action="version", version=f"seg_eval {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, told: str, command: Callable[..., int], **how: Any) -> Any:
+        how = {"description": f"{told[0].upper()}{told[1:]}.", "formatter_class": raw} | how
+        added = commands.add_parser(name, help=told, epilog=EXAMPLES[name], **how)
+        added.set_defaults(command=command)
+        return added
+
     told = "the whole experiment; a killed one goes on with the same command"
     # The defaults are those of a request.
-    run = commands.add_parser("run", help=told, argument_default=argparse.SUPPRESS, **about)
-    run.set_defaults(command=_run)
+    run = add("run", told, _run, argument_default=argparse.SUPPRESS, **about)
+    add_manner(run)
     _add_materials(run)
     _add_statistics(run)
-    told = "print a finished experiment again"
-    report = commands.add_parser("report", help=told)
+    report = add("report", "print a finished experiment again", _report)
     report.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
-    report.set_defaults(command=_report)
-    told = "how many patients and segmenter seeds a clearer answer would take"
-    power = commands.add_parser("power", help=told)
+    power = add(
+        "power", "how many patients and segmenter seeds a clearer answer would take", _power
+    )
     power.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
-    power.set_defaults(command=_power)
     told = "Dice against the thickness of slices, from finished experiments of --degraded, and of "
-    told += "--missing for slices without end"
-    curve = commands.add_parser("curve", help=told, description=told)
+    curve = add("curve", told + "--missing for slices without end", _curve)
     told = "folders under WORK/eval of the same cases and segmenters, one for each ratio"
     curve.add_argument("experiments", type=Path, nargs="+", metavar="EXPERIMENT", help=told)
     told = "folder for curve.md, curve.png and curve.csv"
     curve.add_argument("--out", type=Path, required=True, help=told)
-    curve.set_defaults(command=_curve)
     told = "lines for a shell, so that stock nnU-Net commands find our trainers and segmenters"
-    example = 'example:\n  eval "$(seg_eval paths --segmenter work/segmenters/NAME/cpu-mini)"'
-    paths = commands.add_parser("paths", help=told, epilog=example, formatter_class=raw)
+    paths = add("paths", told, _paths)
     told = "folder of a trained preset: WORK/segmenters/NAME/PRESET"
     paths.add_argument("--segmenter", type=Path, help=told)
-    paths.set_defaults(command=_paths)
     told = "NiiVue, with which reports show cases in 3-D, once for this machine (6.8 MB from "
     told += "registry.npmjs.org); seg_eval report then makes the pages of what is finished"
-    fetch = commands.add_parser("fetch-viewer", help=told, description=told)
+    fetch = add("fetch-viewer", told, _fetch_viewer)
     told = "the package where it is here already, as npm pack @niivue/niivue@0.69.0 writes it"
     fetch.add_argument("package", type=Path, nargs="?", metavar="PACKAGE", help=told)
-    fetch.set_defaults(command=_fetch_viewer)
-    _add_export(commands, raw)
+    told = "an nnU-Net as JSON and safetensors, so that a synthesiser can learn from it"
+    _add_export(add("export-segmenter", told, _export, argument_default=argparse.SUPPRESS))
     return parser
 
 
-def _add_export(commands: Any, raw: Any) -> None:
-    told = "an nnU-Net as JSON and safetensors, so that a synthesiser can learn from it"
-    how = {"help": told, "epilog": EXPORT, "formatter_class": raw}
-    export = commands.add_parser("export-segmenter", argument_default=argparse.SUPPRESS, **how)
-    export.set_defaults(command=_export)
+def _add_export(export: argparse.ArgumentParser) -> None:
     add = export.add_argument
     told = "nnU-Net v2 model folder, <Trainer>__<Plans>__<configuration>, ours or any other"
     add("segmenter", type=Path, metavar="MODEL", help=told)
@@ -163,7 +185,8 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     told = "missing channels made by any other tool, files named as synth3d score reads them: as "
     told += "in the cohort, or CASE.nii.gz; may be repeated"
     add("--completed", action="append", metavar="[NAME=]FOLDER", help=told)
-    add("--recipe", help="for a synthesiser that has to be trained first")
+    told = "for a synthesiser that has to be trained first, see synth3d train --recipe list"
+    add("--recipe", help=told)
     told = "train a segmenter of this seed (1000), none of --seeds, on the training cases, let it "
     told += "teach a synthesiser, and judge that by the others, beside any --run"
     add("--coupled", nargs="?", const=True, type=int, metavar="SEED", help=told)
@@ -174,7 +197,10 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     add("--work", type=Path, help="where all is kept")
     add("--name", help="folder under WORK/eval; default: MISSING-COHORT")
     add("--arms", action="append", metavar="ARM,ARM", help=help_on_arms())
-    told = "segmenter: cpu-mini (phantoms), cpu-small (default), standard, resenc-m"
+    told = (
+        "how large the segmenter is; default: cpu-mini for phantoms, standard (as nnU-Net has it) "
+    )
+    told += "on a GPU, else cpu-small; list: print all, with what they take, and stop"
     add("--preset", help=told)
     told = "let segmenters of this preset, as cpu-mini-resenc, judge the same arms once more: is "
     told += "what comes back more than what one architecture likes?"
@@ -185,7 +211,8 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     add("--trust", action="store_true", help=told)
     add("--threads", type=int, help="CPU threads; default: all cores")
     add("--device", help="auto, cpu, cuda, cuda:1")
-    add("--dry-run", action="store_true", help="say what would be done, and stop")
+    told = "say what would be done, and what it takes in time, memory and disk, and stop"
+    add("--dry-run", action="store_true", help=told)
 
 
 class _Merge(argparse.Action):
@@ -236,11 +263,23 @@ def _run(args: argparse.Namespace) -> int:
     from seg_eval import evaluation
     from seg_eval.arms import StageFailedError
 
+    if getattr(args, "preset", None) == "list":
+        return _list_presets()
     try:
-        return evaluation.evaluate(request_of(args), words=args.command_line).code
+        return evaluation.evaluate(request_of(args), words=args.words).code
     except StageFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _list_presets() -> int:
+    from seg_eval.experiment import preset_facts, presets_in_words
+
+    found = preset_facts()
+    event("presets", presets=found)
+    if manner() == "words":
+        print(presets_in_words(found))
+    return 0
 
 
 def _report(args: argparse.Namespace) -> int:

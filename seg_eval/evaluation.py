@@ -1,15 +1,14 @@
 """From a request to experiments and their reports: plan everything, carry it out, write it down."""
 
 import functools
-import json
 import os
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
+from nnunet_plans.presets import PRESETS
 from seg_eval.arms import ARM_KINDS
 from seg_eval.experiment import (
     Choice,
@@ -20,21 +19,24 @@ from seg_eval.experiment import (
     choose,
     choose_folder,
     expected,
+    experiment_plan,
     make_plan,
+    plan_in_words,
     real_engines,
     refuse_teachers,
     remembered,
     scores_of,
-    teacher_of,
-    teaching_split,
+    steps_left,
+    steps_of,
     train_coupled,
     train_synthesiser,
+    trainings_ahead,
     transfer_of,
 )
 from seg_eval.report import (
     OUTPUTS,
     rebuild,
-    render,
+    render_ending,
     render_overview,
     render_power,
     write_curve,
@@ -42,6 +44,7 @@ from seg_eval.report import (
     write_outputs,
 )
 from seg_eval.segmenter import segmenters_folder
+from synth3d.console import Steps, conclude, duration, event, manner
 from synth3d.files import (
     lock,
     make_folder,
@@ -77,38 +80,70 @@ def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "
     """
     engines = engines or real_engines(request.device, request.trust, request.work)
     parent = request.work / "eval"
-    if request.data is None:
+    steps = _cohort_there(request, engines)
+    if steps is None:
+        preset = PRESETS[request.segmenter_preset]
         print(
-            f"No --data given: using the built-in phantom cohort in {request.cohort} "
-            "(simulated brains, no real patients)"
+            f"would make it first, train a synthesiser and a segmenter ({preset.name}: "
+            f"{preset.purpose}) on it, and write a report into {parent}; nothing was done"
         )
-        if not request.dry_run:
-            engines.synth3d(["phantom", str(request.cohort)])
-    if request.dry_run and request.data is None and not request.cohort.is_dir():
-        print("would make the phantom cohort and train on it; nothing was done")
         return Outcome(parent, 0)
     choices = {missing: choose(request, missing) for missing in request.wanted}
     plans = {missing: make_plan(request, missing, choices[missing].sources) for missing in choices}
-    for missing, choice in choices.items():
-        if choice.training and not request.dry_run:
-            run = train_synthesiser(request, missing, choice.training, engines.synth3d)
-            plans[missing] = make_plan(request, missing, [run])
-        if choice.coupled and not request.dry_run:
-            refuse_teachers(plans[missing], expected(plans[missing]))  # before hours of training
-            run = train_coupled(choice.coupled, request, plans[missing], engines)
-            plans[missing] = make_plan(request, missing, [*choice.sources, run])
-    experiments = [_place(request, plan, engines) for plan in plans.values()]
     if request.dry_run:
-        for experiment in experiments:
-            _print_plan(experiment, choices[experiment.plan.missing], request)
+        experiments = [_place(request, plan, engines) for plan in plans.values()]
+        _tell_plans(experiments, choices, request.transfer)
         return Outcome(experiments[0].folder, 0)
-    code = max([_carry_out(each, words, request.transfer) for each in experiments])
+    if not steps.number:
+        trainings = sum(bool(one.training) + 2 * bool(one.coupled) for one in choices.values())
+        steps = steps_of(request, trainings)
+    for missing, choice in choices.items():
+        plans[missing] = _trained(request, choice, plans[missing], engines, steps)
+    experiments = [_place(request, plan, engines) for plan in plans.values()]
+    steps.of = steps.number + steps_left(experiments, request.transfer is not None)
+    code = max([_carry_out(each, words, request.transfer, steps) for each in experiments])
     if len(experiments) == 1:
         return Outcome(experiments[0].folder, code)
     name = request.name or f"all-{plain(request.cohort.resolve().name)}"
     folder = place(parent, name)
     _write_overview(folder, experiments)
     return Outcome(folder, code)
+
+
+def _cohort_there(request: RunRequest, engines: Engines) -> Steps | None:
+    """Make the phantoms, where they are asked for and not there; None where a dry run would."""
+    steps = steps_of(request, 1 + trainings_ahead(request))
+    if request.data is None:
+        print(
+            f"No --data given: using the built-in phantom cohort in {request.cohort} "
+            "(simulated brains, no real patients)"
+        )
+        if not request.cohort.is_dir():
+            if request.dry_run:
+                return None
+            steps.begin("making the phantom cohort")
+        if not request.dry_run:
+            engines.synth3d(["phantom", str(request.cohort)])
+    return steps
+
+
+def _trained(
+    request: RunRequest, choice: Choice, plan: Plan, engines: Engines, steps: Steps
+) -> Plan:
+    """``plan`` with the synthesiser that has to be trained first, if there is one."""
+    missing = plan.missing
+    if choice.training:
+        steps.begin(
+            f"training the synthesiser of {' and '.join(missing)}",
+            lambda: engines.forecast(choice.training)["seconds"],
+        )
+        run = train_synthesiser(request, missing, choice.training, engines.synth3d)
+        return make_plan(request, missing, [run])
+    if choice.coupled:
+        refuse_teachers(plan, expected(plan))  # before hours of training
+        run = train_coupled(choice.coupled, request, plan, engines, steps)
+        return make_plan(request, missing, [*choice.sources, run])
+    return plan
 
 
 def _from_python(request: Callable[P, RunRequest]) -> Callable[P, Path]:
@@ -157,28 +192,26 @@ def _place(request: RunRequest, plan: Plan, engines: Engines) -> Experiment:
     return placed
 
 
-def _carry_out(experiment: Experiment, words: str, transfer: str | None = None) -> int:
+def _carry_out(experiment: Experiment, words: str, transfer: str | None, steps: Steps) -> int:
     """Score and report one experiment; 1 if its check of the export path failed, else 0.
 
     First of all its arms once more, by segmenters of the preset ``transfer``.
     """
     plan, folder = experiment.plan, experiment.folder
-    print(
-        f"{len(plan.cohort.train)} training and {len(plan.cohort.test)} test cases, "
-        f"arms {', '.join(arm.name for arm in plan.arms)}; experiment in {folder}"
-    )
+    print(f"{len(plan.cohort.train)} training and {len(plan.cohort.test)} test cases, in {folder}")
     with lock(folder):
         sweep(folder)
         write_json(folder / "config.json", remembered(folder, plan.describe()))
         if words:
             experiment.note_command(words)
-        scores, images = scores_of(experiment)
+        scores, images = scores_of(experiment, steps)
         if transfer is not None:
-            _judge_again(transfer_of(experiment, transfer))
+            _judge_again(transfer_of(experiment, transfer), steps)
         summary = write_outputs(experiment, scores, images)
-    print()
-    print(render(summary))
-    _print_files(folder)
+    if manner() == "words":
+        print(f"\n{render_ending(summary)}")
+        print(f"report: {folder / 'report.html'}")
+    conclude(path=folder / "report.html", headline=summary["headline"])
     plumbing = summary["plumbing"]
     if not plumbing or plumbing["passed"]:
         return 0
@@ -192,14 +225,14 @@ def _carry_out(experiment: Experiment, words: str, transfer: str | None = None) 
     return 1
 
 
-def _judge_again(experiment: Experiment) -> None:
+def _judge_again(experiment: Experiment, steps: Steps) -> None:
     """Score and report the arms of another experiment, which has made them."""
     folder = experiment.folder
     print(f"the same arms, judged by segmenters of the preset {experiment.plan.preset}: {folder}")
     make_folder(folder)
     sweep(folder)
     write_json(folder / "config.json", remembered(folder, experiment.plan.describe()))
-    write_outputs(experiment, *scores_of(experiment))
+    write_outputs(experiment, *scores_of(experiment, steps))
 
 
 def _write_overview(folder: Path, experiments: Sequence[Experiment]) -> None:
@@ -210,34 +243,33 @@ def _write_overview(folder: Path, experiments: Sequence[Experiment]) -> None:
     pages = [os.path.relpath(each.folder / "report.html", folder) for each in experiments]
     stems = [each.plan.stem for each in experiments]
     page = write_index(folder, dict(zip(stems, zip(pages, summaries, strict=True), strict=True)))
-    print(text)
-    print(f"{folder / 'overview.md'}\n{page}")
+    if manner() == "words":
+        print(f"\n{text}\nreport: {page}")
+    conclude(path=page)
 
 
 def _print_files(folder: Path) -> None:
     print("\n".join(str(folder / name) for name in OUTPUTS if (folder / name).is_file()))
 
 
-def _print_plan(experiment: Experiment, choice: Choice, request: RunRequest) -> None:
-    plan = experiment.plan
-    print(json.dumps(plan.describe(), indent=2))
-    print(f"experiment folder: {experiment.folder}")
-    trained = f"segmenter ({plan.preset}) in {experiment.models}"
-    print(f"segmenter: {plan.foreign}" if plan.foreign else trained)
-    if request.transfer:
-        print(f"and the same arms by segmenter ({request.transfer}) in {experiment.models}")
-    if choice.training:
-        print(f"synthesiser: to be trained: {shlex.join(['synth3d', *choice.training])}")
-    if (coupled := choice.coupled) is not None:
-        task = teacher_of(request, plan)
-        splits = request.splits or teaching_split(coupled, task.folder)
-        words = coupled.training(splits, Path("EXPORT"), plan.threads)
-        print(
-            f"teacher: segmenter ({task.preset}, seed {task.seed}), which judges nothing, in "
-            f"{task.folder}; exported as EXPORT"
-        )
-        print(f"coupled run: to be trained: {shlex.join(['synth3d', *words])}")
-    for arm in plan.arms:
-        done = all(experiment.score_file(arm, seed).is_file() for seed in plan.seeds)
-        own = " (trains a segmenter of its own)" if arm.about.own_segmenter else ""
-        print(f"arm {arm.name}: {'scored' if done else 'to do'}{own}")
+def _tell_plans(
+    experiments: Sequence[Experiment], choices: Mapping[Any, Choice], preset: str | None
+) -> None:
+    """Say what would be done: an event for each experiment, or some lines for the first one and a
+    line for each other.
+    """
+    for number, experiment in enumerate(experiments):
+        choice = choices[experiment.plan.missing]
+        trainings: list[Sequence[str]] = [choice.training] if choice.training else []
+        if choice.coupled is not None:
+            trainings.append(choice.coupled.like())
+        transfer = None if preset is None else transfer_of(experiment, preset)
+        plan = experiment_plan(experiment, trainings, choice.coupled is not None, transfer)
+        event("plan", **plan)
+        if manner() != "words":
+            continue
+        if number == 0:
+            print(plan_in_words(plan))
+        else:
+            about = duration(plan["seconds"])
+            print(f"and {experiment.plan.stem}: about {about} of training, in {experiment.folder}")

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from synth3d.console import speaking
+
 T = TypeVar("T")
 
 LESS_ON_GPU = (
@@ -110,11 +112,19 @@ def run_guarded(command: Callable[[T], int], args: T) -> int:
 
     A mistake of the user, a file system that refuses, memory or a worker that gives out, or a GPU
     whose fused kernel was insisted on in vain is told in one sentence on standard error: exit code
-    2. An interruption is 130.
+    2. An interruption is 130. All of it is told as ``manner`` and ``words`` of ``args`` say, if
+    there are such: how, and by which command (:func:`synth3d.console.speaking`).
     """
     # Idle OpenMP threads that spin would slow whatever shares the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _open_streams()
+    with speaking(getattr(args, "manner", "words"), getattr(args, "words", "")) as end:
+        code = _code_of(command, args)
+        end(code)
+    return code
+
+
+def _code_of(command: Callable[[T], int], args: T) -> int:
     try:
         return command(args)
     except BrokenPipeError:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -260,3 +261,9 @@ def peak_memory_mb(device: str = "cpu") -> dict[str, int]:
 
         peak["gpu"] = torch.cuda.max_memory_allocated(device) // 2**20
     return peak
+
+
+def free_bytes(path: Path) -> int:
+    """What the disk has room for on which ``path`` is, or would be."""
+    there = next(each for each in (path, *path.resolve().parents) if each.exists())
+    return shutil.disk_usage(there).free

@@ -30,8 +30,9 @@ MAY_IMPORT = {
     # Between the stages only files travel: vocabulary, never training; of losses what an exported
     # segmenter is.
     "seg_eval": {
-        "nnunet_plans", "synth3d.cohort", "synth3d.completion", "synth3d.errors", "synth3d.files",
-        "synth3d.images", "synth3d.losses", "synth3d.machine", "synth3d.runs", "synth3d.scoring",
+        "nnunet_plans", "synth3d.cli", "synth3d.cohort", "synth3d.completion", "synth3d.console",
+        "synth3d.errors", "synth3d.files", "synth3d.images", "synth3d.losses", "synth3d.machine",
+        "synth3d.runs", "synth3d.scoring",
         "synth3d.settings",
     },
     "scripts": {"cuda_ops", "nnunet_plans", "synth3d", "seg_eval"},

@@ -21,8 +21,8 @@ from seg_eval.arms.completed import Completed, brain_without
 from seg_eval.arms.gaps import Gaps
 from seg_eval.arms.kinds import Arm
 from seg_eval.arms.poor import INTERPOLATIONS, PoorScans
+from seg_eval.arms.program import Program
 from seg_eval.arms.synthesisers import (
-    Program,
     SynthesisRun,
     completed_file,
     completion,

@@ -16,8 +16,8 @@ from seg_eval.arms.completed import Completed
 from seg_eval.arms.gaps import Gaps
 from seg_eval.arms.kinds import Arm
 from seg_eval.arms.poor import PoorScans
+from seg_eval.arms.program import Program
 from seg_eval.arms.synthesisers import (
-    Program,
     Teacher,
     completed_file,
     completion,

@@ -1,19 +1,14 @@
 """Synthesisers seen from outside: finding finished runs, training one, completing cases.
 
-`synth3d` is called as a program, never imported: between the stages only files travel, so
-the same code judges any other tool's volumes.
+Between the stages only files travel, so the same code judges any other tool's volumes.
 """
 
 import hashlib
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import synth3d
 from synth3d.cohort import Case, Modality, Splits, digest_of_names, parse_modality
 from synth3d.completion import Layout
 from synth3d.errors import InputError
@@ -21,39 +16,6 @@ from synth3d.files import read_object
 from synth3d.images import MIRRORS, PLANES, Grid, turn_to
 from synth3d.runs import find_run, known_run
 from synth3d.settings import parse
-
-Program = Callable[[Sequence[str]], None]
-"""Runs ``synth3d`` with these arguments; raises :class:`StageFailedError` when it fails."""
-
-
-class StageFailedError(RuntimeError):
-    """A stage ended badly although its input was accepted; the command ends with ``exit_code``."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-def run_synth3d(arguments: Sequence[str], device: str = "auto") -> None:
-    """Run ``synth3d`` with this interpreter, all of its output on our standard error.
-
-    Raises:
-        StageFailedError: It ended with another exit code than 0, which becomes ours.
-    """
-    name, *flags = arguments
-    if name in ("train", "complete"):
-        flags = ["--device", device, *flags]
-    command = [sys.executable, "-m", "synth3d", name, *flags]
-    # The child must import the same synth3d as we do, also when we run from a source folder.
-    source = str(Path(synth3d.__file__).parents[1])
-    paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    code = subprocess.run(command, stdout=sys.stderr, env=environment, check=False).returncode
-    if code in (130, -2):
-        raise KeyboardInterrupt
-    if code:
-        words = " ".join(["synth3d", *arguments])
-        raise StageFailedError(f"`{words}` ended with exit code {code}", max(code, 1))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,15 @@
 """One experiment in its folder, from what a user asks to its scores."""
 
+from seg_eval.experiment.ahead import (
+    SMALL,
+    experiment_plan,
+    plan_in_words,
+    preset_facts,
+    presets_in_words,
+    steps_left,
+    steps_of,
+    trainings_ahead,
+)
 from seg_eval.experiment.choice import Choice, choose, train_synthesiser
 from seg_eval.experiment.coupled import teacher_of, teaching_split, train_coupled
 from seg_eval.experiment.engines import Engines, real_engines
@@ -12,8 +22,9 @@ from seg_eval.experiment.transfer import TRANSFER, transfer_of
 from seg_eval.experiment.uncertainty import told_uncertainty
 
 __all__ = [
-    "TRANSFER", "Choice", "Engines", "Experiment", "Plan", "RunRequest", "choose", "choose_folder",
-    "expected", "make_plan", "real_engines", "refuse_teachers", "remembered", "scores_of",
-    "teacher_of", "teaching_split", "told_uncertainty", "train_coupled", "train_synthesiser",
-    "transfer_of",
+    "SMALL", "TRANSFER", "Choice", "Engines", "Experiment", "Plan", "RunRequest", "choose",
+    "choose_folder", "expected", "experiment_plan", "make_plan", "plan_in_words", "preset_facts",
+    "presets_in_words", "real_engines", "refuse_teachers", "remembered", "scores_of", "steps_left",
+    "steps_of", "teacher_of", "teaching_split", "told_uncertainty", "train_coupled",
+    "train_synthesiser", "trainings_ahead", "transfer_of",
 ]  # fmt: skip

@@ -80,12 +80,10 @@ def train_synthesiser(
     """The run that ``training`` leaves, or one that has been finished meanwhile."""
     if found := _newest_run(request, missing):
         return found
-    names = " and ".join(missing)
-    verb = "restores" if request.degraded else "makes"
-    print(f"no finished run {verb} {names} on this cohort: training one")
     synth3d(training)
     if found := _newest_run(request, missing):
         return found
+    names = " and ".join(missing)
     raise InputError(f"training left no finished run for {names} in {request.work / 'runs'}")
 
 
@@ -182,6 +180,7 @@ def _asked(request: RunRequest, missing: tuple[Modality, ...]) -> list[str]:
                 "train one with a recipe whose [degrade] has that profile, and name it with --run"
             )
     command = ["train", "--dim", "3d", *asked]
-    command += ["--data", str(request.data)] if request.data else []
+    command += ["--data", str(request.cohort)]
     command += ["--labels", request.labels] if request.labels else []
-    return [*command, *(["--recipe", request.recipe] if request.recipe else [])]
+    recipe = request.recipe or (None if request.data else "phantom")
+    return [*command, *(["--recipe", recipe] if recipe else [])]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seg_eval.arms import SynthesisRun, read_run, threads_begun
 from seg_eval.cohort import choose_splits
+from seg_eval.experiment.ahead import seconds_ahead
 from seg_eval.experiment.engines import Engines
 from seg_eval.experiment.pins import checkpoints
 from seg_eval.experiment.plan import Plan
@@ -17,6 +18,7 @@ from seg_eval.experiment.request import RunRequest
 from seg_eval.records import digest
 from seg_eval.segmenter import Training, segmenters_folder
 from synth3d.cohort import Modality, Splits, find_cases, write_splits
+from synth3d.console import Steps
 from synth3d.errors import InputError
 from synth3d.files import make_folder, place, sha256
 
@@ -56,6 +58,15 @@ class CoupledRun:
         others = [one for one in self.settings if not one.startswith(f"{COUPLING}.")]
         return self._asked(splits, (f"{COUPLING}.tumour=1", *others), "--dry-run")
 
+    def like(self) -> list[str]:
+        """A training of the same size whose split and teacher need not be there: for its cost.
+
+        What its teacher looks at comes on top.
+        """
+        words = self.trial(Path())
+        at = words.index("--splits")
+        return [word for word in (*words[:at], *words[at + 2 :]) if word != "--dry-run"]
+
     def _asked(self, splits: Path, settings: Sequence[str], *more: str) -> list[str]:
         work = ["--work", str(self.folder.parents[1]), "--name", self.folder.name]
         named = [word for one in settings for word in ("--set", one)]
@@ -90,7 +101,7 @@ def coupled_run(
 
 
 def train_coupled(
-    run: CoupledRun, request: RunRequest, plan: Plan, engines: Engines
+    run: CoupledRun, request: RunRequest, plan: Plan, engines: Engines, steps: Steps
 ) -> SynthesisRun:
     """The run, with its teacher trained and exported first, unless it is there.
 
@@ -105,9 +116,10 @@ def train_coupled(
             make_folder(splits.parent)
             write_splits(splits, run.splits)
         engines.synth3d(run.trial(splits))
-        print(
-            f"coupled: a segmenter of seed {task.seed}, which judges nothing, learns from the "
-            f"{len(plan.cohort.train)} training cases and teaches {run.folder.name}"
+        steps.begin(
+            f"training a segmenter of seed {task.seed}, which judges nothing, to teach "
+            f"{run.folder.name}",
+            lambda: seconds_ahead(task, plan, engines),
         )
         model = engines.train_segmenter(task)
         if plan.foreign is not None and checkpoints(plan.foreign) & checkpoints(model):
@@ -116,6 +128,7 @@ def train_coupled(
                 f"teacher another seed, as in --coupled {task.seed + 1}"
             )
         export = engines.export_segmenter(model, model / "export")
+        steps.begin(f"training the synthesiser {run.folder.name}, coupled to it")
         engines.synth3d(run.training(splits, export, plan.threads))
     if not run.finished:
         raise InputError(f"training left no finished run in {run.folder}")

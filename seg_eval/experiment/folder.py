@@ -42,6 +42,11 @@ class Experiment:
         work = plan.cohort, plan.gaps, self.synth3d, plan.seed, plan.threads
         self.builder = ArmBuilder(self._arms_in / "arms", *work, self.poor)
 
+    @property
+    def fills_in(self) -> bool:
+        """Whether its channels are made for it, rather than those of another one looked at."""
+        return self._arms_in == self.folder
+
     def note_command(self, words: str) -> None:
         """Remember a command that the experiment was made with, in ``commands.json``."""
         if words not in (known := self.commands()):

@@ -6,11 +6,13 @@ import numpy as np
 
 from seg_eval.arms import ARM_KINDS, Arm, CrossFit, out_of_fold
 from seg_eval.cohort import LabelledCase
+from seg_eval.experiment.ahead import seconds_ahead
 from seg_eval.experiment.folder import Experiment, Key
 from seg_eval.records import CaseMarks, digest, timed
 from seg_eval.scoring import from_brats_2023
 from seg_eval.segmenter import Training
 from synth3d.cohort import MODALITIES
+from synth3d.console import Steps
 from synth3d.errors import InputError
 from synth3d.files import progress
 from synth3d.images import read, write_like
@@ -19,24 +21,30 @@ Todo = list[tuple[LabelledCase, list[Arm]]]
 """Test cases with the arms that a segmenter has not seen yet."""
 
 
-def train_segmenters(experiment: Experiment, files: CaseMarks) -> dict[Key, Path]:
+def train_segmenters(experiment: Experiment, files: CaseMarks, steps: Steps) -> dict[Key, Path]:
     """The model folder of each segmenter, trained now if it is not there."""
-    return {key: _model(experiment, key, files) for key in experiment.segmenters()}
+    return {key: _model(experiment, key, files, steps) for key in experiment.segmenters()}
 
 
-def _model(experiment: Experiment, key: Key, files: CaseMarks) -> Path:
+def _model(experiment: Experiment, key: Key, files: CaseMarks, steps: Steps) -> Path:
     (name, seed), plan = key, experiment.plan
     if plan.foreign is not None and plan.is_foreign(name):
         return plan.foreign
     kind = ARM_KINDS.get(name)
+    known = (plan.cohort, experiment.models, plan.preset, seed, plan.threads)
+    told = "" if kind is None else f", {name}"
+    task = Training(*known, kind, plan.missing)
+    steps.begin(
+        f"training the segmenter ({plan.preset}{told}, seed {seed})",
+        lambda: seconds_ahead(task, plan, experiment.engines),
+    )
     replace = {}
     if kind is not None and kind.learns_from_synthesis:
         with timed(experiment.folder, "out-of-fold synthesis"):
             replace = dict(out_of_fold(_cross_fit(experiment, name, files)))
-    known = (plan.cohort, experiment.models, plan.preset, seed, plan.threads)
-    training = Training(*known, kind, plan.missing, replace)
+    task = Training(*known, kind, plan.missing, replace)
     with timed(experiment.folder, f"segmenter {name}"):
-        return experiment.engines.train_segmenter(training)
+        return experiment.engines.train_segmenter(task)
 
 
 def _cross_fit(experiment: Experiment, segmenter: str, files: CaseMarks) -> CrossFit:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from nnunet_plans.presets import PRESETS
@@ -21,7 +22,8 @@ from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of
 from synth3d.settings import parse_assignment
 
-PHANTOM_PRESET, REAL_PRESET = "cpu-mini", "cpu-small"
+PHANTOM_PRESET, CPU_PRESET, GPU_PRESET = "cpu-mini", "cpu-small", "standard"
+"""Of the segmenter, unless another is said: by the data and the device."""
 TEACHER_SEED = 1000
 """Of the segmenter that teaches and never judges, unless another is said."""
 FARTHEST_MM = 100.0
@@ -55,7 +57,8 @@ class RunRequest:
         work: Where everything is kept.
         name: Folder under ``work/eval``; None takes the missing sequences and the cohort.
         arms: Kinds of arm or groups of them, see :data:`seg_eval.arms.ARM_KINDS`.
-        preset: Of the segmenters; None takes one by the data.
+        preset: Of the segmenters; None takes cpu-mini for phantoms, else nnU-Net's own, standard,
+            on a GPU, and cpu-small on a CPU.
         transfer: Of further segmenters, of another architecture, that judge the same arms.
         segmenter: An nnU-Net v2 model folder as the frozen segmenter; None trains one.
         trust: Checkpoints may be unpickled that this user did not train on this machine.
@@ -107,6 +110,8 @@ class RunRequest:
     def __post_init__(self) -> None:
         self._take_strings()
         self._check_question()
+        if self.device not in ("auto", "cpu"):
+            _ = self.chosen_device  # refused before anything is done, and in a dry run
         if self.labels is not None:
             parse_scheme(self.labels)
         several = len(self.segmenter_seeds) > 1
@@ -176,7 +181,9 @@ class RunRequest:
         for preset in filter(None, (self.segmenter_preset, self.transfer)):
             if preset not in PRESETS:
                 known = ", ".join(PRESETS)
-                raise InputError(f"unknown preset {preset!r}; known: {known}")
+                raise InputError(
+                    f"unknown preset {preset!r}; known: {known}; --preset list tells of each"
+                )
         if self.segmenter is None and self.transfer == self.segmenter_preset:
             raise InputError(
                 f"--transfer asks for judges of another preset than {self.transfer}, which judges "
@@ -252,7 +259,16 @@ class RunRequest:
     @property
     def segmenter_preset(self) -> str:
         """A name in :data:`nnunet_plans.presets.PRESETS`."""
-        return self.preset or (PHANTOM_PRESET if self.data is None else REAL_PRESET)
+        if self.preset is not None or self.data is None:
+            return self.preset or PHANTOM_PRESET
+        return GPU_PRESET if self.chosen_device.startswith("cuda") else CPU_PRESET
+
+    @cached_property
+    def chosen_device(self) -> str:
+        """``device``, where ``auto`` is the GPU if there is one that works."""
+        from synth3d.machine import pick_device
+
+        return pick_device(self.device)
 
     @property
     def segmenter_seeds(self) -> tuple[int, ...]:

@@ -9,26 +9,33 @@ from seg_eval.experiment.pins import pin_case_files, pin_segmenters, refuse_teac
 from seg_eval.experiment.predict import missing_predictions, predict, train_segmenters
 from seg_eval.records import read_image_scores, read_scores, timed
 from seg_eval.scoring import Score, channel_scores, region_masks, score_case
+from synth3d.console import Steps
 from synth3d.files import progress, write_json
 from synth3d.images import read, read_label
 
 Rows = list[dict[str, Any]]
 
 
-def scores_of(experiment: Experiment) -> tuple[list[Score], Rows]:
+def scores_of(experiment: Experiment, steps: Steps) -> tuple[list[Score], Rows]:
     """Do whatever is not yet done; the score rows and the image-score rows of what is judged."""
     plan, folder = experiment.plan, experiment.folder
+    if experiment.fills_in:
+        made = sum(arm.has_files for arm in plan.arms)
+        verb = "restoring" if plan.degraded else "filling in"
+        steps.begin(f"{verb} {' and '.join(plan.missing)} in {made} ways")
     files = pin_case_files(experiment)
     for arm in plan.arms:
         if not experiment.builder.is_finished(arm):
             with timed(folder, f"arm {arm.name}"):
                 experiment.builder.build(arm)
-    models = train_segmenters(experiment, files)
+    models = train_segmenters(experiment, files, steps)
     refuse_teachers(plan, models)
     pin_segmenters(experiment, models)
+    steps.begin(f"segmenting {len(plan.cohort.test)} cases in {len(plan.arms)} arms")
     for key, todo in missing_predictions(experiment).items():
         with timed(folder, "predictions"):
             predict(experiment, key, models[key], todo)
+    steps.begin("scoring and writing the report")
     for arm in plan.arms:
         for seed in plan.seeds:
             path = experiment.score_file(arm, seed)

@@ -8,14 +8,11 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from nnunet_plans.presets import PRESETS
 from seg_eval.arms import floor_of, kinds_with
 from seg_eval.report.page import say, table
+from seg_eval.segmenter import STOCK_TOTAL, iterations_of
 from synth3d.cohort import Case, are_simulated
 from synth3d.scoring import FEW_CASES, FEWEST_TRAININGS
-
-NNUNET_ITERATIONS = 250 * 1000
-"""Of nnU-Net's own schedule: 1 000 epochs of 250 iterations (Isensee et al. 2021)."""
 
 
 def main_region(regions: Mapping[str, Any]) -> str:
@@ -67,7 +64,7 @@ def certify(
         "regions": table("certificate", s=summary, arms=names, heads=wide),
         "narrow": table("certificate", s=summary, arms=names, heads=narrow),
         "who": say("who_is_who", q=q, roles=roles, labels=labels),
-        "setting": say("setting", s=summary, config=summary["config"], whole=NNUNET_ITERATIONS),
+        "setting": say("setting", s=summary, config=summary["config"], whole=STOCK_TOTAL),
         "settle": say("settle", needs=needs) if (needs := _needed(summary, labels)) else "",
     }
 
@@ -111,12 +108,8 @@ def setting_of(preset: str | None, test: Sequence[Case]) -> dict[str, Any]:
             not known.
         test: The test cases.
     """
-    iterations = None
-    if preset is not None:
-        schedule = PRESETS[preset].schedule
-        iterations = round(schedule.get("epochs", 1000) * schedule.get("iterations", 250))
     return {
         "date": date.today().isoformat(),
         "simulated": are_simulated(case.name for case in test),
-        "iterations": iterations,
+        "iterations": None if preset is None else iterations_of(preset),
     }

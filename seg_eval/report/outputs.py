@@ -13,7 +13,7 @@ from seg_eval.arms import ARM_KINDS, Arm
 from seg_eval.experiment import Experiment, told_uncertainty
 from seg_eval.records import read_times
 from seg_eval.report.agreement import volume_panels
-from seg_eval.report.certificate import setting_of
+from seg_eval.report.certificate import certify, setting_of
 from seg_eval.report.context import (
     Summary,
     asked,
@@ -22,6 +22,7 @@ from seg_eval.report.context import (
     list_arms,
     overview,
     put_into_words,
+    warnings_first,
 )
 from seg_eval.report.page import aligned, fill, power_table, say, spoken
 from seg_eval.report.pictures import (
@@ -311,3 +312,14 @@ def render_power(folder: Path) -> str:
             "reckon with; run it with --run and two test patients or more"
         )
     return f"{aligned(found)}\n\n{say('power', arm=summary['primary']['arm'])}."
+
+
+def render_ending(summary: Summary) -> str:
+    """What a command ends with on a terminal: the verdict, Dice by region, and whose brains."""
+    plumbing = summary["plumbing"]
+    about = {
+        "certificate": certify(summary, list_arms(summary), asked(summary)),
+        "cautions": len(warnings_first(summary)),
+        "failed": say("plumbing", check=plumbing) if plumbing and not plumbing["passed"] else "",
+    }
+    return fill("ending.md.j2", {**summary, **about})

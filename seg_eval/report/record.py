@@ -10,10 +10,10 @@ from typing import Any, get_type_hints
 
 from seg_eval.analysis import Caveat
 from seg_eval.arms import ARM_KINDS, Completed, SynthesisRun, kinds_with
-from seg_eval.experiment import Experiment, Plan
+from seg_eval.experiment import SMALL, Experiment, Plan
 from seg_eval.records import GUARD, Pin, is_likely
 from seg_eval.scoring import IMAGE_SCORES, Score
-from seg_eval.segmenter import BEST, FINAL
+from seg_eval.segmenter import BEST, FINAL, STOCK_TOTAL, iterations_of
 from synth3d.errors import InputError
 from synth3d.files import from_csv_cell, read_text, sha256, write_csv, write_text
 from synth3d.machine import versions as versions_here
@@ -38,6 +38,9 @@ def caveats_of(plan: Plan) -> list[Caveat]:
             found.append(Caveat("other_slices", about))
     if thick := how.thick_already(plan.cohort.test) if how else {}:
         found.append(Caveat("thick_truth", {"name": plan.missing[0], "cases": thick}))
+    if not plan.foreign and (count := iterations_of(plan.preset)) < SMALL:
+        about = {"preset": plan.preset, "iterations": count, "stock": STOCK_TOTAL}
+        found.append(Caveat("small_segmenter", about))
     if plan.foreign is not None:
         found.append(Caveat("foreign_segmenter", {"name": plan.foreign.name}))
         if kinds & set(kinds_with("own_segmenter")):

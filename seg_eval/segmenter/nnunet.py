@@ -8,7 +8,9 @@ it anew. Under ``work/<preset>/`` lie ``preprocessed``, ``results`` and ``nnunet
 """
 
 import pickle
+import resource
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -147,6 +149,56 @@ def _train(dataset: str, name: str, plans: str, device: str, resume: bool) -> di
         "nnunetv2": version("nnunetv2"),
         "torch": torch.__version__,
     }
+
+
+def step_seconds(prepared: Prepared, threads: int, device: str) -> tuple[float, int]:
+    """Seconds of one training step of random voxels, and bytes of the most memory it had.
+
+    A step as nnU-Net does it, on a CPU with its augmentation, which on a GPU other processes do.
+    """
+    preset, dataset = prepared.preset, prepared.raw.folder.name
+    with (
+        told_plainly("timing the segmenter", hint=LESS_MEMORY),
+        nnunet_environment(threads, None, prepared.folders, int(device != "cpu")),
+        tuned(device),
+    ):
+        import torch
+        from nnunetv2.run.run_training import get_trainer_from_args
+
+        where = torch.device(device)
+        trainer: Any = get_trainer_from_args(
+            dataset, CONFIGURATION, 0, preset.trainer, preset.name, False, where
+        )
+        trainer.initialize()
+        trainer.network.train()
+        rotation, flat, sides, mirrored = (
+            trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        scales = trainer._get_deep_supervision_scales()
+        classes = trainer.label_manager
+        change = trainer.get_training_transforms(
+            trainer.configuration_manager.patch_size, rotation, scales, mirrored, flat,
+            regions=classes.foreground_regions if classes.has_regions else None,
+        )  # fmt: skip
+        image = torch.rand(trainer.num_input_channels, *map(int, sides))
+        label = torch.randint(0, 4, (1, *image.shape[1:]), dtype=torch.int16)
+        if device != "cpu":
+            torch.cuda.reset_peak_memory_stats(where)
+        for turn in range(3):  # the first one sets up what the others have
+            began = time.perf_counter()
+            if turn == 0 or device == "cpu":
+                made = [change(image=image, segmentation=label) for _ in range(trainer.batch_size)]
+                data = torch.stack([one["image"] for one in made])
+                levels = zip(*[one["segmentation"] for one in made], strict=True)
+                target = [torch.stack(level) for level in levels]
+            trainer.train_step({"data": data, "target": target})
+            if turn == 0:
+                took: list[float] = []
+                continue
+            took.append(time.perf_counter() - began)
+    if device != "cpu":
+        return min(took), torch.cuda.max_memory_allocated(where)
+    return min(took), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Segmenter:

@@ -14,10 +14,10 @@ from seg_eval.arms import ArmKind
 from seg_eval.cohort import Cohort
 from seg_eval.records import digest
 from seg_eval.segmenter.nnunet import train_segmenter
-from seg_eval.segmenter.preprocessing import prepare
+from seg_eval.segmenter.preprocessing import CONFIGURATION, prepare
 from seg_eval.segmenter.raw_dataset import RawRequest, write_raw_dataset
 from synth3d.cohort import MODALITIES, Modality
-from synth3d.files import place, plain, sha256
+from synth3d.files import place, plain, read_object, sha256
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,14 @@ class Training:
             for modality, path in images.items()
         }
         return self.folder / f"synthetic-{missing}-{digest(files)[:8]}"
+
+
+def seems_trained(task: Training) -> bool:
+    """Whether a training like ``task`` is there and finished; :func:`train` looks more closely."""
+    dropout = "-dropout" if task.kind and task.kind.channel_dropout else ""
+    name = f"*__{task.preset}-seed{task.seed}{dropout}*__{CONFIGURATION}/model.json"
+    found = task.own_folder.glob(f"{task.preset}/results/*/{name}")
+    return any(read_object(receipt).get("finished") is True for receipt in found)
 
 
 def train(task: Training, device: str, trust: bool = False) -> Path:

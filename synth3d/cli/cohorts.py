@@ -17,9 +17,9 @@ def add_phantom(commands: Any) -> None:
 
     add = command(commands, "phantom", run, "write a cohort of synthetic brains with gliomas")
     add("out", type=Path, help="folder to write, named like BraTS 2023")
-    add("--cases", type=int, default=24)
-    add("--size", type=int, default=64, help="voxels along each side")
-    add("--seed", type=int, default=0)
+    add("--cases", type=int, default=24, help="how many; default: 24")
+    add("--size", type=int, default=64, help="voxels along each side, 24 to 192; default: 64")
+    add("--seed", type=int, default=0, help="another one gives other brains; default: 0")
     add("--overwrite", action="store_true", help="replace another cohort there")
 
 
@@ -31,7 +31,7 @@ def add_audit(commands: Any) -> None:
         return run_audit(request(AuditRequest, args))
 
     add = command(commands, "audit", run, "what a cohort holds, and what would break a run")
-    add("folder", type=Path, nargs="?")
+    add("folder", type=Path, nargs="?", help="cohort folder; or give a table with --cases")
     add("--cases", **TABLE)
     add("--splits", type=Path, help="JSON with train, val and test case names")
     add("--labels", metavar="SCHEME", help=LABELS)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from synth3d.cli.flags import (
-    EXAMPLES,
     LABELS,
     WORK,
     Flags,
@@ -30,7 +29,7 @@ def add_complete(commands: Any) -> None:
         complete_cohort(request(CompleteRequest, args))
         return 0
 
-    add = command(commands, "complete", run, "write the sequences that cases lack")
+    add = command(commands, "complete", run, "write the sequences that cases lack", manner=True)
     add("--run", type=Path, action="append", metavar="RUN",
         help="a finished run: its name (synth3d runs), latest, or its folder, also of an exported "
         "one; given again: the mean "
@@ -62,7 +61,8 @@ def add_complete(commands: Any) -> None:
     add("--read-only", action="store_true",
         help="make the acquired files in OUT read-only, so that no program changes them in place; "
         "with --link the input's, too")
-    add("--dry-run", action="store_true", help="print the plan and stop")
+    add("--dry-run", action="store_true",
+        help="say what would be done, and what it takes in time, memory and disk, and stop")
     add("--plumbing", action="store_true",
         help="no synthesis: send the real --missing sequence through the same way out")
     add("--unchecked", action="store_true",
@@ -104,8 +104,7 @@ def add_calibrate(commands: Any) -> None:
     add = command(commands, "calibrate", run, "how far off a run's pictures are in new patients",
         description="Measure the errors of a run's pictures in patients that it has not learnt "
         "from, and write how far complete --uncertainty has to reach for 80 and 90 % of the voxels "
-        "(split conformal prediction over patients).",
-        epilog=EXAMPLES["calibrate"])
+        "(split conformal prediction over patients).")
     add("--run", type=Path, action="append", metavar="RUN", required=True,
         help="a finished run, as in complete; given again: of the mean")
     add("--data", type=Path, help="folder with cases that have what is made, or a table of them")

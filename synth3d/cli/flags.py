@@ -5,7 +5,7 @@ import dataclasses
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from synth3d.errors import InputError
 
@@ -42,13 +42,39 @@ CACHE: dict[str, dict[str, Any]] = {
 Flags = Callable[..., argparse.Action]
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong with a command line in one sentence, without all that there is."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def add_manner(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a command tells what it does (:mod:`synth3d.console`)."""
+    group = parser.add_mutually_exclusive_group()
+    told = "print warnings and errors alone and, last, where the result is"
+    group.add_argument("--quiet", help=told, dest="manner", action="store_const", const="quiet")
+    told = "print events for machines, a JSON object a line, as docs/events.md has them"
+    group.add_argument("--json", help=told, dest="manner", action="store_const", const="json")
+    parser.set_defaults(manner="words")
+
+
 def command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, **words: str
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    help: str,
+    manner: bool = False,
+    **words: str,
 ) -> Flags:
-    """Add the command ``name``; what adds its flags."""
+    """Add the command ``name``; what adds its flags. ``manner``: with --quiet and --json."""
+    words = {"epilog": EXAMPLES[name], "description": f"{help[0].upper()}{help[1:]}."} | words
     raw = argparse.RawDescriptionHelpFormatter
     parser = commands.add_parser(name, help=help, formatter_class=raw, **words)
     parser.set_defaults(run_command=run)
+    if manner:
+        add_manner(parser)
     return parser.add_argument
 
 

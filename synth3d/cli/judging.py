@@ -6,7 +6,6 @@ from typing import Any
 
 from synth3d.cli.flags import (
     CACHE,
-    EXAMPLES,
     LABELS,
     MODELS,
     TABLE,
@@ -30,7 +29,7 @@ def add_score(commands: Any) -> None:
         return score(request(ScoreRequest, args))
 
     add = command(commands, "score", run, "image scores of one folder against another",
-        description="Image scores of volumes by named conventions.", epilog=EXAMPLES["score"])
+        description="Image scores of volumes by named conventions.")
     add("real", type=Path, metavar="REAL", help="folder of the acquired images")
     add("synthetic", type=Path, metavar="SYNTHETIC", help="folder of the images to be scored")
     add("--modality", "--target", help="t1|t1ce|t2|flair; default: the one that each case has")
@@ -63,7 +62,7 @@ def add_ablate(commands: Any) -> None:
 
     about = "Rerun an experiment of the paper: cells × seeds, one table at the end."
     add = command(commands, "ablate", run, "rerun a table of the paper: cells x seeds",
-        description=about, epilog=EXAMPLES["ablate"])
+        description=about)
     add("table", nargs="?", metavar="TABLE", help="its name, see --list, or a .toml file")
     add("--list", action="store_true", help="print the tables and stop")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
@@ -77,7 +76,8 @@ def add_ablate(commands: Any) -> None:
         "timing the first baseline; default: the recipe's steps")
     add("--only", metavar="PATTERN,...", help="cells to run, and their baselines; as in 'agi-*'")
     add("--recipe", help="the base: a shipped name or a .toml/.json file")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign",
+        help="any other setting of every run; may be repeated")
     add("--dim", choices=["2d", "3d"], help="default: the recipe's, else 3d")
     add("--plane", choices=["axial", "coronal", "sagittal"], help="for 2d")
     add("--target", "--missing", help="t1|t1ce|t2|flair|pd, or any for the tables tsf-*")
@@ -111,18 +111,18 @@ def add_describe(commands: Any) -> None:
         return describe_model(request(DescribeRequest, args))
 
     add = command(commands, "describe", run,
-        "parameters, FLOPs and memory of a generator; patch and batch for a budget",
-        epilog=EXAMPLES["describe"])
+        "parameters, FLOPs and memory of a generator; patch and batch for a budget")
     add("--model", default="agi-net", help=MODELS)
-    add("--dim", choices=["2d", "3d"], default="3d")
-    add("--widths", type=integers, default=(64, 128, 256, 512), metavar="16,32,64,128")
+    add("--dim", choices=["2d", "3d"], default="3d", help="slices or volumes; default: 3d")
+    add("--widths", type=integers, default=(64, 128, 256, 512), metavar="16,32,64,128",
+        help="channels of its levels, from full resolution down; default: 64,128,256,512")
     add("--groups", type=int, help="agi-net's; default: 8")
     add("--stages", type=_stages, metavar="N|NAMES",
         help="leading stages with the special convolution, or names: down1,body; default: 5")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign",
         help="any further option of the model, as in module=gr; repeatable")
-    add("--in-channels", type=int, default=3)
-    add("--out-channels", type=int, default=1)
+    add("--in-channels", type=int, default=3, help="sequences it looks at; default: 3")
+    add("--out-channels", type=int, default=1, help="sequences it makes; default: 1")
     add("--side", type=int, help="of the input that is counted; default: 256 in 2-D, 64 in 3-D")
     add("--degraded", type=integers, default=(), metavar="1,1,4",
         help="with the branch by which fgdl restores the last input, of so much larger voxels")

@@ -8,12 +8,14 @@ commands, so ``--help`` is instant.
 
 import argparse
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 
 from synth3d import __version__
 from synth3d.cli.cohorts import add_audit, add_phantom
 from synth3d.cli.completing import add_calibrate, add_complete, add_state
-from synth3d.cli.flags import EXAMPLES
+from synth3d.cli.flags import EXAMPLES, Parser
 from synth3d.cli.judging import add_ablate, add_describe, add_score
 from synth3d.cli.runs import add_export, add_runs, add_train
 from synth3d.errors import run_guarded, run_one_of_several
@@ -23,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    args.words = shlex.join(["synth3d", *(sys.argv[1:] if argv is None else argv)])
     if not getattr(args, "run_command", None):
         parser.print_help()
         return 2
@@ -32,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="synth3d",
         description="Synthesise the MRI sequence that a BraTS-like case lacks.",
-        epilog=EXAMPLES["train"],
+        epilog=EXAMPLES["synth3d"],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"synth3d {__version__}")

@@ -6,7 +6,6 @@ from typing import Any
 
 from synth3d.cli.flags import (
     CACHE,
-    EXAMPLES,
     LABELS,
     MODELS,
     TABLE,
@@ -16,6 +15,18 @@ from synth3d.cli.flags import (
     request,
     with_table,
 )
+from synth3d.console import event, manner
+
+
+def tell_recipes() -> int:
+    """What ships, for ``--recipe list``."""
+    from synth3d.training import recipe_facts, recipe_table, shipped_recipes
+
+    found = shipped_recipes()
+    event("recipes", recipes=recipe_facts(found))
+    if manner() == "words":
+        print(recipe_table(found))
+    return 0
 
 
 # fmt: off
@@ -24,14 +35,15 @@ def add_train(commands: Any) -> None:
     def run(args: argparse.Namespace) -> int:
         from synth3d.training import TrainRequest, train_run
 
+        if args.recipe == "list":
+            return tell_recipes()
         train_run(request(TrainRequest, with_table(args)))
         return 0
 
     add = command(
         commands, "train", run, "train a generator; a killed run goes on with the same command",
         description="Train a generator. Settings come from the defaults, then the recipe, then "
-        "the flags; the resolved ones are saved with the run and rerun it.",
-        epilog=EXAMPLES["train"])
+        "the flags; the resolved ones are saved with the run and rerun it.", manner=True)
     add("--dim", choices=["2d", "3d"], help="slices or volumes; default: the recipe's, else 3d")
     add("--plane", choices=["axial", "coronal", "sagittal"], help="for 2d; default: the recipe's")
     add("--data", type=Path, help="cohort folder; without it phantoms are used")
@@ -46,20 +58,25 @@ def add_train(commands: Any) -> None:
         help="a sequence that is there with thick slices is restored: how much larger its voxels "
         "are, as in flair=4,1,1")
     add("--recipe", help="a shipped name or a .toml/.json file; default: phantom without --data, "
-        "else cpu, gpu, or gpu-8gb where the GPU has less than 20 GB; -2d of it for slices")
+        "else cpu, gpu, or gpu-8gb where the GPU has less than 20 GB; -2d of it for slices; list: "
+        "print all, with what they take, and stop")
     add("--model", help=MODELS)
     add("--framework", metavar="NAME", help="l1, pix2pix, pgan, mmgan, medsynth, ddpm, iddpm, tsf "
         "or fgdl, each with its paper's losses and weights (--set train.NAME.KEY=VALUE)")
-    add("--widths", type=integers, metavar="16,32,64,128")
-    add("--groups", type=int)
-    add("--patch", type=integers, metavar="48,48,48", help="(z,y,x); (row,column) for 2d")
-    add("--batch", type=int)
-    add("--steps", type=int)
-    add("--seed", type=int)
+    add("--widths", type=integers, metavar="16,32,64,128",
+        help="channels of the model's levels, from full resolution down; default: the recipe's")
+    add("--groups", type=int, help="agi-net: of its channels, each rolled by itself")
+    add("--patch", type=integers, metavar="48,48,48",
+        help="voxels of a training patch, (z,y,x); (row,column) for 2d; default: the recipe's")
+    add("--batch", type=int, help="patches in a step; default: the recipe's")
+    add("--steps", type=int, help="of the training; default: the recipe's")
+    add("--seed", type=int, help="of all that is random in it; default: 0")
     add("--threads", type=int,
         help="CPU threads; default: all cores; the processes of a machine share them")
-    add("--precision", choices=["fp32", "bf16"])
-    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign")
+    add("--precision", choices=["fp32", "bf16"], help="default: the recipe's, if this machine can")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="assign",
+        help="any other setting, as train.learning_rate=3e-4; --dry-run --json prints all of them; "
+        "may be repeated")
     add("--device", default="auto",
         help="auto, cpu, cuda, cuda:1; a killed run ends bit for bit as an undisturbed one on a "
         "CPU, near by on CUDA")
@@ -73,7 +90,8 @@ def add_train(commands: Any) -> None:
         "(tsf, fgdl)")
     for flag, how in CACHE.items():
         add(flag, **how)
-    add("--dry-run", action="store_true", help="print the settings and stop")
+    add("--dry-run", action="store_true",
+        help="say what would be done, and what it takes in time, memory and disk, and stop")
 
 
 def add_runs(commands: Any) -> None:
@@ -103,7 +121,7 @@ def add_export(commands: Any) -> None:
 
     add = command(commands, "export", run, "a finished run for other people's machines",
         description="Write a finished run, without anything of this machine or its cases, as "
-        "others want it.", epilog=EXAMPLES["export"])
+        "others want it.")
     add("run", type=Path, metavar="RUN",
         help="a finished run: its name (synth3d runs), latest, or its folder")
     add("out", type=Path, metavar="OUT", help="folder to make")

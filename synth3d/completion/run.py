@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from synth3d.cohort import Modality, find_cases, is_table, listed, untold_patients
+from synth3d.completion.ahead import tell_plan
 from synth3d.completion.calibration import calibration_of
 from synth3d.completion.case import Begun
 from synth3d.completion.derivative import write_description
@@ -37,6 +38,7 @@ from synth3d.completion.workers import (
     work_through,
 )
 from synth3d.completion.writing import write_case
+from synth3d.console import conclude
 from synth3d.errors import InputError
 from synth3d.files import progress, protect
 from synth3d.limits import check_descriptors
@@ -94,7 +96,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         with own as pool:
             jobs, names, maker = _plan(request, pool)
             if request.dry_run:
-                print("\n".join([*(job.text for job in jobs), *_remarks(request, jobs)]))
+                tell_plan(request, maker, jobs, _remarks(request, jobs))
                 return [_completed(job, "planned", layout) for job in jobs]
             _write_about(request, jobs, names)
             states = _work_and_show(request, maker, jobs, pool)
@@ -109,6 +111,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         forget_makers()
     counts = Counter(states.values())
     theirs = f", {counts['theirs']} by another process" if counts["theirs"] else ""
+    conclude(path=layout.out, cases=len(jobs), **counts)
     print(
         f"{len(jobs)} case{'s' * (len(jobs) != 1)} in {layout.out}: {counts['made']} completed "
         f"now, {counts['done']} done before, {counts['whole']} lacked nothing{theirs}"

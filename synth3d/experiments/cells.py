@@ -20,6 +20,7 @@ from pathlib import Path
 
 import synth3d
 from synth3d.completion import HeldElsewhere, why_lost, work_through
+from synth3d.console import duration
 from synth3d.errors import InputError
 from synth3d.experiments.plan import Item, Shared
 from synth3d.files import lock, write_json
@@ -213,14 +214,6 @@ def _steps_done(item: Item) -> int:
         return max((line["step"] for line in read_log(item.run / "log.jsonl")), default=0)
     except (InputError, KeyError):
         return 0
-
-
-def duration(seconds: float) -> str:
-    """In words: ``35 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _say(text: str) -> None:

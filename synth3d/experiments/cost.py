@@ -2,20 +2,16 @@
 
 import re
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from synth3d.data import Batch, only
+from synth3d.console import duration
 from synth3d.errors import InputError
-from synth3d.experiments.cells import duration, train_command
+from synth3d.experiments.cells import train_command
 from synth3d.experiments.plan import Item, Shared, configure, digest_of, identity_of, with_budget
 from synth3d.files import make_folder, read_json, write_json
-from synth3d.machine import keep_memory, tuned
-from synth3d.training import RunConfig, Trainer, read_log
+from synth3d.training import RunConfig, cost_of, read_log
 
 TIMED_STEPS = 40
 """Of the run that a duration is measured by; the first ten are not counted."""
@@ -90,48 +86,6 @@ def estimate(items: Sequence[Item], device: str, workers: int) -> str:
 def _cost(config: RunConfig, device: str) -> float | str:
     """Seconds that the run will take, or why it cannot be built on this machine."""
     try:
-        with tuned(device):
-            return _seconds_per_step(config, device) * config.train.steps
+        return cost_of(config, device).seconds_per_step * config.train.steps
     except InputError as error:
         return f"cannot be trained here: {error}"
-
-
-def _seconds_per_step(config: RunConfig, device: str) -> float:
-    """Timed on random voxels: without data, in each stage, with and without a late critic."""
-    keep_memory()
-    torch.set_num_threads(config.train.threads)
-    trainer, batch = Trainer(config, torch.device(device)), random_batch(config)
-
-    def timed(step: int) -> float:
-        trainer.step = step
-        trainer.advance(batch)
-        began = time.perf_counter()
-        trainer.advance(batch)
-        return time.perf_counter() - began
-
-    late, steps = getattr(config.train.options, "adversarial_start", 0), config.train.steps
-    shares = [stage.share for stage in trainer.framework.stages]
-    if len(shares) > 1:
-        starts = [round(steps * sum(shares[:number])) for number in range(len(shares))]
-        return sum(share * timed(start) for share, start in zip(shares, starts, strict=True))
-    share = min(late / steps, 1.0)
-    before = timed(0) if share > 0 else 0.0
-    return share * before + (1 - share) * (timed(max(late, steps)) if share < 1 else 0.0)
-
-
-def random_batch(config: RunConfig) -> Batch:
-    """What a step of ``config`` learns from, of random voxels; for any gap one is wanted."""
-    size, sides = config.drawn.batch, config.data.patch
-    inputs, outputs = len(config.sources), len(config.targets)
-    draws = torch.Generator().manual_seed(0)
-    present, wanted = (torch.ones(size, n, dtype=torch.bool) for n in (inputs, outputs))
-    if config.mode == "any":  # never both
-        present[:, -1], wanted[:, :-1] = False, False
-    sources = torch.rand(size, inputs, *sides, generator=draws)
-    return Batch(
-        targets=torch.rand(size, outputs, *sides, generator=draws),
-        sources=only(sources, present),
-        present=present,
-        wanted=wanted,
-        brain=torch.ones(size, 1, *sides, dtype=torch.bool),
-    )

@@ -5,7 +5,7 @@ finished. What depends on how many steps there are in all, as a cosine's fall, i
 of the longer training.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,12 @@ import torch
 
 from synth3d.cohort import Splits
 from synth3d.errors import InputError
-from synth3d.files import lock, read_object, write_json
+from synth3d.files import lock, read_object
 from synth3d.runs import find_run
 from synth3d.settings import flatten, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework
 from synth3d.training.recipes import read_recipe
-from synth3d.training.run_folder import read_config, read_done, write_config
+from synth3d.training.run_folder import Recipe, read_config, read_done, write_config
 from synth3d.training.trainer import rate_factor
 
 if TYPE_CHECKING:
@@ -28,14 +28,6 @@ FREE = {"continued", "steps", "device", "work", "cache", "cache_limit", "dry_run
 """Fields of a request that may be given beside the run that is gone on with."""
 
 SIDES = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a run was begun with: the recipe's name, and how many steps that has."""
-
-    name: str
-    steps: int
 
 
 def recipe_of(name: str, request: "TrainRequest", config: RunConfig) -> Recipe:
@@ -54,12 +46,6 @@ def recipe_of(name: str, request: "TrainRequest", config: RunConfig) -> Recipe:
         share = 1 - values.get(key, usual.get(key, 0))
         steps = max(1, round((share or 1) * steps))
     return Recipe(Path(name).name, steps)
-
-
-def note_recipe(run: Path, recipe: Recipe | None) -> None:
-    """Write ``recipe.json`` into a run folder, unless it is there from when the run was begun."""
-    if recipe is not None and not (run / "recipe.json").exists():
-        write_json(run / "recipe.json", to_plain(recipe))
 
 
 def again(request: "TrainRequest") -> "TrainRequest":

@@ -46,10 +46,9 @@ from synth3d.images import grid
 from synth3d.machine import tuned, use_device
 from synth3d.models import Corrected, fit_regression
 from synth3d.training.config import RunConfig
-from synth3d.training.continuing import Recipe, note_recipe
 from synth3d.training.distributed import ALONE, Ranks
 from synth3d.training.record import Log, Record
-from synth3d.training.run_folder import leave_finished
+from synth3d.training.run_folder import Recipe, leave_finished, note_recipe
 from synth3d.training.start import refuse_coupled, refuse_seen, segmenter_of
 from synth3d.training.trainer import Trainer
 from synth3d.training.watch import Stop, stop_on_signals
@@ -181,6 +180,7 @@ def _learn(record: Record, shelf: Shelf, checked: Shelf, stop: Stop) -> bool:
             record.save()
             return False
         record.checkpoint(to_check)
+    next(bar, None)  # which ends it
     if not record.looked:
         record.look(to_check)  # the log was removed
     return True
@@ -234,16 +234,12 @@ def cases_read(
 
     def usable(names: Sequence[str], desc: str) -> list[Case]:
         mine = [case for case in cases if case.name in set(names)]
-        if aloud and (poor := [case.name for case in mine if case.name in thick]):
-            told = ", ".join(f"{name} ({thick[name]})" for name in poor)
-            print(f"{desc}: left out, {listed} is thick there already, no truth to learn: {told}")
-        mine = [case for case in mine if case.name not in thick]
-        fewest = FEWEST if either else len(config.targets)
-        whole = [c for c in mine if len(config.targets) - len(c.missing(config.targets)) >= fewest]
-        lacking = sorted({c.name for c in mine} - {c.name for c in whole})
-        if lacking and aloud:
-            print(f"{desc}: left out, no {needed}: {', '.join(lacking)}")
-        return whole
+        without = left_out(config, mine, thick)
+        for reason, those in without.items() if aloud else ():
+            told = [f"{name} ({thick[name]})" if name in thick else name for name in those]
+            print(f"{desc}: left out, {reason}: {', '.join(told)}")
+        gone = {name for those in without.values() for name in those}
+        return [case for case in mine if case.name not in gone]
 
     learn = usable(splits.train, "training")
     check = usable(splits.val, "validation")[: config.data.validation_cases]
@@ -265,6 +261,29 @@ def cases_read(
     for case in (*check, *learn) if config.task.poor else ():
         _refuse_coarser(config, case)
     return learn, check
+
+
+def left_out(
+    config: RunConfig, cases: Sequence[Case], thick: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Why some of ``cases`` can be neither learnt from nor validated on: reason → their names.
+
+    ``thick`` names those that are no truth for what is to be restored, as
+    :func:`synth3d.data.thick_cases` does.
+    """
+    either, listed = config.mode == "any", "/".join(config.targets)
+    fewest = FEWEST if either else len(config.targets)
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        there = len(config.targets) - len(case.missing(config.targets))
+        if case.name in thick:
+            reason = f"{listed} is thick there already, no truth to learn"
+        elif there < fewest:
+            reason = f"no {'two of ' if either else ''}{listed}"
+        else:
+            continue
+        found.setdefault(reason, []).append(case.name)
+    return {reason: sorted(names) for reason, names in found.items()}
 
 
 def used_of(cases: Sequence[Case], splits: Splits) -> list[Case]:

@@ -1,6 +1,5 @@
 """From what ``synth3d train`` is asked for to a run: cohort, split, resolved settings, folder."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -20,14 +19,14 @@ from synth3d.cohort import (
     find_cases,
     parse_modality,
     read_splits,
-    readings_of,
     refuse_twins,
 )
+from synth3d.console import conclude
 from synth3d.data import LIMIT_GB, Store, Task, check_workers
 from synth3d.errors import InputError
 from synth3d.files import place
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, refuse_depth, suited
-from synth3d.settings import flatten, override, parse, parse_assignment, to_plain
+from synth3d.settings import flatten, override, parse, parse_assignment
 from synth3d.training.config import (
     RunConfig,
     build_framework,
@@ -36,11 +35,12 @@ from synth3d.training.config import (
     parse_thick,
     split_for,
 )
-from synth3d.training.continuing import Recipe, again, grown, recipe_of
+from synth3d.training.continuing import again, grown, recipe_of
 from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
+from synth3d.training.forecast import cases_ahead, phantoms_ahead, tell_plan
 from synth3d.training.loop import Place, cases_read, train
 from synth3d.training.recipes import read_recipe
-from synth3d.training.run_folder import check_same_run, leave_finished, read_done, run_name
+from synth3d.training.run_folder import Recipe, check_same_run, leave_finished, read_done, run_name
 from synth3d.training.start import begun, check_given, coupled
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
@@ -304,6 +304,7 @@ def train_run(request: TrainRequest) -> Path | None:
     with joined(ranks, device):
         order = ranks.once(lambda: _order(request, device, ranks))
         if order is None or order.finished:
+            conclude(path=order and order.run)
             return order and order.run
         keep_memory()
         torch.set_num_threads(max(1, order.config.train.threads // ranks.local_size))
@@ -315,8 +316,9 @@ def train_run(request: TrainRequest) -> Path | None:
     if ranks.first:  # others need not see the folder
         done = read_done(order.run)
         scores = "  ".join(f"{name} {value:.4g}" for name, value in done["validation"].items())
-        print(f"finished: {order.run}  (validation in the brain: {scores})")
         print(f"pictures: {order.run / 'curves.png'}  {order.run / 'contact.png'}")
+        print(f"finished: {order.run}  (validation in the brain: {scores})")
+        conclude(path=order.run, validation=done["validation"])
     return order.run
 
 
@@ -346,9 +348,12 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
             f"data.batch is {config.data.batch}, which {ranks.size} processes cannot share evenly; "
             f"give --batch a multiple of {ranks.size}, or start another number of processes"
         )
-    if request.dry_run and request.data is None:
+    recipe = request.recipe or default_recipe(request.data, device, request.dim)
+    if request.dry_run and request.data is None and not (request.work / "phantom").is_dir():
         config = coupled(begun(config, request.start, request.steps))
-        print(json.dumps(to_plain(config), indent=2))
+        run = place(request.work / "runs", request.name or "NEW")
+        ahead = phantoms_ahead(config, PHANTOM_CASES, PHANTOM_SIZE)
+        tell_plan(config, recipe, device, run, ahead)
         return None
     finished = request.name and (place(request.work / "runs", request.name) / "done.json").exists()
     if not (request.dry_run or finished):
@@ -356,20 +361,16 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     folder, cases, splits = find_cohort(request.data, request.splits, request.work, config.task)
     config = resolve(request, device, _taught(cases, splits, config.mode))
     config = coupled(begun(config, request.start, request.steps))
-    recipe = request.recipe or default_recipe(request.data, device, request.dim)
-    print(f"recipe: {recipe}")
     own = request.name or run_name(config, folder, splits)
     run = Path(request.continued or place(request.work / "runs", own))
+    if request.dry_run:
+        tell_plan(config, recipe, device, run, cases_ahead(config, cases, splits))
+        return None
+    print(f"recipe: {recipe}")
     print(
         f"{len(splits.train)} training, {len(splits.val)} validation, "
         f"{len(splits.test)} test cases (never trained on)"
     )
-    if request.dry_run:
-        used = [case for side in cases_read(config, cases, splits) for case in side]
-        readings_of(used, config.data.labels or None)
-        print(json.dumps(to_plain(config), indent=2))
-        print(f"would train in {run} on {device}")
-        return None
     check_same_run(run, config, folder, splits, grows=request.continued is not None)
     if (run / "done.json").exists() and not grown(run, config):
         read_done(run)

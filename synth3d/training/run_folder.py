@@ -336,3 +336,17 @@ def runs_that_make(gap: Sequence[Modality], folder: Path) -> list[str]:
         if {*gap} <= {*task.targets} and (left == {*task.sources} or (left and task.mode == "any")):
             able.append(path.parent.name)
     return able
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run was begun with: the recipe's name, and how many steps that has."""
+
+    name: str
+    steps: int
+
+
+def note_recipe(run: Path, recipe: Recipe | None) -> None:
+    """Write ``recipe.json`` into a run folder, unless it is there from when the run was begun."""
+    if recipe is not None and not (run / "recipe.json").exists():
+        write_json(run / "recipe.json", to_plain(recipe))

@@ -15,6 +15,7 @@ from seg_eval.cli import build_parser, main, request_of
 from seg_eval.evaluation import evaluate
 from seg_eval.experiment.engines import Engines, Predict
 from seg_eval.experiment.request import RunRequest
+from seg_eval.segmenter.cost import SegmenterCost
 from seg_eval.segmenter.training import Training
 from synth3d.images import read, resample_within, write_like, write_new
 
@@ -207,6 +208,7 @@ class FakeMachines:
         self.log: list[str] = []
         self.tasks: list[Training] = []
         self.commands: list[list[str]] = []
+        self.forecasts: list[list[str]] = []
         self.spoil_plumbing = False
         self.forget: str | None = None
 
@@ -214,7 +216,18 @@ class FakeMachines:
         """As the experiment takes them."""
         judges = self.train_segmenter, self.load_segmenter, self.open_segmenter
         way = lambda scan, mm, shape: nearest(scan, shape)  # noqa: E731
-        return Engines(self.synth3d, *judges, way, self.export_segmenter)
+        costs = self.forecast, self.segmenter_cost
+        return Engines(self.synth3d, *judges, way, self.export_segmenter, *costs)
+
+    def forecast(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """A training of two hours."""
+        self.forecasts.append(list(arguments))
+        size = {"memory_bytes": 10**9, "disk_bytes": 10**8}
+        return {"event": "plan", "seconds": 7200.0, "recipe": "cpu", **size}
+
+    def segmenter_cost(self, preset: str, *about: Any) -> SegmenterCost:
+        """Three minutes."""
+        return SegmenterCost(180.0, 1000, (32, 32, 32), 2, 10**9)
 
     def load_segmenter(self, model: Path, threads: int) -> Predict:
         """One that sees what it was trained on."""

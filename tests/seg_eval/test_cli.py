@@ -1,12 +1,17 @@
+import argparse
+import json
 import subprocess
 import sys
 import time
 
 import pytest
 
+from nnunet_plans.presets import PRESETS
 from seg_eval.arms.kinds import help_on_arms
-from seg_eval.arms.synthesisers import StageFailedError, run_synth3d
-from seg_eval.cli import main
+from seg_eval.arms.program import StageFailedError, forecast_of, run_synth3d
+from seg_eval.cli import build_parser, main
+from seg_eval.experiment.request import RunRequest
+from synth3d import __version__
 
 
 @pytest.fixture
@@ -116,6 +121,56 @@ def test_how_it_ends(monkeypatch, capsys, error, code, said):
     printed = capsys.readouterr().err
     assert said in printed
     assert "Traceback" not in printed
+
+
+def test_it_says_its_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"seg_eval {__version__}\n"
+
+
+def test_every_command_has_examples_of_its_own_and_a_text_for_every_flag():
+    (commands,) = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    for name, parser in commands.choices.items():
+        assert f"seg_eval {name}" in parser.epilog
+        others = {*commands.choices} - {name}
+        assert not {other for other in others if f"seg_eval {other} " in parser.epilog}
+        assert all(action.help for action in parser._actions)
+
+
+def test_presets_are_listed_with_their_size_and_time(capsys):
+    assert main(["run", "--preset", "list", "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (told,) = [one for one in events if one["event"] == "presets"]
+    by_name = {one["name"]: one for one in told["presets"]}
+    assert by_name.keys() == PRESETS.keys()
+    assert (by_name["cpu-small"]["iterations"], by_name["standard"]["iterations"]) == (1250, 250000)
+    assert all(one["purpose"] for one in by_name.values())
+
+
+@pytest.mark.parametrize(
+    ("device", "data", "preset"),
+    [("cuda", "BraTS", "standard"), ("cpu", "BraTS", "cpu-small"), ("cuda", None, "cpu-mini")],
+)
+def test_on_a_gpu_the_judge_is_trained_as_nnunet_does_by_default(monkeypatch, device, data, preset):
+    monkeypatch.setattr("synth3d.machine.pick_device", lambda wanted: device)
+    assert RunRequest("flair", data=data).segmenter_preset == preset
+    assert RunRequest("flair", data=data, preset="cpu-mini").segmenter_preset == "cpu-mini"
+
+
+def test_a_device_that_is_not_there_is_refused_by_a_dry_run_too(run_of, toy_cohort):
+    assert "cuda:7" in run_of(toy_cohort, "--device", "cuda:7", "--dry-run")
+
+
+def test_synth3d_tells_what_a_training_takes_before_it(tmp_path):
+    """The real program, by two timed steps."""
+    words = ["train", "--recipe", "phantom", "--work", str(tmp_path), "--threads", "1"]
+    tiny = ["--widths", "4,8", "--groups", "2", "--patch", "16,16,16", "--steps", "40"]
+    more = ["--set", "model.stages=2", "--framework", "l1"]
+    plan = forecast_of([*words, *tiny, *more], device="cpu")
+    assert plan["seconds"] == pytest.approx(40 * plan["seconds_per_step"])
+    assert plan["phantoms_to_make"] > 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_synth3d_is_run_as_a_program_and_its_refusal_is_passed_on(tmp_path):

@@ -1,13 +1,16 @@
 """The command line as a user meets it: first lines, exit codes, no traceback."""
 
+import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from synth3d.cli import main
+from synth3d.cli import build_parser, main
+from synth3d.training.recipes import recipe_names
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -20,6 +23,75 @@ TINY = [
 
 def run(*args: object) -> int:
     return main([str(arg) for arg in args])
+
+
+def events_of(capsys, kind: str) -> list[dict]:
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [events[0]["event"], events[-1]["event"]] == ["begin", "end"]
+    return [one for one in events if one["event"] == kind]
+
+
+def test_a_training_ends_with_its_folder_as_an_event_and_quiet(phantom_cohort, tmp_path, capsys):
+    command = ("train", "--data", phantom_cohort, "--work", tmp_path, "--name", "a", *TINY)
+    assert run(*command, "--json") == 0
+    (end,) = events_of(capsys, "end")
+    assert (end["exit_code"], end["path"]) == (0, str(tmp_path / "runs" / "a"))
+    assert end["validation"]
+    assert run(*command, "--quiet") == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (f"{tmp_path / 'runs' / 'a'}\n", "")
+
+
+def test_a_dry_run_says_in_few_lines_what_a_training_takes(phantom_cohort, tmp_path, capsys):
+    command = ("train", "--data", phantom_cohort, "--work", tmp_path / "w", *TINY, "--dry-run")
+    assert run(*command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 15
+    told = {line.split(":")[0] for line in lines}
+    assert {"recipe", "cases", "steps", "memory", "disk", "time", "goes to"} <= told
+    assert run(*command, "--json") == 0
+    (plan,) = events_of(capsys, "plan")
+    assert plan["steps"] == plan["settings"]["train"]["steps"] == 4
+    assert plan["seconds"] == pytest.approx(4 * plan["seconds_per_step"])
+    assert plan["memory_bytes"] > 10**7
+    assert plan["disk_bytes"] > 0
+    assert (plan["state"], plan["left_out"]) == ("new", {})
+    assert not (tmp_path / "w").exists()
+
+
+def test_recipes_are_listed_with_their_size(capsys):
+    assert run("train", "--recipe", "list", "--json") == 0
+    (told,) = events_of(capsys, "recipes")
+    assert [one["name"] for one in told["recipes"]] == recipe_names()
+    for one in told["recipes"]:
+        assert one["purpose"]
+        assert one["steps"] > 0
+    cpu = next(one for one in told["recipes"] if one["name"] == "cpu")
+    assert (cpu["patch"], cpu["batch"]) == ([48, 48, 48], 2)
+    assert cpu["parameters"] > 10**5
+
+
+@pytest.mark.parametrize(
+    "args", [["train", "--nope"], ["complete"], ["nope"], ["train", "--json", "--quiet"]]
+)
+def test_a_wrong_command_line_is_one_line_without_all_there_is(args, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: ")
+    assert "--help" in line
+    assert printed.out == ""
+
+
+def test_every_command_has_examples_of_its_own_and_a_text_for_every_flag():
+    (commands,) = [a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    for name, parser in commands.choices.items():
+        examples = re.findall(r"^  synth3d (\S+)", parser.epilog or "", re.M)
+        assert examples[0] == name
+        for action in parser._actions:
+            assert action.help, (name, action.dest)
 
 
 def test_train_then_the_same_command_again(phantom_cohort, tmp_path, capsys):
@@ -56,9 +128,9 @@ def test_without_data_the_first_line_names_the_phantoms(tmp_path, monkeypatch, c
 
 def test_an_alias_names_a_target_and_the_others_are_sources(phantom_cohort, tmp_path, capsys):
     command = ("train", "--data", phantom_cohort, "--work", tmp_path, "--missing", "T1ce")
-    assert run(*command, "--recipe", "phantom", "--dry-run") == 0
-    out = capsys.readouterr().out
-    config = json.loads(out[out.index("{") : out.rindex("}") + 1])
+    assert run(*command, "--recipe", "phantom", "--dry-run", "--json") == 0
+    (plan,) = events_of(capsys, "plan")
+    config = plan["settings"]
     assert (config["targets"], config["sources"]) == (["t1c"], ["t1n", "t2w", "t2f"])
     assert not (tmp_path / "runs").exists()
 

@@ -11,17 +11,22 @@ import torch
 from synth3d import machine as precision
 from synth3d.cli import main
 from synth3d.errors import InputError
+from synth3d.training import Cost
 from synth3d.training.recipes import read_recipe
 
 
 def resolved(capsys, *flags):
-    assert main(["train", "--dry-run", "--device", "cpu", *flags]) == 0
-    return json.loads(capsys.readouterr().out)["train"]["precision"]
+    assert main(["train", "--dry-run", "--json", "--device", "cpu", *flags]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (plan,) = [one for one in events if one["event"] == "plan"]
+    return plan["settings"]["train"]["precision"]
 
 
 @pytest.fixture(params=[True, False])
 def machine(request, monkeypatch):
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: request.param)
+    cost = Cost(0.1, 10**9, 10**6)  # what a machine cannot do is not timed on it
+    monkeypatch.setattr("synth3d.training.forecast.plan.cost_of", lambda *about: cost)
     return request.param
 
 

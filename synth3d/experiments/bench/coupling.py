@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from cuda_ops.bench import Result, Row, Setting, compare, summary, take
-from synth3d.experiments.cost import random_batch
 from synth3d.frameworks import CouplingOptions
 from synth3d.losses import FORMAT, Architecture, network_of, save_segmenter
 from synth3d.settings import parse, to_plain
-from synth3d.training import RunConfig, Trainer, read_recipe
+from synth3d.training import RunConfig, Trainer, random_batch, read_recipe
 
 RECIPE = "cpu"
 TERMS = (("features",), ("label",), ("features", "label", "answer"))

@@ -13,9 +13,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from cuda_ops.bench import Result, Row, Setting, compare, summary
-from synth3d.experiments.cost import random_batch
 from synth3d.settings import parse
-from synth3d.training import RunConfig, Trainer, read_recipe
+from synth3d.training import RunConfig, Trainer, random_batch, read_recipe
 
 RECIPE = "tsf-cpu"
 STAGES = ("seq2seq", "fusion")

@@ -16,6 +16,15 @@ def recipe_names() -> list[str]:
     return sorted(file.stem for file in files if file.suffix == ".toml")
 
 
+def purpose_of(name: str) -> str:
+    """The words that a shipped recipe begins with; empty for a file of the user's."""
+    if name not in recipe_names():
+        return ""
+    lines = (resources.files(__name__) / f"{name}.toml").read_text("utf-8").splitlines()
+    first = next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return " ".join(line.lstrip("# ") for line in lines[:first])
+
+
 def read_recipe(name: str) -> dict[str, Any]:
     """The plain values of a shipped recipe, or of a ``.toml`` or ``.json`` file by path.
 
@@ -25,7 +34,10 @@ def read_recipe(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.suffix not in (".toml", ".json"):
         if name not in recipe_names():
-            raise InputError(f"unknown recipe {name!r}; known: {recipe_names()}, or give a file")
+            raise InputError(
+                f"unknown recipe {name!r}; known: {', '.join(recipe_names())}, or give a file; "
+                "--recipe list tells of each"
+            )
         return tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text("utf-8"))
     loads = json.loads if path.suffix == ".json" else tomllib.loads
     values = plain_values(loads, read_text(path), f"cannot read the recipe {path}: it is not valid")

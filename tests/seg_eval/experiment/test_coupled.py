@@ -152,9 +152,11 @@ def test_what_could_not_be_judged_is_not_trained(flags, said, toy_request):
 def test_a_dry_run_shows_it_and_does_nothing(run_toy, machines, capsys, tmp_path):
     run_toy("--arms", "synthetic", "--coupled", "--dry-run")
     shown = capsys.readouterr().out
-    assert "teacher: segmenter (cpu-small, seed 1000), which judges nothing" in shown
-    assert "coupled run: to be trained: synth3d train" in shown
-    assert "train.coupling.label=1" in shown
+    assert "2 to train" in shown  # the teacher, which judges nothing, and the judge
+    assert "to be trained, recipe cpu: synth3d train" in shown
+    (asked,) = machines.forecasts
+    assert "train.coupling.tumour=1" in asked  # coupled, and its teacher need not be there
+    assert "--dry-run" not in asked
     assert not machines.log
     assert not coupled_runs(tmp_path)
 
@@ -191,6 +193,7 @@ def test_of_thick_slices_it_restores(run_toy, machines, tmp_path):
 def test_a_foreign_judge_that_would_teach_is_refused(toy_request, machines, tmp_path, monkeypatch):
     from seg_eval.experiment.coupled import train_coupled
     from seg_eval.experiment.plan import make_plan
+    from synth3d.console import Steps
 
     train = machines.train_segmenter
 
@@ -209,5 +212,5 @@ def test_a_foreign_judge_that_would_teach_is_refused(toy_request, machines, tmp_
     object.__setattr__(plan, "foreign", tmp_path / "model")
     coupled = choose(request, ("t2f",)).coupled
     with pytest.raises(InputError, match="would teach the coupled run and judge it"):
-        train_coupled(coupled, request, plan, machines.engines())
+        train_coupled(coupled, request, plan, machines.engines(), Steps(2))
     assert machines.log.count("train") == 1  # the dry run

@@ -180,7 +180,24 @@ def test_a_dry_run_touches_nothing(quick, machines, tmp_path, capsys):
     assert quick("--dry-run") == 0
     assert sorted(tmp_path.rglob("*")) == before
     assert machines.log == []
-    assert "arm ridge: to do" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "ridge" in told
+    assert "3 min" in told  # of the segmenter
     assert quick("--dry-run", "--missing", "t1ce", run=()) == 0
     assert sorted(tmp_path.rglob("*")) == before
-    assert "to be trained: synth3d train --dim 3d --target t1c" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "synth3d train --dim 3d --target t1c" in told
+    assert len(told.splitlines()) <= 15
+    assert "2 h 03 min" in told  # of both
+    assert [words[:5] for words in machines.forecasts] == [
+        ["train", "--dim", "3d", "--target", "t1c"]
+    ]
+
+
+def test_a_dry_run_says_what_is_scored_and_trained_already(quick, capsys):
+    assert quick() == 0
+    capsys.readouterr()
+    assert quick("--dry-run") == 0
+    told = capsys.readouterr().out
+    (scored,) = [line for line in told.splitlines() if line.startswith("scored:")]
+    assert "zero" in scored

@@ -52,7 +52,7 @@ def test_without_it_a_report_has_no_such_table(run_toy, folder):
 
 def test_a_dry_run_says_it(run_toy, machines, capsys):
     run_toy("--arms", "synthetic", "--transfer", RESENC, "--dry-run")
-    assert f"and the same arms by segmenter ({RESENC})" in capsys.readouterr().out
+    assert f"the same arms by {RESENC}, 1 to train" in capsys.readouterr().out
     assert not machines.log
 
 

@@ -25,10 +25,14 @@ def test_a_whole_experiment_leaves_its_tables_and_pictures(run_toy, folder, caps
         summary["images"]["ridge"]["psnr_brain@own-scale"]
         > summary["images"]["copy"]["psnr_brain@own-scale"]
     )
-    printed = capsys.readouterr().out
-    assert str(folder / "dice.png") in printed
-    assert "| ridge" in printed
-    assert "copies t2w (mean |r| with t2f:" in printed
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert len(lines) + len(printed.err.splitlines()) <= 60
+    assert lines[-1] == f"report: {folder / 'report.html'}"
+    steps = [line for line in lines if line.startswith("step ")]
+    assert [line.split(":")[0] for line in steps] == [f"step {n} of 4" for n in (1, 2, 3, 4)]
+    table = [line for line in lines if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["WT", "TC", "ET"]
     for picture in ("volumes.png", "slices.png", "scatter.png"):
         assert (folder / picture).stat().st_size > 10_000
     page = (folder / "report.html").read_text()
@@ -39,4 +43,7 @@ def test_a_whole_experiment_leaves_its_tables_and_pictures(run_toy, folder, caps
     assert {shown["role"] for shown in summary["cases"]} == {"worst", "median", "best"}
     assert not list(folder.rglob(".partial*"))
     report(folder)
-    assert capsys.readouterr().out in printed
+    again = capsys.readouterr().out
+    assert str(folder / "dice.png") in again
+    assert "| ridge" in again
+    assert "copies t2w (mean |r| with t2f:" in again

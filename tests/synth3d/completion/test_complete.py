@@ -151,8 +151,11 @@ def test_hidden_sequences_are_neither_looked_at_nor_linked(ready, complete, tmp_
 def test_a_dry_run_prints_the_plan_and_writes_nothing(complete, tmp_path, capsys):
     assert {one.state for one in complete(dry_run=True)} == {"planned"}
     text = capsys.readouterr().out
-    assert f"{LACKING}: make t2f from t1n+t1c+t2w" in text
-    assert f"{WHOLE}: nothing is missing" in text
+    assert f"make t2f from t1n+t1c+t2w: 2 cases ({LACKING}, " in text
+    assert "2 lack nothing" in text
+    assert WHOLE not in text
+    assert len(text.splitlines()) <= 15
+    assert all(f"{told}: " in text for told in ("memory", "disk", "time", "goes to"))
     assert not (tmp_path / "out").exists()
 
 

@@ -18,7 +18,7 @@ from synth3d.completion import HeldElsewhere, InThisProcess, Processes, work_thr
 from synth3d.completion.workers import executor as executor_module
 from synth3d.errors import InputError
 from synth3d.experiments import cells as cells_module
-from synth3d.experiments.cells import Progress, _run, do, duration, train_command, work
+from synth3d.experiments.cells import Progress, _run, do, train_command, work
 from synth3d.experiments.cost import parse_budget
 from synth3d.experiments.plan import Item, Shared, make_items, normalised
 from synth3d.experiments.tables import Cell
@@ -273,10 +273,6 @@ def test_a_folder_that_cannot_be_written_is_an_error(shared):
     shared.root.write_text("a file where a folder should be")
     with pytest.raises(InputError, match="cannot create the folder"):
         work(items(shared), shared, HERE)
-
-
-def test_durations_in_words():
-    assert [duration(s) for s in (3, 89.6, 600, 11100)] == ["3 s", "90 s", "10 min", "3 h 05 min"]
 
 
 def test_budgets():

@@ -16,7 +16,6 @@ from torch import nn
 from synth3d.cli import main
 from synth3d.errors import InputError
 from synth3d.experiments import describe as describe_module
-from synth3d.experiments.cost import random_batch
 from synth3d.experiments.describe import (
     DescribeRequest,
     Memory,
@@ -37,7 +36,7 @@ from synth3d.models import (
     saved_bytes,
 )
 from synth3d.settings import parse
-from synth3d.training import RunConfig, build_framework
+from synth3d.training import RunConfig, build_framework, random_batch
 
 # AGI-Net, Table 5: GFLOP of one 256 x 256 slice, one channel in and out.
 GROUPS = {1: 238.84, 2: 190.52, 4: 166.36, 8: 154.28, 16: 148.24}

@@ -16,7 +16,6 @@ from synth3d.files import (
     is_claimed,
     link_or_copy,
     lock,
-    progress,
     read_json,
     read_object,
     sha256,
@@ -177,11 +176,6 @@ def test_a_library_that_hides_a_full_disk_does_not_hide_it_here(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert names(tmp_path) == []
-
-
-def test_progress_yields_everything_and_tells_the_time_left(capsys):
-    assert list(progress(range(3), "counting")) == [0, 1, 2]
-    assert "counting: 3/3" in capsys.readouterr().err
 
 
 def test_a_folder_is_shared_by_those_who_share_and_owned_by_one_alone(tmp_path):

@@ -14,7 +14,7 @@ from synth3d.cohort.splits import make_splits, write_splits
 from synth3d.data.task import Task
 from synth3d.errors import InputError
 from synth3d.images.volumes import read_label, write_like
-from synth3d.training import TrainRequest, build_framework, recipe_names, resolve, train_run
+from synth3d.training import Cost, TrainRequest, build_framework, recipe_names, resolve, train_run
 
 TINY = {
     "widths": (4, 8), "patch": (16, 16, 16), "steps": 2, "threads": 1, "device": "cpu",
@@ -24,7 +24,7 @@ TINY = {
 
 def test_a_request_has_the_flags_of_the_command_and_their_defaults():
     flags = vars(build_parser().parse_args(["train"]))
-    del flags["run_command"], flags["cohort_table"]
+    del flags["run_command"], flags["cohort_table"], flags["manner"]
     assert TrainRequest(**flags | {"assign": tuple(flags["assign"])}) == TrainRequest()
 
 
@@ -230,9 +230,11 @@ def test_a_gpu_gets_the_recipe_that_fits_it(phantom_cohort, monkeypatch, capsys,
     monkeypatch.setattr(
         "synth3d.training.request.gpu_bytes", lambda which: asked.append(which) or memory * 10**9
     )
+    cost = Cost(0.1, 10**9, 10**6)  # there is no such GPU here
+    monkeypatch.setattr("synth3d.training.forecast.plan.cost_of", lambda *about: cost)
     assert train_run(TrainRequest(data=phantom_cohort, dry_run=True)) is None
     said = capsys.readouterr().out
-    assert f"recipe: {recipe}\n" in said
+    assert f" {recipe} (" in said.splitlines()[0]
     assert " on cuda" in said
     assert {*asked} == {"cuda"}
 
@@ -252,6 +254,8 @@ def test_two_voxels_of_depth_are_too_few_for_bfloat16_on_a_cpu(
     sides, more, fits, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("synth3d.machine.has_bfloat16", lambda device: True)
+    cost = Cost(0.1, 10**9, 10**6)  # bfloat16 may be very slow here
+    monkeypatch.setattr("synth3d.training.forecast.plan.cost_of", lambda *about: cost)
     asked = TINY | {"widths": (4, 8, 16), "patch": sides, "precision": "bf16", "dry_run": True}
     request = TrainRequest(work=tmp_path, **asked | more)
     if fits:
