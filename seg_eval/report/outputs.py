@@ -22,7 +22,6 @@ from seg_eval.report.context import (
     list_arms,
     overview,
     put_into_words,
-    warnings_first,
 )
 from seg_eval.report.page import aligned, fill, power_table, say, spoken
 from seg_eval.report.pictures import (
@@ -319,7 +318,7 @@ def render_ending(summary: Summary) -> str:
     plumbing = summary["plumbing"]
     about = {
         "certificate": certify(summary, list_arms(summary), asked(summary)),
-        "cautions": len(warnings_first(summary)),
+        "cautions": len(summary["warnings"]),
         "failed": say("plumbing", check=plumbing) if plumbing and not plumbing["passed"] else "",
     }
     return fill("ending.md.j2", {**summary, **about})
