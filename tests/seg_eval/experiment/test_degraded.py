@@ -212,7 +212,9 @@ def test_what_makes_sense_of_a_missing_sequence_alone_is_there_by_name_only(ask)
         "full", "degraded", "trilinear", "spline", "ridge", "boosted", "restored", "synthetic",
         "plumbing", "specialist", "dropout", "retrained",
     )  # fmt: skip
-    assert ask(arms="zero,copy").kinds == ("full", "zero", "degraded", "copy")
+    named = ("full", "zero", "degraded", "copy")
+    assert ask(arms="zero,copy", run=()).kinds == named
+    assert ask(arms="zero,copy").kinds == (*named, "synthetic")  # of the run that is named
 
 
 @pytest.mark.parametrize(
