@@ -32,6 +32,8 @@ Work = Callable[[Path, Path], object]
 CHANGES = ("fsync", "replace", "rename", "unlink", "link", "mkdir", "open")
 """Of ``os``: what leaves a trace on the disk, before or after which a program is killed."""
 
+DRAWN = ("draw_dice", "draw_volumes", "draw_scatter", "draw_panel")
+
 
 def _train(root: Path, out: Path) -> None:
     torch.set_num_threads(1)
@@ -47,8 +49,8 @@ def _complete(root: Path, out: Path) -> None:
 
 
 def _experiment(root: Path, out: Path) -> None:
-    pictures = dict.fromkeys(("draw_dice", "draw_scatter", "draw_panel"), lambda *g: g[-1].touch())
-    with mock.patch.multiple("seg_eval.report.outputs", page=lambda *given: "", **pictures):
+    drawn = dict.fromkeys(DRAWN, lambda *given: given[-1].touch())
+    with mock.patch.multiple("seg_eval.report.outputs", page=lambda *_, **__: "", **drawn):
         asked = corpus.experiment(root, out, arms=("copy,ridge,synthetic,plumbing",), seeds="0,1")
         evaluate(asked, FakeMachines().engines())
 

@@ -294,34 +294,37 @@ class FakeMachines:
 
     def _complete(self, arguments: list[str]) -> None:
         data, out = (Path(arguments[arguments.index(flag) + 1]) for flag in ("--data", "--out"))
+        in_table = data.is_file()  # beside its files; what is made for it has official names
         asked = ("--missing", "--restore")
         missing = [arguments[i + 1] for i, word in enumerate(arguments) if word in asked]
         for name in arguments[arguments.index("--cases") + 1 :]:
             if name == self.forget:
                 continue
             for modality in missing:
-                real = data / name / f"{name}_{SUFFIX[modality]}.nii.gz"
-                if (out / name / real.name).is_file():
+                where = (data.parent if in_table else data) / name
+                real = where / f"{name}_{SUFFIX[modality]}.nii.gz"
+                made = out / name / (f"{name}-{modality}.nii.gz" if in_table else real.name)
+                if made.is_file():
                     continue
                 volume = read(real).data
                 like = real
                 if "--restore" in arguments:
-                    like = data / name / f"{name}_t2.nii.gz"
+                    like = where / f"{name}_t2.nii.gz"
                     volume = np.maximum(resample_within(read(real), read(like).grid).data, 0)
                     volume = np.where(read(like).data > 0, volume, 0)
                 elif "--plumbing" not in arguments:
                     volume = np.where(volume > 0, 0.7 * volume + 40, 0)
                 elif self.spoil_plumbing:
                     volume = np.roll(volume, 2, axis=2)
-                write_like(like, volume, out / name / real.name, dtype=np.float32)
+                write_like(like, volume, made, dtype=np.float32)
 
 
 @pytest.fixture
 def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is tested elsewhere; here it would take most of the time."""
-    for name in ("draw_dice", "draw_panel", "draw_scatter"):
+    for name in ("draw_dice", "draw_panel", "draw_scatter", "draw_volumes"):
         monkeypatch.setattr(f"seg_eval.report.outputs.{name}", lambda *given: given[-1].touch())
-    monkeypatch.setattr("seg_eval.report.outputs.page", lambda *given: "")
+    monkeypatch.setattr("seg_eval.report.outputs.page", lambda *given, **named: "")
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_broken_plumbing_fails_the_run_after_the_report(quick, machines, capsys,
     assert quick() == 1
     printed = capsys.readouterr()
     assert "the plumbing check failed" in printed.err
-    assert "Plumbing check FAILED" in printed.out
+    assert "Check of the export path FAILED" in printed.out
     assert (folder / "summary.json").is_file()
 
 

@@ -24,7 +24,9 @@ def test_every_seed_has_a_segmenter_that_sees_every_arm(run_toy, machines, folde
     assert [(kind_of(task), task.seed) for task in machines.tasks] == [("frozen", 0), ("frozen", 5)]
     rows = (folder / "results.csv").read_text().splitlines()
     seeds = [row.split(",")[3] for row in rows[1:]]
-    assert seeds.count("0") == seeds.count("5") == len(seeds) // 2 == 3 * 3 * 3
+    arms = {row.split(",")[2] for row in rows[1:]}
+    assert len(arms) == 4  # full, zero, copy and that of the run
+    assert seeds.count("0") == seeds.count("5") == len(seeds) // 2 == 3 * 3 * len(arms)
     assert read_summary(folder)["config"]["seeds"] == [0, 5]
 
 
@@ -33,7 +35,7 @@ def test_a_seed_or_an_arm_can_be_added_without_redoing_the_others(run_toy, machi
     run_toy("--arms", "copy", "--seeds", "0")
     machines.log.clear()
     run_toy("--arms", more[0], "--seeds", more[1])
-    assert machines.log.count("predict") == (3 * 3 if more[1] == "0,1" else 3)
+    assert machines.log.count("predict") == (3 * 4 if more[1] == "0,1" else 3)
 
 
 def test_each_honest_rival_has_its_own_training_and_input(run_toy, machines, folder):
@@ -92,8 +94,8 @@ def test_what_is_missing_is_no_source_in_the_receipt_of_a_run_for_any_gap(
 
 def test_which_rivals_were_not_run_is_said(run_toy, folder):
     run_toy("--arms", "copy,specialist")
-    (sentence,) = [text for text in read_summary(folder)["warnings"] if "not run" in text]
-    assert sentence.startswith("not run: dropout, retrained;")
+    (sentence,) = [text for text in read_summary(folder)["warnings"] if "not tested" in text]
+    assert sentence.startswith("not tested: dropout, retrained;")
 
 
 def test_each_run_and_the_files_of_any_other_tool_are_an_arm(
@@ -109,7 +111,7 @@ def test_each_run_and_the_files_of_any_other_tool_are_an_arm(
     cells = found["regions"]["WT"]["arms"]
     # A positive scale means nothing to the segmenter, and the background was mended.
     assert cells["cwdm"]["dice"] == pytest.approx(cells["full"]["dice"], abs=1e-6)
-    assert any("what cwdm learned from is not known" in text for text in found["warnings"])
+    assert any("training cases of cwdm are not known" in text for text in found["warnings"])
 
 
 def test_other_files_under_the_same_name_are_another_experiment(run_toy, theirs):
@@ -181,7 +183,7 @@ def test_a_segmenter_from_elsewhere_takes_the_place_of_the_frozen_one(
     found = read_summary(folder)
     assert found["config"]["segmenter"] == str(their_model)
     warnings = " ".join(found["warnings"])
-    assert "whether the segmenter model was trained on test cases cannot be told" in warnings
+    assert "files of the segmenter model do not say which cases it was trained on" in warnings
     assert "they differ in more than their input" in warnings
 
 

@@ -53,7 +53,7 @@ def test_out_of_fold_files_of_another_tool_that_changed_are_not_the_old_ones(
 
     first = call("one")
     warnings = read_summary(folder.with_name("one"))["warnings"]
-    assert any("retrained learned from the files of c;" in text for text in warnings)
+    assert any("retrained was trained on the files of c;" in text for text in warnings)
     assert call("two") == first
     path = their_files / "Brats18_TOY_A_1_flair.nii.gz"
     write_like(path, read(path).data * 3 + 1, path)

@@ -32,7 +32,8 @@ def test_a_whole_experiment_leaves_its_tables_and_pictures(run_toy, folder, caps
     steps = [line for line in lines if line.startswith("step ")]
     assert [line.split(":")[0] for line in steps] == [f"step {n} of 4" for n in (1, 2, 3, 4)]
     table = [line for line in lines if line.startswith("|")]
-    assert [line.split("|")[1].strip() for line in table[2:]] == ["WT", "TC", "ET"]
+    regions = [line.split("|")[1].strip() for line in table[2:]]
+    assert regions == ["Whole tumour", "Tumour core", "Enhancing tumour"]
     for picture in ("volumes.png", "slices.png", "scatter.png"):
         assert (folder / picture).stat().st_size > 10_000
     page = (folder / "report.html").read_text()
