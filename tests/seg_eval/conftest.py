@@ -321,7 +321,7 @@ def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is tested elsewhere; here it would take most of the time."""
     for name in ("draw_dice", "draw_panel", "draw_scatter"):
         monkeypatch.setattr(f"seg_eval.report.outputs.{name}", lambda *given: given[-1].touch())
-    monkeypatch.setattr("seg_eval.report.outputs.page", lambda *given: "")
+    monkeypatch.setattr("seg_eval.report.outputs.page", lambda *given, **named: "")
 
 
 @pytest.fixture
