@@ -127,6 +127,7 @@ def describe(
         "dice": table("dice", regions=regions),
         "losses": table("losses", s=summary, arms=arms),
         "spread": table("spread", s=summary, arms=arms),
+        "much_lost": table("much_lost", s=summary, arms=arms),
         "beyond": table("beyond", s=summary, arms=arms) if _tells_beyond(summary) else None,
         "seeds": [found for name in of_seeds if (found := table(name, s=summary, arms=arms))],
         "replicates": table("replicates", s=summary) if "leads" in summary else None,

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -171,10 +172,12 @@ def test_the_region_can_be_chosen_the_crosshair_hidden_and_pictures_enlarged(ope
 def test_a_case_is_found_again_in_every_chart(opened):
     page = opened.page
     page.locator("#cases svg").first.locator(".case").last.locator("circle").nth(1).hover()
-    hot = page.locator(".case.hot").evaluate_all("all => all.map(g => g.dataset.case)")
-    assert len(set(hot)) == 1
-    assert len(hot) == 3 + 6  # a line in three charts, a point for each of six filled arms
-    assert hot[0] in page.locator(".picked").inner_text()
+    asked = "all => all.map(g => [g.closest('section').id, g.dataset.case])"
+    sections, names = zip(*page.locator(".case.hot").evaluate_all(asked), strict=True)
+    assert len(set(names)) == 1
+    # A line for each region; a point for each filled arm; one for each region and arm but the check
+    assert Counter(sections) == {"cases": 3, "scatter": 6, "volumes": 3 * 10}
+    assert names[0] in page.locator(".picked").inner_text()
 
 
 @pytest.mark.parametrize("width", [400, 1400])

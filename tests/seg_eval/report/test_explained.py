@@ -42,7 +42,7 @@ def test_the_page_shows_it_beside_the_error_and_says_that_it_is_none(
 ):
     text = page(summary, scores, images, [explained(name)])
     assert f"<figcaption>{title}" in text
-    assert "Neither is a measured error" in text
+    assert "not a measured error" in text
     assert "measured error" not in page(summary, scores, images, [phantom("c", "median")])
 
 

@@ -48,7 +48,7 @@ def test_the_terminal_has_the_volumes_and_says_what_they_are(told):
     assert "Uncertainty" in text
     assert "No volume may be off by more than a factor of 2" in " ".join(text.split())
     few = " ".join(render(told(cases=4)).split())
-    assert "need 5 patients at the least, and here are 4" in few
+    assert "need at least 5 patients (here 4)" in few
 
 
 def test_the_curve_lies_where_its_figures_say():

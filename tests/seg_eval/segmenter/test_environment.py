@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib
 import logging
 import os
 import sys
@@ -26,6 +27,12 @@ def log(tmp_path):
     return tmp_path / "nnunet.log"
 
 
+@pytest.fixture
+def told_at_once(monkeypatch):
+    """Progress is told of steps that take no time, too."""
+    monkeypatch.setattr(importlib.import_module("synth3d.files.progress"), "SHORT", 0.0)
+
+
 @contextlib.contextmanager
 def handler_on(stream):
     logger, handler = logging.getLogger("chatter"), logging.StreamHandler(stream)
@@ -36,7 +43,7 @@ def handler_on(stream):
         logger.removeHandler(handler)
 
 
-def test_every_kind_of_chatter_goes_to_the_log_and_ours_to_the_screen(log, capsys):
+def test_every_kind_of_chatter_goes_to_the_log_and_ours_to_the_screen(log, capsys, told_at_once):
     from tqdm import tqdm
 
     with handler_on(sys.stderr) as logger:
@@ -69,7 +76,7 @@ def test_a_handler_made_inside_writes_to_the_screen_afterwards(log, capsys):
     assert "outside" in capsys.readouterr().err
 
 
-def test_our_progress_is_seen_in_nested_environments_and_in_none(log, capsys):
+def test_our_progress_is_seen_in_nested_environments_and_in_none(log, capsys, told_at_once):
     with nnunet_environment(1, log), nnunet_environment(1):
         list(shown(range(2), "deep inside"))
     assert list(shown("ab", "letters")) == ["a", "b"]
