@@ -13,9 +13,10 @@ PYTHON_GPU ?= $(BIN)/python
 export OMP_WAIT_POLICY ?= passive
 export MPLBACKEND ?= agg
 
-.PHONY: help demo test test-full lint browser viewer bench bench-layers bench-networks bench-cohort gpu-check clean
+.PHONY: help install demo test test-full lint browser viewer bench bench-layers bench-networks bench-cohort gpu-check clean
 
 help:
+	@echo "make install    $(VENV) with all commands, pinned to what the tests ran with (2-4 min)"
 	@echo "make demo       phantom cohort -> AGI-Net -> nnU-Net -> Dice-recovery table (12 min, 2 cores)"
 	@echo "make test       lint, types and the default tests (8 min, 2 cores)"
 	@echo "make test-full  the long checks too"
@@ -41,6 +42,8 @@ $(INSTALLED): setup.py constraints.txt
 	$(BIN)/python -m pip install --progress-bar off --quiet -c constraints.txt -e '.[test]'
 	@$(install_cupy)
 	@touch $@
+
+install: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/seg_eval run --missing flair --work $(WORK)
