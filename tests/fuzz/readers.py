@@ -194,7 +194,7 @@ def _experiment(root: Path, out: Path, path: Path) -> None:
     (before,) = root.glob("work/eval/toy/results.csv")
     with mock.patch.multiple("seg_eval.report.outputs", draw_dice=mock.Mock(),
                              draw_scatter=mock.Mock(), draw_panel=mock.Mock(),
-                             page=lambda *given: ""):  # fmt: skip
+                             page=lambda *_, **__: ""):  # fmt: skip
         evaluate(corpus.experiment(root, work), FakeMachines().engines())
     if path != before and "scores" not in path.parts:
         assert (work / "eval" / "toy" / "results.csv").read_bytes() == before.read_bytes()
