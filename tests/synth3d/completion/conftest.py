@@ -58,3 +58,14 @@ def completed(ready, tmp_path_factory):
     out = tmp_path_factory.mktemp("completed") / "out"
     synth3d.complete(run=ready / "run", data=ready / "in", out=out, device="cpu")
     return out
+
+
+@pytest.fixture
+def complete(ready, tmp_path):
+    """Complete the cohort of ``ready`` into ``out``, unless told otherwise."""
+
+    def run(**settings):
+        given = {"run": ready / "run", "data": ready / "in", "device": "cpu"}
+        return synth3d.complete(out=tmp_path / "out", **given | settings)
+
+    return run

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-import synth3d
 from synth3d.cli import main
 from synth3d.cohort import find_cases
 from synth3d.completion import Layout
@@ -22,15 +21,6 @@ from synth3d.images.volumes import write_new
 
 NAMES = [f"Brats18_X_{number}_1" for number in range(4)]
 LACKING = NAMES[2:]
-
-
-@pytest.fixture
-def complete(ready, tmp_path):
-    def run(**settings):
-        given = {"run": ready / "run", "data": ready / "in", "device": "cpu"}
-        return synth3d.complete(out=tmp_path / "out", **given | settings)
-
-    return run
 
 
 def looks(paths):

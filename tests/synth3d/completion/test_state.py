@@ -7,7 +7,6 @@ import shutil
 import pytest
 import torch
 
-import synth3d
 from synth3d.cli import main
 from synth3d.completion import Layout, states_of, verify
 from synth3d.errors import InputError
@@ -15,17 +14,6 @@ from synth3d.files import claim
 from synth3d.frameworks import FRAMEWORKS
 
 NAMES = [f"Brats18_X_{number}_1" for number in range(4)]
-
-
-@pytest.fixture
-def complete(ready, tmp_path):
-    """Complete the cohort of ``ready`` into ``out``, unless told otherwise."""
-
-    def run(**settings):
-        given = {"run": ready / "run", "data": ready / "in", "device": "cpu"}
-        return synth3d.complete(out=tmp_path / "out", **given | settings)
-
-    return run
 
 
 def states(out):

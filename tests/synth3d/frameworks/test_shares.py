@@ -188,9 +188,11 @@ def test_shares_of_a_batch_teach_what_the_whole_batch_does(framework, configs, o
     if framework == "fgdl-restoring":
         assert ["distinction" in terms for terms in whole["terms"]] == [False, True, True]
         assert all(terms["critic"] > 0 for terms in whole["terms"])
+    # A frozen segmenter sums float32 through all its layers: 1.5e-5 was seen without AVX-512.
+    near = 5e-5 if framework.endswith("-coupled") else 1e-5
     for found in (passes, of_two[f"{framework} x 1"], of_two[f"{framework} x 2"]):
         for step, terms in enumerate(whole["terms"]):
-            assert found["terms"][step] == pytest.approx(terms, rel=1e-4, abs=1e-6)
+            assert found["terms"][step] == pytest.approx(terms, rel=near, abs=1e-6)
         # With a norm behind it what TSF-Seq2Seq adds at its start is rounding to Adam: 1e-11, by
         # which the bias of its first convolution takes two steps of up to 5e-4 a number.
         least = 1e-3 if framework == "tsf-any" else 1e-5
