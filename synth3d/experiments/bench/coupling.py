@@ -68,9 +68,6 @@ def _write_segmenter(folder: Path, config: RunConfig) -> None:
 def step_of(config: RunConfig) -> Callable[[], object]:
     """A step of a run's training on random voxels, ready to be repeated."""
     trainer, batch = Trainer(config, torch.device("cpu")), random_batch(config)
-    count, label = batch.sources.shape[1] + batch.targets.shape[1], torch.zeros_like(batch.brain)
-    more = {"levels": torch.ones(len(batch.sources), count, 3), "region": batch.brain}
-    batch = replace(batch, label=label.to(torch.int8), **more)
 
     def step() -> object:
         trainer.step = 0

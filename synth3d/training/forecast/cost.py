@@ -58,7 +58,7 @@ def cost_of(config: RunConfig, device: str) -> Cost:
 
 
 def _pace(trainer: Trainer, batch: Batch) -> float:
-    """Seconds a step: in each stage, with and without a late critic."""
+    """Seconds a step: in each stage, with and without a late critic or a late segmenter."""
     config = trainer.config
 
     def timed(step: int) -> float:
@@ -69,6 +69,7 @@ def _pace(trainer: Trainer, batch: Batch) -> float:
         return time.perf_counter() - began
 
     late, steps = getattr(config.train.options, "adversarial_start", 0), config.train.steps
+    late = max(late, config.train.coupling.start)
     shares = [stage.share for stage in trainer.framework.stages]
     if len(shares) > 1:
         starts = [round(steps * sum(shares[:number])) for number in range(len(shares))]
@@ -79,7 +80,10 @@ def _pace(trainer: Trainer, batch: Batch) -> float:
 
 
 def random_batch(config: RunConfig) -> Batch:
-    """What a step of ``config`` learns from, of random voxels; for any gap one is wanted."""
+    """What a step of ``config`` learns from, of random voxels without a tumour.
+
+    For any gap one is wanted. Where a segmenter is coupled, it sees voxels as they are.
+    """
     size, sides = config.drawn.batch, config.data.patch
     inputs, outputs = len(config.sources), len(config.targets)
     draws = torch.Generator().manual_seed(0)
@@ -87,10 +91,14 @@ def random_batch(config: RunConfig) -> Batch:
     if config.mode == "any":  # never both
         present[:, -1], wanted[:, :-1] = False, False
     sources = torch.rand(size, inputs, *sides, generator=draws)
+    brain, coupled = torch.ones(size, 1, *sides, dtype=torch.bool), config.train.coupling.active
     return Batch(
         targets=torch.rand(size, outputs, *sides, generator=draws),
         sources=only(sources, present),
         present=present,
         wanted=wanted,
-        brain=torch.ones(size, 1, *sides, dtype=torch.bool),
+        brain=brain,
+        label=torch.zeros_like(brain, dtype=torch.int8),
+        levels=torch.ones(size, inputs + outputs, 3) if coupled else None,
+        region=brain if coupled else None,
     )

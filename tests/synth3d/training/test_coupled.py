@@ -53,13 +53,13 @@ def export(original, tmp_path):
 def run_it(phantom_cohort, tmp_path):
     """Train with a recipe coupled to ``export``, as the command line does."""
 
-    def run(export, work=None, assign=(), train=(), **coupling):
+    def run(export, work=None, assign=(), train=(), dry_run=False, **coupling):
         work = work or tmp_path / "work"
         work.mkdir(exist_ok=True)
         coupling = {"segmenter": str(export), **(coupling or TERMS)}
         recipe = RECIPE | {"train": RECIPE["train"] | {"coupling": coupling} | dict(train)}
         write_json(work / "recipe.json", recipe)
-        how = {"work": work, "name": "run", "device": "cpu", "assign": assign}
+        how = {"work": work, "name": "run", "device": "cpu", "assign": assign, "dry_run": dry_run}
         return train_run(TrainRequest(phantom_cohort, recipe=str(work / "recipe.json"), **how))
 
     return run
@@ -68,6 +68,16 @@ def run_it(phantom_cohort, tmp_path):
 def described(export, **said):
     write_json(export / DESCRIPTION, read_json(export / DESCRIPTION) | said)
     return export
+
+
+@pytest.mark.parametrize("more", [{}, {"start": 3}, {"every": 2, "balance": True}])
+def test_a_dry_run_of_a_coupled_training_tells_its_time(export, run_it, capsys, tmp_path, more):
+    """With the segmenter at work, and leaves nothing."""
+    assert run_it(export, dry_run=True, **TERMS, **more) is None
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("time:")]
+    assert len(lines) <= 15
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["recipe.json"]
 
 
 def test_a_coupled_run_notes_by_whom_it_was_taught(export, run_it, splits):
