@@ -13,12 +13,12 @@ import torch
 
 from synth3d.cohort import Splits
 from synth3d.errors import InputError
-from synth3d.files import lock, read_object
+from synth3d.files import read_object
 from synth3d.runs import find_run
 from synth3d.settings import flatten, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework
 from synth3d.training.recipes import read_recipe
-from synth3d.training.run_folder import Recipe, read_config, read_done, write_config
+from synth3d.training.run_folder import Recipe, read_config, read_done
 from synth3d.training.trainer import rate_factor
 
 if TYPE_CHECKING:
@@ -102,20 +102,23 @@ def _check_growth(run: Path, config: RunConfig, steps: int) -> None:
         )
 
 
-def grown(run: Path, config: RunConfig) -> bool:
-    """Open a finished run again where ``config`` has more steps; whether that was done.
-
-    It then is an unfinished one of so many steps.
-    """
-    done = read_done(run).get("steps", config.train.steps)
-    if done >= config.train.steps:
+def is_finished(run: Path, config: RunConfig) -> bool:
+    """Whether ``run`` has ended with all steps that ``config`` has; one of fewer can grow."""
+    if not (run / "done.json").exists():
         return False
-    with lock(run):
-        (run / "done.json").unlink(missing_ok=True)
-        write_config(run, config)
+    return read_done(run).get("steps", config.train.steps) >= config.train.steps
+
+
+def tell_growth(run: Path, config: RunConfig) -> None:
+    """Say how many steps a finished run gets, and what becomes of its learning rate."""
+    done = read_done(run)["steps"]
     more = config.train.steps - done
     print(f"{run.name}: {done} steps are done, {more} more; {_rate(config, done)}")
-    return True
+
+
+def open_again(run: Path) -> None:
+    """Make a finished run one under way: by now nothing stands in its way any more."""
+    (run / "done.json").unlink(missing_ok=True)
 
 
 def _rate(config: RunConfig, step: int) -> str:

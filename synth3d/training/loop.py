@@ -46,6 +46,7 @@ from synth3d.images import grid
 from synth3d.machine import tuned, use_device
 from synth3d.models import Corrected, fit_regression
 from synth3d.training.config import RunConfig
+from synth3d.training.continuing import is_finished, open_again
 from synth3d.training.distributed import ALONE, Ranks
 from synth3d.training.record import Log, Record
 from synth3d.training.run_folder import Recipe, leave_finished, note_recipe
@@ -109,9 +110,9 @@ def train(
         stop = held.enter_context(stop_on_signals())
         if ranks.first:
             held.enter_context(lock(run))
-            if (run / "done.json").exists():
+            if is_finished(run, config):
                 leave_finished(run)
-        if ranks.once((run / "done.json").exists):
+        if ranks.once(lambda: is_finished(run, config)):
             return run
         about = used_of(cases, splits), config.task, config.data, not config.degrade.keep_thick
         thick = ranks.once(lambda: thick_cases(*about))
@@ -128,6 +129,7 @@ def train(
         record = Record(trainer, run, hashes, place.device)
         _take_over(trainer)
         ranks.once(lambda: fill([checked, shelf], AT_ONCE))
+        ranks.once(lambda: open_again(run))
         record.describe(splits, data_folder, thick)
         if ranks.first:
             note_recipe(run, recipe)

@@ -20,6 +20,7 @@ from synth3d.cohort import (
     parse_modality,
     read_splits,
     refuse_twins,
+    split_problems,
 )
 from synth3d.console import conclude
 from synth3d.data import LIMIT_GB, Store, Task, check_workers
@@ -35,7 +36,7 @@ from synth3d.training.config import (
     parse_thick,
     split_for,
 )
-from synth3d.training.continuing import again, grown, recipe_of
+from synth3d.training.continuing import again, is_finished, recipe_of, tell_growth
 from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
 from synth3d.training.forecast import cases_ahead, phantoms_ahead, tell_plan
 from synth3d.training.loop import Place, cases_read, train
@@ -148,6 +149,8 @@ def find_cohort(
     for sentence in doubtful_patients({case.name: case.patient for case in cases}):
         print(f"note: {sentence}", file=sys.stderr)
     given = read_splits(splits, cases) if isinstance(splits, Path) else splits
+    if given is not None and (problems := split_problems(given, cases)):
+        raise InputError(f"the split does not fit the cases of {folder}: {'; '.join(problems)}")
     chosen = given or split_for(task, cases)
     if data is not None:  # no two phantoms are alike
         refuse_twins(cases, chosen)
@@ -372,12 +375,13 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
         f"{len(splits.test)} test cases (never trained on)"
     )
     check_same_run(run, config, folder, splits, grows=request.continued is not None)
-    if (run / "done.json").exists() and not grown(run, config):
-        read_done(run)
+    if is_finished(run, config):
         leave_finished(run)
         print(f"already trained: {run}")
         return _Order(config, cases, splits, folder, run, finished=True)
     cases_read(config, cases, splits, aloud=False)  # headers, before anything is written
+    if (run / "done.json").exists():
+        tell_growth(run, config)
     what = f"{config.data.plane} slices" if config.dim == 2 else "volumes"
     how = f"in {config.train.precision} on {device}"
     how += f" by {ranks.size} processes" if ranks.size > 1 else ""
