@@ -27,6 +27,7 @@ from synth3d.data import LIMIT_GB, Store, Task, check_workers
 from synth3d.errors import InputError
 from synth3d.files import place
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, refuse_depth, suited
+from synth3d.runs import LATEST
 from synth3d.settings import flatten, override, parse, parse_assignment
 from synth3d.training.config import (
     RunConfig,
@@ -335,6 +336,14 @@ def _taught(cases: Sequence[Case], splits: Splits, mode: str) -> list[Modality]:
     return [name for name in ALL_MODALITIES if name in taught]
 
 
+def _run_folder(request: TrainRequest, usual: str) -> Path:
+    """Where the run goes: by its ``--name``, else by what it is called without one."""
+    if request.name == LATEST:
+        raise InputError(f"no run can be called {LATEST}: --run {LATEST} means the one that was "
+                         "finished last; choose another --name")  # fmt: skip
+    return place(request.work / "runs", usual if request.name is None else request.name)
+
+
 def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     """All that is decided before anything is read; None for a dry run."""
     request = again(request)
@@ -354,18 +363,19 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     recipe = request.recipe or default_recipe(request.data, device, request.dim)
     if request.dry_run and request.data is None and not (request.work / "phantom").is_dir():
         config = coupled(begun(config, request.start, request.steps))
-        run = place(request.work / "runs", request.name or "NEW")
+        run = _run_folder(request, "NEW")
         ahead = phantoms_ahead(config, PHANTOM_CASES, PHANTOM_SIZE)
         tell_plan(config, recipe, device, run, ahead)
         return None
-    finished = request.name and (place(request.work / "runs", request.name) / "done.json").exists()
+    named = None if request.name is None else _run_folder(request, "")
+    finished = named is not None and (named / "done.json").exists()
     if not (request.dry_run or finished):
         check_workers(config.task, config.data)
     folder, cases, splits = find_cohort(request.data, request.splits, request.work, config.task)
     config = resolve(request, device, _taught(cases, splits, config.mode))
     config = coupled(begun(config, request.start, request.steps))
-    own = request.name or run_name(config, folder, splits)
-    run = Path(request.continued or place(request.work / "runs", own))
+    own = _run_folder(request, run_name(config, folder, splits))
+    run = Path(request.continued or own)
     if request.dry_run:
         tell_plan(config, recipe, device, run, cases_ahead(config, cases, splits))
         return None
