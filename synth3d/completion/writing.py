@@ -20,7 +20,7 @@ from synth3d.completion.explained import (
     maps_of_made,
     write_routing,
 )
-from synth3d.completion.gallery import forget_preview, write_preview
+from synth3d.completion.gallery import draw_done, forget_preview
 from synth3d.completion.made import Made
 from synth3d.completion.plan import Job
 from synth3d.completion.receipts import FORMAT, NOTICE, is_calibrated
@@ -48,7 +48,7 @@ def write_case(
     request: CompleteRequest,
     seconds: float,
 ) -> None:
-    """Marker, pictures, receipt; then the marker goes. ``seconds`` were spent on it before."""
+    """Marker, images, receipt, preview; then the marker goes. ``seconds`` were spent before."""
     started, case, layout = time.monotonic(), job.case, request.layout
     marker, receipt = layout.marker(case), layout.receipt(case)
     forget_explanations(layout, case)
@@ -68,8 +68,7 @@ def write_case(
     for modality, path in targets.items():
         files += _write_made(job, modality, made[modality], path, maker, request)
     files += write_routing(job, made, layout)
-    preview = write_preview(job, layout, request.plumbing) if request.previews else None
-    there = [path for path in (*files, receipt, preview) if path is not None]
+    there = [*files, receipt, layout.preview(case.name)]
     written = {path.name for path in (*there, marker)}
     for folder in {path.parent for path in there}:
         sweep(folder, written)  # of a process that was killed at this case
@@ -108,6 +107,8 @@ def write_case(
         "files": {str(file.relative_to(layout.out)): sha256(file) for file in files},
     }
     write_json(receipt, proof)
+    if request.previews:
+        draw_done(job, layout, request.plumbing)
     marker.unlink(missing_ok=True)
 
 
