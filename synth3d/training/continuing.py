@@ -13,8 +13,8 @@ import torch
 
 from synth3d.cohort import Splits
 from synth3d.errors import InputError
-from synth3d.files import read_object
-from synth3d.runs import find_run
+from synth3d.files import place, read_object
+from synth3d.runs import LATEST, find_run
 from synth3d.settings import flatten, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework
 from synth3d.training.recipes import read_recipe
@@ -46,6 +46,18 @@ def recipe_of(name: str, request: "TrainRequest", config: RunConfig) -> Recipe:
         share = 1 - values.get(key, usual.get(key, 0))
         steps = max(1, round((share or 1) * steps))
     return Recipe(Path(name).name, steps)
+
+
+def run_called(request: "TrainRequest", usual: str) -> Path:
+    """Where the run goes: by its ``--name``, else by what it is called without one.
+
+    Raises:
+        InputError: That is no name for a run.
+    """
+    if request.name == LATEST:
+        raise InputError(f"no run can be called {LATEST}: --run {LATEST} means the one that was "
+                         "finished last; choose another --name")  # fmt: skip
+    return place(request.work / "runs", usual if request.name is None else request.name)
 
 
 def again(request: "TrainRequest") -> "TrainRequest":
@@ -102,23 +114,11 @@ def _check_growth(run: Path, config: RunConfig, steps: int) -> None:
         )
 
 
-def is_finished(run: Path, config: RunConfig) -> bool:
-    """Whether ``run`` has ended with all steps that ``config`` has; one of fewer can grow."""
-    if not (run / "done.json").exists():
-        return False
-    return read_done(run).get("steps", config.train.steps) >= config.train.steps
-
-
 def tell_growth(run: Path, config: RunConfig) -> None:
     """Say how many steps a finished run gets, and what becomes of its learning rate."""
     done = read_done(run)["steps"]
     more = config.train.steps - done
     print(f"{run.name}: {done} steps are done, {more} more; {_rate(config, done)}")
-
-
-def open_again(run: Path) -> None:
-    """Make a finished run one under way: by now nothing stands in its way any more."""
-    (run / "done.json").unlink(missing_ok=True)
 
 
 def _rate(config: RunConfig, step: int) -> str:

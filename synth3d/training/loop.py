@@ -46,10 +46,15 @@ from synth3d.images import grid
 from synth3d.machine import tuned, use_device
 from synth3d.models import Corrected, fit_regression
 from synth3d.training.config import RunConfig
-from synth3d.training.continuing import is_finished, open_again
 from synth3d.training.distributed import ALONE, Ranks
 from synth3d.training.record import Log, Record
-from synth3d.training.run_folder import Recipe, leave_finished, note_recipe
+from synth3d.training.run_folder import (
+    Recipe,
+    is_finished,
+    leave_finished,
+    note_recipe,
+    open_again,
+)
 from synth3d.training.start import refuse_coupled, refuse_seen, segmenter_of
 from synth3d.training.trainer import Trainer
 from synth3d.training.watch import Stop, stop_on_signals

@@ -25,9 +25,7 @@ from synth3d.cohort import (
 from synth3d.console import conclude
 from synth3d.data import LIMIT_GB, Store, Task, check_workers
 from synth3d.errors import InputError
-from synth3d.files import place
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, refuse_depth, suited
-from synth3d.runs import LATEST
 from synth3d.settings import flatten, override, parse, parse_assignment
 from synth3d.training.config import (
     RunConfig,
@@ -37,12 +35,19 @@ from synth3d.training.config import (
     parse_thick,
     split_for,
 )
-from synth3d.training.continuing import again, is_finished, recipe_of, tell_growth
+from synth3d.training.continuing import again, recipe_of, run_called, tell_growth
 from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
 from synth3d.training.forecast import cases_ahead, phantoms_ahead, tell_plan
 from synth3d.training.loop import Place, cases_read, train
 from synth3d.training.recipes import read_recipe
-from synth3d.training.run_folder import Recipe, check_same_run, leave_finished, read_done, run_name
+from synth3d.training.run_folder import (
+    Recipe,
+    check_same_run,
+    is_finished,
+    leave_finished,
+    read_done,
+    run_name,
+)
 from synth3d.training.start import begun, check_given, coupled
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
@@ -336,14 +341,6 @@ def _taught(cases: Sequence[Case], splits: Splits, mode: str) -> list[Modality]:
     return [name for name in ALL_MODALITIES if name in taught]
 
 
-def _run_folder(request: TrainRequest, usual: str) -> Path:
-    """Where the run goes: by its ``--name``, else by what it is called without one."""
-    if request.name == LATEST:
-        raise InputError(f"no run can be called {LATEST}: --run {LATEST} means the one that was "
-                         "finished last; choose another --name")  # fmt: skip
-    return place(request.work / "runs", usual if request.name is None else request.name)
-
-
 def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     """All that is decided before anything is read; None for a dry run."""
     request = again(request)
@@ -363,18 +360,18 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     recipe = request.recipe or default_recipe(request.data, device, request.dim)
     if request.dry_run and request.data is None and not (request.work / "phantom").is_dir():
         config = coupled(begun(config, request.start, request.steps))
-        run = _run_folder(request, "NEW")
+        run = run_called(request, "NEW")
         ahead = phantoms_ahead(config, PHANTOM_CASES, PHANTOM_SIZE)
         tell_plan(config, recipe, device, run, ahead)
         return None
-    named = None if request.name is None else _run_folder(request, "")
+    named = None if request.name is None else run_called(request, "")
     finished = named is not None and (named / "done.json").exists()
     if not (request.dry_run or finished):
         check_workers(config.task, config.data)
     folder, cases, splits = find_cohort(request.data, request.splits, request.work, config.task)
     config = resolve(request, device, _taught(cases, splits, config.mode))
     config = coupled(begun(config, request.start, request.steps))
-    own = _run_folder(request, run_name(config, folder, splits))
+    own = run_called(request, run_name(config, folder, splits))
     run = Path(request.continued or own)
     if request.dry_run:
         tell_plan(config, recipe, device, run, cases_ahead(config, cases, splits))
