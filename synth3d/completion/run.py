@@ -111,7 +111,8 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         forget_makers()
     counts = Counter(states.values())
     theirs = f", {counts['theirs']} by another process" if counts["theirs"] else ""
-    conclude(path=layout.out, cases=len(jobs), **counts)
+    done = {state: counts[state] for state in ("made", "done", "whole", "theirs")}
+    conclude(path=layout.out, cases=len(jobs), **done)
     print(
         f"{len(jobs)} case{'s' * (len(jobs) != 1)} in {layout.out}: {counts['made']} completed "
         f"now, {counts['done']} done before, {counts['whole']} lacked nothing{theirs}"

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from synth3d.cohort import FEWEST, Case, Splits, never_together
+from synth3d.console import conclude
 from synth3d.data import (
     Batch,
     CaseError,
@@ -140,7 +141,8 @@ def train(
             note_recipe(run, recipe)
         record.describe_cases(shelf)
         if not _learn(record, shelf, checked, stop):
-            print(f"stopped at step {trainer.step} by a signal; the same command goes on")
+            print(f"warning: stopped at step {trainer.step} by a signal; the same command goes on")
+            conclude(stopped=trainer.step)
             return None
         ranks.once(lambda: fill([checked, shelf]))
         record.describe_cases(shelf)

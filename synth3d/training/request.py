@@ -313,7 +313,8 @@ def train_run(request: TrainRequest) -> Path | None:
     with joined(ranks, device):
         order = ranks.once(lambda: _order(request, device, ranks))
         if order is None or order.finished:
-            conclude(path=order and order.run)
+            if order is not None and ranks.first:
+                conclude(path=order.run, validation=read_done(order.run).get("validation", {}))
             return order and order.run
         keep_memory()
         torch.set_num_threads(max(1, order.config.train.threads // ranks.local_size))

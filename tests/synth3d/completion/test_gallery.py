@@ -185,6 +185,16 @@ def test_a_sibling_on_another_grid_and_a_damaged_label_do_not_stop_it(complete, 
     assert write_preview(job, Layout(out, "brats")) == out / case.name / f"{case.name}.preview.png"
 
 
+def test_the_last_event_counts_every_state(ready, tmp_path, capsys):
+    command = ["complete", "--run", str(ready / "run"), "--data", str(ready / "in"), "--out",
+               str(tmp_path / "out"), "--device", "cpu", "--json"]  # fmt: skip
+    for made, done in ((2, 0), (0, 4)):
+        assert main(command) == 0
+        end = json.loads(capsys.readouterr().out.splitlines()[-1])
+        counted = [end[state] for state in ("made", "done", "whole", "theirs")]
+        assert counted == [made, done, 4 - made - done, 0]
+
+
 @pytest.mark.parametrize("fault", [ValueError("no\x1b font"), MemoryError(), OSError("full")])
 def test_what_cannot_be_drawn_is_told_and_the_case_is_done(complete, tmp_path, monkeypatch, fault,
                                                            capsys):  # fmt: skip
