@@ -51,6 +51,10 @@ PLUMBING_TOLERANCE = 0.002
 FLOOR_VARIES = 0.1
 """Where the floor's Dice differs by more from training to training, its recovered share is luck."""
 
+SAME_MAE = 0.002
+"""A synthetic brain this near the real one, each on its own scale, is the real one in other units:
+rounding to integers costs less, and synthesis at its best errs by five times as much."""
+
 BENEFIT_SCORES = ("mae_tumour@own-scale", "ssim_tumour@own-scale", "psnr_tumour@own-scale")
 """Image scores, on the segmenter's scale, that are held against the Dice that stays lost."""
 
@@ -160,7 +164,7 @@ def summarise(
     if table.centres:
         whose = Counter(dict(zip(table.patients, table.centres, strict=True)).values())
         figures["intervals"] |= {"centres": dict(sorted(whose.items()))}
-    caveats = _caveats(table, regions, question)
+    caveats = [*_copies(images, arms), *_caveats(table, regions, question)]
     if family := hopeless(tests):
         caveats.append(Caveat("hopeless_tests", {"family": family}))
     return Findings(figures, verdicts, (*caveats, *_about_voxels(scored)))
@@ -303,6 +307,18 @@ def _check_plumbing(regions: dict[str, Any], arms: Sequence[Arm]) -> dict[str, A
     change = {name: arms[check]["dice"] - arms["full"]["dice"] for name, arms in of_arms.items()}
     passed = all(abs(value) <= PLUMBING_TOLERANCE for value in change.values())
     return {"passed": passed, "tolerance": PLUMBING_TOLERANCE, "dice_change": change}
+
+
+def _copies(images: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> list[Caveat]:
+    """Synthetic arms that hold the real sequence, and in which cases."""
+    found = []
+    for arm in arms if images else ():
+        mine = [r for r in images if r["arm"] == arm.name and arm.about.group == "synthesis"]
+        errors = [(row["case"], row.get("mae_brain@own-scale")) for row in mine]
+        cases = sorted({case for case, error in errors if error is not None and error < SAME_MAE})
+        if cases:
+            found.append(Caveat("copies_of_real", {"arm": arm.name, "cases": cases}))
+    return found
 
 
 def _caveats(table: ScoreTable, regions: dict[str, Any], question: Question) -> list[Caveat]:

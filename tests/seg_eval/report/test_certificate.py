@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from seg_eval.report.context import describe
+from seg_eval.scoring.image_scores import IMAGE_SCORES
 from tests.seg_eval.report.conftest import PRIMARY, make_score
 
 REGIONS = ("WT", "TC", "ET")
@@ -83,6 +84,20 @@ def test_it_is_said_that_real_images_do_worse_than_none(first_screen):
         )
     ]
     assert found == [True, False]
+
+
+def test_a_real_sequence_that_is_called_synthetic_is_warned_of(make_scores, make_summary):
+    def warned(error, arm):
+        rows = make_scores(cases=4)
+        image = {"arm": arm, "modality": "t2f"} | dict.fromkeys(IMAGE_SCORES, 0.9)
+        images = [image | {"case": row.case, "patient": row.case, "mae_brain@own-scale": error}
+                  for row in rows[:1]]  # fmt: skip
+        return any("in other units" in text for text in make_summary(rows, images)["warnings"])
+
+    assert warned(0.0004, PRIMARY)
+    assert not warned(0.01, PRIMARY)
+    assert not warned(None, PRIMARY)
+    assert not warned(0.0, "plumbing")  # which is the real one, and says so
 
 
 def test_no_sentence_is_about_a_region_that_no_case_has(first_screen):
