@@ -17,10 +17,14 @@ MARKS, DASHES = "osD^vP*X", ("-", "--", ":", "-.")
 
 
 def _pyplot() -> Any:
-    """matplotlib's pyplot, drawing to files; imported only where something is drawn."""
+    """matplotlib's pyplot, drawing to files; imported only where something is drawn.
+
+    Names of cases and runs stand in pictures as they are: ``$`` begins no formula.
+    """
     import matplotlib as mpl
 
     mpl.use("agg")
+    mpl.rcParams["text.parse_math"] = False
     import matplotlib.pyplot as plt
 
     return plt
@@ -42,6 +46,8 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
         rows = [(line["step"], line["loss"][name]) for line in losses if name in line["loss"]]
         left.plot(*zip(*rows, strict=True), dash, label=name, color=colour, lw=1.2)
     left.set(title="training loss (weighted terms)", xlabel="step", yscale="log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(plt.LogFormatter(minor_thresholds=(1, 0.4)))
     if names:
         left.legend(frameon=False)
     checks = [line for line in log if "validation" in line]

@@ -3,7 +3,16 @@
 from seg_eval.analysis.recovery import SMALLEST_GAP, recovery
 from seg_eval.analysis.summary import SCHEMA, Findings, Question, summarise
 from seg_eval.analysis.uncertainty import tell_uncertainty
-from seg_eval.analysis.verdict import Caveat, Facts, RegionFacts, Rival, Verdict, judge
+from seg_eval.analysis.verdict import (
+    USEFUL,
+    WEAK_DICE,
+    Caveat,
+    Facts,
+    RegionFacts,
+    Rival,
+    Verdict,
+    judge,
+)
 
 __all__ = [
     "Caveat",
@@ -14,7 +23,9 @@ __all__ = [
     "Rival",
     "SCHEMA",
     "SMALLEST_GAP",
+    "USEFUL",
     "Verdict",
+    "WEAK_DICE",
     "judge",
     "recovery",
     "summarise",

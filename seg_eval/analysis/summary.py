@@ -17,13 +17,14 @@ from seg_eval.analysis.absent import tell_absent
 from seg_eval.analysis.agreement import volume_agreement
 from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopeless, leads
 from seg_eval.analysis.power import needed
-from seg_eval.analysis.recovery import Recovery
+from seg_eval.analysis.recovery import SMALLEST_GAP, Recovery
 from seg_eval.analysis.region import recover, summarise_region
 from seg_eval.analysis.significance import MARGIN, by_patient
 from seg_eval.analysis.strata import loss_by_centre, loss_by_size
 from seg_eval.analysis.tables import ScoreTable, tabulate
 from seg_eval.analysis.verdict import (
     USEFUL,
+    WEAK_DICE,
     Caveat,
     Facts,
     RegionFacts,
@@ -50,8 +51,9 @@ PLUMBING_TOLERANCE = 0.002
 FLOOR_VARIES = 0.1
 """Where the floor's Dice differs by more from training to training, its recovered share is luck."""
 
-WEAK_DICE = 0.5
-"""A segmenter below this with all real sequences says little about a better one."""
+SAME_MAE = 0.002
+"""A synthetic brain this near the real one, each on its own scale, is the real one in other units:
+rounding to integers costs less, and synthesis at its best errs by five times as much."""
 
 BENEFIT_SCORES = ("mae_tumour@own-scale", "ssim_tumour@own-scale", "psnr_tumour@own-scale")
 """Image scores, on the segmenter's scale, that are held against the Dice that stays lost."""
@@ -162,7 +164,7 @@ def summarise(
     if table.centres:
         whose = Counter(dict(zip(table.patients, table.centres, strict=True)).values())
         figures["intervals"] |= {"centres": dict(sorted(whose.items()))}
-    caveats = _caveats(table, regions, question)
+    caveats = [*_copies(images, arms), *_caveats(table, regions, question)]
     if family := hopeless(tests):
         caveats.append(Caveat("hopeless_tests", {"family": family}))
     return Findings(figures, verdicts, (*caveats, *_about_voxels(scored)))
@@ -226,7 +228,8 @@ def _gather(
     for region, arms in found.items():
         floor, own = arms[question.floor], arms[name] if name else None
         share, loss = (own.ratio, own.loss) if own else (None, None)
-        about[region] = RegionFacts(floor.gap, floor.reason, share, loss)
+        full = arms["full"].arm
+        about[region] = RegionFacts(floor.gap, floor.reason, share, loss, full)
     defined = [region for region, facts in about.items() if facts.defined]
     patients = max(arms[question.floor].patients for arms in found.values())
     degraded = question.degraded is not None
@@ -306,6 +309,18 @@ def _check_plumbing(regions: dict[str, Any], arms: Sequence[Arm]) -> dict[str, A
     return {"passed": passed, "tolerance": PLUMBING_TOLERANCE, "dice_change": change}
 
 
+def _copies(images: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> list[Caveat]:
+    """Synthetic arms that hold the real sequence, and in which cases."""
+    found = []
+    for arm in arms if images else ():
+        mine = [r for r in images if r["arm"] == arm.name and arm.about.group == "synthesis"]
+        errors = [(row["case"], row.get("mae_brain@own-scale")) for row in mine]
+        cases = sorted({case for case, error in errors if error is not None and error < SAME_MAE})
+        if cases:
+            found.append(Caveat("copies_of_real", {"arm": arm.name, "cases": cases}))
+    return found
+
+
 def _caveats(table: ScoreTable, regions: dict[str, Any], question: Question) -> list[Caveat]:
     found, patients = [], len(set(table.patients))
     if patients < FEW_CASES:
@@ -326,6 +341,10 @@ def _caveats(table: ScoreTable, regions: dict[str, Any], question: Question) -> 
             found.append(Caveat("without_region", about))
         if (dice := region["arms"]["full"]["dice"]) < WEAK_DICE:
             found.append(Caveat("weak_segmenter", {"region": name, "dice": dice}))
+        if (region["gap"]["high"] or 0) < 0 and region["gap"]["value"] <= -SMALLEST_GAP:
+            without = region["arms"][question.floor]["dice"]
+            about = {"region": name, "floor": question.floor, "without": without, "real": dice}
+            found.append(Caveat("real_is_worse", about))
     filled_in = any(arm.kind == "synthetic" for arm in question.arms)
     if "t1c" in question.missing and filled_in:
         found.append(Caveat("contrast_agent", {}))

@@ -19,6 +19,9 @@ LARGE_LOSS = 0.05
 USEFUL = 0.02
 """Mean Dice by which synthesis has to be ahead of what costs less, to be worth anything."""
 
+WEAK_DICE = 0.5
+"""A segmenter below this with all real sequences says little about a better one."""
+
 Worth = Literal["yes", "no", "unclear", "nothing to win"]
 
 
@@ -39,12 +42,14 @@ class RegionFacts:
         no_ratio: Why that is not measurable; None where it is.
         recovery: What the arm wins back of it; None where not measurable, or without an arm.
         loss: What stays lost against the real sequence; None without an arm.
+        full: Mean Dice with every sequence real.
     """
 
     gap: Estimate
     no_ratio: NoRatio | None
     recovery: Estimate | None = None
     loss: Estimate | None = None
+    full: float = 1.0
 
     @property
     def defined(self) -> bool:
@@ -117,6 +122,11 @@ class Facts:
     def defined(self) -> list[str]:
         """Regions with a measurable gap."""
         return [name for name, region in self.regions.items() if region.defined]
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the segmenter is weak everywhere, so that it could not have lost much."""
+        return all(region.full < WEAK_DICE for region in self.regions.values())
 
     @property
     def untold(self) -> list[str]:
@@ -203,8 +213,9 @@ class Verdict:
 
     Attributes:
         facts: The figures with their intervals.
-        reason: It cannot be told whether anything is lost; nothing measurable is; nothing was
-            synthesised; or synthesis was ``compared``, to which further attributes belong.
+        reason: It cannot be told whether anything is lost, by this segmenter or at all; nothing
+            measurable is; nothing was synthesised; or synthesis was ``compared``, to which further
+            attributes belong.
         worth: The answer in a word; ``unclear`` with few patients.
         worth_if_frozen: The same, as if no segmenter could be trained anew.
         better: The arm to prefer; none with few patients.
@@ -222,7 +233,7 @@ class Verdict:
     """
 
     facts: Facts
-    reason: Literal["unknown_loss", "no_loss", "no_synthesis", "compared"]
+    reason: Literal["weak_segmenter", "unknown_loss", "no_loss", "no_synthesis", "compared"]
     worth: Worth
     worth_if_frozen: Worth
     better: Rival | None = None
@@ -249,6 +260,8 @@ def judge(facts: Facts) -> Verdict:
 
 
 def _decide_upon(facts: Facts) -> Verdict:
+    if not facts.defined and facts.is_blind:
+        return Verdict(facts, "weak_segmenter", "unclear", "unclear")
     if not facts.defined and facts.untold:
         return Verdict(facts, "unknown_loss", "unclear", "unclear")
     if not facts.defined:

@@ -1,6 +1,6 @@
 """Channels that another tool synthesised: a folder of files, matched by case and modality."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,13 +81,29 @@ class Completed:
         return tuple(found)
 
     def require(self, cases: Sequence[Case], gaps: Gaps) -> None:
-        """Refuse a folder without every missing channel of every case, naming all at once."""
+        """Refuse a folder without every missing channel of every case, on its grid; all at once.
+
+        Looks at headers alone, so that nothing is trained or made in vain.
+        """
         if absent := self.absent(cases, gaps):
             raise InputError(
                 f"{self.folder} lacks {len(absent)} synthesised files of the test cases "
                 f"({', '.join(absent)}); the files must be named as in the cohort, or "
                 f"<case>.nii.gz{''.join(f'; {note}' for note in self._found[1])}"
             )
+
+        if faults := [*self._misfits(cases, gaps)]:
+            raise InputError("; ".join(faults))
+
+    def _misfits(self, cases: Sequence[Case], gaps: Gaps) -> Iterator[str]:
+        """A sentence for each file whose header is bad, or says another grid than the real one."""
+        for case in cases:
+            for modality in gaps.of(case):
+                source = self.file(case.name, modality, len(gaps.of(case)) == 1)
+                try:
+                    check_same_grid([case.images[modality], *filter(None, [source])], whole=False)
+                except InputError as error:
+                    yield str(error)
 
     def identity(self, cases: Sequence[Case], gaps: Gaps) -> str:
         """A hash over the files of ``cases``: equal files, equal arm."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
+from seg_eval.analysis import USEFUL, WEAK_DICE, Verdict
 from seg_eval.arms import floor_of, kinds_with
 from seg_eval.report.page import say, table
 from seg_eval.segmenter import STOCK_TOTAL, iterations_of
@@ -16,11 +17,14 @@ from synth3d.scoring import FEW_CASES, FEWEST_TRAININGS
 
 
 def main_region(regions: Mapping[str, Any]) -> str:
-    """The region that loses most, of those with a measurable loss if there are any.
+    """The region that loses most, of those with a measurable loss, if there are any.
 
-    ``regions`` are those of ``summary.json``, one at least.
+    One that no case has is none of them, unless there is no other. ``regions`` are those of
+    ``summary.json``, one at least.
     """
     lost = [name for name, region in regions.items() if region["gap_defined"]] or list(regions)
+    there = {n: r["cases"] - len(r["cases_without_region"]) for n, r in regions.items()}
+    lost = [name for name in lost if there[name]] or lost
     return max(lost, key=lambda name: regions[name]["gap"]["value"])
 
 
@@ -32,6 +36,29 @@ def levels(regions: Mapping[str, Any], floor: str, arm: str | None) -> dict[str,
         "region": name, "without": arms[floor]["dice"], "filled": filled,
         "real": arms["full"]["dice"],
     }  # fmt: skip
+
+
+def levels_told(regions: Mapping[str, Any], floor: str, verdict: Verdict) -> dict[str, Any]:
+    """As :func:`levels`; means over all regions, ``region`` "", where the main one misleads.
+
+    The verdict is on these means, and another region may decide it: then the main region gains
+    where the verdict tells of harm, or is even with a rival that loses.
+    """
+    facts, found = verdict.facts, levels(regions, floor, verdict.facts.arm)
+    if verdict.reason != "compared":
+        return found
+    arms = regions[found["region"]]["arms"]
+    for rival in filter(None, (facts.floor, facts.cheap)):
+        is_told = rival.suffices or rival.ahead.low > 0
+        here = found["filled"] - arms[rival.name]["dice"]
+        if is_told and _leaning(here) != _leaning(rival.ahead.value):
+            return {"region": "", "without": facts.floor.mean, "filled": facts.mean, "real": None}
+    return found
+
+
+def _leaning(lead: float) -> int:
+    """Whether a lead in Dice is a useful one, too small to matter, or a loss."""
+    return (lead >= USEFUL) - (lead < 0)
 
 
 def certify(
@@ -75,6 +102,9 @@ def _needed(summary: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
     if head["worth"] != "unclear":
         return []
     found, kinds = [], {arm["kind"] for arm in summary["arms"]}
+    regions = summary["regions"].values()
+    if all(not r["gap_defined"] and r["arms"]["full"]["dice"] < WEAK_DICE for r in regions):
+        return [say("need_segmenter")]
     patients = max(region["patients"] for region in summary["regions"].values())
     if patients < FEW_CASES:
         found.append(say("need_patients", enough=FEW_CASES, patients=patients))

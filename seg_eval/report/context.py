@@ -9,7 +9,7 @@ from typing import Any
 from seg_eval.analysis import SMALLEST_GAP, Findings, Question, Verdict
 from seg_eval.arms import ARM_KINDS, floor_of
 from seg_eval.report.agreement import volume_panels
-from seg_eval.report.certificate import certify, levels
+from seg_eval.report.certificate import certify, levels_told
 from seg_eval.report.charts import bland_altman, paired_dots, range_mark, risk_coverage, scatter
 from seg_eval.report.page import (
     DASH,
@@ -89,7 +89,7 @@ def _decision(
         "primary": facts.arm,
         "hint": facts.is_hint,
     }
-    dice = levels(regions, floor, facts.arm)
+    dice = levels_told(regions, floor, verdict)
     return {
         "badge": say("badge", head=head),
         "sentence": say("headline", v=verdict, dice=dice),

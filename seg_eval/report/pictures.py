@@ -369,8 +369,10 @@ def _outline(
 
 
 def _figure(width: float, height: float) -> Any:
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    mpl.rcParams["text.parse_math"] = False  # names stand as they are: "$" begins no formula
     return Figure(figsize=(width, height), layout="constrained")
 
 

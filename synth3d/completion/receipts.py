@@ -284,6 +284,22 @@ def _layout_of(out: Path, receipt: Path) -> Layout:
     return Layout(out, "nnunet" if nnunet else "bids")
 
 
+def refuse_mixture(layout: Layout) -> None:
+    """Refuse an output folder that holds a cohort in another format: files of two would mix.
+
+    Raises:
+        InputError: As said.
+    """
+    for receipt in sorted(layout.out.glob("*/*.receipt.json")):
+        of_case = receipt.name == f"{receipt.parent.name}.receipt.json"
+        there = "brats" if of_case else _layout_of(layout.out, receipt).format
+        if there != layout.format:
+            raise InputError(
+                f"{layout.out} holds a cohort in the format {there}, as {receipt} says, and "
+                f"{layout.format} is asked for; choose another --out"
+            )
+
+
 def _changed(out: Path, name: str, digest: str) -> str:
     try:
         path = place(out, *name.split("/"))

@@ -26,7 +26,7 @@ from synth3d.completion.explained import contributions_in_the_way, write_contrib
 from synth3d.completion.gallery import draw_missing_preview, write_index
 from synth3d.completion.loading import forget_makers, maker_of
 from synth3d.completion.plan import Job, plan
-from synth3d.completion.receipts import Layout, write_dataset_json
+from synth3d.completion.receipts import Layout, refuse_mixture, write_dataset_json
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.state import expect, failure_of, forget_failure, note_failure
 from synth3d.completion.workers import (
@@ -111,7 +111,8 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         forget_makers()
     counts = Counter(states.values())
     theirs = f", {counts['theirs']} by another process" if counts["theirs"] else ""
-    conclude(path=layout.out, cases=len(jobs), **counts)
+    done = {state: counts[state] for state in ("made", "done", "whole", "theirs")}
+    conclude(path=layout.out, cases=len(jobs), **done)
     print(
         f"{len(jobs)} case{'s' * (len(jobs) != 1)} in {layout.out}: {counts['made']} completed "
         f"now, {counts['done']} done before, {counts['whole']} lacked nothing{theirs}"
@@ -123,6 +124,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
 
 def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str], str]:
     """The jobs, the names of all parts' cases, and the identity of the maker, as JSON."""
+    refuse_mixture(request.layout)
     maker = maker_of(request)
     print(maker.title)
     cases = find_cases(request.data, request.cases)

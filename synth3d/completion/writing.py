@@ -20,15 +20,17 @@ from synth3d.completion.explained import (
     maps_of_made,
     write_routing,
 )
-from synth3d.completion.gallery import forget_preview, write_preview
+from synth3d.completion.gallery import draw_done, forget_preview
 from synth3d.completion.made import Made
 from synth3d.completion.plan import Job
-from synth3d.completion.receipts import FORMAT, NOTICE, is_calibrated
+from synth3d.completion.receipts import FORMAT, NOTICE, Layout, is_calibrated
 from synth3d.completion.request import CompleteRequest
+from synth3d.errors import InputError
 from synth3d.files import (
     copy,
     link_or_copy,
     protect,
+    read_object,
     sha256,
     sweep,
     write_json,
@@ -48,11 +50,10 @@ def write_case(
     request: CompleteRequest,
     seconds: float,
 ) -> None:
-    """Marker, pictures, receipt; then the marker goes. ``seconds`` were spent on it before."""
+    """Marker, images, receipt, preview; then the marker goes. ``seconds`` were spent before."""
     started, case, layout = time.monotonic(), job.case, request.layout
     marker, receipt = layout.marker(case), layout.receipt(case)
-    forget_explanations(layout, case)
-    forget_preview(job, layout)
+    _forget_former(job, layout)
     write_json(marker, job.identity)
     receipt.unlink(missing_ok=True)
     kept, targets = job.outputs(layout)
@@ -68,8 +69,7 @@ def write_case(
     for modality, path in targets.items():
         files += _write_made(job, modality, made[modality], path, maker, request)
     files += write_routing(job, made, layout)
-    preview = write_preview(job, layout, request.plumbing) if request.previews else None
-    there = [path for path in (*files, receipt, preview) if path is not None]
+    there = [*files, receipt, layout.preview(case.name)]
     written = {path.name for path in (*there, marker)}
     for folder in {path.parent for path in there}:
         sweep(folder, written)  # of a process that was killed at this case
@@ -108,7 +108,34 @@ def write_case(
         "files": {str(file.relative_to(layout.out)): sha256(file) for file in files},
     }
     write_json(receipt, proof)
+    if request.previews:
+        draw_done(job, layout, request.plumbing)
     marker.unlink(missing_ok=True)
+
+
+def _forget_former(job: Job, layout: Layout) -> None:
+    """Remove what explains and shows what was made of the case before, and what is made no more.
+
+    Else a side-car would call an acquired image synthetic, or a synthetic one lie unproven beside.
+    Only what we wrote goes, by the receipt.
+    """
+    forget_explanations(layout, job.case)
+    forget_preview(job, layout)
+    try:
+        said = read_object(layout.receipt(job.case), "identity", "files")
+        before = {m: layout.image(job.case, m) for m in said["identity"]["made"]}
+        files = dict(said["files"])
+    except (InputError, OSError, KeyError, TypeError, ValueError):
+        return  # there is none, or it is damaged and proves nothing
+    kept, targets = job.outputs(layout)
+    for path in before.values():
+        if path in targets.values():
+            continue  # written anew
+        if (side := layout.sidecar(path)) is not None:
+            side.unlink(missing_ok=True)
+        proven = files.get(path.relative_to(layout.out).as_posix())
+        if path not in kept and path.is_file() and sha256(path) == proven:
+            path.unlink()
 
 
 def _uncertainty_facts(job: Job) -> dict[str, Any]:

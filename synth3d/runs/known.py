@@ -1,5 +1,6 @@
 """What a run folder says of itself, whatever state it is in; written by ``synth3d.training``."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -153,10 +154,15 @@ def _log(path: Path) -> list[Mapping[str, Any]]:
 def _changed(folder: Path) -> float:
     """When it was finished, else when its state or its settings were last written."""
     for name in ("done.json", "resume.pt", "log.jsonl", "config.json"):
-        if (path := folder / name).is_file():
-            return path.stat().st_mtime
+        with contextlib.suppress(OSError):  # it is not there, or is being replaced
+            return (folder / name).stat().st_mtime
     return 0.0
 
 
 def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    """A run that is being trained replaces its files meanwhile."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            size += path.lstat().st_size if path.is_file() else 0
+    return size

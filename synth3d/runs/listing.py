@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from synth3d.errors import InputError
+from synth3d.errors import InputError, visible
 from synth3d.files import fault_of, is_claimed, lock
 from synth3d.runs.known import KnownRun, known_runs
 
@@ -70,7 +70,8 @@ def _table(runs: Sequence[KnownRun]) -> list[str]:
 def _row(run: KnownRun) -> tuple[str, ...]:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))
     scores = " ".join(f"{name} {value:.4g}" for name, value in run.validation.items())
-    return run.name, run.what, when, run.words, scores or "none", size_words(run.size)
+    told = run.name, run.what, when, run.words, scores or "none", size_words(run.size)
+    return tuple(map(visible, told))  # other people's runs are listed, too
 
 
 def size_words(size: int) -> str:

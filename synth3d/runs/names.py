@@ -5,7 +5,7 @@ import time
 from difflib import get_close_matches
 from pathlib import Path
 
-from synth3d.errors import InputError
+from synth3d.errors import InputError, visible
 from synth3d.runs.known import known_runs
 
 LATEST = "latest"
@@ -43,7 +43,8 @@ def _latest(work: Path) -> Path:
         raise InputError(f"no latest run: {work / 'runs'} holds none that is finished")
     run = finished[0]
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))
-    print(f"latest run: {run.name}, finished {when}, {run.words}: {run.what}", file=sys.stderr)
+    told = f"latest run: {run.name}, finished {when}, {run.words}: {run.what}"
+    print(visible(told), file=sys.stderr)
     return run.folder
 
 

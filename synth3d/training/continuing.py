@@ -13,12 +13,12 @@ import torch
 
 from synth3d.cohort import Splits
 from synth3d.errors import InputError
-from synth3d.files import lock, read_object
-from synth3d.runs import find_run
+from synth3d.files import place, read_object
+from synth3d.runs import LATEST, find_run
 from synth3d.settings import flatten, parse, parse_assignment, to_plain
 from synth3d.training.config import RunConfig, build_framework
 from synth3d.training.recipes import read_recipe
-from synth3d.training.run_folder import Recipe, read_config, read_done, write_config
+from synth3d.training.run_folder import Recipe, read_config, read_done
 from synth3d.training.trainer import rate_factor
 
 if TYPE_CHECKING:
@@ -46,6 +46,18 @@ def recipe_of(name: str, request: "TrainRequest", config: RunConfig) -> Recipe:
         share = 1 - values.get(key, usual.get(key, 0))
         steps = max(1, round((share or 1) * steps))
     return Recipe(Path(name).name, steps)
+
+
+def run_called(request: "TrainRequest", usual: str) -> Path:
+    """Where the run goes: by its ``--name``, else by what it is called without one.
+
+    Raises:
+        InputError: That is no name for a run.
+    """
+    if request.name == LATEST:
+        raise InputError(f"no run can be called {LATEST}: --run {LATEST} means the one that was "
+                         "finished last; choose another --name")  # fmt: skip
+    return place(request.work / "runs", usual if request.name is None else request.name)
 
 
 def again(request: "TrainRequest") -> "TrainRequest":
@@ -102,20 +114,11 @@ def _check_growth(run: Path, config: RunConfig, steps: int) -> None:
         )
 
 
-def grown(run: Path, config: RunConfig) -> bool:
-    """Open a finished run again where ``config`` has more steps; whether that was done.
-
-    It then is an unfinished one of so many steps.
-    """
-    done = read_done(run).get("steps", config.train.steps)
-    if done >= config.train.steps:
-        return False
-    with lock(run):
-        (run / "done.json").unlink(missing_ok=True)
-        write_config(run, config)
+def tell_growth(run: Path, config: RunConfig) -> None:
+    """Say how many steps a finished run gets, and what becomes of its learning rate."""
+    done = read_done(run)["steps"]
     more = config.train.steps - done
     print(f"{run.name}: {done} steps are done, {more} more; {_rate(config, done)}")
-    return True
 
 
 def _rate(config: RunConfig, step: int) -> str:

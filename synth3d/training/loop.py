@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from synth3d.cohort import FEWEST, Case, Splits, never_together
+from synth3d.console import conclude
 from synth3d.data import (
     Batch,
     CaseError,
@@ -48,7 +49,13 @@ from synth3d.models import Corrected, fit_regression
 from synth3d.training.config import RunConfig
 from synth3d.training.distributed import ALONE, Ranks
 from synth3d.training.record import Log, Record
-from synth3d.training.run_folder import Recipe, leave_finished, note_recipe
+from synth3d.training.run_folder import (
+    Recipe,
+    is_finished,
+    leave_finished,
+    note_recipe,
+    open_again,
+)
 from synth3d.training.start import refuse_coupled, refuse_seen, segmenter_of
 from synth3d.training.trainer import Trainer
 from synth3d.training.watch import Stop, stop_on_signals
@@ -109,9 +116,9 @@ def train(
         stop = held.enter_context(stop_on_signals())
         if ranks.first:
             held.enter_context(lock(run))
-            if (run / "done.json").exists():
+            if is_finished(run, config):
                 leave_finished(run)
-        if ranks.once((run / "done.json").exists):
+        if ranks.once(lambda: is_finished(run, config)):
             return run
         about = used_of(cases, splits), config.task, config.data, not config.degrade.keep_thick
         thick = ranks.once(lambda: thick_cases(*about))
@@ -128,12 +135,14 @@ def train(
         record = Record(trainer, run, hashes, place.device)
         _take_over(trainer)
         ranks.once(lambda: fill([checked, shelf], AT_ONCE))
+        ranks.once(lambda: open_again(run))
         record.describe(splits, data_folder, thick)
         if ranks.first:
             note_recipe(run, recipe)
         record.describe_cases(shelf)
         if not _learn(record, shelf, checked, stop):
-            print(f"stopped at step {trainer.step} by a signal; the same command goes on")
+            print(f"warning: stopped at step {trainer.step} by a signal; the same command goes on")
+            conclude(stopped=trainer.step)
             return None
         ranks.once(lambda: fill([checked, shelf]))
         record.describe_cases(shelf)

@@ -20,11 +20,11 @@ from synth3d.cohort import (
     parse_modality,
     read_splits,
     refuse_twins,
+    split_problems,
 )
 from synth3d.console import conclude
 from synth3d.data import LIMIT_GB, Store, Task, check_workers
 from synth3d.errors import InputError
-from synth3d.files import place
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, refuse_depth, suited
 from synth3d.settings import flatten, override, parse, parse_assignment
 from synth3d.training.config import (
@@ -35,12 +35,19 @@ from synth3d.training.config import (
     parse_thick,
     split_for,
 )
-from synth3d.training.continuing import again, grown, recipe_of
+from synth3d.training.continuing import again, recipe_of, run_called, tell_growth
 from synth3d.training.distributed import Ranks, joined, own_device, ranks_here
 from synth3d.training.forecast import cases_ahead, phantoms_ahead, tell_plan
 from synth3d.training.loop import Place, cases_read, train
 from synth3d.training.recipes import read_recipe
-from synth3d.training.run_folder import Recipe, check_same_run, leave_finished, read_done, run_name
+from synth3d.training.run_folder import (
+    Recipe,
+    check_same_run,
+    is_finished,
+    leave_finished,
+    read_done,
+    run_name,
+)
 from synth3d.training.start import begun, check_given, coupled
 
 PHANTOM_CASES, PHANTOM_SIZE, PHANTOM_SEED = 24, 64, 0
@@ -148,6 +155,8 @@ def find_cohort(
     for sentence in doubtful_patients({case.name: case.patient for case in cases}):
         print(f"note: {sentence}", file=sys.stderr)
     given = read_splits(splits, cases) if isinstance(splits, Path) else splits
+    if given is not None and (problems := split_problems(given, cases)):
+        raise InputError(f"the split does not fit the cases of {folder}: {'; '.join(problems)}")
     chosen = given or split_for(task, cases)
     if data is not None:  # no two phantoms are alike
         refuse_twins(cases, chosen)
@@ -304,7 +313,8 @@ def train_run(request: TrainRequest) -> Path | None:
     with joined(ranks, device):
         order = ranks.once(lambda: _order(request, device, ranks))
         if order is None or order.finished:
-            conclude(path=order and order.run)
+            if order is not None and ranks.first:
+                conclude(path=order.run, validation=read_done(order.run).get("validation", {}))
             return order and order.run
         keep_memory()
         torch.set_num_threads(max(1, order.config.train.threads // ranks.local_size))
@@ -351,18 +361,19 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
     recipe = request.recipe or default_recipe(request.data, device, request.dim)
     if request.dry_run and request.data is None and not (request.work / "phantom").is_dir():
         config = coupled(begun(config, request.start, request.steps))
-        run = place(request.work / "runs", request.name or "NEW")
+        run = run_called(request, "NEW")
         ahead = phantoms_ahead(config, PHANTOM_CASES, PHANTOM_SIZE)
         tell_plan(config, recipe, device, run, ahead)
         return None
-    finished = request.name and (place(request.work / "runs", request.name) / "done.json").exists()
+    named = None if request.name is None else run_called(request, "")
+    finished = named is not None and (named / "done.json").exists()
     if not (request.dry_run or finished):
         check_workers(config.task, config.data)
     folder, cases, splits = find_cohort(request.data, request.splits, request.work, config.task)
     config = resolve(request, device, _taught(cases, splits, config.mode))
     config = coupled(begun(config, request.start, request.steps))
-    own = request.name or run_name(config, folder, splits)
-    run = Path(request.continued or place(request.work / "runs", own))
+    own = run_called(request, run_name(config, folder, splits))
+    run = Path(request.continued or own)
     if request.dry_run:
         tell_plan(config, recipe, device, run, cases_ahead(config, cases, splits))
         return None
@@ -372,12 +383,13 @@ def _order(request: TrainRequest, device: str, ranks: Ranks) -> _Order | None:
         f"{len(splits.test)} test cases (never trained on)"
     )
     check_same_run(run, config, folder, splits, grows=request.continued is not None)
-    if (run / "done.json").exists() and not grown(run, config):
-        read_done(run)
+    if is_finished(run, config):
         leave_finished(run)
         print(f"already trained: {run}")
         return _Order(config, cases, splits, folder, run, finished=True)
     cases_read(config, cases, splits, aloud=False)  # headers, before anything is written
+    if (run / "done.json").exists():
+        tell_growth(run, config)
     what = f"{config.data.plane} slices" if config.dim == 2 else "volumes"
     how = f"in {config.train.precision} on {device}"
     how += f" by {ranks.size} processes" if ranks.size > 1 else ""

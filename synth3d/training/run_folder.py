@@ -282,6 +282,18 @@ def read_done(run: Path) -> dict[str, Any]:
     return done
 
 
+def is_finished(run: Path, config: RunConfig) -> bool:
+    """Whether ``run`` has ended with all steps that ``config`` has; one of fewer can grow."""
+    if not (run / "done.json").exists():
+        return False
+    return read_done(run).get("steps", config.train.steps) >= config.train.steps
+
+
+def open_again(run: Path) -> None:
+    """Make a finished run one under way: by now nothing stands in its way any more."""
+    (run / "done.json").unlink(missing_ok=True)
+
+
 def leave_finished(run: Path) -> None:
     """Remove what a process leaves that is killed while it writes; the state stays, for growth."""
     for path in run.glob(".partial-*"):

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from synth3d.cli import build_parser, main
 from synth3d.training.recipes import recipe_names
+from synth3d.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -37,9 +40,31 @@ def test_a_training_ends_with_its_folder_as_an_event_and_quiet(phantom_cohort, t
     (end,) = events_of(capsys, "end")
     assert (end["exit_code"], end["path"]) == (0, str(tmp_path / "runs" / "a"))
     assert end["validation"]
+    assert run(*command, "--json") == 0
+    (again,) = events_of(capsys, "end")
+    assert again | {"time": 0} == end | {"time": 0}  # it was trained already
     assert run(*command, "--quiet") == 0
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == (f"{tmp_path / 'runs' / 'a'}\n", "")
+
+
+def test_a_training_that_was_asked_to_stop_says_so(phantom_cohort, tmp_path, monkeypatch, capsys):
+    real = Trainer.advance
+
+    def advance(trainer, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "advance", advance)
+    command = ("train", "--data", phantom_cohort, "--work", tmp_path, "--name", "a", *TINY)
+    assert run(*command, "--json") == 0
+    (end,) = events_of(capsys, "end")
+    assert (end["exit_code"], end["stopped"]) == (0, 1)
+    assert "path" not in end
+    assert run(*command, "--quiet") == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""  # else a script would take the run for a finished one
+    assert "stopped at step 2" in printed.err
 
 
 def test_a_dry_run_says_in_few_lines_what_a_training_takes(phantom_cohort, tmp_path, capsys):

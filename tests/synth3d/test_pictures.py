@@ -54,6 +54,17 @@ def test_every_series_is_drawn_and_named(count, tmp_path, drawn):
     assert [text.get_text() for text in legend.get_texts()] == names
 
 
+def test_a_dollar_in_a_name_begins_no_formula(tmp_path, drawn):
+    line = {"level": [1], "mean": [1], "sd": [0], "difference": [None]}
+    name, volume = "a$_$", np.ones((4, 4, 4))
+    draw_levels({name: line}, "inputs", "PSNR", name, tmp_path / "levels.png")
+    draw_contributions([("t2f", ("t1n",), [1.0], [0.5])], name, tmp_path / "bars.png")
+    sheet = tmp_path / "sheet.png"
+    draw_contact_sheet({name: volume}, volume, volume > 0, None, np.eye(4), name, sheet)
+    assert all(name in figure.get_suptitle() for figure in drawn)
+    assert len(drawn) == 3
+
+
 def test_curves_are_drawn_from_a_log_with_and_without_validation(tmp_path):
     losses = [{"step": s, "loss": {"l1": 9.0 / s, "critic": 0.3}} for s in (10, 20)]
     check = {"step": 20, "validation": {"psnr": 20.0, "ssim": 0.8, "mae": 0.1}}

@@ -5,6 +5,7 @@ removed is drawn again from what is there, without the network.
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from synth3d.cohort import ALL_MODALITIES, Modality
 from synth3d.completion.plan import Job
 from synth3d.completion.receipts import NOTICE, Layout
-from synth3d.errors import InputError
+from synth3d.errors import InputError, visible
 from synth3d.files import claim
 from synth3d.images import (
     PLANES,
@@ -74,16 +75,25 @@ def write_preview(job: Job, layout: Layout, plumbing: bool = False) -> Path | No
     return path
 
 
-def draw_missing_preview(job: Job, layout: Layout, plumbing: bool = False) -> None:
-    """Draw the picture of a case that was done before, where it is not there and nobody has it.
+def draw_done(job: Job, layout: Layout, plumbing: bool = False) -> None:
+    """As :func:`write_preview`, of a case that is done, as its receipt says.
 
-    What cannot be drawn is left away: the case is as its receipt says.
+    Whatever stands in the way of a picture is told, and takes nothing from what was made.
     """
+    try:
+        write_preview(job, layout, plumbing)
+    except Exception as error:  # whatever drawing has against a volume that is written already
+        reason = visible(str(error) or type(error).__name__)[:300]
+        print(f"note: no picture of case {job.case.name}: {reason}", file=sys.stderr)
+
+
+def draw_missing_preview(job: Job, layout: Layout, plumbing: bool = False) -> None:
+    """Draw the picture of a case that was done before, where it is not there and nobody has it."""
     if not job.make or layout.preview(job.case.name).exists():
         return
-    with claim(layout.lock(job.case.name)) as ours, contextlib.suppress(InputError):
+    with claim(layout.lock(job.case.name)) as ours:
         if ours:
-            write_preview(job, layout, plumbing)
+            draw_done(job, layout, plumbing)
 
 
 def forget_preview(job: Job, layout: Layout) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ def rival(kind, ahead, half=0.01, name=None):
 BLANK = rival("zero", 0.3)
 WIDE = RegionFacts(Estimate(0.3, -0.01, 0.6), "gap_may_be_zero")
 FREE = {"WT": region(0.004, defined=False), "ET": region(-0.001, defined=False)}
+BLIND = {name: replace(each, full=0.3) for name, each in FREE.items()}
 
 
 def facts(*rivals, regions=None, arm="agi", patients=40, zero=BLANK):
@@ -46,9 +49,17 @@ def codes(verdict):
     [
         (FREE, "no_loss", "nothing to win"),
         ({"WT": WIDE}, "unknown_loss", "unclear"),
+        (BLIND, "weak_segmenter", "unclear"),
+        (BLIND | {"WT": FREE["WT"]}, "no_loss", "nothing to win"),
         ({"WT": RegionFacts(Estimate(0.001, -0.1, 0.12), "small_gap")}, "unknown_loss", "unclear"),
     ],
-    ids=["nothing is lost", "a large gap that is unsure", "an interval that reaches far"],
+    ids=[
+        "nothing is lost",
+        "a large gap that is unsure",
+        "no region is found",
+        "one is",
+        "an interval that reaches far",
+    ],
 )
 def test_without_a_measurable_loss_nothing_is_compared(regions, reason, worth):
     verdict = judge(facts(rival("copy", 0.1), regions=regions))

@@ -64,6 +64,17 @@ def test_all_absent_files_are_named_at_once(case, toy_cohort, tmp_path):
     source.require([case], Gaps(("t2f",)))
 
 
+def test_headers_that_do_not_fit_are_named_at_once_before_any_work(case, toy_cohort, tmp_path):
+    others = [other for other in find_cases(toy_cohort) if other.name[-3] in "FGH"]
+    for other, change in zip(
+        others, (lambda v: v[1:] + 1, lambda v: v + 1, lambda v: v[:, 1:]), strict=True
+    ):
+        source = theirs(tmp_path / "in", other, change)
+    with pytest.raises(InputError, match=r"TOY_F_1.*shape.*TOY_H_1.*shape") as refusal:
+        source.require(others, Gaps(("t2f",)))
+    assert "TOY_G_1" not in str(refusal.value)
+
+
 def test_case_folders_serve_as_well_and_another_file_is_another_arm(case, tmp_path):
     folder = tmp_path / "in" / case.name
     folder.mkdir(parents=True)

@@ -235,6 +235,9 @@ OTHERS = (
     ("without_region", {"region": "ET", "cases": ["a"], "empty": "brats"}),
     ("without_region", {"region": "ET", "cases": ["a", "b"], "empty": "skip"}),
     ("weak_segmenter", {"region": "ET", "dice": 0.4}),
+    ("copies_of_real", {"arm": "theirs", "cases": ["a", "b"]}),
+    ("real_is_worse", {"region": "ET", "floor": "zero", "without": 0.8, "real": 0.5}),
+    ("real_is_worse", {"region": "ET", "floor": "degraded", "without": 0.8, "real": 0.5}),
     ("contrast_agent", {}),
     ("hopeless_tests", {"family": 9}),
     ("large_voxels", {"side": 2.0, "tolerance": 1.0}),
@@ -283,6 +286,7 @@ OTHERS = (
     ("need_lead", {"count": {"patients": 1200}, "label": "ridge"}),
     ("need_lead", {"count": {"patients": None}, "label": "ridge"}),
     ("need_synthesis", {}),
+    ("need_segmenter", {}),
     ("need_cheap", {}),
     ("transfer", {"other": {"preset": "cpu-mini-resenc", "seeds": [0, 1]}}),
 )

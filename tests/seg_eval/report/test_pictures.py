@@ -120,6 +120,12 @@ def test_a_panel_has_a_point_for_each_case_whose_volume_is_a_mean_over_seeds():
     assert (panel.arm, panel.points) == ("ridge", {"a": (10.0, 4.0), "b": (10.0, 4.0)})
 
 
+def test_a_dollar_in_a_name_begins_no_formula(tmp_path):
+    points = [Point("a", "a$_$", 0.1, 0.0)]
+    draw_scatter(points, {"a$_$": "naive"}, "b$_$", tmp_path / "scatter.png")
+    assert min(size_of_png(tmp_path / "scatter.png")) > 300
+
+
 @pytest.mark.parametrize("tumour", [True, False])
 def test_a_case_can_be_drawn_with_and_without_a_tumour(tmp_path, tumour):
     real = np.zeros((5, 12, 10), np.float32)

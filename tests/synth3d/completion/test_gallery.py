@@ -183,3 +183,31 @@ def test_a_sibling_on_another_grid_and_a_damaged_label_do_not_stop_it(complete, 
     case = replace(case, images={**case.images, "t1n": coarse}, label=bad)
     job = Job(case, case, (), ("t2f",), {"how": {}, "made": ["t2f"], "inputs": {}}, True)
     assert write_preview(job, Layout(out, "brats")) == out / case.name / f"{case.name}.preview.png"
+
+
+def test_the_last_event_counts_every_state(ready, tmp_path, capsys):
+    command = ["complete", "--run", str(ready / "run"), "--data", str(ready / "in"), "--out",
+               str(tmp_path / "out"), "--device", "cpu", "--json"]  # fmt: skip
+    for made, done in ((2, 0), (0, 4)):
+        assert main(command) == 0
+        end = json.loads(capsys.readouterr().out.splitlines()[-1])
+        counted = [end[state] for state in ("made", "done", "whole", "theirs")]
+        assert counted == [made, done, 4 - made - done, 0]
+
+
+@pytest.mark.parametrize("fault", [ValueError("no\x1b font"), MemoryError(), OSError("full")])
+def test_what_cannot_be_drawn_is_told_and_the_case_is_done(complete, tmp_path, monkeypatch, fault,
+                                                           capsys):  # fmt: skip
+    def refuse(*given):
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preview, "draw_preview", refuse)
+        assert [one.state for one in complete(cases=LACKING)] == ["made"] * 2
+        told = capsys.readouterr().err
+        assert all(f"no picture of case {name}" in told for name in LACKING)
+        assert all(line.isprintable() for line in told.splitlines())
+        assert [one.state for one in complete(cases=LACKING)] == ["done"] * 2
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    complete(cases=LACKING)
+    assert len([*(tmp_path / "out").rglob("*.preview.png")]) == 2

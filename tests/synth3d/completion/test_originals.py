@@ -100,3 +100,26 @@ def test_what_is_still_missing_is_told_case_by_case(plain, complete, capsys):
         assert [x for x in told.splitlines() if x.startswith("still")] == [
             "still missing: t1c in PAT3"
         ]
+
+
+def test_what_is_acquired_later_is_called_synthetic_no_more(plain, complete, tmp_path):
+    complete(plain, cases=["PAT2"])
+    shutil.copyfile(plain / "PAT0" / "flair.nii.gz", plain / "PAT2" / "flair.nii.gz")
+    assert [one.state for one in complete(plain, cases=["PAT2"], overwrite=True)] == ["whole"]
+    there = tmp_path / "out" / "PAT2"
+    assert (there / "flair.nii.gz").read_bytes() == (plain / "PAT2/flair.nii.gz").read_bytes()
+    assert not (there / "flair.json").exists()
+
+
+def test_what_another_run_made_before_does_not_stay_unproven(plain, complete, tmp_path, write_run):
+    other = write_run(tmp_path / "other", sources=["t1n", "t1c"], targets=["t2w"])
+    how = {"cases": ["PAT2", "PAT3"], "overwrite": True}
+    complete(plain, **how)
+    changed = tmp_path / "out" / "PAT3" / "flair.nii.gz"
+    changed.write_bytes(b"somebody's")
+    complete(plain, run=other, missing=["t2"], **how)
+    assert names(tmp_path / "out", "PAT2") == ALL - {"flair.nii.gz"}
+    assert changed.read_bytes() == b"somebody's"  # what we did not write is not ours to remove
+    said = json.loads((tmp_path / "out" / "PAT2" / "t2.json").read_text())
+    assert said["Synthetic"]
+    assert not (tmp_path / "out" / "PAT2" / "flair.json").exists()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from synth3d.cli import main as command
+from synth3d.errors import InputError
 from synth3d.files import sha256, write_json
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.images.volumes import read, write_new
@@ -26,6 +27,16 @@ def root(ready, write_run, tmp_path):
         shutil.copytree(ready / "in" / name, tmp_path / "in" / name)
     write_run(tmp_path / "run", dropout=0)
     return tmp_path
+
+
+@pytest.mark.parametrize(("first", "then"), [("brats", "nnunet"), ("nnunet", "brats")])
+def test_two_formats_in_one_folder_are_refused(complete, tmp_path, first, then):
+    complete(cases=["Brats18_X_2_1"], format=first)
+    before = sorted((tmp_path / "out").rglob("*"))
+    with pytest.raises(InputError, match=f"in the format {first}.*{then} is asked for"):
+        complete(cases=["Brats18_X_2_1"], format=then, overwrite=True)
+    assert sorted((tmp_path / "out").rglob("*")) == before
+    complete(cases=["Brats18_X_2_1"], format=first)
 
 
 def image(root, modality, name=NAMES[0]):

@@ -145,3 +145,30 @@ def test_a_removal_that_was_killed_is_ended_by_the_next(work):
     assert half not in [run.folder for run in known_runs(work)]
     assert main(["runs", "--work", str(work), "--remove", "old"]) == 0
     assert not half.exists()
+
+
+def test_a_listed_run_says_nothing_to_the_terminal_but_itself(work, capsys):
+    run = write_run(work / "runs" / "\x1b[31mred\x07", when=9e9)
+    config = json.loads((run / "config.json").read_text())
+    config["model"]["name"] = "agi-net\nlatest  forged  row"
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["runs", "--work", str(work)]) == 0
+    find_run("latest", work)
+    told = capsys.readouterr()
+    assert all(line.isprintable() for line in (told.out + told.err).splitlines())
+    assert not [line for line in told.out.splitlines() if line.startswith("latest")]
+
+
+def test_a_run_whose_files_vanish_meanwhile_is_listed(work, monkeypatch):
+    gone = work / "runs" / "killed" / ".partial-1-resume.pt"
+    found = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda path, what: [*found(path, what), gone])
+    monkeypatch.setattr(Path, "is_file", lambda path: path == gone or os.path.isfile(path))  # noqa: PTH113
+    assert {run.name for run in known_runs(work)} == {"whole", "short", "old", "killed", "broken"}
+
+
+@pytest.mark.parametrize("name", ["latest", ""])
+def test_no_run_is_called_what_means_another(work, name, capsys):
+    command = ["train", "--work", str(work), "--name", name, "--dry-run", "--device", "cpu"]
+    assert main(command) == 2
+    assert "error: " in capsys.readouterr().err

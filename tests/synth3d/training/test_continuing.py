@@ -115,9 +115,23 @@ def two_stages(run):
     (run / "config.json").write_text(json.dumps(config))
 
 
+def other_threads(run):
+    config = json.loads((run / "config.json").read_text())
+    config["train"]["threads"] = 2
+    (run / "config.json").write_text(json.dumps(config))
+
+
+def no_such_case(run):
+    cohort = json.loads((run / "cohort.json").read_text())
+    (run / "cohort.json").write_text(json.dumps(cohort | {"train": [*cohort["train"], "Gone-1"]}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "flags", "why"),
     [
+        (other_threads, ["--steps", "9"], "was begun in another way"),
+        (no_such_case, ["--steps", "9"], "Gone-1 (train) is not in the cohort"),
+        (no_such_case, ["--steps", "9", "--dry-run"], "Gone-1 (train) is not in the cohort"),
         (no_state, ["--steps", "9"], "keeps no resume.pt"),
         (no_cohort, [], "no cohort.json, as one that was exported"),
         (two_stages, ["--steps", "9"], "learns in 2 stages (tsf)"),

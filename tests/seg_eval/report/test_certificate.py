@@ -1,0 +1,107 @@
+"""Badge, sentence, table and what would settle a question say one thing, whatever the figures."""
+
+import dataclasses
+
+import pytest
+
+from seg_eval.report.context import describe
+from seg_eval.scoring.image_scores import IMAGE_SCORES
+from tests.seg_eval.report.conftest import PRIMARY, make_score
+
+REGIONS = ("WT", "TC", "ET")
+
+
+@pytest.fixture
+def first_screen(make_summary):
+    """(region → Dice of full, zero, copy and the synthetic arm) → summary, first screen."""
+
+    def show(levels, cases=16, empty="brats", absent=()):
+        rows = [
+            make_score(f"P{case:02}", arm, seed, region, dice + 0.004 * (case % 3) * (dice > 0))
+            for case in range(cases)
+            for region, dices in levels.items()
+            for arm, dice in zip(("full", "zero", "copy", PRIMARY), dices, strict=True)
+            for seed in (0, 1, 2)
+        ]
+        rows = [dataclasses.replace(r, reference_voxels=0, reference_ml=0.0)
+                if r.region in absent else r for r in rows]  # fmt: skip
+        summary = make_summary(rows, empty=empty)
+        return summary, describe(summary, rows, [])["certificate"]
+
+    return show
+
+
+def numbers(summary):
+    words = summary["headline"]["sentence"].split()
+    return [float(word.strip(",:;")) for word in words if word[0].isdigit()]
+
+
+@pytest.mark.parametrize("cases", [16, 5])
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        ((0.8, 0.8, 0.8, 0.6), "harm"), ((0.8, 0.8, 0.8, 0.655), "too small"),
+        ((0.8, 0.8, 0.8, 0.8), "ahead"),
+    ],
+)  # fmt: skip
+def test_the_numbers_of_the_sentence_lead_where_the_verdict_does(first_screen, cases, others, told):
+    levels = {"WT": (0.85, 0.5, 0.5, 0.8), "TC": others, "ET": others}
+    summary, _ = first_screen(levels, cases)
+    sentence = summary["headline"]["sentence"]
+    assert told in sentence
+    filled, without = numbers(summary)
+    least = {"harm": (-1, 0), "too small": (-0.02, 0.02), "ahead": (0.02, 1)}[told]
+    assert least[0] <= filled - without <= least[1]
+
+
+def test_a_region_that_gains_nothing_is_not_called_clearly_ahead(first_screen):
+    levels = {"WT": (0.85, 0.7, 0.7, 0.84), "TC": (0.8, 0.5, 0.5, 0.5), "ET": (0.8, 0.7, 0.7, 0.79)}
+    summary, _ = first_screen(levels)
+    filled, without = numbers(summary)
+    assert summary["headline"]["worth"] == "yes"
+    assert filled > without + 0.02
+
+
+@pytest.mark.parametrize("cases", [16, 1])
+def test_a_segmenter_that_finds_nothing_proves_no_loss_and_no_lack_of_one(first_screen, cases):
+    summary, page = first_screen(dict.fromkeys(REGIONS, (0.01, 0.0, 0.0, 0.0)), cases)
+    head = summary["headline"]
+    assert (head["worth"], head["likely"]) == ("unclear", "unclear")
+    assert head["badge"] == "Not proven"
+    assert "segmenter" in head["sentence"]
+    assert "blank" not in head["advice"]
+    assert "segmenter" in page["settle"]
+    (told,) = summary["verdict"]
+    assert "nothing to gain" not in told
+
+
+def test_it_is_said_that_real_images_do_worse_than_none(first_screen):
+    found = [
+        any("check that files" in text for text in first_screen(levels)[0]["warnings"])
+        for levels in (
+            dict.fromkeys(REGIONS, (0.55, 0.8, 0.8, 0.6)),
+            dict.fromkeys(REGIONS, (0.80, 0.801, 0.8, 0.8)),
+        )
+    ]
+    assert found == [True, False]
+
+
+def test_a_real_sequence_that_is_called_synthetic_is_warned_of(make_scores, make_summary):
+    def warned(error, arm):
+        rows = make_scores(cases=4)
+        image = {"arm": arm, "modality": "t2f"} | dict.fromkeys(IMAGE_SCORES, 0.9)
+        images = [image | {"case": row.case, "patient": row.case, "mae_brain@own-scale": error}
+                  for row in rows[:1]]  # fmt: skip
+        return any("in other units" in text for text in make_summary(rows, images)["warnings"])
+
+    assert warned(0.0004, PRIMARY)
+    assert not warned(0.01, PRIMARY)
+    assert not warned(None, PRIMARY)
+    assert not warned(0.0, "plumbing")  # which is the real one, and says so
+
+
+def test_no_sentence_is_about_a_region_that_no_case_has(first_screen):
+    levels = {"WT": (0.8, 0.6, 0.65, 0.75), "TC": (0.8, 0.7, 0.7, 0.78), "ET": (1, 0, 0, 1)}
+    for empty in ("brats", "skip"):
+        summary, _ = first_screen(levels, empty=empty, absent=("ET",))
+        assert summary["headline"]["sentence"].startswith(("Whole", "All"))
