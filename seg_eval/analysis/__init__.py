@@ -1,6 +1,8 @@
 """From scores to decisions."""
 
+from seg_eval.analysis.agreement import agree, concordance
 from seg_eval.analysis.recovery import SMALLEST_GAP, recovery
+from seg_eval.analysis.significance import non_inferiority
 from seg_eval.analysis.summary import SCHEMA, Findings, Question, summarise
 from seg_eval.analysis.uncertainty import tell_uncertainty
 from seg_eval.analysis.verdict import Caveat, Facts, RegionFacts, Rival, Verdict, judge
@@ -15,7 +17,10 @@ __all__ = [
     "SCHEMA",
     "SMALLEST_GAP",
     "Verdict",
+    "agree",
+    "concordance",
     "judge",
+    "non_inferiority",
     "recovery",
     "summarise",
     "tell_uncertainty",

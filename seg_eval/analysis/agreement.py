@@ -47,14 +47,18 @@ def volume_agreement(
             for against, other in others.items():
                 about = {"region": region, "arm": arm.name, "against": against}
                 pair = table.apart[arm.name], other
-                found.append(about | _agree(*pair, table.patients, crossed))
+                found.append(about | agree(*pair, table.patients, crossed))
     return found
 
 
-def _agree(
+def agree(
     made: np.ndarray, other: np.ndarray, patients: Sequence[str], crossed: Crossed
 ) -> dict[str, Any]:
-    """Of volumes (cases, seeds, replicates); limits are None for one case."""
+    """How ``made`` agrees with ``other``, volumes in mL (cases, seeds, replicates).
+
+    ``crossed`` are these cases, of ``patients``, and seeds. Keys as in ``summary.json``
+    (``volumes``); limits are None for one case.
+    """
     bias, x, y = crossed.mean(made - other), made.mean((1, 2)), other.mean((1, 2))
     sd = float((x - y).std(ddof=1)) if len(x) > 1 else None
     ends = (None, None) if sd is None else (bias.value - LIMITS * sd, bias.value + LIMITS * sd)

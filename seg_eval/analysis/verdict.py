@@ -2,7 +2,7 @@
 
 "Better" needs an interval of a paired difference that excludes 0, "no better" one that excludes
 every useful difference; all else is open. With few patients everything is. How often each decision
-is wrong is measured by ``scripts/coverage.py``. How this is put into words is the report's affair.
+is wrong is measured by ``scripts/coverage``. How this is put into words is the report's affair.
 """
 
 from collections.abc import Callable, Sequence
