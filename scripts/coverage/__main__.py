@@ -107,13 +107,13 @@ def table_of_replicates(trials: int) -> str:
 
 def table_of_volumes(trials: int) -> str:
     """Coverage of each quantity in per cent as a table in Markdown."""
-    head = ["bias", "concordance"]
+    head = ["bias", "lower limit", "upper limit", "concordance"]
 
     def rows() -> Rows:
         for errors, said in VOLUMES.items():
             for patients in PATIENTS:
                 found = coverage_of_volumes(patients, errors, trials)
-                yield [said, str(patients)], [f"{100 * found[name]:.0f}" for name in head]
+                yield [said, str(patients)], [cell(found, [name]) for name in head]
 
     return markdown(["errors", "patients"], head, rows())
 

@@ -97,14 +97,19 @@ def coverage_of_volumes(patients: int, errors: str, trials: int) -> dict[str, fl
     """Share of trials whose interval holds the truth, by quantity; one training."""
     generator, tally, names = np.random.default_rng(7), Tally(), names_of(patients)
     everyone = volumes(np.random.default_rng(99), 1_000_000, errors)
+    bias, spread = (each(everyone[0] - everyone[1]) for each in (np.mean, np.std))
     true = {
-        "bias": float((everyone[0] - everyone[1]).mean()),
+        "bias": bias,
+        "lower limit": bias - 1.96 * spread,
+        "upper limit": bias + 1.96 * spread,
         "concordance": concordance(*everyone),
     }
     crossed = Crossed(names)
     for _ in range(trials):
         made, reference = (each[:, None, None] for each in volumes(generator, patients, errors))
         found = agree(made, reference, names, crossed)
+        limits = found["limits"]
+        found |= {"lower limit": limits["low"], "upper limit": limits["high"]}
         for name, goal in true.items():
             if found[name]["low"] is not None:
                 tally.add(name, Estimate(**({"value": 0.0} | found[name])), goal)

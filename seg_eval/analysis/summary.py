@@ -43,7 +43,7 @@ from seg_eval.scoring import (
 )
 from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_CENTRES, FEWEST_TRAININGS
 
-SCHEMA = 4
+SCHEMA = 5
 PLUMBING_TOLERANCE = 0.002
 """The real image through the export path may change the mean Dice by this much."""
 
@@ -185,7 +185,7 @@ def _volumes_and_groups(
 ) -> dict[str, Any]:
     arms = question.arms
     return {
-        "volumes": volume_agreement(used, arms, regions),
+        "volumes": volume_agreement(used, arms, regions, question.centres),
         "loss_by_size": loss_by_size(used, arms, regions),
         "loss_by_centre": loss_by_centre(used, arms, regions, question.centres),
     }

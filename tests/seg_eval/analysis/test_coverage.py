@@ -68,7 +68,7 @@ def test_regions_that_some_patients_lack_make_intervals_too_narrow():
 @pytest.mark.parametrize("trainings", [1, 3])
 def test_an_arm_that_loses_the_margin_is_seldom_called_not_inferior(trainings):
     varies = 0.0 if trainings == 1 else 1.0
-    margin = everywhere(varies=varies)["loss"]
+    margin = float(everywhere(varies=varies)["loss"])
     crossed, trials = Crossed(names(40), trainings), 1000
     cohorts = simulate(np.random.default_rng(7), (trials, 40, trainings), varies)
     found = [non_inferiority(values[..., 0], values[..., 2], crossed, margin) for values in cohorts]
@@ -106,6 +106,8 @@ def test_agreement_of_volumes_is_held_unless_tumours_are_missed():
     even, missed = (coverage_of_volumes(20, errors, 300) for errors in ("even", "missed"))
     assert min(even.values()) >= 0.89
     assert missed["concordance"] < even["concordance"]
+    assert missed["upper limit"] < 0.8
+    assert "upper limit" not in coverage_of_volumes(8, "even", 3)
 
 
 def test_few_call_a_loss_of_the_margin_not_inferior_and_none_does_of_two_trainings():

@@ -121,7 +121,7 @@ def images(scores: list[Score]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def summary(make_summary: Any, scores: list[Score], images: list[dict[str, Any]]) -> dict[str, Any]:
-    """``summary.json`` of schema 2."""
+    """``summary.json``."""
     return make_summary(scores, images)
 
 
