@@ -5,7 +5,7 @@ from seg_eval.analysis.recovery import SMALLEST_GAP, recovery
 from seg_eval.analysis.significance import non_inferiority
 from seg_eval.analysis.summary import SCHEMA, Findings, Question, summarise
 from seg_eval.analysis.uncertainty import tell_uncertainty
-from seg_eval.analysis.verdict import Caveat, Facts, RegionFacts, Rival, Verdict, judge
+from seg_eval.analysis.verdict import Caveat, Facts, RegionFacts, Rival, Verdict, judge, remarks_on
 
 __all__ = [
     "Caveat",
@@ -22,6 +22,7 @@ __all__ = [
     "judge",
     "non_inferiority",
     "recovery",
+    "remarks_on",
     "summarise",
     "tell_uncertainty",
 ]

@@ -270,7 +270,7 @@ def _decide_upon(facts: Facts) -> Verdict:
         better,
         effect="harm" if lead.high < 0 else "unsure" if lead.low <= 0 else "wins",
         advice=_advise(facts, frozen, better),
-        remarks=_remarks(facts),
+        remarks=remarks_on(facts),
         cheap=facts.cheap or facts.floor,
         outcome=outcome,
         follows=follows,
@@ -321,7 +321,7 @@ def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
     return Advice("use" if better.ahead.high < 0 else "will_do", better)
 
 
-def _remarks(facts: Facts) -> tuple[Remark, ...]:
+def remarks_on(facts: Facts) -> tuple[Remark, ...]:
     """Regions that stay lost, then regions with nothing to win."""
     lost, free = [], []
     for name, region in facts.regions.items():

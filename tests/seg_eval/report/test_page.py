@@ -322,6 +322,19 @@ def test_how_many_patients_would_tell(left):
         render_power(left)
 
 
+def test_a_page_says_which_regions_are_exploratory_and_its_sentence_is_of_one_that_is_judged(
+    make_summary, scores, images, cases
+):
+    for judged in (["WT", "TC", "ET"], ["TC"]):
+        summary = make_summary(scores, images, regions=judged)
+        flags = {name: region["exploratory"] for name, region in summary["regions"].items()}
+        assert [name for name, is_aside in flags.items() if not is_aside] == judged
+        for text in (page(summary, scores, images, cases), render(summary)):
+            assert text.count("exploratory: the decision") == 3 - len(judged)
+        told = {3: "Whole", 1: "Tumour-core"}[len(judged)]  # where most is lost, of those judged
+        assert summary["headline"]["sentence"].startswith(told)
+
+
 @pytest.fixture
 def left(tmp_path, summary, scores, images):
     """A folder with all that a page without slices is rebuilt from."""
