@@ -174,8 +174,9 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} is not a finished experiment: it has no summary.json")
     summary = read_json(path)
-    if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
-        raise _damaged(folder, f"it is not of schema {SCHEMA}")
+    schema = summary.get("schema") if isinstance(summary, dict) else None
+    if schema != SCHEMA:
+        raise _damaged(folder, f"its summary.json is of schema {schema!r}, not {SCHEMA}")
     return summary
 
 
