@@ -239,6 +239,9 @@ def _add_statistics(run: argparse.ArgumentParser) -> None:
     told = "segmenters of each kind are trained with these seeds; default: SEED alone"
     add("--seeds", metavar="0,1,2", help=told)
     add("--margin", type=float, help="mean Dice below full that still counts as no worse")
+    told = "the regions to be judged, fixed before scoring; all others are called exploratory; "
+    told += "default: all"
+    add("--regions", metavar="WT,TC,ET", help=told)
     told = "how far surfaces may be apart and still agree in NSD; default: 1"
     add("--nsd-tolerance", type=float, metavar="MM", help=told)
     told = "of the out-of-fold synthesis that the arm retrained learns from"

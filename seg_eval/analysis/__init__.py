@@ -1,6 +1,8 @@
 """From scores to decisions."""
 
+from seg_eval.analysis.agreement import agree, concordance
 from seg_eval.analysis.recovery import SMALLEST_GAP, recovery
+from seg_eval.analysis.significance import non_inferiority
 from seg_eval.analysis.summary import SCHEMA, Findings, Question, summarise
 from seg_eval.analysis.uncertainty import tell_uncertainty
 from seg_eval.analysis.verdict import (
@@ -12,6 +14,7 @@ from seg_eval.analysis.verdict import (
     Rival,
     Verdict,
     judge,
+    remarks_on,
 )
 
 __all__ = [
@@ -26,8 +29,12 @@ __all__ = [
     "USEFUL",
     "Verdict",
     "WEAK_DICE",
+    "agree",
+    "concordance",
     "judge",
+    "non_inferiority",
     "recovery",
+    "remarks_on",
     "summarise",
     "tell_uncertainty",
 ]

@@ -1,12 +1,13 @@
 """How well predicted tumour volumes agree with the expert's, and with those of real sequences.
 
-Bland and Altman 1986: the mean difference (bias) and, 1.96 standard deviations to either side, the
-limits within which most differences lie. Lin 1989: concordance, 1 where all volumes are equal, is
-a correlation that a bias and a wrong slope lower, too. A segmenter errs with real sequences as
-well, so every arm is held against the expert's label and, beside that, against the arm ``full``.
+Bland and Altman 1986, 1999: the mean difference (bias) and, 1.96 standard deviations to either
+side, the limits within which most differences lie, with their intervals. Lin 1989: concordance, 1
+where all volumes are equal, is a correlation that a bias and a wrong slope lower, too. A segmenter
+errs with real sequences as well, so every arm is held against the expert's label and, beside that,
+against the arm ``full``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,22 @@ from synth3d.scoring import CONFIDENCE, Crossed
 LIMITS = 1.96
 """Standard deviations from the bias to either limit of agreement."""
 
+FEWEST_FOR_LIMITS = 10
+"""Patients for intervals of the limits: below, they hold even normal differences less often."""
+
 FEWEST = 4
 """Patients for an interval of a concordance."""
 
 
 def volume_agreement(
-    scores: Sequence[Score], arms: Sequence[Arm], regions: Sequence[str]
+    scores: Sequence[Score],
+    arms: Sequence[Arm],
+    regions: Sequence[str],
+    centres: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows by region, arm and what it is held against, as ``summary.json`` has them (``volumes``).
+
+    ``centres`` has that of each case, or of none.
 
     Volumes are in mL, each case's a mean over trainings; a case without the region has
     0 mL in its label, and counts if the experiment's rule counts it.
@@ -36,8 +45,8 @@ def volume_agreement(
     found = []
     for region in regions:
         rows = [row for row in scores if row.region == region]
-        table = tabulate(rows, arms, [region], "predicted_ml")
-        crossed = Crossed(table.patients, len(table.seeds))
+        table = tabulate(rows, arms, [region], "predicted_ml", centres)
+        crossed = table.crossed()
         in_label = {row.case: row.reference_ml for row in rows}
         labels = np.array([[[in_label[case]]] * len(table.seeds) for case in table.cases])
         for arm in arms:
@@ -47,24 +56,47 @@ def volume_agreement(
             for against, other in others.items():
                 about = {"region": region, "arm": arm.name, "against": against}
                 pair = table.apart[arm.name], other
-                found.append(about | _agree(*pair, table.patients, crossed))
+                found.append(about | agree(*pair, table.patients, crossed))
     return found
 
 
-def _agree(
+def agree(
     made: np.ndarray, other: np.ndarray, patients: Sequence[str], crossed: Crossed
 ) -> dict[str, Any]:
-    """Of volumes (cases, seeds, replicates); limits are None for one case."""
+    """How ``made`` agrees with ``other``, volumes in mL (cases, seeds, replicates).
+
+    ``crossed`` are these cases, of ``patients``, and seeds. Keys as in ``summary.json``
+    (``volumes``); there are no limits of one case.
+    """
     bias, x, y = crossed.mean(made - other), made.mean((1, 2)), other.mean((1, 2))
-    sd = float((x - y).std(ddof=1)) if len(x) > 1 else None
-    ends = (None, None) if sd is None else (bias.value - LIMITS * sd, bias.value + LIMITS * sd)
     return {
         "cases": len(x),
         "patients": crossed.patients,
         "bias": plain(bias),
-        "limits": dict(zip(("low", "high"), ends, strict=True)),
+        "limits": limits_of_agreement(x - y, crossed.patients) if len(x) > 1 else None,
         "concordance": _concordance(x, y, np.asarray(patients)),
     }
+
+
+def limits_of_agreement(differences: np.ndarray, patients: int) -> dict[str, dict[str, Any]]:
+    """The ``low`` and the ``high`` limit of differences (cases,): ``value``, ``low``, ``high``.
+
+    Their 95 % intervals are Student's, with the standard error of Bland and Altman 1999 (§2.1),
+    s · sqrt(1 / n + 1.96² / (2 (n - 1))), about s · sqrt(3 / n), where n counts ``patients``: it
+    takes differences as normal and as large for small tumours as for large ones. Of two cases at
+    least; the ends are None for fewer patients than :data:`FEWEST_FOR_LIMITS`.
+    """
+    bias, spread = float(differences.mean()), float(differences.std(ddof=1))
+    half = None
+    if patients >= FEWEST_FOR_LIMITS:
+        error = spread * np.sqrt(1 / patients + LIMITS**2 / (2 * (patients - 1)))
+        half = float(stdtrit(patients - 1, (1 + CONFIDENCE) / 2) * error)
+    found = {}
+    for name, side in (("low", -LIMITS), ("high", LIMITS)):
+        value = bias + side * spread
+        ends = (None, None) if half is None else (value - half, value + half)
+        found[name] = {"value": value, "low": ends[0], "high": ends[1]}
+    return found
 
 
 def concordance(made: np.ndarray, other: np.ndarray) -> float | None:

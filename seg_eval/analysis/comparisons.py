@@ -81,17 +81,20 @@ def compare_with_full(
     arms: Sequence[Arm],
     crossed: Mapping[str, Crossed],
     margin: float,
+    judged: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Non-inferiority of every compared arm against ``full``, by region.
 
-    The bounds of an arm hold for all regions together; there is no correction for several arms, of
+    The bounds of an arm hold for all regions that are ``judged`` together; in the others, whose
+    bounds hold for all regions, nothing is decided. There is no correction for several arms, of
     which each is a statement of its own.
     """
     rows = []
     for region, table in tables.items():
         for arm in [arm for arm in arms if arm.about.compared]:
             values = table.values["full"], table.apart[arm.name]
-            loss, passed = non_inferiority(*values, crossed[region], margin, len(tables))
+            count = len(judged if region in judged else tables)
+            loss, passed = non_inferiority(*values, crossed[region], margin, count)
             rows.append({
                 "region": region,
                 "arm": arm.name,
@@ -99,7 +102,7 @@ def compare_with_full(
                 "margin": margin,
                 "mean_loss": loss.value,
                 "upper_bound": loss.high if math.isfinite(loss.high) else None,
-                "passed": passed,
+                "passed": passed if region in judged else None,
             })  # fmt: skip
     return rows
 

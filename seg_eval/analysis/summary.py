@@ -7,7 +7,7 @@ hold no sentence; :mod:`seg_eval.report` adds those.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ from seg_eval.scoring import (
 )
 from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_CENTRES, FEWEST_TRAININGS
 
-SCHEMA = 4
+SCHEMA = 5
 PLUMBING_TOLERANCE = 0.002
 """The real image through the export path may change the mean Dice by this much."""
 
@@ -73,6 +73,7 @@ class Question:
         margin: Mean Dice that may be lost and still be called not inferior to ``full``.
         degraded: ``ratio`` and ``profile`` of the thick slices; None where a sequence is missing.
         centres: Where each case was acquired, if that is known of all of them; else empty.
+        regions: Those that are judged, of :data:`REGIONS`; all others are exploratory.
     """
 
     arms: Sequence[Arm]
@@ -81,6 +82,7 @@ class Question:
     margin: float = MARGIN
     degraded: Mapping[str, Any] | None = None
     centres: Mapping[str, str] = field(default_factory=dict)
+    regions: Sequence[str] = REGIONS
 
     @property
     def of_leads(self) -> float:
@@ -99,12 +101,14 @@ class Findings:
     """What the rows mean, without words.
 
     The figures are the keys of ``summary.json`` that hold no sentence. There is a verdict for each
-    synthetic arm, the first of the primary; one without any.
+    synthetic arm, the first of the primary; one without any. ``exploratory`` has the facts of the
+    regions that no verdict is about, with the arm of the first.
     """
 
     figures: dict[str, Any]
     verdicts: tuple[Verdict, ...]
     caveats: tuple[Caveat, ...]
+    exploratory: Facts
 
 
 def summarise(
@@ -113,7 +117,7 @@ def summarise(
     """The meaning of an experiment's rows, at least one of which counts.
 
     Raises:
-        ValueError: An arm lacks cases or seeds.
+        ValueError: An arm lacks cases or seeds, or no region in question has rows.
     """
     arms = question.arms
     used = counted(scores, question.empty)
@@ -130,14 +134,17 @@ def summarise(
         for name, table in tables.items()
     }
     synthetic = [arm.name for arm in arms if arm.about.group == "synthesis"]
-    verdicts = tuple(judge(_gather(used, question, found, arm)) for arm in synthetic or [None])
+    judged = {name: found[name] for name in names if name in question.regions}
+    if not judged:
+        raise ValueError(f"no rows of {' or '.join(question.regions)}")
+    verdicts = tuple(judge(_gather(used, question, judged, arm)) for arm in synthetic or [None])
     tests = compare_arms(tables, arms)
     table, scored = tabulate(used, arms, names, centres=centres), conditions(used)
     figures = {
         "schema": SCHEMA,
         "regions": regions,
         "tests": tests,
-        "noninferiority": compare_with_full(tables, arms, crossed, question.margin),
+        "noninferiority": compare_with_full(tables, arms, crossed, question.margin, [*judged]),
         "power": [
             {"region": name, **row}
             for name, table in tables.items()
@@ -145,14 +152,14 @@ def summarise(
             for row in needed(table, found[name], floor, arm, regions[name]["best_cheap"])
         ],
         "images": _mean_images(images, arms),
-        "image_benefit": _image_benefit(used, images, arms, verdicts[0].facts.defined or names),
+        "image_benefit": _image_benefit(used, images, arms, verdicts[0].facts.defined or [*judged]),
         "plumbing": _check_plumbing(regions, arms),
         "absent": tell_absent(scores, arms, floor),
         **_volumes_and_groups(used, names, question),
         "intervals": _intervals(table, used, question),
         "primary": {
             "arm": verdicts[0].facts.arm,
-            "regions": names,
+            "regions": [*judged],
             "margin": question.margin,
             "useful": USEFUL,
         },
@@ -160,14 +167,17 @@ def summarise(
         **asdict(scored),
     }
     if replicates_of(used):
-        figures["leads"] = leads({"mean": table, **tables}, arms)
+        mean = tabulate(used, arms, [*judged], centres=centres)
+        figures["leads"] = leads({"mean": mean, **tables}, arms)
     if table.centres:
         whose = Counter(dict(zip(table.patients, table.centres, strict=True)).values())
         figures["intervals"] |= {"centres": dict(sorted(whose.items()))}
     caveats = [*_copies(images, arms), *_caveats(table, regions, question)]
     if family := hopeless(tests):
         caveats.append(Caveat("hopeless_tests", {"family": family}))
-    return Findings(figures, verdicts, (*caveats, *_about_voxels(scored)))
+    beside = {name: arms for name, arms in found.items() if name not in judged}
+    exploratory = replace(verdicts[0].facts, regions=_about(beside, floor, verdicts[0].facts.arm))
+    return Findings(figures, verdicts, (*caveats, *_about_voxels(scored)), exploratory)
 
 
 def _intervals(table: ScoreTable, used: Sequence[Score], question: Question) -> dict[str, Any]:
@@ -187,7 +197,7 @@ def _volumes_and_groups(
 ) -> dict[str, Any]:
     arms = question.arms
     return {
-        "volumes": volume_agreement(used, arms, regions),
+        "volumes": volume_agreement(used, arms, regions, question.centres),
         "loss_by_size": loss_by_size(used, arms, regions),
         "loss_by_centre": loss_by_centre(used, arms, regions, question.centres),
     }
@@ -224,12 +234,7 @@ def _gather(
     name: str | None,
 ) -> Facts:
     """What is decided upon, for one synthetic arm or for none."""
-    missing, about = question.missing, {}
-    for region, arms in found.items():
-        floor, own = arms[question.floor], arms[name] if name else None
-        share, loss = (own.ratio, own.loss) if own else (None, None)
-        full = arms["full"].arm
-        about[region] = RegionFacts(floor.gap, floor.reason, share, loss, full)
+    missing, about = question.missing, _about(found, question.floor, name)
     defined = [region for region, facts in about.items() if facts.defined]
     patients = max(arms[question.floor].patients for arms in found.values())
     degraded = question.degraded is not None
@@ -247,6 +252,18 @@ def _gather(
             rivals.append(Rival(arm.name, arm.kind, ahead, float(theirs.mean())))
     mean = float(own.mean())
     return Facts(missing, name, mean, about, rivals, crossed.patients, degraded, kind)
+
+
+def _about(
+    found: Mapping[str, Mapping[str, Recovery]], floor: str, name: str | None
+) -> dict[str, RegionFacts]:
+    """Each region, for the arm of that name or for none."""
+    about = {}
+    for region, arms in found.items():
+        lost, own = arms[floor], arms[name] if name else None
+        share, loss = (own.ratio, own.loss) if own else (None, None)
+        about[region] = RegionFacts(lost.gap, lost.reason, share, loss, arms["full"].arm)
+    return about
 
 
 def _mean_images(images: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> dict[str, Any]:

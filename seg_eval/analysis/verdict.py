@@ -2,7 +2,7 @@
 
 "Better" needs an interval of a paired difference that excludes 0, "no better" one that excludes
 every useful difference; all else is open. With few patients everything is. How often each decision
-is wrong is measured by ``scripts/coverage.py``. How this is put into words is the report's affair.
+is wrong is measured by ``scripts/coverage``. How this is put into words is the report's affair.
 """
 
 from collections.abc import Callable, Sequence
@@ -283,7 +283,7 @@ def _decide_upon(facts: Facts) -> Verdict:
         better,
         effect="harm" if lead.high < 0 else "unsure" if lead.low <= 0 else "wins",
         advice=_advise(facts, frozen, better),
-        remarks=_remarks(facts),
+        remarks=remarks_on(facts),
         cheap=facts.cheap or facts.floor,
         outcome=outcome,
         follows=follows,
@@ -334,7 +334,7 @@ def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
     return Advice("use" if better.ahead.high < 0 else "will_do", better)
 
 
-def _remarks(facts: Facts) -> tuple[Remark, ...]:
+def remarks_on(facts: Facts) -> tuple[Remark, ...]:
     """Regions that stay lost, then regions with nothing to win."""
     lost, free = [], []
     for name, region in facts.regions.items():

@@ -43,6 +43,7 @@ class Plan:
         foreign: A model folder that takes the frozen segmenter's place; None trains one.
         degraded: The thick slices of what is not missing but degraded.
         replicates: By name of a merged arm those of ``arms`` that are its trainings.
+        regions: Those that are judged, of :data:`REGIONS`; all others are exploratory.
         drawn: Test case → the one of ``missing`` that it lacks; empty where all lack all of them.
     """
 
@@ -62,6 +63,7 @@ class Plan:
     degraded: Degradation | None = None
     replicates: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     drawn: Mapping[str, Modality] = field(default_factory=dict, hash=False)
+    regions: tuple[str, ...] = REGIONS
 
     @property
     def groups(self) -> dict[str, tuple[Arm, ...]]:
@@ -124,7 +126,7 @@ class Plan:
             "threads": self.threads,
             "empty": self.empty,
             "margin": self.margin,
-            "regions": list(REGIONS),
+            "regions": list(self.regions),
             "nsd_tolerance_mm": self.nsd_tolerance,
             "primary": next((a.name for a in self.judged if a.about.group == "synthesis"), None),
             "arms": {arm.name: self._origin(arm) for arm in self.arms},
@@ -191,6 +193,7 @@ def make_plan(
         foreign=foreign,
         workers=request.workers,
         degraded=degraded,
+        regions=request.regions,
         replicates=read_replicates(request.replicates, arms, request.work) if sources else {},
     )
 
@@ -208,7 +211,7 @@ ONE_EACH = "one sequence"
 
 PINNED = (
     "missing", "drawn", "degraded", "data", "train", "test", "labels", "preset", "segmenter",
-    "seed", "margin", "nsd_tolerance_mm",
+    "seed", "margin", "regions", "nsd_tolerance_mm",
 )  # fmt: skip
 """Keys of a description that must stay as they are; arms and seeds may come and go."""
 
@@ -222,6 +225,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """
     if not old:
         return []
+    old = {"regions": list(REGIONS)} | old  # before they could be chosen all were judged
     changed = [key for key in PINNED if old.get(key) != new.get(key)]
     first = new["primary"]
     if None not in (old.get("primary"), first):

@@ -1,7 +1,7 @@
 """What a user asks of `seg_eval run`: sequences, cohort, arms, segmenters, statistics."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +16,7 @@ from seg_eval.arms import (
     parse_kinds,
     split_words,
 )
-from seg_eval.scoring import EMPTY_RULES, TOLERANCE_MM
+from seg_eval.scoring import EMPTY_RULES, REGIONS, TOLERANCE_MM
 from synth3d.cohort import MODALITIES, Modality, parse_modality, parse_scheme
 from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of
@@ -66,6 +66,7 @@ class RunRequest:
         seed: Of voxel draws, and of the segmenter without ``seeds``.
         seeds: ``0,1,2``: segmenters of each kind are trained with these; None takes ``seed``.
         margin: Mean Dice below full that still counts as no worse.
+        regions: Those that are judged, ``WT,TC``; all others are exploratory.
         nsd_tolerance: How far surfaces may be apart and still agree in NSD, in mm.
         folds: Of the out-of-fold synthesis that a retrained segmenter learns from.
         workers: Folds of it that are done side by side, with a share of the threads each.
@@ -95,6 +96,7 @@ class RunRequest:
     seeds: str | None = None
     margin: float = 0.02
     nsd_tolerance: float = TOLERANCE_MM
+    regions: tuple[str, ...] = REGIONS
     folds: int = 3
     workers: int = 1
     threads: int | None = None
@@ -232,6 +234,8 @@ class RunRequest:
         for name in ("completed", "arms", "settings"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, (value,))
+        words = (self.regions,) if isinstance(self.regions, str) else self.regions
+        object.__setattr__(self, "regions", parse_regions(words))
 
     @property
     def wanted(self) -> list[tuple[Modality, ...]]:
@@ -295,6 +299,17 @@ def parse_missing(text: str) -> list[tuple[Modality, ...]]:
     if not named or named == set(MODALITIES):
         raise InputError(f"--missing {text}: expected one to three sequences, all, or random")
     return [tuple(name for name in MODALITIES if name in named)]
+
+
+def parse_regions(words: Iterable[str]) -> tuple[str, ...]:
+    """Tumour regions from ``--regions WT,ET``, in their usual order."""
+    named = split_words(words)
+    if not named or not {*named} <= {*REGIONS}:
+        raise InputError(
+            f"--regions names those to be judged, of {', '.join(REGIONS)}, as in WT,TC; got "
+            f"{', '.join(named) or 'none'}"
+        )
+    return tuple(name for name in REGIONS if name in named)
 
 
 def parse_seeds(text: str | None, seed: int) -> tuple[int, ...]:

@@ -49,11 +49,6 @@ def volume_panels(
         for case, each in sorted(cases.items()):
             predicted, label = statistics.fmean(r.predicted_ml for r in each), each[0].reference_ml
             points[case] = (predicted + label) / 2, predicted - label
-        limits = row["limits"]
-        found.append(
-            VolumePanel(
-                row["region"], row["arm"], points, row["bias"]["value"], limits["low"],
-                limits["high"],
-            )
-        )  # fmt: skip
+        ends = [row["limits"] and row["limits"][side]["value"] for side in ("low", "high")]
+        found.append(VolumePanel(row["region"], row["arm"], points, row["bias"]["value"], *ends))
     return found

@@ -17,12 +17,13 @@ from synth3d.scoring import FEW_CASES, FEWEST_TRAININGS
 
 
 def main_region(regions: Mapping[str, Any]) -> str:
-    """The region that loses most, of those with a measurable loss, if there are any.
+    """The judged region that loses most, of those with a measurable loss if there are any.
 
     One that no case has is none of them, unless there is no other. ``regions`` are those of
     ``summary.json``, one at least.
     """
-    lost = [name for name, region in regions.items() if region["gap_defined"]] or list(regions)
+    judged = [name for name, region in regions.items() if not region["exploratory"]]
+    lost = [name for name in judged if regions[name]["gap_defined"]] or judged
     there = {n: r["cases"] - len(r["cases_without_region"]) for n, r in regions.items()}
     lost = [name for name in lost if there[name]] or lost
     return max(lost, key=lambda name: regions[name]["gap"]["value"])

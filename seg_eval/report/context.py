@@ -6,7 +6,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from seg_eval.analysis import SMALLEST_GAP, Findings, Question, Verdict
+from seg_eval.analysis import SMALLEST_GAP, Findings, Question, Verdict, remarks_on
 from seg_eval.arms import ARM_KINDS, floor_of
 from seg_eval.report.agreement import volume_panels
 from seg_eval.report.certificate import certify, levels_told
@@ -37,11 +37,14 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     """The keys of ``summary.json`` that the analysis fills, its decisions put into sentences."""
     summary, named = findings.figures, spoken(question.missing)
     verdict, labels = findings.verdicts[0], labels_of([arm.name for arm in question.arms])
-    remarks = {remark.region: remark.code for remark in verdict.remarks}
-    for name, region in verdict.facts.regions.items():
+    beside = findings.exploratory
+    told = (*verdict.remarks, *(remarks_on(beside) if verdict.reason == "compared" else ()))
+    remarks = {remark.region: remark.code for remark in told}
+    for name, region in {**verdict.facts.regions, **beside.regions}.items():
         reason = say("no_gap", reason=region.no_ratio, gap=region.gap, smallest=SMALLEST_GAP)
-        summary["regions"][name]["gap_reason"] = reason
-        summary["regions"][name]["note"] = say("remark", code=remarks.get(name, ""))
+        aside = name in beside.regions
+        note = say("remark", code=remarks.get(name, ""), exploratory=aside)
+        summary["regions"][name] |= {"gap_reason": reason, "note": note, "exploratory": aside}
     summary["intervals"]["method"] = say("interval_method", found=summary["intervals"])
     return summary | {
         "title": say("title", q=question),

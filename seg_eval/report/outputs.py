@@ -75,11 +75,16 @@ def write_outputs(
             "no test case has a tumour, so the rule --empty skip leaves nothing to judge; choose "
             "--empty brats or other test cases"
         )
+    if not any(row.region in plan.regions for row in used):
+        raise InputError(
+            f"no test case has {' or '.join(plan.regions)}, so the rule --empty skip leaves "
+            "nothing of --regions to judge; choose --empty brats, other regions or other test cases"
+        )
     write_rows(folder / "results.csv", map(asdict, scores), tuple(Score.__dataclass_fields__))
     write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
     how = plan.degraded and plan.degraded.describe()
     about = plan.judged, plan.asked, plan.empty, plan.margin
-    question = Question(*about, degraded=how, centres=plan.centres)
+    question = Question(*about, degraded=how, centres=plan.centres, regions=plan.regions)
     summary = put_into_words(summarise(scores, images, question), question)
     summary["warnings"] += [say(caveat.code, **caveat.figures) for caveat in caveats_of(plan)]
     shown = chosen_cases(used, plan.judged, plan.cohort.test, question.floor)
@@ -169,8 +174,9 @@ def read_summary(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} is not a finished experiment: it has no summary.json")
     summary = read_json(path)
-    if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
-        raise _damaged(folder, f"it is not of schema {SCHEMA}")
+    schema = summary.get("schema") if isinstance(summary, dict) else None
+    if schema != SCHEMA:
+        raise _damaged(folder, f"its summary.json is of schema {schema!r}, not {SCHEMA}")
     return summary
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seg_eval.analysis import SCHEMA
 from seg_eval.experiment import TRANSFER
 from seg_eval.report.page import table
+from synth3d.errors import InputError
 from synth3d.files import read_object
 
 
@@ -13,11 +15,16 @@ def read_transfers(folder: Path) -> list[dict[str, Any]]:
     """Of each experiment inside that of ``folder``: preset, seeds, and Dice and recovery of arms.
 
     Raises:
-        InputError: One of them is damaged.
+        InputError: One of them is damaged, or follows the rules of another version.
     """
     found = []
     for path in sorted(folder.glob(f"{TRANSFER}/*/summary.json")):
         summary = read_object(path, "config", "regions")
+        if (schema := summary.get("schema")) != SCHEMA:
+            raise InputError(
+                f"{path} is of schema {schema}, whose rules are not those of this report (schema "
+                f"{SCHEMA}); run again with --transfer {path.parent.name}, or remove that folder"
+            )
         found.append({
             "preset": summary["config"]["preset"],
             "seeds": summary["config"]["seeds"],

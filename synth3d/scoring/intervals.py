@@ -14,7 +14,7 @@ bottom" looks at the mean of top − θ · bottom:
 
 For a ratio this is Fieller's interval but for the transformation: unbounded where the denominator
 may be 0. Nothing is drawn, so an interval has no seed, and cases, trainings and arms that share
-what they share cancel in differences. What it holds is measured by ``scripts/coverage.py``.
+what they share cancel in differences. What it holds is measured by ``scripts/coverage``.
 """
 
 from collections.abc import Callable, Sequence

@@ -53,6 +53,8 @@ def test_without_a_command_it_says_what_there_is(capsys):
         ("--margin", "1", "--margin"),
         ("--nsd-tolerance", "0", "--nsd-tolerance"),
         ("--nsd-tolerance", "nan", "--nsd-tolerance"),
+        ("--regions", "WT,XX", "WT, TC, ET"),
+        ("--regions", ",", "got none"),
         ("--work", "/proc/nowhere", "/proc/nowhere"),
         *(("--name", name, "wants a plain folder name") for name in ("", "..", "a/b", "../../up")),
     ],

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from seg_eval.analysis.agreement import concordance, volume_agreement
+from seg_eval.analysis.agreement import concordance, limits_of_agreement, volume_agreement
 from seg_eval.arms.kinds import Arm
 from seg_eval.scoring.scores import Score
 
@@ -41,8 +41,10 @@ def test_a_worked_example():
     found = find(made, reference)
     row = found["label", "label"]
     assert row["bias"]["value"] == pytest.approx(3)
-    assert row["limits"]["low"] == pytest.approx(3 - 1.96 * np.sqrt(14 / 3))
-    assert row["limits"]["high"] == pytest.approx(3 + 1.96 * np.sqrt(14 / 3))
+    spread = np.sqrt(14 / 3)
+    for side, value in (("low", 3 - 1.96 * spread), ("high", 3 + 1.96 * spread)):
+        found_here = {"value": pytest.approx(value), "low": None, "high": None}  # four patients
+        assert row["limits"][side] == found_here
     # s_xy 145, s_x² 125, s_y² 168.5, (28 - 25)² 9: an arm called "label" is held against the label
     assert row["concordance"]["value"] == pytest.approx(2 * 145 / (125 + 168.5 + 9))
     assert found["full", "label"]["concordance"] == {"value": 1, "low": None, "high": None}
@@ -61,7 +63,7 @@ def test_where_nothing_varies_there_is_no_concordance(reference, cases):
     found = find(made, reference)
     for row in found.values():
         assert row["concordance"] is None
-        assert (row["limits"]["low"] is None) == (cases == 1)
+        assert (row["limits"] is None) == (cases == 1)
     assert found["label", "label"]["bias"]["value"] == pytest.approx(1)
     assert found["full", "label"]["bias"] == pytest.approx(
         {"value": 0, "low": 0, "high": 0, "freedom": found["full", "label"]["bias"]["freedom"]}
@@ -76,8 +78,56 @@ def test_seeds_are_averaged_and_scans_of_a_patient_are_no_further_patients():
     row = volume_agreement(rows, ARMS, ["WT"])[0]
     assert (row["cases"], row["patients"]) == (6, 3)
     assert row["bias"]["value"] == pytest.approx(1)
-    assert row["limits"] == pytest.approx({"low": 1, "high": 1})
+    assert [row["limits"][side]["value"] for side in ("low", "high")] == pytest.approx([1, 1])
     assert row["concordance"]["low"] is None  # three patients
+
+
+def test_intervals_of_limits_of_agreement_by_hand():
+    """17 differences of standard deviation 21.83, bias -3.1: Student's 2.120 of 16, error 9.2.
+
+    s² / 17 + 1.96² s² / 32 = s² · 0.1789; the paper rounds that to 3 s² / 17.
+    """
+    shape = np.linspace(-1, 1, 17)
+    differences = -3.1 + 21.83 * shape / shape.std(ddof=1)
+    found = limits_of_agreement(differences, 17)
+    for side, value in (("low", -3.1 - 42.79), ("high", -3.1 + 42.79)):
+        half = 2.1199 * 21.83 * np.sqrt(0.17887)
+        want = {"value": value, "low": value - half, "high": value + half}
+        assert found[side] == pytest.approx(want, abs=0.01)
+    fewer = limits_of_agreement(differences, 9)
+    assert fewer["low"] == {"value": found["low"]["value"], "low": None, "high": None}
+
+
+@given(arrays(float, 12, elements=st.floats(-300, 300)), st.floats(0.01, 100), st.floats(-50, 50))
+def test_limits_go_with_units_and_shifts_and_are_mirrored(differences, unit, shift):
+    found = limits_of_agreement(differences, 12)
+    moved = limits_of_agreement(unit * differences + shift, 12)
+    mirrored = limits_of_agreement(-differences, 12)
+    spread = differences.std(ddof=1)
+    for side, other in (("low", "high"), ("high", "low")):
+        here, size = found[side], 1 + unit * 300 + abs(shift)
+        for end, opposite in (("value", "value"), ("low", "high"), ("high", "low")):
+            assert moved[side][end] == pytest.approx(unit * here[end] + shift, abs=1e-9 * size)
+            assert mirrored[other][opposite] == pytest.approx(-here[end], abs=1e-9 * size)
+        # About Student's (2.2 of 11) times sqrt(3 / n) standard deviations.
+        assert here["high"] - here["value"] == pytest.approx(
+            2.2 * spread * np.sqrt(3 / 12), rel=0.03, abs=1e-9
+        )
+        assert here["low"] <= here["value"] <= here["high"]
+
+
+def test_patients_of_one_centre_are_alike_in_volumes_too():
+    errors = np.repeat([0.0, 8.0, 20.0], 4) + np.tile([0.0, 1.0], 6)
+    rows = [
+        score(f"c{i:02d}", arm, 30 + error, 30.0)
+        for arm in ("full", "zero", "label") for i, error in enumerate(errors)
+    ]  # fmt: skip
+    where = {f"c{i:02d}": "uvw"[i // 4] for i in range(12)}
+    told, untold = (
+        volume_agreement(rows, ARMS, ["WT"], centres)[0]["bias"] for centres in (where, None)
+    )
+    assert told["value"] == untold["value"]
+    assert told["high"] - told["low"] > 2 * (untold["high"] - untold["low"])
 
 
 @given(VOLUMES, VOLUMES, st.floats(0.01, 100))

@@ -241,6 +241,29 @@ def test_non_inferiority_has_the_margin_that_was_asked_for():
     assert set(by_arm) == {"copy", "ridge", "agi"}
 
 
+def test_only_judged_regions_decide_and_the_others_are_exploratory():
+    """Synthesis is far ahead in WT, and harms ET, in which nothing is lost without it."""
+    won = make_scores(cases=20, seeds=3)
+    harmed = make_scores({**dict.fromkeys(MEANS, 0.9), "agi": 0.6}, 20, region="ET", seeds=3)
+    both = [*won, *harmed]
+    alone, every, one = find(won), find(both), find(both, regions=("WT",))
+    assert every.verdicts[0].worth != one.verdicts[0].worth == alone.verdicts[0].worth == "yes"
+    assert one.verdicts[0].facts.rivals == alone.verdicts[0].facts.rivals
+    assert one.figures["primary"]["regions"] == ["WT"]
+    assert [*one.exploratory.regions] == ["ET"]
+    assert one.exploratory.harmed == ["ET"]
+    assert not every.exploratory.regions
+    rows = {
+        (row["region"], row["arm"]): row for row in one.figures["noninferiority"]
+    }  # fmt: skip
+    of_alone = {row["arm"]: row for row in alone.figures["noninferiority"]}
+    assert all(rows["WT", arm] == row for arm, row in of_alone.items())
+    assert {row["passed"] for (region, _), row in rows.items() if region == "ET"} == {None}
+    assert {row["passed"] for row in every.figures["noninferiority"]} == {True, False}
+    with pytest.raises(ValueError, match="no rows of TC"):
+        find(both, regions=("TC",))
+
+
 @pytest.mark.parametrize(("change", "passed"), [(0.0019, True), (-0.0019, True), (0.0021, False)])
 def test_plumbing_may_change_dice_by_two_thousandths(change, passed):
     assert find_means(plumbing=0.9 + change).figures["plumbing"]["passed"] is passed

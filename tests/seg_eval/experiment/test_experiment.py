@@ -121,6 +121,8 @@ def test_the_tolerance_of_surface_distance_is_settled_and_named_in_every_table(q
         assert {row["nsd_tolerance_mm"] for row in csv.DictReader(file)} == {"3.0"}
     assert "NSD at 3 mm" in (folder / "report.md").read_text()
     assert json.loads((folder / "summary.json").read_text())["nsd_tolerance_mm"] == 3
+    with pytest.raises(InputError, match=r"regions is ET, was WT, TC, ET"):
+        quick("--nsd-tolerance", "3", "--regions", "ET")
     with pytest.raises(InputError, match=r"nsd_tolerance_mm is 1\.0, was 3\.0"):
         quick()
 
@@ -132,6 +134,9 @@ def test_margin_and_the_arm_in_question_are_settled_before_the_scores_are_seen(q
     agi, gan = ({"primary": name, "arms": {}, **dict.fromkeys(PINNED)} for name in ("agi", "gan"))
     assert differences(agi, gan) == ["primary is 'gan', was 'agi'"]
     assert differences(agi, agi | {"primary": None}) == []
+    before = {key: value for key, value in agi.items() if key != "regions"}  # could not be chosen
+    assert differences(before, agi | {"regions": ["WT", "TC", "ET"]}) == []
+    assert differences(before, agi | {"regions": ["WT"]}) == ["regions is WT, was WT, TC, ET"]
 
 
 def test_a_segmenter_that_was_trained_anew_is_not_mixed_with_the_old(quick, tmp_path):

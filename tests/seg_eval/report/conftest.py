@@ -81,7 +81,8 @@ def make_summary() -> Callable[..., dict[str, Any]]:
             "margin": 0.02, "nsd_tolerance_mm": 1.0, "arms": {}, "seed": 0,
         } | config  # fmt: skip
         about = arms, config["missing"], config["empty"]
-        question = Question(*about, centres=centres or {})
+        regions = config.get("regions", ("WT", "TC", "ET"))
+        question = Question(*about, centres=centres or {}, regions=regions)
         return put_into_words(summarise(scores, images, question), question) | {
             "config": config,
             "notes": {arm.name: "" for arm in arms}
@@ -121,7 +122,7 @@ def images(scores: list[Score]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def summary(make_summary: Any, scores: list[Score], images: list[dict[str, Any]]) -> dict[str, Any]:
-    """``summary.json`` of schema 2."""
+    """``summary.json``."""
     return make_summary(scores, images)
 
 

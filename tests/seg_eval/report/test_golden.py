@@ -297,7 +297,18 @@ OF_SLICES = tuple(
     (name, {"q": SLICES, **values})
     for name, values in (
         ("title", {}),
-        ("gap", {"region": {"gap_defined": True, "gap": around(0.1), "cases": 9, "patients": 9}}),
+        (
+            "gap",
+            {
+                "region": {
+                    "exploratory": False,
+                    "gap_defined": True,
+                    "gap": around(0.1),
+                    "cases": 9,
+                    "patients": 9,
+                }
+            },
+        ),
         ("recovered", {}),
         ("images", {}),
         ("group", {"name": "reference"}),

@@ -16,6 +16,7 @@ from seg_eval.report.context import citations, describe
 from seg_eval.report.outputs import read_summary, rebuild, render, render_power, write_index
 from seg_eval.report.page import figure, interval, number, p_value, share, signed, table
 from seg_eval.report.slices import Limits, outline
+from seg_eval.report.transfer import read_transfers
 from seg_eval.report.viewer import page
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 from seg_eval.scoring.scores import Score
@@ -322,6 +323,19 @@ def test_how_many_patients_would_tell(left):
         render_power(left)
 
 
+def test_a_page_says_which_regions_are_exploratory_and_its_sentence_is_of_one_that_is_judged(
+    make_summary, scores, images, cases
+):
+    for judged in (["WT", "TC", "ET"], ["TC"]):
+        summary = make_summary(scores, images, regions=judged)
+        flags = {name: region["exploratory"] for name, region in summary["regions"].items()}
+        assert [name for name, is_aside in flags.items() if not is_aside] == judged
+        for text in (page(summary, scores, images, cases), render(summary)):
+            assert text.count("exploratory: the decision") == 3 - len(judged)
+        told = {3: "Whole", 1: "Tumour-core"}[len(judged)]  # where most is lost, of those judged
+        assert summary["headline"]["sentence"].startswith(told)
+
+
 @pytest.fixture
 def left(tmp_path, summary, scores, images):
     """A folder with all that a page without slices is rebuilt from."""
@@ -347,6 +361,28 @@ def test_an_older_or_damaged_experiment_is_refused_in_one_sentence(left, name, c
     with pytest.raises(InputError, match=told) as caught:
         rebuild(left)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("schema", [1, 2, 3, 4, 6, None])
+def test_a_report_of_another_schema_is_refused_and_stays_as_it_was(left, summary, schema):
+    """Its figures follow other rules, whatever keys it has."""
+    (left / "summary.json").write_text(json.dumps(summary | {"schema": schema}))
+    before = {path: path.read_bytes() for path in left.rglob("*") if path.is_file()}
+    for read in (rebuild, read_summary, render_power):
+        with pytest.raises(InputError, match=f"schema {schema}, not 5; run the experiment") as told:
+            read(left)
+        assert "\n" not in str(told.value)
+    assert {path: path.read_bytes() for path in left.rglob("*") if path.is_file()} == before
+
+
+def test_judges_of_another_schema_are_not_mixed_into_a_report(tmp_path, summary):
+    path = tmp_path / "transfer" / "cpu-mini-resenc" / "summary.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(summary))
+    assert [each["preset"] for each in read_transfers(tmp_path)] == ["cpu-small"]
+    path.write_text(json.dumps(summary | {"schema": 3}))
+    with pytest.raises(InputError, match="schema 3, .*--transfer cpu-mini-resenc"):
+        read_transfers(tmp_path)
 
 
 @pytest.mark.parametrize("keys", ["headline.worth", "plumbing.tolerance", "regions.WT.gap.value",

@@ -111,13 +111,14 @@ def test_a_panel_has_a_point_for_each_case_whose_volume_is_a_mean_over_seeds():
         replace(score(case, arm, 0.5, seed=seed), predicted_ml=10.0 + 4 * seed, reference_ml=8.0)
         for case in "ab" for arm in ("full", "ridge") for seed in (0, 1)
     ]  # fmt: skip
-    told = {"bias": {"value": 4.0}, "limits": {"low": 4.0, "high": 4.0}}
+    told = {"bias": {"value": 4.0}, "limits": {"low": {"value": 3.0}, "high": {"value": 5.0}}}
     agreement = [
         {"region": "WT", "arm": arm, "against": against} | told
         for arm in ("full", "ridge", "gone") for against in ("label", "full")
     ]  # fmt: skip
     (panel,) = volume_panels(rows, agreement, ["ridge", "gone"])
     assert (panel.arm, panel.points) == ("ridge", {"a": (10.0, 4.0), "b": (10.0, 4.0)})
+    assert (panel.low, panel.bias, panel.high) == (3, 4, 5)
 
 
 def test_a_dollar_in_a_name_begins_no_formula(tmp_path):

@@ -1,0 +1,1 @@
+"""``python -m scripts.coverage``: whether intervals and decisions hold, simulated."""
