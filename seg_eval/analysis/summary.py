@@ -15,7 +15,14 @@ from scipy.stats import spearmanr
 
 from seg_eval.analysis.absent import tell_absent
 from seg_eval.analysis.agreement import volume_agreement
-from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopeless, leads
+from seg_eval.analysis.comparisons import (
+    compare_arms,
+    compare_with_full,
+    hopeless,
+    leads,
+    of_synthesis,
+    standing,
+)
 from seg_eval.analysis.power import needed
 from seg_eval.analysis.recovery import Recovery
 from seg_eval.analysis.region import recover, summarise_region
@@ -82,9 +89,12 @@ class Question:
 
     @property
     def of_leads(self) -> float:
-        """The confidence of leads: 95 % for all synthetic arms together (Bonferroni)."""
-        count = sum(arm.about.group == "synthesis" for arm in self.arms)
-        return 1 - (1 - CONFIDENCE) / max(count, 1)
+        """The confidence of leads: 95 % for all synthetic arms together (Bonferroni).
+
+        Each is held against what is no synthesis, and against every other: whichever are more.
+        """
+        count = len(of_synthesis(self.arms))
+        return 1 - (1 - CONFIDENCE) / max(count, count * (count - 1) // 2, 1)
 
     @property
     def floor(self) -> str:
@@ -127,7 +137,7 @@ def summarise(
         )
         for name, table in tables.items()
     }
-    synthetic = [arm.name for arm in arms if arm.about.group == "synthesis"]
+    synthetic = [arm.name for arm in of_synthesis(arms)]
     verdicts = tuple(judge(_gather(used, question, found, arm)) for arm in synthetic or [None])
     tests = compare_arms(tables, arms)
     table, scored = tabulate(used, arms, names, centres=centres), conditions(used)
@@ -157,6 +167,8 @@ def summarise(
         "voxel_mm3": voxel_volumes(used),
         **asdict(scored),
     }
+    if len(synthetic) > 1:
+        figures["pairs"] = standing(table, arms, question.of_leads)
     if replicates_of(used):
         figures["leads"] = leads({"mean": table, **tables}, arms)
     if table.centres:

@@ -51,9 +51,12 @@ def certify(
     """
     head, labels = summary["headline"], {arm["name"]: arm["label"] for arm in arms}
     floor, better = floor_of(bool(q["degraded"])), head["likely_better"]
-    shown = [floor, head["primary"], "full", head["rival"], better]
+    pair = summary["pairs"][0] if "pairs" in summary else {}
+    told = [pair[end] for end in ("arm", "against") if pair]
+    shown = [floor, head["primary"], *told, "full", head["rival"], better]
     names = list(dict.fromkeys(name for name in shown if name))
-    part = {better: "likely" if head["hint"] else "better", head["rival"]: "rival"}
+    part = dict.fromkeys(told, "other")
+    part |= {better: "likely" if head["hint"] else "better", head["rival"]: "rival"}
     part |= {head["primary"]: "filled", "full": "full", floor: floor}
     roles = {name: part[name] for name in names}
     wide, narrow = (

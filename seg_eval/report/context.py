@@ -45,7 +45,7 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     summary["intervals"]["method"] = say("interval_method", found=summary["intervals"])
     return summary | {
         "title": say("title", q=question),
-        "headline": _decision(verdict, summary["regions"], question.floor, labels),
+        "headline": _decision(verdict, summary, question.floor, labels),
         "arms": [
             {
                 "name": arm.name,
@@ -73,9 +73,12 @@ def _trainings_of(summary: Summary, arm: str) -> str:
 
 
 def _decision(
-    verdict: Verdict, regions: Mapping[str, Any], floor: str, labels: Mapping[str, str]
+    verdict: Verdict, summary: Summary, floor: str, labels: Mapping[str, str]
 ) -> dict[str, Any]:
-    """``headline`` of ``summary.json``: badge, sentence and advice, all from one verdict."""
+    """``headline`` of ``summary.json``: badge, sentence and advice, all from one verdict.
+
+    Of several synthetic arms the sentence begins with the best one's lead over the second.
+    """
     facts, pointed = verdict.facts, verdict.in_enough or verdict
     cheap = pointed.cheap or (pointed.advice.arm if pointed.advice else None)
     meant = verdict.advice.arm if verdict.advice else None
@@ -89,10 +92,15 @@ def _decision(
         "primary": facts.arm,
         "hint": facts.is_hint,
     }
-    dice = levels(regions, floor, facts.arm)
+    dice, pairs = levels(summary["regions"], floor, facts.arm), summary.get("pairs")
+    sentence = (
+        say("several", v=verdict, pair=pairs[0], labels=labels)
+        if pairs
+        else say("headline", v=verdict, dice=dice)
+    )
     return {
         "badge": say("badge", head=head),
-        "sentence": say("headline", v=verdict, dice=dice),
+        "sentence": sentence,
         "advice": say("advice", v=verdict, label=labels[meant.name] if meant else ""),
         **head,
     }
@@ -132,6 +140,7 @@ def describe(
         "seeds": [found for name in of_seeds if (found := table(name, s=summary, arms=arms))],
         "replicates": table("replicates", s=summary) if "leads" in summary else None,
         "leads": table("leads", s=summary) if "leads" in summary else None,
+        "pairs": table("pairs", rows=summary.get("pairs", ()), labels=labels),
         "transfers": tell_transfers(summary, arms),
         "absent": _absent(summary, arms),
         "volumes": _volumes(summary, arms, used),

@@ -166,6 +166,11 @@ def thousands(count: int) -> str:
     return f"{count:,}".replace(",", "\u00a0")
 
 
+def quoted(name: str) -> str:
+    """A name as a sentence has it: in quotes where it is several words."""
+    return f"“{name}”" if len(name.split()) > 1 else name
+
+
 def _plain(estimate: Any) -> dict[str, Any] | None:
     """An estimate as a mapping; None where its value is not known."""
     found = estimate if isinstance(estimate, dict) or estimate is None else vars(estimate)
@@ -215,7 +220,8 @@ def _environment(is_html: bool) -> Any:
     )
     made.globals |= {"say": say, "fewest_centres": FEWEST_CENTRES, "lesion_rule": BRATS_GLIOMA}
     named = (
-        figure, interval, listed, many, number, p_value, percent, share, signed, spoken, thousands,
+        figure, interval, listed, many, number, p_value, percent, quoted, share, signed, spoken,
+        thousands,
     )  # fmt: skip
     made.filters |= {each.__name__: each for each in named}
     made.filters |= {"aligned": aligned, "short": short_name, "words": _words}
