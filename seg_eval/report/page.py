@@ -17,7 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from seg_eval.arms import ARM_KINDS
-from seg_eval.report.pictures import GROUP_COLOURS, REGION_COLOURS, short_name
+from seg_eval.report.pictures import EXPERT_COLOUR, GROUP_COLOURS, REGION_COLOURS, short_name
 from seg_eval.scoring import BRATS_GLIOMA
 from synth3d.files import html_page, markdown_cell, markdown_page
 from synth3d.scoring import FEWEST_CENTRES
@@ -68,6 +68,7 @@ def _palette() -> str:
     regions = "".join(
         f"[data-region={name}]{{--region:{colour}}}" for name, colour in REGION_COLOURS.items()
     )
+    light += f"--expert:{EXPERT_COLOUR};"
     dark = f"@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
     return f":root{{{light}}}{dark}{regions}\n"
 
