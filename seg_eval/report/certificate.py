@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
+from seg_eval.analysis import Verdict
 from seg_eval.arms import floor_of, kinds_with
 from seg_eval.report.page import say, table
 from seg_eval.segmenter import STOCK_TOTAL, iterations_of
@@ -32,6 +33,53 @@ def levels(regions: Mapping[str, Any], floor: str, arm: str | None) -> dict[str,
         "region": name, "without": arms[floor]["dice"], "filled": filled,
         "real": arms["full"]["dice"],
     }  # fmt: skip
+
+
+def headline_of(
+    verdict: Verdict, summary: Mapping[str, Any], floor: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """``headline`` of ``summary.json``: badge, sentence and advice, all from one verdict.
+
+    Of several synthetic arms the sentence begins with the best one's lead over the second. Where
+    the check of the export path failed, all of it says that alone.
+
+    Args:
+        verdict: Of the arm in question.
+        summary: Its figures, ``regions``, ``plumbing`` and, of several synthetic arms, ``pairs``.
+        floor: The arm that recovers nothing.
+        labels: How each arm is called.
+    """
+    facts, pointed = verdict.facts, verdict.in_enough or verdict
+    cheap = pointed.cheap or (pointed.advice.arm if pointed.advice else None)
+    meant = verdict.advice.arm if verdict.advice else None
+    head = {
+        "worth": verdict.worth,
+        "likely": verdict.likely,
+        "worth_if_frozen": verdict.worth_if_frozen,
+        "better": verdict.better.name if verdict.better else None,
+        "likely_better": pointed.better.name if pointed.better else None,
+        "rival": cheap.name if cheap and cheap.about.is_cheap else None,
+        "primary": facts.arm,
+        "hint": facts.is_hint,
+    }
+    check = summary["plumbing"]
+    if check and not check["passed"]:
+        told = {"badge": say("badge", head=head, failed=True), "sentence": say("export_failed")}
+        unknown = dict.fromkeys(("worth", "likely", "worth_if_frozen"), "unclear")
+        nobody = dict.fromkeys(("better", "likely_better"))
+        return {**told, "advice": say("mend_export"), **head, **unknown, **nobody}
+    dice, pairs = levels(summary["regions"], floor, facts.arm), summary.get("pairs")
+    sentence = (
+        say("several", v=verdict, pair=pairs[0], labels=labels)
+        if pairs
+        else say("headline", v=verdict, dice=dice)
+    )
+    return {
+        "badge": say("badge", head=head),
+        "sentence": sentence,
+        "advice": say("advice", v=verdict, label=labels[meant.name] if meant else ""),
+        **head,
+    }
 
 
 def certify(
@@ -75,7 +123,8 @@ def certify(
 def _needed(summary: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
     """What would settle an open question, most wanted first; nothing where it is settled."""
     head, config = summary["headline"], summary["config"]
-    if head["worth"] != "unclear":
+    check = summary["plumbing"]
+    if head["worth"] != "unclear" or (check and not check["passed"]):
         return []
     found, kinds = [], {arm["kind"] for arm in summary["arms"]}
     patients = max(region["patients"] for region in summary["regions"].values())

@@ -6,10 +6,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from seg_eval.analysis import SMALLEST_GAP, Findings, Question, Verdict
+from seg_eval.analysis import SMALLEST_GAP, Findings, Question
 from seg_eval.arms import ARM_KINDS, floor_of
 from seg_eval.report.agreement import volume_panels
-from seg_eval.report.certificate import certify, levels
+from seg_eval.report.certificate import certify, headline_of
 from seg_eval.report.charts import bland_altman, paired_dots, range_mark, risk_coverage, scatter
 from seg_eval.report.page import (
     DASH,
@@ -45,7 +45,7 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     summary["intervals"]["method"] = say("interval_method", found=summary["intervals"])
     return summary | {
         "title": say("title", q=question),
-        "headline": _decision(verdict, summary, question.floor, labels),
+        "headline": headline_of(verdict, summary, question.floor, labels),
         "arms": [
             {
                 "name": arm.name,
@@ -70,40 +70,6 @@ def _trainings_of(summary: Summary, arm: str) -> str:
     """Which runs an arm is that merges several; empty for any other."""
     merged = summary["intervals"].get("replicates", {}).get(arm)
     return f"; {say('trainings_of', names=merged['names'])}" if merged else ""
-
-
-def _decision(
-    verdict: Verdict, summary: Summary, floor: str, labels: Mapping[str, str]
-) -> dict[str, Any]:
-    """``headline`` of ``summary.json``: badge, sentence and advice, all from one verdict.
-
-    Of several synthetic arms the sentence begins with the best one's lead over the second.
-    """
-    facts, pointed = verdict.facts, verdict.in_enough or verdict
-    cheap = pointed.cheap or (pointed.advice.arm if pointed.advice else None)
-    meant = verdict.advice.arm if verdict.advice else None
-    head = {
-        "worth": verdict.worth,
-        "likely": verdict.likely,
-        "worth_if_frozen": verdict.worth_if_frozen,
-        "better": verdict.better.name if verdict.better else None,
-        "likely_better": pointed.better.name if pointed.better else None,
-        "rival": cheap.name if cheap and cheap.about.is_cheap else None,
-        "primary": facts.arm,
-        "hint": facts.is_hint,
-    }
-    dice, pairs = levels(summary["regions"], floor, facts.arm), summary.get("pairs")
-    sentence = (
-        say("several", v=verdict, pair=pairs[0], labels=labels)
-        if pairs
-        else say("headline", v=verdict, dice=dice)
-    )
-    return {
-        "badge": say("badge", head=head),
-        "sentence": sentence,
-        "advice": say("advice", v=verdict, label=labels[meant.name] if meant else ""),
-        **head,
-    }
 
 
 def describe(
