@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from seg_eval.arms import help_on_arms
 from synth3d import __version__
 from synth3d.cli import Parser, add_manner
-from synth3d.console import event, manner
+from synth3d.console import answer, event
 from synth3d.errors import run_guarded
 
 if TYPE_CHECKING:
@@ -280,8 +280,7 @@ def _list_presets() -> int:
 
     found = preset_facts()
     event("presets", presets=found)
-    if manner() == "words":
-        print(presets_in_words(found))
+    answer(presets_in_words(found))
     return 0
 
 

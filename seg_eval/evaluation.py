@@ -44,7 +44,7 @@ from seg_eval.report import (
     write_outputs,
 )
 from seg_eval.segmenter import segmenters_folder
-from synth3d.console import Steps, conclude, duration, event, manner
+from synth3d.console import Steps, answer, conclude, duration, event, manner
 from synth3d.files import (
     lock,
     make_folder,
@@ -83,9 +83,11 @@ def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "
     steps = _cohort_there(request, engines)
     if steps is None:
         preset = PRESETS[request.segmenter_preset]
-        print(
+        answer(
             f"would make it first, train a synthesiser and a segmenter ({preset.name}: "
-            f"{preset.purpose}) on it, and write a report into {parent}; nothing was done"
+            f"{preset.purpose}) on it, and write a report into {parent}; how long that takes is "
+            f"timed on its cases: make them with synth3d phantom {request.cohort}, and ask again; "
+            "nothing was done"
         )
         return Outcome(parent, 0)
     choices = {missing: choose(request, missing) for missing in request.wanted}
@@ -266,10 +268,8 @@ def _tell_plans(
         transfer = None if preset is None else transfer_of(experiment, preset)
         plan = experiment_plan(experiment, trainings, choice.coupled is not None, transfer)
         event("plan", **plan)
-        if manner() != "words":
-            continue
         if number == 0:
-            print(plan_in_words(plan))
+            answer(plan_in_words(plan))
         else:
             about = duration(plan["seconds"])
-            print(f"and {experiment.plan.stem}: about {about} of training, in {experiment.folder}")
+            answer(f"and {experiment.plan.stem}: about {about} of training, in {experiment.folder}")

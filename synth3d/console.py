@@ -1,8 +1,9 @@
 """How a command tells what it does: in words, with its result alone, or as events for machines.
 
 Code below prints sentences and goes through steps; what becomes of them is decided here, once for
-a command. In words both go to the terminal. ``quiet`` leaves warnings, errors and, last, where the
-result is. ``json`` makes an object a line on standard output of everything (``docs/events.md``).
+a command. In words both go to the terminal. ``quiet`` leaves warnings, errors and, last, the answer
+or where the result is. ``json`` makes an object a line on standard output of everything
+(``docs/events.md``).
 """
 
 import contextlib
@@ -50,6 +51,14 @@ def event(kind: str, **facts: Any) -> None:
     if manner() == "json":
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         _write({"event": kind, "time": now, **facts})
+
+
+def answer(text: str) -> None:
+    """Print what was asked for, where that is no folder: a plan, a list. As events it is one."""
+    if manner() == "quiet":
+        print(text, file=_NOW[-1].out, flush=True)
+    elif manner() == "words":
+        print(text)
 
 
 def relay(line: str, program: str) -> None:

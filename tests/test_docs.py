@@ -36,7 +36,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 PLACE = re.compile(rf"((?:{'|'.join(PACKAGES)}|scripts|tests|docs)/[^`:\s]*)(?::([\w.]+))?")
 DOTTED = re.compile(rf"\b(?:{'|'.join(PACKAGES)})(?:\.[a-zA-Z_]\w*)+")
 PROGRAM = re.compile(
-    r"(?:[A-Z_]+=\S+ )*(?:[\w./]*/)?"
+    r"(?:[A-Z_]+=\S+ )*(?:in_container )?(?:[\w./]*/)?"
     rf"(?:python3? -m ((?:{'|'.join(PACKAGES)}|scripts)[\w.]*)|python3? (scripts/\S+)"
     r"|(synth3d-bids|synth3d|seg_eval|make))(?=\s|$)"
 )

@@ -15,7 +15,7 @@ from seg_eval.analysis.significance import (
 )
 from seg_eval.analysis.tables import ScoreTable
 from seg_eval.arms import Arm
-from synth3d.scoring import Crossed
+from synth3d.scoring import FEW_CASES, Crossed
 
 
 def compare_arms(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def compare_arms(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[
     others.sort(key=lambda arm: arm.about.tested == "two-sided")  # one-sided first
     rows = [
         _compare(region, table, arm, other)
-        for arm in arms if arm.about.group == "synthesis"
+        for arm in of_synthesis(arms)
         for region, table in tables.items()
         for other in others
     ]  # fmt: skip
@@ -55,11 +55,11 @@ def leads(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[dict[st
     Several trainings of a synthesiser are drawn at random, those of one arm independently of
     another's: two arms of one seed are two trainings. An interval is for its lead alone.
     """
-    of_synthesis = [arm for arm in arms if arm.about.group == "synthesis"]
+    synthetic = of_synthesis(arms)
     pairs = [
         (arm, other)
-        for number, arm in enumerate(of_synthesis)
-        for other in [*of_synthesis[number + 1 :], *(a for a in arms if a not in of_synthesis)]
+        for number, arm in enumerate(synthetic)
+        for other in [*synthetic[number + 1 :], *(a for a in arms if a not in synthetic)]
         if other.about.compared
     ]
     return [
@@ -74,6 +74,34 @@ def _lead(table: ScoreTable, arm: str, other: str) -> dict[str, Any]:
     found = table.crossed().mean(table.apart[arm], less=table.apart[other])
     differences = by_patient(table.values[arm] - table.values[other], table.patients)
     return {"lead": plain(found) | over_patients(differences)}
+
+
+def standing(table: ScoreTable, arms: Sequence[Arm], confidence: float) -> list[dict[str, Any]]:
+    """How far each synthetic arm is ahead of each that stands below it; the best arm first.
+
+    The first row is the best one against the second. A lead is proven where its interval, of
+    ``confidence``, lies above 0 in ``FEW_CASES`` patients or more.
+    """
+    crossed = table.crossed()
+    mean = {arm.name: crossed.mean(table.apart[arm.name]).value for arm in of_synthesis(arms)}
+    order = sorted(mean, key=lambda name: -mean[name])
+    rows = []
+    for place, arm in enumerate(order):
+        for other in order[place + 1 :]:
+            found = crossed.mean(table.apart[arm], confidence, less=table.apart[other])
+            differences = by_patient(table.values[arm] - table.values[other], table.patients)
+            rows.append({
+                "arm": arm,
+                "against": other,
+                "lead": plain(found) | over_patients(differences),
+                "proven": bool(found.low > 0) and crossed.patients >= FEW_CASES,
+            })  # fmt: skip
+    return rows
+
+
+def of_synthesis(arms: Sequence[Arm]) -> list[Arm]:
+    """The synthetic arms, in their order."""
+    return [arm for arm in arms if arm.about.group == "synthesis"]
 
 
 def compare_with_full(

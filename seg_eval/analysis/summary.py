@@ -15,7 +15,14 @@ from scipy.stats import spearmanr
 
 from seg_eval.analysis.absent import tell_absent
 from seg_eval.analysis.agreement import volume_agreement
-from seg_eval.analysis.comparisons import compare_arms, compare_with_full, hopeless, leads
+from seg_eval.analysis.comparisons import (
+    compare_arms,
+    compare_with_full,
+    hopeless,
+    leads,
+    of_synthesis,
+    standing,
+)
 from seg_eval.analysis.power import needed
 from seg_eval.analysis.recovery import SMALLEST_GAP, Recovery
 from seg_eval.analysis.region import recover, summarise_region
@@ -86,9 +93,12 @@ class Question:
 
     @property
     def of_leads(self) -> float:
-        """The confidence of leads: 95 % for all synthetic arms together (Bonferroni)."""
-        count = sum(arm.about.group == "synthesis" for arm in self.arms)
-        return 1 - (1 - CONFIDENCE) / max(count, 1)
+        """The confidence of leads: 95 % for all synthetic arms together (Bonferroni).
+
+        Each is held against what is no synthesis, and against every other: whichever are more.
+        """
+        count = len(of_synthesis(self.arms))
+        return 1 - (1 - CONFIDENCE) / max(count, count * (count - 1) // 2, 1)
 
     @property
     def floor(self) -> str:
@@ -122,10 +132,9 @@ def summarise(
     arms = question.arms
     used = counted(scores, question.empty)
     names = [name for name in REGIONS if any(row.region == name for row in used)]
-    centres = question.centres
+    centres, floor = question.centres, question.floor
     tables = {name: tabulate(used, arms, [name], centres=centres) for name in names}
     crossed = {name: table.crossed() for name, table in tables.items()}
-    floor = question.floor
     found = {name: recover(table, floor, crossed[name]) for name, table in tables.items()}
     regions = {
         name: summarise_region(
@@ -133,7 +142,7 @@ def summarise(
         )
         for name, table in tables.items()
     }
-    synthetic = [arm.name for arm in arms if arm.about.group == "synthesis"]
+    synthetic = [arm.name for arm in of_synthesis(arms)]
     judged = {name: found[name] for name in names if name in question.regions}
     if not judged:
         raise ValueError(f"no rows of {' or '.join(question.regions)}")
@@ -166,8 +175,10 @@ def summarise(
         "voxel_mm3": voxel_volumes(used),
         **asdict(scored),
     }
+    mean = tabulate(used, arms, [*judged], centres=centres)
+    if len(synthetic) > 1:
+        figures["pairs"] = standing(mean, arms, question.of_leads)
     if replicates_of(used):
-        mean = tabulate(used, arms, [*judged], centres=centres)
         figures["leads"] = leads({"mean": mean, **tables}, arms)
     if table.centres:
         whose = Counter(dict(zip(table.patients, table.centres, strict=True)).values())

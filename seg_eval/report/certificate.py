@@ -62,6 +62,53 @@ def _leaning(lead: float) -> int:
     return (lead >= USEFUL) - (lead < 0)
 
 
+def headline_of(
+    verdict: Verdict, summary: Mapping[str, Any], floor: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """``headline`` of ``summary.json``: badge, sentence and advice, all from one verdict.
+
+    Of several synthetic arms the sentence begins with the best one's lead over the second. Where
+    the check of the export path failed, all of it says that alone.
+
+    Args:
+        verdict: Of the arm in question.
+        summary: Its figures, ``regions``, ``plumbing`` and, of several synthetic arms, ``pairs``.
+        floor: The arm that recovers nothing.
+        labels: How each arm is called.
+    """
+    facts, pointed = verdict.facts, verdict.in_enough or verdict
+    cheap = pointed.cheap or (pointed.advice.arm if pointed.advice else None)
+    meant = verdict.advice.arm if verdict.advice else None
+    head = {
+        "worth": verdict.worth,
+        "likely": verdict.likely,
+        "worth_if_frozen": verdict.worth_if_frozen,
+        "better": verdict.better.name if verdict.better else None,
+        "likely_better": pointed.better.name if pointed.better else None,
+        "rival": cheap.name if cheap and cheap.about.is_cheap else None,
+        "primary": facts.arm,
+        "hint": facts.is_hint,
+    }
+    check = summary["plumbing"]
+    if check and not check["passed"]:
+        told = {"badge": say("badge", head=head, failed=True), "sentence": say("export_failed")}
+        unknown = dict.fromkeys(("worth", "likely", "worth_if_frozen"), "unclear")
+        nobody = dict.fromkeys(("better", "likely_better"))
+        return {**told, "advice": say("mend_export"), **head, **unknown, **nobody}
+    dice, pairs = levels_told(summary["regions"], floor, verdict), summary.get("pairs")
+    sentence = (
+        say("several", v=verdict, pair=pairs[0], labels=labels)
+        if pairs
+        else say("headline", v=verdict, dice=dice)
+    )
+    return {
+        "badge": say("badge", head=head),
+        "sentence": sentence,
+        "advice": say("advice", v=verdict, label=labels[meant.name] if meant else ""),
+        **head,
+    }
+
+
 def certify(
     summary: Mapping[str, Any], arms: Sequence[Mapping[str, str]], q: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -79,9 +126,12 @@ def certify(
     """
     head, labels = summary["headline"], {arm["name"]: arm["label"] for arm in arms}
     floor, better = floor_of(bool(q["degraded"])), head["likely_better"]
-    shown = [floor, head["primary"], "full", head["rival"], better]
+    pair = summary["pairs"][0] if "pairs" in summary else {}
+    told = [pair[end] for end in ("arm", "against") if pair]
+    shown = [floor, head["primary"], *told, "full", head["rival"], better]
     names = list(dict.fromkeys(name for name in shown if name))
-    part = {better: "likely" if head["hint"] else "better", head["rival"]: "rival"}
+    part = dict.fromkeys(told, "other")
+    part |= {better: "likely" if head["hint"] else "better", head["rival"]: "rival"}
     part |= {head["primary"]: "filled", "full": "full", floor: floor}
     roles = {name: part[name] for name in names}
     wide, narrow = (
@@ -100,7 +150,8 @@ def certify(
 def _needed(summary: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
     """What would settle an open question, most wanted first; nothing where it is settled."""
     head, config = summary["headline"], summary["config"]
-    if head["worth"] != "unclear":
+    check = summary["plumbing"]
+    if head["worth"] != "unclear" or (check and not check["passed"]):
         return []
     found, kinds = [], {arm["kind"] for arm in summary["arms"]}
     regions = summary["regions"].values()

@@ -6,10 +6,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from seg_eval.analysis import SMALLEST_GAP, Findings, Question, Verdict, remarks_on
+from seg_eval.analysis import SMALLEST_GAP, Findings, Question, remarks_on
 from seg_eval.arms import ARM_KINDS, floor_of
 from seg_eval.report.agreement import volume_panels
-from seg_eval.report.certificate import certify, levels_told
+from seg_eval.report.certificate import certify, headline_of
 from seg_eval.report.charts import bland_altman, paired_dots, range_mark, risk_coverage, scatter
 from seg_eval.report.page import (
     DASH,
@@ -48,7 +48,7 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     summary["intervals"]["method"] = say("interval_method", found=summary["intervals"])
     return summary | {
         "title": say("title", q=question),
-        "headline": _decision(verdict, summary["regions"], question.floor, labels),
+        "headline": headline_of(verdict, summary, question.floor, labels),
         "arms": [
             {
                 "name": arm.name,
@@ -73,32 +73,6 @@ def _trainings_of(summary: Summary, arm: str) -> str:
     """Which runs an arm is that merges several; empty for any other."""
     merged = summary["intervals"].get("replicates", {}).get(arm)
     return f"; {say('trainings_of', names=merged['names'])}" if merged else ""
-
-
-def _decision(
-    verdict: Verdict, regions: Mapping[str, Any], floor: str, labels: Mapping[str, str]
-) -> dict[str, Any]:
-    """``headline`` of ``summary.json``: badge, sentence and advice, all from one verdict."""
-    facts, pointed = verdict.facts, verdict.in_enough or verdict
-    cheap = pointed.cheap or (pointed.advice.arm if pointed.advice else None)
-    meant = verdict.advice.arm if verdict.advice else None
-    head = {
-        "worth": verdict.worth,
-        "likely": verdict.likely,
-        "worth_if_frozen": verdict.worth_if_frozen,
-        "better": verdict.better.name if verdict.better else None,
-        "likely_better": pointed.better.name if pointed.better else None,
-        "rival": cheap.name if cheap and cheap.about.is_cheap else None,
-        "primary": facts.arm,
-        "hint": facts.is_hint,
-    }
-    dice = levels_told(regions, floor, verdict)
-    return {
-        "badge": say("badge", head=head),
-        "sentence": say("headline", v=verdict, dice=dice),
-        "advice": say("advice", v=verdict, label=labels[meant.name] if meant else ""),
-        **head,
-    }
 
 
 def describe(
@@ -135,6 +109,7 @@ def describe(
         "seeds": [found for name in of_seeds if (found := table(name, s=summary, arms=arms))],
         "replicates": table("replicates", s=summary) if "leads" in summary else None,
         "leads": table("leads", s=summary) if "leads" in summary else None,
+        "pairs": table("pairs", rows=summary.get("pairs", ()), labels=labels),
         "transfers": tell_transfers(summary, arms),
         "absent": _absent(summary, arms),
         "volumes": _volumes(summary, arms, used),

@@ -17,7 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from seg_eval.arms import ARM_KINDS
-from seg_eval.report.pictures import GROUP_COLOURS, REGION_COLOURS, short_name
+from seg_eval.report.pictures import EXPERT_COLOUR, GROUP_COLOURS, REGION_COLOURS, short_name
 from seg_eval.scoring import BRATS_GLIOMA
 from synth3d.files import html_page, markdown_cell, markdown_page
 from synth3d.scoring import FEWEST_CENTRES
@@ -68,6 +68,7 @@ def _palette() -> str:
     regions = "".join(
         f"[data-region={name}]{{--region:{colour}}}" for name, colour in REGION_COLOURS.items()
     )
+    light += f"--expert:{EXPERT_COLOUR};"
     dark = f"@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
     return f":root{{{light}}}{dark}{regions}\n"
 
@@ -166,6 +167,11 @@ def thousands(count: int) -> str:
     return f"{count:,}".replace(",", "\u00a0")
 
 
+def quoted(name: str) -> str:
+    """A name as a sentence has it: in quotes where it is several words."""
+    return f"“{name}”" if len(name.split()) > 1 else name
+
+
 def _plain(estimate: Any) -> dict[str, Any] | None:
     """An estimate as a mapping; None where its value is not known."""
     found = estimate if isinstance(estimate, dict) or estimate is None else vars(estimate)
@@ -215,7 +221,8 @@ def _environment(is_html: bool) -> Any:
     )
     made.globals |= {"say": say, "fewest_centres": FEWEST_CENTRES, "lesion_rule": BRATS_GLIOMA}
     named = (
-        figure, interval, listed, many, number, p_value, percent, share, signed, spoken, thousands,
+        figure, interval, listed, many, number, p_value, percent, quoted, share, signed, spoken,
+        thousands,
     )  # fmt: skip
     made.filters |= {each.__name__: each for each in named}
     made.filters |= {"aligned": aligned, "short": short_name, "words": _words}

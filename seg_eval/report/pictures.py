@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from seg_eval.report.agreement import VolumePanel
+from seg_eval.report.slices import BRIGHTEST, ERROR_COLOURS, LARGEST_ERROR
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 from seg_eval.scoring import Score, bounding_box
 from synth3d.files import atomic_path
@@ -33,7 +34,8 @@ GROUP_COLOURS = {
 """Of each group of arms: on light paper, and on dark."""
 REGION_COLOURS = {"WT": "#F0E442", "TC": "#FF8C42", "ET": "#FF5CA8"}
 """Of outlines on a brain: yellow, orange and pink, apart from every group's."""
-
+EXPERT_COLOUR = "#6cc4ff"
+"""Of what the expert outlined, dashed, beside what a segmenter did."""
 
 _RUN = re.compile(r"(?:(?:t1n|t1c|t2w|t2f|pd)-)+(.+)-[0-9a-f]{8}")
 
@@ -280,15 +282,17 @@ def draw_panel(
     title: str,
     path: Path,
 ) -> None:
-    """One slice: the channel of each arm, its error, and what was segmented.
+    """One slice: the channel of each arm, its error, and what was segmented, beside the expert's.
 
-    The slice is the one with most tumour. First column: the real channel and the expert's
-    contours. Radiological view: the patient's left is on the right. It is axial, or coronal where
-    the thick slices that a ``ratio`` (z, y, x) of voxels makes would not show.
+    The slice is the one with most tumour. The real channel is called so and has no error.
+    Radiological view: the patient's left is on the right. It is axial, or coronal where the thick
+    slices that a ``ratio`` (z, y, x) of voxels makes would not show.
     """
+    from matplotlib.colors import LinearSegmentedColormap
+
     real, truth = case.real, case.truth
-    turned, name = slicer(case, truth["WT"], ratio)
-    columns = len(arms) + 1
+    turned, place = slicer(case, truth["WT"], ratio)
+    columns, errors = len(arms), LinearSegmentedColormap.from_list("error", ERROR_COLOURS)
     height, width = turned(real).shape
     across, *sides = case.orientation.turn_spacing(case.spacing_mm)
     aspect = sides[0 if cut_axis(case, ratio) == 2 else 1] / across
@@ -296,23 +300,24 @@ def draw_panel(
     grid = figure.subplots(3, columns, squeeze=False)
     for axes, label in zip(grid[:, 0], ("channel", "|error|", "segmentation"), strict=True):
         axes.set_ylabel(label)
-    _show(grid[0, 0], turned(real), "real")
-    image = _show(grid[1, 0], np.zeros((height, width)), "", "inferno", 0.5)
-    _outline(grid[2, 0], turned, real, truth, "expert")
-    for column, (arm_name, arm) in enumerate(arms.items(), start=1):
+    for column, (arm_name, arm) in enumerate(arms.items()):
         channel = np.zeros_like(real) if arm.channel is None else arm.channel
-        _show(grid[0, column], turned(channel), short_name(arm_name))
-        error = np.abs(turned(channel) - turned(real))
-        _show(grid[1, column], error, "", "inferno", 0.5)
-        _outline(grid[2, column], turned, real, arm.masks, "")
+        error = turned(np.abs(channel - real))
+        name = "real" if arm_name == "full" else short_name(arm_name)
+        _show(grid[0, column], turned(channel), name)
+        image = _show(grid[1, column], error, "", errors, LARGEST_ERROR)
+        _show(grid[2, column], turned(real), "")
+        _outline(grid[2, column], turned, truth, EXPERT_COLOUR)
+        _outline(grid[2, column], turned, arm.masks)
     for axes in grid.flat:
         axes.set_aspect(aspect)
     bar = figure.colorbar(image, ax=list(grid[1]), fraction=0.012, pad=0.01)
     bar.ax.tick_params(labelsize=7)
     for region, colour in REGION_COLOURS.items():
-        grid[2, 0].plot([], [], color=colour, label=region)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    figure.suptitle(f"{title}, {name}", fontsize=10)
+        grid[2, 0].plot([], [], color=colour, label=f"{region} by the segmenter")
+    grid[2, 0].plot([], [], color=EXPERT_COLOUR, linestyle="dashed", label="by the expert")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.suptitle(f"{title}, {place}", fontsize=10)
     _save(figure, path)
 
 
@@ -346,7 +351,7 @@ def slicer(
 
 
 def _show(
-    axes: Any, picture: np.ndarray, title: str, colours: str = "gray", top: float = 1.1
+    axes: Any, picture: np.ndarray, title: str, colours: Any = "gray", top: float = BRIGHTEST
 ) -> Any:
     image = axes.imshow(picture, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
@@ -355,17 +360,13 @@ def _show(
     return image
 
 
-def _outline(
-    axes: Any, turned: Any, real: np.ndarray, masks: Mapping[str, np.ndarray], title: str
-) -> None:
-    _show(axes, turned(real), title)
+def _outline(axes: Any, turned: Any, masks: Mapping[str, np.ndarray], expert: str = "") -> None:
+    """Each region in its colour; the ``expert``'s in that one, dashed."""
     for region, colour in REGION_COLOURS.items():
         mask = turned(masks[region])
         if mask.any() and not mask.all():
-            dashed = "dashed" if title == "expert" else "solid"
-            axes.contour(
-                mask.astype(float), [0.5], colors=[colour], linestyles=dashed, linewidths=1.1
-            )
+            style = {"colors": [expert or colour], "linestyles": "dashed" if expert else "solid"}
+            axes.contour(mask.astype(float), [0.5], linewidths=1.1, **style)
 
 
 def _figure(width: float, height: float) -> Any:

@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 def add_manner(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say how a command tells what it does (:mod:`synth3d.console`)."""
     group = parser.add_mutually_exclusive_group()
-    told = "print warnings and errors alone and, last, where the result is"
+    told = "print warnings and errors alone and, last, where the result is, or the plan asked for"
     group.add_argument("--quiet", help=told, dest="manner", action="store_const", const="quiet")
     told = "print events for machines, a JSON object a line, as docs/events.md has them"
     group.add_argument("--json", help=told, dest="manner", action="store_const", const="json")

@@ -15,7 +15,7 @@ from synth3d.cli.flags import (
     request,
     with_table,
 )
-from synth3d.console import event, manner
+from synth3d.console import answer, event
 
 
 def tell_recipes() -> int:
@@ -24,8 +24,7 @@ def tell_recipes() -> int:
 
     found = shipped_recipes()
     event("recipes", recipes=recipe_facts(found))
-    if manner() == "words":
-        print(recipe_table(found))
+    answer(recipe_table(found))
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from synth3d.completion.loading import maker_of
 from synth3d.completion.plan import Job
 from synth3d.completion.request import CompleteRequest
-from synth3d.console import duration, event, gigabytes, manner, named
+from synth3d.console import answer, duration, event, gigabytes, named
 from synth3d.images import grid
 from synth3d.machine import free_bytes
 
@@ -50,8 +50,7 @@ def tell_plan(
     """
     plan = completion_plan(request, identity, jobs) | {"remarks": [*remarks]}
     event("plan", **plan)
-    if manner() == "words":
-        print(plan_in_words(plan))
+    answer(plan_in_words(plan))
 
 
 def completion_plan(request: CompleteRequest, identity: str, jobs: Sequence[Job]) -> dict[str, Any]:

@@ -81,6 +81,8 @@ def test_a_dry_run_says_in_few_lines_what_a_training_takes(phantom_cohort, tmp_p
     assert plan["memory_bytes"] > 10**7
     assert plan["disk_bytes"] > 0
     assert (plan["state"], plan["left_out"]) == ("new", {})
+    assert run(*command, "--quiet") == 0
+    assert {line.split(":")[0] for line in capsys.readouterr().out.splitlines()} == told
     assert not (tmp_path / "w").exists()
 
 

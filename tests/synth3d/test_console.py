@@ -66,6 +66,19 @@ def test_quiet_leaves_warnings_and_last_where_the_result_is(capsys):
     assert (code, out, err) == (0, "out/there\n", "warning: three things\n")
 
 
+@pytest.mark.parametrize("manner", ["words", "quiet"])
+def test_what_was_asked_for_is_printed_quiet_or_not(manner, capsys):
+    def plans():
+        print("by the way")
+        console.answer("two hours\nto be written there")
+        return 0
+
+    code, out, err = told(manner, plans, capsys)
+    assert (code, err) == (0, "")
+    assert out.removeprefix("by the way\n") == "two hours\nto be written there\n"
+    assert ("by the way" in out) == (manner == "words")
+
+
 def test_in_words_a_step_says_how_far_it_is_and_how_long_it_takes(capsys):
     code, out, err = told("words", busy, capsys)
     assert "step 2 of 7: training (about 5 min)" in out

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from synth3d.console import duration, event, gigabytes, manner, named
+from synth3d.console import answer, duration, event, gigabytes, named
 from synth3d.machine import free_bytes
 from synth3d.settings import to_plain
 from synth3d.training.config import RunConfig
@@ -22,8 +22,7 @@ def tell_plan(config: RunConfig, recipe: str, device: str, run: Path, cases: Cas
     """
     plan = training_plan(config, recipe, device, run, cases)
     event("plan", **plan)
-    if manner() == "words":
-        print(plan_in_words(plan))
+    answer(plan_in_words(plan))
 
 
 def training_plan(

@@ -230,6 +230,40 @@ def test_synthetic_arms_are_one_family_and_the_first_is_the_question():
     assert told == [pytest.approx(0.95), pytest.approx(0.975)]
 
 
+@pytest.mark.parametrize(("agi", "gan", "first"), [(0.75, 0.7, "agi"), (0.7, 0.75, "gan")])
+def test_of_two_synthetic_arms_the_better_one_is_named_first_with_its_paired_lead(agi, gan, first):
+    scores = make_scores({**MEANS, "agi": agi, "gan": gan}, cases=15)
+    scores = changed(scores, lambda s: s.case == "c00" and s.arm == first, dice=0.8)
+    (pair,) = figures(scores, arms=GAN)["pairs"]
+    assert {pair["arm"], pair["against"]} == {"agi", "gan"}
+    assert pair["arm"] == first
+    assert pair["lead"]["value"] == pytest.approx((14 * 0.05 + 0.8 - 0.69) / 15)
+    assert pair["lead"]["median"] == pytest.approx(0.05)
+    assert pair["proven"]
+    (few,) = figures([s for s in scores if s.case != "c14"], arms=GAN)["pairs"]
+    assert few["lead"]["low"] > 0
+    assert not few["proven"]
+    assert "pairs" not in figures(make_scores(cases=15))
+
+
+def test_a_lead_that_patients_do_not_agree_on_is_not_proven():
+    scores = make_scores({**MEANS, "agi": 0.75, "gan": 0.7}, cases=16)
+    torn = changed(scores, lambda s: s.arm == "gan" and s.case < "c08", dice=0.79)
+    (pair,) = figures(torn, arms=GAN)["pairs"]
+    assert pair["lead"]["low"] < 0 < pair["lead"]["value"]
+    assert not pair["proven"]
+
+
+def test_with_many_synthetic_arms_their_pairs_are_the_larger_family():
+    means = {**MEANS, "gan": 0.7, "c": 0.6, "d": 0.5}
+    arms = [*GAN, Arm("c", "synthetic"), Arm("d", "synthetic")]
+    found = figures(make_scores(means, cases=15), arms=arms)
+    assert [(row["arm"], row["against"]) for row in found["pairs"]] == [
+        ("agi", "gan"), ("agi", "c"), ("agi", "d"), ("gan", "c"), ("gan", "d"), ("c", "d"),
+    ]  # fmt: skip
+    assert found["intervals"]["confidence_of_leads"] == pytest.approx(1 - 0.05 / 6)
+
+
 def test_non_inferiority_has_the_margin_that_was_asked_for():
     scores = make_scores({**MEANS, "agi": 0.87}, cases=15, seeds=3)
     by_arm = {row["arm"]: row for row in figures(scores, margin=0.05)["noninferiority"]}

@@ -86,7 +86,11 @@ def test_broken_plumbing_fails_the_run_after_the_report(quick, machines, capsys,
     printed = capsys.readouterr()
     assert "the plumbing check failed" in printed.err
     assert "Check of the export path FAILED" in printed.out
-    assert (folder / "summary.json").is_file()
+    head = json.loads((folder / "summary.json").read_text())["headline"]
+    assert {head[key] for key in ("worth", "likely", "worth_if_frozen")} == {"unclear"}
+    assert "export path failed" in head["sentence"]
+    assert head["sentence"] in " ".join(printed.out.split())
+    assert "settle" not in (folder / "report.md").read_text()
 
 
 def test_a_test_case_that_the_synthesiser_saw_is_refused(
@@ -168,6 +172,16 @@ def test_without_data_the_phantoms_are_made_and_a_synthesiser_trained(machines, 
     config = json.loads((tmp_path / "work/eval/t2f-phantom/config.json").read_text())
     assert config["preset"] == "cpu-mini"
     assert config["test"] == ["Brats18_TOY_F_1", "Brats18_TOY_G_1", "Brats18_TOY_H_1"]
+
+
+def test_a_dry_run_without_phantoms_says_why_it_has_no_time(machines, tmp_path, capsys):
+    asked = RunRequest("t2f", work=tmp_path / "work", dry_run=True)
+    assert evaluate(asked, machines.engines()).code == 0
+    told = capsys.readouterr().out
+    assert f"synth3d phantom {tmp_path / 'work' / 'phantom'}" in told
+    assert "timed" in told
+    assert machines.log == []
+    assert not (tmp_path / "work").exists()
 
 
 def test_the_newest_run_for_the_sequence_and_cohort_is_used(quick, write_run, toy_cohort, tmp_path):

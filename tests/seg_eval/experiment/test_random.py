@@ -2,8 +2,10 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from seg_eval.evaluation import evaluate
 from seg_eval.experiment.request import RunRequest
 from synth3d.cohort import MODALITIES, Case
 from synth3d.errors import InputError
+from synth3d.images import read, write_new
 
 
 def case(name):
@@ -91,3 +94,25 @@ def test_another_tools_folder_need_hold_what_each_case_lacks(
 ):
     with pytest.raises(InputError, match="lacks [23] synthesised files"):
         evaluate(ask(run=(), completed=(f"cwdm={theirs()}",)), machines.engines())
+
+
+def test_two_teams_are_held_against_each_other(ask, machines, toy_cohort, tmp_path, plain_pictures):
+    """One's images are the real ones in another unit, the other's lie four voxels beside them."""
+    for team, shift in (("ours", 0), ("b", 4)):
+        shutil.copytree(toy_cohort, tmp_path / team)
+        for path in (tmp_path / team).glob("*/*_[tf]*.nii.gz"):
+            image = read(path)
+            moved = np.roll(2 * image.data, shift, axis=2)
+            write_new(path, moved, image.affine, np.float32)
+    teams = tuple(f"{name}={tmp_path / name}" for name in ("b", "ours"))
+    folder = evaluate(ask(run=(), completed=teams), machines.engines()).folder
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["headline"]["primary"] == "b"
+    (pair,) = summary["pairs"]
+    assert (pair["arm"], pair["against"], pair["proven"]) == ("ours", "b", False)
+    means = [
+        np.mean([region["arms"][team]["dice"] for region in summary["regions"].values()])
+        for team in ("ours", "b")
+    ]
+    assert pair["lead"]["value"] == pytest.approx(means[0] - means[1])
+    assert summary["headline"]["sentence"].startswith("ours is ahead of b by ")

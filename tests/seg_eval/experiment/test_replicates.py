@@ -80,7 +80,7 @@ def test_three_trainings_are_one_arm_with_their_values_behind_it(run_toy, three,
 def test_a_single_run_has_no_column_and_no_key_more(run_toy, folder):
     assert run_toy("--arms", "copy,synthetic") == 0
     said = json.loads((folder / "summary.json").read_text())["warnings"]
-    assert sum("agi" in each and "these weights" in each for each in said) == 1
+    assert sum("agi" in each and "--as NAME" in each for each in said) == 1
     for name in ("results.csv", "image_scores.csv"):
         assert "replicate" not in (folder / name).read_text().splitlines()[0]
     for name in ("summary.json", "config.json"):
@@ -112,7 +112,7 @@ def test_the_arm_in_question_may_get_replicates_and_no_other_may_take_its_place(
     assert run_toy("--arms", "synthetic", **three) == 0
     assert json.loads((folder / "summary.json").read_text())["primary"]["arm"] == "agi"
     said = json.loads((folder / "summary.json").read_text())["warnings"]
-    assert not any("these weights" in each for each in said)
+    assert not any("--as NAME" in each for each in said)
 
 
 def test_each_as_takes_the_runs_since_the_last_one():

@@ -150,6 +150,24 @@ THICK = (
     poor([LIFTED, ("specialist", -0.03)]),
     poor([LIFTED], regions={"WT": region(), "ET": region(0.001, loss=0.08, defined=False)}),
 )  # fmt: skip
+TWO = (
+    facts(regions=FREE),
+    facts([("copy", 0.1)], regions={"WT": WIDE}),
+    facts([CHEAP]),
+    facts([CHEAP, ("synthetic", -0.04)]),
+    facts([("boosted", -0.001), ("synthetic", -0.04)]),
+    facts([("copy", 0)]),
+    facts([("ridge", -0.05)]),
+    facts([("boosted", 0.004)], missing=("t1n", "t1c")),
+    facts([("boosted", 0.02, 0.1)]),
+    facts([("copy", -0.05)], -0.1, regions={"WT": region(share=-0.3, loss=0.4)}),
+    facts([], 0.0),
+    facts([]),
+    facts([("copy", 0.1)], regions={"WT": region(), "ET": region(0.001, loss=0.08, defined=False)}),
+    facts([CHEAP, ("specialist", -0.03)]),
+    facts([CHEAP, ("retrained", -0.03)]),
+)  # fmt: skip
+"""With two synthesisers."""
 MISSING = (("t2f",), ("t1c",), ("t1n", "t1c"), ("t1n", "t1c", "t2f"))
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\d)")
 lead = st.tuples(st.floats(-0.3, 0.3), st.floats(0.001, 0.2))
@@ -226,6 +244,48 @@ def test_a_verdict_is_one_short_sentence_that_agrees_with_its_badge(facts):
         assert (enough.worth == "unclear") == ("likely" not in badge)
 
 
+NAMED = {"agi": "ours", "synthetic": "team-b"}
+"""How the two synthesisers of the facts are called."""
+
+
+def told_of_two(facts, lead=0.031, proven=True, first="agi"):
+    """The badge of a verdict, and the sentence where the other synthesiser is told of, too."""
+    verdict, second = judge(facts), next(name for name in NAMED if name != first)
+    pair = {"arm": first, "against": second, "lead": {"value": lead}, "proven": proven}
+    return told(verdict)[0], say("several", v=verdict, pair=pair, labels=NAMED)
+
+
+@settings(max_examples=400)
+@given(judgeable(), st.floats(0, 0.4), st.booleans(), st.sampled_from(sorted(NAMED)))
+def test_of_several_it_says_first_who_is_ahead_and_whether_that_is_proven(
+    facts, lead, proven, first
+):
+    facts = replace(facts, arm="agi")
+    verdict = judge(facts)
+    badge, sentence = told_of_two(facts, lead, proven and not facts.is_hint, first)
+    ahead, standing = sentence.split("; ", 1)
+    assert len(sentence.split()) <= 25
+    assert len(NUMBER.findall(sentence)) <= 2
+    assert (sentence[-1], sentence.count(". ")) == (".", 0)
+    names = [NAMED[first], *sorted({*NAMED.values()} - {NAMED[first]})]
+    assert ahead.split()[0] == names[0]
+    assert names[1] in ahead
+    if f"{lead:.3f}" == "0.000":
+        assert "ahead" not in ahead
+    elif facts.is_hint:
+        assert "too few patients for proof" in standing
+    else:
+        assert ahead.endswith("is proven" if proven else "is not proven")
+    doubts = ("no proven", "not proven", "few patients", "was tested", "falls in", "likely")
+    doubtful = [words for words in doubts if words in standing]
+    other = verdict.better is not None and verdict.better.about.needs_synthesis
+    assert bool(doubtful) == (verdict.worth == "unclear") or other
+    if badge == "Worth it":
+        assert "clearly ahead" in standing or other
+    if badge == "Not worth it":
+        assert any(word in standing for word in ("does", "too small", "harm"))
+
+
 GAP = {"gap": around(0.01), "smallest": 0.02}
 OTHERS = (
     ("no_gap", {"reason": "small_gap", **GAP}),
@@ -273,6 +333,7 @@ OTHERS = (
     ("trainings_of", {"names": [*"abc"]}),
     ("replicates", {}),
     ("leads", {}),
+    ("pairs", {"regions": ["WT", "TC", "ET"]}),
     ("these_weights", {"names": ["a", "b"]}),
     ("plumbing", {"check": {"passed": True, "dice_change": {"WT": -0.0001}, "tolerance": 0.002}}),
     ("views_fit", {"slices": 48}),
@@ -336,6 +397,12 @@ def test_every_sentence_of_a_verdict_and_the_rarer_ones(make_summary, small):
         for few in (40, 6)
         for f in (replace(f, patients=min(f.patients, few)) for f in (*JUDGED, *THICK))
         for labels in [{f.arm: f.arm} | {rival.name: rival.name for rival in f.rivals}]
+    ]
+    text += [
+        f"- {'. '.join(told_of_two(replace(f, patients=few), *pair))}"
+        for few in (40, 6)
+        for f in TWO
+        for pair in ((0.031, few == 40), (0.004, False, "synthetic"))
     ]
     rarer = (*OTHERS, *OF_SLICES)
     text += [f"- {name}: {say(name, **values)}" for name, values in rarer]

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
 from seg_eval.arms.kinds import ARM_KINDS
@@ -9,6 +10,7 @@ from seg_eval.report.agreement import VolumePanel, volume_panels
 from seg_eval.report.charts import bland_altman
 from seg_eval.report.page import fill
 from seg_eval.report.pictures import (
+    EXPERT_COLOUR,
     GROUP_COLOURS,
     REGION_COLOURS,
     Point,
@@ -138,6 +140,30 @@ def test_a_case_can_be_drawn_with_and_without_a_tumour(tmp_path, tumour):
     case = CaseVolumes("c", "p", "median", "t2f", real, arms, masks, np.eye(4), (1, 1, 1))
     draw_panel(case, arms, (), "case", tmp_path / "slices.png")
     assert min(size_of_png(tmp_path / "slices.png")) > 200
+
+
+def test_the_real_channel_is_shown_once_beside_those_of_other_arms(tmp_path, monkeypatch):
+    real = np.zeros((5, 12, 10), np.float32)
+    real[:, 2:10, 3:8] = 0.5
+    mask = np.zeros(real.shape, bool)
+    mask[3, 4:6, 4:6] = True
+    masks, drawn = dict.fromkeys(("WT", "TC", "ET"), mask), []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *how, **more: (
+        drawn.append(self), save(self, *how, **more)))  # fmt: skip
+    channels = {"full": real, "zero": None, "ridge": 0.9 * real}
+    arms = {name: ArmVolumes(channel, masks) for name, channel in channels.items()}
+    case = CaseVolumes("c", "p", "median", "t2f", real, arms, masks, np.eye(4), (1, 1, 1))
+    draw_panel(case, arms, (), "case", tmp_path / "slices.png")
+    named = {axes.get_title(): axes.images[0].get_array() for axes in drawn[0].axes
+             if axes.get_title()}  # fmt: skip
+    assert [*named] == ["real", "zero", "ridge"]
+    brightest = [float(picture.max()) for picture in named.values()]
+    assert brightest == [0.5, 0.0, pytest.approx(0.45)]
+    page = fill("index.html.j2", {"title": "", "rows": [], "regions": []})
+    lines = {line.get_color() for axes in drawn[0].axes for line in axes.lines}
+    assert lines == {*REGION_COLOURS.values(), EXPERT_COLOUR}
+    assert f"--expert:{EXPERT_COLOUR};" in page
 
 
 def test_page_and_figures_share_one_palette(tmp_path):
