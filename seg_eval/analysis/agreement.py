@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from seg_eval.analysis.region import plain
-from seg_eval.analysis.tables import tabulate
+from seg_eval.analysis.tables import INDEPENDENT, Clusters, tabulate
 from seg_eval.arms import Arm
 from seg_eval.scoring import Score
 from synth3d.scoring import CONFIDENCE, Crossed
@@ -26,7 +26,10 @@ FEWEST = 4
 
 
 def volume_agreement(
-    scores: Sequence[Score], arms: Sequence[Arm], regions: Sequence[str]
+    scores: Sequence[Score],
+    arms: Sequence[Arm],
+    regions: Sequence[str],
+    clusters: Clusters = INDEPENDENT,
 ) -> list[dict[str, Any]]:
     """Rows by region, arm and what it is held against, as ``summary.json`` has them (``volumes``).
 
@@ -36,8 +39,8 @@ def volume_agreement(
     found = []
     for region in regions:
         rows = [row for row in scores if row.region == region]
-        table = tabulate(rows, arms, [region], "predicted_ml")
-        crossed = Crossed(table.patients, len(table.seeds))
+        table = tabulate(rows, arms, [region], "predicted_ml", clusters)
+        crossed = table.crossed()
         in_label = {row.case: row.reference_ml for row in rows}
         labels = np.array([[[in_label[case]]] * len(table.seeds) for case in table.cases])
         for arm in arms:

@@ -21,7 +21,7 @@ from seg_eval.analysis.recovery import Recovery
 from seg_eval.analysis.region import recover, summarise_region
 from seg_eval.analysis.significance import MARGIN, by_patient
 from seg_eval.analysis.strata import loss_by_centre, loss_by_size
-from seg_eval.analysis.tables import ScoreTable, tabulate
+from seg_eval.analysis.tables import Clusters, ScoreTable, tabulate
 from seg_eval.analysis.verdict import (
     USEFUL,
     Caveat,
@@ -71,6 +71,7 @@ class Question:
         margin: Mean Dice that may be lost and still be called not inferior to ``full``.
         degraded: ``ratio`` and ``profile`` of the thick slices; None where a sequence is missing.
         centres: Where each case was acquired, if that is known of all of them; else empty.
+        folds: Of a cross-validation, by case whose networks judged it; else empty.
     """
 
     arms: Sequence[Arm]
@@ -79,6 +80,12 @@ class Question:
     margin: float = MARGIN
     degraded: Mapping[str, Any] | None = None
     centres: Mapping[str, str] = field(default_factory=dict)
+    folds: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def clusters(self) -> Clusters:
+        """Which cases are alike: those of a fold, which share its networks, else of a centre."""
+        return Clusters(self.folds or self.centres, bool(self.folds))
 
     @property
     def of_leads(self) -> float:
@@ -116,8 +123,8 @@ def summarise(
     arms = question.arms
     used = counted(scores, question.empty)
     names = [name for name in REGIONS if any(row.region == name for row in used)]
-    centres = question.centres
-    tables = {name: tabulate(used, arms, [name], centres=centres) for name in names}
+    clusters = question.clusters
+    tables = {name: tabulate(used, arms, [name], clusters=clusters) for name in names}
     crossed = {name: table.crossed() for name, table in tables.items()}
     floor = question.floor
     found = {name: recover(table, floor, crossed[name]) for name, table in tables.items()}
@@ -130,7 +137,7 @@ def summarise(
     synthetic = [arm.name for arm in arms if arm.about.group == "synthesis"]
     verdicts = tuple(judge(_gather(used, question, found, arm)) for arm in synthetic or [None])
     tests = compare_arms(tables, arms)
-    table, scored = tabulate(used, arms, names, centres=centres), conditions(used)
+    table, scored = tabulate(used, arms, names, clusters=clusters), conditions(used)
     figures = {
         "schema": SCHEMA,
         "regions": regions,
@@ -145,7 +152,7 @@ def summarise(
         "images": _mean_images(images, arms),
         "image_benefit": _image_benefit(used, images, arms, verdicts[0].facts.defined or names),
         "plumbing": _check_plumbing(regions, arms),
-        "absent": tell_absent(scores, arms, floor),
+        "absent": tell_absent(scores, arms, floor, clusters),
         **_volumes_and_groups(used, names, question),
         "intervals": _intervals(table, used, question),
         "primary": {
@@ -159,9 +166,10 @@ def summarise(
     }
     if replicates_of(used):
         figures["leads"] = leads({"mean": table, **tables}, arms)
-    if table.centres:
-        whose = Counter(dict(zip(table.patients, table.centres, strict=True)).values())
-        figures["intervals"] |= {"centres": dict(sorted(whose.items()))}
+    if table.clusters:
+        whose = Counter(dict(zip(table.patients, table.clusters, strict=True)).values())
+        named = "folds" if table.are_folds else "centres"
+        figures["intervals"] |= {named: dict(sorted(whose.items()))}
     caveats = _caveats(table, regions, question)
     if family := hopeless(tests):
         caveats.append(Caveat("hopeless_tests", {"family": family}))
@@ -169,7 +177,7 @@ def summarise(
 
 
 def _intervals(table: ScoreTable, used: Sequence[Score], question: Question) -> dict[str, Any]:
-    replicates = {name: _drawn(runs) for name, runs in replicates_of(used).items()}
+    replicates = {name: _drawn(runs, table.are_folds) for name, runs in replicates_of(used).items()}
     return {
         "over": table.crossed().over,
         "unit": "patient",
@@ -183,11 +191,11 @@ def _intervals(table: ScoreTable, used: Sequence[Score], question: Question) -> 
 def _volumes_and_groups(
     used: Sequence[Score], regions: Sequence[str], question: Question
 ) -> dict[str, Any]:
-    arms = question.arms
+    arms, clusters = question.arms, question.clusters
     return {
-        "volumes": volume_agreement(used, arms, regions),
-        "loss_by_size": loss_by_size(used, arms, regions),
-        "loss_by_centre": loss_by_centre(used, arms, regions, question.centres),
+        "volumes": volume_agreement(used, arms, regions, clusters),
+        "loss_by_size": loss_by_size(used, arms, regions, clusters),
+        "loss_by_centre": loss_by_centre(used, arms, regions, question.centres, clusters),
     }
 
 
@@ -210,9 +218,9 @@ def replicates_of(scores: Sequence[Score]) -> dict[str, list[str]]:
     return {arm: list(names) for arm, names in found.items()}
 
 
-def _drawn(names: Sequence[str]) -> dict[str, Any]:
+def _drawn(names: Sequence[str], in_folds: bool) -> dict[str, Any]:
     over = "trainings" if len(names) >= FEWEST_TRAININGS else "these"
-    return {"names": list(names), "over": over}
+    return {"names": list(names), "over": "folds" if in_folds else over}
 
 
 def _gather(
@@ -233,7 +241,7 @@ def _gather(
     kind = next((arm.kind for arm in question.arms if arm.name == name), "synthetic")
     if not defined:
         return Facts(missing, name, math.nan, about, [], patients, degraded, kind)
-    table = tabulate(scores, question.arms, list(about), centres=question.centres)
+    table = tabulate(scores, question.arms, list(about), clusters=question.clusters)
     crossed = table.crossed()
     own = table.apart[name or question.floor]
     rivals = []
@@ -311,12 +319,15 @@ def _caveats(table: ScoreTable, regions: dict[str, Any], question: Question) -> 
     if patients < FEW_CASES:
         about = {"cases": len(table.cases), "patients": patients, "enough": FEW_CASES}
         found.append(Caveat("few_patients", about))
-    if len(table.seeds) < FEWEST_TRAININGS:
+    if len(table.seeds) < FEWEST_TRAININGS and not table.are_folds:
         found.append(
             Caveat("few_trainings", {"seeds": len(table.seeds), "least": FEWEST_TRAININGS})
         )
-    if 0 < (count := len({*table.centres})) < FEWEST_CENTRES:
-        found.append(Caveat("few_centres", {"centres": count, "least": FEWEST_CENTRES}))
+    if 0 < (count := len({*table.clusters})) < FEWEST_CENTRES:
+        of = "folds" if table.are_folds else "centres"
+        found.append(Caveat(f"few_{of}", {of: count, "least": FEWEST_CENTRES}))
+    if table.are_folds and len({*question.centres.values()}) > 1:
+        found.append(Caveat("centres_in_folds", {"centres": len({*question.centres.values()})}))
     for name, region in regions.items():
         if np.ptp(region["floor_per_seed"]) > FLOOR_VARIES:
             ends = {"low": min(region["floor_per_seed"]), "high": max(region["floor_per_seed"])}
