@@ -136,7 +136,7 @@ def _findings(fitted: Fitted, words: str = "") -> _Findings:
     record = {
         "config": config,
         **record_of(fitted),
-        "uncertainty": _uncertainty(fitted, used),
+        "uncertainty": uncertainty_of(fitted, used),
         "commands": commands_of(fitted.folds, words),
         "warnings": warnings,
     }
@@ -192,7 +192,7 @@ def _centres(folds: Sequence[Fold]) -> dict[str, str]:
     return told if told.keys() == wanted else {}
 
 
-def _uncertainty(fitted: Fitted, used: Sequence[Score]) -> list[dict[str, Any]]:
+def uncertainty_of(fitted: Fitted, used: Sequence[Score]) -> list[dict[str, Any]]:
     """Volumes as intervals of each arm whose cases have an uncertainty in all folds."""
     sizes: dict[str, dict[str, float]] = {}
     for fold, names in zip(fitted.folds, fitted.names, strict=True):

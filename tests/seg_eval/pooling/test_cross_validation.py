@@ -178,3 +178,23 @@ def test_settings_without_a_synthesiser_to_train_are_refused(toy_cohort, tmp_pat
             asked(tmp_path, toy_cohort, arms=("copy",), settings=("train.steps=9",)),
             machines.engines(),
         )
+
+
+def test_judges_of_another_architecture_are_put_together_as_well(toy_cohort, tmp_path, machines):
+    more = {"cross_validate": 2, "transfer": "cpu-mini-resenc", "arms": ("copy",)}
+    folder = evaluate(asked(tmp_path, toy_cohort, **more), machines.engines()).folder
+    (other,) = read_summary(folder)["transfer"]
+    inside = read_summary(folder / "transfer" / "cpu-mini-resenc")
+    assert other["preset"] == inside["config"]["preset"] == "cpu-mini-resenc"
+    assert inside["config"]["test"] == read_summary(folder)["config"]["test"]
+    assert other["regions"]["WT"]["copy"]["dice"] == inside["regions"]["WT"]["arms"]["copy"]["dice"]
+
+
+def test_thick_slices_are_restored_by_a_run_of_every_fold(toy_cohort, tmp_path, machines):
+    more = {"missing": None, "degraded": "flair=1,1,3", "cross_validate": 2}
+    more |= {"arms": ("trilinear,restored",), "work": tmp_path, "data": toy_cohort, "threads": 1}
+    request = RunRequest(**more, recipe="restore")
+    found = read_summary(evaluate(request, machines.engines()).folder)
+    kinds = ["full", "degraded", "trilinear", "restored"]
+    assert [(arm["name"], arm["kind"]) for arm in found["arms"]] == [(kind, kind) for kind in kinds]
+    assert machines.log.count("train") == 2

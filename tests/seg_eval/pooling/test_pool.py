@@ -14,7 +14,7 @@ from seg_eval.cli import main
 from seg_eval.evaluation import power, report
 from seg_eval.pooling.fitting import fit
 from seg_eval.pooling.fold import Fold
-from seg_eval.pooling.pool import clusters_of, merge_rows, pool, shown_of
+from seg_eval.pooling.pool import clusters_of, merge_rows, pool, shown_of, uncertainty_of
 from seg_eval.report import CaseFiles
 from synth3d.cohort import SCHEMES
 from synth3d.errors import InputError
@@ -259,3 +259,19 @@ def test_the_command_pools_and_says_where(folds, capsys):
     assert "4 folds" in said
     (out,) = (work / "eval").glob("*-pooled")
     assert str(out / "report.html") in said
+
+
+def test_volumes_are_told_as_intervals_where_every_fold_knows_an_uncertainty():
+    scores = make_scores(cases=12)
+
+    def fold(name, which, told):
+        made = a_fold(name, [r for r in scores if int(r.case[1:]) % 2 == which])
+        rows = [{"case": case, "uncertainty": 0.1} for case in sorted(made.patients)]
+        maps = [{"arm": "agi", "volumes": rows}] if told else []
+        return replace(made, summary={**made.summary, "uncertainty": maps})
+
+    both, one = (fit([fold("a", 0, True), fold("b", 1, told)]) for told in (True, False))
+    (found,) = uncertainty_of(both, scores)
+    assert (found["arm"], found["patients"], found["level"]) == ("agi", 12, 0.9)
+    assert {row["case"] for row in found["volumes"]} == {row.case for row in scores}
+    assert uncertainty_of(one, scores) == []
