@@ -145,5 +145,11 @@ def _refuse_other_rows(fold: Fold) -> None:
     for key, names in zip(("arm", "case", "seed"), wanted, strict=True):
         if (found := {getattr(row, key) for row in fold.scores}) != {*names}:
             raise ValueError(f"results.csv has the {key}s {sorted(found)}, not {sorted(names)}")
+    for arm in fold.kinds:
+        named = {row.replicate for row in fold.scores if row.arm == arm}
+        if named != {*fold.replicates.get(arm, ("",))}:
+            raise ValueError(f"results.csv has the trainings {sorted(named)} of {arm}")
+    if unknown := {*fold.replicates} - {*fold.kinds}:
+        raise ValueError(f"replicates of no arm: {sorted(unknown)}")
     if unknown := {*fold.kinds.values()} - {*ARM_KINDS}:
         raise ValueError(f"unknown kinds of arm {sorted(unknown)}")

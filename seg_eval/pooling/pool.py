@@ -50,13 +50,22 @@ def pool(
     """
     if name is not None and (fault := fault_of(name, LONGEST_STEM)):
         raise InputError(f"--name wants a plain folder name; {name!r:.120} {fault}")
-    fitted = fit(read_folds(folders))
-    config = merge_config(fitted)
+    folds = read_folds(folders)
+    try:
+        fitted = fit(folds)
+        found = {None: _findings(fitted, words)}
+        found |= {preset: _findings(fit(each)) for preset, each in _transfers(folds).items()}
+    except InputError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(
+            f"one of {', '.join(map(str, folders))} is damaged or of another version: {error!r}; "
+            "run these experiments again"
+        ) from error
+    config = found[None].record["config"]
     missing = plain("-".join(config["missing"]))
     out = place(work / "eval", name or f"{missing}-{plain(Path(config['data']).name)}-pooled")
-    refuse_taken(out, {fold.name: fold.folder for fold in fitted.folds})
-    found = {None: _findings(fitted, words)}
-    found |= {preset: _findings(fit(each)) for preset, each in _transfers(fitted.folds).items()}
+    refuse_taken(out, {fold.name: fold.folder for fold in folds})
     make_folder(out)
     with lock(out):
         sweep(out)

@@ -184,6 +184,16 @@ def test_damaged_rows_are_one_sentence(folds, refused, break_it):
     assert str(folds[1]) in refused("pool", *map(str, folds))
 
 
+@pytest.mark.parametrize("key", ["uncertainty", "cases", "arms"])
+def test_a_damaged_record_is_one_sentence(folds, refused, key):
+    path = folds[1] / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: [{"arm": "nobody"}]}))
+    (folds[1] / "volumes.json").write_text("[{}]" if key == "cases" else "[]")
+    work = folds[0].parents[1]
+    assert str(folds[1]) in refused("pool", *map(str, folds), "--work", str(work), "--name", "all")
+    assert not (work / "eval" / "all").exists()
+
+
 def test_runs_of_other_settings_are_refused_by_name_and_of_other_seeds_are_not(folds, refused):
     def settings(fold, values):
         arms = read_summary(fold)["config"]["arms"].values()
