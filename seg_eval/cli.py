@@ -1,4 +1,4 @@
-"""The command ``seg_eval``: run · report · power · curve · paths · fetch-viewer ·
+"""The command ``seg_eval``: run · pool · report · power · curve · paths · fetch-viewer ·
 export-segmenter.
 
 Exit codes: 0 done, 1 a check or a called program failed, 2 the input cannot be used,
@@ -41,6 +41,7 @@ EXAMPLES = {
   seg_eval run --missing flair --data BraTS --seeds 0,1,2 --arms all
   seg_eval run --missing flair --data BraTS --seeds 0,1,2 --coupled
   seg_eval run --missing flair --data BraTS --seeds 0,1 --coupled 7 --set train.steps=4000
+  seg_eval run --missing flair --data BraTS --cross-validate 5 --set train.steps=4000
   seg_eval run --missing all --data BraTS                    the four sequences in turn
   seg_eval run --missing flair,t1ce --data BraTS             both at once
   seg_eval run --missing random --seed 7 --data BraTS --completed ours=OURS --completed b=TEAM_B
@@ -48,6 +49,9 @@ EXAMPLES = {
   seg_eval run --missing flair --data BraTS --preset cpu-mini --transfer cpu-mini-resenc
   seg_eval run --missing flair --arms copy,ridge,boosted     no synthesiser at all
   seg_eval run --degraded flair=1,1,4 --data BraTS --run work/runs/RESTORING --run work/runs/A
+""",
+    "pool": """example:
+  seg_eval pool work/eval/part1 work/eval/part2 work/eval/part3 --name all-patients
 """,
     "report": """example:
   seg_eval report --experiment work/eval/t2f-phantom
@@ -119,6 +123,14 @@ def build_parser() -> argparse.ArgumentParser:
     add_manner(run)
     _add_materials(run)
     _add_statistics(run)
+    told = "one certificate of finished experiments whose test patients are different"
+    pool = add("pool", told, _pool, argument_default=argparse.SUPPRESS)
+    told = (
+        "folders under WORK/eval: one question, the same arms and segmenters of the same settings"
+    )
+    pool.add_argument("experiments", type=Path, nargs="+", metavar="EXPERIMENT", help=told)
+    pool.add_argument("--work", type=Path, help="where the certificate goes, into WORK/eval")
+    pool.add_argument("--name", help="folder under WORK/eval; default: MISSING-COHORT-pooled")
     report = add("report", "print a finished experiment again", _report)
     report.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
     power = add(
@@ -190,8 +202,9 @@ def _add_materials(run: argparse.ArgumentParser) -> None:
     told = "train a segmenter of this seed (1000), none of --seeds, on the training cases, let it "
     told += "teach a synthesiser, and judge that by the others, beside any --run"
     add("--coupled", nargs="?", const=True, type=int, metavar="SEED", help=told)
-    told = "of that synthesiser, as synth3d train --set: train.steps=4000, model.name=resunet, "
-    told += "train.framework=l1, train.coupling.features=0.5 (default: label=1, balance=true); "
+    told = "of the synthesiser of --coupled or --cross-validate, as synth3d train --set: "
+    told += "train.steps=4000, model.name=resunet, train.framework=l1, "
+    told += "train.coupling.features=0.5 (default: label=1, balance=true); "
     told += "may be repeated"
     add("--set", action="append", dest="settings", metavar="KEY=VALUE", help=told)
     add("--work", type=Path, help="where all is kept")
@@ -244,6 +257,10 @@ def _add_statistics(run: argparse.ArgumentParser) -> None:
     add("--regions", metavar="WT,TC,ET", help=told)
     told = "how far surfaces may be apart and still agree in NSD; default: 1"
     add("--nsd-tolerance", type=float, metavar="MM", help=told)
+    told = "cut the cohort into N folds by patient, drawn by --seed; train a synthesiser and "
+    told += "segmenters for each on the others, judge them on it, and put all into one "
+    told += "certificate, in which each patient was judged once"
+    add("--cross-validate", type=int, metavar="N", help=told)
     told = "of the out-of-fold synthesis that the arm retrained learns from"
     add("--folds", type=int, help=told)
     add("--workers", type=int, metavar="N", help="folds of that side by side; default: 1")
@@ -282,6 +299,13 @@ def _list_presets() -> int:
     event("presets", presets=found)
     answer(presets_in_words(found))
     return 0
+
+
+def _pool(args: argparse.Namespace) -> int:
+    from seg_eval.evaluation import pool_experiments
+
+    given = {name: value for name, value in vars(args).items() if name in ("work", "name", "words")}
+    return pool_experiments(args.experiments, **given).code
 
 
 def _report(args: argparse.Namespace) -> int:

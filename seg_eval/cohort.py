@@ -90,7 +90,7 @@ def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Split
         if problems := split_problems(splits, cases):
             raise InputError(f"{origin} does not fit the cohort: {'; '.join(problems)}")
     else:
-        whole = draw_splits(cases, _is_whole, "all four sequences and a label")
+        whole = draw_splits(cases, is_whole, "all four sequences and a label")
         splits, origin = whole[0], "the drawn split"
     for side in ("train", "test"):
         if not getattr(splits, side):
@@ -98,7 +98,7 @@ def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Split
     return splits
 
 
-def _is_whole(case: Case) -> bool:
+def is_whole(case: Case) -> bool:
     """Whether a segmenter can learn from it and be judged on it."""
     return not case.missing() and case.label is not None
 

@@ -3,8 +3,9 @@
 import functools
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -33,6 +34,16 @@ from seg_eval.experiment import (
     trainings_ahead,
     transfer_of,
 )
+from seg_eval.pooling import (
+    FoldedPlan,
+    folded_plan,
+    folds_in_words,
+    own_run,
+    pool,
+    refuse_taken,
+    requests_of,
+    tell_folds,
+)
 from seg_eval.report import (
     OUTPUTS,
     rebuild,
@@ -44,7 +55,9 @@ from seg_eval.report import (
     write_outputs,
 )
 from seg_eval.segmenter import segmenters_folder
+from synth3d.cohort import write_splits
 from synth3d.console import Steps, answer, conclude, duration, event, manner
+from synth3d.errors import InputError
 from synth3d.files import (
     lock,
     make_folder,
@@ -90,6 +103,8 @@ def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "
             "nothing was done"
         )
         return Outcome(parent, 0)
+    if request.cross_validate is not None:
+        return _cross_validate(request, engines, words)
     choices = {missing: choose(request, missing) for missing in request.wanted}
     plans = {missing: make_plan(request, missing, choices[missing].sources) for missing in choices}
     if request.dry_run:
@@ -210,6 +225,11 @@ def _carry_out(experiment: Experiment, words: str, transfer: str | None, steps: 
         if transfer is not None:
             _judge_again(transfer_of(experiment, transfer), steps)
         summary = write_outputs(experiment, scores, images)
+    return _conclude(folder, summary)
+
+
+def _conclude(folder: Path, summary: dict[str, Any]) -> int:
+    """Say what came out; 1 if the check of the export path failed, else 0."""
     if manner() == "words":
         print(f"\n{render_ending(summary)}")
         print(f"report: {folder / 'report.html'}")
@@ -217,14 +237,79 @@ def _carry_out(experiment: Experiment, words: str, transfer: str | None, steps: 
     plumbing = summary["plumbing"]
     if not plumbing or plumbing["passed"]:
         return 0
+    missing = summary["config"]["missing"]
     worst = max(plumbing["dice_change"].items(), key=lambda item: abs(item[1]))
     print(
-        f"error: the plumbing check failed: the real {plan.stem} sent through the export "
+        f"error: the plumbing check failed: the real {', '.join(missing)} sent through the export "
         f"path changes {worst[0]} Dice by {worst[1]:+.4f}, more than {plumbing['tolerance']}; "
         "do not trust the synthetic arms",
         file=sys.stderr,
     )
     return 1
+
+
+def pool_experiments(
+    folders: Sequence[Path], work: Path = Path("work"), name: str | None = None, words: str = ""
+) -> Outcome:
+    """One certificate of finished experiments whose test patients are different; see ``pool``."""
+    folder, summary = pool(folders, work, name, words)
+    return Outcome(folder, _conclude(folder, summary))
+
+
+def _cross_validate(request: RunRequest, engines: Engines, words: str) -> Outcome:
+    """An experiment for each fold, and one certificate of all; what is done is not done again."""
+    plan, parent = folded_plan(request), request.work / "eval"
+    asked, out = requests_of(request, plan), place(request.work / "eval", plan.name)
+    refuse_taken(out, {str(fold.name): parent / str(fold.name) for fold in asked})
+    if request.dry_run:
+        told = _fold_ahead(request, plan, asked, engines)
+        event("plan", **told)
+        if manner() == "words":
+            print(folds_in_words(told))
+        return Outcome(out, 0)
+    plan.write()
+    done = []
+    for number, fold in enumerate(asked, 1):
+        print(f"fold {number} of {len(asked)}, split {plan.files[number - 1]}")
+        if own := own_run(request, plan, number):
+            run, training = own
+            if training:
+                print(f"training the synthesiser of fold {number}: {run}")
+                engines.synth3d(training)
+            if not (run / "done.json").is_file():
+                raise InputError(f"training left no finished run in {run}")
+            fold = replace(fold, run=(run,))
+        done.append(evaluate(fold, engines, words))
+    found = pool_experiments([each.folder for each in done], request.work, plan.name, words)
+    return replace(found, code=max(found.code, *(each.code for each in done)))
+
+
+def _fold_ahead(
+    request: RunRequest, plan: FoldedPlan, asked: Sequence[RunRequest], engines: Engines
+) -> dict[str, Any]:
+    """What all folds take, by the first one that is not finished; its split is there meanwhile."""
+    parent, missing = request.work / "eval", request.wanted[0]
+    left = [number for number, fold in enumerate(asked, 1)
+            if not (parent / str(fold.name) / "summary.json").is_file()]  # fmt: skip
+    number = (*left, 1)[0]
+    with tempfile.TemporaryDirectory() as kept:
+        split, real = Path(kept) / "split.json", plan.files[number - 1]
+        write_splits(split, plan.splits[number - 1])
+        fold, trainings = replace(asked[number - 1], splits=split), []
+        own = own_run(request, plan, number)
+        if own and not own[1]:
+            fold = replace(fold, run=(own[0],))
+        elif own:
+            trainings = [[str(split) if word == str(real) else word for word in own[1]]]
+        choice = Choice() if trainings and not fold.completed else choose(fold, missing)
+        if choice.coupled is not None:
+            trainings = [choice.coupled.like()]
+        experiment = _place(fold, make_plan(fold, missing, choice.sources), engines)
+        transfer = request.transfer and transfer_of(experiment, request.transfer)
+        teaches = choice.coupled is not None
+        one = experiment_plan(experiment, trainings, teaches, transfer or None)
+        one["training"] = [text.replace(str(split), str(real)) for text in one["training"]]
+    return tell_folds(plan, one, len(left), place(parent, plan.name))
 
 
 def _judge_again(experiment: Experiment, steps: Steps) -> None:

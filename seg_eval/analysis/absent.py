@@ -10,19 +10,21 @@ from statistics import fmean
 from typing import Any
 
 from seg_eval.analysis.region import plain, recover
-from seg_eval.analysis.tables import tabulate
+from seg_eval.analysis.tables import INDEPENDENT, Clusters, tabulate
 from seg_eval.arms import Arm
 from seg_eval.scoring import EMPTY_RULES, REGIONS, Score, counted
-from synth3d.scoring import Crossed
 
 
-def tell_absent(scores: Sequence[Score], arms: Sequence[Arm], floor: str) -> list[dict[str, Any]]:
+def tell_absent(
+    scores: Sequence[Score], arms: Sequence[Arm], floor: str, clusters: Clusters = INDEPENDENT
+) -> list[dict[str, Any]]:
     """An entry for each region that some case lacks, as ``summary.json`` has it under ``absent``.
 
     Args:
         scores: All rows, those that the experiment's own rule leaves out among them.
         arms: With ``full`` and the floor.
         floor: The arm that recovers nothing by definition.
+        clusters: Which cases are alike.
     """
     found = []
     for region in REGIONS:
@@ -30,7 +32,8 @@ def tell_absent(scores: Sequence[Score], arms: Sequence[Arm], floor: str) -> lis
         lacking = sorted({row.case for row in rows if not row.reference_voxels})
         if not lacking:
             continue
-        rules = {rule: _by_rule(counted(rows, rule), arms, floor) for rule in EMPTY_RULES}
+        about = arms, floor, clusters
+        rules = {rule: _by_rule(counted(rows, rule), *about) for rule in EMPTY_RULES}
         each = {
             arm.name: {rule: told and told[arm.name] for rule, told in rules.items()}
             | {"false_alarms": _false_alarms([row for row in rows if row.arm == arm.name])}
@@ -41,13 +44,13 @@ def tell_absent(scores: Sequence[Score], arms: Sequence[Arm], floor: str) -> lis
 
 
 def _by_rule(
-    rows: Sequence[Score], arms: Sequence[Arm], floor: str
+    rows: Sequence[Score], arms: Sequence[Arm], floor: str, clusters: Clusters
 ) -> Mapping[str, dict[str, Any]] | None:
     """Dice, loss and recovery by arm over the rows of one region; None without any."""
     if not rows:
         return None
-    table = tabulate(rows, arms, [rows[0].region])
-    recovered = recover(table, floor, Crossed(table.patients, len(table.seeds)))
+    table = tabulate(rows, arms, [rows[0].region], clusters=clusters)
+    recovered = recover(table, floor, table.crossed())
     return {
         name: {
             "cases": len(table.cases),

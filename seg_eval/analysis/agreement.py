@@ -7,14 +7,14 @@ errs with real sequences as well, so every arm is held against the expert's labe
 against the arm ``full``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
 from seg_eval.analysis.region import plain
-from seg_eval.analysis.tables import tabulate
+from seg_eval.analysis.tables import INDEPENDENT, Clusters, tabulate
 from seg_eval.arms import Arm
 from seg_eval.scoring import Score
 from synth3d.scoring import CONFIDENCE, Crossed
@@ -33,7 +33,7 @@ def volume_agreement(
     scores: Sequence[Score],
     arms: Sequence[Arm],
     regions: Sequence[str],
-    centres: Mapping[str, str] | None = None,
+    clusters: Clusters = INDEPENDENT,
 ) -> list[dict[str, Any]]:
     """Rows by region, arm and what it is held against, as ``summary.json`` has them (``volumes``).
 
@@ -45,7 +45,7 @@ def volume_agreement(
     found = []
     for region in regions:
         rows = [row for row in scores if row.region == region]
-        table = tabulate(rows, arms, [region], "predicted_ml", centres)
+        table = tabulate(rows, arms, [region], "predicted_ml", clusters)
         crossed = table.crossed()
         in_label = {row.case: row.reference_ml for row in rows}
         labels = np.array([[[in_label[case]]] * len(table.seeds) for case in table.cases])

@@ -72,8 +72,8 @@ def needed(
 
     ``goal`` ``share`` is the recovered share to ± :data:`NARROW`; ``lead`` is telling the arm from
     the best cheap one in four of five experiments, if their difference is what it was here.
-    ``patients`` is by trainings of the segmenter, ``these`` being those at hand. Empty for one
-    patient.
+    ``patients`` is by trainings of the segmenter, ``these`` being those at hand, and of folds these
+    alone. Empty for one patient.
     """
     owners = np.unique(table.patients)
     if len(owners) < 2:
@@ -90,10 +90,11 @@ def needed(
     rows = []
     for goal, influence, width in goals:
         names = np.asarray(table.patients)
+        several = TRAININGS if len(table.seeds) > 1 and not table.are_folds else ()
         by_patient = np.array([known_mean(influence[names == name], 0) for name in owners])
         parts = Components.of(by_patient)
         here = Components.of(by_patient.mean(1, keepdims=True))
-        wanted = {str(n): parts.needed(n, width) for n in TRAININGS if len(table.seeds) > 1}
+        wanted = {str(n): parts.needed(n, width) for n in several}
         rows.append({
             "goal": goal,
             "half_width": width,

@@ -47,7 +47,7 @@ def summarise_region(
     cheap, gap = best_cheap(dice, arms), found[floor]
     these = None
     replicates = max(each.shape[2] for each in dice.apart.values())
-    if crossed.over == "trainings" or replicates >= FEWEST_TRAININGS:
+    if crossed.over != "patients" or (replicates >= FEWEST_TRAININGS and not dice.are_folds):
         these = recover(dice, floor, dice.crossed("patients"))
     return {
         "cases": len(dice.cases),

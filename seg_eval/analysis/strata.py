@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from seg_eval.analysis.region import plain
-from seg_eval.analysis.tables import ScoreTable, tabulate
+from seg_eval.analysis.tables import INDEPENDENT, Clusters, ScoreTable, tabulate
 from seg_eval.arms import Arm
 from seg_eval.scoring import Score
-from synth3d.scoring import Crossed
 
 THIRDS = ("smallest", "middle", "largest")
 FEWEST = 6
@@ -21,7 +20,10 @@ FEWEST = 6
 
 
 def loss_by_size(
-    scores: Sequence[Score], arms: Sequence[Arm], regions: Sequence[str]
+    scores: Sequence[Score],
+    arms: Sequence[Arm],
+    regions: Sequence[str],
+    clusters: Clusters = INDEPENDENT,
 ) -> list[dict[str, Any]]:
     """Mean loss (full - arm) in each third of a region's volume in the expert's labels.
 
@@ -34,7 +36,8 @@ def loss_by_size(
         rows = [row for row in scores if row.region == region and row.reference_voxels]
         if len({row.patient for row in rows}) < FEWEST:
             continue
-        table, sizes = tabulate(rows, arms, [region]), {row.case: row.reference_ml for row in rows}
+        table = tabulate(rows, arms, [region], clusters=clusters)
+        sizes = {row.case: row.reference_ml for row in rows}
         ml = np.array([sizes[case] for case in table.cases])
         which = np.searchsorted(np.quantile(ml, (1 / 3, 2 / 3)), ml)
         if len(groups := np.unique(which)) < 2:
@@ -52,6 +55,7 @@ def loss_by_centre(
     arms: Sequence[Arm],
     regions: Sequence[str],
     centres: Mapping[str, str],
+    clusters: Clusters = INDEPENDENT,
 ) -> list[dict[str, Any]]:
     """Mean loss (full - arm) for each centre of ``centres``, which has them by case.
 
@@ -61,7 +65,8 @@ def loss_by_centre(
         return []
     found = []
     for region in regions:
-        table = tabulate([row for row in scores if row.region == region], arms, [region])
+        rows = [row for row in scores if row.region == region]
+        table = tabulate(rows, arms, [region], clusters=clusters)
         owners = np.array([centres.get(case, "") for case in table.cases])
         for name in sorted(set(owners), key=lambda name: (not name, name)):
             about = {"region": region, "centre": name or None}
@@ -73,8 +78,7 @@ def _losses(
     table: ScoreTable, arms: Sequence[Arm], inside: np.ndarray, about: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """A row for each arm but ``full``, of the cases ``inside`` (bool)."""
-    patients = np.asarray(table.patients)[inside]
-    crossed = Crossed(list(patients), len(table.seeds))
+    crossed = table.crossed(inside=inside)
     count = {"cases": int(inside.sum()), "patients": crossed.patients}
     return [
         {**about, "arm": arm.name, **count,

@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 
 from seg_eval.analysis.absent import tell_absent
 from seg_eval.analysis.agreement import volume_agreement
+from seg_eval.analysis.caveats import of_contrast, of_copies, of_regions, of_sample, of_voxels
 from seg_eval.analysis.comparisons import (
     compare_arms,
     compare_with_full,
@@ -24,14 +25,13 @@ from seg_eval.analysis.comparisons import (
     standing,
 )
 from seg_eval.analysis.power import needed
-from seg_eval.analysis.recovery import SMALLEST_GAP, Recovery
+from seg_eval.analysis.recovery import Recovery
 from seg_eval.analysis.region import recover, summarise_region
 from seg_eval.analysis.significance import MARGIN, by_patient
 from seg_eval.analysis.strata import loss_by_centre, loss_by_size
-from seg_eval.analysis.tables import ScoreTable, tabulate
+from seg_eval.analysis.tables import Clusters, ScoreTable, tabulate
 from seg_eval.analysis.verdict import (
     USEFUL,
-    WEAK_DICE,
     Caveat,
     Facts,
     RegionFacts,
@@ -41,26 +41,17 @@ from seg_eval.analysis.verdict import (
 )
 from seg_eval.arms import Arm, floor_of
 from seg_eval.scoring import (
-    OFFICIAL,
     REGIONS,
-    Conditions,
     Score,
     conditions,
     counted,
     voxel_volumes,
 )
-from synth3d.scoring import CONFIDENCE, FEW_CASES, FEWEST_CENTRES, FEWEST_TRAININGS
+from synth3d.scoring import CONFIDENCE, FEWEST_TRAININGS
 
 SCHEMA = 5
 PLUMBING_TOLERANCE = 0.002
 """The real image through the export path may change the mean Dice by this much."""
-
-FLOOR_VARIES = 0.1
-"""Where the floor's Dice differs by more from training to training, its recovered share is luck."""
-
-SAME_MAE = 0.002
-"""A synthetic brain this near the real one, each on its own scale, is the real one in other units:
-rounding to integers costs less, and synthesis at its best errs by five times as much."""
 
 BENEFIT_SCORES = ("mae_tumour@own-scale", "ssim_tumour@own-scale", "psnr_tumour@own-scale")
 """Image scores, on the segmenter's scale, that are held against the Dice that stays lost."""
@@ -81,6 +72,7 @@ class Question:
         degraded: ``ratio`` and ``profile`` of the thick slices; None where a sequence is missing.
         centres: Where each case was acquired, if that is known of all of them; else empty.
         regions: Those that are judged, of :data:`REGIONS`; all others are exploratory.
+        folds: Of a cross-validation, by case whose networks judged it; else empty.
     """
 
     arms: Sequence[Arm]
@@ -90,6 +82,12 @@ class Question:
     degraded: Mapping[str, Any] | None = None
     centres: Mapping[str, str] = field(default_factory=dict)
     regions: Sequence[str] = REGIONS
+    folds: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def clusters(self) -> Clusters:
+        """Which cases are alike: those of a fold, which share its networks, else of a centre."""
+        return Clusters(self.folds or self.centres, bool(self.folds))
 
     @property
     def of_leads(self) -> float:
@@ -132,8 +130,8 @@ def summarise(
     arms = question.arms
     used = counted(scores, question.empty)
     names = [name for name in REGIONS if any(row.region == name for row in used)]
-    centres, floor = question.centres, question.floor
-    tables = {name: tabulate(used, arms, [name], centres=centres) for name in names}
+    clusters, floor = question.clusters, question.floor
+    tables = {name: tabulate(used, arms, [name], clusters=clusters) for name in names}
     crossed = {name: table.crossed() for name, table in tables.items()}
     found = {name: recover(table, floor, crossed[name]) for name, table in tables.items()}
     regions = {
@@ -148,7 +146,7 @@ def summarise(
         raise ValueError(f"no rows of {' or '.join(question.regions)}")
     verdicts = tuple(judge(_gather(used, question, judged, arm)) for arm in synthetic or [None])
     tests = compare_arms(tables, arms)
-    table, scored = tabulate(used, arms, names, centres=centres), conditions(used)
+    table, scored = tabulate(used, arms, names, clusters=clusters), conditions(used)
     figures = {
         "schema": SCHEMA,
         "regions": regions,
@@ -163,36 +161,34 @@ def summarise(
         "images": _mean_images(images, arms),
         "image_benefit": _image_benefit(used, images, arms, verdicts[0].facts.defined or [*judged]),
         "plumbing": _check_plumbing(regions, arms),
-        "absent": tell_absent(scores, arms, floor),
+        "absent": tell_absent(scores, arms, floor, clusters),
         **_volumes_and_groups(used, names, question),
         "intervals": _intervals(table, used, question),
-        "primary": {
-            "arm": verdicts[0].facts.arm,
-            "regions": [*judged],
-            "margin": question.margin,
-            "useful": USEFUL,
-        },
+        "primary": _fixed(verdicts[0].facts.arm, [*judged], question.margin),
         "voxel_mm3": voxel_volumes(used),
         **asdict(scored),
     }
-    mean = tabulate(used, arms, [*judged], centres=centres)
+    mean = tabulate(used, arms, [*judged], clusters=clusters)
     if len(synthetic) > 1:
         figures["pairs"] = standing(mean, arms, question.of_leads)
     if replicates_of(used):
         figures["leads"] = leads({"mean": mean, **tables}, arms)
-    if table.centres:
-        whose = Counter(dict(zip(table.patients, table.centres, strict=True)).values())
-        figures["intervals"] |= {"centres": dict(sorted(whose.items()))}
-    caveats = [*_copies(images, arms), *_caveats(table, regions, question)]
-    if family := hopeless(tests):
-        caveats.append(Caveat("hopeless_tests", {"family": family}))
+    figures["intervals"] |= _sizes(table)
+    caveats = [
+        *of_copies(images, arms),
+        *of_sample(table, question.centres),
+        *of_regions(regions, floor, question.empty),
+        *of_contrast(arms, question.missing),
+        *([Caveat("hopeless_tests", {"family": family})] if (family := hopeless(tests)) else []),
+        *of_voxels(scored),
+    ]
     beside = {name: arms for name, arms in found.items() if name not in judged}
     exploratory = replace(verdicts[0].facts, regions=_about(beside, floor, verdicts[0].facts.arm))
-    return Findings(figures, verdicts, (*caveats, *_about_voxels(scored)), exploratory)
+    return Findings(figures, verdicts, tuple(caveats), exploratory)
 
 
 def _intervals(table: ScoreTable, used: Sequence[Score], question: Question) -> dict[str, Any]:
-    replicates = {name: _drawn(runs) for name, runs in replicates_of(used).items()}
+    replicates = {name: _drawn(runs, table.are_folds) for name, runs in replicates_of(used).items()}
     return {
         "over": table.crossed().over,
         "unit": "patient",
@@ -203,25 +199,28 @@ def _intervals(table: ScoreTable, used: Sequence[Score], question: Question) -> 
     }
 
 
+def _fixed(arm: str | None, regions: Sequence[str], margin: float) -> dict[str, Any]:
+    """What was fixed before anything was scored."""
+    return {"arm": arm, "regions": [*regions], "margin": margin, "useful": USEFUL}
+
+
+def _sizes(table: ScoreTable) -> dict[str, Any]:
+    """Patients of each fold or centre, where they are known."""
+    if not table.clusters:
+        return {}
+    whose = Counter(dict(zip(table.patients, table.clusters, strict=True)).values())
+    return {"folds" if table.are_folds else "centres": dict(sorted(whose.items()))}
+
+
 def _volumes_and_groups(
     used: Sequence[Score], regions: Sequence[str], question: Question
 ) -> dict[str, Any]:
-    arms = question.arms
+    arms, clusters = question.arms, question.clusters
     return {
-        "volumes": volume_agreement(used, arms, regions, question.centres),
-        "loss_by_size": loss_by_size(used, arms, regions),
-        "loss_by_centre": loss_by_centre(used, arms, regions, question.centres),
+        "volumes": volume_agreement(used, arms, regions, clusters),
+        "loss_by_size": loss_by_size(used, arms, regions, clusters),
+        "loss_by_centre": loss_by_centre(used, arms, regions, question.centres, clusters),
     }
-
-
-def _about_voxels(scored: Conditions) -> list[Caveat]:
-    found = []
-    if scored.exceeds_tolerance:
-        about = {"side": scored.longest_side_mm, "tolerance": scored.nsd_tolerance_mm}
-        found.append(Caveat("large_voxels", about))
-    if scored.lesion_rule != OFFICIAL:
-        found.append(Caveat("other_lesion_rule", {}))
-    return found
 
 
 def replicates_of(scores: Sequence[Score]) -> dict[str, list[str]]:
@@ -233,9 +232,9 @@ def replicates_of(scores: Sequence[Score]) -> dict[str, list[str]]:
     return {arm: list(names) for arm, names in found.items()}
 
 
-def _drawn(names: Sequence[str]) -> dict[str, Any]:
+def _drawn(names: Sequence[str], in_folds: bool) -> dict[str, Any]:
     over = "trainings" if len(names) >= FEWEST_TRAININGS else "these"
-    return {"names": list(names), "over": over}
+    return {"names": list(names), "over": "folds" if in_folds else over}
 
 
 def _gather(
@@ -252,7 +251,7 @@ def _gather(
     kind = next((arm.kind for arm in question.arms if arm.name == name), "synthetic")
     if not defined:
         return Facts(missing, name, math.nan, about, [], patients, degraded, kind)
-    table = tabulate(scores, question.arms, list(about), centres=question.centres)
+    table = tabulate(scores, question.arms, list(about), clusters=question.clusters)
     crossed = table.crossed()
     own = table.apart[name or question.floor]
     rivals = []
@@ -335,45 +334,3 @@ def _check_plumbing(regions: dict[str, Any], arms: Sequence[Arm]) -> dict[str, A
     change = {name: arms[check]["dice"] - arms["full"]["dice"] for name, arms in of_arms.items()}
     passed = all(abs(value) <= PLUMBING_TOLERANCE for value in change.values())
     return {"passed": passed, "tolerance": PLUMBING_TOLERANCE, "dice_change": change}
-
-
-def _copies(images: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> list[Caveat]:
-    """Synthetic arms that hold the real sequence, and in which cases."""
-    found = []
-    for arm in arms if images else ():
-        mine = [r for r in images if r["arm"] == arm.name and arm.about.group == "synthesis"]
-        errors = [(row["case"], row.get("mae_brain@own-scale")) for row in mine]
-        cases = sorted({case for case, error in errors if error is not None and error < SAME_MAE})
-        if cases:
-            found.append(Caveat("copies_of_real", {"arm": arm.name, "cases": cases}))
-    return found
-
-
-def _caveats(table: ScoreTable, regions: dict[str, Any], question: Question) -> list[Caveat]:
-    found, patients = [], len(set(table.patients))
-    if patients < FEW_CASES:
-        about = {"cases": len(table.cases), "patients": patients, "enough": FEW_CASES}
-        found.append(Caveat("few_patients", about))
-    if len(table.seeds) < FEWEST_TRAININGS:
-        found.append(
-            Caveat("few_trainings", {"seeds": len(table.seeds), "least": FEWEST_TRAININGS})
-        )
-    if 0 < (count := len({*table.centres})) < FEWEST_CENTRES:
-        found.append(Caveat("few_centres", {"centres": count, "least": FEWEST_CENTRES}))
-    for name, region in regions.items():
-        if np.ptp(region["floor_per_seed"]) > FLOOR_VARIES:
-            ends = {"low": min(region["floor_per_seed"]), "high": max(region["floor_per_seed"])}
-            found.append(Caveat("floor_varies", {"region": name, "floor": question.floor, **ends}))
-        if none := region["cases_without_region"]:
-            about = {"region": name, "cases": none, "empty": question.empty}
-            found.append(Caveat("without_region", about))
-        if (dice := region["arms"]["full"]["dice"]) < WEAK_DICE:
-            found.append(Caveat("weak_segmenter", {"region": name, "dice": dice}))
-        if (region["gap"]["high"] or 0) < 0 and region["gap"]["value"] <= -SMALLEST_GAP:
-            without = region["arms"][question.floor]["dice"]
-            about = {"region": name, "floor": question.floor, "without": without, "real": dice}
-            found.append(Caveat("real_is_worse", about))
-    filled_in = any(arm.kind == "synthetic" for arm in question.arms)
-    if "t1c" in question.missing and filled_in:
-        found.append(Caveat("contrast_agent", {}))
-    return found

@@ -1,7 +1,7 @@
 """Scores as arrays (cases, seeds) or (cases, seeds, replicates) by arm."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,27 @@ from synth3d.scoring import Crossed, Over
 
 
 @dataclass(frozen=True)
+class Clusters:
+    """Which cases are alike, by case: those of one centre; or, of a cross-validation, of one fold.
+
+    The cases of a fold share its networks, which no other case is judged by. ``of`` has all cases
+    or none.
+    """
+
+    of: Mapping[str, str] = field(default_factory=dict)
+    are_folds: bool = False
+
+
+INDEPENDENT = Clusters()
+
+
+@dataclass(frozen=True)
 class ScoreTable:
     """One score by arm, NaN where it is not defined; and whose the rows are.
 
     ``apart`` holds (cases, seeds, replicates), one replicate but where several trainings of a
-    synthesiser are one arm; ``values`` are their means, (cases, seeds). ``centres`` are those of
-    the cases, if all are known.
+    synthesiser are one arm; ``values`` are their means, (cases, seeds). ``clusters`` has the centre
+    of each case, or its fold, if they are known.
     """
 
     cases: tuple[str, ...]
@@ -25,11 +40,20 @@ class ScoreTable:
     seeds: tuple[int, ...]
     values: dict[str, np.ndarray]
     apart: dict[str, np.ndarray]
-    centres: tuple[str, ...] = ()
+    clusters: tuple[str, ...] = ()
+    are_folds: bool = False
 
-    def crossed(self, over: Over = "trainings") -> Crossed:
-        """Its patients and seeds; ``over`` as there."""
-        return Crossed(self.patients, len(self.seeds), over, self.centres)
+    def crossed(self, over: Over | None = None, inside: np.ndarray | None = None) -> Crossed:
+        """Its patients and seeds, of the cases ``inside`` (bool) alone if so; ``over`` as there.
+
+        Unless said, over folds where clusters are folds, else over trainings.
+        """
+        over = over or ("folds" if self.are_folds else "trainings")
+        alike = () if self.are_folds and over != "folds" else self.clusters
+        chosen = range(len(self.cases)) if inside is None else np.flatnonzero(inside)
+        mine = ([told[at] for at in chosen] if told else () for told in (self.patients, alike))
+        patients, clusters = mine
+        return Crossed(patients, len(self.seeds), over, clusters)
 
 
 def tabulate(
@@ -37,11 +61,9 @@ def tabulate(
     arms: Sequence[Arm],
     regions: Sequence[str],
     metric: str = "dice",
-    centres: Mapping[str, str] | None = None,
+    clusters: Clusters = INDEPENDENT,
 ) -> ScoreTable:
     """Per case, seed and arm the score, averaged over those of ``regions`` that have one.
-
-    ``centres`` has that of each case, or of none.
 
     Raises:
         ValueError: An arm has other cases or seeds than the others, or a row comes twice.
@@ -80,9 +102,9 @@ def tabulate(
     }  # fmt: skip
     values = {name: known_mean(each, 2) for name, each in apart.items()}
     owners, where = (
-        tuple(told[case] for case in cases) if told else () for told in (patients, centres)
+        tuple(told[case] for case in cases) if told else () for told in (patients, clusters.of)
     )
-    return ScoreTable(cases, owners, seeds, values, apart, where)
+    return ScoreTable(cases, owners, seeds, values, apart, where, clusters.are_folds)
 
 
 def known_mean(values: np.ndarray, axis: int) -> np.ndarray:

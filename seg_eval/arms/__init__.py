@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from seg_eval.arms.baselines import share_one_grid
     from seg_eval.arms.build import ArmBuilder
     from seg_eval.arms.completed import Completed, parse_completed
-    from seg_eval.arms.cross_fit import CrossFit, check_out_of_fold, out_of_fold
+    from seg_eval.arms.cross_fit import CrossFit, check_out_of_fold, deal_patients, out_of_fold
     from seg_eval.arms.gaps import RANDOM, Gaps, draw_gaps
     from seg_eval.arms.poor import Degradation, PoorScans, Resample, parse_degraded
     from seg_eval.arms.program import Program, StageFailedError, forecast_of, run_synth3d
-    from seg_eval.arms.replicates import grouped, read_replicates
+    from seg_eval.arms.replicates import grouped, read_replicates, settings_of
     from seg_eval.arms.synthesisers import (
         SynthesisRun,
         Teacher,
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 __all__ = [
     "ARM_KINDS", "Arm", "ArmBuilder", "ArmKind", "Completed", "CrossFit", "Degradation", "Gaps",
     "PoorScans", "Program", "RANDOM", "Resample", "StageFailedError", "SynthesisRun", "Teacher",
-    "check_out_of_fold", "draw_gaps", "finished_runs", "floor_of", "forecast_of", "grouped",
-    "help_on_arms", "kinds_with", "name_arms", "out_of_fold", "parse_completed", "parse_degraded",
-    "parse_kinds", "read_mean", "read_replicates", "read_run", "run_synth3d", "share_one_grid",
-    "split_words", "threads_begun",
+    "check_out_of_fold", "deal_patients", "draw_gaps", "finished_runs", "floor_of", "forecast_of",
+    "grouped", "help_on_arms", "kinds_with", "name_arms", "out_of_fold", "parse_completed",
+    "parse_degraded", "parse_kinds", "read_mean", "read_replicates", "read_run", "run_synth3d",
+    "settings_of", "share_one_grid", "split_words", "threads_begun",
 ]  # fmt: skip
 
 

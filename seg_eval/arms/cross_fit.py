@@ -7,7 +7,7 @@ each fold is completed by the network that has not seen it.
 """
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,8 +46,16 @@ def folds_of(cases: Sequence[Case], folds: int) -> tuple[tuple[Case, ...], ...]:
             f"--folds must be at least 2 and at most the {len(patients)} training patients, "
             f"got {folds}"
         )
+    return deal_patients(patients.values(), folds)
+
+
+def deal_patients(patients: Iterable[list[Case]], folds: int) -> tuple[tuple[Case, ...], ...]:
+    """The cases of ``patients`` in ``folds`` parts of about equal size, each sorted by name.
+
+    Patients are dealt out in their order, those with the most cases first.
+    """
     parts: list[list[Case]] = [[] for _ in range(folds)]
-    for group in sorted(patients.values(), key=len, reverse=True):
+    for group in sorted(patients, key=len, reverse=True):
         min(parts, key=len).extend(group)
     return tuple(tuple(sorted(part, key=lambda case: case.name)) for part in parts)
 

@@ -85,9 +85,18 @@ def _settings(run: SynthesisRun) -> dict[str, Any]:
     }
     for number, folder in enumerate((run.folder, *run.others)):
         prefix = f"{number + 1}: " if run.others else ""
-        settings = flatten(read_object(folder / "config.json"))
-        found |= {f"{prefix}{key}": v for key, v in settings.items() if key not in FREE}
+        found |= {f"{prefix}{key}": value for key, value in settings_of(folder).items()}
     return found
+
+
+def settings_of(run: Path) -> dict[str, Any]:
+    """The settings of a run by dotted key, but for those in which trainings of one recipe differ.
+
+    Raises:
+        InputError: The folder ``run`` is gone or damaged.
+    """
+    settings = flatten(read_object(run / "config.json"))
+    return {key: value for key, value in settings.items() if key not in FREE}
 
 
 def _seeds(run: SynthesisRun) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from seg_eval.experiment.ahead import (
     steps_of,
     trainings_ahead,
 )
-from seg_eval.experiment.choice import Choice, choose, train_synthesiser
+from seg_eval.experiment.choice import Choice, choose, train_synthesiser, training_of
 from seg_eval.experiment.coupled import teacher_of, teaching_split, train_coupled
 from seg_eval.experiment.engines import Engines, real_engines
 from seg_eval.experiment.folder import Experiment
@@ -26,5 +26,5 @@ __all__ = [
     "choose_folder", "expected", "experiment_plan", "make_plan", "plan_in_words", "preset_facts",
     "presets_in_words", "real_engines", "refuse_teachers", "remembered", "scores_of", "steps_left",
     "steps_of", "teacher_of", "teaching_split", "told_uncertainty", "train_coupled",
-    "train_synthesiser", "trainings_ahead", "transfer_of",
+    "train_synthesiser", "training_of", "trainings_ahead", "transfer_of",
 ]  # fmt: skip

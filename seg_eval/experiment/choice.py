@@ -16,6 +16,7 @@ from seg_eval.arms import (
     parse_completed,
     read_mean,
     read_run,
+    threads_begun,
 )
 from seg_eval.experiment.coupled import CoupledRun, coupled_run
 from seg_eval.experiment.request import RunRequest
@@ -50,7 +51,7 @@ def choose(request: RunRequest, missing: tuple[Modality, ...]) -> Choice:
     if named or folders:
         return Choice((*named, *folders))
     found = _newest_run(request, missing)
-    return Choice((found,)) if found else Choice(training=_training(request, missing))
+    return Choice((found,)) if found else Choice(training=training_of(request, missing))
 
 
 def _with_coupled(
@@ -159,10 +160,22 @@ def _tell_passed_over(
             print(f"note: the run {run.name} is not taken, it is not finished: {run.words}")
 
 
-def _training(request: RunRequest, missing: tuple[Modality, ...]) -> tuple[str, ...]:
-    """Arguments of ``synth3d`` that train a synthesiser without a name."""
+def training_of(
+    request: RunRequest,
+    missing: tuple[Modality, ...],
+    folder: Path | None = None,
+    settings: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Arguments of ``synth3d`` that train a synthesiser without a name; or the run ``folder``.
+
+    Or go on with what a killed one left there. ``settings`` are those of ``--set``.
+    """
     splits = ["--splits", str(request.splits)] if request.splits else []
-    work = ["--work", str(request.work), *splits, "--threads", str(request.thread_count)]
+    threads, named = request.thread_count, [word for one in settings for word in ("--set", one)]
+    if folder is not None:
+        named += ["--name", folder.name]
+        threads = threads_begun(folder, threads)
+    work = ["--work", str(request.work), *splits, *named, "--threads", str(threads)]
     return *_asked(request, missing), *work
 
 

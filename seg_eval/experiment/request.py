@@ -53,7 +53,10 @@ class RunRequest:
         recipe: For a synthesiser that has to be trained first.
         coupled: Seed of a segmenter that is trained to teach a synthesiser, which the others judge
             beside ``run``; True takes ``TEACHER_SEED``, None is without.
-        settings: ``key=value`` for the training of that synthesiser, as ``synth3d train --set``.
+        settings: ``key=value`` for the training of that synthesiser, as ``synth3d train --set``, or
+            of those of ``cross_validate``.
+        cross_validate: Cut the cohort into so many folds by patient, drawn by ``seed``; train and
+            judge an experiment for each, and put them into one certificate.
         work: Where everything is kept.
         name: Folder under ``work/eval``; None takes the missing sequences and the cohort.
         arms: Kinds of arm or groups of them, see :data:`seg_eval.arms.ARM_KINDS`.
@@ -107,6 +110,7 @@ class RunRequest:
     transfer: str | None = None
     coupled: int | None = None
     settings: tuple[str, ...] = ()
+    cross_validate: int | None = None
     replicates: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +126,7 @@ class RunRequest:
         self._check_counts()
         self._check_coupled(several)
         self._check_random()
+        self._check_folds()
         if not 0 <= self.margin < 1:
             raise InputError(f"--margin is a Dice difference in [0, 1), got {self.margin}")
         if not 0 < self.nsd_tolerance <= FARTHEST_MM:
@@ -159,6 +164,29 @@ class RunRequest:
                 "random each case lacks another sequence; leave them out"
             )
 
+    def _check_folds(self) -> None:
+        """What was trained or split before has seen patients of other folds."""
+        if self.cross_validate is None:
+            return
+        if self.cross_validate < 2:
+            raise InputError(f"--cross-validate wants 2 folds or more, got {self.cross_validate}")
+        if self.run:
+            raise InputError(
+                "--cross-validate trains a synthesiser for each fold, and a run of --run has seen "
+                "patients of other folds; leave --run out, or judge the run by its own split "
+                "without --cross-validate"
+            )
+        if self.splits is not None:
+            raise InputError(
+                "--cross-validate draws its own splits; leave --splits out, or run each of your "
+                "splits by itself and put them together with seg_eval pool"
+            )
+        if len(self.wanted) > 1:
+            raise InputError(
+                "--cross-validate is of one question; with --missing all give one sequence at a "
+                "time"
+            )
+
     @property
     def is_random(self) -> bool:
         """Whether each test case lacks another sequence."""
@@ -193,15 +221,16 @@ class RunRequest:
             )
 
     def _check_coupled(self, several: bool) -> None:
-        if self.coupled is None:
-            if self.settings:
-                raise InputError(
-                    "--set is for the synthesiser that --coupled trains; give --coupled, too, or "
-                    "train with synth3d train --set and name the run with --run"
-                )
-            return
         for one in self.settings:
             parse_assignment(one)
+        if self.coupled is None:
+            if self.settings and self.cross_validate is None:
+                raise InputError(
+                    "--set is for the synthesiser that --coupled or --cross-validate trains; give "
+                    "one of them, too, or train with synth3d train --set and name the run with "
+                    "--run"
+                )
+            return
         if not 0 <= self.coupled < SEEDS:
             said = f"a whole number from 0 to {SEEDS - 1}, got {self.coupled}"
             raise InputError(f"--coupled takes the seed of its teacher, {said}")

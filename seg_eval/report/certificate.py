@@ -162,7 +162,8 @@ def _needed(summary: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
         found.append(say("need_patients", enough=FEW_CASES, patients=patients))
     elif (count := _patients_for_a_lead(summary)) and count["rival"]:
         found.append(say("need_lead", count=count, label=labels[count["rival"]]))
-    if not config["segmenter"] and len(config["seeds"]) < FEWEST_TRAININGS:
+    few_seeds = len(config["seeds"]) < FEWEST_TRAININGS
+    if not config["segmenter"] and few_seeds and "folds" not in summary["intervals"]:
         found.append(say("need_trainings", least=FEWEST_TRAININGS, seeds=len(config["seeds"])))
     if head["primary"] is None:
         return [*found, say("need_synthesis")]

@@ -69,27 +69,13 @@ def write_outputs(
         InputError: The folder cannot be written, or no score counts.
     """
     plan, folder = experiment.plan, experiment.folder
-    used = counted(scores, plan.empty)
-    if not used:
-        raise InputError(
-            "no test case has a tumour, so the rule --empty skip leaves nothing to judge; choose "
-            "--empty brats or other test cases"
-        )
-    if not any(row.region in plan.regions for row in used):
-        raise InputError(
-            f"no test case has {' or '.join(plan.regions)}, so the rule --empty skip leaves "
-            "nothing of --regions to judge; choose --empty brats, other regions or other test cases"
-        )
-    write_rows(folder / "results.csv", map(asdict, scores), tuple(Score.__dataclass_fields__))
-    write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
+    used = used_of(scores, plan.empty, plan.regions)
     how = plan.degraded and plan.degraded.describe()
     about = plan.judged, plan.asked, plan.empty, plan.margin
     question = Question(*about, degraded=how, centres=plan.centres, regions=plan.regions)
-    summary = put_into_words(summarise(scores, images, question), question)
-    summary["warnings"] += [say(caveat.code, **caveat.figures) for caveat in caveats_of(plan)]
     shown = chosen_cases(used, plan.judged, plan.cohort.test, question.floor)
     times = read_times(folder)
-    summary |= {
+    record = {
         "config": plan.describe(),
         "setting": setting_of(None if plan.foreign else plan.preset, plan.cohort.test),
         "notes": {name: _note(experiment, arms) for name, arms in plan.groups.items()},
@@ -100,16 +86,63 @@ def write_outputs(
         "hashes": hashes(experiment),
         "commands": experiment.commands(),
         "transfer": read_transfers(folder),
-        "cases": [
-            {"case": case.name, "patient": case.patient, "role": role}
-            for role, case in shown.items()
-        ],
+        "warnings": [say(caveat.code, **caveat.figures) for caveat in caveats_of(plan)],
     }
     files = [
         _case_files(experiment, case, role, modality)
         for role, case in shown.items()
         for modality in plan.gaps.of(case)
     ]
+    return write_findings(folder, (scores, images), question, record, files)
+
+
+def used_of(scores: Sequence[Score], empty: str, regions: Sequence[str]) -> list[Score]:
+    """Those of ``scores`` that count by the rule ``empty``.
+
+    Raises:
+        InputError: None does, or none of ``regions``, which are judged.
+    """
+    if not (used := counted(scores, empty)):
+        raise InputError(
+            "no test case has a tumour, so the rule --empty skip leaves nothing to judge; choose "
+            "--empty brats or other test cases"
+        )
+    if not any(row.region in regions for row in used):
+        raise InputError(
+            f"no test case has {' or '.join(regions)}, so the rule --empty skip leaves "
+            "nothing of --regions to judge; choose --empty brats, other regions or other test cases"
+        )
+    return used
+
+
+def write_findings(
+    folder: Path,
+    rows: tuple[Sequence[Score], Sequence[dict[str, Any]]],
+    question: Question,
+    record: Mapping[str, Any],
+    files: Sequence[CaseFiles],
+) -> dict[str, Any]:
+    """What ``rows`` mean, as all outputs in ``folder``; ``summary.json``, written last.
+
+    Args:
+        folder: Of the experiment.
+        rows: Scores, at least one of which counts, and image scores.
+        question: What is asked of them.
+        record: Keys of ``summary.json`` that no row tells; ``warnings`` come after those found.
+        files: The cases that are shown, ``median`` among them.
+
+    Raises:
+        InputError: The folder cannot be written, or a volume cannot be read.
+    """
+    scores, images = rows
+    used = counted(scores, question.empty)
+    write_rows(folder / "results.csv", map(asdict, scores), tuple(Score.__dataclass_fields__))
+    write_rows(folder / "image_scores.csv", images, IMAGE_COLUMNS)
+    summary = put_into_words(summarise(scores, images, question), question)
+    warnings = [*summary["warnings"], *record["warnings"]]
+    cases = {each.role: {"case": each.case, "patient": each.patient} for each in files}
+    shown = [about | {"role": role} for role, about in cases.items()]
+    summary |= {**record, "warnings": warnings, "cases": shown}
     write_json(folder / VOLUMES, [asdict(each) for each in files])
     volumes = [each.load(folder) for each in files]
     summary["pictures"] = _draw(folder, summary, used, images, volumes)
@@ -152,16 +185,27 @@ def rebuild(folder: Path) -> str:
 
 def _read_volumes(folder: Path, summary: Summary) -> tuple[list[CaseVolumes], list[str]]:
     """The volumes of the cases that are shown, and the names of those whose are gone."""
-    path = folder / VOLUMES
-    if not path.is_file():
+    if not (shown := read_shown(folder)):
         return [], [case["case"] for case in summary["cases"]]
     volumes, gone = [], []
-    for each in read_as(tuple[CaseFiles, ...], path, "run the experiment again"):
+    for each in shown:
         try:
             volumes.append(each.load(folder))
         except ValueError:  # an InputError among them
             gone.append(each.case)
     return volumes, gone
+
+
+def read_shown(folder: Path) -> tuple[CaseFiles, ...]:
+    """Where the volumes of the cases are that a finished experiment shows; none where unknown.
+
+    Raises:
+        InputError: That record is damaged.
+    """
+    path = folder / VOLUMES
+    if not path.is_file():
+        return ()
+    return read_as(tuple[CaseFiles, ...], path, "run the experiment again")
 
 
 def read_summary(folder: str | Path) -> dict[str, Any]:
@@ -232,14 +276,29 @@ def chosen_cases(
     without one, what it loses at the floor (most lost is worst). With fewer than three cases,
     some roles are left out.
     """
+    by_name = {case.name: case for case in cases}
+    order = ranked(scores, arms, list(by_name), floor)
+    return {role: by_name[order[place]] for role, place in places_of(len(order)).items()}
+
+
+def ranked(
+    scores: Sequence[Score], arms: Sequence[Arm], cases: Sequence[str], floor: str = "zero"
+) -> list[str]:
+    """Those of ``cases`` that have scores, by the figure of :func:`chosen_cases`, worst first."""
     synthetic = [arm.name for arm in arms if ARM_KINDS[arm.kind].group == "synthesis"]
     full, own = dice_by_case(scores, "full"), dice_by_case(scores, (*synthetic, floor)[0])
-    scored = [case for case in cases if case.name in full]
-    figures = [own[case.name] - (0 if synthetic else full[case.name]) for case in scored]
-    order = [scored[i] for i in np.argsort(figures, kind="stable")]
-    # With one or two cases the median keeps its picture and the others would repeat it.
-    roles = {len(order) - 1: "best", 0: "worst"} | {len(order) // 2: "median"}
-    return {role: order[place] for place, role in sorted(roles.items())}
+    scored = [case for case in cases if case in full]
+    figures = [own[case] - (0 if synthetic else full[case]) for case in scored]
+    return [scored[i] for i in np.argsort(figures, kind="stable")]
+
+
+def places_of(count: int) -> dict[str, int]:
+    """Where ``worst``, ``median`` and ``best`` of so many in order are; fewer roles below three.
+
+    With one or two the median keeps its picture and the others would repeat it.
+    """
+    roles = {count - 1: "best", 0: "worst"} | {count // 2: "median"}
+    return {role: place for place, role in sorted(roles.items())}
 
 
 def _case_files(experiment: Experiment, case: Case, role: str, modality: Modality) -> CaseFiles:

@@ -39,8 +39,9 @@ FEWEST_CENTRES = 3
 FARTHEST = 1.5
 """How far out skewness may move an end, as a multiple of Student's."""
 
-Over = Literal["patients", "trainings"]
-"""What is drawn at random: patients alone, for these trainings; or trainings, too."""
+Over = Literal["patients", "trainings", "folds"]
+"""What is drawn at random: patients alone, for these trainings; or trainings, too, which score all
+patients; or folds, whose trainings score the patients of that fold alone."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Crossed:
     scored, each of them scored with all ``trainings``. The same holds for these. ``centres``, of
     each case or of none, are where its patient was examined; a patient of two is of both together.
 
+    ``over`` ``folds`` is of a cross-validation: ``centres`` are then the folds, and each has
+    trainings of its own, which count as their mean. From :data:`FEWEST_CENTRES` folds on these are
+    drawn at random with all that was trained for them; below, the statement is about these.
+
     Raises:
         ValueError: There are no cases or trainings, or other centres than cases.
     """
@@ -81,13 +86,16 @@ class Crossed:
             raise ValueError(f"expected cases and trainings, got {len(patients)} and {trainings}")
         names, owner = np.unique(np.asarray(patients), return_inverse=True)
         self.cases, self.patients, self.trainings = len(owner), len(names), trainings
-        self.over: Over = over if trainings >= FEWEST_TRAININGS else "patients"
-        self._these = over == "patients"
+        self._these = over != "trainings"
         if len(centres) not in (0, len(owner)):
             raise ValueError(f"expected a centre for each case, got {len(centres)}")
         where = np.asarray(centres or [""] * len(owner))
         told = ["+".join(sorted({*where[owner == one].tolist()})) for one in range(len(names))]
         self._centres = np.unique(told, return_inverse=True)[1]
+        enough = trainings >= FEWEST_TRAININGS
+        if over == "folds":
+            enough = len({*told}) >= FEWEST_CENTRES
+        self.over: Over = over if enough else "patients"
         self._member = np.zeros((self.patients, self.cases))
         self._member[owner, np.arange(self.cases)] = 1
 
@@ -151,7 +159,7 @@ class Crossed:
         if not count.any():
             raise ValueError("expected a denominator other than 0")
         there = np.ix_(count.any(1), count.any(0))
-        fixed = self.over == "patients" or len(there[1][0]) < FEWEST_TRAININGS
+        fixed = self.over != "trainings" or len(there[1][0]) < FEWEST_TRAININGS
         above, below, apart = [], [], []
         for pair, is_known in zip(terms, known, strict=True):
             own = [self._by_patient(np.where(is_known, each, 0))[there] for each in pair]

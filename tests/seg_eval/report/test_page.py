@@ -396,3 +396,13 @@ def test_a_key_that_is_missing_deep_inside_is_damage(left, summary, keys):
     (left / "summary.json").write_text(json.dumps(broken))
     with pytest.raises(InputError, match="damaged"):
         rebuild(left)
+
+
+def test_thirds_of_tiny_tumours_that_read_alike_stand_apart(make_scores, make_summary):
+    """Below 0.05 mL the heads of all three are 0.0 to 0.0 mL."""
+    scores = [
+        dataclasses.replace(row, reference_ml=1e-4 * (1 + int(row.case[9:11])))
+        for row in make_scores(cases=9)
+    ]
+    rendered = render(make_summary(scores))
+    assert "0.0 to 0.0 mL (3) | 0.0 to 0.0 mL (3) | 0.0 to 0.0 mL (3)" in rendered
