@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from seg_eval.analysis.agreement import concordance, limits_of_agreement, volume_agreement
+from seg_eval.analysis.tables import Clusters
 from seg_eval.arms.kinds import Arm
 from seg_eval.scoring.scores import Score
 
@@ -124,7 +125,7 @@ def test_patients_of_one_centre_are_alike_in_volumes_too():
     ]  # fmt: skip
     where = {f"c{i:02d}": "uvw"[i // 4] for i in range(12)}
     told, untold = (
-        volume_agreement(rows, ARMS, ["WT"], centres)[0]["bias"] for centres in (where, None)
+        volume_agreement(rows, ARMS, ["WT"], Clusters(centres))[0]["bias"] for centres in (where, {})
     )
     assert told["value"] == untold["value"]
     assert told["high"] - told["low"] > 2 * (untold["high"] - untold["low"])
