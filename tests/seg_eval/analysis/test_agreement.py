@@ -125,7 +125,8 @@ def test_patients_of_one_centre_are_alike_in_volumes_too():
     ]  # fmt: skip
     where = {f"c{i:02d}": "uvw"[i // 4] for i in range(12)}
     told, untold = (
-        volume_agreement(rows, ARMS, ["WT"], Clusters(centres))[0]["bias"] for centres in (where, {})
+        volume_agreement(rows, ARMS, ["WT"], Clusters(centres))[0]["bias"]
+        for centres in (where, {})
     )
     assert told["value"] == untold["value"]
     assert told["high"] - told["low"] > 2 * (untold["high"] - untold["low"])
