@@ -96,7 +96,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         with own as pool:
             jobs, names, maker = _plan(request, pool)
             if request.dry_run:
-                tell_plan(request, maker, jobs, _remarks(request, jobs))
+                tell_plan(request, maker, jobs, _remarks(request, jobs, maker))
                 return [_completed(job, "planned", layout) for job in jobs]
             _write_about(request, jobs, names)
             states = _work_and_show(request, maker, jobs, pool)
@@ -117,7 +117,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         f"{len(jobs)} case{'s' * (len(jobs) != 1)} in {layout.out}: {counts['made']} completed "
         f"now, {counts['done']} done before, {counts['whole']} lacked nothing{theirs}"
     )
-    for line in _remarks(request, jobs):
+    for line in _remarks(request, jobs, maker):
         print(line)
     return [_completed(job, states[job.case.name], layout) for job in jobs]
 
@@ -169,20 +169,36 @@ def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[
     expect(request.out, names)
 
 
-def _remarks(request: CompleteRequest, jobs: Sequence[Job]) -> list[str]:
-    """Which gaps are left, and what the files are that were not made: a line for each."""
+def _remarks(request: CompleteRequest, jobs: Sequence[Job], identity: str) -> list[str]:
+    """Which gaps are left, what was made without all that its maker knows, and what the files are
+    that were not made: a line for each.
+    """
     known: set[Modality] = {m for job in jobs for m in (*job.case.images, *job.make)}
     gaps: dict[str, list[str]] = {}
     for job in jobs:
         if left := job.lacking(known):
             gaps.setdefault("+".join(left), []).append(job.case.name)
     lines = [f"still missing: {names} in {listed(cases)}" for names, cases in sorted(gaps.items())]
+    lines += _made_from_less(jobs, maker_of(request, identity).sources)
     if not request.layout.holds_acquired:
         return lines
     what = "copies of the input's files"
     if request.link:
         what = "hard links where the disk has them: who changes one in place changes the input"
     return [*lines, f"acquired files: {what}{', read-only' * request.read_only}"]
+
+
+def _made_from_less(jobs: Sequence[Job], sources: Sequence[Modality]) -> list[str]:
+    """Which cases lack some of ``sources`` beside what is made of the others; a line a gap."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for job in jobs:
+        absent = [name for name in job.readable.missing(sources) if name not in job.make]
+        if job.make and absent:
+            found.setdefault(("+".join(job.make), "+".join(absent)), []).append(job.case.name)
+    return [
+        f"note: {made} made without {absent}, which would have told more, in {listed(cases)}"
+        for (made, absent), cases in sorted(found.items())
+    ]
 
 
 def _completed(job: Job, state: str, layout: Layout) -> Completed:

@@ -196,7 +196,10 @@ def _restoring(audit: Audit) -> list[str]:
         whole = sum(_state(fact, modality) == "present" for fact in audit.cases)
         if not able:
             continue
-        ratio = ",".join(str(_ratio([f.thick[modality].get(a, 1.0) for f in able])) for a in "zyx")
+        ratios = [_ratio([f.thick[modality].get(a, 1.0) for f in able]) for a in "zyx"]
+        if max(ratios) == 1:
+            continue
+        ratio = ",".join(map(str, ratios))
         lines.append(
             f"{modality}: train --degraded {modality}={ratio} learns to restore it from cases that "
             f"have it whole (here {whole}), complete --restore {modality} "

@@ -122,6 +122,8 @@ def test_each_sequence_is_present_degraded_or_missing_and_what_helps_is_said(tmp
     assert "t2f: train --degraded t2f=4,1,1 learns to restore it" in text
     assert "(here 1), complete --restore t2f does so (here 1)" in text
     assert text.count("--degraded") == 1
+    result.cases[1].thick["t2f"]["z"] = 1.3  # hardly so: nothing that restores is thinner
+    assert "--degraded" not in format_audit(result)
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,17 @@ def test_what_is_still_missing_is_told_case_by_case(plain, complete, capsys):
         ]
 
 
+def test_what_is_made_from_fewer_sequences_than_the_run_knows_is_told(plain, complete, capsys):
+    """The whole cases, and those whose gap is not filled, are not among them."""
+    (plain / "PAT2" / "t1c.nii.gz").unlink()
+    for dry_run in (True, False):
+        complete(plain, dry_run=dry_run)
+        told = [x for x in capsys.readouterr().out.splitlines() if "made without t1c" in x]
+        assert len(told) == 1
+        assert "t2f" in told[0]
+        assert told[0].endswith("in PAT2")
+
+
 def test_what_is_acquired_later_is_called_synthetic_no_more(plain, complete, tmp_path):
     complete(plain, cases=["PAT2"])
     shutil.copyfile(plain / "PAT0" / "flair.nii.gz", plain / "PAT2" / "flair.nii.gz")
