@@ -44,6 +44,7 @@ ELSEWHERE = {
     "seg_eval fetch-viewer": "needs a network",
     "seg_eval power": "needs an experiment of hours",
     "seg_eval curve": "needs several",
+    "seg_eval pool": "needs several",
     "seg_eval export-segmenter": "needs a trained nnU-Net",
 }
 """Commands that are not typed here, and why."""

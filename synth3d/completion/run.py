@@ -94,9 +94,9 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
     )
     try:
         with own as pool:
-            jobs, names, maker = _plan(request, pool)
+            jobs, names, maker, less = _plan(request, pool)
             if request.dry_run:
-                tell_plan(request, maker, jobs, _remarks(request, jobs, maker))
+                tell_plan(request, maker, jobs, _remarks(request, jobs, less))
                 return [_completed(job, "planned", layout) for job in jobs]
             _write_about(request, jobs, names)
             states = _work_and_show(request, maker, jobs, pool)
@@ -117,13 +117,16 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         f"{len(jobs)} case{'s' * (len(jobs) != 1)} in {layout.out}: {counts['made']} completed "
         f"now, {counts['done']} done before, {counts['whole']} lacked nothing{theirs}"
     )
-    for line in _remarks(request, jobs, maker):
+    for line in _remarks(request, jobs, less):
         print(line)
     return [_completed(job, states[job.case.name], layout) for job in jobs]
 
 
-def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str], str]:
-    """The jobs, the names of all parts' cases, and the identity of the maker, as JSON."""
+def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str], str, list[str]]:
+    """The jobs, the names of all parts' cases, and the identity of the maker, as JSON.
+
+    And what is made without all that the maker knows, in lines.
+    """
     refuse_mixture(request.layout)
     maker = maker_of(request)
     print(maker.title)
@@ -156,7 +159,7 @@ def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str
     for job in jobs:
         for text in job.suspicions:
             print(f"warning: case {job.case.name}: {text}")
-    return jobs, names, identity
+    return jobs, names, identity, _made_from_less(jobs, maker.sources)
 
 
 def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[str]) -> None:
@@ -169,17 +172,15 @@ def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[
     expect(request.out, names)
 
 
-def _remarks(request: CompleteRequest, jobs: Sequence[Job], identity: str) -> list[str]:
-    """Which gaps are left, what was made without all that its maker knows, and what the files are
-    that were not made: a line for each.
-    """
+def _remarks(request: CompleteRequest, jobs: Sequence[Job], less: Sequence[str]) -> list[str]:
+    """Which gaps are left, ``less``, and what the files are that were not made: a line for each."""
     known: set[Modality] = {m for job in jobs for m in (*job.case.images, *job.make)}
     gaps: dict[str, list[str]] = {}
     for job in jobs:
         if left := job.lacking(known):
             gaps.setdefault("+".join(left), []).append(job.case.name)
     lines = [f"still missing: {names} in {listed(cases)}" for names, cases in sorted(gaps.items())]
-    lines += _made_from_less(jobs, maker_of(request, identity).sources)
+    lines += less
     if not request.layout.holds_acquired:
         return lines
     what = "copies of the input's files"

