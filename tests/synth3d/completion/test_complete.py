@@ -236,7 +236,7 @@ def unit(ready, tmp_path):
     def plan(precision):
         place = {"data": ready / "in", "out": tmp_path / "out", "run": ready / "run"}
         request = CompleteRequest(**place, precision=precision, device="cpu")
-        jobs, _, identity = module._plan(request, InThisProcess())
+        jobs, _, identity, _ = module._plan(request, InThisProcess())
         return request, identity, jobs
 
     return plan
