@@ -8,6 +8,7 @@ of patients do not have the region. ``--replicates``: the synthesiser has severa
 which differ as a whole, from patient to patient and from one segmenter to the next. ``--centres``:
 half of what differs between patients differs between their centres. ``--volumes``: tumour volumes
 with errors as large in all patients, with errors that grow with the tumour, with tumours missed.
+``--folds``: a cross-validation, each patient judged once, by networks of its own fold.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import numpy as np
 
 from scripts.coverage.cohorts import COHORTS, names_of
 from scripts.coverage.decisions import decisions, not_inferior
+from scripts.coverage.folds import coverage_of_folds
 from scripts.coverage.held import (
     QUANTITIES,
     Tally,
@@ -34,6 +36,7 @@ EXAMPLES = """examples:
   python -m scripts.coverage --replicates    with several trainings of the synthesiser
   python -m scripts.coverage --centres       with patients of one centre alike
   python -m scripts.coverage --volumes       of tumour volumes: bias, limits, concordance
+  python -m scripts.coverage --folds         of a cross-validation
   python -m scripts.coverage --trials 5      whether it runs
 """
 
@@ -44,6 +47,10 @@ CENTRES = (5, 5, 5), (5,) * 6, (12, 6, 3, 2, 1), (30, 5, 5), (4,) * 10
 """Patients of each centre."""
 VOLUMES = {"even": "5 mL in all", "grow": "20 % of the tumour", "missed": "5 mL, 1 of 16 missed"}
 """Errors of predicted volumes (standard deviation): which, and in words."""
+
+FOLDED, FOLDS, FOLDS_VARY = 30, (3, 5, 10), (0.0, 0.2, 0.5, 1.0)
+"""Patients of a cross-validation, folds, and the spread between the trainings of these as a share
+of that between patients."""
 
 Rows = Iterable[tuple[Sequence[str], Sequence[str]]]
 """Labels and cells of each row of a table."""
@@ -118,6 +125,22 @@ def table_of_volumes(trials: int) -> str:
     return markdown(["errors", "patients"], head, rows())
 
 
+def table_of_folds(trials: int) -> str:
+    """Coverage over folds, and as if patients were independent, as a table in Markdown."""
+
+    def rows() -> Rows:
+        for folds in FOLDS:
+            for varies in FOLDS_VARY:
+                found = coverage_of_folds(FOLDED, folds, varies, trials)
+                yield (
+                    [str(folds), f"{varies:g}"],
+                    [cell(found[way], QUANTITIES) for way in ("folds", "patients")],
+                )
+
+    head = ["over folds", "over patients alone"]
+    return markdown(["folds", "spread of trainings"], head, rows())
+
+
 def table_of_decisions(trials: int) -> str:
     """Yes / no in per cent, and what is called not inferior, as tables in Markdown."""
     leads, rivals = (0.0, 0.02, 0.05), [(1, 1), (1, 4), (6, 4)]
@@ -164,6 +187,7 @@ TABLES = {
     "replicates": table_of_replicates,
     "centres": table_of_centres,
     "volumes": table_of_volumes,
+    "folds": table_of_folds,
 }
 
 

@@ -125,6 +125,7 @@ def test_few_call_a_loss_of_the_margin_not_inferior_and_none_does_of_two_trainin
         (["--replicates"], 5, "| 6 | "),
         (["--centres"], 7, "| 3 of 5 | yes | "),
         (["--volumes"], 15, "| 5 mL in all | 6 | "),
+        (["--folds"], 12, "| 3 | 0 | "),
     ],
     ids=lambda each: each[0] if isinstance(each, list) and each else None,
 )
