@@ -264,8 +264,7 @@ def _cross_validate(request: RunRequest, engines: Engines, words: str) -> Outcom
     if request.dry_run:
         told = _fold_ahead(request, plan, asked, engines)
         event("plan", **told)
-        if manner() == "words":
-            print(folds_in_words(told))
+        answer(folds_in_words(told))
         return Outcome(out, 0)
     plan.write()
     done = []

@@ -12,6 +12,7 @@ from seg_eval.evaluation import evaluate
 from seg_eval.experiment.request import RunRequest
 from seg_eval.pooling.cross_validation import draw_folds
 from synth3d.cohort import Case
+from synth3d.console import speaking
 from synth3d.errors import InputError
 from tests.seg_eval.conftest import NAMES
 from tests.seg_eval.pooling.conftest import asked
@@ -150,6 +151,12 @@ def test_a_dry_run_says_folds_and_times_them_and_writes_nothing(
     assert str(work / "eval" / "cv") in text
     assert not work.exists()
     assert not machines.log
+
+
+def test_a_quiet_dry_run_answers_all_the_same(toy_cohort, tmp_path, machines, capsys):
+    with speaking("quiet"):
+        evaluate(asked(tmp_path / "work", toy_cohort, dry_run=True), machines.engines())
+    assert "each judged once" in capsys.readouterr().out
 
 
 def test_a_dry_run_of_what_is_done_has_nothing_to_train(finished, toy_cohort, machines, capsys):
