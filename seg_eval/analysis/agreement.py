@@ -37,7 +37,7 @@ def volume_agreement(
 ) -> list[dict[str, Any]]:
     """Rows by region, arm and what it is held against, as ``summary.json`` has them (``volumes``).
 
-    ``centres`` has that of each case, or of none.
+    ``clusters`` tells which cases are alike.
 
     Volumes are in mL, each case's a mean over trainings; a case without the region has
     0 mL in its label, and counts if the experiment's rule counts it.

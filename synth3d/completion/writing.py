@@ -50,7 +50,10 @@ def write_case(
     request: CompleteRequest,
     seconds: float,
 ) -> None:
-    """Marker, images, receipt, preview; then the marker goes. ``seconds`` were spent before."""
+    """Marker, images, receipt; then the marker goes, and a preview may come.
+
+    ``seconds`` were spent on the case before.
+    """
     started, case, layout = time.monotonic(), job.case, request.layout
     marker, receipt = layout.marker(case), layout.receipt(case)
     _forget_former(job, layout)
