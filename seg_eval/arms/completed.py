@@ -9,6 +9,7 @@ import numpy as np
 
 from seg_eval.arms.gaps import Gaps
 from seg_eval.arms.synthesisers import Teacher
+from seg_eval.arms.whose_head import exchanged
 from seg_eval.records import digest
 from synth3d.cohort import MODALITIES, Case, Modality
 from synth3d.completion import teachers_of
@@ -104,6 +105,29 @@ class Completed:
                     check_same_grid([case.images[modality], *filter(None, [source])], whole=False)
                 except InputError as error:
                     yield str(error)
+
+    def require_own(self, cases: Sequence[Case], gaps: Gaps) -> None:
+        """Refuse files that show the head of another of ``cases``; all are named at once.
+
+        Raises:
+            InputError: Files of two patients were exchanged, or one is unreadable.
+        """
+        known = {case.name: case for case in cases}
+        files = [
+            (case.name, path)
+            for case in cases
+            for modality in gaps.of(case)
+            if (path := self.file(case.name, modality, len(gaps.of(case)) == 1))
+        ]
+        wrong = exchanged(
+            files, [*known], lambda name: brain_without(known[name], gaps.of(known[name]))
+        )
+        if wrong:
+            told = ", ".join(f"{path} shows {other}" for path, other in wrong.items())
+            raise InputError(
+                "each file must show the head of the patient whose name it bears, but "
+                f"{told}: give the files their right names"
+            )
 
     def identity(self, cases: Sequence[Case], gaps: Gaps) -> str:
         """A hash over the files of ``cases``: equal files, equal arm."""
