@@ -21,7 +21,8 @@ from synth3d.scoring import FEW_CASES, Crossed
 def compare_arms(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Signed-rank tests of Dice of each synthetic arm against the kinds with a ``tested``.
 
-    All regions, comparisons and synthetic arms are one family for Holm's correction.
+    All comparisons, synthetic arms and regions, which are those ``judged``, are one family for
+    Holm's correction.
     """
     others = [arm for arm in arms if arm.about.tested]
     others.sort(key=lambda arm: arm.about.tested == "two-sided")  # one-sided first
@@ -44,7 +45,7 @@ def _compare(region: str, table: ScoreTable, arm: Arm, other: Arm) -> dict[str, 
         "arm": arm.name,
         "against": other.name,
         "alternative": alternative,
-        **asdict(signed_ranks(differences, alternative)),
+        **asdict(signed_ranks(differences, alternative, table.alike)),
         "mean_difference": float(differences.mean()),
     }
 
@@ -138,8 +139,8 @@ def compare_with_full(
 def hopeless(tests: Sequence[Mapping[str, Any]]) -> int:
     """How many tests there are, if none of them can come out significant, else 0.
 
-    The smallest p of one-sided signed ranks over n patients is 2^-n, and Holm multiplies the
-    smallest of a family by the family's size.
+    The smallest p of one-sided signed ranks over n patients, or clusters of these, is 2^-n, and
+    Holm multiplies the smallest of a family by the family's size.
     """
-    smallest = min((2.0 ** -row["n"] * len(tests) for row in tests), default=0)
+    smallest = min((2.0 ** -row["clusters"] * len(tests) for row in tests), default=0)
     return 0 if smallest < SIGNIFICANT else len(tests)

@@ -145,7 +145,7 @@ def summarise(
     if not judged:
         raise ValueError(f"no rows of {' or '.join(question.regions)}")
     verdicts = tuple(judge(_gather(used, question, judged, arm)) for arm in synthetic or [None])
-    tests = compare_arms(tables, arms)
+    tests = compare_arms({name: tables[name] for name in judged}, arms)
     table, scored = tabulate(used, arms, names, clusters=clusters), conditions(used)
     figures = {
         "schema": SCHEMA,

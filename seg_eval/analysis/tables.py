@@ -8,7 +8,7 @@ import numpy as np
 
 from seg_eval.arms import Arm
 from seg_eval.scoring import Score
-from synth3d.scoring import Crossed, Over
+from synth3d.scoring import FEWEST_CENTRES, Crossed, Over
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,14 @@ class ScoreTable:
     apart: dict[str, np.ndarray]
     clusters: tuple[str, ...] = ()
     are_folds: bool = False
+
+    @property
+    def alike(self) -> tuple[str, ...]:
+        """The cluster of each patient, in alphabetical order; empty below three clusters."""
+        if len({*self.clusters}) < FEWEST_CENTRES:
+            return ()
+        where = dict(zip(self.patients, self.clusters, strict=True))
+        return tuple(where[name] for name in np.unique(self.patients))
 
     def crossed(self, over: Over | None = None, inside: np.ndarray | None = None) -> Crossed:
         """Its patients and seeds, of the cases ``inside`` (bool) alone if so; ``over`` as there.
