@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import synth3d
+from synth3d.cohort import write_splits
 from synth3d.completion import HeldElsewhere, why_lost, work_through
 from synth3d.console import duration
 from synth3d.errors import InputError
@@ -125,7 +126,7 @@ def _run(command: Sequence[str], log: Path, threads: int) -> str:
 
 
 def train_command(item: Item, shared: Shared) -> list[str]:
-    """The ``synth3d train`` of ``item``; its settings are written beside its log.
+    """The ``synth3d train`` of ``item``; its settings and the split are written beside its log.
 
     A run that was begun goes on with as many threads as it had: it then ends with the same weights.
     """
@@ -133,10 +134,11 @@ def train_command(item: Item, shared: Shared) -> list[str]:
     if (item.run / "config.json").is_file():
         values["train"]["threads"] = read_config(item.run).train.threads
     write_json(recipe, values)
-    splits = ["--splits", str(shared.splits_file)] if shared.splits_file else []
+    splits = item.folder / "splits.json"
+    write_splits(splits, shared.splits)
     return [
-        sys.executable, "-m", "synth3d", "train", "--data", str(shared.data), *splits,
-        "--recipe", str(recipe), "--device", shared.device, "--work", str(shared.root),
+        sys.executable, "-m", "synth3d", "train", "--data", str(shared.data),
+        "--splits", str(splits), "--recipe", str(recipe), "--device", shared.device, "--work", str(shared.root),
         "--name", item.run.name, "--cache", str(shared.cache),
         "--cache-limit", str(shared.cache_limit),
     ]  # fmt: skip

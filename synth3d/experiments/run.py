@@ -167,13 +167,13 @@ class _Ablation:
         root = request.work / "ablate"
         suffix = f"-{request.mode}" if self.has_modes and self.choices.retrain else ""
         self.folder = place(root, request.name or self.name + suffix)
-        data, cases, splits = find_cohort(request.data, request.splits, request.work)
+        data, cases, splits = find_cohort(request.data, request.splits, request.work, base.task)
         names = set(getattr(splits, request.part))
         scored = tuple(sorted((c for c in cases if c.name in names), key=lambda case: case.name))
         if not scored:
             raise InputError(f"the split has no {request.part} cases")
         self.shared = Shared(
-            data, splits, request.splits, request.part, scored, root, conventions, device,
+            data, splits, request.part, scored, root, conventions, device,
             request.threads or 1, request.cache or request.work / "cache", request.cache_limit,
             self.table.lpips and find_lpips() is not None,
         )  # fmt: skip

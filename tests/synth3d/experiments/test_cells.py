@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from synth3d.cohort import find_cases, make_splits
+from synth3d.cohort import find_cases, make_splits, read_splits
 from synth3d.completion import HeldElsewhere, InThisProcess, Processes, work_through
 from synth3d.completion.workers import executor as executor_module
 from synth3d.errors import InputError
@@ -62,7 +62,7 @@ def shared(phantom_cohort, tmp_path) -> Shared:
     tested = tuple(case for case in cases if case.name in splits.test)
     root = tmp_path / "ablate"
     return Shared(
-        phantom_cohort, splits, None, "test", tested, root, ("real-scale",), "cpu", 1, root, 1.0
+        phantom_cohort, splits, "test", tested, root, ("real-scale",), "cpu", 1, root, 1.0
     )
 
 
@@ -251,6 +251,13 @@ def test_a_run_goes_on_with_the_threads_it_had(shared):
     recipe = json.loads((item.folder / "recipe.json").read_text())
     assert recipe["train"]["threads"] == read_config(item.run).train.threads == 5
     assert item.config.train.threads != 5
+
+
+def test_a_run_is_trained_by_the_split_that_scores_it(shared):
+    item = items(shared, 1)[0]
+    command = train_command(item, shared)
+    given = Path(command[command.index("--splits") + 1])
+    assert read_splits(given, find_cases(shared.data)) == shared.splits
 
 
 def test_progress_counts_steps(shared, capsys):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from synth3d.cli import main
+from synth3d.cohort import draw_splits, find_cases
 from synth3d.experiments import run as experiment
 
 ROOT = Path(__file__).parents[3]
@@ -96,6 +98,22 @@ def test_a_dry_run_tells_cells_and_cost_or_what_cannot_be_built_and_writes_nothi
     assert "cannot be trained here: pgan compares pictures by VGG16" in told
     assert "of training with --workers 1" in out
     assert not (tmp_path / "ablate").exists()
+
+
+def test_the_split_is_drawn_among_cases_that_can_be_learnt_from(phantom_cohort, tmp_path, capsys):
+    cohort = tmp_path / "gaps"
+    shutil.copytree(phantom_cohort, cohort)
+    lacking = sorted(cohort.glob("*/*-t2f.nii.gz"))[::4]
+    for path in lacking:
+        path.unlink()
+    command = ("components", "--data", cohort, "--work", tmp_path, "--only", "cagr", "--dry-run")
+    assert run(*command, "--seeds", 1, "--budget", 4, *TINY) == 0
+    out = capsys.readouterr().out
+    left = len(find_cases(cohort)) - len(lacking)
+    splits = draw_splits(find_cases(cohort), lambda case: "t2f" in case.images, "t2f")[0]
+    assert len(splits.train) + len(splits.val) + len(splits.test) == left
+    assert f"{len(splits.train)} training and {len(splits.test)} test cases" in out
+    assert all(path.parent.name in out for path in lacking)
 
 
 def test_another_table_does_not_overwrite_the_first(phantom_cohort, tmp_path, capsys):
