@@ -23,10 +23,12 @@ def parse(schema: Any, data: Any, where: str = "config") -> Any:
     """Build ``schema`` from plain TOML or JSON values, strictly.
 
     ``schema`` is a dataclass, ``tuple[...]``, ``dict[str, ...]``, a union, ``Any`` or a plain type.
+    A dataclass may name in ``RETIRED`` keys of older versions, each with the value at which
+    nothing changes without the key: given so, it is passed over.
 
     Raises:
-        InputError: Unknown or missing key, or wrong type; the message has its path, as in
-            ``config.data.patch[1]``.
+        InputError: Unknown, missing or retired key, or wrong type; the message has its path, as
+            in ``config.data.patch[1]``.
     """
     if schema is Any:
         return data
@@ -73,6 +75,7 @@ def _parse_table(schema: Any, data: Any, where: str) -> Any:
         hints = dict.fromkeys(data, get_args(schema)[1])
     else:
         hints = get_type_hints(schema)
+        data = _without_retired(schema, data, where)
     if unknown := sorted(data.keys() - hints.keys()):
         raise InputError(f"{where}: unknown key(s) {unknown}; known: {sorted(hints)}")
     values = {k: parse(hints[k], v, f"{where}.{k}") for k, v in data.items()}
@@ -81,6 +84,18 @@ def _parse_table(schema: Any, data: Any, where: str) -> Any:
     if lacking := sorted(needed - values.keys()):
         raise InputError(f"{where}: lacks the key(s) {lacking}")
     return schema(**values)
+
+
+def _without_retired(schema: Any, data: dict[str, Any], where: str) -> dict[str, Any]:
+    """``data`` without the keys that are gone, where they say what holds without them."""
+    gone = dict(getattr(schema, "RETIRED", ()))
+    for key in data.keys() & gone.keys():
+        if data[key] is not gone[key]:
+            raise InputError(
+                f"{where}.{key}: this setting is gone, and only {json.dumps(gone[key])}, which "
+                f"changes nothing, may still be given; got {data[key]!r:.60}"
+            )
+    return {key: value for key, value in data.items() if key not in gone}
 
 
 def _parse_list(items: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:

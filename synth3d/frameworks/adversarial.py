@@ -145,7 +145,6 @@ class Pix2Pix(Adversarial):
 
     Options = Pix2PixOptions
     couples: ClassVar[bool] = True
-    bases: ClassVar[bool] = True
 
     def fidelity(self, synthetic: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
         """Term ``l1``, and those of a coupling."""

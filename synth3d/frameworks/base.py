@@ -124,8 +124,6 @@ class Framework(nn.Module, ABC):
         hides_sources: Whether training hides sources by itself, so that any one that is there
             is enough even without ``data.source_dropout``.
         couples: Whether its generator's loss has the terms of a coupling (:meth:`coupled`).
-        bases: Whether its generator may correct a regression (``model.base``): it makes images and
-            is asked for nothing else.
         validation_steps: How many sampling steps are enough while training, if there are any.
     """
 
@@ -134,7 +132,6 @@ class Framework(nn.Module, ABC):
     modes: ClassVar[frozenset[str]] = frozenset({"fixed"})
     hides_sources: ClassVar[bool] = False
     couples: ClassVar[bool] = False
-    bases: ClassVar[bool] = False
     validation_steps: int | None = None
 
     def __init__(

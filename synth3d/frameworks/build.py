@@ -13,7 +13,7 @@ from synth3d.frameworks.mmgan import MMGan
 from synth3d.frameworks.pgan import PGan
 from synth3d.frameworks.reconstruction import Reconstruction
 from synth3d.frameworks.tsf import TSF
-from synth3d.models import GENERATORS, Centred, Corrected, ModelConfig, ResBlock, options_of
+from synth3d.models import GENERATORS, ModelConfig, ResBlock, options_of
 
 FRAMEWORKS: dict[str, type[Framework]] = {
     "l1": Reconstruction,
@@ -63,24 +63,9 @@ def build(
         raise InputError(f"model {model.name} cannot be built: {error}") from error
     if model.residual_init == "zero":
         start_as_identity(built)
-    if model.base:
-        refuse_base(task, name)
-        built = Corrected(Centred(built, offset=0) if model.centred else built, *channels)
-    elif model.centred:
+    if model.centred:
         built = framework.centre(built, task, options)
     return framework(built, task, options, plan)
-
-
-def refuse_base(task: Task, name: str) -> None:
-    """Raise an InputError where no voxel-wise regression can be corrected (``model.base``)."""
-    if not FRAMEWORKS[name].bases:
-        able = sorted(known for known, f in FRAMEWORKS.items() if f.bases)
-        raise InputError(f"model.base has no meaning under {name}; able: {', '.join(able)}")
-    if task.mode != "fixed":
-        raise InputError(
-            "model.base is for fixed sources and targets: in mode any each gap would need a "
-            "regression of its own; leave it out"
-        )
 
 
 def start_as_identity(generator: nn.Module) -> None:

@@ -45,7 +45,6 @@ class Reconstruction(Framework):
     Options = L1Options
     modes: ClassVar[frozenset[str]] = EITHER
     couples: ClassVar[bool] = True
-    bases: ClassVar[bool] = True
 
     @classmethod
     def channels_of(cls, task: Task, options: Any = None) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from synth3d.models.agi_net.network import AGINet, ModalityHead
 from synth3d.models.agi_net.routing import OffsetHead, ScaleHead
 from synth3d.models.blocks import ChannelNorm, GlobalMean, ResBlock
 from synth3d.models.centred import Centred
-from synth3d.models.corrected import Corrected, fit_regression
 from synth3d.models.critics import PatchCritic, ScalarCritic
 from synth3d.models.drop_in import replace_convolutions
 from synth3d.models.fgdl.critics import DifferenceCritic, PlainCritic
@@ -48,7 +47,6 @@ __all__ = [
     "ArcResUNet",
     "CagrConv",
     "Centred",
-    "Corrected",
     "ChannelAttention",
     "ChannelNorm",
     "DeformResUNet",
@@ -75,7 +73,6 @@ __all__ = [
     "SuperResolution",
     "TSFSeq2Seq",
     "TimeModulation",
-    "fit_regression",
     "folded",
     "merge_groups",
     "options_of",

@@ -19,10 +19,10 @@ class ModelConfig:
     ``checkpoint_routing`` is true, false or ``auto``: only where memory asks for it.
     ``residual_init="zero"`` starts every ResBlock as the identity (its second convolution at 0).
     ``centred`` feeds and reads intensities around 0 instead of 1/2 (``synth3d.models.centred``).
-    Both help networks that, as published, have neither normalisation nor biases. With ``base`` the
-    network corrects a voxel-wise regression, fitted on the training cases before the first step
-    (``synth3d.models.corrected``); for frameworks that say so, in mode ``fixed``.
+    Both help networks that, as published, have neither normalisation nor biases.
     """
+
+    RETIRED = (("base", False),)
 
     name: str = "agi-net"
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -48,7 +48,6 @@ class ModelConfig:
     faithful: bool = False
     residual_init: str = "default"
     centred: bool = False
-    base: bool = False
 
     def __post_init__(self) -> None:
         require(len(self.widths) >= 2, "model.widths", "at least two numbers", self.widths)

@@ -14,14 +14,12 @@ import contextlib
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from synth3d.cohort import FEWEST, Case, Splits, never_together
 from synth3d.console import conclude
@@ -45,7 +43,6 @@ from synth3d.errors import InputError
 from synth3d.files import lock, progress
 from synth3d.images import grid
 from synth3d.machine import tuned, use_device
-from synth3d.models import Corrected, fit_regression
 from synth3d.training.config import RunConfig
 from synth3d.training.distributed import ALONE, Ranks
 from synth3d.training.record import Log, Record
@@ -61,8 +58,6 @@ from synth3d.training.trainer import Trainer
 from synth3d.training.watch import Stop, stop_on_signals
 
 LOG_EVERY = 10
-BASE_BATCHES = 64
-"""Of patches, on which what the network corrects is fitted."""
 AT_ONCE = 15.0
 """Seconds for which cases are prepared before the first step; the rest is, while training runs."""
 LOOK = 1.0
@@ -175,8 +170,6 @@ def _learn(record: Record, shelf: Shelf, checked: Shelf, stop: Stop) -> bool:
     seeds = [motion_seed(config.train.seed, case.name) for case in shelf.cases]
     how |= {"degrade": config.degrade, "seeds": seeds}
     stream = Stream(shelf, config.task, config.drawn, config.misalign, **how)
-    if trainer.step == 0:
-        _fit_base(trainer, stream)
     feed = _Feed(stream, config.train.seed)
     to_check = Checked(checked, config.misalign, config.degrade)
     bar = progress(range(trainer.step, config.train.steps), "training", unit="step")
@@ -193,27 +186,6 @@ def _learn(record: Record, shelf: Shelf, checked: Shelf, stop: Stop) -> bool:
     if not record.looked:
         record.look(to_check)  # the log was removed
     return True
-
-
-def _fit_base(trainer: Trainer, stream: Stream) -> None:
-    """Fit what the network is to correct (``model.base``), if anything, on training patches.
-
-    They follow from the seed alone and are the same in all processes. No source is hidden in them
-    or varied; a sample that lacks one is not looked at.
-    """
-    generator, seed = trainer.framework.generator, trainer.config.train.seed
-    if not isinstance(generator, Corrected) or generator.coefficients.any():
-        return
-    plain = replace(stream, data=replace(stream.data, source_dropout=0.0, vary=0.0), coupled="")
-    batches = plain.draw(torch.manual_seed(seed_of(f"base/{seed}")).initial_seed())
-
-    def samples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for batch in islice(batches, BASE_BATCHES):
-            known = batch.wanted & batch.present.all(1, keepdim=True)
-            mask = known.view(*known.shape, *[1] * (batch.brain.ndim - 2)) & batch.brain
-            yield batch.sources, batch.targets, mask
-
-    generator.coefficients.copy_(fit_regression(samples()))
 
 
 def cases_read(

@@ -191,7 +191,7 @@ def check_same_run(
     """
     if not (run / "config.json").exists():
         return
-    before, now = flatten(read_object(run / "config.json")), flatten(to_plain(config))
+    before, now = flatten(to_plain(read_config(run))), flatten(to_plain(config))
     if (run / "cohort.json").exists():
         cohort = {side: list(getattr(splits, side)) for side in ("train", "val", "test")}
         now |= flatten(cohort | {"data_folder": str(folder.resolve())}, "cohort")

@@ -6,6 +6,7 @@ import resource
 import pytest
 import torch
 
+from synth3d.cohort import Splits
 from synth3d.errors import InputError
 from synth3d.files import sha256, write_json
 from synth3d.images.intensity import Scale, ScalePrior
@@ -13,6 +14,7 @@ from synth3d.models.options import ModelConfig
 from synth3d.training.config import RunConfig, build_framework
 from synth3d.training.run_folder import (
     FORMAT,
+    check_same_run,
     load_run,
     load_state,
     read_log,
@@ -77,6 +79,19 @@ def test_every_damage_is_told(run, damage, message):
 
 LINE = {"step": 2, "loss": {"l1": 1.0}, "seconds": {"data": 0.1, "step": 0.2}}
 CHECK = {"step": 2, "validation": {"psnr": 20.0, "ssim": 0.5, "mae": 0.1}}
+
+
+def test_a_run_that_has_a_key_which_is_gone_is_read_where_nothing_changes_without(run):
+    """``model.base``, false in each run of the versions that had it."""
+    told = json.loads((run / "config.json").read_text())
+    for value in (False, True, 0):
+        edit(run / "config.json", model=told["model"] | {"base": value})
+        if value is False:
+            assert load_run(run).config == CONFIG
+            check_same_run(run, CONFIG, run, Splits((), (), ()))
+            continue
+        with pytest.raises(InputError, match=r"model\.base: this setting is gone"):
+            load_run(run)
 
 
 @pytest.mark.parametrize(
