@@ -138,8 +138,8 @@ def train_command(item: Item, shared: Shared) -> list[str]:
     write_splits(splits, shared.splits)
     return [
         sys.executable, "-m", "synth3d", "train", "--data", str(shared.data),
-        "--splits", str(splits), "--recipe", str(recipe), "--device", shared.device, "--work", str(shared.root),
-        "--name", item.run.name, "--cache", str(shared.cache),
+        "--splits", str(splits), "--recipe", str(recipe), "--device", shared.device,
+        "--work", str(shared.root), "--name", item.run.name, "--cache", str(shared.cache),
         "--cache-limit", str(shared.cache_limit),
     ]  # fmt: skip
 

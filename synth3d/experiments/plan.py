@@ -31,9 +31,10 @@ SCALED = ("warmup", "adversarial_start")
 class Shared:
     """What all runs of a table share: the cohort ``data`` and what is done with it where.
 
-    ``cases`` are those of the side ``part`` (``val`` or ``test``), which is scored; ``root`` gets ``runs`` and ``scores``; the first
-    of ``conventions`` leads; ``threads`` are those of each run;
-    they share ``cache``, of at most ``cache_limit`` GB; ``lpips`` is whether that is taken, too.
+    ``cases`` are those of the side ``part`` (``val`` or ``test``), which is scored; ``root``
+    gets ``runs`` and ``scores``; the first of ``conventions`` leads; ``threads`` are those of each
+    run; they share ``cache``, of at most ``cache_limit`` GB; ``lpips`` is whether that is taken,
+    too.
     """
 
     data: Path
