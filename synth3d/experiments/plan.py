@@ -21,7 +21,7 @@ from synth3d.experiments.tables import Table
 from synth3d.files import place, read_object
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.settings import flatten, override, parse, to_plain
-from synth3d.training import SHARED_KEYS, RunConfig, read_config, read_done
+from synth3d.training import SHARED_KEYS, RunConfig, read_config, read_done, settle
 
 SCALED = ("warmup", "adversarial_start")
 """Settings of ``train`` and of its frameworks that are counted in steps of the whole run."""
@@ -153,12 +153,15 @@ def with_budget(values: dict[str, Any], steps: int, assigned: Sequence[str]) -> 
 
 
 def configure(values: Mapping[str, Any], *layers: Overrides) -> RunConfig:
-    """``values`` with dotted settings laid over them, one layer after the other."""
+    """``values`` with dotted settings laid over them, one layer after the other.
+
+    ``data.vary`` of ``values`` is 0 in a cell that may not vary its sources.
+    """
     plain = copy.deepcopy(dict(values))
     for layer in layers:
         for key, value in layer.items():
             override(plain, key, copy.deepcopy(value))
-    return parse(RunConfig, plain)
+    return settle(plain, [key for layer in layers for key in layer])
 
 
 def identity_of(config: RunConfig) -> dict[str, Any]:

@@ -1,6 +1,12 @@
 """A run: its request, its configuration, its loop, its folder."""
 
-from synth3d.training.config import SHARED_KEYS, RunConfig, TrainConfig, build_framework
+from synth3d.training.config import (
+    SHARED_KEYS,
+    RunConfig,
+    TrainConfig,
+    build_framework,
+    settle,
+)
 from synth3d.training.distributed import ALONE, Ranks, joined, ranks_here
 from synth3d.training.forecast import (
     Cost,
@@ -56,6 +62,7 @@ __all__ = [
     "runs_that_make",
     "save_state",
     "seen_before",
+    "settle",
     "shipped_recipes",
     "taught_by",
     "train_run",

@@ -6,7 +6,7 @@ as ``config.json`` beside the weights and reruns the run.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from synth3d.data import DataConfig, DegradeConfig, MisalignConfig, Task
 from synth3d.errors import InputError
 from synth3d.frameworks import FRAMEWORKS, CouplingOptions, Framework, Options, TrainingPlan, build
 from synth3d.models import ModelConfig
-from synth3d.settings import require
+from synth3d.settings import flatten, override, parse, require
 
 SHARED_KEYS = (
     "l1_weight",
@@ -145,9 +145,9 @@ class RunConfig:
         self.misalign.check_fits(task)
         self.degrade.check_fits(task, self.data)
         self.data.check_fits(task)
-        both = self.data.vary and FRAMEWORKS[self.train.framework].hides_sources
-        rule = f"0 under {self.train.framework}, which makes what it hides of the sources"
-        require(not both, "data.vary", rule, self.data.vary)
+        if not task.poor:  # which has a sentence of its own
+            rule = f"0 under {self.train.framework}, which makes what it hides of the sources"
+            require(self.may_vary or not self.data.vary, "data.vary", rule, self.data.vary)
         self._check_coupling()
         _ = self.drawn  # refuses a batch that is too large
         for axis, size in zip("zyx"[-self.dim :], self.data.patch, strict=True):
@@ -174,6 +174,11 @@ class RunConfig:
                 "a coupled 2-D segmenter sees axial slices as they are in the files; leave away "
                 "data.plane and data.slice_size, or train without train.coupling"
             )
+
+    @property
+    def may_vary(self) -> bool:
+        """Whether the sources' intensities may differ from what is made (``data.vary``)."""
+        return not (self.task.poor or FRAMEWORKS[self.train.framework].hides_sources)
 
     @property
     def drawn(self) -> DataConfig:
@@ -233,6 +238,26 @@ def check_keys(keys: Iterable[str], framework: str) -> None:
                 f"{key} has no effect under train.framework={framework}; leave it away, or use "
                 f"train.framework={table}"
             )
+
+
+def settle(values: dict[str, Any], given: Collection[str] = ()) -> RunConfig:
+    """The configuration of ``values``, in which a recipe's ``data.vary`` is set to 0 where no
+    source may vary (:attr:`RunConfig.may_vary`).
+
+    ``given`` are the dotted keys that were asked for by name, and are refused instead.
+
+    Raises:
+        InputError: An unknown key, a wrong type, or values that do not fit.
+    """
+    vary = flatten(values).get("data.vary")
+    if not vary or "data.vary" in given:
+        return parse(RunConfig, values)
+    override(values, "data.vary", 0.0)
+    config = parse(RunConfig, values)
+    if not config.may_vary:
+        return config
+    override(values, "data.vary", vary)
+    return parse(RunConfig, values)
 
 
 def split_for(task: Task | None, cases: Sequence[Case]) -> Splits:

@@ -26,13 +26,14 @@ from synth3d.console import conclude
 from synth3d.data import LIMIT_GB, Store, Task, check_workers
 from synth3d.errors import InputError
 from synth3d.machine import gpu_bytes, keep_memory, pick_device, refuse_depth, suited
-from synth3d.settings import flatten, override, parse, parse_assignment
+from synth3d.settings import flatten, override, parse_assignment
 from synth3d.training.config import (
     RunConfig,
     build_framework,
     check_keys,
     others_in,
     parse_thick,
+    settle,
     split_for,
 )
 from synth3d.training.continuing import again, recipe_of, run_called, tell_growth
@@ -200,13 +201,14 @@ def resolve(request: TrainRequest, device: str, held: Sequence[Modality] = ()) -
         override(values, "data.overlap", tuple(side // 8 * 2 for side in request.patch))
     _take_target(values, request)
     _take_degraded(values, request)
+    given = [parse_assignment(text)[0] for text in request.assign]
     for text in request.assign:
         override(values, *parse_assignment(text))
     if not flatten(values).get("train.threads"):
         override(values, "train.threads", os.cpu_count() or 1)
     if values.get("mode") == "any":
-        _take_one_list(values, held, [parse_assignment(text)[0] for text in request.assign])
-    return parse(RunConfig, values)
+        _take_one_list(values, held, given)
+    return settle(values, given)
 
 
 def _take_target(values: dict[str, Any], request: TrainRequest) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -68,6 +69,26 @@ def test_a_degraded_sequence_is_the_last_source_and_the_target(extra):
 def test_a_degraded_sequence_that_cannot_be_restored_is_refused(asked, words):
     with pytest.raises(InputError, match=words):
         build_framework(resolve(TrainRequest(**TINY | asked), "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "varied"),
+    [
+        ({}, True),
+        ({"target": "any"}, True),
+        ({"framework": "mmgan", "target": "any"}, False),
+        ({"degraded": "flair=4,1,1"}, False),
+    ],
+)
+def test_a_recipes_varied_sources_are_left_out_where_none_may_vary(asked, varied):
+    request = TrainRequest(recipe="cpu", **asked)
+    assert (resolve(request, "cpu").data.vary > 0) == varied
+    by_name = replace(request, assign=("data.vary=0.2",))
+    if varied:
+        assert resolve(by_name, "cpu").data.vary == 0.2
+        return
+    with pytest.raises(InputError, match=r"data\.vary must be 0"):
+        resolve(by_name, "cpu")
 
 
 def test_a_ratio_larger_than_a_case_is_refused_before_anything_is_written(
