@@ -1,6 +1,7 @@
 """From scores to decisions."""
 
 from seg_eval.analysis.agreement import agree, concordance
+from seg_eval.analysis.caveats import Caveat, remarks_on
 from seg_eval.analysis.recovery import SMALLEST_GAP, recovery
 from seg_eval.analysis.significance import non_inferiority
 from seg_eval.analysis.summary import SCHEMA, Findings, Question, summarise
@@ -8,13 +9,11 @@ from seg_eval.analysis.uncertainty import tell_uncertainty
 from seg_eval.analysis.verdict import (
     USEFUL,
     WEAK_DICE,
-    Caveat,
     Facts,
     RegionFacts,
     Rival,
     Verdict,
     judge,
-    remarks_on,
 )
 
 __all__ = [

@@ -1,13 +1,14 @@
-"""What a reader has to know of the rows, beside what they mean: caveats, without words."""
+"""What a reader has to know beside the verdict: caveats of the rows, and of single regions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from seg_eval.analysis.recovery import SMALLEST_GAP
 from seg_eval.analysis.tables import ScoreTable
-from seg_eval.analysis.verdict import WEAK_DICE, Caveat
+from seg_eval.analysis.verdict import WEAK_DICE, Facts
 from seg_eval.arms import Arm
 from seg_eval.scoring import OFFICIAL, Conditions
 from synth3d.scoring import FEW_CASES, FEWEST_CENTRES, FEWEST_TRAININGS
@@ -18,6 +19,30 @@ FLOOR_VARIES = 0.1
 SAME_MAE = 0.002
 """A synthetic brain this near the real one, each on its own scale, is the real one in other units:
 rounding to integers costs less, and synthesis at its best errs by five times as much."""
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """Something that limits the conclusions: which it is, and its figures by name."""
+
+    code: str
+    figures: dict[str, Any]
+
+
+def remarks_on(facts: Facts) -> dict[str, str]:
+    """What a good mean would hide, by region: those that stay lost, then those with nothing to win.
+
+    ``partly_lost``, ``mostly_lost``, ``harmed``, ``untold`` or ``free``.
+    """
+    lost, free = {}, {}
+    for name, region in facts.regions.items():
+        if region.loses_much and region.recovery is not None:
+            lost[name] = "partly_lost" if region.recovery.value >= 0.5 else "mostly_lost"
+        elif name in facts.harmed:
+            lost[name] = "harmed"
+        elif not region.defined:
+            free[name] = "untold" if name in facts.untold else "free"
+    return lost | free
 
 
 def of_copies(images: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> list[Caveat]:

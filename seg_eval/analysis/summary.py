@@ -15,7 +15,14 @@ from scipy.stats import spearmanr
 
 from seg_eval.analysis.absent import tell_absent
 from seg_eval.analysis.agreement import volume_agreement
-from seg_eval.analysis.caveats import of_contrast, of_copies, of_regions, of_sample, of_voxels
+from seg_eval.analysis.caveats import (
+    Caveat,
+    of_contrast,
+    of_copies,
+    of_regions,
+    of_sample,
+    of_voxels,
+)
 from seg_eval.analysis.comparisons import (
     compare_arms,
     compare_with_full,
@@ -32,7 +39,6 @@ from seg_eval.analysis.strata import loss_by_centre, loss_by_size
 from seg_eval.analysis.tables import Clusters, ScoreTable, tabulate
 from seg_eval.analysis.verdict import (
     USEFUL,
-    Caveat,
     Facts,
     RegionFacts,
     Rival,

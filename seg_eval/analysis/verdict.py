@@ -7,7 +7,7 @@ is wrong is measured by ``scripts/coverage``. How this is put into words is the 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from seg_eval.analysis.recovery import SMALLEST_GAP, NoRatio
 from seg_eval.arms import ARM_KINDS, ArmKind, floor_of
@@ -24,13 +24,15 @@ WEAK_DICE = 0.5
 
 Worth = Literal["yes", "no", "unclear", "nothing to win"]
 
+LOSES_TO_CHEAP = ("cheap_better", "no_better", "lead_too_small")
+"""Findings that a cheap arm suffices: it surely does better, does, or does almost as well."""
 
-@dataclass(frozen=True)
-class Caveat:
-    """Something that limits the conclusions: which it is, and its figures by name."""
-
-    code: str
-    figures: dict[str, Any]
+Finding = Literal[
+    "", "other_synthesis", "retrained_better", "harm", "segmenter_better", "gain_too_small",
+    "no_gain", "cheap_better", "no_better", "lead_too_small", "ahead", "gain_unproven",
+    "harm_unproven", "region_harmed", "no_cheap_rival", "lead_unproven", "lag_unproven",
+]  # fmt: skip
+"""What is said of synthesis: sure in order up to ``ahead``, open from there on."""
 
 
 @dataclass(frozen=True)
@@ -197,17 +199,6 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class Remark:
-    """What a good mean would hide of a region.
-
-    The code is ``partly_lost``, ``mostly_lost``, ``harmed``, ``untold`` or ``free``.
-    """
-
-    region: str
-    code: str
-
-
-@dataclass(frozen=True)
 class Verdict:
     """Is synthesis worth it here, and what would be the better choice.
 
@@ -219,15 +210,15 @@ class Verdict:
         worth: The answer in a word; ``unclear`` with few patients.
         worth_if_frozen: The same, as if no segmenter could be trained anew.
         better: The arm to prefer; none with few patients.
-        effect: ``harm``, ``unsure`` or ``wins``: what synthesis does against the floor.
         advice: What to do.
-        remarks: Of regions, the alarming ones first.
         cheap: The best cheap rival, or the floor for want of one.
         outcome: Against ``cheap``: ``wins`` and ``loses`` are sure, ``leads`` and ``trails`` not;
             with few patients nothing is.
         follows: From that: ``worth_it``, ``no_cheap_rival``, ``not_above_floor`` or ``harms`` of an
             arm that wins; else ``more_cases``, ``cheaper_will_do`` or ``not_worth_it``. With few
             patients ``more_cases``.
+        finding: All of it in one word, which the sentence tells; "" with few patients, and
+            where nothing was compared.
         in_enough: What the same intervals would decide in enough patients; None where there are
             enough. It says where few patients point to, and proves nothing.
     """
@@ -237,18 +228,30 @@ class Verdict:
     worth: Worth
     worth_if_frozen: Worth
     better: Rival | None = None
-    effect: str = ""
     advice: Advice | None = None
-    remarks: tuple[Remark, ...] = ()
     cheap: Rival | None = None
     outcome: str = ""
     follows: str = ""
+    finding: Finding = ""
     in_enough: "Verdict | None" = None
 
     @property
     def likely(self) -> Worth:
         """``worth``, the number of patients set aside."""
         return self.in_enough.worth if self.in_enough else self.worth
+
+    @property
+    def alone(self) -> "Verdict":
+        """The same decision, had no other synthetic arm been tried."""
+        others = [rival for rival in self.facts.rivals if not rival.about.is_synthesis]
+        return _decide_upon(replace(self.facts, rivals=others))
+
+    @property
+    def against(self) -> Rival | None:
+        """Whom the finding holds synthesis against: the floor where there is no better arm."""
+        if self.finding in ("retrained_better", "segmenter_better", *LOSES_TO_CHEAP):
+            return self.better
+        return self.facts.floor if self.finding else None
 
 
 def judge(facts: Facts) -> Verdict:
@@ -273,7 +276,6 @@ def _decide_upon(facts: Facts) -> Verdict:
         advice = Advice("use", did_better) if did_better else None
         return Verdict(facts, "no_synthesis", "unclear", "unclear", advice=advice)
     frozen, worth, better = decide(facts)
-    lead = facts.floor.ahead
     outcome, follows = _hold_against(facts)
     return Verdict(
         facts,
@@ -281,12 +283,11 @@ def _decide_upon(facts: Facts) -> Verdict:
         worth,
         frozen,
         better,
-        effect="harm" if lead.high < 0 else "unsure" if lead.low <= 0 else "wins",
         advice=_advise(facts, frozen, better),
-        remarks=remarks_on(facts),
         cheap=facts.cheap or facts.floor,
         outcome=outcome,
         follows=follows,
+        finding=_find(facts, frozen, better),
     )
 
 
@@ -308,6 +309,36 @@ def decide(facts: Facts) -> tuple[Worth, Worth, Rival | None]:
     if worth == "no" and better and better.about.needs_synthesis:
         worth = "unclear"  # synthesis of another kind is the best of all
     return frozen, worth, better
+
+
+def _find(facts: Facts, frozen: Worth, better: Rival | None) -> Finding:
+    """What a sentence says of synthesis."""
+    if facts.is_hint:
+        return ""
+    if better and better.about.needs_synthesis:
+        return "other_synthesis" if better.about.is_synthesis else "retrained_better"
+    if facts.floor.ahead.high < 0:
+        return "harm"
+    if better is None:
+        return "ahead" if frozen == "yes" else _find_open(facts)
+    if better.about.own_segmenter:
+        return "segmenter_better"
+    if better.about.is_reference:
+        return "gain_too_small" if better.ahead.value > 0 else "no_gain"
+    if better.ahead.high < 0:
+        return "cheap_better"
+    return "lead_too_small" if better.ahead.value > 0 else "no_better"
+
+
+def _find_open(facts: Facts) -> Finding:
+    """The same where nothing is sure: a difference is called by the side it is on."""
+    if (lead := facts.floor.ahead).low <= 0:
+        return "gain_unproven" if lead.value > 0 else "harm_unproven"
+    if facts.harmed:
+        return "region_harmed"
+    if facts.cheap is None:
+        return "no_cheap_rival"
+    return "lead_unproven" if facts.cheap.ahead.value > 0 else "lag_unproven"
 
 
 def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
@@ -332,21 +363,6 @@ def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
     if better is facts.floor:
         return Advice("leave_blank")
     return Advice("use" if better.ahead.high < 0 else "will_do", better)
-
-
-def remarks_on(facts: Facts) -> tuple[Remark, ...]:
-    """Regions that stay lost, then regions with nothing to win."""
-    lost, free = [], []
-    for name, region in facts.regions.items():
-        if region.loses_much and region.recovery is not None:
-            code = "partly_lost" if region.recovery.value >= 0.5 else "mostly_lost"
-            lost.append(Remark(name, code))
-        elif name in facts.harmed:
-            lost.append(Remark(name, "harmed"))
-        elif not region.defined:
-            code = "untold" if name in facts.untold else "free"
-            free.append(Remark(name, code))
-    return (*lost, *free)
 
 
 def _hold_against(facts: Facts) -> tuple[str, str]:

@@ -29,32 +29,36 @@ def main_region(regions: Mapping[str, Any]) -> str:
     return max(lost, key=lambda name: regions[name]["gap"]["value"])
 
 
-def levels(regions: Mapping[str, Any], floor: str, arm: str | None) -> dict[str, Any]:
-    """Mean Dice of the main region: ``without`` the sequence, ``filled`` in (or None), ``real``."""
-    arms = regions[name := main_region(regions)]["arms"]
-    filled = arms[arm]["dice"] if arm else None
-    return {
-        "region": name, "without": arms[floor]["dice"], "filled": filled,
-        "real": arms["full"]["dice"],
-    }  # fmt: skip
-
-
 def levels_told(regions: Mapping[str, Any], floor: str, verdict: Verdict) -> dict[str, Any]:
-    """As :func:`levels`; means over all regions, ``region`` "", where the main one misleads.
+    """The mean Dice that the sentence gives: of the main region, or of all where that misleads.
 
-    The verdict is on these means, and another region may decide it: then the main region gains
-    where the verdict tells of harm, or is even with a rival that loses.
+    Of all ``region`` is "". The finding is on the mean of all regions, and the main one may point
+    elsewhere: it gains where the finding is harm, or is even with a rival that does better.
+
+    Args:
+        regions: Those of ``summary.json``.
+        floor: The arm that recovers nothing.
+        verdict: What was found; with few patients, what these point to.
+
+    Returns:
+        ``region``; ``filled`` in, of the arm in question, or None; ``against``, of the arm that
+        the finding is against, which is the floor where there is none; ``real``.
     """
-    facts, found = verdict.facts, levels(regions, floor, verdict.facts.arm)
-    if verdict.reason != "compared":
-        return found
-    arms = regions[found["region"]]["arms"]
-    for rival in filter(None, (facts.floor, facts.cheap)):
-        is_told = rival.suffices or rival.ahead.low > 0
-        here = found["filled"] - arms[rival.name]["dice"]
-        if is_told and _leaning(here) != _leaning(rival.ahead.value):
-            return {"region": "", "without": facts.floor.mean, "filled": facts.mean, "real": None}
-    return found
+    facts, rival = verdict.facts, verdict.against
+    arms = regions[name := main_region(regions)]["arms"]
+    told = {
+        "region": name, "filled": arms[facts.arm]["dice"] if facts.arm else None,
+        "against": arms[rival.name if rival else floor]["dice"], "real": arms["full"]["dice"],
+    }  # fmt: skip
+    if rival is None:
+        return told
+    for other in filter(None, (rival, facts.floor, facts.cheap)):
+        here = told["filled"] - arms[other.name]["dice"]
+        is_sure = other.suffices or other.ahead.low > 0
+        is_told = other is rival and (here > 0) != (other.ahead.value > 0)
+        if is_told or (is_sure and _leaning(here) != _leaning(other.ahead.value)):
+            return {"region": "", "filled": facts.mean, "against": rival.mean, "real": None}
+    return told
 
 
 def _leaning(lead: float) -> int:
@@ -78,7 +82,7 @@ def headline_of(
     """
     facts, pointed = verdict.facts, verdict.in_enough or verdict
     cheap = pointed.cheap or (pointed.advice.arm if pointed.advice else None)
-    meant = verdict.advice.arm if verdict.advice else None
+    meant = pointed.advice.arm if pointed.advice else None
     head = {
         "worth": verdict.worth,
         "likely": verdict.likely,
@@ -95,7 +99,7 @@ def headline_of(
         unknown = dict.fromkeys(("worth", "likely", "worth_if_frozen"), "unclear")
         nobody = dict.fromkeys(("better", "likely_better"))
         return {**told, "advice": say("mend_export"), **head, **unknown, **nobody}
-    dice, pairs = levels_told(summary["regions"], floor, verdict), summary.get("pairs")
+    dice, pairs = levels_told(summary["regions"], floor, pointed), summary.get("pairs")
     sentence = (
         say("several", v=verdict, pair=pairs[0], labels=labels)
         if pairs

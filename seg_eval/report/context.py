@@ -38,8 +38,8 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     summary, named = findings.figures, spoken(question.missing)
     verdict, labels = findings.verdicts[0], labels_of([arm.name for arm in question.arms])
     beside = findings.exploratory
-    told = (*verdict.remarks, *(remarks_on(beside) if verdict.reason == "compared" else ()))
-    remarks = {remark.region: remark.code for remark in told}
+    compared = verdict.reason == "compared"
+    remarks = remarks_on(verdict.facts) | remarks_on(beside) if compared else {}
     for name, region in {**verdict.facts.regions, **beside.regions}.items():
         reason = say("no_gap", reason=region.no_ratio, gap=region.gap, smallest=SMALLEST_GAP)
         aside = name in beside.regions

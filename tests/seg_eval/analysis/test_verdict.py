@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seg_eval.analysis.caveats import remarks_on
 from seg_eval.analysis.verdict import Facts, RegionFacts, Rival, judge
 from synth3d.scoring.intervals import Estimate
 
@@ -117,21 +118,20 @@ CHEAP_LOSES = rival("boosted", 0.05)
 )  # fmt: skip
 def test_what_is_worth_it_and_what_is_advised(rivals, decision, advice):
     verdict = judge(facts(*rivals))
-    assert verdict.effect == "wins"
     assert decided(verdict) == decision
     assert codes(verdict) == advice
     assert not verdict.facts.is_hint
 
 
 @pytest.mark.parametrize(
-    ("lead", "effect", "decision"),
-    [(-0.1, "harm", ("no", "no", "zero")), (0.005, "unsure", ("no", "no", "zero")),
-     (0.011, "wins", ("yes", "yes", None))],
+    ("lead", "finding", "decision"),
+    [(-0.1, "harm", ("no", "no", "zero")), (0.005, "gain_too_small", ("no", "no", "zero")),
+     (-0.005, "no_gain", ("no", "no", "zero")), (0.011, "ahead", ("yes", "yes", None))],
 )  # fmt: skip
-def test_synthesis_that_is_not_surely_above_blanking_wins_nothing(lead, effect, decision):
+def test_synthesis_that_is_not_surely_above_blanking_wins_nothing(lead, finding, decision):
     verdict = judge(facts(rival("copy", 0.05), zero=rival("zero", lead)))
-    assert (verdict.effect, decided(verdict)) == (effect, decision)
-    assert verdict.follows == ("worth_it" if effect == "wins" else "not_above_floor")
+    assert (verdict.finding, decided(verdict)) == (finding, decision)
+    assert verdict.follows == ("worth_it" if finding == "ahead" else "not_above_floor")
 
 
 def test_a_rival_that_may_be_ahead_is_not_preferred_to_one_that_surely_is():
@@ -186,7 +186,7 @@ UNSURE_LOSS = RegionFacts(around(0.3), None, Estimate(0.7, 0.3, 1.1), around(0.0
 def test_what_a_good_mean_would_hide_is_remarked(found, code):
     regions = {"WT": region(), "TC": region(0.01, defined=False), "ET": found}
     verdict = judge(facts(CHEAP_LOSES, regions=regions))
-    remarks, free = [(each.region, each.code) for each in verdict.remarks], ("TC", "free")
+    remarks, free = [*remarks_on(verdict.facts).items()], ("TC", "free")
     told = [free, ("ET", code)] if code in ("free", "untold") else [("ET", code), free]
     assert remarks == (told if code else [free])  # what stays lost comes first
     assert (verdict.worth == "yes") == (code != "harmed")

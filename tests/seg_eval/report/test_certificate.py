@@ -1,11 +1,17 @@
 """Badge, sentence, table and what would settle a question say one thing, whatever the figures."""
 
 import dataclasses
+import statistics
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from seg_eval.analysis.verdict import USEFUL, Facts, RegionFacts, Rival, judge
+from seg_eval.report.certificate import levels_told
 from seg_eval.report.context import describe
 from seg_eval.scoring.image_scores import IMAGE_SCORES
+from synth3d.scoring.intervals import Estimate
 from tests.seg_eval.report.conftest import PRIMARY, make_score
 
 REGIONS = ("WT", "TC", "ET")
@@ -105,3 +111,59 @@ def test_no_sentence_is_about_a_region_that_no_case_has(first_screen):
     for empty in ("brats", "skip"):
         summary, _ = first_screen(levels, empty=empty, absent=("ET",))
         assert summary["headline"]["sentence"].startswith(("Whole", "All"))
+
+
+DICE = st.floats(0.1, 0.9)
+HALF = st.floats(0.001, 0.3)
+
+
+@st.composite
+def judged_figures(draw):
+    """Facts whose leads are means of Dice over regions, and these as in ``summary.json``."""
+    kinds = draw(
+        st.lists(st.sampled_from(["copy", "boosted", "specialist", "retrained"]), unique=True)
+    )
+    names = draw(st.lists(st.sampled_from(REGIONS), min_size=1, unique=True))
+    dice = {arm: [draw(DICE) for _ in names] for arm in ("full", "zero", *kinds, "agi")}
+    mean = {arm: statistics.fmean(values) for arm, values in dice.items()}
+
+    def rival(kind):
+        lead, half = mean["agi"] - mean[kind], draw(HALF)
+        return Rival(kind, kind, Estimate(lead, lead - half, lead + half), mean[kind])
+
+    regions, facts = {}, {}
+    for i, name in enumerate(names):
+        gap, loss = (dice["full"][i] - dice[arm][i] for arm in ("zero", "agi"))
+        sure = (
+            Estimate(gap, gap / 2, 2 * gap) if gap > 0.02 else Estimate(gap, gap - 0.1, gap + 0.1)
+        )
+        share = Estimate(0.5, 0.4, 0.6) if gap > 0.02 else None
+        facts[name] = RegionFacts(sure, None if share else "small_gap", share,
+                                  Estimate(loss, loss - 0.01, loss + 0.01))  # fmt: skip
+        regions[name] = {
+            "exploratory": False, "gap_defined": bool(share), "gap": {"value": gap}, "cases": 9,
+            "cases_without_region": [], "arms": {arm: {"dice": dice[arm][i]} for arm in dice},
+        }  # fmt: skip
+    rivals = [rival(kind) for kind in ("zero", *kinds)]
+    return Facts(("t2f",), "agi", mean["agi"], facts, rivals, 40), regions
+
+
+BELOW = ("harm", "no_gain", "cheap_better", "no_better", "segmenter_better", "retrained_better",
+         "harm_unproven")  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(judged_figures())
+def test_the_two_numbers_of_any_sentence_bear_out_what_was_found(made):
+    facts, regions = made
+    verdict = judge(facts)
+    if verdict.reason != "compared":
+        return
+    told = levels_told(regions, "zero", verdict)
+    lead = told["filled"] - told["against"]
+    if verdict.finding in BELOW:
+        assert lead <= 0
+    else:
+        assert lead > 0
+    if verdict.finding.endswith("too_small"):
+        assert lead < USEFUL

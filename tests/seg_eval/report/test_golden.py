@@ -202,19 +202,20 @@ def judgeable(draw):
     )  # fmt: skip
 
 
-def dice_of(facts):
-    """Dice that belong to such facts, of the region that loses most."""
+def dice_of(verdict):
+    """Dice that belong to a verdict, of the region that loses most."""
+    facts, against = verdict.facts, (verdict.in_enough or verdict).against
     found = facts.regions
     name = max(facts.defined or found, key=lambda region: found[region].gap.value)
-    loss = found[name].loss or around(0.1)
-    return {"region": name, "real": 0.9, "without": max(0.9 - found[name].gap.value, 0),
-            "filled": max(0.9 - loss.value, 0)}  # fmt: skip
+    filled = 0.9 - (found[name].loss or around(0.1)).value
+    other = filled - against.ahead.value if against else 0.9 - found[name].gap.value
+    return {"region": name, "real": 0.9, "against": max(other, 0), "filled": max(filled, 0)}
 
 
 def told(verdict):
     """The badge and the sentence of a verdict."""
     head = {"worth": verdict.worth, "likely": verdict.likely, "primary": verdict.facts.arm}
-    return say("badge", head=head), say("headline", v=verdict, dice=dice_of(verdict.facts))
+    return say("badge", head=head), say("headline", v=verdict, dice=dice_of(verdict))
 
 
 @settings(max_examples=400)
@@ -227,8 +228,9 @@ def test_a_verdict_is_one_short_sentence_that_agrees_with_its_badge(facts):
     assert len(NUMBER.findall(sentence)) <= 2
     assert sentence.endswith(".")
     assert sentence.count(". ") == advice.count(". ") == 0
-    doubtful = [w for w in ("not proven", "no proven", "few patients", "not tested", "was tested",
-                            "likely", "another synth", "falls in") if w in sentence]  # fmt: skip
+    doubts = ("not proven", "no proven", "few patients", "not tested", "was tested", "likely",
+              "another synth", "falls in", "may do")  # fmt: skip
+    doubtful = [words for words in doubts if words in sentence]
     retrained = verdict.better is not None and verdict.better.about.needs_synthesis
     assert badge.startswith(("Not proven", "Synthesis not tested")) == (verdict.worth == "unclear")
     assert bool(doubtful) == (verdict.worth == "unclear") or retrained
@@ -236,12 +238,48 @@ def test_a_verdict_is_one_short_sentence_that_agrees_with_its_badge(facts):
         assert "clearly ahead" in sentence or retrained
         assert "harm" not in sentence
     if badge == "Not worth it":
-        assert any(word in sentence for word in ("does", "do", "too small", "harm"))
+        assert any(word in sentence for word in ("does", "do", "too small", "no better", "nothing"))
     if facts.is_hint:
         assert badge not in ("Worth it", "Not worth it", "Nothing to gain")
         assert "patients" in sentence or "proven" in sentence or "tested" in sentence
         enough = judge(replace(facts, patients=15))
         assert (enough.worth == "unclear") == ("likely" not in badge)
+
+
+OPEN = ("gain_unproven", "harm_unproven", "lead_unproven", "lag_unproven", "no_cheap_rival")
+DOES_BETTER = (
+    "retrained_better",
+    "segmenter_better",
+    "cheap_better",
+    "no_better",
+    "lead_too_small",
+)
+
+
+@settings(max_examples=400)
+@given(judgeable())
+def test_badge_sentence_and_advice_tell_one_story(facts):
+    verdict = judge(replace(facts, arm="agi"))
+    pointed = verdict.in_enough or verdict
+    badge, sentence = told(verdict)
+    advice, other = say("advice", v=verdict, label="other"), pointed.advice and pointed.advice.arm
+    fills = re.match("(Fill in|Restore|Test more patients before (filling|restoring))", advice)
+    assert ("Worth it" in badge or "but likely worth it" in badge) == (pointed.worth == "yes")
+    if pointed.worth in ("no", "nothing to win"):
+        assert not fills
+        assert advice[:7] in ("Leave t", "Take th", "Use the", "Train a", "Until m") or other
+    if fills:
+        assert pointed.finding in ("ahead", "region_harmed")
+    if pointed.finding in DOES_BETTER:
+        assert pointed.against is other, "the rival of the sentence is the one that is advised"
+    if pointed.finding == "ahead":
+        assert pointed.worth == "yes"
+    if verdict.in_enough:
+        assert advice.startswith(
+            ("Until more patients", "Test more patients", "Judge", "Until then")
+        )
+        assert ("Until more patients" in advice) <= (pointed.finding not in OPEN)
+        assert "too few" in sentence or "proven" in sentence or "few patients" in sentence
 
 
 NAMED = {"agi": "ours", "synthetic": "team-b"}
@@ -276,14 +314,22 @@ def test_of_several_it_says_first_who_is_ahead_and_whether_that_is_proven(
         assert "too few patients for proof" in standing
     else:
         assert ahead.endswith("is proven" if proven else "is not proven")
-    doubts = ("no proven", "not proven", "few patients", "was tested", "falls in", "likely")
+    doubts = (
+        "no proven",
+        "not proven",
+        "few patients",
+        "was tested",
+        "falls in",
+        "likely",
+        "may do",
+    )
     doubtful = [words for words in doubts if words in standing]
     other = verdict.better is not None and verdict.better.about.needs_synthesis
     assert bool(doubtful) == (verdict.worth == "unclear") or other
     if badge == "Worth it":
         assert "clearly ahead" in standing or other
     if badge == "Not worth it":
-        assert any(word in standing for word in ("does", "too small", "harm"))
+        assert any(word in standing for word in ("does", "too small", "nothing"))
 
 
 GAP = {"gap": around(0.01), "smallest": 0.02}
