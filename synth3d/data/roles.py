@@ -3,7 +3,9 @@
 For every pair of sources, how cases look in which the two are exchanged is known: a linear
 discriminant between the right order and that one, on grey levels of each sequence and on how
 sequences go together. Grey levels are in the network's scale, so no unit and gain counts. Where a
-sequence is absent there is for each pair that is left another one, on that pair alone.
+sequence is absent there is for each pair that is left another one, on that pair alone. T1 and T1ce
+are not among the pairs: grey levels tell them badly, and contrast agent tells them in any single
+case (:func:`synth3d.cohort.findings`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +36,9 @@ SHRINKAGE = 0.3
 
 CLEARLY_EXCHANGED = -0.1
 """1/2 is right on average, -1/2 exchanged; cases under this are named."""
+
+BY_AGENT = {"t1n", "t1c"}
+"""The pair that is told otherwise; runs of before have learnt it, which is passed over."""
 
 Plane: TypeAlias = tuple[np.ndarray, float, float]
 """Weights, offset and limit of a discriminant."""
@@ -66,6 +71,8 @@ class Roles:
         everywhere = np.arange(_length(len(sources)))
         for number, pair in enumerate(combinations(sources, 2)):
             own = _own(number, len(sources))
+            if {*pair} == BY_AGENT:
+                continue
             for fitted, where, names in ((planes, everywhere, sources), (alone, own, pair)):
                 taught = [r[[0, 1 + number]][:, where] for r in known if _has(r[0], sources, names)]
                 if len(taught) >= FEWEST_CASES:
@@ -86,13 +93,19 @@ class Roles:
         whole = bool(self.planes) and all(name in volumes for name in self.sources)
         for number, pair in enumerate(combinations(self.sources, 2)):
             plane = (self.planes if whole else self.alone).get(pair)
-            if plane is None or not {*pair} <= volumes.keys():
+            if plane is None or {*pair} == BY_AGENT or not {*pair} <= volumes.keys():
                 continue
             (weights, offset, limit), (one, other) = plane, pair
             seen = features if whole else features[_own(number, len(self.sources))]
             if float(seen @ weights - offset) < limit:
                 found.append(f"{one} and {other} look exchanged: each looks like the other")
         return found
+
+    @property
+    def silent(self) -> bool:
+        """Whether there are pairs to be told apart, and too few cases had them."""
+        pairs = [pair for pair in combinations(self.sources, 2) if {*pair} != BY_AGENT]
+        return bool(pairs) and not (self.planes or self.alone)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

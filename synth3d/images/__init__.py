@@ -8,8 +8,10 @@ from synth3d.images.alignment import (
     smoothness,
     turned,
     turned_in_words,
+    turned_sketch,
 )
 from synth3d.images.coarse import PROFILES, coarse, coarse_grid
+from synth3d.images.contrast import enhancement
 from synth3d.images.geometry import CORRECTED, EDGES_MM, Place, nearest_upright
 from synth3d.images.grids import Grid, grid_misfits, remedies
 from synth3d.images.intensity import (
@@ -53,9 +55,9 @@ __all__ = [
     "MOST_HEAD", "NiftiImage", "PLANES", "PROFILES", "Place", "SHOULDER", "Scale", "ScalePrior",
     "Sketch", "Turn", "Volume", "agreements", "background_of", "body_axis", "check_content",
     "check_same_grid", "check_same_grids", "coarse", "coarse_grid", "differs", "edges_in",
-    "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place", "read",
-    "read_label", "read_rounded_label", "read_unchecked", "register_rigid", "remedies", "resample",
-    "resample_rigid", "resample_within", "shape_of", "share_beyond", "shift_of", "sketch",
-    "smoothness", "turn_to", "turned", "turned_in_words", "value_limits", "write_like",
-    "write_moved", "write_new", "write_transform", "xyz_to_zyx",
+    "enhancement", "foreground", "grid", "grid_misfits", "image_like", "nearest_upright", "place",
+    "read", "read_label", "read_rounded_label", "read_unchecked", "register_rigid", "remedies",
+    "resample", "resample_rigid", "resample_within", "shape_of", "share_beyond", "shift_of",
+    "sketch", "smoothness", "turn_to", "turned", "turned_in_words", "turned_sketch", "value_limits",
+    "write_like", "write_moved", "write_new", "write_transform", "xyz_to_zyx",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ information says the same less clearly: an unlucky pair of contrasts has more of
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 
 import numpy as np
@@ -40,12 +40,12 @@ class Sketch:
 
 
 def sketch(volume: np.ndarray, head: np.ndarray, spacing_mm: Sequence[float]) -> Sketch | None:
-    """What :func:`turn_of` and :func:`shift_of` need of ``volume`` (D, H, W) inside ``head``.
+    """What :func:`agreements` and :func:`shift_of` need of ``volume`` (D, H, W) inside ``head``.
 
     None where there is too little to be told.
     """
     by = tuple(max(1, round(BLOCK_MM / edge)) for edge in spacing_mm)
-    inside, values = _blocks(head, by) > 0.5, _blocks(volume, by)
+    inside, values = blocks(head, by) > 0.5, blocks(volume, by)
     levels, edges = np.zeros_like(values), np.zeros_like(values)
     box = _box(inside)
     if box is None:
@@ -106,19 +106,34 @@ def turned(array: np.ndarray, order: tuple[int, ...], flip: tuple[int, ...]) -> 
     return np.flip(array.transpose(order), flip)
 
 
-def shift_of(one: Sketch, other: Sketch) -> tuple[float, float, float]:
-    """How far ``other`` has to be moved to fit best, in mm; the agreement there, and without."""
+def shift_of(one: Sketch, other: Sketch) -> tuple[np.ndarray, float, float]:
+    """How far ``other`` has to be moved to fit best; the agreement there, and without.
+
+    The way is (z, y, x) in mm, between the places that were tried (about 4 mm apart) by the
+    parabola through the best one and its neighbours: on real cases moved by 6 mm 4.1 to 6.7.
+    """
     from scipy import fft
 
-    coarse = [_blocks(each.edges, (2, 2, 2)) for each in (one, other)]
+    coarse = [blocks(each.edges, (2, 2, 2)) for each in (one, other)]
     coarse = [each / max(float(np.linalg.norm(each)), 1e-9) for each in coarse]
     size = [int(fft.next_fast_len(n, real=True) or n) for n in coarse[0].shape]
     ours, theirs = (np.asarray(fft.rfftn(each, size)) for each in coarse)
     found = np.asarray(fft.irfftn(ours * np.conj(theirs), size))
     peak = np.unravel_index(int(found.argmax()), found.shape)
-    moved = [p if p <= n // 2 else p - n for p, n in zip(peak, size, strict=True)]
-    mm = 2 * float(np.linalg.norm(np.multiply(moved, one.spacing_mm)))
-    return mm, float(found[peak]), float(found[0, 0, 0])
+    moved = []
+    for axis, (p, n) in enumerate(zip(peak, size, strict=True)):
+        line = found[tuple(slice(None) if a == axis else q for a, q in enumerate(peak))]
+        moved.append(
+            (p if p <= n // 2 else p - n) + _summit(*line.take([p - 1, p, p + 1], mode="wrap"))
+        )
+    way = 2 * np.multiply(moved, one.spacing_mm)
+    return way, float(found[peak]), float(found[0, 0, 0])
+
+
+def _summit(before: float, peak: float, after: float) -> float:
+    """Where, -1/2 to 1/2 of a step from ``peak``, the parabola through three values is highest."""
+    bend = before - 2 * peak + after
+    return 0.5 * (before - after) / bend if bend < 0 else 0.0
 
 
 def smoothness(one: Sketch) -> float:
@@ -129,7 +144,7 @@ def smoothness(one: Sketch) -> float:
     return float(np.mean(found)) if found else 0.0
 
 
-def _blocks(volume: np.ndarray, by: Sequence[int]) -> np.ndarray:
+def blocks(volume: np.ndarray, by: Sequence[int]) -> np.ndarray:
     """Means over blocks of ``by`` voxels; what is left over at the far ends is cut off."""
     volume = volume.astype(np.float32, copy=False)
     if tuple(by) == (1, 1, 1):
@@ -139,6 +154,11 @@ def _blocks(volume: np.ndarray, by: Sequence[int]) -> np.ndarray:
     sums = whole.reshape(d, by[0], *whole.shape[1:]).sum(1)  # axis by axis: numpy adds whole rows
     sums = sums.reshape(d, h, by[1], -1).sum(2).reshape(d, h, w, by[2]).sum(3)
     return sums / np.float32(math.prod(by))
+
+
+def turned_sketch(one: Sketch, turn: int) -> Sketch:
+    """``one`` with its edges as in the turn of this index in :func:`agreements`; the rest stays."""
+    return replace(one, edges=turned(one.edges, *turns_of(one.edges.shape)[turn]))
 
 
 def turned_in_words(shape: Sequence[int], turn: int) -> str:

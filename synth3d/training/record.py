@@ -82,7 +82,7 @@ class Record:
         facts = [shelf.facts[number] for number in range(len(shelf))]
         write_json(self.run / "scales.json", ScalePrior([each.scales for each in facts]).to_list())
         roles = Roles.learn([each.looks for each in facts], self.trainer.config.task.guides)
-        if len(roles.sources) > 1 and not (roles.planes or roles.alone):
+        if roles.silent:
             print("note: too few training cases to learn what exchanged sequences would look like")
         write_json(self.run / "roles.json", roles.to_dict())
         self._told = True

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from synth3d.cohort.audit.facts import CaseFacts
+from synth3d.cohort.audit.faults import faults_of
 from synth3d.cohort.audit.headers import fix_headers
 from synth3d.cohort.audit.problems import Audit, audit
 from synth3d.cohort.gaps import FEWEST, seen_together
@@ -77,7 +78,7 @@ def _write_table(root: Path, path: Path) -> int:
 
 
 def format_audit(audit: Audit) -> str:
-    """A page of text: what the cohort holds, then what is wrong, errors first."""
+    """A page of text: what the cohort holds, then what is wrong, a line a fault, errors first."""
     patients = len({fact.case.patient for fact in audit.cases})
     lines = [
         f"{_count(len(audit.cases), 'case')} of {_count(patients, 'patient')} in {audit.folder}, "
@@ -261,13 +262,11 @@ def _label_text(audit: Audit) -> str:
 
 
 def _problem_lines(audit: Audit) -> list[str]:
-    lines = [
-        f"{one.severity}: {f'{one.case}: ' if one.case and one.case not in one.message else ''}"
-        f"{one.message}"
-        for one in audit.problems
-    ]
-    errors = _count(len(audit.errors), "error") if audit.errors else "nothing"
-    warnings = _count(len(audit.problems) - len(audit.errors), "warning")
+    faults = faults_of(audit)
+    grave = sum(fault.severity == "error" for fault in faults)
+    errors = _count(grave, "error") if grave else "nothing"
+    warnings = _count(len(faults) - grave, "warning")
+    lines = [fault.line for fault in faults]
     return [*lines, *([""] if lines else []), f"{errors} would break a run, {warnings}"]
 
 

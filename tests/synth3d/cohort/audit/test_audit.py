@@ -205,3 +205,69 @@ def test_a_name_can_forge_no_line_and_command_no_terminal(tmp_path, capsys):
     assert "\nerror: forged" not in said
     assert all(line.isprintable() for line in said.splitlines())
     assert "no file can be named after it" in said
+
+
+def last_lines(folder):
+    return format_audit(audit(folder)).splitlines()
+
+
+def test_a_fault_that_many_cases_share_is_one_line_and_all_of_it_is_in_the_json(tmp_path):
+    folder = tmp_path / "cohort"
+    for number in range(5):
+        whole = np.random.default_rng(number).integers(50, 900, SHAPE)
+        make_case(folder, name_of(number), number, t1n=whole, t2w=whole + 1, labels=(0,))
+    faults = [line for line in last_lines(folder) if "skull-stripped?" in line]
+    (line,) = faults
+    assert line.startswith(
+        f"warning: 5 cases ({name_of(0)}, {name_of(1)}, {name_of(2)} and 2 more)"
+    )
+    assert "t1n/t2w" in line
+    assert name_of(3) not in line
+    assert [line for line in last_lines(folder) if "label is empty" in line]
+    told = json.loads(audit_json(audit(folder)))["problems"]
+    assert sum("skull-stripped?" in one["message"] for one in told) == 10
+    assert {one["case"] for one in told} >= {name_of(number) for number in range(5)}
+
+
+def test_faults_that_differ_are_lines_of_their_own_and_one_of_a_single_case_is_told_whole(tmp_path):
+    folder = tmp_path / "cohort"
+    for number, scale in enumerate((1, 1, 1, 40, 60)):
+        without = ("t2f",) if number == 0 else ("t2w",) if number == 1 else ()
+        make_case(folder, name_of(number), number, scale=scale, without=without)
+    lines = last_lines(folder)
+    assert f"warning: {name_of(0)}: lacks t2f" in lines
+    assert f"warning: {name_of(1)}: lacks t2w" in lines
+    assert lines[-1].endswith(f"{sum(line.startswith('warning: ') for line in lines)} warnings")
+
+
+def test_what_was_measured_is_told_from_the_least_to_the_greatest(tmp_path):
+    folder = tmp_path / "cohort"
+    for number, shown in ((0, 4), (1, 3), (2, 5)):
+        part = np.zeros(SHAPE)
+        part[1:-1, 1:-1, 1:shown] = 500
+        make_case(folder, name_of(number), number, t2w=part)
+    shares = [m for one in audit(folder).problems if (m := re.search(r"only (\d+)%", one.message))]
+    assert len(shares) == 3
+    least, most = (f(int(m[1]) for m in shares) for f in (min, max))
+    assert least < most
+    (line,) = [line for line in last_lines(folder) if "of the head" in line and "warning" in line]
+    assert f"t2w shows only {least} to {most}% of the head" in line
+
+
+def test_a_name_that_is_a_word_or_number_is_no_reason_to_put_faults_together(tmp_path):
+    folder = tmp_path / "cohort"
+    rows = ["case,patient,t1n,t1c"]
+    for name in ("1", "2"):
+        paths = [folder / f"{name}_{m}.nii.gz" for m in ("t1n", "t1c")]
+        for place, path in enumerate(paths):
+            head = np.zeros(SHAPE)
+            head[1:-1, 1:-1, 1:-1] = np.random.default_rng(int(name) * 9 + place).integers(
+                50, 900, (4, 5, 6)
+            )
+            write_new(path, head - (int(name) if place else 0), AFFINE, "int16")
+        rows.append(f"{name},{name},{','.join(path.name for path in paths)}")
+    (folder / "cases.csv").write_text("\n".join(rows))
+    lines = [line for line in last_lines(folder / "cases.csv") if "as its background" in line]
+    assert len(lines) == 2
+    assert any("-1 as its" in line for line in lines)
+    assert any("-2 as its" in line for line in lines)
