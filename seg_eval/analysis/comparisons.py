@@ -50,52 +50,34 @@ def _compare(region: str, table: ScoreTable, arm: Arm, other: Arm) -> dict[str, 
     }
 
 
-def leads(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[dict[str, Any]]:
+def leads(
+    tables: Mapping[str, ScoreTable], arms: Sequence[Arm], confidence: float
+) -> list[dict[str, Any]]:
     """How far each synthetic arm is ahead of every other compared arm, by what is tabulated.
 
-    Several trainings of a synthesiser are drawn at random, those of one arm independently of
-    another's: two arms of one seed are two trainings. An interval is for its lead alone.
+    Best synthetic arm first, by ``mean``; it is held against those below it, then against the
+    others. Several trainings of a synthesiser are drawn at random, those of one arm independently
+    of another's: two arms of one seed are two trainings. Of ``mean`` a lead is proven where its
+    interval, of ``confidence``, lies above 0 in ``FEW_CASES`` patients or more; of what else is
+    tabulated nothing is.
     """
-    synthetic = of_synthesis(arms)
-    pairs = [
-        (arm, other)
-        for number, arm in enumerate(synthetic)
-        for other in [*synthetic[number + 1 :], *(a for a in arms if a not in synthetic)]
-        if other.about.compared
-    ]
-    return [
-        {"region": region, "arm": arm.name, "against": other.name}
-        | _lead(table, arm.name, other.name)
-        for arm, other in pairs
-        for region, table in tables.items()
-    ]
-
-
-def _lead(table: ScoreTable, arm: str, other: str) -> dict[str, Any]:
-    found = table.crossed().mean(table.apart[arm], less=table.apart[other])
-    differences = by_patient(table.values[arm] - table.values[other], table.patients)
-    return {"lead": plain(found) | over_patients(differences)}
-
-
-def standing(table: ScoreTable, arms: Sequence[Arm], confidence: float) -> list[dict[str, Any]]:
-    """How far each synthetic arm is ahead of each that stands below it; the best arm first.
-
-    The first row is the best one against the second. A lead is proven where its interval, of
-    ``confidence``, lies above 0 in ``FEW_CASES`` patients or more.
-    """
-    crossed = table.crossed()
-    mean = {arm.name: crossed.mean(table.apart[arm.name]).value for arm in of_synthesis(arms)}
-    order = sorted(mean, key=lambda name: -mean[name])
+    level = {arm.name: tables["mean"].apart[arm.name].mean() for arm in of_synthesis(arms)}
+    order = sorted(level, key=lambda name: -level[name])
+    others = [arm.name for arm in arms if arm.about.compared and arm.name not in level]
+    pairs = [(a, b) for place, a in enumerate(order) for b in [*order[place + 1 :], *others]]
     rows = []
-    for place, arm in enumerate(order):
-        for other in order[place + 1 :]:
+    for arm, other in pairs:
+        for name, table in tables.items():
+            crossed = table.crossed()
             found = crossed.mean(table.apart[arm], confidence, less=table.apart[other])
             differences = by_patient(table.values[arm] - table.values[other], table.patients)
+            is_proven = bool(found.low > 0) and crossed.patients >= FEW_CASES
             rows.append({
+                "region": name,
                 "arm": arm,
                 "against": other,
                 "lead": plain(found) | over_patients(differences),
-                "proven": bool(found.low > 0) and crossed.patients >= FEW_CASES,
+                "proven": is_proven if name == "mean" else None,
             })  # fmt: skip
     return rows
 

@@ -29,7 +29,6 @@ from seg_eval.analysis.comparisons import (
     hopeless,
     leads,
     of_synthesis,
-    standing,
 )
 from seg_eval.analysis.power import needed
 from seg_eval.analysis.recovery import Recovery
@@ -55,7 +54,7 @@ from seg_eval.scoring import (
 )
 from synth3d.scoring import CONFIDENCE, FEWEST_TRAININGS
 
-SCHEMA = 5
+SCHEMA = 6
 PLUMBING_TOLERANCE = 0.002
 """The real image through the export path may change the mean Dice by this much."""
 
@@ -174,11 +173,9 @@ def summarise(
         "voxel_mm3": voxel_volumes(used),
         **asdict(scored),
     }
-    mean = tabulate(used, arms, [*judged], clusters=clusters)
-    if len(synthetic) > 1:
-        figures["pairs"] = standing(mean, arms, question.of_leads)
-    if replicates_of(used):
-        figures["leads"] = leads({"mean": mean, **tables}, arms)
+    if len(synthetic) > 1 or (synthetic and replicates_of(used)):
+        mean = tabulate(used, arms, [*judged], clusters=clusters)
+        figures["leads"] = leads({"mean": mean, **tables}, arms, question.of_leads)
     figures["intervals"] |= _sizes(table)
     caveats = [
         *of_copies(images, arms),

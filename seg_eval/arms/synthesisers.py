@@ -17,6 +17,13 @@ from synth3d.images import MIRRORS, PLANES, Grid, turn_to
 from synth3d.runs import find_run, known_run
 from synth3d.settings import parse
 
+SPELLED = {
+    "agi-net": "AGI-Net", "resunet": "ResUNet", "deform-resunet": "Deform-ResUNet",
+    "arc-resunet": "ARC-ResUNet", "restormer": "Restormer", "pix2pix": "pix2pix", "pgan": "pGAN",
+    "mmgan": "MM-GAN", "medsynth": "MedSynth", "iddpm": "iDDPM",
+}  # fmt: skip
+"""Architectures and frameworks that are not written in capitals alone."""
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -73,6 +80,7 @@ class SynthesisRun:
         plane: Of a run on slices, how these lie; then ``ratio`` is of (slice, row, column).
         others: Folders of further runs, with which its pictures are averaged.
         mirror: Of ``synth3d complete --mirror``; the pictures are means over mirror images, too.
+        made_by: Its architecture and framework, as a reader knows them; empty where unknown.
     """
 
     folder: Path
@@ -92,6 +100,7 @@ class SynthesisRun:
     plane: str = ""
     others: tuple[Path, ...] = ()
     mirror: str = ""
+    made_by: str = ""
 
     @property
     def is_mean(self) -> bool:
@@ -245,11 +254,18 @@ def read_run(folder: Path) -> SynthesisRun:
             ratio=ratio,
             profile=profile,
             plane=_plane(config),
+            made_by=_made_by(config),
         )
     except (InputError, KeyError, AttributeError) as error:
         raise InputError(
             f"the run {folder} is damaged (config.json, done.json or cohort.json): {error}"
         ) from error
+
+
+def _made_by(config: Mapping[str, Any]) -> str:
+    """``AGI-Net L1``."""
+    names = config.get("model", {}).get("name", ""), config.get("train", {}).get("framework", "")
+    return " ".join(dict.fromkeys(SPELLED.get(n, n.upper()) for n in map(str, names) if n))
 
 
 def _plane(config: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ Everything is taken from ``summary.json``, so that the sentence, the table and t
 print one number for one thing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -66,8 +66,18 @@ def _leaning(lead: float) -> int:
     return (lead >= USEFUL) - (lead < 0)
 
 
+def best_two(summary: Mapping[str, Any], synthetic: Collection[str]) -> Mapping[str, Any] | None:
+    """The lead of the best synthetic arm over the second; None where there are no two."""
+    (best, *_) = summary.get("leads") or [None]
+    return best if best and best["against"] in synthetic else None
+
+
 def headline_of(
-    verdict: Verdict, summary: Mapping[str, Any], floor: str, labels: Mapping[str, str]
+    verdict: Verdict,
+    summary: Mapping[str, Any],
+    floor: str,
+    labels: Mapping[str, str],
+    synthetic: Collection[str],
 ) -> dict[str, Any]:
     """``headline`` of ``summary.json``: badge, sentence and advice, all from one verdict.
 
@@ -76,9 +86,10 @@ def headline_of(
 
     Args:
         verdict: Of the arm in question.
-        summary: Its figures, ``regions``, ``plumbing`` and, of several synthetic arms, ``pairs``.
+        summary: Its figures, ``regions``, ``plumbing`` and, of several synthetic arms, ``leads``.
         floor: The arm that recovers nothing.
         labels: How each arm is called.
+        synthetic: Names of the synthetic arms.
     """
     facts, pointed = verdict.facts, verdict.in_enough or verdict
     cheap = pointed.cheap or (pointed.advice.arm if pointed.advice else None)
@@ -99,10 +110,10 @@ def headline_of(
         unknown = dict.fromkeys(("worth", "likely", "worth_if_frozen"), "unclear")
         nobody = dict.fromkeys(("better", "likely_better"))
         return {**told, "advice": say("mend_export"), **head, **unknown, **nobody}
-    dice, pairs = levels_told(summary["regions"], floor, pointed), summary.get("pairs")
+    dice, pair = levels_told(summary["regions"], floor, pointed), best_two(summary, synthetic)
     sentence = (
-        say("several", v=verdict, pair=pairs[0], labels=labels)
-        if pairs
+        say("several", v=verdict, pair=pair, labels=labels)
+        if pair
         else say("headline", v=verdict, dice=dice)
     )
     return {
@@ -130,7 +141,8 @@ def certify(
     """
     head, labels = summary["headline"], {arm["name"]: arm["label"] for arm in arms}
     floor, better = floor_of(bool(q["degraded"])), head["likely_better"]
-    pair = summary["pairs"][0] if "pairs" in summary else {}
+    synthetic = {arm["name"] for arm in arms if arm["group"] == "synthesis"}
+    pair = best_two(summary, synthetic) or {}
     told = [pair[end] for end in ("arm", "against") if pair]
     shown = [floor, head["primary"], *told, "full", head["rival"], better]
     names = list(dict.fromkeys(name for name in shown if name))

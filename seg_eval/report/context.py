@@ -36,8 +36,11 @@ Summary = Mapping[str, Any]
 def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     """The keys of ``summary.json`` that the analysis fills, its decisions put into sentences."""
     summary, named = findings.figures, spoken(question.missing)
-    verdict, labels = findings.verdicts[0], labels_of([arm.name for arm in question.arms])
-    beside = findings.exploratory
+    verdict, labels = findings.verdicts[0], labels_of(question.arms)
+    beside, synthetic = (
+        findings.exploratory,
+        {a.name for a in question.arms if a.about.group == "synthesis"},
+    )
     compared = verdict.reason == "compared"
     remarks = remarks_on(verdict.facts) | remarks_on(beside) if compared else {}
     for name, region in {**verdict.facts.regions, **beside.regions}.items():
@@ -48,10 +51,11 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     summary["intervals"]["method"] = say("interval_method", found=summary["intervals"])
     return summary | {
         "title": say("title", q=question),
-        "headline": headline_of(verdict, summary, question.floor, labels),
+        "headline": headline_of(verdict, summary, question.floor, labels, synthetic),
         "arms": [
             {
                 "name": arm.name,
+                "label": labels[arm.name],
                 "kind": arm.kind,
                 "segmenter": arm.segmenter,
                 "group": arm.about.group,
@@ -107,9 +111,10 @@ def describe(
         "much_lost": table("much_lost", s=summary, arms=arms),
         "beyond": table("beyond", s=summary, arms=arms) if _tells_beyond(summary) else None,
         "seeds": [found for name in of_seeds if (found := table(name, s=summary, arms=arms))],
-        "replicates": table("replicates", s=summary) if "leads" in summary else None,
-        "leads": table("leads", s=summary) if "leads" in summary else None,
-        "pairs": table("pairs", rows=summary.get("pairs", ()), labels=labels),
+        "replicates": table("replicates", s=summary)
+        if "replicates" in summary["intervals"]
+        else None,
+        "leads": table("leads", s=summary, labels=labels) if "leads" in summary else None,
         "transfers": tell_transfers(summary, arms),
         "absent": _absent(summary, arms),
         "volumes": _volumes(summary, arms, used),
@@ -126,7 +131,7 @@ def describe(
         "plumbing": say("plumbing", check=check) if (check := summary["plumbing"]) else "",
         "charts": [chart for chart in charts if chart["dots"]],
         "scatter": _scatter(summary, arms, used, images),
-        "reliance": _reliance(summary),
+        "reliance": _reliance(summary, labels),
         "methods": say("methods", s=summary, patients=_patients(summary), q=q),
         "bibtex": citations(summary),
     }
@@ -145,16 +150,13 @@ def _tells_beyond(summary: Summary) -> bool:
 
 
 def list_arms(summary: Summary) -> list[dict[str, str]]:
-    """The arms in order, each with a short label and how it was made.
+    """The arms in order, each with how it was made.
 
     ``fixed`` is what stands in the place of a share of those that recover nothing by definition.
     """
     fixed = {"full": "ceiling", floor_of(bool(asked(summary)["degraded"])): "floor"}
-    labels = labels_of([arm["name"] for arm in summary["arms"]])
     return [
-        arm
-        | {"label": labels[arm["name"]], "note": summary["notes"][arm["name"]]}
-        | {"fixed": fixed.get(arm["kind"], "")}
+        arm | {"note": summary["notes"][arm["name"]]} | {"fixed": fixed.get(arm["kind"], "")}
         for arm in summary["arms"]
     ]
 
@@ -321,7 +323,7 @@ def _scatter(
     return scatter(points, groups)
 
 
-def _reliance(summary: Summary) -> list[dict[str, Any]]:
+def _reliance(summary: Summary, labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Of each arm with maps of uncertainty volumes with intervals, and whom not to trust."""
     return [
         {
@@ -332,7 +334,8 @@ def _reliance(summary: Summary) -> list[dict[str, Any]]:
             "curve": risk_coverage(told["curve"]),
             "said": say("risk_coverage", told=told),
         }
-        for told in summary.get("uncertainty", [])
+        for about in summary.get("uncertainty", [])
+        for told in [{**about, "arm": labels[about["arm"]]}]
     ]
 
 
@@ -369,7 +372,7 @@ def overview(summaries: Sequence[Summary]) -> dict[str, Any]:
             "primary": summary["headline"]["primary"],
             "best": max(dice, key=lambda arm: dice[arm], default=None),
             "badge": summary["headline"]["badge"],
-            "labels": labels_of([arm["name"] for arm in summary["arms"]]),
+            "labels": {arm["name"]: arm["label"] for arm in summary["arms"]},
         })  # fmt: skip
     headlines = [summary["headline"] for summary in summaries]
     return {"headlines": headlines, "table": table("overview", rows=rows)}

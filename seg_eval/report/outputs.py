@@ -1,7 +1,7 @@
 """What an experiment leaves for its reader: tables, summary, report, page and pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -343,20 +343,24 @@ def _draw(
 ) -> list[str]:
     """The PNG figures, one of them of the median case; names of the files."""
     config, kinds = summary["config"], {a["name"]: ARM_KINDS[a["kind"]] for a in summary["arms"]}
-    q, groups = asked(summary), {name: kind.group for name, kind in kinds.items()}
+    labels = {arm["name"]: arm["label"] for arm in summary["arms"]}
+    q, groups = asked(summary), {labels[name]: kind.group for name, kind in kinds.items()}
     title = say("dice_picture", q=q, cases=len(config["test"]))
-    draw_dice(scores, groups, list(summary["regions"]), title, folder / "dice.png")
-    judged = [name for name, group in groups.items() if group != "check"]
+    called = [replace(row, arm=labels[row.arm]) for row in scores]
+    draw_dice(called, groups, list(summary["regions"]), title, folder / "dice.png")
+    judged = [name for name, kind in kinds.items() if kind.group != "check"]
     panels = volume_panels(scores, summary["volumes"], judged)
+    panels = [replace(panel, arm=labels[panel.arm]) for panel in panels]
     draw_volumes(panels, groups, say("volume_picture", q=q), folder / "volumes.png")
     view = next(view for view in volumes if view.role == "median")
-    shown = {name: arm for name, arm in view.arms.items() if kinds[name].group != "check"}
+    shown = {labels[name]: arm for name, arm in view.arms.items() if kinds[name].group != "check"}
     title, ratio = say("slice_picture", case=view.case, q=q), (q["degraded"] or {}).get("ratio", ())
     draw_panel(view, shown, ratio, title, folder / "slices.png")
     made = [n for n, k in kinds.items() if k.has_files and k.compared and not k.own_segmenter]
     defined = [row for row in scores if summary["regions"][row.region]["gap_defined"]]
     if points := error_and_loss(defined, images, made):
         title = say("scatter_picture", q=q)
+        points = [replace(point, arm=labels[point.arm]) for point in points]
         draw_scatter(points, groups, title, folder / "scatter.png")
     return [name for name in OUTPUTS if name.endswith(".png") and (folder / name).is_file()]
 
@@ -375,7 +379,8 @@ def render_power(folder: Path) -> str:
             f"{folder} has no synthetic arm, or one patient alone: there are no variances to "
             "reckon with; run it with --run and two test patients or more"
         )
-    return f"{aligned(found)}\n\n{say('power', arm=summary['primary']['arm'])}."
+    labels = {arm["name"]: arm["label"] for arm in summary["arms"]}
+    return f"{aligned(found)}\n\n{say('power', arm=labels[summary['primary']['arm']])}."
 
 
 def render_ending(summary: Summary) -> str:

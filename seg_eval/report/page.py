@@ -17,7 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from seg_eval.arms import ARM_KINDS
-from seg_eval.report.pictures import EXPERT_COLOUR, GROUP_COLOURS, REGION_COLOURS, short_name
+from seg_eval.report.pictures import EXPERT_COLOUR, GROUP_COLOURS, REGION_COLOURS
 from seg_eval.scoring import BRATS_GLIOMA
 from synth3d.files import html_page, markdown_cell, markdown_page
 from synth3d.scoring import FEWEST_CENTRES
@@ -225,7 +225,7 @@ def _environment(is_html: bool) -> Any:
         thousands,
     )  # fmt: skip
     made.filters |= {each.__name__: each for each in named}
-    made.filters |= {"aligned": aligned, "short": short_name, "words": _words}
+    made.filters |= {"aligned": aligned, "words": _words}
     made.filters["basename"] = lambda path: Path(path).name
     made.filters["capitalised"] = lambda text: text[:1].upper() + text[1:]
     made.filters["region"] = lambda name: REGION_NAMES.get(name, name)

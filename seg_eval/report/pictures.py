@@ -5,6 +5,7 @@ colour-blind readers can tell apart, and bright ones for regions, on brains alon
 and shape is labelled as well.
 """
 
+import itertools
 import math
 import re
 import statistics
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from seg_eval.arms import Arm
 from seg_eval.report.agreement import VolumePanel
 from seg_eval.report.slices import BRIGHTEST, ERROR_COLOURS, LARGEST_ERROR
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
@@ -38,6 +40,8 @@ EXPERT_COLOUR = "#6cc4ff"
 """Of what the expert outlined, dashed, beside what a segmenter did."""
 
 _RUN = re.compile(r"(?:(?:t1n|t1c|t2w|t2f|pd)-)+(.+)-[0-9a-f]{8}")
+_UNNAMED = re.compile(r"-[0-9a-f]{8}(?:$|[+@])")
+"""In the name of a run that nobody has named."""
 
 
 def short_name(arm: str, length: int = 22) -> str:
@@ -52,15 +56,24 @@ def short_name(arm: str, length: int = 22) -> str:
     return arm if len(arm) <= length else f"{arm[:half]}…{arm[-half:]}"
 
 
-def labels_of(arms: Sequence[str]) -> dict[str, str]:
-    """A short name for each arm, unlike every other.
+def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
+    """A short name for each arm, by its name and unlike every other.
 
-    Of two runs of one recipe each keeps the end of its own name; the whole, where that is alike.
+    What somebody has named is called so. A run that nobody has is called by its kind if it is the
+    only synthetic arm, else by its architecture and framework; those alike are numbered.
     """
-    labels = {arm: short_name(arm) for arm in arms}
-    for longer in (lambda arm: f"{short_name(arm)}-{arm[-4:]}", str):
-        times = Counter(labels.values())
-        labels = {arm: longer(arm) if times[own] > 1 else own for arm, own in labels.items()}
+    synthetic = [arm for arm in arms if arm.about.is_synthesis]
+    labels = {arm.name: short_name(arm.name) for arm in arms}
+    for arm in synthetic:
+        if _UNNAMED.search(arm.name):
+            made_by = getattr(arm.source, "made_by", "") or labels[arm.name]
+            labels[arm.name] = arm.kind if len(synthetic) == 1 else made_by
+    times, taken = Counter(labels.values()), {*labels.values()}
+    for name, label in labels.items():
+        if times[label] > 1 and label != name:
+            numbered = (f"{label} ({number})" for number in itertools.count(1))
+            labels[name] = next(each for each in numbered if each not in taken)
+            taken.add(labels[name])
     return labels
 
 

@@ -11,7 +11,7 @@ from seg_eval.arms import ARM_KINDS, floor_of
 from seg_eval.report.certificate import main_region
 from seg_eval.report.context import Summary, asked, describe
 from seg_eval.report.page import fill, number, say
-from seg_eval.report.pictures import cut_axis, short_name
+from seg_eval.report.pictures import cut_axis
 from seg_eval.report.slices import (
     ERROR_COLOURS,
     LARGEST_ERROR,
@@ -128,13 +128,14 @@ def describe_view(view: View, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What the template and the script need of one case."""
     case, found = view.case, agreement(view.case, view.arms)
     gaps = {name: region["gap"]["value"] for name, region in summary["regions"].items()}
-    turn = case.orientation
+    labels, turn = {arm["name"]: arm["label"] for arm in summary["arms"]}, case.orientation
     tilt = turn.tilt if turn.tilt > LARGEST_TILT else None
     layers = [n for n in LAYERS if any(n in case.arms[arm].layers for arm in view.arms)]
     shown = ("indices", "labels", "start", "columns", "rows", "size", "outlines")
     return {
         "case": case,
         "arms": view.arms,
+        "labels": labels,
         "channel": say("channel", q=asked(summary)),
         "planes": view.planes,
         "region": max(case.truth, key=lambda name: gaps.get(name, 0.0), default=""),
@@ -142,7 +143,7 @@ def describe_view(view: View, summary: Mapping[str, Any]) -> dict[str, Any]:
         "layers": say("layers", names=layers) if layers else "",
         "spacing": " × ".join(f"{mm:g}" for mm in reversed(case.spacing_mm)),
         "dice": {
-            "heads": ["Region", *map(short_name, view.arms)],
+            "heads": ["Region", *(labels[arm] for arm in view.arms)],
             "rows": [[r, *(number(found[r].get(arm)) for arm in view.arms)] for r in case.truth],
         },
         "data": {plane.name: {key: getattr(plane, key) for key in shown} for plane in view.planes},

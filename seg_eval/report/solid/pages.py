@@ -16,7 +16,6 @@ from markupsafe import Markup
 
 from seg_eval.report.context import asked
 from seg_eval.report.page import WORDS, digest_of, fill, say
-from seg_eval.report.pictures import short_name
 from seg_eval.report.slices import BRIGHTEST, ERROR_COLOURS, LARGEST_ERROR, brightest_of
 from seg_eval.report.solid.niivue import VERSION, kept_script
 from seg_eval.report.viewer import shown_arms
@@ -95,19 +94,20 @@ def describe_volumes(
     regions = list(case.truth)
     filled = [n for n in arms if n != "full" and case.arms[n].channel is not None]
     called = say("channel", q=asked(summary))
+    labels = {arm["name"]: arm["label"] for arm in summary["arms"]}
     images = [{"title": "Real", "voxels": _eight_bits(case.real[box] / BRIGHTEST)}]
     layers = []
     for name in filled:
-        arm, title = case.arms[name], short_name(name)
+        arm, title = case.arms[name], labels[name]
         channel = np.asarray(arm.channel)[box]
         images.append({"title": f"{called}: {title}", "voxels": _eight_bits(channel / BRIGHTEST)})
         layers.append({"title": f"|Error|: {title}", "error_of": len(images) - 1})
         for layer, volume in arm.layers.items():
             shown = _eight_bits(np.maximum(volume[box], 0) / brightest_of(volume))
-            layers.append({"title": say("layer", name=layer, arm=name), "voxels": shown})
+            layers.append({"title": say("layer", name=layer, label=title), "voxels": shown})
     masks = [{"title": "Expert", "voxels": _labels(case.truth, regions, box)}]
     masks += [
-        {"title": f"Segmented: {short_name(name)}",
+        {"title": f"Segmented: {labels[name]}",
          "voxels": _labels(case.arms[name].masks, regions, box)}
         for name in arms
     ]  # fmt: skip

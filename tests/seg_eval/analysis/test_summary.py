@@ -230,26 +230,42 @@ def test_synthetic_arms_are_one_family_and_the_first_is_the_question():
     assert told == [pytest.approx(0.95), pytest.approx(0.975)]
 
 
+def led(found):
+    """The leads of the mean over regions."""
+    return [row for row in found["leads"] if row["region"] == "mean"]
+
+
+def test_the_lead_over_a_cheap_arm_is_that_of_the_verdict():
+    scores = changed(make_scores({**MEANS, "gan": 0.7}), lambda s: s.case == "c00", dice=0.7)
+    found = find(scores, arms=GAN)
+    told = {(row["arm"], row["against"]): row["lead"] for row in led(found.figures)}
+    for rival in found.verdicts[0].facts.rivals:
+        if (pair := ("agi", rival.name)) in told:
+            assert told[pair]["low"] == pytest.approx(rival.ahead.low)
+    assert {("agi", "copy"), ("agi", "ridge"), ("gan", "copy")} <= {*told}
+    assert all(row["proven"] is None for row in found.figures["leads"] if row["region"] != "mean")
+
+
 @pytest.mark.parametrize(("agi", "gan", "first"), [(0.75, 0.7, "agi"), (0.7, 0.75, "gan")])
 def test_of_two_synthetic_arms_the_better_one_is_named_first_with_its_paired_lead(agi, gan, first):
     scores = make_scores({**MEANS, "agi": agi, "gan": gan}, cases=15)
     scores = changed(scores, lambda s: s.case == "c00" and s.arm == first, dice=0.8)
-    (pair,) = figures(scores, arms=GAN)["pairs"]
+    pair = led(figures(scores, arms=GAN))[0]
     assert {pair["arm"], pair["against"]} == {"agi", "gan"}
     assert pair["arm"] == first
     assert pair["lead"]["value"] == pytest.approx((14 * 0.05 + 0.8 - 0.69) / 15)
     assert pair["lead"]["median"] == pytest.approx(0.05)
     assert pair["proven"]
-    (few,) = figures([s for s in scores if s.case != "c14"], arms=GAN)["pairs"]
+    few = led(figures([s for s in scores if s.case != "c14"], arms=GAN))[0]
     assert few["lead"]["low"] > 0
     assert not few["proven"]
-    assert "pairs" not in figures(make_scores(cases=15))
+    assert "leads" not in figures(make_scores(cases=15))
 
 
 def test_a_lead_that_patients_do_not_agree_on_is_not_proven():
     scores = make_scores({**MEANS, "agi": 0.75, "gan": 0.7}, cases=16)
     torn = changed(scores, lambda s: s.arm == "gan" and s.case < "c08", dice=0.79)
-    (pair,) = figures(torn, arms=GAN)["pairs"]
+    pair = led(figures(torn, arms=GAN))[0]
     assert pair["lead"]["low"] < 0 < pair["lead"]["value"]
     assert not pair["proven"]
 
@@ -258,7 +274,8 @@ def test_with_many_synthetic_arms_their_pairs_are_the_larger_family():
     means = {**MEANS, "gan": 0.7, "c": 0.6, "d": 0.5}
     arms = [*GAN, Arm("c", "synthetic"), Arm("d", "synthetic")]
     found = figures(make_scores(means, cases=15), arms=arms)
-    assert [(row["arm"], row["against"]) for row in found["pairs"]] == [
+    pairs = [(row["arm"], row["against"]) for row in led(found)]
+    assert [pair for pair in pairs if pair[1] in means and pair[1] not in ("copy", "ridge")] == [
         ("agi", "gan"), ("agi", "c"), ("agi", "d"), ("gan", "c"), ("gan", "d"), ("c", "d"),
     ]  # fmt: skip
     assert found["intervals"]["confidence_of_leads"] == pytest.approx(1 - 0.05 / 6)

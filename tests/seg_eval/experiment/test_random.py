@@ -108,7 +108,7 @@ def test_two_teams_are_held_against_each_other(ask, machines, toy_cohort, tmp_pa
     folder = evaluate(ask(run=(), completed=teams), machines.engines()).folder
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["headline"]["primary"] == "b"
-    (pair,) = summary["pairs"]
+    pair = summary["leads"][0]
     assert (pair["arm"], pair["against"], pair["proven"]) == ("ours", "b", False)
     means = [
         np.mean([region["arms"][team]["dice"] for region in summary["regions"].values()])

@@ -379,7 +379,6 @@ OTHERS = (
     ("trainings_of", {"names": [*"abc"]}),
     ("replicates", {}),
     ("leads", {}),
-    ("pairs", {"regions": ["WT", "TC", "ET"]}),
     ("these_weights", {"names": ["a", "b"]}),
     ("plumbing", {"check": {"passed": True, "dice_change": {"WT": -0.0001}, "tolerance": 0.002}}),
     ("views_fit", {"slices": 48}),

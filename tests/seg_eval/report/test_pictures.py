@@ -1,11 +1,13 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
-from seg_eval.arms.kinds import ARM_KINDS
+from seg_eval.arms.kinds import ARM_KINDS, Arm
+from seg_eval.arms.synthesisers import SynthesisRun
 from seg_eval.report.agreement import VolumePanel, volume_panels
 from seg_eval.report.charts import bland_altman
 from seg_eval.report.page import fill
@@ -26,6 +28,7 @@ from seg_eval.report.pictures import (
 )
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 from seg_eval.scoring.scores import Score
+from synth3d.cohort import Splits
 
 ARMS = {
     "full": "reference", "zero": "reference", "copy": "naive", "template": "naive",
@@ -212,9 +215,39 @@ def test_long_names_are_cut_in_the_middle():
     assert short_name("another-tool-of-a-long-name") == "another-to…-long-name"
 
 
-def test_two_runs_of_one_recipe_keep_two_names():
-    first, second = "t2f-agi-net-cohort-1234abcd", "t2f-agi-net-cohort-99995678"
-    assert labels_of([first, "copy"]) == {first: "agi-net-cohort", "copy": "copy"}
-    alike = ["a-long-name-1-of-a-tool-it", "a-long-name-2-of-a-tool-it"]
-    assert labels_of(alike) == {name: name for name in alike}
-    assert [*labels_of([first, second]).values()] == ["agi-net-cohort-abcd", "agi-net-cohort-5678"]
+FIRST, SECOND = "t2f-agi-net-cohort-1234abcd", "t2f-agi-net-cohort-99995678"
+
+
+def labelled(*names):
+    """Labels of synthetic arms of these names, whose runs say what they are, and of ``copy``."""
+    source = SynthesisRun(Path("run"), ("t2f",), None, "", Splits((), (), ()), made_by="AGI-Net L1")
+    found = labels_of([Arm("copy", "copy"), *(Arm(name, "synthetic", source) for name in names)])
+    assert found.pop("copy") == "copy"
+    assert [*found] == [*names]
+    return [*found.values()]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ([FIRST], ["synthetic"]),
+        (["mine"], ["mine"]),
+        ([FIRST, "mine"], ["AGI-Net L1", "mine"]),
+        ([FIRST, SECOND], ["AGI-Net L1 (1)", "AGI-Net L1 (2)"]),
+        ([FIRST, f"{FIRST}@xyz", "AGI-Net L1"],
+         ["AGI-Net L1 (1)", "AGI-Net L1 (2)", "AGI-Net L1"]),
+        (["coupled-t1c-dc1b530b"], ["synthetic"]),
+    ],
+)  # fmt: skip
+def test_an_arm_has_its_given_name_or_a_plain_one(names, labels):
+    assert labelled(*names) == labels
+
+
+def test_names_that_are_cut_alike_are_told_apart():
+    alike = [f"a-very-long-name-{number}-of-a-tool" for number in (1, 2, 3)]
+    assert len({*labelled(*alike)}) == 3
+
+
+def test_a_run_without_a_record_is_called_by_what_its_name_says():
+    found = labels_of([Arm(FIRST, "synthetic"), Arm("mine", "synthetic")])
+    assert found == {FIRST: "agi-net-cohort", "mine": "mine"}
