@@ -13,7 +13,7 @@ from pathlib import Path
 from synth3d.cohort.audit.facts import CaseFacts, Problem
 from synth3d.cohort.cases import Case, Survey
 from synth3d.cohort.gaps import never_together
-from synth3d.cohort.labels import contradictions, lacks_tissues, listed, parse_scheme
+from synth3d.cohort.labels import as_siblings, contradictions, lacks_tissues, listed, parse_scheme
 from synth3d.cohort.naming import ALL_MODALITIES, doubtful_patients
 from synth3d.cohort.splits import Splits, parse_splits, sides_of_cases, split_problems
 from synth3d.cohort.survey import survey_cohort
@@ -65,6 +65,10 @@ def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -
     with ThreadPoolExecutor(_threads(survey.cases)) as pool:
         looked_at = pool.map(partial(CaseFacts, labels=labels), survey.cases)
         facts = tuple(progress(looked_at, "audit", total=len(survey.cases), unit="case"))
+    open_ends = {fact.name: fact.reading for fact in facts if fact.reading is not None}
+    settled = {} if contradictions(open_ends) else as_siblings(open_ends)
+    for fact in facts:
+        fact.reading = settled.get(fact.name, fact.reading)
     naming = survey.cases[0].naming
     patients = {case.name: case.patient for case in survey.cases}
     problems = [

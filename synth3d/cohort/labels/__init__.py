@@ -10,6 +10,7 @@ from synth3d.cohort.labels.evidence import (
 )
 from synth3d.cohort.labels.names import LabelCodes, dataset_scheme, painted_codes
 from synth3d.cohort.labels.readings import (
+    as_siblings,
     contradictions,
     lacks_tissues,
     listed,
@@ -40,6 +41,7 @@ __all__ = [
     "SCHEMES",
     "TISSUES",
     "Tissue",
+    "as_siblings",
     "contradictions",
     "dataset_of",
     "dataset_scheme",

@@ -28,7 +28,7 @@ from synth3d.errors import InputError
 from synth3d.files import read_json
 from synth3d.images import LABEL_TOLERANCE, Volume, foreground, read, read_rounded_label
 
-Evidence = Literal["declared", "dataset", "name", "values"]
+Evidence = Literal["declared", "dataset", "name", "values", "siblings"]
 
 REMEDY = "say which with --labels or in the column labels of a table of cases"
 
@@ -63,7 +63,8 @@ class Reading:
 
     Attributes:
         scheme: What its integers stand for.
-        evidence: What tells: ``declared``, ``dataset``, ``name`` or ``values``.
+        evidence: What tells: ``declared``, ``dataset``, ``name`` or ``values``; ``siblings`` where
+            these leave the scheme open, though not the tissues, and the other cases have one.
         values: The integers that occur, ascending.
         notes: Sentences for the user, of what was not plain.
         rounded: Whether values were not quite whole numbers.

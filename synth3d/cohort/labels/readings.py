@@ -1,6 +1,7 @@
 """How the labels of a cohort are read: all cases, what a user should know, what fits together."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from synth3d.cohort.cases import Case
 from synth3d.cohort.labels.evidence import (
@@ -10,7 +11,7 @@ from synth3d.cohort.labels.evidence import (
     read_segmentation,
     scheme_of_name,
 )
-from synth3d.cohort.labels.schemes import SCHEMES, TISSUES
+from synth3d.cohort.labels.schemes import SCHEMES, TISSUES, LabelScheme
 from synth3d.errors import InputError
 from synth3d.files import progress
 
@@ -31,7 +32,40 @@ def readings_of(cases: Iterable[Case], declared: str | None = None) -> dict[str,
             problems.append(str(error))
     if problems := [*problems, *contradictions(found)]:
         raise InputError("; ".join(problems))
-    return found
+    return as_siblings(found)
+
+
+def as_siblings(readings: Mapping[str, Reading]) -> dict[str, Reading]:
+    """``readings``, where what a case alone leaves open is called as in the other cases.
+
+    Schemes of adults differ in the integer of enhancing tumour. A case without any means the same
+    in all of them, and takes the one scheme that the others have, if they have one.
+    """
+    told = {name: r for name, r in readings.items() if _tells(r)}
+    schemes = {r.scheme.name: r.scheme for r in told.values()}
+    if len(schemes) != 1:
+        return dict(readings)
+    (scheme,) = schemes.values()
+    return {
+        name: _called(r, scheme)
+        if name not in told and scheme.explains(r.values) and scheme.agrees(r.scheme, r.values)
+        else r
+        for name, r in readings.items()
+    }
+
+
+def _tells(reading: Reading) -> bool:
+    """Whether the case shows its scheme: somebody said it, or an integer that enhances is there."""
+    said = reading.evidence in ("declared", "dataset")
+    return said or bool({*reading.values} & {*reading.scheme.enhancing})
+
+
+def _called(reading: Reading, scheme: LabelScheme) -> Reading:
+    if scheme == reading.scheme:
+        return reading
+    old, new = reading.scheme.described, scheme.described
+    notes = tuple(note.replace(old, new) for note in reading.notes)
+    return replace(reading, scheme=scheme, evidence="siblings", notes=notes)
 
 
 def notes_of(readings: Mapping[str, Reading]) -> list[str]:
@@ -45,7 +79,7 @@ def notes_of(readings: Mapping[str, Reading]) -> list[str]:
 
 def contradictions(readings: Mapping[str, Reading]) -> list[str]:
     """A sentence for cases read as usual while others of their cohort are known to be unusual."""
-    known = {n: r for n, r in readings.items() if r.evidence == "values" and r.firm}
+    known = {n: r for n, r in readings.items() if r.firm and r.has_tumour}
     problems = []
     doubtful = [(n, r) for n, r in readings.items() if r.evidence == "values" and not r.firm]
     for scheme in {reading.scheme.name: reading.scheme for reading in known.values()}.values():

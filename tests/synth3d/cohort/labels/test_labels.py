@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 import seg_eval.cli
 import synth3d.cli
 from synth3d.cohort import SCHEMES, TISSUES, find_cases, parse_scheme
+from synth3d.cohort.audit.problems import audit
 from synth3d.cohort.labels.evidence import read_classes, read_segmentation
 from synth3d.cohort.labels.names import dataset_scheme
 from synth3d.cohort.labels.readings import lacks_tissues, notes_of, portable_codes, readings_of
@@ -220,6 +222,60 @@ def test_cases_that_tell_nothing_are_not_read_against_those_that_do(tmp_path):
     write_case(tmp_path, STUDY.format(2), "ped", ("necrosis", "oedema", "cyst"), without=("t1c",))
     with pytest.raises(InputError, match="study2 may be brats2023.* as those of study1 are, ped"):
         readings_of(find_cases(tmp_path))
+
+
+UCSF = "UCSF-PDGM-000{}"
+
+
+@pytest.mark.parametrize(
+    ("name", "others", "alone"),
+    [(UCSF, "brats2023", "brats2018"), (STUDY, "brats2018", "brats2023")],
+)
+def test_what_a_case_leaves_open_is_called_as_in_its_siblings(tmp_path, name, others, alone):
+    """Without enhancing tumour all schemes of adults say the same, and audit speaks of one."""
+    write_case(tmp_path, name.format(1), others, ("enhancing",))
+    assert only(tmp_path).scheme.name == alone
+    assert [r.scheme.name for r in readings_of(find_cases(tmp_path)).values()] == [alone]
+    label = write_case(tmp_path, name.format(2), others)
+    write_case(tmp_path, name.format(3), label=np.zeros_like(label))
+    cases = find_cases(tmp_path)
+    readings = readings_of(cases)
+    assert {reading.scheme.name for reading in readings.values()} == {others}
+    assert not audited_schemes(tmp_path)
+    for case in cases:  # and means what it means alone
+        held = read_segmentation(case)[0].data
+        expected = read_classes(case)[0]
+        np.testing.assert_array_equal(readings[case.name].scheme.classes(held), expected)
+
+
+def audited_schemes(root):
+    return [one for one in audit(root).problems if "label schemes" in one.message]
+
+
+def test_of_siblings_that_differ_none_is_followed(tmp_path):
+    write_case(tmp_path, STUDY.format(1), "brats2023", ("enhancing",))
+    write_case(tmp_path, STUDY.format(2), "brats2018")
+    write_case(tmp_path, STUDY.format(3), "brats2023")
+    names = [r.scheme.name for r in readings_of(find_cases(tmp_path)).values()]
+    assert names == ["brats2023", "brats2018", "brats2023"]
+    assert audited_schemes(tmp_path)
+
+
+def test_a_case_that_tells_nothing_is_refused_beside_those_that_are_said_to_be_otherwise(tmp_path):
+    for number in (1, 2):
+        left = ("enhancing",) if number == 2 else ()
+        write_case(tmp_path, STUDY.format(number), "msd", left, without=("t1c",))
+    one, two = find_cases(tmp_path)
+    # Alone the second would be necrosis around oedema; which of both is not seen without a core.
+    label = np.where(read_segmentation(two, "msd")[0].data > 0, 1, 0)
+    write_case(tmp_path, STUDY.format(2), label=label, without=("t1c",))
+    one, two = replace(one, scheme="msd"), find_cases(tmp_path)[1]
+    assert readings_of([two])["study2"].scheme.name == "brats2023"
+    with pytest.raises(InputError) as refusal:
+        readings_of([one, two])
+    assert all(words in str(refusal.value) for words in ("study2", "study1", "brats2023", "msd"))
+    both = readings_of([one, replace(two, scheme="msd")])
+    assert {reading.scheme.name for reading in both.values()} == {"msd"}
 
 
 def test_labels_of_one_integer_may_be_any_tissue(tmp_path):
