@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from seg_eval.arms import help_on_arms
 from synth3d import __version__
-from synth3d.cli import Parser, add_manner
+from synth3d.cli import Parser, add_manner, in_brief
 from synth3d.console import answer, event
 from synth3d.errors import run_guarded
 
@@ -97,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if not getattr(args, "command", None):
-        parser.print_help()
+        about = "what is a synthetic MRI sequence worth for segmenting brain tumours?"
+        print(in_brief(parser, about, ("run", "report", "power", "pool")))
         return 2
     args.words = shlex.join(["seg_eval", *(sys.argv[1:] if argv is None else argv)])
     return run_guarded(args.command, args)

@@ -46,6 +46,7 @@ class Cohort:
         declared: The label scheme that the user named for all cases, if any.
         patients: Of every case in the folder or table, also of those that take no part.
         left_out: A sentence that names those of the split that lack files; empty where none do.
+        incomplete: Names of all cases that lack a sequence or the label, whatever the split.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Cohort:
     declared: str | None = None
     patients: Mapping[str, str] = field(default_factory=dict, hash=False)
     left_out: str = ""
+    incomplete: tuple[str, ...] = ()
 
     def patient(self, name: str) -> str:
         """Whose case ``name`` is, by the cohort, and of a case from elsewhere by its name."""
@@ -138,7 +140,8 @@ def load_cohort(
     readings = readings_of(labelled, labels)
     if problem := lacks_tissues(readings):
         raise InputError(f"{folder}: {problem}")
-    cohort = Cohort(folder, train, test, readings, labels, patients, left_out)
+    lacking = tuple(case.name for case in cases if not is_whole(case))
+    cohort = Cohort(folder, train, test, readings, labels, patients, left_out, lacking)
     refuse_leak(cohort, splits.train, "the segmenter's training cases")
     return cohort
 

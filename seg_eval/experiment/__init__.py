@@ -1,6 +1,7 @@
 """One experiment in its folder, from what a user asks to its scores."""
 
 from seg_eval.experiment.ahead import (
+    INCOMPLETE,
     SMALL,
     experiment_plan,
     plan_in_words,
@@ -9,6 +10,7 @@ from seg_eval.experiment.ahead import (
     steps_left,
     steps_of,
     trainings_ahead,
+    unused_in_words,
 )
 from seg_eval.experiment.choice import Choice, choose, train_synthesiser, training_of
 from seg_eval.experiment.coupled import teacher_of, teaching_split, train_coupled
@@ -22,9 +24,10 @@ from seg_eval.experiment.transfer import TRANSFER, transfer_of
 from seg_eval.experiment.uncertainty import told_uncertainty
 
 __all__ = [
-    "SMALL", "TRANSFER", "Choice", "Engines", "Experiment", "Plan", "RunRequest", "choose",
+    "INCOMPLETE", "SMALL", "TRANSFER", "Choice", "Engines", "Experiment", "Plan", "RunRequest",
+    "choose",
     "choose_folder", "expected", "experiment_plan", "make_plan", "plan_in_words", "preset_facts",
     "presets_in_words", "real_engines", "refuse_teachers", "remembered", "scores_of", "steps_left",
     "steps_of", "teacher_of", "teaching_split", "told_uncertainty", "train_coupled",
-    "train_synthesiser", "training_of", "trainings_ahead", "transfer_of",
+    "train_synthesiser", "training_of", "trainings_ahead", "transfer_of", "unused_in_words",
 ]  # fmt: skip

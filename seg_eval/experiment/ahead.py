@@ -12,7 +12,7 @@ from seg_eval.arms import ARM_KINDS
 from seg_eval.experiment.engines import Engines
 from seg_eval.experiment.folder import Experiment
 from seg_eval.experiment.plan import Plan
-from seg_eval.experiment.request import RunRequest
+from seg_eval.experiment.request import DEFAULT_FOR, RunRequest
 from seg_eval.segmenter import (
     STOCK_TOTAL,
     SegmenterCost,
@@ -29,7 +29,8 @@ OF_AN_EXPERIMENT = 3
 """Steps beside its segmenters: channels, predictions, and scores with the report."""
 SMALL = STOCK_TOTAL // 10
 """Iterations below which a segmenter says little of one trained as nnU-Net does by default."""
-UNUSED = "incomplete, or not in train or test of the split"
+INCOMPLETE, OUTSIDE = "incomplete", "not in train or test of the split"
+"""Why a case takes no part."""
 FLOAT = 4
 """Bytes of a voxel of a channel."""
 
@@ -108,7 +109,10 @@ def experiment_plan(
         "degraded": plan.degraded.describe() if plan.degraded else None,
         "learnt": len(cohort.train),
         "test": len(cohort.test),
-        "left_out": {UNUSED: sorted({*cohort.patients} - used)},
+        "left_out": {
+            INCOMPLETE: sorted({*cohort.incomplete} - used),
+            OUTSIDE: sorted({*cohort.patients} - used - {*cohort.incomplete}),
+        },
         "arms": {arm.name: _is_scored(experiment, arm) for arm in plan.arms},
         "training": [shlex.join(["synth3d", *words]) for words in trainings],
         "recipes": [each["recipe"] for each in forecasts],
@@ -160,13 +164,12 @@ def _bytes_written(experiment: Experiment) -> int:
 
 def plan_in_words(plan: Mapping[str, Any]) -> str:
     """The plan for a terminal, at most 15 lines."""
-    others = next(iter(plan["left_out"].values()))
     scored = [name for name, done in plan["arms"].items() if done]
     gap = "restored" if plan["degraded"] else "missing"
     lines = [
         f"question:    {' and '.join(plan['missing'])} {gap}",
         f"cases:       {plan['learnt']} to train segmenters on, {plan['test']} test cases",
-        *([f"not used:    {named(others)} ({UNUSED})"] if others else []),
+        *unused_in_words(plan["left_out"]),
         f"arms:        {', '.join(plan['arms'])}",
         *([f"scored:      {', '.join(scored)}"] if scored else []),
         *(
@@ -185,6 +188,14 @@ def plan_in_words(plan: Mapping[str, Any]) -> str:
         "nothing was done; --json prints all settings",
     ]
     return "\n".join(lines)
+
+
+def unused_in_words(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line for each reason that some case has to take no part: how many, and which."""
+    return [
+        f"not used:    {len(cases)} {reason}: {named(cases)}"
+        for reason, cases in left_out.items() if cases
+    ]  # fmt: skip
 
 
 def _segmenter(plan: Mapping[str, Any]) -> str:
@@ -213,13 +224,14 @@ def _small(plan: Mapping[str, Any]) -> list[str]:
 
 
 def preset_facts() -> list[dict[str, Any]]:
-    """The presets as plain values: what each is for, how large, how long."""
+    """The presets as plain values: what each is for, how large, how long, where the default."""
     found = []
     for preset in PRESETS.values():
         network = preset.network
         size = {"patch": [*network.patch_size], "batch": network.batch_size} if network else {}
         size = size or {"patch": None, "batch": None}
-        about = {"name": preset.name, "purpose": preset.purpose}
+        default = DEFAULT_FOR.get(preset.name)
+        about = {"name": preset.name, "purpose": preset.purpose, "default_for": default}
         found.append(about | {"iterations": iterations_of(preset.name)} | size)
     return found
 
@@ -230,7 +242,8 @@ def presets_in_words(found: Sequence[Mapping[str, Any]]) -> str:
     for one in found:
         patch = " x ".join(map(str, one["patch"] or ()))
         size = f"of {one['batch']} patches of {patch}" if patch else "as nnU-Net plans them"
-        lines.append(f"{one['name']:17} {one['iterations']} iterations {size}")
+        default = f" (default on {one['default_for']})" if one["default_for"] else ""
+        lines.append(f"{one['name']:17} {one['iterations']} iterations {size}{default}")
         lines.append(f"{'':17} {one['purpose']}")
     lines.append("how long on this machine: seg_eval run --preset NAME --data COHORT ... --dry-run")
     return "\n".join(lines)

@@ -12,10 +12,10 @@ from typing import Any
 
 from seg_eval.arms import ARM_KINDS, deal_patients
 from seg_eval.cohort import is_whole
-from seg_eval.experiment import RunRequest, training_of
+from seg_eval.experiment import INCOMPLETE, RunRequest, training_of, unused_in_words
 from seg_eval.records import digest
 from synth3d.cohort import Case, Splits, find_cases, parse_splits, write_splits
-from synth3d.console import duration, gigabytes, named
+from synth3d.console import duration, gigabytes
 from synth3d.errors import InputError
 from synth3d.files import make_folder, place, plain, sha256
 
@@ -167,7 +167,7 @@ def tell_folds(plan: FoldedPlan, one: Mapping[str, Any], left: int, out: Path) -
 
 def folds_in_words(told: Mapping[str, Any]) -> str:
     """The same for a terminal, at most 15 lines."""
-    folds, other = told["folds"], next(iter(told["left_out"].values()))
+    folds = told["folds"]
     patients, count = folds["patients"], len(folds["patients"])
     gap = "restored" if told["degraded"] else "missing"
     each = f", about {duration(folds['seconds'])} each" if folds["left"] else ""
@@ -182,7 +182,7 @@ def folds_in_words(told: Mapping[str, Any]) -> str:
         f"folds:       {count} of {sum(patients)} patients, each judged once: "
         f"{', '.join(map(str, patients))} to test",
         f"each fold:   about {told['learnt']} cases to train segmenters on, {told['test']} to test",
-        *([f"not used:    {named(other)} (to validate on, or incomplete)"] if other else []),
+        *unused_in_words({INCOMPLETE: told["left_out"][INCOMPLETE]}),
         f"arms:        {', '.join(told['arms'])}",
         *(f"synthesiser: one for each fold, as by {words}" for words in told["training"]),
         f"segmenter:   {told['segmenter']}{judge}{transfer if told['transfer'] else ''}",

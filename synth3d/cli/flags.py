@@ -2,8 +2,9 @@
 
 import argparse
 import dataclasses
+import textwrap
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -48,6 +49,25 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def in_brief(parser: argparse.ArgumentParser, about: str, first: Sequence[str]) -> str:
+    """What a program is for and its commands, at most 12 lines: shown where none is given.
+
+    Args:
+        parser: Of the program, with its commands.
+        about: What it is for.
+        first: Commands, the first ones to know; these have a line, others their name.
+    """
+    (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    told = {action.dest: action.help for action in commands._choices_actions}
+    lines = [f"{parser.prog}: {about}", ""]
+    lines += [f"  {name:9} {told[name]}" for name in first]
+    others = ", ".join(name for name in told if name not in first)
+    lines += textwrap.wrap(f"others: {others}", 78, initial_indent="  ", subsequent_indent="  ",
+                           break_on_hyphens=False)  # fmt: skip
+    more = f"{parser.prog} --help tells of all, {parser.prog} COMMAND --help of one, with examples"
+    return "\n".join([*lines, "", more])
 
 
 def add_manner(parser: argparse.ArgumentParser) -> None:

@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from synth3d import __version__
 from synth3d.cli.cohorts import add_audit, add_phantom
 from synth3d.cli.completing import add_calibrate, add_complete, add_state
-from synth3d.cli.flags import EXAMPLES, Parser
+from synth3d.cli.flags import EXAMPLES, Parser, in_brief
 from synth3d.cli.judging import add_ablate, add_describe, add_score
 from synth3d.cli.runs import add_export, add_runs, add_train
 from synth3d.errors import run_guarded, run_one_of_several
+
+ABOUT = "synthesise the MRI sequence that a BraTS-like case lacks"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.words = shlex.join(["synth3d", *(sys.argv[1:] if argv is None else argv)])
     if not getattr(args, "run_command", None):
-        parser.print_help()
+        print(in_brief(parser, ABOUT, ("audit", "train", "complete", "score")))
         return 2
     guarded = run_guarded if os.environ.get("WORLD_SIZE", "1") == "1" else run_one_of_several
     return guarded(args.run_command, args)
@@ -37,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = Parser(
         prog="synth3d",
-        description="Synthesise the MRI sequence that a BraTS-like case lacks.",
+        description=f"{ABOUT[0].upper()}{ABOUT[1:]}.",
         epilog=EXAMPLES["synth3d"],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,8 +1,11 @@
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
+from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +43,11 @@ def test_importing_loads_nothing_heavy(module):
 
 def test_without_a_command_it_says_what_there_is(capsys):
     assert main([]) == 2
-    assert "run" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert len(told.splitlines()) <= 12
+    assert max(map(len, told.splitlines())) <= 100
+    (commands,) = [a.choices for a in build_parser()._actions if isinstance(a.choices, dict)]
+    assert all(name in told for name in commands)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +147,8 @@ def test_every_command_has_examples_of_its_own_and_a_text_for_every_flag():
         assert all(action.help for action in parser._actions)
 
 
-def test_presets_are_listed_with_their_size_and_time(capsys):
+def test_presets_are_listed_with_their_size_and_time(capsys, monkeypatch):
+    monkeypatch.setattr("synth3d.machine.pick_device", lambda wanted: wanted)
     assert main(["run", "--preset", "list", "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     (told,) = [one for one in events if one["event"] == "presets"]
@@ -148,6 +156,21 @@ def test_presets_are_listed_with_their_size_and_time(capsys):
     assert by_name.keys() == PRESETS.keys()
     assert (by_name["cpu-small"]["iterations"], by_name["standard"]["iterations"]) == (1250, 250000)
     assert all(one["purpose"] for one in by_name.values())
+    for device, data in product(("cpu", "cuda"), (None, "BraTS")):
+        chosen = by_name[RunRequest("flair", data=data, device=device).segmenter_preset]
+        expected = "phantoms" if data is None else {"cpu": "a CPU", "cuda": "a GPU"}[device]
+        assert chosen["default_for"] == expected
+
+
+def test_the_list_of_presets_marks_the_defaults_and_has_the_readmes_times(capsys):
+    assert main(["run", "--preset", "list"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("(default on ") == 3
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    times = re.findall(r"((?:about )?(?:\d+|an) (?:minutes|hours?)) \(`([\w-]+)`\)", readme)
+    times = {name: words for words, name in times if name in PRESETS}
+    assert {"cpu-mini", "cpu-small"} <= {*times}
+    assert all(words in PRESETS[name].purpose for name, words in times.items())
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from synth3d.cli import build_parser, main
 from synth3d.training.recipes import recipe_names
+from synth3d.training.request import default_recipe
 from synth3d.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +98,16 @@ def test_recipes_are_listed_with_their_size(capsys):
     cpu = next(one for one in told["recipes"] if one["name"] == "cpu")
     assert (cpu["patch"], cpu["batch"]) == ([48, 48, 48], 2)
     assert cpu["parameters"] > 10**5
+    marked = {one["name"]: one["default_for"] for one in told["recipes"] if one["default_for"]}
+    cases = product((None, Path("BraTS")), ("cpu", "cuda"), (None, "2d"), (10**9, 10**11))
+    found = set()
+    for data, device, dim, memory in cases:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("synth3d.training.request.gpu_bytes", lambda _, size=memory: size)
+            found.add(name := default_recipe(data, device, dim))
+        assert ("2d" in marked[name]) == (dim == "2d")
+        assert ("--data" in marked[name]) == (data is None)
+    assert {*marked} == found
 
 
 @pytest.mark.parametrize(
@@ -215,7 +227,6 @@ def test_help_is_instant_and_every_command_has_it(capsys):
     """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert told.returncode == 0
-    assert main([]) == 2
     *_, heavy = told.stdout.split("\n\n")
     assert not {"torch", "numpy"} & {*heavy.split()}
     for command in ("phantom", "audit", "train", "complete", "score", "ablate", "describe"):
@@ -223,6 +234,15 @@ def test_help_is_instant_and_every_command_has_it(capsys):
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
         assert "usage:" in capsys.readouterr().out
+
+
+def test_without_a_command_it_says_in_a_few_lines_what_there_is(capsys):
+    assert main([]) == 2
+    told = capsys.readouterr().out
+    assert len(told.splitlines()) <= 12
+    assert max(map(len, told.splitlines())) <= 100
+    (commands,) = [a.choices for a in build_parser()._actions if isinstance(a.choices, dict)]
+    assert all(name in told for name in commands)
 
 
 def test_describe_prints_the_published_count(capsys):

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from synth3d.completion.gallery.preview import NAMES
 from synth3d.completion.receipts import NOTICE, Layout
-from synth3d.completion.state import ORDER, CaseState, states_of
+from synth3d.completion.state import CaseState, states_of
 from synth3d.errors import InputError, visible
 from synth3d.files import claim, html_page, read_object, read_text, sweep, write_text
 
@@ -27,6 +27,8 @@ WORDS = {
     "failed": "failed",
     "missing": "not made yet",
 }
+WHOLE = {"verified": "nothing was missing, verified", "done": "nothing was missing"}
+"""The same of a case for which nothing had to be made."""
 
 
 def write_index(layout: Layout) -> Path | None:
@@ -59,13 +61,14 @@ def index_page(layout: Layout) -> str:
 
     states = states_of(layout.out)
     rows = [_row(layout, state) for state in states]
-    counts = Counter(state.state for state in states)
+    rows.sort(key=lambda row: row["whole"])  # what was made comes first
+    counts = Counter(row["state"] for row in rows)
     made = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     text = made.from_string(TEMPLATE.read_text("utf-8")).render(
         title=f"Completed cohort {layout.out.resolve().name}",
-        counts=[(counts[state], WORDS[state]) for state in ORDER if counts[state]],
+        counts=[(count, word) for word, count in counts.items()],
         warned=sum(bool(row["warnings"]) for row in rows),
         rows=rows,
         notice=NOTICE,
@@ -86,9 +89,10 @@ def _row(layout: Layout, state: CaseState) -> dict[str, Any]:
     said, receipt = _receipt(layout, state.case)
     preview = layout.preview(state.case)
     made = said.get("identity", {}).get("made", [])
+    is_whole = bool(said) and not made and state.state in WHOLE
     row = {
         "case": visible(state.case),
-        "state": WORDS[state.state],
+        "state": WHOLE[state.state] if is_whole else WORDS[state.state],
         "bad": state.state in ("damaged", "failed"),
         "reason": visible(state.reason),
         "preview": _link(layout, preview) if preview.is_file() else "",
@@ -96,7 +100,7 @@ def _row(layout: Layout, state: CaseState) -> dict[str, Any]:
         "made": [],
         "sources": _named(said.get("sources", ())),
         "absent": _named(said.get("absent_sources", ())),
-        "whole": bool(said) and not made,
+        "whole": is_whole,
         "maker": said.get("maker") or "",
         "seconds": said.get("seconds"),
         "warnings": [visible(str(text)) for text in said.get("suspicions", ())],

@@ -8,7 +8,7 @@ import torch
 from synth3d.errors import InputError
 from synth3d.settings import parse
 from synth3d.training.config import RunConfig, build_framework
-from synth3d.training.recipes import purpose_of, read_recipe, recipe_names
+from synth3d.training.recipes import default_for, purpose_of, read_recipe, recipe_names
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Shipped:
 
     Attributes:
         parameters: Of all that it trains; None where that needs weights that are not on this disk.
+        default_for: Where it is the default; None where it is not.
         purpose: For whom it is, how large and how long, as its file says at the beginning.
     """
 
@@ -28,6 +29,7 @@ class Shipped:
     patch: tuple[int, ...]
     batch: int
     steps: int
+    default_for: str | None
     purpose: str
 
 
@@ -40,7 +42,8 @@ def _shipped(name: str) -> Shipped:
     config = parse(RunConfig, _whole(read_recipe(name)))
     data, train = config.data, config.train
     about = config.dim, config.model.name, train.framework, _parameters(config)
-    return Shipped(name, *about, data.patch, data.batch, train.steps, purpose_of(name))
+    told = default_for(name), purpose_of(name)
+    return Shipped(name, *about, data.patch, data.batch, train.steps, *told)
 
 
 def _whole(values: dict[str, Any]) -> dict[str, Any]:
@@ -64,11 +67,14 @@ def recipe_table(found: list[Shipped]) -> str:
     """Two lines a recipe, for a terminal."""
     lines = []
     for one in found:
-        size = "?" if one.parameters is None else f"{one.parameters / 1e6:.1f}"
+        size = "not counted, for want of weights on this disk"
+        if one.parameters is not None:
+            size = f"{one.parameters / 1e6:.1f} million parameters"
+        default = f" (default {one.default_for})" if one.default_for else ""
         patch = " x ".join(map(str, one.patch))
         lines.append(
-            f"{one.name:14} {one.model} by {one.framework}, {size} million parameters; "
-            f"{one.steps} steps of {one.batch} patches of {patch}"
+            f"{one.name:14} {one.model} by {one.framework}, {size}; {one.steps} steps of "
+            f"{one.batch} {'patch' if one.batch == 1 else 'patches'} of {patch}{default}"
         )
         lines.append(f"{'':14} {one.purpose}")
     lines.append("how long on this machine: synth3d train --recipe NAME --data COHORT --dry-run")

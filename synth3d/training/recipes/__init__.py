@@ -9,6 +9,19 @@ from typing import Any
 from synth3d.errors import InputError
 from synth3d.files import plain_values, read_text
 
+DEFAULTS = {
+    "phantom": "without --data", "cpu": "on a CPU", "gpu": "on a GPU",
+    "gpu-8gb": "on a GPU with less than 20 GB",
+}  # fmt: skip
+"""Where a recipe is taken that is not named, on volumes; on slices, that with ``-2d``."""
+
+
+def default_for(name: str) -> str | None:
+    """Where the recipe ``name`` is the default; None of the others."""
+    volumes, _, slices = name.partition("-2d")
+    where = None if slices else DEFAULTS.get(volumes)
+    return f"{where} with --dim 2d" if where and name != volumes else where
+
 
 def recipe_names() -> list[str]:
     """The recipes that ship with the package."""

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -211,6 +212,22 @@ def test_a_dry_run_touches_nothing(quick, machines, tmp_path, capsys):
     assert [words[:5] for words in machines.forecasts] == [
         ["train", "--dim", "3d", "--target", "t1c"]
     ]
+
+
+def test_a_dry_run_names_incomplete_cases_apart_from_those_outside_the_split(
+    quick, own_cohort, capsys
+):
+    for letter in "AE":  # one is trained on, the other is not in the split's train or test anyway
+        name = f"Brats18_TOY_{letter}_1"
+        (own_cohort / name / f"{name}_t1.nii.gz").unlink()
+    shutil.copytree(own_cohort / "Brats18_TOY_B_1", own_cohort / "Brats18_TOY_Z_1")
+    for path in (own_cohort / "Brats18_TOY_Z_1").iterdir():
+        path.rename(path.with_name(path.name.replace("_B_", "_Z_")))
+    assert quick("--dry-run", data=own_cohort) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not used:")]
+    assert [" ".join(line.split()[2:4]) for line in told] == ["2 incomplete:", "1 not"]
+    assert told[0].endswith(": Brats18_TOY_A_1, Brats18_TOY_E_1")
+    assert told[1].endswith(": Brats18_TOY_Z_1")
 
 
 def test_a_dry_run_says_what_is_scored_and_trained_already(quick, capsys):

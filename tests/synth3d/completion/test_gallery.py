@@ -40,11 +40,12 @@ def test_who_lacked_something_has_a_picture_and_every_case_a_row(complete, tmp_p
     assert pictures == {f"{name}/{name}.preview.png" for name in LACKING}
     page = (out / "index.html").read_text()
     rows = rows_of(page)
-    assert [*rows] == NAMES
+    assert [*rows] == [*LACKING, *NAMES[:2]], "what was made comes first"
     for name, row in rows.items():
         assert f'href="{name}/{name}.receipt.json"' in row
         assert (f'src="{name}/{name}.preview.png"' in row) == (name in LACKING)
-        assert ("Nothing was missing" in row) == (name not in LACKING)
+        assert ("nothing was missing" in row) == (name not in LACKING)
+        assert (">done<" in row) == (name in LACKING)
     assert not re.findall("<script|https?://", page)
 
 
