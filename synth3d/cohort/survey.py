@@ -1,7 +1,6 @@
 """From files that claim roles to cases: what is chosen, what is refused, what is left over."""
 
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from synth3d.cohort.naming import (
     claim_by_name,
     claim_of,
     claims,
+    is_serial,
     nnunet_channels,
     nnunet_claims,
     nnunet_dataset,
@@ -283,9 +283,6 @@ def _without_strangers(found: Sequence[Claim]) -> list[Claim]:
     return result
 
 
-_NUMBERED = re.compile(r"(?:series|ser|se|scan|im|img)?[\s_.-]*\d{1,4}", re.I)
-
-
 def _serials(found: Sequence[Claim]) -> list[Trouble]:
     """Folders of numbered images, no two of one number or role: as likely one case as many."""
     images: dict[Path, list[Claim]] = defaultdict(list)
@@ -297,11 +294,12 @@ def _serials(found: Sequence[Claim]) -> list[Trouble]:
             some[0].case,
             f"the images {', '.join(claim.path.name for claim in some)} in {folder} are of "
             f"{len(some)} cases by their names, or of one, numbered: call them "
-            "<case>_<sequence>, or describe the cohort with --cases TABLE.csv",
+            "<case>_<sequence>, or describe the cohort with --cases TABLE.csv, which "
+            "`synth3d audit FOLDER --write-table TABLE.csv` drafts with a row for each folder",
         )
         for folder, some in images.items()
         if 1 < len(some) == len({c.case for c in some}) == len({c.role for c in some})
-        and all(_NUMBERED.fullmatch(claim_by_name(c.path.name).case) for c in some)
+        and all(is_serial(claim_by_name(c.path.name).case) for c in some)
     ]
 
 

@@ -5,7 +5,7 @@ The door for whatever is named in a way that is not understood.
 
 import csv
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -17,6 +17,7 @@ from synth3d.cohort.naming import (
     MODALITIES,
     Modality,
     ending_of,
+    is_serial,
     lost_link,
     patient_of,
 )
@@ -189,12 +190,16 @@ class _Rows:
         return path
 
 
-def draft_table(path: Path, survey: Survey, root: Path) -> int:
-    """Write ``survey`` of ``root`` as a table to be corrected; the number of rows.
+def draft_table(path: Path, survey: Survey, root: Path) -> tuple[int, int]:
+    """Write ``survey`` of ``root`` as a table to be corrected.
 
     Two files for one role stand in its cell, and what is not understood stands under ``unread``
     (of the case it lies with, else of a case that is called after its folder): such a table is
-    refused until both are put right. What is not used is listed in remarks.
+    refused until both are put right. What is not used is listed in remarks. Where the files of one
+    folder are numbered, as dcm2niix leaves them, a folder is a case (:func:`_by_folder`).
+
+    Returns:
+        The number of rows, and of images that have to be put right.
 
     Raises:
         InputError: A file would be outside of the table's folder.
@@ -209,35 +214,72 @@ def draft_table(path: Path, survey: Survey, root: Path) -> int:
             )
         return text if text[0] not in "=+-@#" else f"./{text}"
 
-    rows = {case.name: _row(case, relative) for case in survey.cases}
-    for trouble in (*survey.unread, *survey.ambiguous):
-        if trouble.path is not None:
-            column = {None: "unread", "label": "seg"}.get(trouble.role, trouble.role)
-            _append(rows[trouble.case], str(column), relative(trouble.path))
-    for file in survey.unrecognised:
-        name = file.parent.name if file.parent != root else root.resolve().name
-        name = name.strip(".-~ ") or "case"
-        row = rows.setdefault(name, {"case": name, "patient": patient_of(name)})
-        _append(row, "unread", relative(file))
+    rows = {case.name: _row(case) for case in survey.cases}
+    found = _by_folder(_entries(survey, root), root)
+    cells: dict[tuple[str, str], list[str]] = {}
+    for name, column, file in found:
+        cells.setdefault((name, column), []).append(relative(file))
+    rows = {name: row for name, row in rows.items() if name in {one for one, _ in cells}}
+    for (name, column), files in cells.items():
+        rows.setdefault(name, {"case": name, "patient": patient_of(name)})
+        rows[name][column] = BETWEEN.join(files)
     held = {column for row in rows.values() for column in row}
     columns = [c for c in COLUMNS if c in held | {"case", "patient", *MODALITIES, "seg"}]
     text = StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows.values())
+    writer.writerows(rows[name] for name in sorted(rows))
     for file, why in survey.unused:
         text.write(f"# not used: {relative(file)} ({why})\n")
     write_text(path, text.getvalue())
-    return len(rows)
+    wrong = [files for (_, column), files in cells.items() if column == "unread" or files[1:]]
+    return len(rows), sum(map(len, wrong))
 
 
-def _row(case: Case, relative: Callable[[Path], str]) -> dict[str, str]:
+Entry = tuple[str, str, Path]
+"""A file, the case it is said to be of, and its column."""
+
+
+def _entries(survey: Survey, root: Path) -> list[Entry]:
+    found: list[Entry] = []
+    for case in survey.cases:
+        found += [(case.name, modality, file) for modality, file in case.images.items()]
+        found += [(case.name, "seg", case.label)] if case.label else []
+    for trouble in (*survey.unread, *survey.ambiguous):
+        if trouble.path is not None:
+            column = {None: "unread", "label": "seg"}.get(trouble.role, trouble.role)
+            found.append((str(trouble.case), str(column), trouble.path))
+    return found + [(_called(file.parent, root), "unread", file) for file in survey.unrecognised]
+
+
+def _by_folder(found: Sequence[Entry], root: Path) -> list[Entry]:
+    """``found``, but each folder one case where names number the images inside it.
+
+    As SE4_T2.nii.gz beside SE5_FLAIR.nii.gz, no two of one number or sequence.
+    """
+    known: dict[Path, list[tuple[str, str]]] = {}
+    for name, column, file in found:
+        if column != "unread" and file.parent != root:
+            known.setdefault(file.parent, []).append((name, column))
+    numbered = {
+        folder
+        for folder, some in known.items()
+        if 1 < len(some) == len({name for name, _ in some}) == len({column for _, column in some})
+        and all(is_serial(name) for name, _ in some)
+    }
+    return [
+        (_called(file.parent, root) if file.parent in numbered else name, column, file)
+        for name, column, file in found
+    ]
+
+
+def _called(folder: Path, root: Path) -> str:
+    """The case that is called after a folder."""
+    name = folder.name if folder != root else root.resolve().name
+    return name.strip(".-~ ") or "case"
+
+
+def _row(case: Case) -> dict[str, str]:
     row = {"case": case.name, "patient": case.patient}
-    row |= {modality: relative(file) for modality, file in case.images.items()}
-    row |= {"seg": relative(case.label)} if case.label else {}
     row |= {"labels": case.scheme} if case.scheme else {}
     return row | ({"centre": case.centre} if case.centre else {})
-
-
-def _append(row: dict[str, str], column: str, text: str) -> None:
-    row[column] = BETWEEN.join(filter(None, [row.get(column), text]))

@@ -69,8 +69,7 @@ def _write_table(root: Path, path: Path) -> int:
     if path.exists():
         raise InputError(f"{path} is there already; remove it or write to another file")
     survey = look(root)
-    rows = draft_table(path, survey, root)
-    open_ends = len(survey.ambiguous) + len(survey.unread) + len(survey.unrecognised)
+    rows, open_ends = draft_table(path, survey, root)
     print(f"{_count(rows, 'row')} written to {path}: correct it and give it to --cases")
     if open_ends:
         print(f"{_count(open_ends, 'image')} in it must be put into the right column or taken out")

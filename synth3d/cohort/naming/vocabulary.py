@@ -109,6 +109,14 @@ def parse_modality(text: str) -> Modality:
     return modality
 
 
+_SERIAL = re.compile(r"(?:series|ser|se|scan|im|img)?[\s_.-]*\d{1,4}", re.I)
+
+
+def is_serial(name: str) -> bool:
+    """Whether ``name`` is but a number, as ``SE4`` or ``0012``: of an image, if not of a case."""
+    return _SERIAL.fullmatch(name) is not None
+
+
 def ending_of(name: str) -> str:
     """``.nii.gz`` or ``.nii`` when the file name ends so, in any letters, else an empty text."""
     return next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")

@@ -1,3 +1,4 @@
+import csv
 import json
 
 import numpy as np
@@ -115,6 +116,37 @@ def test_a_draft_is_refused_until_it_is_corrected(tmp_path, capsys):
     draft.write_text(text.replace("B,B,,,,,,B/=B.nii", "B,B,B/=B.nii,,,,,"))
     first, second = find_cases(draft)
     assert (tuple(first.images), tuple(second.images)) == (("t1n", "t2f"), ("t1n",))
+
+
+def test_a_draft_of_numbered_images_has_a_row_for_each_folder(tmp_path, capsys):
+    """As dcm2niix leaves them: the number is the series, which differs between patients."""
+    folders = {"P0": (2, 4, 5, 6), "P1": (2, 4, 5, 6), "P2": (3, 7, 8, 9)}
+    words = ("ax_T1_odd", "ax_T2_TSE", "ax_T1_post", "ax_FLAIR")
+    names = [
+        f"{patient}/SE{number}_{word}.nii.gz"
+        for patient, numbers in folders.items()
+        for number, word in zip(numbers, words, strict=True)
+    ]
+    draft = touch(tmp_path, names) / "draft.csv"
+    assert main(["audit", str(tmp_path), "--write-table", str(draft)]) == 1
+    assert "3 images in it must" in capsys.readouterr().out
+    rows = list(csv.DictReader(draft.read_text().splitlines()))
+    assert [row["case"] for row in rows] == [row["patient"] for row in rows] == [*folders]
+    for row, some in zip(rows, folders.values(), strict=True):
+        expected = [f"{row['case']}/SE{n}_{w}.nii.gz" for n, w in zip(some, words, strict=True)]
+        assert [row[column] for column in ("unread", "t2w", "t1c", "t2f")] == expected
+    columns = dict(zip(("t1n", "unread"), ("unread", "t1n"), strict=True))
+    lines = draft.read_text().splitlines()
+    lines[0] = ",".join(columns.get(column, column) for column in lines[0].split(","))
+    draft.write_text("\n".join(line.rstrip("\n") for line in lines) + "\n")
+    assert [len(case.images) for case in find_cases(draft)] == [4, 4, 4]
+
+
+def test_numbers_of_patients_in_one_folder_are_patients(tmp_path):
+    names = [f"all/{case}_{name}.nii.gz" for case in ("0012", "0013") for name in ("t1", "t2")]
+    draft = touch(tmp_path, names) / "draft.csv"
+    assert main(["audit", str(tmp_path), "--write-table", str(draft)]) == 0
+    assert [case.name for case in find_cases(draft)] == ["0012", "0013"]
 
 
 def test_commands_take_a_table_for_a_cohort(tmp_path, capsys):
