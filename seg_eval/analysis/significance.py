@@ -68,14 +68,13 @@ def signed_ranks(
     differs = rounded != 0
     ranks = rankdata(np.abs(rounded))[differs]
     above = float(ranks[rounded[differs] > 0].sum())
-    together = np.unique(np.asarray(clusters), return_inverse=True)[1] if len(clusters) else None
-    count = len(rounded) if together is None else int(together.max()) + 1
-    sums, upward = ranks, above
-    if together is not None:
-        net = np.bincount(together[differs], ranks * np.sign(rounded[differs]), count)
-        sums, upward = np.abs(net), float(net[net > 0].sum())
+    names = np.asarray(clusters) if len(clusters) else np.arange(len(rounded))
+    alike = np.unique(names, return_inverse=True)[1]
+    count = len({*alike.tolist()})
+    net = np.bincount(alike[differs], ranks * np.sign(rounded[differs]), count)
+    sums = np.abs(net[net != 0])
     tails = _exact_tails if len(sums) <= EXACT_UP_TO else _normal_tails
-    at_least, at_most = tails(sums, upward)
+    at_least, at_most = tails(sums, float(net[net > 0].sum()))
     p = at_least if alternative == "greater" else min(1.0, 2 * min(at_least, at_most))
     return SignedRanks(len(rounded), count, int((~differs).sum()), above, p)
 

@@ -37,10 +37,8 @@ def put_into_words(findings: Findings, question: Question) -> dict[str, Any]:
     """The keys of ``summary.json`` that the analysis fills, its decisions put into sentences."""
     summary, named = findings.figures, spoken(question.missing)
     verdict, labels = findings.verdicts[0], labels_of(question.arms)
-    beside, synthetic = (
-        findings.exploratory,
-        {a.name for a in question.arms if a.about.group == "synthesis"},
-    )
+    beside = findings.exploratory
+    synthetic = {arm.name for arm in question.arms if arm.about.group == "synthesis"}
     compared = verdict.reason == "compared"
     remarks = remarks_on(verdict.facts) | remarks_on(beside) if compared else {}
     for name, region in {**verdict.facts.regions, **beside.regions}.items():
