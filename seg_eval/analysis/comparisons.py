@@ -21,8 +21,8 @@ from synth3d.scoring import FEW_CASES, Crossed
 def compare_arms(tables: Mapping[str, ScoreTable], arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Signed-rank tests of Dice of each synthetic arm against the kinds with a ``tested``.
 
-    All comparisons, synthetic arms and regions, which are those ``judged``, are one family for
-    Holm's correction.
+    All comparisons, synthetic arms and regions of ``tables``, those that the experiment is about,
+    are one family for Holm's correction.
     """
     others = [arm for arm in arms if arm.about.tested]
     others.sort(key=lambda arm: arm.about.tested == "two-sided")  # one-sided first

@@ -109,6 +109,8 @@ class Completed:
     def require_own(self, cases: Sequence[Case], gaps: Gaps) -> None:
         """Refuse files that show the head of another of ``cases``; all are named at once.
 
+        Each file is opened, so this is for the moment before they are used, and not for a plan.
+
         Raises:
             InputError: Files of two patients were exchanged, or one is unreadable.
         """
