@@ -104,17 +104,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_guarded(args.command, args)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The whole command line."""
     raw = argparse.RawDescriptionHelpFormatter
     about: dict[str, Any] = {"description": ABOUT, "formatter_class": raw}
     parser = Parser(prog="seg_eval", epilog=EXAMPLES["seg_eval"], **about)
     parser.add_argument("--version", action="version", version=f"seg_eval {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_commands()
 
     def add(name: str, told: str, command: Callable[..., int], **how: Any) -> Any:
         how = {"description": f"{told[0].upper()}{told[1:]}.", "formatter_class": raw} | how
-        added = commands.add_parser(name, help=told, epilog=EXAMPLES[name], **how)
+        added = commands.add_parser(name, help=told, told=told, epilog=EXAMPLES[name], **how)
         added.set_defaults(command=command)
         return added
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class Completed:
     name: str
     folder: Path
     cases: tuple[str, ...] = ()
+    made_by: ClassVar[str] = ""  # which is not known
 
     @property
     def restores(self) -> bool:

@@ -66,7 +66,7 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
     labels = {arm.name: short_name(arm.name) for arm in arms}
     for arm in synthetic:
         if _UNNAMED.search(arm.name):
-            made_by = getattr(arm.source, "made_by", "") or labels[arm.name]
+            made_by = (arm.source and arm.source.made_by) or labels[arm.name]
             labels[arm.name] = arm.kind if len(synthetic) == 1 else made_by
     times, taken = Counter(labels.values()), {*labels.values()}
     for name, label in labels.items():

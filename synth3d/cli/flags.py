@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import textwrap
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -44,14 +44,30 @@ Flags = Callable[..., argparse.Action]
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong with a command line in one sentence, without all that there is."""
+    """Tells what is wrong with a command line in one sentence, without all that there is.
+
+    Attributes:
+        told: What a command is for, in a line; empty for a program.
+        commands: A program's commands, each by its name.
+    """
+
+    def __init__(self, *args: Any, told: str = "", **words: Any) -> None:
+        super().__init__(*args, **words)
+        self.told = told
+        self.commands: Mapping[str, Parser] = {}
+
+    def add_commands(self) -> Any:
+        """What commands are added to by its ``add_parser(name, help=…, told=…)``."""
+        added = self.add_subparsers(title="commands", metavar="COMMAND")
+        self.commands = added.choices
+        return added
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2."""
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def in_brief(parser: argparse.ArgumentParser, about: str, first: Sequence[str]) -> str:
+def in_brief(parser: Parser, about: str, first: Sequence[str]) -> str:
     """What a program is for and its commands, at most 12 lines: shown where none is given.
 
     Args:
@@ -59,11 +75,9 @@ def in_brief(parser: argparse.ArgumentParser, about: str, first: Sequence[str]) 
         about: What it is for.
         first: Commands, the first ones to know; these have a line, others their name.
     """
-    (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    told = {action.dest: action.help for action in commands._choices_actions}
     lines = [f"{parser.prog}: {about}", ""]
-    lines += [f"  {name:9} {told[name]}" for name in first]
-    others = ", ".join(name for name in told if name not in first)
+    lines += [f"  {name:9} {parser.commands[name].told}" for name in first]
+    others = ", ".join(name for name in parser.commands if name not in first)
     lines += textwrap.wrap(f"others: {others}", 78, initial_indent="  ", subsequent_indent="  ",
                            break_on_hyphens=False)  # fmt: skip
     more = f"{parser.prog} --help tells of all, {parser.prog} COMMAND --help of one, with examples"
@@ -91,7 +105,7 @@ def command(
     """Add the command ``name``; what adds its flags. ``manner``: with --quiet and --json."""
     words = {"epilog": EXAMPLES[name], "description": f"{help[0].upper()}{help[1:]}."} | words
     raw = argparse.RawDescriptionHelpFormatter
-    parser = commands.add_parser(name, help=help, formatter_class=raw, **words)
+    parser = commands.add_parser(name, help=help, told=help, formatter_class=raw, **words)
     parser.set_defaults(run_command=run)
     if manner:
         add_manner(parser)

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(args.run_command, args)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The whole command line."""
     parser = Parser(
         prog="synth3d",
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"synth3d {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_commands()
     for add_command in (
         add_phantom, add_audit, add_train, add_runs, add_complete, add_calibrate, add_state,
         add_export, add_score, add_ablate, add_describe

@@ -4,6 +4,7 @@ How they are read from recipes and flags stands in ``synth3d.settings``. The res
 as ``config.json`` beside the weights and reruns the run.
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -240,7 +241,7 @@ def check_keys(keys: Iterable[str], framework: str) -> None:
             )
 
 
-def settle(values: dict[str, Any], given: Collection[str] = ()) -> RunConfig:
+def settle(values: Mapping[str, Any], given: Collection[str] = ()) -> RunConfig:
     """The configuration of ``values``, in which a recipe's ``data.vary`` is set to 0 where no
     source may vary (:attr:`RunConfig.may_vary`).
 
@@ -249,15 +250,12 @@ def settle(values: dict[str, Any], given: Collection[str] = ()) -> RunConfig:
     Raises:
         InputError: An unknown key, a wrong type, or values that do not fit.
     """
-    vary = flatten(values).get("data.vary")
-    if not vary or "data.vary" in given:
+    if not flatten(values).get("data.vary") or "data.vary" in given:
         return parse(RunConfig, values)
-    override(values, "data.vary", 0.0)
-    config = parse(RunConfig, values)
-    if not config.may_vary:
-        return config
-    override(values, "data.vary", vary)
-    return parse(RunConfig, values)
+    still = copy.deepcopy(dict(values))
+    override(still, "data.vary", 0.0)
+    config = parse(RunConfig, still)
+    return parse(RunConfig, values) if config.may_vary else config
 
 
 def split_for(task: Task | None, cases: Sequence[Case]) -> Splits:
