@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from seg_eval.report.context import asked
 from seg_eval.report.page import WORDS, digest_of, fill, say
+from seg_eval.report.pictures import REGION_COLOURS
 from seg_eval.report.slices import BRIGHTEST, ERROR_COLOURS, LARGEST_ERROR, brightest_of
 from seg_eval.report.solid.niivue import VERSION, kept_script
 from seg_eval.report.viewer import shown_arms
@@ -27,8 +28,6 @@ FOLDER = "3d"
 """Of the pages, beside the report."""
 MARGIN = 2
 """Voxels around the head."""
-REGION_COLOURS = ("#56b4e9", "#f0e442", "#d55e00")
-"""From the largest region to the innermost; told apart in grey and by the colour-blind, too."""
 
 
 def write_solid_pages(
@@ -64,7 +63,7 @@ def solid_page(case: CaseVolumes, summary: Mapping[str, Any], script: str) -> st
         "title": say("solid_title", case=case.case, q=asked(summary)),
         "case": case,
         "volumes": volumes,
-        "legend": list(zip(volumes["regions"], REGION_COLOURS, strict=False)),
+        "legend": list(zip(volumes["regions"], volumes["colours"], strict=True)),
         "error_colours": ERROR_COLOURS,
         "version": VERSION,
         "licence": (WORDS / "niivue-licence.txt").read_text("utf-8"),
@@ -122,7 +121,7 @@ def describe_volumes(
         "layers": layers,
         "masks": masks,
         "regions": regions,
-        "colours": REGION_COLOURS[: len(regions)],
+        "colours": [REGION_COLOURS[region] for region in regions],
         "error_gain": BRIGHTEST / LARGEST_ERROR,
         "error_colours": ERROR_COLOURS,
         "start_mm": (affine @ [*_widest_cut(case, box), 1.0])[:3].tolist(),

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from seg_eval.report.pictures import REGION_COLOURS
 from seg_eval.report.slices import BRIGHTEST
 from seg_eval.report.solid import niivue
 from seg_eval.report.solid import pages as solid
@@ -143,6 +144,8 @@ def test_what_a_page_holds_is_the_case_at_its_place(cases, summary):
         np.testing.assert_array_equal(numbers, innermost)
     start = np.linalg.solve(case.affine, [*told["start_mm"], 1])[:3].round().astype(int)[::-1]
     assert case.truth["WT"][tuple(start)]
+    # A region has one colour on all pages and pictures.
+    assert dict(zip(told["regions"], told["colours"], strict=True)) == REGION_COLOURS
 
 
 def test_layers_and_a_case_without_tumour_or_affine_are_shown(cases, summary):
