@@ -294,19 +294,18 @@ def _fold_ahead(
     with tempfile.TemporaryDirectory() as kept:
         split, real = Path(kept) / "split.json", plan.files[number - 1]
         write_splits(split, plan.splits[number - 1])
-        fold, trainings = replace(asked[number - 1], splits=split), []
+        fold, words = replace(asked[number - 1], splits=split), ()
         own = own_run(request, plan, number)
         if own and not own[1]:
             fold = replace(fold, run=(own[0],))
         elif own:
-            trainings = [[str(split) if word == str(real) else word for word in own[1]]]
-        choice = Choice() if trainings and not fold.completed else choose(fold, missing)
-        if choice.coupled is not None:
-            trainings = [choice.coupled.like()]
+            words = tuple(str(split) if word == str(real) else word for word in own[1])
+        found = Choice() if words and not fold.completed else choose(fold, missing)
+        choice = replace(found, training=words) if words else found
         experiment = _place(fold, make_plan(fold, missing, choice.sources), engines)
         transfer = request.transfer and transfer_of(experiment, request.transfer)
         teaches = choice.coupled is not None
-        one = experiment_plan(experiment, trainings, teaches, transfer or None)
+        one = experiment_plan(experiment, choice.ahead(), teaches, transfer or None)
         one["training"] = [text.replace(str(split), str(real)) for text in one["training"]]
     return tell_folds(plan, one, len(left), place(parent, plan.name))
 
@@ -346,11 +345,8 @@ def _tell_plans(
     """
     for number, experiment in enumerate(experiments):
         choice = choices[experiment.plan.missing]
-        trainings: list[Sequence[str]] = [choice.training] if choice.training else []
-        if choice.coupled is not None:
-            trainings.append(choice.coupled.like())
         transfer = None if preset is None else transfer_of(experiment, preset)
-        plan = experiment_plan(experiment, trainings, choice.coupled is not None, transfer)
+        plan = experiment_plan(experiment, choice.ahead(), choice.coupled is not None, transfer)
         event("plan", **plan)
         if number == 0:
             answer(plan_in_words(plan))

@@ -2,7 +2,6 @@
 trained and tested on, time, memory and disk.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -78,7 +77,7 @@ def segmenter_cost(plan: Plan, engines: Engines) -> SegmenterCost:
 
 def experiment_plan(
     experiment: Experiment,
-    trainings: Sequence[Sequence[str]],
+    trainings: Mapping[str, Sequence[str]],
     teaches: bool,
     transfer: Experiment | None = None,
 ) -> dict[str, Any]:
@@ -86,7 +85,8 @@ def experiment_plan(
 
     Args:
         experiment: In its folder, where nothing is written.
-        trainings: Arguments of ``synth3d`` for the synthesisers that are to be trained first.
+        trainings: Of the synthesisers that are to be trained first the command that a reader is
+            told → arguments of ``synth3d`` for a training that costs as much.
         teaches: Whether a segmenter is trained first that judges nothing.
         transfer: The same arms with judges of another preset, if they are asked for.
 
@@ -94,7 +94,7 @@ def experiment_plan(
         StageFailedError: A training of these would be refused.
     """
     plan, cohort = experiment.plan, experiment.plan.cohort
-    forecasts = [experiment.engines.forecast(words) for words in trainings]
+    forecasts = [experiment.engines.forecast(words) for words in trainings.values()]
     to_train = len(_untrained(experiment)) + teaches
     cost = segmenter_cost(plan, experiment.engines) if to_train else None
     judges = to_train * cost.seconds if cost else 0.0
@@ -114,7 +114,7 @@ def experiment_plan(
             OUTSIDE: sorted({*cohort.patients} - used - {*cohort.incomplete}),
         },
         "arms": {arm.name: _is_scored(experiment, arm) for arm in plan.arms},
-        "training": [shlex.join(["synth3d", *words]) for words in trainings],
+        "training": [*trainings],
         "recipes": [each["recipe"] for each in forecasts],
         "segmenter": str(plan.foreign) if plan.foreign else plan.preset,
         "segmenters_to_train": to_train,

@@ -18,7 +18,7 @@ from seg_eval.arms import (
     read_run,
     threads_begun,
 )
-from seg_eval.experiment.coupled import CoupledRun, coupled_run
+from seg_eval.experiment.coupled import CoupledRun, as_typed, coupled_run
 from seg_eval.experiment.request import RunRequest
 from synth3d.cohort import Modality, find_cases, parse_splits, patient_of
 from synth3d.errors import InputError
@@ -35,6 +35,11 @@ class Choice:
     sources: tuple[SynthesisRun | Completed, ...] = ()
     training: tuple[str, ...] = ()
     coupled: CoupledRun | None = None
+
+    def ahead(self) -> dict[str, Sequence[str]]:
+        """Of what is to be trained the command, as it is told before → arguments that are timed."""
+        own = {as_typed(self.training): self.training} if self.training else {}
+        return own | (self.coupled.ahead() if self.coupled else {})
 
 
 def choose(request: RunRequest, missing: tuple[Modality, ...]) -> Choice:

@@ -4,6 +4,7 @@ A segmenter of a seed of its own is trained on the training cases, exported, and
 images of a synthesiser's training. What was done before is found done; a killed one goes on.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,26 +52,34 @@ class CoupledRun:
     def training(self, splits: Path, export: Path, threads: int) -> list[str]:
         """Arguments of ``synth3d`` that train it, or go on with what a killed one left."""
         taught = (f"{COUPLING}.segmenter={export.resolve()}", *self.settings)
-        return self._asked(splits, taught, "--threads", str(threads_begun(self.folder, threads)))
+        count = str(threads_begun(self.folder, threads))
+        return self._asked(taught, "--splits", str(splits), "--threads", count)
 
-    def trial(self, splits: Path) -> list[str]:
-        """The same as a dry run, with a term that needs no teacher: what is wrong is told early."""
-        others = [one for one in self.settings if not one.startswith(f"{COUPLING}.")]
-        return self._asked(splits, (f"{COUPLING}.tumour=1", *others), "--dry-run")
+    def trial(self, *split: str) -> list[str]:
+        """Arguments of the same training with a term that needs no teacher.
 
-    def like(self) -> list[str]:
-        """A training of the same size whose split and teacher need not be there: for its cost.
-
-        What its teacher looks at comes on top.
+        What is wrong with it is told before the teacher is trained; what it takes is told without
+        what its teacher looks at. ``split``: ``--splits`` and the file, once there is one.
         """
-        words = self.trial(Path())
-        at = words.index("--splits")
-        return [word for word in (*words[:at], *words[at + 2 :]) if word != "--dry-run"]
+        others = [one for one in self.settings if not one.startswith(f"{COUPLING}.")]
+        return self._asked((f"{COUPLING}.tumour=1", *others), *split)
 
-    def _asked(self, splits: Path, settings: Sequence[str], *more: str) -> list[str]:
+    def ahead(self) -> dict[str, Sequence[str]]:
+        """The command as one reads it before, with SPLIT and EXPORT for what is not there yet →
+        arguments that take as long.
+        """
+        taught = (f"{COUPLING}.segmenter=EXPORT", *self.settings)
+        return {as_typed(self._asked(taught, "--splits", "SPLIT")): self.trial()}
+
+    def _asked(self, settings: Sequence[str], *more: str) -> list[str]:
         work = ["--work", str(self.folder.parents[1]), "--name", self.folder.name]
         named = [word for one in settings for word in ("--set", one)]
-        return [*self.asked, *work, "--splits", str(splits), *more, *named]
+        return [*self.asked, *work, *more, *named]
+
+
+def as_typed(arguments: Sequence[str]) -> str:
+    """A command of ``synth3d`` as one would type it."""
+    return shlex.join(["synth3d", *arguments])
 
 
 def coupled_run(
@@ -115,7 +124,7 @@ def train_coupled(
         if request.splits is None:
             make_folder(splits.parent)
             write_splits(splits, run.splits)
-        engines.synth3d(run.trial(splits))
+        engines.forecast(run.trial("--splits", str(splits)))
         steps.begin(
             f"training a segmenter of seed {task.seed}, which judges nothing, to teach "
             f"{run.folder.name}",
