@@ -11,7 +11,7 @@ from seg_eval.analysis.tables import ScoreTable
 from seg_eval.analysis.verdict import WEAK_DICE, Facts
 from seg_eval.arms import Arm
 from seg_eval.scoring import OFFICIAL, Conditions
-from synth3d.scoring import FEW_CASES, FEWEST_CENTRES, FEWEST_TRAININGS
+from synth3d.scoring import FEW_CASES, FEWEST_CENTRES, FEWEST_TRAININGS, Estimate
 
 FLOOR_VARIES = 0.1
 """Where the floor's Dice differs by more from training to training, its recovered share is luck."""
@@ -19,6 +19,10 @@ FLOOR_VARIES = 0.1
 SAME_MAE = 0.002
 """A synthetic brain this near the real one, each on its own scale, is the real one in other units:
 rounding to integers costs less, and synthesis at its best errs by five times as much."""
+
+
+HALF = 0.5
+"""Of the Dice that the missing sequence costs."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,29 @@ class Caveat:
 def remarks_on(facts: Facts) -> dict[str, str]:
     """What a good mean would hide, by region: those that stay lost, then those with nothing to win.
 
-    ``partly_lost``, ``mostly_lost``, ``harmed``, ``untold`` or ``free``.
+    ``worse``, ``nothing_back``, ``mostly_lost``, ``partly_lost``, ``open``, ``harmed``, ``untold``
+    or ``free``. How much comes back is said as far as its interval shows it.
     """
     lost, free = {}, {}
     for name, region in facts.regions.items():
-        if region.loses_much and region.recovery is not None:
-            lost[name] = "partly_lost" if region.recovery.value >= 0.5 else "mostly_lost"
-        elif name in facts.harmed:
+        if name in facts.harmed:
             lost[name] = "harmed"
+        elif region.gets_worse:
+            lost[name] = "worse"
+        elif region.loses_much and region.recovery is not None:
+            lost[name] = _shown(region.recovery)
         elif not region.defined:
             free[name] = "untold" if name in facts.untold else "free"
     return lost | free
+
+
+def _shown(recovery: Estimate) -> str:
+    """What is shown of how much comes back where much stays lost; half is what divides."""
+    if recovery.value <= 0:
+        return "nothing_back"
+    if recovery.high < HALF:
+        return "mostly_lost"
+    return "partly_lost" if recovery.low > 0 else "open"
 
 
 def of_copies(images: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> list[Caveat]:

@@ -274,8 +274,8 @@ def _about(
     about = {}
     for region, arms in found.items():
         lost, own = arms[floor], arms[name] if name else None
-        share, loss = (own.ratio, own.loss) if own else (None, None)
-        about[region] = RegionFacts(lost.gap, lost.reason, share, loss, arms["full"].arm)
+        share, loss, gain = (own.ratio, own.loss, own.gain) if own else (None, None, None)
+        about[region] = RegionFacts(lost.gap, lost.reason, share, loss, arms["full"].arm, gain)
     return about
 
 

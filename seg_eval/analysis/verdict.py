@@ -45,6 +45,7 @@ class RegionFacts:
         recovery: What the arm wins back of it; None where not measurable, or without an arm.
         loss: What stays lost against the real sequence; None without an arm.
         full: Mean Dice with every sequence real.
+        gain: What the arm brings against the blanked or thick channel; None without an arm.
     """
 
     gap: Estimate
@@ -52,11 +53,22 @@ class RegionFacts:
     recovery: Estimate | None = None
     loss: Estimate | None = None
     full: float = 1.0
+    gain: Estimate | None = None
 
     @property
     def defined(self) -> bool:
         """Whether the gap is measurable."""
         return self.no_ratio is None
+
+    @property
+    def gets_worse(self) -> bool:
+        """Whether the arm surely does harm here."""
+        return self.gain is not None and self.gain.high < 0
+
+    @property
+    def gets_much_worse(self) -> bool:
+        """Whether it does so by as much as must be named."""
+        return self.gain is not None and self.gain.high < 0 and self.gain.value <= -LARGE_LOSS
 
     @property
     def loses_much(self) -> bool:
@@ -140,10 +152,13 @@ class Facts:
 
     @property
     def harmed(self) -> list[str]:
-        """Regions that the floor does not lose, but the synthetic arm surely does."""
+        """Regions that the synthetic arm surely makes much worse than the floor does, and those
+        that the floor does not lose, but the arm does.
+        """
         return [
             name for name, region in self.regions.items()
-            if not region.defined and name not in self.untold and region.loses_much
+            if region.gets_much_worse
+            or (not region.defined and name not in self.untold and region.loses_much)
         ]  # fmt: skip
 
     @property

@@ -180,6 +180,13 @@ UNSURE_LOSS = RegionFacts(around(0.3), None, Estimate(0.7, 0.3, 1.1), around(0.0
 @pytest.mark.parametrize(
     ("found", "code"),
     [(region(share=0.2, loss=0.24), "mostly_lost"), (region(share=0.7, loss=0.09), "partly_lost"),
+     (region(share=-0.05, loss=0.3), "nothing_back"),
+     (replace(region(loss=0.15), recovery=Estimate(0.49, -0.81, 0.75)), "open"),
+     (replace(region(loss=0.15), recovery=Estimate(0.49, 0.2, 0.75)), "partly_lost"),
+     (replace(region(share=-0.1), gain=around(-0.03)), "worse"),
+     (replace(WIDE, gain=around(-0.04)), "worse"),
+     (replace(region(share=-0.3, loss=0.4), gain=around(-0.09)), "harmed"),
+     (replace(WIDE, gain=around(-0.07)), "harmed"), (replace(WIDE, gain=around(0.1)), "untold"),
      (UNSURE_LOSS, None), (region(0.001, defined=False), "free"), (WIDE, "untold"),
      (region(0.001, loss=0.08, defined=False), "harmed")],
 )  # fmt: skip

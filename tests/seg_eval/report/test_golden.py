@@ -104,6 +104,16 @@ def poor(rivals=(), floor=0.3, arm="sr", **more):
 
 
 FREE = {"WT": region(0.004, defined=False), "ET": region(-0.001, defined=False)}
+REMARKS = (
+    "worse",
+    "nothing_back",
+    "mostly_lost",
+    "partly_lost",
+    "open",
+    "harmed",
+    "untold",
+    "free",
+)
 WIDE = RegionFacts(Estimate(0.3, -0.01, 0.6), "gap_may_be_zero")
 UNBOUNDED = RegionFacts(around(0.3), None, Estimate(0.8, 0.5, math.inf), around(0.01))
 CHEAP = ("boosted", 0.05)
@@ -183,11 +193,13 @@ def judgeable(draw):
     for name in draw(st.lists(st.sampled_from(["WT", "TC", "ET"]), min_size=1, unique=True)):
         loss = around(draw(st.floats(-0.1, 0.4)), 0.01)
         if draw(st.booleans()):
-            share = around(draw(st.floats(-1, 2)), 0.1)
-            regions[name] = RegionFacts(around(draw(st.floats(0.02, 0.5))), None, share, loss)
+            share, gap = around(draw(st.floats(-1, 2)), 0.1), around(draw(st.floats(0.02, 0.5)))
+            gain = around(share.value * gap.value, draw(st.sampled_from([0.01, 0.2])))
+            regions[name] = RegionFacts(gap, None, share, loss, gain=gain)
         else:
             gap = around(draw(st.floats(-0.1, 0.1)), 0.15)
-            regions[name] = RegionFacts(gap, "gap_may_be_zero", None, loss)
+            gain = around(draw(st.floats(-0.2, 0.2)), 0.05)
+            regions[name] = RegionFacts(gap, "gap_may_be_zero", None, loss, gain=gain)
     rivals = [
         Rival(kind, kind, around(*draw(lead)), 0.8)
         for kind in dict.fromkeys((floor_of(degraded), *tried))
@@ -387,7 +399,7 @@ OTHERS = (
     ("orientation", {"known": True, "tilt": None}),
     ("orientation", {"known": True, "tilt": 20.0}),
     ("orientation", {"known": False, "tilt": None}),
-    *(("remark", {"code": code}) for code in ("partly_lost", "mostly_lost", "harmed", "untold")),
+    *(("remark", {"code": code}) for code in REMARKS),
     ("settle", {"needs": ["a", "b", "c"]}),
     ("need_lead", {"count": {"patients": 1200}, "label": "ridge"}),
     ("need_lead", {"count": {"patients": None}, "label": "ridge"}),
