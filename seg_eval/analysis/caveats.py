@@ -73,6 +73,17 @@ def of_copies(images: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> list[
     return found
 
 
+def of_twins(images: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> list[Caveat]:
+    """Synthetic arms with the same image scores in every case, so with the same pictures."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for arm in arms:
+        mine = [row for row in images if row["arm"] == arm.name]
+        if mine and arm.about.group == "synthesis":
+            scores = sorted(str({**row, "arm": "", "replicate": ""}) for row in mine)
+            alike.setdefault(tuple(scores), []).append(arm.name)
+    return [Caveat("same_pictures", {"names": names}) for names in alike.values() if names[1:]]
+
+
 def of_sample(table: ScoreTable, centres: Mapping[str, str]) -> list[Caveat]:
     """Few patients, trainings, folds or centres; ``centres`` of cases whose folds are clusters."""
     found, patients = [], len(set(table.patients))

@@ -21,6 +21,7 @@ from seg_eval.analysis.caveats import (
     of_copies,
     of_regions,
     of_sample,
+    of_twins,
     of_voxels,
 )
 from seg_eval.analysis.comparisons import (
@@ -179,6 +180,7 @@ def summarise(
     figures["intervals"] |= _sizes(table)
     caveats = [
         *of_copies(images, arms),
+        *of_twins(images, arms),
         *of_sample(table, question.centres),
         *of_regions(regions, floor, question.empty),
         *of_contrast(arms, question.missing),

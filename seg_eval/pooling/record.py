@@ -105,7 +105,7 @@ def _of_plan(fold: Fold, centres: Mapping[str, str]) -> list[str]:
     question = Question(*about, **more, centres=mine)
     found = summarise(fold.scores, fold.images, question).caveats
     rows = {say(caveat.code, **caveat.figures) for caveat in found}
-    few = [arm.name for arm in arms if arm.about.is_synthesis
+    few = [arm.name for arm in arms if fold.runs(arm.name)
            and len(fold.replicates.get(arm.name, (arm.name,))) < FEWEST_TRAININGS]  # fmt: skip
     rows |= {say("these_weights", names=few)} if few else set()
     return [warning for warning in fold.summary["warnings"] if warning not in rows]

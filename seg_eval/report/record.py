@@ -59,9 +59,10 @@ def _of_chance(plan: Plan) -> list[Caveat]:
     found, untold = [], [case.name for case in plan.cohort.test if not case.centre]
     if 0 < len(untold) < len(plan.cohort.test):
         found.append(Caveat("untold_centres", {"cases": untold}))
-    few = [name for name, each in plan.groups.items() if len(each) < FEWEST_TRAININGS]
-    if weights := [arm.name for arm in plan.judged if arm.name in few and arm.about.is_synthesis]:
-        found.append(Caveat("these_weights", {"names": weights}))
+    few = [arm for arm in plan.judged if len(plan.groups[arm.name]) < FEWEST_TRAININGS]
+    ours = [arm for arm in few if isinstance(arm.source, SynthesisRun)]
+    if own := [arm.name for arm in ours if arm.about.is_synthesis]:
+        found.append(Caveat("these_weights", {"names": own}))
     return found
 
 

@@ -106,6 +106,20 @@ def test_a_real_sequence_that_is_called_synthetic_is_warned_of(make_scores, make
     assert not warned(0.0, "plumbing")  # which is the real one, and says so
 
 
+@pytest.mark.parametrize(("theirs", "warned"), [(0.03, True), (0.031, False), (None, False)])
+def test_one_synthesiser_under_two_names_is_warned_of(make_scores, make_summary, theirs, warned):
+    rows = make_scores(cases=4)
+    images = [
+        {"arm": arm, "case": row.case, "patient": row.case, "modality": "t2f", "seed": None}
+        | dict.fromkeys(IMAGE_SCORES, 0.9) | {"mae_brain@own-scale": error}
+        for row in rows[:1]
+        for arm, error in ((PRIMARY, 0.03), ("other-tool", theirs), ("plumbing", 0.03))
+    ]  # fmt: skip
+    told = [text for text in make_summary(rows, images)["warnings"] if "same pictures" in text]
+    assert bool(told) == warned
+    assert all("other-tool" in text and "plumbing" not in text for text in told)
+
+
 def test_no_sentence_is_about_a_region_that_no_case_has(first_screen):
     levels = {"WT": (0.8, 0.6, 0.65, 0.75), "TC": (0.8, 0.7, 0.7, 0.78), "ET": (1, 0, 0, 1)}
     for empty in ("brats", "skip"):

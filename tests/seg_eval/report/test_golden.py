@@ -353,6 +353,7 @@ OTHERS = (
     ("without_region", {"region": "ET", "cases": ["a"], "empty": "brats"}),
     ("without_region", {"region": "ET", "cases": ["a", "b"], "empty": "skip"}),
     ("weak_segmenter", {"region": "ET", "dice": 0.4}),
+    ("same_pictures", {"names": ["ours", "theirs"]}),
     ("copies_of_real", {"arm": "theirs", "cases": ["a", "b"]}),
     ("real_is_worse", {"region": "ET", "floor": "zero", "without": 0.8, "real": 0.5}),
     ("real_is_worse", {"region": "ET", "floor": "degraded", "without": 0.8, "real": 0.5}),
