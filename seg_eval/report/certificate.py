@@ -144,10 +144,13 @@ def certify(
     synthetic = {arm["name"] for arm in arms if arm["group"] == "synthesis"}
     pair = best_two(summary, synthetic) or {}
     told = [pair[end] for end in ("arm", "against") if pair]
-    shown = [floor, head["primary"], *told, "full", head["rival"], better]
+    rival = head["rival"]
+    if head["primary"] is None:  # what was tried is shown, whatever it is worth
+        rival = rival or summary["regions"][main_region(summary["regions"])]["best_cheap"]
+    shown = [floor, head["primary"], *told, "full", rival, better]
     names = list(dict.fromkeys(name for name in shown if name))
     part = dict.fromkeys(told, "other")
-    part |= {better: "likely" if head["hint"] else "better", head["rival"]: "rival"}
+    part |= {better: "likely" if head["hint"] else "better", rival: "rival"}
     part |= {head["primary"]: "filled", "full": "full", floor: floor}
     roles = {name: part[name] for name in names}
     wide, narrow = (

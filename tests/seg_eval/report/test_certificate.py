@@ -37,6 +37,16 @@ def first_screen(make_summary):
     return show
 
 
+@pytest.mark.parametrize("lost", [0.3, 0.0])
+def test_without_a_synthesiser_the_first_screen_shows_what_was_tried(make_summary, lost):
+    rows = [
+        make_score(f"P{case}", arm, 0, "WT", 0.8 - lost * (arm != "full") + 0.01 * (case % 3))
+        for case in range(4) for arm in ("full", "zero", "copy")
+    ]  # fmt: skip
+    screen = describe(make_summary(rows, regions=("WT",)), rows, [])["certificate"]
+    assert any("copy" in head for head in screen["regions"]["heads"])
+
+
 def numbers(summary):
     words = summary["headline"]["sentence"].split()
     return [float(word.strip(",:;")) for word in words if word[0].isdigit()]
