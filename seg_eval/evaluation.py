@@ -59,6 +59,7 @@ from synth3d.cohort import write_splits
 from synth3d.console import Steps, answer, conclude, duration, event, manner
 from synth3d.errors import InputError
 from synth3d.files import (
+    claim,
     lock,
     make_folder,
     place,
@@ -257,7 +258,10 @@ def pool_experiments(
 
 
 def _cross_validate(request: RunRequest, engines: Engines, words: str) -> Outcome:
-    """An experiment for each fold, and one certificate of all; what is done is not done again."""
+    """An experiment for each fold, and one certificate of all; what is done is not done again.
+
+    Other processes of the same command take other folds; each waits for all.
+    """
     plan, parent = folded_plan(request), request.work / "eval"
     asked, out = requests_of(request, plan), place(request.work / "eval", plan.name)
     refuse_taken(out, {str(fold.name): parent / str(fold.name) for fold in asked})
@@ -267,20 +271,43 @@ def _cross_validate(request: RunRequest, engines: Engines, words: str) -> Outcom
         answer(folds_in_words(told))
         return Outcome(out, 0)
     plan.write()
-    done = []
-    for number, fold in enumerate(asked, 1):
-        print(f"fold {number} of {len(asked)}, split {plan.files[number - 1]}")
-        if own := own_run(request, plan, number):
-            run, training = own
-            if training:
-                print(f"training the synthesiser of fold {number}: {run}")
-                engines.synth3d(training)
-            if not (run / "done.json").is_file():
-                raise InputError(f"training left no finished run in {run}")
-            fold = replace(fold, run=(run,))
-        done.append(evaluate(fold, engines, words))
-    found = pool_experiments([each.folder for each in done], request.work, plan.name, words)
-    return replace(found, code=max(found.code, *(each.code for each in done)))
+    done: dict[int, Outcome] = {}
+    for wait in (False, True):  # first what nobody else does, then what others have not ended
+        for number, fold in enumerate(asked, 1):
+            if number in done:
+                continue
+            if wait:
+                print(f"waiting for fold {number}")
+            with claim(plan.files[number - 1].with_suffix(".lock"), wait) as ours:
+                if ours:
+                    done[number] = _judge_fold(request, plan, number, fold, engines, words)
+                else:
+                    print(f"fold {number} of {len(asked)}: another process works on it")
+    folders = [done[number].folder for number in sorted(done)]
+    with claim(plan.files[0].with_name("pool.lock"), wait=True):
+        found = pool_experiments(folders, request.work, plan.name, words)
+    return replace(found, code=max(found.code, *(each.code for each in done.values())))
+
+
+def _judge_fold(
+    request: RunRequest,
+    plan: FoldedPlan,
+    number: int,
+    fold: RunRequest,
+    engines: Engines,
+    words: str,
+) -> Outcome:
+    """The experiment of one fold, from 1, with its synthesiser trained first if need be."""
+    print(f"fold {number} of {len(plan.files)}, split {plan.files[number - 1]}")
+    if own := own_run(request, plan, number):
+        run, training = own
+        if training:
+            print(f"training the synthesiser of fold {number}: {run}")
+            engines.synth3d(training)
+        if not (run / "done.json").is_file():
+            raise InputError(f"training left no finished run in {run}")
+        fold = replace(fold, run=(run,))
+    return evaluate(fold, engines, words)
 
 
 def _fold_ahead(

@@ -1,6 +1,8 @@
 """``seg_eval run --cross-validate``: each patient is judged once, by networks that never saw it."""
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from seg_eval.pooling.cross_validation import draw_folds
 from synth3d.cohort import Case
 from synth3d.console import speaking
 from synth3d.errors import InputError
-from tests.seg_eval.conftest import NAMES
+from tests.seg_eval.conftest import NAMES, FakeMachines
 from tests.seg_eval.pooling.conftest import asked
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
@@ -104,6 +106,36 @@ def test_a_killed_one_goes_on_and_a_finished_one_does_nothing_again(
     evaluate(request, machines.engines())
     assert {"train", "predict", "complete"}.isdisjoint(machines.log)
     assert read_summary(work / "eval" / "cv") | spent == first | spent
+
+
+def test_processes_of_the_same_command_share_the_folds(
+    toy_cohort, tmp_path, machines, monkeypatch, capsys
+):
+    work, real = tmp_path / "work", machines.synth3d
+    request = asked(work, toy_cohort, cross_validate=2)
+    other, ended = FakeMachines(), threading.Event()
+    second = threading.Thread(
+        target=lambda: (evaluate(request, other.engines()), ended.set()), daemon=True
+    )
+
+    def slow(arguments):
+        """While the first fold is trained here, the other process does the second one."""
+        if arguments[0] == "train" and not second.is_alive():
+            second.start()
+            deadline = time.monotonic() + 60
+            while not (work / "eval" / "cv-fold2" / "summary.json").is_file():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert not ended.wait(0.2)  # it waits for the first one
+        real(arguments)
+
+    monkeypatch.setattr(machines, "synth3d", slow)
+    assert evaluate(request, machines.engines()).code == 0
+    assert ended.wait(60)
+    assert (machines.log.count("train"), other.log.count("train")) == (1, 1)
+    tested = read_summary(work / "eval" / "cv")["config"]["test"]
+    assert sorted(tested) == sorted(NAMES)
+    assert "another process works on it" in capsys.readouterr().out
 
 
 def test_the_built_in_phantoms_are_cut_into_folds_as_well(tmp_path, machines):
