@@ -37,9 +37,9 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Losses against steps on the left, validation PSNR and SSIM on the right."""
+    """Losses against steps, then validation PSNR and SSIM, each by its own scale."""
     plt = _pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), constrained_layout=True)
+    figure, (left, *right) = plt.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
     losses = [line for line in log if "loss" in line]
     names = sorted({name for line in losses for name in line["loss"]})
     for name, colour, dash in zip(names, cycle(COLOURS), cycle(DASHES), strict=False):
@@ -51,17 +51,11 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     if names:
         left.legend(frameon=False)
     checks = [line for line in log if "validation" in line]
-    if checks:
-        steps = [line["step"] for line in checks]
-        for axis, name, unit, mark, colour in (
-            (right, "psnr", " (dB)", "o-", BLUE), (right.twinx(), "ssim", "", "s--", ORANGE)
-        ):  # fmt: skip
-            axis.plot(
-                steps, [each["validation"][name] for each in checks], mark, color=colour, ms=4
-            )
-            axis.set_ylabel(f"{name.upper()} in the brain{unit}", color=colour)
-    right.set(title="validation, whole volumes", xlabel="step")
-    for axis in (left, right):
+    steps = [line["step"] for line in checks]
+    for axis, name, unit in zip(right, ("psnr", "ssim"), (" (dB)", ""), strict=True):
+        axis.plot(steps, [each["validation"][name] for each in checks], "o-", color=BLUE, ms=4)
+        axis.set(title=f"validation: {name.upper()} in the brain{unit}", xlabel="step")
+    for axis in (left, *right):
         axis.grid(alpha=0.25)
     _save(figure, path)
 

@@ -65,6 +65,14 @@ def test_a_dollar_in_a_name_begins_no_formula(tmp_path, drawn):
     assert len(drawn) == 3
 
 
+def test_two_validation_scores_never_lie_on_one_another(tmp_path, drawn):
+    scores = [{"psnr": 19.3, "ssim": 0.76}, {"psnr": 19.7, "ssim": 0.79}]
+    log = [{"step": s, "validation": each} for s, each in zip((200, 400), scores, strict=True)]
+    draw_curves(log, tmp_path / "curves.png")
+    lines = [axis.get_lines() for axis in drawn[-1].axes]
+    assert [len(each) for each in lines] == [0, 1, 1]
+
+
 def test_curves_are_drawn_from_a_log_with_and_without_validation(tmp_path):
     losses = [{"step": s, "loss": {"l1": 9.0 / s, "critic": 0.3}} for s in (10, 20)]
     check = {"step": 20, "validation": {"psnr": 20.0, "ssim": 0.8, "mae": 0.1}}
