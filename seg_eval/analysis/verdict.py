@@ -178,9 +178,21 @@ class Facts:
 
     @property
     def surely_ahead(self) -> bool:
-        """Whether the arm is surely ahead of the floor and, if there is one, of every cheap arm."""
-        least = [rival.ahead.low for rival in (self.floor, self.cheap) if rival]
-        return min(least) > 0
+        """Whether the arm is surely ahead of the floor and of every cheap arm."""
+        return all(rival.ahead.low > 0 for rival in (self.floor, *self.all_cheap))
+
+    @property
+    def all_cheap(self) -> list[Rival]:
+        """Every rival that no network is trained for."""
+        return [rival for rival in self.rivals if rival.about.is_cheap]
+
+    @property
+    def contender(self) -> Rival | None:
+        """The strongest cheap arm of those that the arm is not surely ahead of, if there are any;
+        else the strongest one.
+        """
+        open_ = [rival for rival in self.all_cheap if rival.ahead.low <= 0]
+        return min(open_, key=lambda rival: rival.ahead.value, default=self.cheap)
 
     def best(self, wanted: Callable[[ArmKind], bool]) -> Rival | None:
         """The strongest rival of the kinds that are ``wanted``."""
@@ -226,12 +238,6 @@ class Verdict:
         worth_if_frozen: The same, as if no segmenter could be trained anew.
         better: The arm to prefer; none with few patients.
         advice: What to do.
-        cheap: The best cheap rival, or the floor for want of one.
-        outcome: Against ``cheap``: ``wins`` and ``loses`` are sure, ``leads`` and ``trails`` not;
-            with few patients nothing is.
-        follows: From that: ``worth_it``, ``no_cheap_rival``, ``not_above_floor`` or ``harms`` of an
-            arm that wins; else ``more_cases``, ``cheaper_will_do`` or ``not_worth_it``. With few
-            patients ``more_cases``.
         finding: All of it in one word, which the sentence tells; "" with few patients, and
             where nothing was compared.
         in_enough: What the same intervals would decide in enough patients; None where there are
@@ -244,9 +250,6 @@ class Verdict:
     worth_if_frozen: Worth
     better: Rival | None = None
     advice: Advice | None = None
-    cheap: Rival | None = None
-    outcome: str = ""
-    follows: str = ""
     finding: Finding = ""
     in_enough: "Verdict | None" = None
 
@@ -267,6 +270,13 @@ class Verdict:
         if self.finding in ("retrained_better", "segmenter_better", *LOSES_TO_CHEAP):
             return self.better
         return self.facts.floor if self.finding else None
+
+    @property
+    def beside(self) -> Rival | None:
+        """Whose mean Dice tells the finding: the better arm's, or that of the strongest rival."""
+        if self.finding in ("ahead", "lead_unproven", "lag_unproven"):
+            return self.facts.contender
+        return self.better if self.finding == "other_synthesis" else self.against
 
 
 def judge(facts: Facts) -> Verdict:
@@ -291,7 +301,6 @@ def _decide_upon(facts: Facts) -> Verdict:
         advice = Advice("use", did_better) if did_better else None
         return Verdict(facts, "no_synthesis", "unclear", "unclear", advice=advice)
     frozen, worth, better = decide(facts)
-    outcome, follows = _hold_against(facts)
     return Verdict(
         facts,
         "compared",
@@ -299,26 +308,22 @@ def _decide_upon(facts: Facts) -> Verdict:
         frozen,
         better,
         advice=_advise(facts, frozen, better),
-        cheap=facts.cheap or facts.floor,
-        outcome=outcome,
-        follows=follows,
         finding=_find(facts, frozen, better),
     )
 
 
 def decide(facts: Facts) -> tuple[Worth, Worth, Rival | None]:
     """Worth with a frozen segmenter, worth altogether, and the arm to prefer, if any."""
-    floor, cheap = facts.floor, facts.cheap
     if facts.is_hint:
         return "unclear", "unclear", None
     surely = [r for r in facts.rivals if r.ahead.high < 0]
     better = min(surely, key=lambda r: r.ahead.value, default=None)
-    as_good = [rival for rival in (floor, cheap) if rival and rival.suffices]
+    as_good = [rival for rival in (facts.floor, *facts.all_cheap) if rival.suffices]
     frozen: Worth = "unclear"
     if as_good:
         better = better or min(as_good, key=lambda r: r.ahead.value)
         frozen = "unclear" if better.about.group == "synthesis" else "no"
-    elif cheap and facts.surely_ahead and not facts.harmed:
+    elif facts.cheap and facts.surely_ahead and not facts.harmed:
         frozen = "yes"
     worth: Worth = "no" if any(does_without(rival.about) for rival in surely) else frozen
     if worth == "no" and better and better.about.needs_synthesis:
@@ -351,9 +356,9 @@ def _find_open(facts: Facts) -> Finding:
         return "gain_unproven" if lead.value > 0 else "harm_unproven"
     if facts.harmed:
         return "region_harmed"
-    if facts.cheap is None:
+    if facts.contender is None:
         return "no_cheap_rival"
-    return "lead_unproven" if facts.cheap.ahead.value > 0 else "lag_unproven"
+    return "lead_unproven" if facts.contender.ahead.value > 0 else "lag_unproven"
 
 
 def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
@@ -378,21 +383,3 @@ def _advise(facts: Facts, frozen: Worth, better: Rival | None) -> Advice:
     if better is facts.floor:
         return Advice("leave_blank")
     return Advice("use" if better.ahead.high < 0 else "will_do", better)
-
-
-def _hold_against(facts: Facts) -> tuple[str, str]:
-    """``outcome`` and ``follows`` of a :class:`Verdict`."""
-    against = facts.cheap or facts.floor
-    lead = against.ahead
-    if facts.is_hint:
-        return "leads" if lead.value > 0 else "trails", "more_cases"
-    if lead.high < 0:
-        return "loses", "not_worth_it"
-    if lead.low <= 0 or against.suffices:
-        told = "cheaper_will_do" if against.suffices else "more_cases"
-        return "leads" if lead.value > 0 else "trails", told
-    if facts.cheap is None:
-        return "wins", "no_cheap_rival"
-    if facts.floor.ahead.low <= 0 or facts.floor.suffices:
-        return "wins", "not_above_floor"
-    return "wins", "harms" if facts.harmed else "worth_it"

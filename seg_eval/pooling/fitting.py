@@ -9,6 +9,9 @@ from seg_eval.arms import settings_of
 from seg_eval.pooling.fold import Fold
 from synth3d.errors import InputError
 
+TEACHER = "train.coupling.segmenter_sha256"
+"""The setting that says by whose weights a run was taught."""
+
 ALIKE = {
     "missing": "the missing sequence", "degraded": "the thick slices", "data": "the cohort",
     "preset": "--preset", "segmenter": "--segmenter", "seeds": "--seeds", "empty": "--empty",
@@ -170,8 +173,9 @@ def _settings_apart(
 
 
 def _settings(run: Path) -> dict[str, Any] | None:
-    """None where the run is gone."""
+    """Without its teacher, of which each fold has its own; None where the run is gone."""
     try:
-        return settings_of(run)
+        told = settings_of(run)
     except InputError:
         return None
+    return {key: value for key, value in told.items() if key != TEACHER}

@@ -92,7 +92,7 @@ def headline_of(
         synthetic: Names of the synthetic arms.
     """
     facts, pointed = verdict.facts, verdict.in_enough or verdict
-    cheap = pointed.cheap or (pointed.advice.arm if pointed.advice else None)
+    cheap = pointed.facts.cheap or (pointed.advice.arm if pointed.advice else None)
     meant = pointed.advice.arm if pointed.advice else None
     head = {
         "worth": verdict.worth,
@@ -170,7 +170,7 @@ def _needed(summary: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
     """What would settle an open question, most wanted first; nothing where it is settled."""
     head, config = summary["headline"], summary["config"]
     check = summary["plumbing"]
-    if head["worth"] != "unclear" or (check and not check["passed"]):
+    if head["worth"] != "unclear" or head["better"] or (check and not check["passed"]):
         return []
     found, kinds = [], {arm["kind"] for arm in summary["arms"]}
     regions = summary["regions"].values()
@@ -180,7 +180,8 @@ def _needed(summary: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
     if patients < FEW_CASES:
         found.append(say("need_patients", enough=FEW_CASES, patients=patients))
     elif (count := _patients_for_a_lead(summary)) and count["rival"]:
-        found.append(say("need_lead", count=count, label=labels[count["rival"]]))
+        label = labels[count["rival"]]
+        found.append(say("need_lead", count=count, here=patients, label=label))
     few_seeds = len(config["seeds"]) < FEWEST_TRAININGS
     if not config["segmenter"] and few_seeds and "folds" not in summary["intervals"]:
         found.append(say("need_trainings", least=FEWEST_TRAININGS, seeds=len(config["seeds"])))

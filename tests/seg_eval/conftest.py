@@ -257,7 +257,8 @@ class FakeMachines:
         name = f"ScheduledTrainer__cpu-small-seed{seed}__3d_fullres"
         said = {"seed": seed, "origin": name, "cases": None}
         said["cases"] = sorted(case.name for case in self.tasks[-1].cohort.train)
-        said |= {"weights_sha256": f"{seed:064}", "checkpoint_sha256": f"{seed + 1:064}"}
+        weights = hashlib.sha256(repr((seed, said["cases"])).encode()).hexdigest()
+        said |= {"weights_sha256": weights, "checkpoint_sha256": weights[::-1]}
         out.mkdir(exist_ok=True)
         (out / "about.json").write_text(json.dumps(said))
         return out
@@ -289,6 +290,12 @@ class FakeMachines:
             data = Path(options.get("--data", work / "phantom"))
             weights = hashlib.sha256(run.name.encode()).hexdigest()
             made = _write_run(run, data, split=split, weights_sha256=weights)
+            for path in taught:
+                sha = json.loads(path.read_text())["weights_sha256"]
+                settings = json.loads((made / "config.json").read_text())
+                about = {"segmenter": str(path.parent), "segmenter_sha256": sha}
+                settings["train"] = settings.get("train", {}) | {"coupling": about}
+                (made / "config.json").write_text(json.dumps(settings))
             if how := options.get("--degraded"):
                 restores(made, [int(by) for by in how.split("=")[1].split(",")])
         elif command == "complete":

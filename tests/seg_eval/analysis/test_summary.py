@@ -161,15 +161,15 @@ def test_a_score_that_some_cases_lack_is_averaged_over_the_others_and_plain_json
 
 
 @pytest.mark.parametrize(
-    ("means", "decision", "outcome"),
-    [({}, ("yes", None), "wins"), ({"agi": 0.5}, ("no", "ridge"), "loses"),
-     ({"agi": 0.6}, ("no", "ridge"), "trails"), ({"zero": 0.9}, ("nothing to win", None), "")],
+    ("means", "decision", "finding"),
+    [({}, ("yes", None), "ahead"), ({"agi": 0.5}, ("no", "ridge"), "cheap_better"),
+     ({"agi": 0.6}, ("no", "ridge"), "no_better"), ({"zero": 0.9}, ("nothing to win", None), "")],
 )  # fmt: skip
-def test_synthesis_is_judged_by_its_means(means, decision, outcome):
+def test_synthesis_is_judged_by_its_means(means, decision, finding):
     findings = find_means(cases=15, **means)
     (verdict,) = findings.verdicts
     assert (verdict.worth, verdict.better and verdict.better.name) == decision
-    assert (verdict.facts.arm, verdict.outcome) == ("agi", outcome)
+    assert (verdict.facts.arm, verdict.finding) == ("agi", finding)
     has_gap = "zero" not in means
     recovered = findings.figures["regions"]["WT"]["arms"]["agi"]["recovery"]
     assert (recovered is not None) == has_gap

@@ -65,7 +65,7 @@ def codes(verdict):
 def test_without_a_measurable_loss_nothing_is_compared(regions, reason, worth):
     verdict = judge(facts(rival("copy", 0.1), regions=regions))
     assert (verdict.reason, decided(verdict)) == (reason, (worth, worth, None))
-    assert verdict.cheap is None
+    assert verdict.finding == ""
     assert judge(facts(regions=regions, patients=6)).worth != "nothing to win"
 
 
@@ -131,7 +131,6 @@ def test_what_is_worth_it_and_what_is_advised(rivals, decision, advice):
 def test_synthesis_that_is_not_surely_above_blanking_wins_nothing(lead, finding, decision):
     verdict = judge(facts(rival("copy", 0.05), zero=rival("zero", lead)))
     assert (verdict.finding, decided(verdict)) == (finding, decision)
-    assert verdict.follows == ("worth_it" if finding == "ahead" else "not_above_floor")
 
 
 def test_a_rival_that_may_be_ahead_is_not_preferred_to_one_that_surely_is():
@@ -162,8 +161,7 @@ def test_badge_sentence_and_advice_come_from_one_decision(rivals, floor, patient
     assert verdict.likely == enough.worth
     if patients < 15:
         assert decided(verdict) == ("unclear", "unclear", None)
-        assert (codes(verdict), verdict.follows) == (["more_cases"], "more_cases")
-        assert verdict.outcome in ("leads", "trails")
+        assert codes(verdict) == ["more_cases"]
     if verdict.worth_if_frozen != "yes":
         assert not said.code.startswith("worth_it")
     if said.code.startswith("worth_it"):
@@ -171,7 +169,12 @@ def test_badge_sentence_and_advice_come_from_one_decision(rivals, floor, patient
         assert all(each.ahead.low > 0 for each in [*cheap, verdict.facts.floor])
     if verdict.worth_if_frozen == "no":
         assert any(each.suffices for each in verdict.facts.rivals)
-    assert (verdict.follows == "worth_it") == (verdict.worth_if_frozen == "yes")
+        assert enough.finding not in ("ahead", "lead_unproven", "no_cheap_rival")
+    if enough.finding in ("lead_unproven", "lag_unproven"):
+        assert enough.worth_if_frozen == "unclear"
+        assert enough.beside.ahead.low <= 0 < enough.beside.ahead.high
+    if enough.finding == "ahead":
+        assert enough.worth_if_frozen == "yes"
 
 
 UNSURE_LOSS = RegionFacts(around(0.3), None, Estimate(0.7, 0.3, 1.1), around(0.06, 0.1))
@@ -198,7 +201,7 @@ def test_what_a_good_mean_would_hide_is_remarked(found, code):
     assert remarks == (told if code else [free])  # what stays lost comes first
     assert (verdict.worth == "yes") == (code != "harmed")
     if code == "harmed":
-        assert (codes(verdict), verdict.follows) == (["mixed"], "harms")
+        assert (codes(verdict), verdict.finding) == (["mixed"], "region_harmed")
 
 
 @pytest.mark.parametrize("unsure", ["the floor", "a cheap arm"])
@@ -211,14 +214,23 @@ def test_who_is_not_surely_ahead_is_not_said_to_win_in_some_regions(unsure):
 
 
 @pytest.mark.parametrize(
-    ("lead", "outcome", "follows"),
-    [(0.05, "wins", "worth_it"), (0.005, "leads", "cheaper_will_do"),
-     (-0.005, "trails", "cheaper_will_do"), (-0.05, "loses", "not_worth_it")],
-)  # fmt: skip
-def test_each_synthetic_arm_stands_against_the_best_cheap_rival(lead, outcome, follows):
+    ("lead", "finding"),
+    [(0.05, "ahead"), (0.005, "lead_too_small"), (-0.005, "no_better"), (-0.05, "cheap_better")],
+)
+def test_each_synthetic_arm_stands_beside_the_best_cheap_rival(lead, finding):
     verdict = judge(facts(rival("ridge", lead), rival("copy", lead + 0.1)))
     open_ = judge(facts(rival("ridge", lead, 0.2), rival("copy", lead + 0.1)))
-    assert (open_.outcome, open_.follows) == ("leads" if lead > 0 else "trails", "more_cases")
-    assert (verdict.cheap.name, verdict.outcome, verdict.follows) == ("ridge", outcome, follows)
+    assert open_.finding == ("lead_unproven" if lead > 0 else "lag_unproven")
+    assert (verdict.beside.name, verdict.finding) == ("ridge", finding)
     alone = judge(facts())
-    assert (alone.cheap.name, alone.outcome, alone.follows) == ("zero", "wins", "no_cheap_rival")
+    assert (alone.beside.name, alone.finding) == ("zero", "no_cheap_rival")
+
+
+def test_a_cheap_arm_that_surely_does_better_is_not_hidden_by_one_that_may():
+    noisy, better = rival("copy", -0.05, 0.2), rival("ridge", -0.04, 0.01)
+    verdict = judge(facts(noisy, better))
+    assert (verdict.worth, verdict.finding, verdict.better) == ("no", "cheap_better", better)
+    # Nor is a win told where one of them may do better.
+    verdict = judge(facts(rival("ridge", 0.04), rival("copy", 0.06, 0.2)))
+    assert (verdict.worth, verdict.finding) == ("unclear", "lead_unproven")
+    assert verdict.beside.name == "copy"

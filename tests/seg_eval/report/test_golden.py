@@ -224,10 +224,14 @@ def dice_of(verdict):
     return {"region": name, "real": 0.9, "against": max(other, 0), "filled": max(filled, 0)}
 
 
+def badge_of(verdict):
+    head = {"worth": verdict.worth, "likely": verdict.likely, "primary": verdict.facts.arm}
+    return say("badge", head=head | {"better": verdict.better and verdict.better.name})
+
+
 def told(verdict):
     """The badge and the sentence of a verdict."""
-    head = {"worth": verdict.worth, "likely": verdict.likely, "primary": verdict.facts.arm}
-    return say("badge", head=head), say("headline", v=verdict, dice=dice_of(verdict))
+    return badge_of(verdict), say("headline", v=verdict, dice=dice_of(verdict))
 
 
 @settings(max_examples=400)
@@ -244,7 +248,9 @@ def test_a_verdict_is_one_short_sentence_that_agrees_with_its_badge(facts):
               "another synth", "falls in", "may do")  # fmt: skip
     doubtful = [words for words in doubts if words in sentence]
     retrained = verdict.better is not None and verdict.better.about.needs_synthesis
-    assert badge.startswith(("Not proven", "Synthesis not tested")) == (verdict.worth == "unclear")
+    is_open = badge.startswith(("Not proven", "Synthesis not tested", "Another way"))
+    assert is_open == (verdict.worth == "unclear")
+    assert badge.startswith("Another way") == (is_open and verdict.better is not None)
     assert bool(doubtful) == (verdict.worth == "unclear") or retrained
     if badge == "Worth it":
         assert "clearly ahead" in sentence or retrained
@@ -402,8 +408,8 @@ OTHERS = (
     ("orientation", {"known": False, "tilt": None}),
     *(("remark", {"code": code}) for code in REMARKS),
     ("settle", {"needs": ["a", "b", "c"]}),
-    ("need_lead", {"count": {"patients": 1200}, "label": "ridge"}),
-    ("need_lead", {"count": {"patients": None}, "label": "ridge"}),
+    ("need_lead", {"count": {"patients": 1200}, "here": 20, "label": "ridge"}),
+    ("need_lead", {"count": {"patients": None}, "here": 20, "label": "ridge"}),
     ("need_synthesis", {}),
     ("need_segmenter", {}),
     ("need_cheap", {}),
