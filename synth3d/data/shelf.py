@@ -33,6 +33,7 @@ class Facts:
     Attributes:
         scales: How each volume came from scanner units.
         looks: What :func:`synth3d.data.looks` found.
+        skull: Whether more than a brain is shown.
         own: Its own grid.
         reading: How its label was read; None without one.
         nbytes: Of the entry.
@@ -40,6 +41,7 @@ class Facts:
 
     scales: dict[str, Scale]
     looks: np.ndarray | None
+    skull: bool
     own: Grid
     reading: Reading | None
     nbytes: int
@@ -100,7 +102,7 @@ class Shelf(Sequence[Packed]):
         except InputError as error:
             raise CaseError(str(error)) from error
         if number not in self.facts:
-            about = {**packed.scales}, packed.looks, packed.own, packed.reading
+            about = {**packed.scales}, packed.looks, packed.skull, packed.own, packed.reading
             self.facts[number] = Facts(*about, packed.nbytes)
         return packed
 

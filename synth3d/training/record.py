@@ -169,21 +169,22 @@ class Record:
             **{f"{name}_sha256": sha256(path) for name, path in kept.items()},
             "validation": next(x["validation"] for x in self.log[::-1] if "validation" in x),
             "seconds": round(sum(seconds), 1),
-            **_grids(shelf.facts.values(), trainer.config),
+            **_heads(shelf.facts.values(), trainer.config),
             **({"moved_to_the_cap": remarks[1]} if remarks[1] else {}),
         }
         write_json(run / "done.json", done)
         leave_finished(run)
 
 
-def _grids(cases: Iterable[Facts], config: RunConfig) -> dict[str, Any]:
-    """Orientations and voxel sizes trained on; a generator knows no others."""
+def _heads(cases: Iterable[Facts], config: RunConfig) -> dict[str, Any]:
+    """Orientations and voxel sizes trained on, and with skulls or without; others are strange."""
     cases = list(cases)
     seen = [spacing_seen(case.own, config.task, config.data) for case in cases]
     spacings = {tuple(round(mm, 3) for mm in spacing) for spacing in seen}
     return {
         "orientations": sorted({case.own.orientation for case in cases}),
         "spacings_mm": sorted(spacings),
+        "with_skulls": 2 * sum(case.skull for case in cases) > len(cases),
     }
 
 

@@ -259,6 +259,7 @@ class _Done:
     seconds: float = 0.0
     orientations: tuple[str, ...] = ()
     spacings_mm: tuple[tuple[float, ...], ...] = ()
+    with_skulls: bool | None = None
 
 
 def read_done(run: Path) -> dict[str, Any]:

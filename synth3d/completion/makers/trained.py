@@ -25,6 +25,7 @@ from synth3d.completion.makers.scales import (
     in_scanner_units,
     storable_scale,
 )
+from synth3d.completion.makers.unlike import unlike_training
 from synth3d.completion.receipts import MAPS
 from synth3d.data import (
     Prepared,
@@ -32,12 +33,11 @@ from synth3d.data import (
     prepare_sources,
     ratio_on,
     read_sources,
-    spacing_seen,
 )
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
 from synth3d.frameworks import DEVIATION, Diffusion
-from synth3d.images import Grid, Scale, grid, value_limits
+from synth3d.images import Scale, grid, value_limits
 from synth3d.inference import (
     Mirror,
     OnTile,
@@ -210,7 +210,8 @@ class RunMaker(Maker):
         if any(one.contradiction for one in found):
             return found
         prepared = prepare_sources(case, raw, self.config.task, self.config.data)
-        strange = self._strange_grid(prepared) + self.run.prior.odd_ones({**prepared.scales})
+        strange = unlike_training(self.trained_on, self.config, prepared)
+        strange += self.run.prior.odd_ones({**prepared.scales})
         strange += [text for name in prepared.poor if (text := self._thickness(prepared, name)[1])]
         if self.roles is not None:
             strange += self.roles.exchanged({**prepared.volumes}, prepared.brain)
@@ -354,28 +355,6 @@ class RunMaker(Maker):
             text = f"{name} is {here} times as coarse (z, y, x) as the others by its {by}, and "
             text += f"the run was trained to restore {there}"
         return facts | {"found_by": by}, text
-
-    def _strange_grid(self, prepared: Prepared) -> list[str]:
-        """In what a case lies otherwise, or is finer, than all that was trained on.
-
-        Slices are turned alike whatever the file, so in 2-D only their voxels can be strange.
-        """
-        config, found = self.config, []
-        orientation = Grid(prepared.brain.shape, prepared.affine).orientation
-        known = self.trained_on.get("orientations")
-        if known and config.dim == 3 and orientation not in known:
-            found.append(
-                f"is oriented {orientation}, the run was trained on {', '.join(known)}; reorient "
-                "it first for a result to be trusted"
-            )
-        known = self.trained_on.get("spacings_mm")
-        mm = spacing_seen(prepared.grid, config.task, config.data)
-        if known and not any(np.allclose(mm, other, rtol=0.2) for other in known):
-            here = "×".join(f"{edge:.3g}" for edge in mm)
-            there = ", ".join("×".join(f"{edge:.3g}" for edge in spacing) for spacing in known)
-            axes = "(z, y, x)" if config.dim == 3 else "(row, column)"
-            found.append(f"has voxels of {here} mm {axes}, the run was trained on {there} mm")
-        return found
 
 
 def _of_pass(on_tile: OnTile | None, done: int, passes: int) -> OnTile | None:

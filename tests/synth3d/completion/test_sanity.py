@@ -1,6 +1,7 @@
 """What the voxels say is heard before anything is written, and remembered; output follows input."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -28,9 +29,9 @@ def heads(tmp_path_factory, write_run):
 
 @pytest.fixture
 def changed(heads, tmp_path):
-    """Rewrite sequences of the case, in a copy."""
+    """Rewrite sequences of the case, in a copy, with edges ``scale`` times as long."""
 
-    def change(changes, dtype="float32"):
+    def change(changes, dtype="float32", scale=1.0):
         (case,) = find_cases(heads / "in")
         for modality, path in case.images.items():
             if modality == "t2f":
@@ -38,7 +39,8 @@ def changed(heads, tmp_path):
             volume = read(path)
             data = changes.get(modality, changes.get("all", lambda v: v))(volume.data)
             target = tmp_path / "in" / path.relative_to(heads / "in")
-            write_new(target, np.ascontiguousarray(data), volume.affine, dtype)
+            affine = volume.affine @ np.diag([scale, scale, scale, 1])
+            write_new(target, np.ascontiguousarray(data), affine, dtype)
         return tmp_path / "in"
 
     return change
@@ -83,6 +85,28 @@ def test_suspicions_stand_in_the_receipt_and_are_said_again(heads, changed, tmp_
     assert all(text in line for text, line in zip(suspicions, told[0], strict=True))
     assert any("times as bright" in text for text in suspicions)
     assert any("oriented" in text for text in suspicions)
+
+
+@pytest.mark.parametrize("known", [False, True, None])
+@pytest.mark.parametrize("larger", [1, 1.3])
+def test_a_skull_that_was_left_on_is_told_unless_the_run_learnt_from_such(
+    heads, changed, tmp_path, capsys, known, larger
+):
+    """``known`` is what the run says of its training; None, nothing, as runs of before."""
+    data, run = changed({}, scale=larger), tmp_path / "run"
+    shutil.copytree(heads / "run", run)
+    told = {} if known is None else {"with_skulls": known}
+    write_json(run / "done.json", read_json(run / "done.json") | told)
+    words = ["complete", "--run", str(run), "--data", str(data), "--device", "cpu"]
+    assert command([*words, "--out", str(tmp_path / "out")]) == 0
+    (receipt,) = (tmp_path / "out").rglob("*.receipt.json")
+    suspected = [text for text in read_json(receipt)["suspicions"] if "skull-stripped" in text]
+    assert len(suspected) == (larger > 1 and not known)
+    said = capsys.readouterr().out
+    assert all(f": {text}" in said for text in suspected)
+    assert ("skull-stripped" in said) == bool(suspected)
+    for text in suspected:  # a run that does not know leaves both open
+        assert ("unless the run" in text) == (known is None)
 
 
 @pytest.mark.parametrize(
