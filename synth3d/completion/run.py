@@ -154,7 +154,8 @@ def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str
     if table and (taken := contributions_in_the_way(request)):
         raise InputError(f"{taken} is already there; --overwrite replaces it")
     jobs = plan(request, identity, cases, pool)
-    if note := untold_patients(patients):
+    notes = [untold_patients(patients), maker.unnoticed if any(j.make for j in jobs) else ""]
+    for note in filter(None, notes):
         print(f"note: {note}", file=sys.stderr)
     for job in jobs:
         for text in job.suspicions:

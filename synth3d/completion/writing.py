@@ -101,6 +101,7 @@ def write_case(
         "hidden": list(job.hidden),
         **({"restored": list(job.restored)} if job.restored else {}),
         "suspicions": list(job.suspicions),
+        **({"unnoticed": maker.unnoticed} if made and maker.unnoticed else {}),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds + time.monotonic() - started, 2),
         "peak_memory_mb": peak_memory_mb(request.device),

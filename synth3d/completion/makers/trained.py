@@ -91,6 +91,7 @@ class RunMaker(Maker):
             self.identity["tf32"] = tf32(self.device)
         self._beside: dict[str, list[str]] = {}
         self.roles = Roles.read(run.folder / "roles.json")
+        self.unnoticed = _unnoticed(self.roles or Roles(config.task.guides, {}), self.roles is None)
         self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
         self.title = (
@@ -355,6 +356,18 @@ class RunMaker(Maker):
             text = f"{name} is {here} times as coarse (z, y, x) as the others by its {by}, and "
             text += f"the run was trained to restore {there}"
         return facts | {"found_by": by}, text
+
+
+def _unnoticed(roles: Roles, is_old: bool) -> str:
+    """That exchanged sequences are not noticed, where the run has not learnt what they look like.
+
+    T1 and T1ce are told apart without that.
+    """
+    if not roles.silent:
+        return ""
+    why = "is of before runs learnt it" if is_old else "learnt from too few cases"
+    but = " but T1 and T1ce" if {"t1n", "t1c"} <= {*roles.sources} else ""
+    return f"exchanged sequences{but} cannot be noticed with this run: it {why}"
 
 
 def _of_pass(on_tile: OnTile | None, done: int, passes: int) -> OnTile | None:

@@ -9,6 +9,7 @@ import pytest
 import synth3d
 from synth3d.cli import main as command
 from synth3d.cohort import find_cases
+from synth3d.data import Roles
 from synth3d.errors import InputError
 from synth3d.files import read_json, write_json
 from synth3d.images import background_of, foreground, read, write_new
@@ -85,6 +86,27 @@ def test_suspicions_stand_in_the_receipt_and_are_said_again(heads, changed, tmp_
     assert all(text in line for text, line in zip(suspicions, told[0], strict=True))
     assert any("times as bright" in text for text in suspicions)
     assert any("oriented" in text for text in suspicions)
+
+
+@pytest.mark.parametrize("learnt", [None, 3, 12])
+def test_a_run_says_once_and_in_each_receipt_what_it_would_not_notice(
+    ready, tmp_path, capsys, learnt
+):
+    """``learnt`` cases taught it what exchanged sequences look like; None, as runs of before."""
+    run, out, sources = tmp_path / "run", tmp_path / "out", ("t1n", "t1c", "t2w")
+    shutil.copytree(ready / "run", run)
+    if learnt is not None:
+        draws = np.random.default_rng(0)
+        seen = [draws.normal((1, 0, 0, 0), 0.1, (36, 4)).T for _ in range(learnt)]
+        write_json(run / "roles.json", Roles.learn(seen, sources).to_dict())
+    words = ["complete", "--run", str(run), "--data", str(ready / "in"), "--device", "cpu"]
+    assert command([*words, "--out", str(out)]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "exchanged" in line]
+    receipts = [read_json(path) for path in out.rglob("*.receipt.json")]
+    told = [receipt["unnoticed"] for receipt in receipts if "unnoticed" in receipt]
+    assert len(said) == (learnt != 12)
+    assert len(told) == 2 * len(said)  # of the cases for which something was made
+    assert {*said} == {f"note: {text}" for text in told}
 
 
 @pytest.mark.parametrize("known", [False, True, None])
