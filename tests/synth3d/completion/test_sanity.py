@@ -9,9 +9,10 @@ import pytest
 import synth3d
 from synth3d.cli import main as command
 from synth3d.cohort import find_cases
+from synth3d.cohort.audit.problems import audit
 from synth3d.data import Roles
 from synth3d.errors import InputError
-from synth3d.files import read_json, write_json
+from synth3d.files import read_json, sha256, write_json
 from synth3d.images import background_of, foreground, read, write_new
 
 
@@ -67,6 +68,20 @@ def test_a_contradiction_is_refused_before_anything_is_written(heads, changed, t
     assert complete(heads, data, out, "--unchecked") == 0
     (receipt,) = out.rglob("*.receipt.json")
     assert "t2w is flipped" in json.dumps(read_json(receipt)["suspicions"])
+
+
+def test_only_a_gap_is_refused_a_case_without_one_is_taken_over_as_it_is(
+    heads, changed, tmp_path, capsys
+):
+    data = changed({"t2w": lambda v: v[:, :, ::-1]})
+    assert complete(heads, data, tmp_path / "out") == 2
+    (case,) = find_cases(data)
+    shutil.copyfile(case.images["t1n"], case.folder / case.file_name("t2f"))
+    assert complete(heads, data, tmp_path / "out") == 0
+    assert all(sha256(path) == sha256(tmp_path / "out" / path.relative_to(data))
+               for path in data.rglob("*.nii.gz"))  # fmt: skip
+    found = [problem.message for problem in audit(data).problems]
+    assert any("complete fills no gap" in text for text in found)
 
 
 def test_suspicions_stand_in_the_receipt_and_are_said_again(heads, changed, tmp_path, capsys):
