@@ -28,7 +28,13 @@ from synth3d.completion.loading import forget_makers, maker_of
 from synth3d.completion.plan import Job, plan
 from synth3d.completion.receipts import Layout, refuse_mixture, write_dataset_json
 from synth3d.completion.request import CompleteRequest
-from synth3d.completion.state import expect, failure_of, forget_failure, note_failure
+from synth3d.completion.state import (
+    expect,
+    failure_of,
+    forget_failure,
+    no_more_expected,
+    note_failure,
+)
 from synth3d.completion.workers import (
     HeldElsewhere,
     InThisProcess,
@@ -58,8 +64,8 @@ class Completed:
 
     Attributes:
         case: Its name.
-        state: ``made`` or ``whole`` (nothing was missing) now, ``done`` before, ``theirs``
-            (another process did it meanwhile), or ``planned`` by a dry run.
+        state: ``made`` now, ``done`` before, ``whole`` (nothing was missing, now or before),
+            ``theirs`` (another process did it meanwhile), or ``planned`` by a dry run.
         made: The sequences that are not acquired.
         paths: The file of every sequence in the output folder.
         receipt: What proves it.
@@ -94,9 +100,9 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
     )
     try:
         with own as pool:
-            jobs, names, maker, less = _plan(request, pool)
+            jobs, names, maker, notes = _plan(request, pool)
             if request.dry_run:
-                tell_plan(request, maker, jobs, _remarks(request, jobs, less))
+                tell_plan(request, maker, jobs, _remarks(request, jobs, notes))
                 return [_completed(job, "planned", layout) for job in jobs]
             _write_about(request, jobs, names)
             states = _work_and_show(request, maker, jobs, pool)
@@ -117,7 +123,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         f"{len(jobs)} case{'s' * (len(jobs) != 1)} in {layout.out}: {counts['made']} completed "
         f"now, {counts['done']} done before, {counts['whole']} lacked nothing{theirs}"
     )
-    for line in _remarks(request, jobs, less):
+    for line in _remarks(request, jobs, notes):
         print(line)
     return [_completed(job, states[job.case.name], layout) for job in jobs]
 
@@ -125,7 +131,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
 def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str], str, list[str]]:
     """The jobs, the names of all parts' cases, and the identity of the maker, as JSON.
 
-    And what is made without all that the maker knows, in lines.
+    And, in lines, what is made without all that the maker knows, and what else lies there.
     """
     refuse_mixture(request.layout)
     maker = maker_of(request)
@@ -154,13 +160,14 @@ def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str
     if table and (taken := contributions_in_the_way(request)):
         raise InputError(f"{taken} is already there; --overwrite replaces it")
     jobs = plan(request, identity, cases, pool)
-    notes = [untold_patients(patients), maker.unnoticed if any(j.make for j in jobs) else ""]
-    for note in filter(None, notes):
+    about = [untold_patients(patients), maker.unnoticed if any(j.make for j in jobs) else ""]
+    for note in filter(None, about):
         print(f"note: {note}", file=sys.stderr)
     for job in jobs:
         for text in job.suspicions:
             print(f"warning: case {job.case.name}: {text}")
-    return jobs, names, identity, _made_from_less(jobs, maker.sources)
+    notes = [*_made_from_less(jobs, maker.sources), *_others_there(request, names)]
+    return jobs, names, identity, notes
 
 
 def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[str]) -> None:
@@ -173,15 +180,15 @@ def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[
     expect(request.out, names)
 
 
-def _remarks(request: CompleteRequest, jobs: Sequence[Job], less: Sequence[str]) -> list[str]:
-    """Which gaps are left, ``less``, and what the files are that were not made: a line for each."""
+def _remarks(request: CompleteRequest, jobs: Sequence[Job], notes: Sequence[str]) -> list[str]:
+    """Which gaps are left, ``notes``, and what the files are that were not made: a line each."""
     known: set[Modality] = {m for job in jobs for m in (*job.case.images, *job.make)}
     gaps: dict[str, list[str]] = {}
     for job in jobs:
         if left := job.lacking(known):
             gaps.setdefault("+".join(left), []).append(job.case.name)
     lines = [f"still missing: {names} in {listed(cases)}" for names, cases in sorted(gaps.items())]
-    lines += less
+    lines += notes
     if not request.layout.holds_acquired:
         return lines
     what = "copies of the input's files"
@@ -201,6 +208,17 @@ def _made_from_less(jobs: Sequence[Job], sources: Sequence[Modality]) -> list[st
         f"note: {made} made without {absent}, which would have told more, in {listed(cases)}"
         for (made, absent), cases in sorted(found.items())
     ]
+
+
+def _others_there(request: CompleteRequest, names: Sequence[str]) -> list[str]:
+    """Which cases ``request.out`` holds beside ``names``, all that the input has; a line or none.
+
+    Where only some were asked for, the others are not looked for.
+    """
+    if request.cases is not None or not (gone := no_more_expected(request.out, names)):
+        return []
+    there = f"{len(gone)} case{'s' * (len(gone) != 1)} that {request.data} does not have"
+    return [f"note: {request.out} holds {there} (any more), left as before: {listed(gone)}"]
 
 
 def _completed(job: Job, state: str, layout: Layout) -> Completed:
@@ -228,7 +246,7 @@ def _work(
     states, todo, failed = {}, [], []
     for job in jobs:
         if job.done:
-            states[job.case.name] = "done"
+            states[job.case.name] = "done" if job.make else "whole"
             request.layout.marker(job.case).unlink(missing_ok=True)
             for path in job.outputs(request.layout)[0] if request.read_only else ():
                 protect(path)

@@ -365,8 +365,8 @@ def _unnoticed(roles: Roles, is_old: bool) -> str:
     """
     if not roles.silent:
         return ""
-    why = "is of before runs learnt it" if is_old else "learnt from too few cases"
-    but = " but T1 and T1ce" if {"t1n", "t1c"} <= {*roles.sources} else ""
+    why = "was trained by an older version" if is_old else "learnt from too few cases"
+    but = ", other than T1 and T1ce," if {"t1n", "t1c"} <= {*roles.sources} else ""
     return f"exchanged sequences{but} cannot be noticed with this run: it {why}"
 
 

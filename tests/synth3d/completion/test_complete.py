@@ -119,8 +119,28 @@ def test_the_receipt_tells_everything_that_decided_the_picture(ready, completed)
 
 def test_a_second_run_changes_nothing(complete, completed):
     before = snapshot(completed)
-    assert {one.state for one in complete(completed)} == {"done"}
+    assert [one.state for one in complete(completed)] == ["whole", "whole", "done", "done"]
     assert snapshot(completed) == before
+
+
+@pytest.mark.parametrize("form", ["brats", "nnunet"])
+def test_cases_that_the_input_has_no_more_are_named_and_kept(
+    ready, complete, tmp_path, capsys, form
+):
+    shutil.copytree(ready / "in", tmp_path / "in")
+    complete(data=tmp_path / "in", format=form)
+    assert "any more" not in capsys.readouterr().out
+    before = snapshot(tmp_path / "out")
+    for name in (WHOLE, LACKING):
+        shutil.rmtree(tmp_path / "in" / name)
+    complete(data=tmp_path / "in", cases=["Brats18_X_3_1"], format=form)
+    assert "any more" not in capsys.readouterr().out  # nobody asked for the others
+    done = complete(data=tmp_path / "in", format=form)
+    told = [line for line in capsys.readouterr().out.splitlines() if "any more" in line]
+    assert len(told) == 1
+    assert told[0].endswith(f"{WHOLE}, {LACKING}")
+    assert [one.state for one in done] == ["whole", "done"]
+    assert snapshot(tmp_path / "out") == before
 
 
 def test_other_settings_and_a_tampered_picture_are_refused_without_overwrite(complete, tmp_path):
