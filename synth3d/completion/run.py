@@ -231,11 +231,19 @@ def _completed(job: Job, state: str, layout: Layout) -> Completed:
 def _work_and_show(
     request: CompleteRequest, identity: str, jobs: Sequence[Job], pool: Executor
 ) -> dict[str, str]:
-    """As :func:`_work`; then the page that shows all cases, also where some were bad."""
+    """As :func:`_work`; then the page that shows all cases, also where some were bad.
+
+    That the page cannot be written, as on a full disk, is no more than a warning: cases matter.
+    """
     try:
         return _work(request, identity, jobs, pool)
     finally:
-        if request.previews and (page := write_index(request.layout)):
+        try:
+            page = write_index(request.layout) if request.previews else None
+        except InputError as error:
+            print(f"warning: the page of all cases is not written: {error}", file=sys.stderr)
+            page = None
+        if page:
             print(f"to look at: {page}")
 
 
@@ -260,9 +268,16 @@ def _work(
     steps = _outcomes(request, identity, todo, pool)
     if len(todo) > 1:
         steps = progress(steps, "completing", len(todo), unit="case")
-    for job, state, fault in steps:
-        states[job.case.name] = state
-        failed += [f"case {job.case.name}: {fault}"] if fault else []
+    try:
+        for job, state, fault in steps:
+            states[job.case.name] = state
+            failed += [f"case {job.case.name}: {fault}"] if fault else []
+    except InputError as error:  # the folder takes no more
+        done = sum(state != "failed" for state in states.values())
+        told = "; ".join([str(error), *failed])
+        raise InputError(
+            f"{told}; {done} of {len(jobs)} cases are done, and the same command goes on"
+        ) from error
     if failed:
         few = f"{len(failed)} of {len(jobs)} cases could not be completed"
         raise InputError(f"{few}: {'; '.join(failed)}")

@@ -220,11 +220,39 @@ def test_an_output_folder_that_is_full_or_may_not_be_written(root, capsys, monke
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
     assert command(arguments(root)) == 2
-    assert "error: cannot write" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "error: cannot write" in told
+    assert f"{NAMES[0]}_flair.nii.gz" in told
+    assert "0 of 2 cases are done" in told
     assert not list((root / "out").rglob("*flair*"))
     monkeypatch.undo()  # and the fixture is good, whatever grid what the run does not use has
     rewrite(image(root, "pd"), lambda data, affine: (data[1:], affine), image(root, "t1n"))
     assert command(arguments(root)) == 0
+
+
+def test_a_disk_that_gets_full_is_told_by_the_case_and_not_by_the_page(root, capsys, monkeypatch):
+    import synth3d.files.writing as writing
+
+    fsync, full = writing.os.fsync, []
+
+    def refuse(handle):
+        name = Path(f"/proc/self/fd/{handle}").resolve().name
+        full.extend([1] if f"{NAMES[1]}_flair" in name else [])
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing.os, "fsync", refuse)
+        assert command(arguments(root)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    (told,) = [line for line in lines if line.startswith("error: ")]
+    assert f"{NAMES[1]}_flair" in told
+    assert "1 of 2 cases are done" in told
+    assert "index.html" not in told
+    assert any("index.html" in line for line in lines if line.startswith("warning: "))
+    assert command(arguments(root)) == 0
+    assert (root / "out" / "index.html").is_file()
 
 
 def test_weights_that_give_nan(root, capsys, monkeypatch):
