@@ -162,6 +162,13 @@ class Shelf(Sequence[Packed]):
         known = sorted({**self.facts}.items())  # a copy: the background adds to it
         return {self.cases[n].name: case.reading for n, case in known if case.reading is not None}
 
+    @property
+    def bytes_ahead(self) -> int:
+        """What the cases that are not prepared yet will take, going by those that are."""
+        lacking = sum(not self.store.path(key).exists() for key in self.keys)
+        sizes = [case.nbytes for case in [*self.facts.values()]]  # a copy: the background adds
+        return lacking * sum(sizes) // max(1, len(sizes))
+
     def check_room(self) -> None:
         """Refuse a cohort that, going by the cases made so far, the disk or the limit cannot hold.
 

@@ -89,6 +89,33 @@ def test_a_run_remembers_that_it_learnt_from_heads_too_large_to_be_brains(phanto
     assert json.loads((run / "done.json").read_text())["with_skulls"] is True
 
 
+def test_a_disk_too_small_for_the_state_is_refused_before_the_first_step(
+    phantom_cohort, tmp_path, monkeypatch
+):
+    cases = find_cases(phantom_cohort)
+    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, steps=2))
+    order = config, cases, make_splits(cases), phantom_cohort
+    kept = train(*order, tmp_path / "roomy")  # by now the cases are prepared
+    assert kept is not None
+    state, weights = ((kept / name).stat().st_size for name in ("resume.pt", "weights.safetensors"))
+
+    def stepped(trainer, batch):
+        raise AssertionError("a step was made")
+
+    disk = shutil.disk_usage(tmp_path)
+    for room, fits in ((0.8, False), (1.2, True)):
+        free = int(room * (state + weights))
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda path, free=free: disk._replace(free=free))
+            if fits:
+                assert train(*order, tmp_path / "small") == tmp_path / "small"
+                continue
+            patch.setattr(Trainer, "advance", stepped)
+            with pytest.raises(InputError, match="MB are free"):
+                train(*order, tmp_path / "small")
+            assert {path.name for path in (tmp_path / "small").iterdir()} <= {".lock"}
+
+
 def test_a_finished_run_loads_and_synthesises(undisturbed):
     run = load_run(undisturbed)
     assert run.config == TINY
