@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from synth3d.cohort import Modality, find_cases, is_table, listed, untold_patients
+from synth3d.cohort import Modality, find_cases, is_table, untold_patients
 from synth3d.completion.ahead import tell_plan
 from synth3d.completion.calibration import calibration_of
 from synth3d.completion.case import Begun
@@ -27,12 +27,12 @@ from synth3d.completion.gallery import draw_missing_preview, write_index
 from synth3d.completion.loading import forget_makers, maker_of
 from synth3d.completion.plan import Job, plan
 from synth3d.completion.receipts import Layout, refuse_mixture, write_dataset_json
+from synth3d.completion.remarks import made_from_less, new_files, others_there, remarks_on
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.state import (
     expect,
     failure_of,
     forget_failure,
-    no_more_expected,
     note_failure,
 )
 from synth3d.completion.workers import (
@@ -102,7 +102,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         with own as pool:
             jobs, names, maker, notes = _plan(request, pool)
             if request.dry_run:
-                tell_plan(request, maker, jobs, _remarks(request, jobs, notes))
+                tell_plan(request, maker, jobs, remarks_on(request, jobs, notes))
                 return [_completed(job, "planned", layout) for job in jobs]
             _write_about(request, jobs, names)
             states = _work_and_show(request, maker, jobs, pool)
@@ -123,7 +123,8 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         f"{len(jobs)} case{'s' * (len(jobs) != 1)} in {layout.out}: {counts['made']} completed "
         f"now, {counts['done']} done before, {counts['whole']} lacked nothing{theirs}"
     )
-    for line in _remarks(request, jobs, notes):
+    made = [job for job in jobs if states[job.case.name] == "made"]
+    for line in [*new_files(made, layout), *remarks_on(request, jobs, notes)]:
         print(line)
     return [_completed(job, states[job.case.name], layout) for job in jobs]
 
@@ -166,7 +167,7 @@ def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str
     for job in jobs:
         for text in job.suspicions:
             print(f"warning: case {job.case.name}: {text}")
-    notes = [*_made_from_less(jobs, maker.sources), *_others_there(request, names)]
+    notes = [*made_from_less(jobs, maker.sources), *others_there(request, names)]
     return jobs, names, identity, notes
 
 
@@ -178,47 +179,6 @@ def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[
         names_of_runs = " and ".join(path.resolve().name for path in request.runs)
         write_description(layout, request.data, f"run {names_of_runs}")
     expect(request.out, names)
-
-
-def _remarks(request: CompleteRequest, jobs: Sequence[Job], notes: Sequence[str]) -> list[str]:
-    """Which gaps are left, ``notes``, and what the files are that were not made: a line each."""
-    known: set[Modality] = {m for job in jobs for m in (*job.case.images, *job.make)}
-    gaps: dict[str, list[str]] = {}
-    for job in jobs:
-        if left := job.lacking(known):
-            gaps.setdefault("+".join(left), []).append(job.case.name)
-    lines = [f"still missing: {names} in {listed(cases)}" for names, cases in sorted(gaps.items())]
-    lines += notes
-    if not request.layout.holds_acquired:
-        return lines
-    what = "copies of the input's files"
-    if request.link:
-        what = "hard links where the disk has them: who changes one in place changes the input"
-    return [*lines, f"acquired files: {what}{', read-only' * request.read_only}"]
-
-
-def _made_from_less(jobs: Sequence[Job], sources: Sequence[Modality]) -> list[str]:
-    """Which cases lack some of ``sources`` beside what is made of the others; a line a gap."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for job in jobs:
-        absent = [name for name in job.readable.missing(sources) if name not in job.make]
-        if job.make and absent:
-            found.setdefault(("+".join(job.make), "+".join(absent)), []).append(job.case.name)
-    return [
-        f"note: {made} made without {absent}, which would have told more, in {listed(cases)}"
-        for (made, absent), cases in sorted(found.items())
-    ]
-
-
-def _others_there(request: CompleteRequest, names: Sequence[str]) -> list[str]:
-    """Which cases ``request.out`` holds beside ``names``, all that the input has; a line or none.
-
-    Where only some were asked for, the others are not looked for.
-    """
-    if request.cases is not None or not (gone := no_more_expected(request.out, names)):
-        return []
-    there = f"{len(gone)} case{'s' * (len(gone) != 1)} that {request.data} does not have"
-    return [f"note: {request.out} holds {there} (any more), left as before: {listed(gone)}"]
 
 
 def _completed(job: Job, state: str, layout: Layout) -> Completed:

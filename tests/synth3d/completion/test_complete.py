@@ -117,6 +117,26 @@ def test_the_receipt_tells_everything_that_decided_the_picture(ready, completed)
     assert receipt_of(completed, WHOLE)["synthetic"] is False
 
 
+@pytest.mark.parametrize("form", ["brats", "nnunet"])
+def test_new_files_are_named_where_they_are_few_and_else_by_their_pattern(
+    ready, complete, write_case, tmp_path, capsys, form
+):
+    done = complete(format=form)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("new: ")]
+    assert told == [f"new: {one.paths['t2f']}" for one in done if one.state == "made"]
+    complete(format=form)
+    assert "new: " not in capsys.readouterr().out
+    for number in range(4):
+        write_case(tmp_path / "in", number, SOURCES)
+    done = complete(tmp_path / "more", data=tmp_path / "in", format=form)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("new: ")]
+    assert len(told) == 1
+    pattern = told[0].split()[-1]
+    assert [pattern.replace("CASE", one.case) for one in done] == [
+        str(one.paths["t2f"]) for one in done
+    ]
+
+
 def test_a_second_run_changes_nothing(complete, completed):
     before = snapshot(completed)
     assert [one.state for one in complete(completed)] == ["whole", "whole", "done", "done"]
