@@ -2,7 +2,7 @@
 
 from synth3d.cohort.audit import AuditRequest, run_audit
 from synth3d.cohort.cases import Case, keep_whole, require
-from synth3d.cohort.content import Finding, findings
+from synth3d.cohort.content import NOT_STRIPPED, Finding, findings, skull_left
 from synth3d.cohort.gaps import FEWEST, never_beside, never_together, seen_together
 from synth3d.cohort.labels import (
     CLASSES,
@@ -81,6 +81,7 @@ __all__ = [
     "LabelScheme",
     "MODALITIES",
     "Modality",
+    "NOT_STRIPPED",
     "REGIONS",
     "REMEDY",
     "Reading",
@@ -133,6 +134,7 @@ __all__ = [
     "scheme_of_name",
     "seen_together",
     "shared_patients",
+    "skull_left",
     "split_problems",
     "stem_of",
     "survey_cohort",

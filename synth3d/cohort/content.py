@@ -58,6 +58,9 @@ LARGEST_BRAIN_ML = 2300.0
 MOST_CONTACT = 0.2
 """The share of a face of the box that a stripped brain may touch; 0.07 at most was seen."""
 
+NOT_STRIPPED = "is not skull-stripped, it seems"
+"""Begins what is said of a head with more than its brain."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -116,7 +119,25 @@ def findings(
         displaced = turned or list(_moved(sketches))
         found += displaced or list(_exchanged(volumes, sketches, heads, spacing_mm))
     found += [*copies, *_backgrounds(volumes)]
-    return found + (list(_skull(heads, spacing_mm)) if stripped else [])
+    why = skull_left(anywhere, spacing_mm) if stripped else ""
+    return found + ([Finding(False, f"{NOT_STRIPPED}: {why}; strip it first")] if why else [])
+
+
+def skull_left(head: np.ndarray, spacing_mm: Sequence[float]) -> str:
+    """Why ``head``, (D, H, W) bool, is no brain alone, a clause; empty where it may be one.
+
+    Of a head in a box of fewer than 16 voxels along a side (z, y, x) nothing is told.
+    """
+    if min(head.shape) < 16:
+        return ""
+    millilitres = float(head.sum()) * float(np.prod(spacing_mm)) / 1000
+    faces = [head.take(end, axis).mean() for axis in range(3) for end in (0, -1)]
+    if millilitres > LARGEST_BRAIN_ML:
+        most = f"no brain has more than {LARGEST_BRAIN_ML:g}"
+        return f"what is shown has {millilitres:.0f} mL, and {most}"
+    if max(faces) > MOST_CONTACT:
+        return f"what is shown fills {max(faces):.0%} of a face of its box"
+    return ""
 
 
 def _alone(name: str, volume: np.ndarray, head: np.ndarray) -> Iterator[Finding]:
@@ -213,18 +234,3 @@ def _backgrounds(volumes: Mapping[str, np.ndarray]) -> Iterator[Finding]:
     if zero and len(zero) < len(values):
         told = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
         yield Finding(False, f"the sequences differ in what their background is: {told}")
-
-
-def _skull(heads: Mapping[str, np.ndarray], spacing_mm: Sequence[float]) -> Iterator[Finding]:
-    head = np.logical_or.reduce(list(heads.values()))
-    litres = float(head.sum()) * float(np.prod(spacing_mm)) / 1000
-    faces = [head.take(end, axis).mean() for axis in range(3) for end in (0, -1)]
-    if min(head.shape) < 16:
-        return
-    if litres > LARGEST_BRAIN_ML:
-        why = f"what is shown has {litres:.0f} mL, and no brain has more than {LARGEST_BRAIN_ML:g}"
-    elif max(faces) > MOST_CONTACT:
-        why = f"what is shown fills {max(faces):.0%} of a face of its box"
-    else:
-        return
-    yield Finding(False, f"is not skull-stripped, it seems: {why}; strip it first")

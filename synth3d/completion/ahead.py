@@ -69,8 +69,8 @@ def completion_plan(request: CompleteRequest, identity: str, jobs: Sequence[Job]
             for job in jobs
         ],
         "to_make": len(making),
-        "done": sum(job.done for job in jobs),
-        "whole": sum(not job.make for job in ahead),
+        "done": sum(job.done and bool(job.make) for job in jobs),
+        "whole": sum(not job.make for job in jobs),
         "seconds": seconds,
         "memory_bytes": timed.memory_bytes * request.workers if timed else 0,
         "disk_bytes": sum(_bytes_written(job, request) for job in ahead),

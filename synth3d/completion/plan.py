@@ -32,6 +32,9 @@ from synth3d.images import check_same_grid
 if TYPE_CHECKING:
     from synth3d.completion.makers import Maker
 
+MOST_TOLD = 10
+"""So many problems are told, and how many others there are."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -107,7 +110,7 @@ def plan_case(real: Case, maker: "Maker", request: CompleteRequest) -> Job | lis
     visible = {m: path for m, path in real.images.items() if m not in taken}
     case, readable = replace(real, images=visible), maker.readable(real, hidden)
     make: tuple[Modality, ...] = tuple(m for m in maker.targets if m not in visible)
-    trouble = _trouble(readable, make, maker, layout)
+    trouble = maker.trouble(readable, make) + _headers(case, readable, make, maker, layout)
     if layout.format == "nnunet" and (gone := sorted({*case.missing()} - {*make})):
         trouble.append(f"nnU-Net needs all of {', '.join(MODALITIES)}; {gone} stay missing")
     if told:
@@ -157,7 +160,8 @@ def plan(
     ]
     if problems:
         head = f"{len(problems)} problems: " if len(problems) > 1 else ""
-        raise InputError(head + "; ".join(problems))
+        more = f"; and {len(problems) - MOST_TOLD} more" if len(problems) > MOST_TOLD else ""
+        raise InputError(f"{head}{'; '.join(problems[:MOST_TOLD])}{more}")
     return jobs
 
 
@@ -184,26 +188,34 @@ def _looked_at(
     return [text + hint for text in refused], tuple(one.text for one in found)
 
 
-def _trouble(case: Case, make: Sequence[Modality], maker: "Maker", layout: Layout) -> list[str]:
-    """Why the readable ``case`` cannot be completed, a clause each; empty when it can."""
-    trouble = maker.trouble(case, make)
-    used = {*maker.sources, *make, *(MODALITIES if layout.format == "nnunet" else ())}
+def _headers(
+    case: Case, readable: Case, make: Sequence[Modality], maker: "Maker", layout: Layout
+) -> list[str]:
+    """A clause for all that headers say against the files that are read or taken over.
+
+    Sequences that the run neither sees nor makes may each have a grid of its own.
+    """
+    together = {*maker.sources, *maker.targets, *make}
+    together |= {*MODALITIES} if layout.format == "nnunet" else set()
     task = maker.config.task
-    alone = {*task.poor} if task.guides else set()  # a poor one may have a grid of its own
-    paths = [path for m, path in case.images.items() if m in used - alone]
-    trouble += grid_trouble([case.images[m] for m in case.images if m in alone], True)
+    together -= {*task.poor} if task.guides else set()  # a poor one may have a grid of its own
+    files = {**readable.images, **(case.images if layout.holds_acquired else {})}
+    paths = [path for name, path in files.items() if name in together]
+    if case.label is not None and layout.label(case) is not None:
+        paths.append(case.label)
+    trouble = grid_trouble([path for name, path in files.items() if name not in together], True)
     return trouble + grid_trouble(paths, bool(maker.config.data.common_grid))
 
 
 def grid_trouble(paths: Sequence[Path], each_its_own: bool = False) -> list[str]:
-    """A clause if a header is bad, or if ``paths`` must share a grid and do not; else empty."""
-    try:
-        for group in [[path] for path in paths] if each_its_own else [paths]:
-            if group:
-                check_same_grid(group)
-    except InputError as error:
-        return [str(error)]
-    return []
+    """A clause for each header that is bad, or if ``paths`` must share a grid and do not."""
+    found = []
+    for group in [[path] for path in paths] if each_its_own or not paths else [paths]:
+        try:
+            check_same_grid(group)
+        except InputError as error:
+            found.append(str(error))
+    return found
 
 
 def in_the_way(job: Job, layout: Layout) -> list[str]:

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from synth3d.cohort import Modality, find_cases, is_table, listed, untold_patients
+from synth3d.cohort import Modality, find_cases, is_table, untold_patients
 from synth3d.completion.ahead import tell_plan
 from synth3d.completion.calibration import calibration_of
 from synth3d.completion.case import Begun
@@ -27,8 +27,14 @@ from synth3d.completion.gallery import draw_missing_preview, write_index
 from synth3d.completion.loading import forget_makers, maker_of
 from synth3d.completion.plan import Job, plan
 from synth3d.completion.receipts import Layout, refuse_mixture, write_dataset_json
+from synth3d.completion.remarks import made_from_less, new_files, others_there, remarks_on
 from synth3d.completion.request import CompleteRequest
-from synth3d.completion.state import expect, failure_of, forget_failure, note_failure
+from synth3d.completion.state import (
+    expect,
+    failure_of,
+    forget_failure,
+    note_failure,
+)
 from synth3d.completion.workers import (
     HeldElsewhere,
     InThisProcess,
@@ -58,8 +64,8 @@ class Completed:
 
     Attributes:
         case: Its name.
-        state: ``made`` or ``whole`` (nothing was missing) now, ``done`` before, ``theirs``
-            (another process did it meanwhile), or ``planned`` by a dry run.
+        state: ``made`` now, ``done`` before, ``whole`` (nothing was missing, now or before),
+            ``theirs`` (another process did it meanwhile), or ``planned`` by a dry run.
         made: The sequences that are not acquired.
         paths: The file of every sequence in the output folder.
         receipt: What proves it.
@@ -94,9 +100,9 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
     )
     try:
         with own as pool:
-            jobs, names, maker, less = _plan(request, pool)
+            jobs, names, maker, notes = _plan(request, pool)
             if request.dry_run:
-                tell_plan(request, maker, jobs, _remarks(request, jobs, less))
+                tell_plan(request, maker, jobs, remarks_on(request, jobs, notes))
                 return [_completed(job, "planned", layout) for job in jobs]
             _write_about(request, jobs, names)
             states = _work_and_show(request, maker, jobs, pool)
@@ -117,7 +123,8 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
         f"{len(jobs)} case{'s' * (len(jobs) != 1)} in {layout.out}: {counts['made']} completed "
         f"now, {counts['done']} done before, {counts['whole']} lacked nothing{theirs}"
     )
-    for line in _remarks(request, jobs, less):
+    made = [job for job in jobs if states[job.case.name] == "made"]
+    for line in [*new_files(made, layout), *remarks_on(request, jobs, notes)]:
         print(line)
     return [_completed(job, states[job.case.name], layout) for job in jobs]
 
@@ -125,7 +132,7 @@ def complete_cohort(request: CompleteRequest, executor: Executor | None = None) 
 def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str], str, list[str]]:
     """The jobs, the names of all parts' cases, and the identity of the maker, as JSON.
 
-    And what is made without all that the maker knows, in lines.
+    And, in lines, what is made without all that the maker knows, and what else lies there.
     """
     refuse_mixture(request.layout)
     maker = maker_of(request)
@@ -154,12 +161,14 @@ def _plan(request: CompleteRequest, pool: Executor) -> tuple[list[Job], list[str
     if table and (taken := contributions_in_the_way(request)):
         raise InputError(f"{taken} is already there; --overwrite replaces it")
     jobs = plan(request, identity, cases, pool)
-    if note := untold_patients(patients):
+    about = [untold_patients(patients), maker.unnoticed if any(j.make for j in jobs) else ""]
+    for note in filter(None, about):
         print(f"note: {note}", file=sys.stderr)
     for job in jobs:
         for text in job.suspicions:
             print(f"warning: case {job.case.name}: {text}")
-    return jobs, names, identity, _made_from_less(jobs, maker.sources)
+    notes = [*made_from_less(jobs, maker.sources), *others_there(request, names)]
+    return jobs, names, identity, notes
 
 
 def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[str]) -> None:
@@ -172,36 +181,6 @@ def _write_about(request: CompleteRequest, jobs: Sequence[Job], names: Sequence[
     expect(request.out, names)
 
 
-def _remarks(request: CompleteRequest, jobs: Sequence[Job], less: Sequence[str]) -> list[str]:
-    """Which gaps are left, ``less``, and what the files are that were not made: a line for each."""
-    known: set[Modality] = {m for job in jobs for m in (*job.case.images, *job.make)}
-    gaps: dict[str, list[str]] = {}
-    for job in jobs:
-        if left := job.lacking(known):
-            gaps.setdefault("+".join(left), []).append(job.case.name)
-    lines = [f"still missing: {names} in {listed(cases)}" for names, cases in sorted(gaps.items())]
-    lines += less
-    if not request.layout.holds_acquired:
-        return lines
-    what = "copies of the input's files"
-    if request.link:
-        what = "hard links where the disk has them: who changes one in place changes the input"
-    return [*lines, f"acquired files: {what}{', read-only' * request.read_only}"]
-
-
-def _made_from_less(jobs: Sequence[Job], sources: Sequence[Modality]) -> list[str]:
-    """Which cases lack some of ``sources`` beside what is made of the others; a line a gap."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for job in jobs:
-        absent = [name for name in job.readable.missing(sources) if name not in job.make]
-        if job.make and absent:
-            found.setdefault(("+".join(job.make), "+".join(absent)), []).append(job.case.name)
-    return [
-        f"note: {made} made without {absent}, which would have told more, in {listed(cases)}"
-        for (made, absent), cases in sorted(found.items())
-    ]
-
-
 def _completed(job: Job, state: str, layout: Layout) -> Completed:
     acquired = job.case.images if layout.holds_acquired else ()
     there: list[Modality] = [m for m in (*acquired, *job.make) if m in layout.places]
@@ -212,11 +191,19 @@ def _completed(job: Job, state: str, layout: Layout) -> Completed:
 def _work_and_show(
     request: CompleteRequest, identity: str, jobs: Sequence[Job], pool: Executor
 ) -> dict[str, str]:
-    """As :func:`_work`; then the page that shows all cases, also where some were bad."""
+    """As :func:`_work`; then the page that shows all cases, also where some were bad.
+
+    That the page cannot be written, as on a full disk, is no more than a warning: cases matter.
+    """
     try:
         return _work(request, identity, jobs, pool)
     finally:
-        if request.previews and (page := write_index(request.layout)):
+        try:
+            page = write_index(request.layout) if request.previews else None
+        except InputError as error:
+            print(f"warning: the page of all cases is not written: {error}", file=sys.stderr)
+            page = None
+        if page:
             print(f"to look at: {page}")
 
 
@@ -227,7 +214,7 @@ def _work(
     states, todo, failed = {}, [], []
     for job in jobs:
         if job.done:
-            states[job.case.name] = "done"
+            states[job.case.name] = "done" if job.make else "whole"
             request.layout.marker(job.case).unlink(missing_ok=True)
             for path in job.outputs(request.layout)[0] if request.read_only else ():
                 protect(path)
@@ -241,9 +228,16 @@ def _work(
     steps = _outcomes(request, identity, todo, pool)
     if len(todo) > 1:
         steps = progress(steps, "completing", len(todo), unit="case")
-    for job, state, fault in steps:
-        states[job.case.name] = state
-        failed += [f"case {job.case.name}: {fault}"] if fault else []
+    try:
+        for job, state, fault in steps:
+            states[job.case.name] = state
+            failed += [f"case {job.case.name}: {fault}"] if fault else []
+    except InputError as error:  # the folder takes no more
+        done = sum(state != "failed" for state in states.values())
+        told = "; ".join([str(error), *failed])
+        raise InputError(
+            f"{told}; {done} of {len(jobs)} cases are done, and the same command goes on"
+        ) from error
     if failed:
         few = f"{len(failed)} of {len(jobs)} cases could not be completed"
         raise InputError(f"{few}: {'; '.join(failed)}")

@@ -10,7 +10,7 @@ import datetime
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,11 @@ def expect(out: Path, names: Sequence[str]) -> None:
         known = _cases_in(path)
         if wanted := {*names} - {*known}:
             write_json(path, {"cases": sorted({*known, *wanted})})
+
+
+def no_more_expected(out: Path, names: Collection[str]) -> list[str]:
+    """Cases that are done in ``out`` and are not among ``names``, those of the input, by name."""
+    return sorted({*_receipts(out)} - {*names})
 
 
 def note_failure(out: Path, job: "Job", reason: str) -> None:

@@ -84,13 +84,7 @@ def write_case(
         "maker": maker.title if made else None,
         **({"taught_by": [*map(to_plain, maker.teachers)]} if made and maker.teachers else {}),
         **({"seed": request.seed} if made and maker.random else {}),
-        **({"draws": request.draws} if request.draws > 1 else {}),
-        **({"mirror": request.mirror} if request.mirror else {}),
-        **(
-            {"runs": [path.resolve().name for path in request.runs]}
-            if len(request.runs) > 1
-            else {}
-        ),
+        **_average_facts(request),
         **_uncertainty_facts(job),
         "targets": {
             m: {"file": targets[m].name, **_scale_facts(one), **map_facts(job, m, one, layout)}
@@ -101,6 +95,7 @@ def write_case(
         "hidden": list(job.hidden),
         **({"restored": list(job.restored)} if job.restored else {}),
         "suspicions": list(job.suspicions),
+        **({"unnoticed": maker.unnoticed} if made and maker.unnoticed else {}),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds + time.monotonic() - started, 2),
         "peak_memory_mb": peak_memory_mb(request.device),
@@ -139,6 +134,14 @@ def _forget_former(job: Job, layout: Layout) -> None:
         proven = files.get(path.relative_to(layout.out).as_posix())
         if path not in kept and path.is_file() and sha256(path) == proven:
             path.unlink()
+
+
+def _average_facts(request: CompleteRequest) -> dict[str, Any]:
+    """Of which pictures the mean was taken, for the receipt; nothing of a single one."""
+    facts: dict[str, Any] = {"draws": request.draws} if request.draws > 1 else {}
+    facts |= {"mirror": request.mirror} if request.mirror else {}
+    names = [path.resolve().name for path in request.runs]
+    return facts | ({"runs": names} if len(names) > 1 else {})
 
 
 def _uncertainty_facts(job: Job) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Facts:
     Attributes:
         scales: How each volume came from scanner units.
         looks: What :func:`synth3d.data.looks` found.
+        skull: Whether more than a brain is shown.
         own: Its own grid.
         reading: How its label was read; None without one.
         nbytes: Of the entry.
@@ -40,6 +41,7 @@ class Facts:
 
     scales: dict[str, Scale]
     looks: np.ndarray | None
+    skull: bool
     own: Grid
     reading: Reading | None
     nbytes: int
@@ -100,7 +102,7 @@ class Shelf(Sequence[Packed]):
         except InputError as error:
             raise CaseError(str(error)) from error
         if number not in self.facts:
-            about = {**packed.scales}, packed.looks, packed.own, packed.reading
+            about = {**packed.scales}, packed.looks, packed.skull, packed.own, packed.reading
             self.facts[number] = Facts(*about, packed.nbytes)
         return packed
 
@@ -159,6 +161,13 @@ class Shelf(Sequence[Packed]):
         """How the label of each case seen so far was read, by case name."""
         known = sorted({**self.facts}.items())  # a copy: the background adds to it
         return {self.cases[n].name: case.reading for n, case in known if case.reading is not None}
+
+    @property
+    def bytes_ahead(self) -> int:
+        """What the cases that are not prepared yet will take, going by those that are."""
+        lacking = sum(not self.store.path(key).exists() for key in self.keys)
+        sizes = [case.nbytes for case in [*self.facts.values()]]  # a copy: the background adds
+        return lacking * sum(sizes) // max(1, len(sizes))
 
     def check_room(self) -> None:
         """Refuse a cohort that, going by the cases made so far, the disk or the limit cannot hold.

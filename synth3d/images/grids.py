@@ -123,7 +123,7 @@ def remedies(grids: Mapping[Path, Grid], reference: Path, whole: bool = True) ->
         elif difference.startswith("spacing by a share"):
             found.append(CORRECTED)
         else:
-            found.append("resample the case to one grid")
+            found.append("resample the case to one grid, as with ANTs")
     return "; ".join(dict.fromkeys(found))
 
 

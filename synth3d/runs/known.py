@@ -73,6 +73,8 @@ class KnownRun:
         trial = f", {TRIAL} ({self.recipe} has {self.recipe_steps})" if self.is_trial else ""
         if self.state == "finished":
             return f"{self.steps} steps{trial}"
+        if not self.steps and self.state == "training":
+            return "training, its cases are being prepared"
         return f"{self.step} of {self.steps} steps, {self.state}{trial}"
 
 
@@ -86,13 +88,16 @@ def known_run(folder: Path) -> KnownRun:
 
 
 def known_runs(work: Path) -> list[KnownRun]:
-    """The runs in ``work/runs``, the newest first; hidden folders and other files are none."""
+    """The runs in ``work/runs``, the newest first; hidden folders and other files are none.
+
+    One that is being begun, of which nothing is written yet, is one that is trained.
+    """
     folder = work / "runs"
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     runs = [
         known_run(path)
         for path in found
-        if path.is_dir() and not path.name.startswith(".") and (path / "config.json").is_file()
+        if path.is_dir() and not path.name.startswith(".") and _is_run(path)
     ]
     return sorted(runs, key=lambda run: (-run.changed, run.name))
 
@@ -103,7 +108,13 @@ def trial_words(folders: Iterable[Path]) -> str:
     return " and ".join(f"{run.name} has {run.words}" for run in trials)
 
 
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or is_claimed(folder / ".lock")
+
+
 def _read(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file() and is_claimed(folder / ".lock"):
+        return {"state": "training"}
     config = read_object(folder / "config.json")
     train = parse(dict[str, Any], config.get("train", {}), "train")
     told = folder / "cohort.json"
@@ -152,8 +163,8 @@ def _log(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _changed(folder: Path) -> float:
-    """When it was finished, else when its state or its settings were last written."""
-    for name in ("done.json", "resume.pt", "log.jsonl", "config.json"):
+    """When it was finished, else when its state or its settings were last written, or begun."""
+    for name in ("done.json", "resume.pt", "log.jsonl", "config.json", ".lock"):
         with contextlib.suppress(OSError):  # it is not there, or is being replaced
             return (folder / name).stat().st_mtime
     return 0.0

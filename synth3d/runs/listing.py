@@ -112,6 +112,7 @@ def _in_the_way(name: str, folder: Path, home: Path) -> str:
         return f"{folder} is a link; remove it by hand"
     if not folder.is_dir():
         return f"{home} has no run {name}"
-    if not (folder / "config.json").is_file():
-        return f"{folder} is not a run folder: it has no config.json"
-    return f"a process is training {name}" if is_claimed(folder / ".lock") else ""
+    if is_claimed(folder / ".lock"):
+        return f"a process is training {name}"
+    has_config = (folder / "config.json").is_file()
+    return "" if has_config else f"{folder} is not a run folder: it has no config.json"

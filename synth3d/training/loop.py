@@ -130,6 +130,7 @@ def train(
         record = Record(trainer, run, hashes, place.device)
         _take_over(trainer)
         ranks.once(lambda: fill([checked, shelf], AT_ONCE))
+        ranks.once(lambda: record.check_room([checked, shelf]))
         ranks.once(lambda: open_again(run))
         record.describe(splits, data_folder, thick)
         if ranks.first:

@@ -10,6 +10,7 @@ from synth3d.data import Checked, Facts, Hashes, Roles, Shelf, spacing_seen
 from synth3d.errors import InputError
 from synth3d.files import sha256, write_json, write_text
 from synth3d.images import ScalePrior
+from synth3d.machine import free_bytes
 from synth3d.training.board import Board
 from synth3d.training.config import RunConfig
 from synth3d.training.origin import Origin, check_origin, note_environment, origin_of
@@ -59,6 +60,30 @@ class Record:
                 path.unlink(missing_ok=True)
             self.origin = origin_of(hashes, trainer.config, device, trainer.ranks.size)
             self.log = _resumed(trainer, run, self.origin)
+
+    def check_room(self, shelves: Iterable[Shelf]) -> None:
+        """Refuse a disk that has no room for the state, before the first step.
+
+        A state is written beside the last one before that goes; cases of ``shelves`` that are still
+        to be prepared count where they go to the same disk.
+
+        Raises:
+            InputError: As said, with what it takes and what is free.
+        """
+        trainer, train = self.trainer, self.trainer.config.train
+        saves = -(-(train.steps - trainer.step) // train.checkpoint_every)
+        is_first = not (self.run / "resume.pt").exists()
+        weights = sum(each.nbytes for each in trainer.framework.generator.state_dict().values())
+        takes = (2 if is_first and saves > 1 else 1) * trainer.state_bytes + weights
+        there = self.run.stat().st_dev
+        takes += sum(one.bytes_ahead for one in shelves
+                     if one.store.folder.stat().st_dev == there)  # fmt: skip
+        if takes > (free := free_bytes(self.run)):
+            raise InputError(
+                f"the training takes {takes / 1e6:.3g} MB on the disk of {self.run}, where "
+                f"{free / 1e6:.3g} MB are free; make room there, or give a folder on a larger disk "
+                "with --work"
+            )
 
     def describe(self, splits: Splits, data_folder: Path, thick: Mapping[str, str]) -> None:
         """Write what describes the run, who is left out as ``thick`` too; now it is there."""
@@ -169,21 +194,22 @@ class Record:
             **{f"{name}_sha256": sha256(path) for name, path in kept.items()},
             "validation": next(x["validation"] for x in self.log[::-1] if "validation" in x),
             "seconds": round(sum(seconds), 1),
-            **_grids(shelf.facts.values(), trainer.config),
+            **_heads(shelf.facts.values(), trainer.config),
             **({"moved_to_the_cap": remarks[1]} if remarks[1] else {}),
         }
         write_json(run / "done.json", done)
         leave_finished(run)
 
 
-def _grids(cases: Iterable[Facts], config: RunConfig) -> dict[str, Any]:
-    """Orientations and voxel sizes trained on; a generator knows no others."""
+def _heads(cases: Iterable[Facts], config: RunConfig) -> dict[str, Any]:
+    """Orientations and voxel sizes trained on, and with skulls or without; others are strange."""
     cases = list(cases)
     seen = [spacing_seen(case.own, config.task, config.data) for case in cases]
     spacings = {tuple(round(mm, 3) for mm in spacing) for spacing in seen}
     return {
         "orientations": sorted({case.own.orientation for case in cases}),
         "spacings_mm": sorted(spacings),
+        "with_skulls": 2 * sum(case.skull for case in cases) > len(cases),
     }
 
 

@@ -26,6 +26,7 @@ from synth3d.errors import InputError
 from synth3d.files import (
     REMEDY,
     atomic_file,
+    is_claimed,
     opened,
     plain,
     plain_values,
@@ -220,9 +221,10 @@ def read_config(run: Path) -> RunConfig:
     """The configuration of a run folder.
 
     Raises:
-        InputError: Not a run folder, or its configuration is damaged.
+        InputError: Not a run folder, one that is being begun, or its configuration is damaged.
     """
     if not (run / "config.json").is_file():
+        _refuse_trained_now(run)
         raise InputError(f"{run} is not a run folder: it has no config.json")
     remedy = "train it again, or read it with the version that wrote it"
     return read_as(RunConfig, run / "config.json", remedy)
@@ -259,6 +261,7 @@ class _Done:
     seconds: float = 0.0
     orientations: tuple[str, ...] = ()
     spacings_mm: tuple[tuple[float, ...], ...] = ()
+    with_skulls: bool | None = None
 
 
 def read_done(run: Path) -> dict[str, Any]:
@@ -305,10 +308,11 @@ def load_run(run: Path) -> Run:
     """A finished run.
 
     Raises:
-        InputError: Not a run folder, unfinished, of another format, or damaged.
+        InputError: Not a run folder, being trained, unfinished, of another format, or damaged.
     """
     config = read_config(run)
     if not (run / "done.json").is_file():
+        _refuse_trained_now(run)
         raise InputError(
             f"the run {run} is not finished; synth3d train --continue {run} goes on with it"
         )
@@ -334,6 +338,15 @@ def load_run(run: Path) -> Run:
         raise InputError(f"{run / 'scales.json'} is damaged: it has no scale of {unknown}")
     framework.eval().requires_grad_(False)
     return Run(run, config, framework, prior, digest)
+
+
+def _refuse_trained_now(run: Path) -> None:
+    """Refuse a run that a process of this machine is training, whatever of it is there by now."""
+    if is_claimed(run / ".lock"):
+        raise InputError(
+            f"the run {run} is being trained; wait until it is finished, synth3d runs says how far "
+            "it is"
+        )
 
 
 def runs_that_make(gap: Sequence[Modality], folder: Path) -> list[str]:

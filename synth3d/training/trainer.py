@@ -284,6 +284,15 @@ class Trainer:
             "optimizers": {name: one.state_dict() for name, one in self.optimizers.items()},
         }
 
+    @property
+    def state_bytes(self) -> int:
+        """Of :meth:`state` once a step is made: Adam then keeps two numbers beside each learnt."""
+        kept = [self.framework.state_dict(), *(one.state_dict() for one in self.averages.values())]
+        held = [each for one in kept for each in one.values() if isinstance(each, Tensor)]
+        modules = {id(player.module): player.module for player in self.players.values()}
+        learnt = [p for module in modules.values() for p in module.parameters()]
+        return sum(each.nbytes for each in held) + 2 * sum(p.nbytes for p in learnt)
+
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state`; an error of one kind or other if it is of another run."""
         step = state["step"]

@@ -88,7 +88,7 @@ class CaseFacts:
         if fits and self._volumes and self.grid:
             stripped = self.case.naming != "ixi"
             for one in findings(self._volumes, self.grid.spacing_mm, stripped):
-                refused = "; complete refuses it" if one.contradiction else ""
+                refused = "; complete fills no gap from it" if one.contradiction else ""
                 self._report("warning", one.text + refused)
         del self._volumes
 

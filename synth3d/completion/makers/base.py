@@ -36,6 +36,7 @@ class Maker:
         explains: What it can say of what it makes, as a framework's ``explains``.
         identity: Plain values that decide the result, besides the case's own files and the seed.
         teachers: The segmenters that taught it, for the receipt.
+        unnoticed: What it would not notice in a case, a sentence; empty where that is nothing.
         name: The run's name, or ``plumbing``.
         title: What it is, for one line of text.
     """
@@ -43,7 +44,7 @@ class Maker:
     random = False
     explains: frozenset[str] = frozenset()
     teachers: tuple[TaughtBy, ...] = ()
-    name = "plumbing"
+    name, unnoticed = "plumbing", ""
     identity: dict[str, Any]
     title: str
 

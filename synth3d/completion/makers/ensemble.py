@@ -49,6 +49,8 @@ class EnsembleMaker(Maker):
         self.random = any(one.random for one in runs)
         self.teachers = tuple(dict.fromkeys(each for one in runs for each in one.teachers))
         self.identity = {"runs": [one.identity for one in runs]}
+        # What one of them has learnt is noticed.
+        self.unnoticed = first.unnoticed if all(one.unnoticed for one in runs) else ""
         self.name = "+".join(one.name for one in runs)
         self.title = f"mean of {len(runs)} runs: " + "; ".join(one.title for one in runs)
 

@@ -25,6 +25,7 @@ from synth3d.completion.makers.scales import (
     in_scanner_units,
     storable_scale,
 )
+from synth3d.completion.makers.unlike import unlike_training
 from synth3d.completion.receipts import MAPS
 from synth3d.data import (
     Prepared,
@@ -32,12 +33,11 @@ from synth3d.data import (
     prepare_sources,
     ratio_on,
     read_sources,
-    spacing_seen,
 )
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256
 from synth3d.frameworks import DEVIATION, Diffusion
-from synth3d.images import Grid, Scale, grid, value_limits
+from synth3d.images import Scale, grid, value_limits
 from synth3d.inference import (
     Mirror,
     OnTile,
@@ -91,6 +91,7 @@ class RunMaker(Maker):
             self.identity["tf32"] = tf32(self.device)
         self._beside: dict[str, list[str]] = {}
         self.roles = Roles.read(run.folder / "roles.json")
+        self.unnoticed = _unnoticed(self.roles or Roles(config.task.guides, {}), self.roles is None)
         self.trained_on = read_json(run.folder / "done.json")
         self.name = run.folder.resolve().name
         self.title = (
@@ -210,7 +211,8 @@ class RunMaker(Maker):
         if any(one.contradiction for one in found):
             return found
         prepared = prepare_sources(case, raw, self.config.task, self.config.data)
-        strange = self._strange_grid(prepared) + self.run.prior.odd_ones({**prepared.scales})
+        strange = unlike_training(self.trained_on, self.config, prepared)
+        strange += self.run.prior.odd_ones({**prepared.scales})
         strange += [text for name in prepared.poor if (text := self._thickness(prepared, name)[1])]
         if self.roles is not None:
             strange += self.roles.exchanged({**prepared.volumes}, prepared.brain)
@@ -355,27 +357,17 @@ class RunMaker(Maker):
             text += f"the run was trained to restore {there}"
         return facts | {"found_by": by}, text
 
-    def _strange_grid(self, prepared: Prepared) -> list[str]:
-        """In what a case lies otherwise, or is finer, than all that was trained on.
 
-        Slices are turned alike whatever the file, so in 2-D only their voxels can be strange.
-        """
-        config, found = self.config, []
-        orientation = Grid(prepared.brain.shape, prepared.affine).orientation
-        known = self.trained_on.get("orientations")
-        if known and config.dim == 3 and orientation not in known:
-            found.append(
-                f"is oriented {orientation}, the run was trained on {', '.join(known)}; reorient "
-                "it first for a result to be trusted"
-            )
-        known = self.trained_on.get("spacings_mm")
-        mm = spacing_seen(prepared.grid, config.task, config.data)
-        if known and not any(np.allclose(mm, other, rtol=0.2) for other in known):
-            here = "×".join(f"{edge:.3g}" for edge in mm)
-            there = ", ".join("×".join(f"{edge:.3g}" for edge in spacing) for spacing in known)
-            axes = "(z, y, x)" if config.dim == 3 else "(row, column)"
-            found.append(f"has voxels of {here} mm {axes}, the run was trained on {there} mm")
-        return found
+def _unnoticed(roles: Roles, is_old: bool) -> str:
+    """That exchanged sequences are not noticed, where the run has not learnt what they look like.
+
+    T1 and T1ce are told apart without that.
+    """
+    if not roles.silent:
+        return ""
+    why = "was trained by an older version" if is_old else "learnt from too few cases"
+    but = ", other than T1 and T1ce," if {"t1n", "t1c"} <= {*roles.sources} else ""
+    return f"exchanged sequences{but} cannot be noticed with this run: it {why}"
 
 
 def _of_pass(on_tile: OnTile | None, done: int, passes: int) -> OnTile | None:

@@ -50,6 +50,7 @@ class Packed:
         own: The case's own grid, also where ``shape`` and ``affine`` are of what the network sees.
         reading: How the label was read; None without one.
         looks: What :func:`synth3d.data.roles.looks` found; None where it found nothing.
+        skull: Whether more than a brain is shown (:func:`synth3d.cohort.skull_left`).
     """
 
     shape: tuple[int, ...]
@@ -63,6 +64,7 @@ class Packed:
     own: Grid
     reading: Reading | None = None
     looks: np.ndarray | None = None
+    skull: bool = False
 
     @property
     def box(self) -> tuple[slice, ...]:
@@ -107,10 +109,15 @@ class Packed:
         )
 
 
-def pack(prepared: Prepared, looks: np.ndarray | None = None, own: Grid | None = None) -> Packed:
+def pack(
+    prepared: Prepared,
+    looks: np.ndarray | None = None,
+    own: Grid | None = None,
+    skull: bool = False,
+) -> Packed:
     """``prepared`` as it is kept; of a case without brain nothing is.
 
-    ``looks`` and ``own`` are kept with it; without the latter its grid is its own.
+    ``looks``, ``own`` and ``skull`` are kept with it; without ``own`` its grid is its own.
 
     Raises:
         ValueError: A class of the label does not fit into six bits.
@@ -140,6 +147,7 @@ def pack(prepared: Prepared, looks: np.ndarray | None = None, own: Grid | None =
         own or prepared.grid,
         prepared.reading,
         looks,
+        skull,
     )
 
 
@@ -182,6 +190,7 @@ def save(packed: Packed, path: Path) -> None:
         "own": [packed.own.shape_zyx, np.asarray(packed.own.affine, np.float64).tolist()],
         "reading": None if packed.reading is None else to_plain(packed.reading),
         "looks": None if packed.looks is None else packed.looks.tolist(),
+        "skull": packed.skull,
     }
     text = json.dumps(words, allow_nan=False)
     about = {"case": text, "sha256": _seal(text, arrays.items())}
@@ -237,6 +246,7 @@ def _packed(words: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Packe
         Grid(tuple(shape), np.array(affine)),  # type: ignore[arg-type]
         parse(Reading | None, words["reading"], "reading"),
         None if words["looks"] is None else np.array(words["looks"]),
+        bool(words["skull"]),
     )
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from synth3d.cohort import Case, dataset_of
+from synth3d.cohort import Case, dataset_of, skull_left
 from synth3d.data.cache.packed import DamagedError, Packed, load, pack, save
 from synth3d.data.options import DataConfig
 from synth3d.data.prepared import prepare, side_by_side
@@ -215,4 +215,5 @@ def make(case: Case, task: Task, data: DataConfig, whole: bool) -> Packed:
     """
     prepared = prepare(case, task.outlined_by(case.images), task.targets, data, task.mode)
     found = looks(prepared, task.guides)
-    return pack(prepared if whole else seen(prepared, task, data), found, prepared.grid)
+    skull = bool(skull_left(prepared.brain, prepared.grid.spacing_mm))
+    return pack(prepared if whole else seen(prepared, task, data), found, prepared.grid, skull)

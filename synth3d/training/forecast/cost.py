@@ -52,9 +52,7 @@ def cost_of(config: RunConfig, device: str) -> Cost:
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         memory += config.data.queue * batch.sources[0].nelement() * FLOAT
-    modules = {id(player.module): player.module for player in trainer.players.values()}
-    numbers = sum(p.numel() for module in modules.values() for p in module.parameters())
-    return Cost(pace, memory, 4 * FLOAT * numbers)  # weights, their average, two moments of Adam
+    return Cost(pace, memory, trainer.state_bytes)
 
 
 def _pace(trainer: Trainer, batch: Batch) -> float:

@@ -117,10 +117,50 @@ def test_the_receipt_tells_everything_that_decided_the_picture(ready, completed)
     assert receipt_of(completed, WHOLE)["synthetic"] is False
 
 
+@pytest.mark.parametrize("form", ["brats", "nnunet"])
+def test_new_files_are_named_where_they_are_few_and_else_by_their_pattern(
+    ready, complete, write_case, tmp_path, capsys, form
+):
+    done = complete(format=form)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("new: ")]
+    assert told == [f"new: {one.paths['t2f']}" for one in done if one.state == "made"]
+    complete(format=form)
+    assert "new: " not in capsys.readouterr().out
+    for number in range(4):
+        write_case(tmp_path / "in", number, SOURCES)
+    done = complete(tmp_path / "more", data=tmp_path / "in", format=form)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("new: ")]
+    assert len(told) == 1
+    pattern = told[0].split()[-1]
+    assert [pattern.replace("CASE", one.case) for one in done] == [
+        str(one.paths["t2f"]) for one in done
+    ]
+
+
 def test_a_second_run_changes_nothing(complete, completed):
     before = snapshot(completed)
-    assert {one.state for one in complete(completed)} == {"done"}
+    assert [one.state for one in complete(completed)] == ["whole", "whole", "done", "done"]
     assert snapshot(completed) == before
+
+
+@pytest.mark.parametrize("form", ["brats", "nnunet"])
+def test_cases_that_the_input_has_no_more_are_named_and_kept(
+    ready, complete, tmp_path, capsys, form
+):
+    shutil.copytree(ready / "in", tmp_path / "in")
+    complete(data=tmp_path / "in", format=form)
+    assert "any more" not in capsys.readouterr().out
+    before = snapshot(tmp_path / "out")
+    for name in (WHOLE, LACKING):
+        shutil.rmtree(tmp_path / "in" / name)
+    complete(data=tmp_path / "in", cases=["Brats18_X_3_1"], format=form)
+    assert "any more" not in capsys.readouterr().out  # nobody asked for the others
+    done = complete(data=tmp_path / "in", format=form)
+    told = [line for line in capsys.readouterr().out.splitlines() if "any more" in line]
+    assert len(told) == 1
+    assert told[0].endswith(f"{WHOLE}, {LACKING}")
+    assert [one.state for one in done] == ["whole", "done"]
+    assert snapshot(tmp_path / "out") == before
 
 
 def test_other_settings_and_a_tampered_picture_are_refused_without_overwrite(complete, tmp_path):

@@ -118,8 +118,8 @@ def test_maps_alone_come_without_the_table_of_what_sources_are_worth(complete, t
 def test_resuming_explaining_later_and_verifying(complete, tmp_path, capsys):
     complete(explain=False)
     assert complete()[1].state == "made"  # the maps were not there
-    assert [one.state for one in complete()] == ["done", "done"]
-    assert [one.state for one in complete(explain=False)] == ["done", "done"]
+    assert [one.state for one in complete()] == ["whole", "done"]
+    assert [one.state for one in complete(explain=False)] == ["whole", "done"]
     assert main(["verify", str(tmp_path / "out")]) == 0
     (path,) = maps_of(tmp_path / "out", LACKING, "t2f").values()
     whole = path.read_bytes()

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -80,6 +81,25 @@ def lose(*pairs):
     return change
 
 
+def make_4d(path, like):
+    one = nib.load(like)
+    data = np.stack([np.asanyarray(one.dataobj)] * 2, axis=-1)
+    nib.save(nib.Nifti1Image(data, one.affine), path)
+
+
+def test_many_problems_are_told_in_part_and_counted(root, capsys):
+    for number in range(12):
+        shutil.copytree(root / "in" / NAMES[0], root / "in" / f"Brats18_Y_{number}_1")
+        for path in (root / "in" / f"Brats18_Y_{number}_1").iterdir():
+            path.rename(path.with_name(path.name.replace(NAMES[0], f"Brats18_Y_{number}_1")))
+        image(root, "t1c", f"Brats18_Y_{number}_1").unlink()
+    told = complain(root, capsys)
+    assert "12 problems" in told
+    assert told.count("lacks t1c") == 10
+    assert "2 more" in told
+    assert not (root / "out").exists()
+
+
 def make_whole_but_t1(root):
     rewrite(image(root, "t2f"), like=image(root, "t2w"))
     image(root, "t1n").unlink()
@@ -107,6 +127,23 @@ UNTOUCHED = {
     "another grid": (
         lambda root: rewrite(image(root, "t1c"), lambda data, affine: (data[1:], affine)),
         [f"{NAMES[0]}_t1ce.nii.gz differs", "shape"],
+    ),
+    "headers of all cases, whether read or taken over": (
+        lambda root: (
+            rewrite(image(root, "t1c"), lambda data, affine: (data[1:], affine)),
+            make_4d(image(root, "t2f", NAMES[1]), image(root, "t1n", NAMES[1])),
+        ),
+        ["2 problems", f"{NAMES[0]}_t1ce.nii.gz differs", "ANTs", f"{NAMES[1]}_flair", "4-D"],
+    ),
+    "a sequence that is there already, on another grid": (
+        lambda root: rewrite(
+            image(root, "t2f"), lambda data, affine: (data[1:], affine), image(root, "t1n")
+        ),
+        [f"{NAMES[0]}_flair.nii.gz differs", "shape"],
+    ),
+    "a label on another grid": (
+        lambda root: rewrite(image(root, "seg"), lambda data, affine: (data[1:], affine)),
+        [f"{NAMES[0]}_seg.nii.gz differs", "shape"],
     ),
     "an unfinished run": (lambda root: (root / "run" / "done.json").unlink(), ["not finished"]),
     "scales without the target": (
@@ -183,11 +220,39 @@ def test_an_output_folder_that_is_full_or_may_not_be_written(root, capsys, monke
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
     assert command(arguments(root)) == 2
-    assert "error: cannot write" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "error: cannot write" in told
+    assert f"{NAMES[0]}_flair.nii.gz" in told
+    assert "0 of 2 cases are done" in told
     assert not list((root / "out").rglob("*flair*"))
     monkeypatch.undo()  # and the fixture is good, whatever grid what the run does not use has
     rewrite(image(root, "pd"), lambda data, affine: (data[1:], affine), image(root, "t1n"))
     assert command(arguments(root)) == 0
+
+
+def test_a_disk_that_gets_full_is_told_by_the_case_and_not_by_the_page(root, capsys, monkeypatch):
+    import synth3d.files.writing as writing
+
+    fsync, full = writing.os.fsync, []
+
+    def refuse(handle):
+        name = Path(f"/proc/self/fd/{handle}").resolve().name
+        full.extend([1] if f"{NAMES[1]}_flair" in name else [])
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing.os, "fsync", refuse)
+        assert command(arguments(root)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    (told,) = [line for line in lines if line.startswith("error: ")]
+    assert f"{NAMES[1]}_flair" in told
+    assert "1 of 2 cases are done" in told
+    assert "index.html" not in told
+    assert any("index.html" in line for line in lines if line.startswith("warning: "))
+    assert command(arguments(root)) == 0
+    assert (root / "out" / "index.html").is_file()
 
 
 def test_weights_that_give_nan(root, capsys, monkeypatch):

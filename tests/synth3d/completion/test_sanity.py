@@ -1,6 +1,7 @@
 """What the voxels say is heard before anything is written, and remembered; output follows input."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 import synth3d
 from synth3d.cli import main as command
 from synth3d.cohort import find_cases
+from synth3d.cohort.audit.problems import audit
+from synth3d.data import Roles
 from synth3d.errors import InputError
-from synth3d.files import read_json, write_json
+from synth3d.files import read_json, sha256, write_json
 from synth3d.images import background_of, foreground, read, write_new
 
 
@@ -28,9 +31,9 @@ def heads(tmp_path_factory, write_run):
 
 @pytest.fixture
 def changed(heads, tmp_path):
-    """Rewrite sequences of the case, in a copy."""
+    """Rewrite sequences of the case, in a copy, with edges ``scale`` times as long."""
 
-    def change(changes, dtype="float32"):
+    def change(changes, dtype="float32", scale=1.0):
         (case,) = find_cases(heads / "in")
         for modality, path in case.images.items():
             if modality == "t2f":
@@ -38,7 +41,8 @@ def changed(heads, tmp_path):
             volume = read(path)
             data = changes.get(modality, changes.get("all", lambda v: v))(volume.data)
             target = tmp_path / "in" / path.relative_to(heads / "in")
-            write_new(target, np.ascontiguousarray(data), volume.affine, dtype)
+            affine = volume.affine @ np.diag([scale, scale, scale, 1])
+            write_new(target, np.ascontiguousarray(data), affine, dtype)
         return tmp_path / "in"
 
     return change
@@ -66,6 +70,20 @@ def test_a_contradiction_is_refused_before_anything_is_written(heads, changed, t
     assert "t2w is flipped" in json.dumps(read_json(receipt)["suspicions"])
 
 
+def test_only_a_gap_is_refused_a_case_without_one_is_taken_over_as_it_is(
+    heads, changed, tmp_path, capsys
+):
+    data = changed({"t2w": lambda v: v[:, :, ::-1]})
+    assert complete(heads, data, tmp_path / "out") == 2
+    (case,) = find_cases(data)
+    shutil.copyfile(case.images["t1n"], case.folder / case.file_name("t2f"))
+    assert complete(heads, data, tmp_path / "out") == 0
+    assert all(sha256(path) == sha256(tmp_path / "out" / path.relative_to(data))
+               for path in data.rglob("*.nii.gz"))  # fmt: skip
+    found = [problem.message for problem in audit(data).problems]
+    assert any("complete fills no gap" in text for text in found)
+
+
 def test_suspicions_stand_in_the_receipt_and_are_said_again(heads, changed, tmp_path, capsys):
     data, out = changed({"t2w": lambda v: v * 5000}), tmp_path / "out"
     done = read_json(heads / "run" / "done.json")
@@ -83,6 +101,49 @@ def test_suspicions_stand_in_the_receipt_and_are_said_again(heads, changed, tmp_
     assert all(text in line for text, line in zip(suspicions, told[0], strict=True))
     assert any("times as bright" in text for text in suspicions)
     assert any("oriented" in text for text in suspicions)
+
+
+@pytest.mark.parametrize("learnt", [None, 3, 12])
+def test_a_run_says_once_and_in_each_receipt_what_it_would_not_notice(
+    ready, tmp_path, capsys, learnt
+):
+    """``learnt`` cases taught it what exchanged sequences look like; None, as runs of before."""
+    run, out, sources = tmp_path / "run", tmp_path / "out", ("t1n", "t1c", "t2w")
+    shutil.copytree(ready / "run", run)
+    if learnt is not None:
+        draws = np.random.default_rng(0)
+        seen = [draws.normal((1, 0, 0, 0), 0.1, (36, 4)).T for _ in range(learnt)]
+        write_json(run / "roles.json", Roles.learn(seen, sources).to_dict())
+    words = ["complete", "--run", str(run), "--data", str(ready / "in"), "--device", "cpu"]
+    assert command([*words, "--out", str(out)]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "exchanged" in line]
+    receipts = [read_json(path) for path in out.rglob("*.receipt.json")]
+    told = [receipt["unnoticed"] for receipt in receipts if "unnoticed" in receipt]
+    assert len(said) == (learnt != 12)
+    assert len(told) == 2 * len(said)  # of the cases for which something was made
+    assert {*said} == {f"note: {text}" for text in told}
+
+
+@pytest.mark.parametrize("known", [False, True, None])
+@pytest.mark.parametrize("larger", [1, 1.3])
+def test_a_skull_that_was_left_on_is_told_unless_the_run_learnt_from_such(
+    heads, changed, tmp_path, capsys, known, larger
+):
+    """``known`` is what the run says of its training; None, nothing, as runs of before."""
+    data, run = changed({}, scale=larger), tmp_path / "run"
+    shutil.copytree(heads / "run", run)
+    told = {} if known is None else {"with_skulls": known}
+    write_json(run / "done.json", read_json(run / "done.json") | told)
+    words = ["complete", "--run", str(run), "--data", str(data), "--device", "cpu"]
+    assert command([*words, "--out", str(tmp_path / "out")]) == 0
+    (receipt,) = (tmp_path / "out").rglob("*.receipt.json")
+    suspected = [text for text in read_json(receipt)["suspicions"] if "skull-stripped" in text]
+    assert len(suspected) == (larger > 1 and not known)
+    said = capsys.readouterr().out
+    assert all(f": {text}" in said for text in suspected)
+    assert ("skull-stripped" in said) == bool(suspected)
+    for text in suspected:  # a run that does not know leaves both open
+        assert ("unless the run" in text) == (known is None)
 
 
 @pytest.mark.parametrize(

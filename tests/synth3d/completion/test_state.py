@@ -36,7 +36,7 @@ def test_parts_add_up_and_are_counted(complete, tmp_path, capsys, form):
     assert capsys.readouterr().out.splitlines()[-1] == f"4 cases in {out}: 4 done"
     assert main(["verify", str(out)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"4 cases in {out}: 4 verified"
-    assert {one.state for one in complete(format=form)} == {"done"}
+    assert {one.state for one in complete(format=form)} == {"whole", "done"}
     assert set(states(out).values()) == {"verified"}
 
 
@@ -115,7 +115,7 @@ def test_what_failed_is_told_with_its_reason_and_tried_again_when_asked_for(
     assert f"failed: {NAMES[2]}: the network gives NaN" in told
     with pytest.raises(InputError, match="failed before, --retry-failed tries it: the network"):
         complete()
-    assert {one.state for one in complete(retry_failed=True)} == {"done", "made"}
+    assert {one.state for one in complete(retry_failed=True)} == {"whole", "made"}
     assert set(states(out).values()) == {"done"}
     assert not (out / "failed").exists()
 

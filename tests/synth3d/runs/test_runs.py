@@ -67,6 +67,29 @@ def test_a_run_says_how_far_it_is_and_whether_it_is_a_trial(work):
     assert known_runs(work / "nowhere") == []
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_a_run_that_is_being_trained_is_called_so_whatever_of_it_is_there(
+    work, capsys, tmp_path, written
+):
+    run = work / "runs" / "now"
+    if written:
+        write_run(run, 1400, at=0)
+    run.mkdir(exist_ok=True)
+    words = ["complete", "--run", "now", "--work", str(work), "--data", str(tmp_path / "in")]
+    with lock(run):
+        assert {one.name: one.state for one in known_runs(work)}["now"] == "training"
+        assert main(["runs", "--work", str(work)]) == 0
+        (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("now")]
+        assert "training" in row
+        assert main([*words, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
+        assert f"the run {run} is being trained" in capsys.readouterr().err
+        assert main(["runs", "--work", str(work), "--remove", "now"]) == 2
+        assert "is training now" in capsys.readouterr().err
+    assert ("now" in {one.name for one in known_runs(work)}) == written
+    assert main([*words, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
+    assert "being trained" not in capsys.readouterr().err
+
+
 def test_the_table_and_the_json_name_every_run(work, capsys):
     assert main(["runs", "--work", str(work)]) == 0
     out = capsys.readouterr().out

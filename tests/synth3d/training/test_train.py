@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,6 +25,7 @@ from synth3d.errors import InputError
 from synth3d.files import sha256
 from synth3d.frameworks.adversarial import Pix2PixOptions
 from synth3d.frameworks.tsf import TSFOptions
+from synth3d.images import read, write_new
 from synth3d.models.options import ModelConfig
 from synth3d.settings import to_plain
 from synth3d.training import loop
@@ -62,6 +64,7 @@ def test_a_finished_run_is_self_describing(undisturbed):
     done = json.loads((undisturbed / "done.json").read_text())
     assert done["finished"]
     assert done["targets"] == ["t2f"]
+    assert done["with_skulls"] is False
     assert done["weights_sha256"] == sha256(undisturbed / "weights.safetensors")
     log = read_log(undisturbed / "log.jsonl")
     assert [line["step"] for line in log if "validation" in line] == [8, 10]
@@ -71,6 +74,46 @@ def test_a_finished_run_is_self_describing(undisturbed):
     cohort = json.loads((undisturbed / "cohort.json").read_text())
     assert not set(cohort["test"]) & (set(cohort["train"]) | set(cohort["val"]))
     assert len(json.loads((undisturbed / "scales.json").read_text())) == len(cohort["train"])
+
+
+def test_a_run_remembers_that_it_learnt_from_heads_too_large_to_be_brains(phantom_cohort, tmp_path):
+    for case in find_cases(phantom_cohort):
+        for path in (*case.images.values(), case.label):
+            volume = read(path)
+            affine = volume.affine @ np.diag([1.3, 1.3, 1.3, 1])
+            target = tmp_path / "heads" / path.relative_to(phantom_cohort)
+            write_new(target, volume.data, affine, np.int16)
+    cases = find_cases(tmp_path / "heads")
+    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, steps=1))
+    run = train(config, cases, make_splits(cases), tmp_path / "heads", tmp_path / "run")
+    assert json.loads((run / "done.json").read_text())["with_skulls"] is True
+
+
+def test_a_disk_too_small_for_the_state_is_refused_before_the_first_step(
+    phantom_cohort, tmp_path, monkeypatch
+):
+    cases = find_cases(phantom_cohort)
+    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, steps=2))
+    order = config, cases, make_splits(cases), phantom_cohort
+    kept = train(*order, tmp_path / "roomy")  # by now the cases are prepared
+    assert kept is not None
+    state, weights = ((kept / name).stat().st_size for name in ("resume.pt", "weights.safetensors"))
+
+    def stepped(trainer, batch):
+        raise AssertionError("a step was made")
+
+    disk = shutil.disk_usage(tmp_path)
+    for room, fits in ((0.8, False), (1.2, True)):
+        free = int(room * (state + weights))
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda path, free=free: disk._replace(free=free))
+            if fits:
+                assert train(*order, tmp_path / "small") == tmp_path / "small"
+                continue
+            patch.setattr(Trainer, "advance", stepped)
+            with pytest.raises(InputError, match="MB are free"):
+                train(*order, tmp_path / "small")
+            assert {path.name for path in (tmp_path / "small").iterdir()} <= {".lock"}
 
 
 def test_a_finished_run_loads_and_synthesises(undisturbed):
