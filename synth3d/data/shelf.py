@@ -32,7 +32,7 @@ class Facts:
 
     Attributes:
         scales: How each volume came from scanner units.
-        looks: What :func:`synth3d.data.looks` found.
+        looks: What :func:`synth3d.cohort.looks` found.
         own: Its own grid.
         reading: How its label was read; None without one.
         nbytes: Of the entry.
