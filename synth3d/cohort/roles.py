@@ -3,7 +3,8 @@
 For every pair of sequences, how cases look in which the two are exchanged is known: a linear
 discriminant between the right order and that one, on grey levels of each sequence and on how
 sequences go together. Grey levels are in the network's scale, so no unit and gain counts. A run
-learns it from its training cases (:class:`Roles`). Where a sequence is absent a run has for each pair that is
+learns it from its training cases (:class:`Roles`), an audit from the cohort's other cases
+(:mod:`synth3d.cohort.audit.exchanges`). Where a sequence is absent a run has for each pair that is
 left another one, on that pair alone. T1 and T1ce
 are not among the pairs: grey levels tell them badly, and contrast agent tells them in any single
 case (:func:`synth3d.cohort.findings`).

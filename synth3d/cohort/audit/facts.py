@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from synth3d.cohort.audit.exchanges import Look, look_of
 from synth3d.cohort.cases import Case
 from synth3d.cohort.content import findings
 from synth3d.cohort.labels import Reading, read_segmentation
@@ -63,6 +64,8 @@ class CaseFacts:
         thick: Per readable modality of thick slices the axes and how many voxels thick
             (:func:`synth3d.cohort.thickness.thick_axes`).
         digests: Per readable modality a hash of its shape and voxels.
+        look: What its sequences look like, to be held against other cases; None where they are too
+            few, share no grid or contradict each other.
         problems: What is wrong with the case by itself.
     """
 
@@ -74,6 +77,7 @@ class CaseFacts:
         self.top: dict[Modality, float] = {}
         self.digests: dict[Modality, str] = {}
         self.thick: dict[Modality, dict[str, float]] = {}
+        self.look: Look | None = None
         self.problems: list[Problem] = []
         heads: dict[Modality, np.ndarray] = {}
         self._volumes: dict[str, np.ndarray] = {}
@@ -87,7 +91,10 @@ class CaseFacts:
         self._forms()
         if fits and self._volumes and self.grid:
             stripped = self.case.naming != "ixi"
-            for one in findings(self._volumes, self.grid.spacing_mm, stripped):
+            found = findings(self._volumes, self.grid.spacing_mm, stripped)
+            if not any(one.contradiction for one in found):
+                self.look = look_of(self._volumes)
+            for one in found:
                 refused = "; complete refuses it" if one.contradiction else ""
                 self._report("warning", one.text + refused)
         del self._volumes

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from synth3d.cohort.audit.exchanges import FEWEST_SEQUENCES
 from synth3d.cohort.audit.facts import CaseFacts
 from synth3d.cohort.audit.faults import faults_of
 from synth3d.cohort.audit.headers import fix_headers
 from synth3d.cohort.audit.problems import Audit, audit
 from synth3d.cohort.gaps import FEWEST, seen_together
 from synth3d.cohort.naming import ALL_MODALITIES, MODALITIES, Modality
+from synth3d.cohort.roles import FEWEST_CASES
 from synth3d.cohort.survey import look
 from synth3d.cohort.table import draft_table, given_cohort
 from synth3d.errors import InputError, visible
@@ -98,6 +100,7 @@ def format_audit(audit: Audit) -> str:
         *_table(("grid (z, y, x), mm, axes", "cases", ""), _tally(audit, _grid_text)),
         "",
         f"labels: {_label_text(audit)}",
+        *_compared(audit),
     ]
     if audit.splits:
         sides = ", ".join(f"{side} {len(names)}" for side, names in asdict(audit.splits).items())
@@ -118,7 +121,10 @@ def audit_json(audit: Audit) -> str:
             f"{a} {b}": count
             for (a, b), count in seen_together(fact.case.images for fact in audit.cases).items()
         },
-        "cases": [_case_json(fact, _held(audit)) for fact in audit.cases],
+        "cases": [
+            _case_json(fact, _held(audit)) | {"held_against_others": fact.name in audit.judged}
+            for fact in audit.cases
+        ],
     }
     return json.dumps(value, indent=2, allow_nan=False)
 
@@ -167,6 +173,22 @@ def _teaching(audit: Audit) -> list[str]:
     rows = [(f"{a} with {b}", str(count)) for (a, b), count in counts.items()]
     told = f"train --target any: {some} of {_count(len(holdings), 'case')} can teach, with what"
     return [f"{told} they have", "", *_table(("seen together", "cases"), rows), ""]
+
+
+def _compared(audit: Audit) -> list[str]:
+    """In how many cases exchanged sequences were looked for; nothing of single sequences."""
+    rest = sum(f.name not in audit.judged and len(f.case.images) > 1 for f in audit.cases)
+    lines = []
+    if audit.judged:
+        count = _count(len(audit.judged), "case")
+        lines.append(f"exchanged sequences: looked for in {count}, by what the others look like")
+    if rest:
+        lines.append(
+            f"exchanged sequences other than T1 and T1ce cannot be told in {_count(rest, 'case')}: "
+            f"it takes {FEWEST_CASES + 1} cases that share {FEWEST_SEQUENCES} sequences or more, "
+            "each on one grid and without a graver fault"
+        )
+    return lines
 
 
 def _thick(audit: Audit) -> list[str]:

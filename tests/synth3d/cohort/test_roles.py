@@ -114,5 +114,7 @@ def test_how_a_case_looks_exchanged_is_how_the_exchanged_case_looks():
     for number, (one, other) in enumerate(combinations(SOURCES, 2), start=1):
         volumes = case.volumes | {one: case.volumes[other], other: case.volumes[one]}
         there = looks(volumes, case.brain, SOURCES)
+        assert rows is not None
+        assert there is not None
         assert np.array_equal(there[0], rows[number])
         assert np.array_equal(there[number], rows[0])

@@ -75,6 +75,8 @@ grid (z, y, x), mm, axes   cases
 6 x 7 x 8, 2 x 1 x 1, LPS  3
 
 labels: in 3 cases, brats2023: 1 necrosis, 2 oedema, 3 enhancing
+exchanged sequences other than T1 and T1ce cannot be told in 3 cases: it takes 9 cases \
+that share 3 sequences or more, each on one grid and without a graver fault
 
 nothing would break a run, 0 warnings
 """
