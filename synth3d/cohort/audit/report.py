@@ -87,8 +87,8 @@ def format_audit(audit: Audit) -> str:
         "",
         *_table(
             (
-                *("sequence", "cases", "degraded", "missing"),
-                *("intensity (p99 of the head)", "share of the head shown"),
+                *("sequence", "cases", "thick slices", "missing"),
+                *("intensity (p99 of the head)", "part of the head it shows"),
             ),
             [_sequence_row(audit, modality) for modality in _held(audit)],
         ),
@@ -200,11 +200,12 @@ def _thick(audit: Audit) -> list[str]:
                 found.setdefault((modality, axis), []).append((fact.name, voxels))
     if not found:
         return []
-    head = ("slices are thick", "along", "voxels, or more", "cases", "")
+    head = ("thick slices", "along axis", "slice thickness, in voxels", "cases", "")
     rows = []
     for (modality, axis), cases in found.items():
         thickness = [voxels for _, voxels in cases]
-        span = f"{min(thickness):.1f} to {max(thickness):.1f}"
+        low, high = f"{min(thickness):.1f}", f"{max(thickness):.1f}"
+        span = f"{low} or more" if low == high else f"{low} to {high} or more"
         rows.append((modality, axis, span, str(len(cases)), _named([name for name, _ in cases])))
     return [*_table(head, rows), "", *_restoring(audit)]
 
@@ -216,16 +217,16 @@ def _restoring(audit: Audit) -> list[str]:
         poor = [fact for fact in audit.cases if _state(fact, modality) == "degraded"]
         able = [fact for fact in poor if fact.case.images.keys() - fact.thick.keys()]
         whole = sum(_state(fact, modality) == "present" for fact in audit.cases)
-        if not able:
+        if not able or not whole:
             continue
         ratios = [_ratio([f.thick[modality].get(a, 1.0) for f in able]) for a in "zyx"]
-        if max(ratios) == 1:
+        if max(ratios) == 1:  # each along another axis
             continue
         ratio = ",".join(map(str, ratios))
         lines.append(
-            f"{modality}: train --degraded {modality}={ratio} learns to restore it from cases that "
-            f"have it whole (here {whole}), complete --restore {modality} "
-            f"does so (here {len(able)})"
+            f"{modality}: `synth3d train --degraded {modality}={ratio}` learns from the "
+            f"{_count(whole, 'case')} without thick slices to restore it, and `synth3d complete "
+            f"--restore {modality}` then does so in the {_count(len(able), 'case')} with them"
         )
     return [*lines, ""] if lines else []
 

@@ -62,11 +62,11 @@ def test_a_sound_cohort_has_no_problems_and_its_facts_are_told(cohort, capsys):
         == f"""\
 3 cases of 3 patients in {cohort}, named as brats2023
 
-sequence  cases  degraded  missing  intensity (p99 of the head)  share of the head shown
-t1n       3      0         0        900 to 900                   100% to 100%
-t1c       3      0         0        900 to 900                   100% to 100%
-t2w       3      0         0        900 to 900                   100% to 100%
-t2f       3      0         0        900 to 900                   100% to 100%
+sequence  cases  thick slices  missing  intensity (p99 of the head)  part of the head it shows
+t1n       3      0             0        900 to 900                   100% to 100%
+t1c       3      0             0        900 to 900                   100% to 100%
+t2w       3      0             0        900 to 900                   100% to 100%
+t2f       3      0             0        900 to 900                   100% to 100%
 
 held                   cases
 t1n t1c t2w t2f label  3
