@@ -20,6 +20,18 @@ from synth3d.cohort.survey import look
 from synth3d.cohort.table import draft_table, given_cohort
 from synth3d.errors import InputError, visible
 
+NAMINGS = {
+    "brats2018": "files named like those of BraTS 2018 (CASE_t1.nii.gz)",
+    "brats2023": "files named like those of BraTS 2023 (CASE-t1n.nii.gz)",
+    "ixi": "files named like those of IXI (CASE-T1.nii.gz)",
+    "bids": "files named as BIDS asks (CASE_T1w.nii.gz)",
+    "nnunet": "files named as in nnU-Net's raw data (CASE_0000.nii.gz)",
+    "folders": "a folder for each case, files named by their sequence (t1n.nii.gz)",
+    "files": "files named by case and sequence",
+    "table": "described by the table",
+}
+"""How files are named, which says nothing of whose data they are."""
+
 NAMED_CASES = 5
 """At most so many case names are listed beside a rare grid or set of sequences."""
 
@@ -83,7 +95,7 @@ def format_audit(audit: Audit) -> str:
     patients = len({fact.case.patient for fact in audit.cases})
     lines = [
         f"{_count(len(audit.cases), 'case')} of {_count(patients, 'patient')} in {audit.folder}, "
-        f"named as {audit.naming}",
+        f"{NAMINGS[audit.naming]}",
         "",
         *_table(
             (

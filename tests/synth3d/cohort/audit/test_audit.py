@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from synth3d.cohort.audit.problems import audit
-from synth3d.cohort.audit.report import AuditRequest, audit_json, format_audit, run_audit
+from synth3d.cohort.audit.report import NAMINGS, AuditRequest, audit_json, format_audit, run_audit
+from synth3d.cohort.naming import TOKENS
 from synth3d.images.volumes import write_new
 
 SHAPE = (6, 7, 8)
@@ -60,7 +61,7 @@ def test_a_sound_cohort_has_no_problems_and_its_facts_are_told(cohort, capsys):
     assert (
         capsys.readouterr().out
         == f"""\
-3 cases of 3 patients in {cohort}, named as brats2023
+3 cases of 3 patients in {cohort}, files named like those of BraTS 2023 (CASE-t1n.nii.gz)
 
 sequence  cases  thick slices  missing  intensity (p99 of the head)  part of the head it shows
 t1n       3      0             0        900 to 900                   100% to 100%
@@ -81,6 +82,10 @@ that share 3 sequences or more, each on one grid and without a graver fault
 nothing would break a run, 0 warnings
 """
     )
+
+
+def test_every_naming_has_words():
+    assert NAMINGS.keys() == {*TOKENS, "nnunet"}
 
 
 def test_json_holds_the_facts_of_each_case(cohort):
