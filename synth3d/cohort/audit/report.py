@@ -86,7 +86,7 @@ def _write_table(root: Path, path: Path) -> int:
     rows, open_ends = draft_table(path, survey, root)
     print(f"{_count(rows, 'row')} written to {path}: correct it and give it to --cases")
     if open_ends:
-        print(f"{_count(open_ends, 'image')} in it must be put into the right column or taken out")
+        print(f"{_count(open_ends, 'image')} in it must be confirmed, moved or taken out")
     return 1 if open_ends else 0
 
 
