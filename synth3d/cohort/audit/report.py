@@ -30,7 +30,7 @@ NAMINGS = {
     "files": "files named by case and sequence",
     "table": "described by the table",
 }
-"""How files are named, which says nothing of whose data they are."""
+"""How files are named, which says nothing of whose data they are; one of your own has its key."""
 
 NAMED_CASES = 5
 """At most so many case names are listed beside a rare grid or set of sequences."""
@@ -95,7 +95,7 @@ def format_audit(audit: Audit) -> str:
     patients = len({fact.case.patient for fact in audit.cases})
     lines = [
         f"{_count(len(audit.cases), 'case')} of {_count(patients, 'patient')} in {audit.folder}, "
-        f"{NAMINGS[audit.naming]}",
+        f"{_named_how(audit.naming)}",
         "",
         *_table(
             (
@@ -118,6 +118,10 @@ def format_audit(audit: Audit) -> str:
         sides = ", ".join(f"{side} {len(names)}" for side, names in asdict(audit.splits).items())
         lines.append(f"splits: {sides}")
     return "\n".join(map(visible, [*lines, "", *_problem_lines(audit)]))
+
+
+def _named_how(naming: str) -> str:
+    return NAMINGS.get(naming, f"files named as {naming} names them")
 
 
 def audit_json(audit: Audit) -> str:
