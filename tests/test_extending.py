@@ -207,7 +207,7 @@ def test_the_runs_use_what_was_added(extended):
 
 def test_a_dataset_is_read_without_code_and_one_with_its_own_naming_written_too(extended):
     for command, said in (
-        ("audit scans", ("6 cases", "nnunet")),
+        ("audit scans", ("6 cases", "nnU-Net")),
         ("audit clinic", ("6 cases", "4 patients", "clinic")),
     ):
         assert all(text in output(extended, command) for text in said)

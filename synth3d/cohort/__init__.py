@@ -46,6 +46,7 @@ from synth3d.cohort.naming import (
     stem_of,
     untold_patients,
 )
+from synth3d.cohort.roles import Roles, looks
 from synth3d.cohort.splits import (
     Splits,
     digest_of_names,
@@ -85,6 +86,7 @@ __all__ = [
     "REGIONS",
     "REMEDY",
     "Reading",
+    "Roles",
     "SCHEMES",
     "Splits",
     "TABLE_ENDINGS",
@@ -108,6 +110,7 @@ __all__ = [
     "keep_whole",
     "lacks_tissues",
     "listed",
+    "looks",
     "make_splits",
     "never_beside",
     "never_together",

@@ -1,4 +1,4 @@
-"""What the voxels of one case say against it: no image, a copy, flipped, moved, T1 for T1ce.
+"""What the voxels of one case say against it: no image, a copy, flipped, moved, T1ce without agent.
 
 Contradictions are what cannot be right; suspicions may be. Limits were set on real cases, of
 which none may be named: edges agree better turned than as they are by a factor of 0.68 at most,
@@ -47,7 +47,7 @@ are each off by less than one are no further apart than this.
 """
 
 REVERSED = -0.25
-"""T1 and T1ce are exchanged where agent is under this (:func:`synth3d.images.enhancement`).
+"""T1 or T1ce is another sequence where agent is under this (:func:`synth3d.images.enhancement`).
 
 31 patients, who also chose this limit, had 1.7 or more.
 """
@@ -117,7 +117,7 @@ def findings(
         if poor and not turned:
             turned = [replace(one, contradiction=False) for one in _flips(sketches)]
         displaced = turned or list(_moved(sketches))
-        found += displaced or list(_exchanged(volumes, sketches, heads, spacing_mm))
+        found += displaced or list(_without_agent(volumes, sketches, heads, spacing_mm))
     found += [*copies, *_backgrounds(volumes)]
     why = skull_left(anywhere, spacing_mm) if stripped else ""
     return found + ([Finding(False, f"{NOT_STRIPPED}: {why}; strip it first")] if why else [])
@@ -209,13 +209,16 @@ def _moved(sketches: Mapping[str, Sketch]) -> Iterator[Finding]:
             )
 
 
-def _exchanged(
+def _without_agent(
     volumes: Mapping[str, np.ndarray],
     sketches: Mapping[str, Sketch],
     heads: Mapping[str, np.ndarray],
     spacing_mm: Sequence[float],
 ) -> Iterator[Finding]:
-    """T1 and T1ce that lie alike and are sound, but have the agent in the wrong one."""
+    """T1 and T1ce that lie alike and are sound, but of which the second is not the first and agent.
+
+    Which two are exchanged that does not tell: with T2 in T1's place it is the same.
+    """
     if not {"t1n", "t1c"} <= sketches.keys():
         return
     both = heads["t1n"] & heads["t1c"]
@@ -223,8 +226,9 @@ def _exchanged(
     if agent is not None and agent < REVERSED:
         yield Finding(
             False,
-            "t1n and t1c look exchanged: t1n is the one in which vessels and tumour are bright, as "
-            "contrast agent makes them; look at both, and rename them if so",
+            "t1n or t1c is not what its name says, since t1c does not look like t1n plus contrast "
+            "agent: they are exchanged with each other, or one of them is with another sequence; "
+            "look at all sequences of the case before you rename any",
         )
 
 

@@ -17,16 +17,22 @@ from synth3d.cohort.naming import (
     MODALITIES,
     Modality,
     ending_of,
+    guess,
     is_serial,
     lost_link,
     patient_of,
+    stem_of,
 )
 from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of, is_file, read_text, write_text
 
 ENDINGS = (".csv", ".tsv")
-COLUMNS = ("case", "patient", *ALL_MODALITIES, "seg", "labels", "centre", "unread")
-"""All that a table may have; ``unread`` is a draft's list of files that want a column."""
+COLUMNS = ("case", "patient", *ALL_MODALITIES, "seg", "labels", "centre", "guessed", "unread")
+"""All that a table may have; ``unread`` is a draft's list of files that want a column, and
+``guessed`` of columns that a person has to confirm."""
+
+SHOWN = 3
+"""So many of the rows that share a fault are told."""
 
 BETWEEN = " | "
 """Stands between two files in one cell of a draft, of which one has to go."""
@@ -52,7 +58,7 @@ def cohort_of(folder: Path | None, table: Path | None) -> Path | None:
     if not inside:
         raise InputError(
             f"the table {table} does not lie in {folder}, and its paths are relative to the table: "
-            "give one of the two"
+            f"give one of the two; --cases {table} alone is all that the table names"
         )
     return table
 
@@ -90,6 +96,7 @@ def read_table(path: Path) -> list[Case]:
         reading.add(number, {name: cell for name, cell in row.items() if cell})
     if not rows[1:]:
         reading.faults.append("it has no rows")
+    reading.tell_open_ends()
     if reading.faults:
         count = len(reading.faults)
         head = f"{count} faults: " if count > 1 else ""
@@ -126,6 +133,8 @@ class _Rows:
     faults: list[str] = field(default_factory=list)
     used: dict[Path, str] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+    guessed: list[str] = field(default_factory=list)
 
     def add(self, number: int, row: Mapping[str, str]) -> None:
         """One row; blank cells are not in it."""
@@ -140,12 +149,12 @@ class _Rows:
         for modality in ALL_MODALITIES:
             if modality in row:
                 images[modality] = self._file(where, modality, row[modality])
-        if not images:
+        if not images and "unread" not in row:
             self.faults.append(f"{where}: no sequence")
         if "unread" in row:
-            self.faults.append(
-                f"{where}: {row['unread']} stands under unread; move it to its column or clear it"
-            )
+            self.unread.append(f"{where}: {row['unread']}")
+        if "guessed" in row:
+            self.guessed.append(f"{where}: {row['guessed']}")
         scheme = row.get("labels")
         if scheme is not None and scheme not in SCHEMES:
             known = ", ".join(SCHEMES)
@@ -164,6 +173,17 @@ class _Rows:
                 centre=row.get("centre"),
             )
         )
+
+    def tell_open_ends(self) -> None:
+        """What a draft has left to a person is one fault a column, however many rows have it."""
+        for rows, column, remedy in (
+            (self.unread, "unread", "move each image to its column or take it out"),
+            (self.guessed, "guessed", "look at the images in these columns and empty guessed"),
+        ):
+            if rows:
+                rest = f" and {len(rows) - SHOWN} more rows" if len(rows) > SHOWN else ""
+                shown = ", ".join(rows[:SHOWN])
+                self.faults.append(f"{column} is not empty ({shown}{rest}): {remedy}")
 
     def _file(self, where: str, column: str, cell: str) -> Path:
         """The file that a cell names; what is wrong with it is noted."""
@@ -194,9 +214,11 @@ def draft_table(path: Path, survey: Survey, root: Path) -> tuple[int, int]:
     """Write ``survey`` of ``root`` as a table to be corrected.
 
     Two files for one role stand in its cell, and what is not understood stands under ``unread``
-    (of the case it lies with, else of a case that is called after its folder): such a table is
-    refused until both are put right. What is not used is listed in remarks. Where the files of one
-    folder are numbered, as dcm2niix leaves them, a folder is a case (:func:`_by_folder`).
+    (of the case it lies with, else of a case that is called after its folder), unless its words
+    speak of one sequence that no other image of the case claims: that is its column, named under
+    ``guessed``. Such a table is refused until all three are put right. What is not used is listed
+    in remarks. Where the files of one folder are numbered, as dcm2niix leaves them, a folder is a
+    case (:func:`_by_folder`).
 
     Returns:
         The number of rows, and of images that have to be put right.
@@ -219,10 +241,13 @@ def draft_table(path: Path, survey: Survey, root: Path) -> tuple[int, int]:
     cells: dict[tuple[str, str], list[str]] = {}
     for name, column, file in found:
         cells.setdefault((name, column), []).append(relative(file))
+    guesses = _guesses(cells)
     rows = {name: row for name, row in rows.items() if name in {one for one, _ in cells}}
     for (name, column), files in cells.items():
         rows.setdefault(name, {"case": name, "patient": patient_of(name)})
         rows[name][column] = BETWEEN.join(files)
+    for name, columns in guesses.items():
+        rows[name]["guessed"] = " ".join(columns)
     held = {column for row in rows.values() for column in row}
     columns = [c for c in COLUMNS if c in held | {"case", "patient", *MODALITIES, "seg"}]
     text = StringIO()
@@ -233,7 +258,24 @@ def draft_table(path: Path, survey: Survey, root: Path) -> tuple[int, int]:
         text.write(f"# not used: {relative(file)} ({why})\n")
     write_text(path, text.getvalue())
     wrong = [files for (_, column), files in cells.items() if column == "unread" or files[1:]]
-    return len(rows), sum(map(len, wrong))
+    return len(rows), sum(map(len, wrong)) + sum(map(len, guesses.values()))
+
+
+def _guesses(cells: dict[tuple[str, str], list[str]]) -> dict[str, list[str]]:
+    """The columns of each case that are guessed; their images leave ``unread`` in ``cells``."""
+    found: dict[str, list[str]] = {}
+    for name in [case for case, column in cells if column == "unread"]:
+        files = cells[name, "unread"]
+        spoken = {file: guess(stem_of(Path(file).name)) for file in files}
+        for modality in ALL_MODALITIES:
+            fits = [file for file in files if spoken[file] == modality]
+            if len(fits) == 1 and (name, modality) not in cells:
+                cells[name, modality] = fits
+                found.setdefault(name, []).append(modality)
+                files.remove(fits[0])
+        if not files:
+            del cells[name, "unread"]
+    return found
 
 
 Entry = tuple[str, str, Path]

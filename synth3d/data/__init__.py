@@ -18,7 +18,6 @@ from synth3d.data.prepared import (
     refuse_headers,
     shown,
 )
-from synth3d.data.roles import Roles, looks
 from synth3d.data.shelf import CaseError, Checked, Facts, Shelf, fill, refuse_contradictions
 from synth3d.data.slices import ratio_on, restore, seen, spacing_seen
 from synth3d.data.task import Task, seed_of, shown_of
@@ -35,7 +34,6 @@ __all__ = [
     "MisalignConfig",
     "Packed",
     "Prepared",
-    "Roles",
     "Shelf",
     "Store",
     "Stream",
@@ -47,7 +45,6 @@ __all__ = [
     "hashes_of",
     "head_of",
     "lengths",
-    "looks",
     "misalign",
     "motion_seed",
     "moved",

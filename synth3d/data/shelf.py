@@ -32,7 +32,7 @@ class Facts:
 
     Attributes:
         scales: How each volume came from scanner units.
-        looks: What :func:`synth3d.data.looks` found.
+        looks: What :func:`synth3d.cohort.looks` found.
         skull: Whether more than a brain is shown.
         own: Its own grid.
         reading: How its label was read; None without one.

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from synth3d.cohort import Splits
-from synth3d.data import Checked, Facts, Hashes, Roles, Shelf, spacing_seen
+from synth3d.cohort import Roles, Splits
+from synth3d.data import Checked, Facts, Hashes, Shelf, spacing_seen
 from synth3d.errors import InputError
 from synth3d.files import sha256, write_json, write_text
 from synth3d.images import ScalePrior

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from synth3d.cohort.audit.exchanges import Look, look_of
 from synth3d.cohort.cases import Case
 from synth3d.cohort.content import findings
 from synth3d.cohort.labels import Reading, read_segmentation
@@ -36,6 +37,14 @@ MOST_TUMOUR_OUTSIDE = 0.02
 LEAST_BACKGROUND = 1 - MOST_HEAD
 """A volume is named when less of it than this is exactly zero."""
 
+THICK = 2.0
+"""A sequence is of thick slices from so many voxels on.
+
+A spectrum shows less of smooth isotropic images, too: 1.3 of phantoms. Slices of three voxels,
+interpolated, showed 2 or more in 48 of 48 phantoms and 16 of 21 sequences of patients, of four and
+six voxels in all.
+"""
+
 Severity = Literal["error", "warning"]
 
 
@@ -60,9 +69,11 @@ class CaseFacts:
         top: Per readable modality the 99th percentile of its non-zero voxels, scanner units.
         coverage: The share of the head (union of non-zero voxels) that each modality with a
             zero background shows; empty when the images do not share a grid.
-        thick: Per readable modality of thick slices the axes and how many voxels thick
-            (:func:`synth3d.cohort.thickness.thick_axes`).
+        thick: Per readable modality of thick slices the axes and how many voxels thick, ``THICK``
+            or more (:func:`synth3d.cohort.thickness.thick_axes`).
         digests: Per readable modality a hash of its shape and voxels.
+        look: What its sequences look like, to be held against other cases; None where they are too
+            few, share no grid or contradict each other.
         problems: What is wrong with the case by itself.
     """
 
@@ -74,6 +85,7 @@ class CaseFacts:
         self.top: dict[Modality, float] = {}
         self.digests: dict[Modality, str] = {}
         self.thick: dict[Modality, dict[str, float]] = {}
+        self.look: Look | None = None
         self.problems: list[Problem] = []
         heads: dict[Modality, np.ndarray] = {}
         self._volumes: dict[str, np.ndarray] = {}
@@ -87,7 +99,10 @@ class CaseFacts:
         self._forms()
         if fits and self._volumes and self.grid:
             stripped = self.case.naming != "ixi"
-            for one in findings(self._volumes, self.grid.spacing_mm, stripped):
+            found = findings(self._volumes, self.grid.spacing_mm, stripped)
+            if not any(one.contradiction for one in found):
+                self.look = look_of(self._volumes)
+            for one in found:
                 refused = "; complete fills no gap from it" if one.contradiction else ""
                 self._report("warning", one.text + refused)
         del self._volumes
@@ -119,7 +134,8 @@ class CaseFacts:
             return None
         self._volumes[modality] = volume.data
         self.top[modality] = float(np.percentile(volume.data[head], 99)) - background
-        if thick := thick_axes(volume.data, head, self.grids[path].spacing_mm):
+        found = thick_axes(volume.data, head, self.grids[path].spacing_mm)
+        if thick := {axis: voxels for axis, voxels in found.items() if voxels >= THICK}:
             self.thick[modality] = thick
         stripped = 1 - head.mean() >= LEAST_BACKGROUND
         if not stripped:

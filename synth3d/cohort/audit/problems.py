@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from synth3d.cohort.audit.exchanges import exchanged
 from synth3d.cohort.audit.facts import CaseFacts, Problem
 from synth3d.cohort.cases import Case, Survey
 from synth3d.cohort.gaps import never_together
@@ -33,7 +34,7 @@ WIDEST_SCALE = 20.0
 class Audit:
     """All that an audit found: cases by name, and the problems of the cohort and of all cases.
 
-    Errors come first.
+    Errors come first. ``judged`` are the cases whose sequences could be held against other cases.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Audit:
     cases: tuple[CaseFacts, ...]
     splits: Splits | None
     problems: tuple[Problem, ...]
+    judged: frozenset[str]
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -70,6 +72,7 @@ def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -
     for fact in facts:
         fact.reading = settled.get(fact.name, fact.reading)
     naming = survey.cases[0].naming
+    exchanges = exchanged({fact.name: fact.look for fact in facts if fact.look is not None})
     patients = {case.name: case.patient for case in survey.cases}
     problems = [
         *_names(survey, folder),
@@ -79,6 +82,7 @@ def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -
             if (fault := fault_of(fact.name, LONGEST_STEM))
         ),
         *(problem for fact in facts for problem in fact.problems),
+        *(Problem("warning", name, text) for name, text in exchanges.told.items()),
         *_missing(facts),
         *_labels(facts),
         *_duplicates(facts, chosen),
@@ -95,7 +99,7 @@ def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -
             if fact.name not in listed
         ]
     problems.sort(key=lambda problem: problem.severity != "error")
-    return Audit(folder, naming, facts, chosen, tuple(problems))
+    return Audit(folder, naming, facts, chosen, tuple(problems), exchanges.judged)
 
 
 def _names(survey: Survey, folder: Path) -> list[Problem]:

@@ -8,15 +8,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from synth3d.cohort.audit.exchanges import FEWEST_SEQUENCES
 from synth3d.cohort.audit.facts import CaseFacts
 from synth3d.cohort.audit.faults import faults_of
 from synth3d.cohort.audit.headers import fix_headers
 from synth3d.cohort.audit.problems import Audit, audit
 from synth3d.cohort.gaps import FEWEST, seen_together
 from synth3d.cohort.naming import ALL_MODALITIES, MODALITIES, Modality
+from synth3d.cohort.roles import FEWEST_CASES
 from synth3d.cohort.survey import look
 from synth3d.cohort.table import draft_table, given_cohort
 from synth3d.errors import InputError, visible
+
+NAMINGS = {
+    "brats2018": "files named like those of BraTS 2018 (CASE_t1.nii.gz)",
+    "brats2023": "files named like those of BraTS 2023 (CASE-t1n.nii.gz)",
+    "ixi": "files named like those of IXI (CASE-T1.nii.gz)",
+    "bids": "files named as BIDS asks (CASE_T1w.nii.gz)",
+    "nnunet": "files named as in nnU-Net's raw data (CASE_0000.nii.gz)",
+    "folders": "a folder for each case, files named by their sequence (t1n.nii.gz)",
+    "files": "files named by case and sequence",
+    "table": "described by the table",
+}
+"""How files are named, which says nothing of whose data they are; one of your own has its key."""
 
 NAMED_CASES = 5
 """At most so many case names are listed beside a rare grid or set of sequences."""
@@ -72,7 +86,7 @@ def _write_table(root: Path, path: Path) -> int:
     rows, open_ends = draft_table(path, survey, root)
     print(f"{_count(rows, 'row')} written to {path}: correct it and give it to --cases")
     if open_ends:
-        print(f"{_count(open_ends, 'image')} in it must be put into the right column or taken out")
+        print(f"{_count(open_ends, 'image')} in it must be confirmed, moved or taken out")
     return 1 if open_ends else 0
 
 
@@ -81,12 +95,12 @@ def format_audit(audit: Audit) -> str:
     patients = len({fact.case.patient for fact in audit.cases})
     lines = [
         f"{_count(len(audit.cases), 'case')} of {_count(patients, 'patient')} in {audit.folder}, "
-        f"named as {audit.naming}",
+        f"{_named_how(audit.naming)}",
         "",
         *_table(
             (
-                *("sequence", "cases", "degraded", "missing"),
-                *("intensity (p99 of the head)", "share of the head shown"),
+                *("sequence", "cases", "thick slices", "missing"),
+                *("intensity (p99 of the head)", "part of the head it shows"),
             ),
             [_sequence_row(audit, modality) for modality in _held(audit)],
         ),
@@ -98,11 +112,16 @@ def format_audit(audit: Audit) -> str:
         *_table(("grid (z, y, x), mm, axes", "cases", ""), _tally(audit, _grid_text)),
         "",
         f"labels: {_label_text(audit)}",
+        *_compared(audit),
     ]
     if audit.splits:
         sides = ", ".join(f"{side} {len(names)}" for side, names in asdict(audit.splits).items())
         lines.append(f"splits: {sides}")
     return "\n".join(map(visible, [*lines, "", *_problem_lines(audit)]))
+
+
+def _named_how(naming: str) -> str:
+    return NAMINGS.get(naming, f"files named as {naming} names them")
 
 
 def audit_json(audit: Audit) -> str:
@@ -118,7 +137,10 @@ def audit_json(audit: Audit) -> str:
             f"{a} {b}": count
             for (a, b), count in seen_together(fact.case.images for fact in audit.cases).items()
         },
-        "cases": [_case_json(fact, _held(audit)) for fact in audit.cases],
+        "cases": [
+            _case_json(fact, _held(audit)) | {"held_against_others": fact.name in audit.judged}
+            for fact in audit.cases
+        ],
     }
     return json.dumps(value, indent=2, allow_nan=False)
 
@@ -169,6 +191,22 @@ def _teaching(audit: Audit) -> list[str]:
     return [f"{told} they have", "", *_table(("seen together", "cases"), rows), ""]
 
 
+def _compared(audit: Audit) -> list[str]:
+    """In how many cases exchanged sequences were looked for; nothing of single sequences."""
+    rest = sum(f.name not in audit.judged and len(f.case.images) > 1 for f in audit.cases)
+    lines = []
+    if audit.judged:
+        count = _count(len(audit.judged), "case")
+        lines.append(f"exchanged sequences: looked for in {count}, by what the others look like")
+    if rest:
+        lines.append(
+            f"exchanged sequences other than T1 and T1ce cannot be told in {_count(rest, 'case')}: "
+            f"it takes {FEWEST_CASES + 1} cases that share {FEWEST_SEQUENCES} sequences or more, "
+            "each on one grid and without a graver fault"
+        )
+    return lines
+
+
 def _thick(audit: Audit) -> list[str]:
     """Which sequences have thick slices, along what, in how many cases; nothing where none has."""
     found: dict[tuple[str, str], list[tuple[str, float]]] = {}
@@ -178,11 +216,12 @@ def _thick(audit: Audit) -> list[str]:
                 found.setdefault((modality, axis), []).append((fact.name, voxels))
     if not found:
         return []
-    head = ("slices are thick", "along", "voxels, or more", "cases", "")
+    head = ("thick slices", "along axis", "slice thickness, in voxels", "cases", "")
     rows = []
     for (modality, axis), cases in found.items():
         thickness = [voxels for _, voxels in cases]
-        span = f"{min(thickness):.1f} to {max(thickness):.1f}"
+        low, high = f"{min(thickness):.1f}", f"{max(thickness):.1f}"
+        span = f"{low} or more" if low == high else f"{low} to {high} or more"
         rows.append((modality, axis, span, str(len(cases)), _named([name for name, _ in cases])))
     return [*_table(head, rows), "", *_restoring(audit)]
 
@@ -194,16 +233,16 @@ def _restoring(audit: Audit) -> list[str]:
         poor = [fact for fact in audit.cases if _state(fact, modality) == "degraded"]
         able = [fact for fact in poor if fact.case.images.keys() - fact.thick.keys()]
         whole = sum(_state(fact, modality) == "present" for fact in audit.cases)
-        if not able:
+        if not able or not whole:
             continue
         ratios = [_ratio([f.thick[modality].get(a, 1.0) for f in able]) for a in "zyx"]
-        if max(ratios) == 1:
+        if max(ratios) == 1:  # each along another axis
             continue
         ratio = ",".join(map(str, ratios))
         lines.append(
-            f"{modality}: train --degraded {modality}={ratio} learns to restore it from cases that "
-            f"have it whole (here {whole}), complete --restore {modality} "
-            f"does so (here {len(able)})"
+            f"{modality}: `synth3d train --degraded {modality}={ratio}` learns from the "
+            f"{_count(whole, 'case')} without thick slices to restore it, and `synth3d complete "
+            f"--restore {modality}` then does so in the {_count(len(able), 'case')} with them"
         )
     return [*lines, ""] if lines else []
 

@@ -1,5 +1,6 @@
 """What the names of files and folders say: the sequence, the case, the patient."""
 
+from synth3d.cohort.naming.guesses import guess
 from synth3d.cohort.naming.layouts import (
     LABEL_TOKENS,
     TOKENS,
@@ -49,6 +50,7 @@ __all__ = [
     "claims",
     "doubtful_patients",
     "ending_of",
+    "guess",
     "is_serial",
     "lost_link",
     "nnunet_channels",

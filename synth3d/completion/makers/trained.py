@@ -12,6 +12,7 @@ from synth3d.cohort import (
     Case,
     Finding,
     Modality,
+    Roles,
     findings,
     never_beside,
     ratio_disagrees,
@@ -29,7 +30,6 @@ from synth3d.completion.makers.unlike import unlike_training
 from synth3d.completion.receipts import MAPS
 from synth3d.data import (
     Prepared,
-    Roles,
     prepare_sources,
     ratio_on,
     read_sources,

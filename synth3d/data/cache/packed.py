@@ -49,7 +49,7 @@ class Packed:
         labelled: Whether it has a tumour mask, and whether it has classes.
         own: The case's own grid, also where ``shape`` and ``affine`` are of what the network sees.
         reading: How the label was read; None without one.
-        looks: What :func:`synth3d.data.roles.looks` found; None where it found nothing.
+        looks: What :func:`synth3d.cohort.looks` found; None where it found nothing.
         skull: Whether more than a brain is shown (:func:`synth3d.cohort.skull_left`).
     """
 

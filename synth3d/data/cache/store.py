@@ -19,11 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from synth3d.cohort import Case, dataset_of, skull_left
+from synth3d.cohort import Case, dataset_of, looks, skull_left
 from synth3d.data.cache.packed import DamagedError, Packed, load, pack, save
 from synth3d.data.options import DataConfig
 from synth3d.data.prepared import prepare, side_by_side
-from synth3d.data.roles import looks
 from synth3d.data.slices import seen
 from synth3d.data.task import Task
 from synth3d.errors import InputError
@@ -214,6 +213,6 @@ def make(case: Case, task: Task, data: DataConfig, whole: bool) -> Packed:
         InputError: As :func:`synth3d.data.prepare`.
     """
     prepared = prepare(case, task.outlined_by(case.images), task.targets, data, task.mode)
-    found = looks(prepared, task.guides)
+    found = looks({**prepared.volumes}, prepared.brain, task.guides)
     skull = bool(skull_left(prepared.brain, prepared.grid.spacing_mm))
     return pack(prepared if whole else seen(prepared, task, data), found, prepared.grid, skull)

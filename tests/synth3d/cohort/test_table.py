@@ -51,7 +51,8 @@ def test_a_table_is_read_whatever_parts_its_columns(tmp_path, between, encoding)
         ("case,t1n\n../a,x/a.nii.gz\n,/etc/passwd\n",
          ["has / in it", "is empty", "must be a path"]),
         ("case,t1n,labels\na,x/a.nii.gz,mine\n", ["'mine' are no known scheme", "brats2018"]),
-        ("case,t1n,unread\na,x/a.nii.gz,x/b.nii.gz\n", ["x/b.nii.gz stands under unread"]),
+        ("case,t1n,unread\na,x/a.nii.gz,x/b.nii.gz\n",
+         ["unread is not empty (row 1 (a): x/b.nii.gz)"]),
         ("case,t1n\na,x/a.nii.gz | x/b.nii.gz\n", ["names several files"]),
         ("case,t1n\na,x/a.nii.gz,more\n", ["3 cells for 2 columns"]),
         ("t1n\nx/a.nii.gz\n", ["no column case"]),
@@ -121,7 +122,7 @@ def test_a_draft_is_refused_until_it_is_corrected(tmp_path, capsys):
 def test_a_draft_of_numbered_images_has_a_row_for_each_folder(tmp_path, capsys):
     """As dcm2niix leaves them: the number is the series, which differs between patients."""
     folders = {"P0": (2, 4, 5, 6), "P1": (2, 4, 5, 6), "P2": (3, 7, 8, 9)}
-    words = ("ax_T1_odd", "ax_T2_TSE", "ax_T1_post", "ax_FLAIR")
+    words = ("ax_odd", "ax_T2_TSE", "ax_T1_post", "ax_FLAIR")
     names = [
         f"{patient}/SE{number}_{word}.nii.gz"
         for patient, numbers in folders.items()
@@ -167,3 +168,41 @@ def test_commands_take_a_table_for_a_cohort(tmp_path, capsys):
     path.write_text(path.read_text().replace("x/", "p1/"))
     assert main([*plumbing, "--cases", str(path), "--out", str(tmp_path), "--overwrite"]) == 2
     assert "only read" in capsys.readouterr().err
+
+
+def test_a_guess_is_written_in_its_column_and_refused_until_it_is_confirmed(tmp_path, capsys):
+    words = ("t1_mpr_sag", "t1_mpr_km", "t2_tse_tra", "t2_tirm_dark-fluid", "odd")
+    names = [f"P{n}/{word}_{n}.nii.gz" for n in range(5) for word in words]
+    draft = touch(tmp_path, names) / "draft.csv"
+    assert main(["audit", str(tmp_path), "--write-table", str(draft)]) == 1
+    rows = list(csv.DictReader(draft.read_text().splitlines()))
+    for number, row in enumerate(rows):
+        expected = [f"P{number}/{word}_{number}.nii.gz" for word in words]
+        assert [row[c] for c in ("t1n", "t1c", "t2w", "t2f", "unread")] == expected
+        assert row["guessed"].split() == ["t1n", "t1c", "t2w", "t2f"]
+
+    def written(*cleared):
+        with draft.open("w") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(row | dict.fromkeys(cleared, "") for row in rows)
+        capsys.readouterr()
+        return draft
+
+    for cleared in ((), ("unread",), ("guessed",)):
+        assert main(["audit", "--cases", str(written(*cleared))]) == 2
+        said = capsys.readouterr().err
+        assert said.count(" is not empty (") == 2 - len(cleared)
+        assert "P4" not in said
+    assert len(find_cases(written("unread", "guessed"))) == 5
+
+
+@pytest.mark.parametrize(
+    "words", [("t1_tra", "t1_sag"), ("t1_post_pre",), ("t2_star",), ("t1_t2",), ("t2_km",)]
+)
+def test_what_could_be_two_things_is_not_guessed(tmp_path, words):
+    draft = touch(tmp_path, [f"P/{word}_x.nii.gz" for word in words]) / "draft.csv"
+    main(["audit", str(tmp_path), "--write-table", str(draft)])
+    (row,) = csv.DictReader(draft.read_text().splitlines())
+    assert "guessed" not in row
+    assert row["unread"]

@@ -119,11 +119,34 @@ def test_each_sequence_is_present_degraded_or_missing_and_what_helps_is_said(tmp
     text = format_audit(result)
     rows = {row[0]: row[1:4] for row in map(str.split, text.splitlines()[2:7]) if row}
     assert (rows["t2w"], rows["t2f"]) == (["1", "0", "1"], ["2", "1", "0"])
-    assert "t2f: train --degraded t2f=4,1,1 learns to restore it" in text
-    assert "(here 1), complete --restore t2f does so (here 1)" in text
+    assert "synth3d train --degraded t2f=4,1,1" in text
+    assert "synth3d complete --restore t2f" in text
     assert text.count("--degraded") == 1
-    result.cases[1].thick["t2f"]["z"] = 1.3  # hardly so: nothing that restores is thinner
+
+
+def test_what_is_a_little_smoother_along_an_axis_is_not_called_thick(tmp_path):
+    """As isotropic images are by their gradients; nobody would restore it."""
+    for number in range(2):
+        image, head = head_of(number)
+        image = ndimage.gaussian_filter1d(image, 0.8, axis=0) * head
+        assert 1 < thick_axes(image, head, (1, 1, 1))["z"] < 2
+        for name, volume in (("t1", head_of(number + 9)[0]), ("flair", image)):
+            affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+            write_new(tmp_path / f"case{number}_{name}.nii.gz", volume, affine, "int16")
+    result = audit(tmp_path)
+    states = [case["states"]["t2f"] for case in json.loads(audit_json(result))["cases"]]
+    assert states == ["present", "present"]
     assert "--degraded" not in format_audit(result)
+
+
+def test_where_no_case_has_a_sequence_whole_no_training_is_advised(tmp_path):
+    image, head = head_of(0)
+    for name, volume in (("t1", head_of(9)[0]), ("flair", thickened(image, head, 0, 4))):
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+        write_new(tmp_path / f"case_{name}.nii.gz", volume, affine, "int16")
+    text = format_audit(audit(tmp_path))
+    assert "t2f" in text
+    assert "--degraded" not in text
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from synth3d.cohort.audit.problems import audit
-from synth3d.cohort.audit.report import AuditRequest, audit_json, format_audit, run_audit
+from synth3d.cohort.audit.report import NAMINGS, AuditRequest, audit_json, format_audit, run_audit
+from synth3d.cohort.naming import TOKENS
 from synth3d.images.volumes import write_new
 
 SHAPE = (6, 7, 8)
@@ -60,13 +61,13 @@ def test_a_sound_cohort_has_no_problems_and_its_facts_are_told(cohort, capsys):
     assert (
         capsys.readouterr().out
         == f"""\
-3 cases of 3 patients in {cohort}, named as brats2023
+3 cases of 3 patients in {cohort}, files named like those of BraTS 2023 (CASE-t1n.nii.gz)
 
-sequence  cases  degraded  missing  intensity (p99 of the head)  share of the head shown
-t1n       3      0         0        900 to 900                   100% to 100%
-t1c       3      0         0        900 to 900                   100% to 100%
-t2w       3      0         0        900 to 900                   100% to 100%
-t2f       3      0         0        900 to 900                   100% to 100%
+sequence  cases  thick slices  missing  intensity (p99 of the head)  part of the head it shows
+t1n       3      0             0        900 to 900                   100% to 100%
+t1c       3      0             0        900 to 900                   100% to 100%
+t2w       3      0             0        900 to 900                   100% to 100%
+t2f       3      0             0        900 to 900                   100% to 100%
 
 held                   cases
 t1n t1c t2w t2f label  3
@@ -75,10 +76,17 @@ grid (z, y, x), mm, axes   cases
 6 x 7 x 8, 2 x 1 x 1, LPS  3
 
 labels: in 3 cases, brats2023: 1 necrosis, 2 oedema, 3 enhancing
+exchanged sequences other than T1 and T1ce cannot be told in 3 cases: it takes 9 cases \
+that share 3 sequences or more, each on one grid and without a graver fault
 
 nothing would break a run, 0 warnings
 """
     )
+
+
+def test_every_naming_that_is_known_has_words():
+    """Those of an extension are told by their key."""
+    assert NAMINGS.keys() == {*TOKENS, "nnunet"}
 
 
 def test_json_holds_the_facts_of_each_case(cohort):

@@ -1,9 +1,11 @@
-"""Does each sequence look like what its name says? Learnt from the training cases.
+"""Does each sequence look like what its name says? Learnt from cases that are named rightly.
 
-For every pair of sources, how cases look in which the two are exchanged is known: a linear
+For every pair of sequences, how cases look in which the two are exchanged is known: a linear
 discriminant between the right order and that one, on grey levels of each sequence and on how
-sequences go together. Grey levels are in the network's scale, so no unit and gain counts. Where a
-sequence is absent there is for each pair that is left another one, on that pair alone. T1 and T1ce
+sequences go together. Grey levels are in the network's scale, so no unit and gain counts. A run
+learns it from its training cases (:class:`Roles`), an audit from the cohort's other cases
+(:mod:`synth3d.cohort.audit.exchanges`). Where a sequence is absent a run has for each pair that is
+left another one, on that pair alone. T1 and T1ce
 are not among the pairs: grey levels tell them badly, and contrast agent tells them in any single
 case (:func:`synth3d.cohort.findings`).
 """
@@ -15,7 +17,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from synth3d.data.prepared import Prepared
 from synth3d.errors import InputError
 from synth3d.files import read_json
 
@@ -70,7 +71,7 @@ class Roles:
         alone: dict[tuple[str, str], Plane] = {}
         everywhere = np.arange(_length(len(sources)))
         for number, pair in enumerate(combinations(sources, 2)):
-            own = _own(number, len(sources))
+            own = parts(sources, pair)
             if {*pair} == BY_AGENT:
                 continue
             for fitted, where, names in ((planes, everywhere, sources), (alone, own, pair)):
@@ -91,12 +92,12 @@ class Roles:
             return []
         features, found = _features(sample), []
         whole = bool(self.planes) and all(name in volumes for name in self.sources)
-        for number, pair in enumerate(combinations(self.sources, 2)):
+        for pair in combinations(self.sources, 2):
             plane = (self.planes if whole else self.alone).get(pair)
             if plane is None or {*pair} == BY_AGENT or not {*pair} <= volumes.keys():
                 continue
             (weights, offset, limit), (one, other) = plane, pair
-            seen = features if whole else features[_own(number, len(self.sources))]
+            seen = features if whole else features[parts(self.sources, pair)]
             if float(seen @ weights - offset) < limit:
                 found.append(f"{one} and {other} look exchanged: each looks like the other")
         return found
@@ -149,21 +150,55 @@ def _parsed(values: Iterable[Mapping[str, Any]], length: int) -> dict[tuple[str,
     return planes
 
 
-def looks(prepared: Prepared, sources: Sequence[str]) -> np.ndarray | None:
+def looks(
+    volumes: Mapping[str, np.ndarray], brain: np.ndarray, sources: Sequence[str]
+) -> np.ndarray | None:
     """How a case looks, and how it would with each pair of ``sources`` exchanged, (1 + pairs, F).
 
-    What it lacks looks like 0 everywhere. None where it has fewer than two of them, or hardly any
-    brain.
+    Args:
+        volumes: Per sequence (D, H, W) in the network's scale; what lacks looks like 0 everywhere.
+        brain: (D, H, W) bool.
+        sources: The sequences, in order.
+
+    Returns:
+        None where the case has fewer than two of them, or hardly any brain.
     """
-    sample = _sample({**prepared.volumes}, prepared.brain, sources)
+    sample = _sample(volumes, brain, sources)
     if sample is None:
         return None
-    rows = [_features(sample)]
-    for i, j in combinations(range(len(sources)), 2):
-        order = list(range(len(sources)))
-        order[i], order[j] = j, i
-        rows.append(_features(sample[order]))
-    return np.stack(rows)
+    features = _features(sample)
+    return np.stack([features, *(features[where] for where in exchanges(len(sources)))])
+
+
+def exchanges(count: int) -> list[np.ndarray]:
+    """Where the features of so many sequences come from with a pair of them exchanged, by pair.
+
+    (F,) integers each: ``features[where]`` are those of the exchanged order.
+    """
+    pairs, size = list(combinations(range(count), 2)), len(PERCENTS)
+    found = []
+    for one, other in pairs:
+        order = np.arange(count)
+        order[[one, other]] = other, one
+        where = [np.arange(size) + size * place for place in order]
+        for a, b in order[np.array(pairs)]:
+            mirrored = [0, 2, 1, 4, 3] if a > b else list(range(TOGETHER))
+            start = size * count + TOGETHER * pairs.index((min(a, b), max(a, b)))
+            where.append(start + np.array(mirrored))
+        found.append(np.concatenate(where))
+    return found
+
+
+def parts(sources: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Where among the features of ``sources`` those of ``names`` are, some of them in order."""
+    places, size = [sources.index(name) for name in names], len(PERCENTS)
+    pairs = list(combinations(range(len(sources)), 2))
+    levels = [np.arange(size) + size * place for place in places]
+    together = [
+        np.arange(TOGETHER) + size * len(sources) + TOGETHER * pairs.index(pair)
+        for pair in combinations(places, 2)
+    ]
+    return np.concatenate([*levels, *together])
 
 
 def _sample(
@@ -197,13 +232,6 @@ def _length(count: int) -> int:
     return len(PERCENTS) * count + TOGETHER * (count * (count - 1) // 2)
 
 
-def _own(number: int, count: int) -> np.ndarray:
-    """Where the features of pair ``number`` of so many sequences are: each one's, and theirs."""
-    pair, size = list(combinations(range(count), 2))[number], len(PERCENTS)
-    own = [np.arange(size) + size * place for place in pair]
-    return np.concatenate([*own, np.arange(TOGETHER) + size * count + TOGETHER * number])
-
-
 def _has(features: np.ndarray, sources: Sequence[str], names: Sequence[str]) -> bool:
     """Whether none of ``names`` is 0 everywhere, as what a case lacks is."""
     levels = features[: len(PERCENTS) * len(sources)].reshape(len(sources), -1)
@@ -218,13 +246,14 @@ def _plane(right: np.ndarray, wrong: np.ndarray) -> Plane:
     kept = np.arange(len(right))
     scores = []
     for one in kept:
-        weights, offset = _discriminant(right[kept != one], wrong[kept != one])
+        weights, offset = discriminant(right[kept != one], wrong[kept != one])
         scores.append(float(right[one] @ weights - offset))
-    weights, offset = _discriminant(right, wrong)
+    weights, offset = discriminant(right, wrong)
     return weights, offset, min(CLEARLY_EXCHANGED, *scores)
 
 
-def _discriminant(right: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, float]:
+def discriminant(right: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, float]:
+    """The weights (F,) and offset that give ``right`` (N, F) 1/2 on average and ``wrong`` -1/2."""
     apart, middle = right.mean(0) - wrong.mean(0), (right.mean(0) + wrong.mean(0)) / 2
     within = np.concatenate([right - right.mean(0), wrong - wrong.mean(0)])
     spread = within.std(0) + 1e-3
