@@ -1,6 +1,7 @@
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from seg_eval.arms.program import StageFailedError, forecast_of, run_synth3d
 from seg_eval.cli import build_parser, main
 from seg_eval.experiment.request import RunRequest
 from synth3d import __version__
+from synth3d.cohort import find_cases
 
 
 @pytest.fixture
@@ -181,6 +183,23 @@ def test_on_a_gpu_the_judge_is_trained_as_nnunet_does_by_default(monkeypatch, de
     monkeypatch.setattr("synth3d.machine.pick_device", lambda wanted: device)
     assert RunRequest("flair", data=data).segmenter_preset == preset
     assert RunRequest("flair", data=data, preset="cpu-mini").segmenter_preset == "cpu-mini"
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_phantoms_of_the_users_own_have_the_judge_of_phantoms(
+    monkeypatch, phantom_cohort, tmp_path, device
+):
+    """A cohort of `synth3d phantom`; one that has a patient, too, is none."""
+    monkeypatch.setattr("synth3d.machine.pick_device", lambda wanted: device)
+    built_in = RunRequest("flair", device=device).segmenter_preset
+    assert RunRequest("flair", data=phantom_cohort, device=device).segmenter_preset == built_in
+    mixed = tmp_path / "cohort"
+    shutil.copytree(phantom_cohort, mixed)
+    case = find_cases(mixed)[0]
+    for path in case.folder.iterdir():
+        path.rename(path.with_name(path.name.replace(case.name, "BraTS-GLI-00001-000")))
+    case.folder.rename(mixed / "BraTS-GLI-00001-000")
+    assert RunRequest("flair", data=mixed, device=device).segmenter_preset != built_in
 
 
 def test_a_device_that_is_not_there_is_refused_by_a_dry_run_too(run_of, toy_cohort):
