@@ -231,7 +231,7 @@ def _carry_out(experiment: Experiment, words: str, transfer: str | None, steps: 
 def _conclude(folder: Path, summary: dict[str, Any]) -> int:
     """Say what came out; 1 if the check of the export path failed, else 0."""
     if manner() == "words":
-        print(f"\n{render_ending(summary)}")
+        print(f"\n{render_ending(summary, folder)}")
         print(f"report: {folder / 'report.html'}")
     conclude(path=folder / "report.html", headline=summary["headline"])
     plumbing = summary["plumbing"]

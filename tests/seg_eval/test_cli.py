@@ -111,8 +111,37 @@ def test_a_split_without_test_cases_is_refused(run_of, toy_cohort, tmp_path):
 
 def test_a_folder_that_is_no_experiment_cannot_be_reported(refused, tmp_path):
     for command in ("report", "power"):
-        ask = (command, "--experiment", str(tmp_path))
-        assert "not a finished experiment" in refused(*ask)
+        assert "not a finished experiment" in refused(command, str(tmp_path))
+
+
+@pytest.fixture
+def experiments(tmp_path):
+    """WORK with two finished experiments, and one that is not."""
+    for name in ("t2f-BraTS", "t1c-BraTS", "unfinished"):
+        (tmp_path / "eval" / name).mkdir(parents=True)
+        if name != "unfinished":
+            (tmp_path / "eval" / name / "summary.json").write_text("{}")
+    return tmp_path
+
+
+def test_an_experiment_is_called_by_its_name_or_folder(experiments, monkeypatch):
+    folder = experiments / "eval" / "t2f-BraTS"
+    shown = []
+    monkeypatch.setattr("seg_eval.evaluation.report", shown.append)
+    monkeypatch.setattr("seg_eval.evaluation.power", shown.append)
+    for command in ("report", "power"):
+        assert main([command, "t2f-BraTS", "--work", str(experiments)]) == 0
+        assert main([command, str(folder)]) == 0
+    assert shown == [folder] * 4
+
+
+def test_of_a_wrong_name_the_experiments_that_there_are_are_told(experiments, refused, tmp_path):
+    for command in (["report"], ["power"], ["pool", "t1c-BraTS"]):
+        error = refused(*command, "t2f-Brats", "--work", str(experiments))
+        assert "nearest: t2f-BraTS" in error
+        assert "t1c-BraTS" in error
+        assert "unfinished" not in error
+    assert "t2f" not in refused("report", "none", "--work", str(tmp_path / "elsewhere"))
 
 
 @pytest.mark.parametrize(
