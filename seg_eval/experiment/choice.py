@@ -74,7 +74,7 @@ def _with_coupled(
         )
     runs = [source for source in named if isinstance(source, SynthesisRun)]
     asked = _asked(request, missing)
-    coupled = coupled_run(request, missing, asked, runs[0].splits if runs else None)
+    coupled = coupled_run(request, missing, asked, runs[0] if runs else None)
     if coupled.finished:
         return Choice((*named, read_run(coupled.folder)))
     return Choice(tuple(named), coupled=coupled)

@@ -91,6 +91,17 @@ def test_a_run_for_another_sequence_is_refused(refused, toy_cohort, tmp_path, wr
     assert "makes t1c, not t2f" in refused("run", *flags)
 
 
+def test_a_run_of_another_cohort_is_told_from_where_it_is_and_what_to_give(
+    refused, phantom_cohort, toy_cohort, tmp_path, write_run
+):
+    run = write_run(tmp_path / "ours", toy_cohort, "t2f")
+    flags = ["--data", str(phantom_cohort), "--run", str(run), "--work", str(tmp_path)]
+    for more in ((), ("--coupled", "--seed", "0")):
+        error = refused("run", *flags, *more, "--dry-run")
+        assert [part for part in ("ours", str(toy_cohort), "--splits") if part not in error] == []
+        assert error.count("Brats18_TOY") == 3
+
+
 def test_cases_that_cannot_be_used_are_named(run_of, own_cohort, toy_splits, tmp_path):
     label = own_cohort / "Brats18_TOY_C_1" / "Brats18_TOY_C_1_seg.nii.gz"
     label.write_bytes(label.read_bytes()[:-20])
