@@ -17,6 +17,7 @@ from synth3d.cohort import (
     is_table,
     nnunet_dataset,
     patient_of,
+    sentences_of,
     stem_of,
     survey_cohort,
 )
@@ -146,7 +147,7 @@ def _find(folder: Path) -> _Found:
     if table or nnunet_dataset(folder) or named_so:
         survey = survey_cohort(folder)
         if survey.ambiguous:
-            raise InputError("; ".join(trouble.sentence for trouble in survey.ambiguous))
+            raise InputError("; ".join(sentences_of(survey.ambiguous)))
         named: Files = {case.name: {**case.images} for case in survey.cases if case.images}
         masks = {case.name: case for case in survey.cases}
         unread = [trouble.path.name for trouble in survey.unread if trouble.path]
