@@ -59,6 +59,16 @@ def choose(request: RunRequest, missing: tuple[Modality, ...]) -> Choice:
     return Choice((found,)) if found else Choice(training=training_of(request, missing))
 
 
+def arms_ahead(request: RunRequest, choice: Choice) -> list[str]:
+    """The arms that what is to be trained brings; by its kind where a run has no name yet."""
+    if choice.coupled:
+        return [choice.coupled.folder.name]
+    if not choice.training:
+        return []
+    made = "synthetic" if request.degradation is None else "restored"
+    return [made, *(kind for kind in request.kinds if ARM_KINDS[kind].learns_from_synthesis)]
+
+
 def _with_coupled(
     request: RunRequest,
     missing: tuple[Modality, ...],
