@@ -22,7 +22,7 @@ from seg_eval.segmenter import (
 from synth3d.cohort import MODALITIES
 from synth3d.console import Steps, duration, gigabytes, named
 from synth3d.images import grid
-from synth3d.machine import free_bytes
+from synth3d.machine import busy_in_words, free_bytes
 
 OF_AN_EXPERIMENT = 3
 """Steps beside its segmenters: channels, predictions, and scores with the report."""
@@ -129,6 +129,7 @@ def experiment_plan(
         "segmenter_batch": cost.batch if cost else None,
         "transfer": transfer.plan.preset if transfer else None,
         "transfer_to_train": again,
+        "busy": busy_in_words(),
         "seconds_synthesis": synthesis,
         "seconds_segmenters": judges,
         "seconds_transfer": others,
@@ -209,9 +210,10 @@ def arms_in_words(plan: Mapping[str, Any]) -> str:
 def time_in_words(plan: Mapping[str, Any]) -> str:
     """How long it takes; where nothing is to be trained, what else is to be done."""
     if plan["seconds"]:
+        busy = f"; {plan['busy']}" if plan["busy"] else ""
         return (
-            f"about {duration(plan['seconds'])} of training, by two timed steps of each; "
-            "segmenting and scoring come on top"
+            f"about {duration(plan['seconds'])} of training, by timed steps{busy}; segmenting and "
+            "scoring come on top"
         )
     left = sum(not done for done in plan["arms"].values())
     if not left:

@@ -177,6 +177,7 @@ def folds_in_words(told: Mapping[str, Any]) -> str:
     patients, count = folds["patients"], len(folds["patients"])
     gap = "restored" if told["degraded"] else "missing"
     each = f", about {duration(folds['seconds'])} each" if folds["seconds"] else ""
+    busy = f"; {told['busy']}" if told["busy"] else ""
     each, about = (
         (each, f"about {duration(told['seconds'])} of training")
         if told["seconds"]
@@ -201,7 +202,7 @@ def folds_in_words(told: Mapping[str, Any]) -> str:
           if told["memory_bytes"] else []),
         f"disk:        up to {gigabytes(told['disk_bytes'])}, {gigabytes(told['free_bytes'])} are "
         "free",
-        f"time:        {about}: {folds['left']} of {count} folds to do{each}; segmenting and "
+        f"time:        {about}: {folds['left']} of {count} folds to do{each}{busy}; segmenting and "
         "scoring come on top",
         f"goes to:     {told['folder']}, the folds beside it (-fold1 to -fold{count})",
         "nothing was done; --json prints all settings",
