@@ -120,6 +120,11 @@ def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[Synt
                 why = f"makes {made}{needs}; it neither restores {names} nor fills it in"
                 raise InputError(f"the run {run.folder} {why}")
             made = f"{made} of its thick slices" if run.restores else made
+            if request.is_random:
+                raise InputError(
+                    f"the run {run.folder} makes {made}{needs}, not whatever a case lacks; synth3d "
+                    "train --target any makes one that does"
+                )
             raise InputError(f"the run {run.folder} makes {made}{needs}, not {names}")
     fitting = [run for run in runs if fits(run, missing)]
     for run in fitting:
