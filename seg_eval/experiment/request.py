@@ -25,6 +25,7 @@ from synth3d.cohort import (
     parse_modality,
     parse_scheme,
 )
+from synth3d.console import nearest
 from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of
 from synth3d.settings import parse_assignment
@@ -221,7 +222,8 @@ class RunRequest:
             if preset not in PRESETS:
                 known = ", ".join(PRESETS)
                 raise InputError(
-                    f"unknown preset {preset!r}; known: {known}; --preset list tells of each"
+                    f"unknown preset {preset!r}{nearest(preset, PRESETS)}; known: {known}; "
+                    "--preset list tells of each"
                 )
         if self.segmenter is None and self.transfer == self.segmenter_preset:
             raise InputError(
