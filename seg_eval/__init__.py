@@ -27,3 +27,7 @@ def __getattr__(name: str) -> Any:
     from seg_eval.report import read_summary
 
     return {"run": run, "read_summary": read_summary}[name]
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

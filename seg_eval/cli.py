@@ -51,16 +51,16 @@ EXAMPLES = {
   seg_eval run --degraded flair=1,1,4 --data BraTS --run work/runs/RESTORING --run work/runs/A
 """,
     "pool": """example:
-  seg_eval pool work/eval/part1 work/eval/part2 work/eval/part3 --name all-patients
+  seg_eval pool part1 part2 part3 --name all-patients
 """,
     "report": """example:
-  seg_eval report --experiment work/eval/t2f-phantom
+  seg_eval report t2f-phantom                      a name in work/eval, or a folder
 """,
     "power": """example:
-  seg_eval power --experiment work/eval/t2f-phantom
+  seg_eval power t2f-phantom                       a name in work/eval, or a folder
 """,
     "curve": """example:
-  seg_eval curve work/eval/t2f-1x1x[248]-BraTS work/eval/t2f-BraTS --out work/curve
+  seg_eval curve work/eval/t2f-1x1x[248]-BraTS t2f-BraTS --out work/curve
 """,
     "paths": """example:
   eval "$(seg_eval paths --segmenter work/segmenters/NAME/cpu-mini)"
@@ -126,22 +126,23 @@ def build_parser() -> Parser:
     _add_statistics(run)
     told = "one certificate of finished experiments whose test patients are different"
     pool = add("pool", told, _pool, argument_default=argparse.SUPPRESS)
-    told = (
-        "folders under WORK/eval: one question, the same arms and segmenters of the same settings"
-    )
+    told = "names in WORK/eval, or folders: one question, the same arms and segmenters of the same "
+    told += "settings"
     pool.add_argument("experiments", type=Path, nargs="+", metavar="EXPERIMENT", help=told)
-    pool.add_argument("--work", type=Path, help="where the certificate goes, into WORK/eval")
+    told = "where experiments are kept, and the certificate goes; default: work"
+    pool.add_argument("--work", type=Path, default=Path("work"), help=told)
     pool.add_argument("--name", help="folder under WORK/eval; default: MISSING-COHORT-pooled")
-    report = add("report", "print a finished experiment again", _report)
-    report.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
-    power = add(
-        "power", "how many patients and segmenter seeds a clearer answer would take", _power
-    )
-    power.add_argument("--experiment", type=Path, required=True, help="folder under WORK/eval")
+    told = "how many patients and segmenter seeds a clearer answer would take"
+    for asks in (
+        add("report", "print a finished experiment again", _report),
+        add("power", told, _power),
+    ):
+        _add_experiment(asks)
     told = "Dice against the thickness of slices, from finished experiments of --degraded, and of "
     curve = add("curve", told + "--missing for slices without end", _curve)
-    told = "folders under WORK/eval of the same cases and segmenters, one for each ratio"
+    told = "names in WORK/eval, or folders: the same cases and segmenters, one for each ratio"
     curve.add_argument("experiments", type=Path, nargs="+", metavar="EXPERIMENT", help=told)
+    _add_work(curve)
     told = "folder for curve.md, curve.png and curve.csv"
     curve.add_argument("--out", type=Path, required=True, help=told)
     told = "lines for a shell, so that stock nnU-Net commands find our trainers and segmenters"
@@ -156,6 +157,17 @@ def build_parser() -> Parser:
     told = "an nnU-Net as JSON and safetensors, so that a synthesiser can learn from it"
     _add_export(add("export-segmenter", told, _export, argument_default=argparse.SUPPRESS))
     return parser
+
+
+def _add_experiment(asks: argparse.ArgumentParser) -> None:
+    told = "a finished experiment, its name in WORK/eval or its folder"
+    asks.add_argument("experiment", type=Path, metavar="EXPERIMENT", help=told)
+    _add_work(asks)
+
+
+def _add_work(asks: argparse.ArgumentParser) -> None:
+    told = "where experiments are kept; default: work"
+    asks.add_argument("--work", type=Path, default=Path("work"), help=told)
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
@@ -304,15 +316,18 @@ def _list_presets() -> int:
 
 def _pool(args: argparse.Namespace) -> int:
     from seg_eval.evaluation import pool_experiments
+    from seg_eval.experiment import find_experiment
 
+    folders = [find_experiment(each, args.work) for each in args.experiments]
     given = {name: value for name, value in vars(args).items() if name in ("work", "name", "words")}
-    return pool_experiments(args.experiments, **given).code
+    return pool_experiments(folders, **given).code
 
 
 def _report(args: argparse.Namespace) -> int:
     from seg_eval.evaluation import report
+    from seg_eval.experiment import find_experiment
 
-    report(args.experiment)
+    report(find_experiment(args.experiment, args.work))
     return 0
 
 
@@ -325,15 +340,17 @@ def _fetch_viewer(args: argparse.Namespace) -> int:
 
 def _power(args: argparse.Namespace) -> int:
     from seg_eval.evaluation import power
+    from seg_eval.experiment import find_experiment
 
-    power(args.experiment)
+    power(find_experiment(args.experiment, args.work))
     return 0
 
 
 def _curve(args: argparse.Namespace) -> int:
     from seg_eval.evaluation import curve
+    from seg_eval.experiment import find_experiment
 
-    curve(args.experiments, args.out)
+    curve([find_experiment(each, args.work) for each in args.experiments], args.out)
     return 0
 
 

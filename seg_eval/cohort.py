@@ -83,14 +83,25 @@ class Cohort:
         return None if plain and len(by_meaning) == 1 and not declared else by_meaning
 
 
-def choose_splits(cases: Sequence[Case], splits_file: Path | None, of_run: Splits | None) -> Splits:
-    """The user's split, else the one the synthesiser was trained with, else a drawn one."""
+def choose_splits(
+    cases: Sequence[Case],
+    splits_file: Path | None,
+    of_run: Splits | None,
+    whose: str = "the run's split",
+) -> Splits:
+    """The user's split, else the one the synthesiser was trained with, else a drawn one.
+
+    ``whose`` says of ``of_run`` what it is, for a reader.
+    """
     if splits_file is not None:
         splits, origin = read_splits(splits_file, cases), str(splits_file)
     elif of_run is not None:
-        splits, origin = of_run, "the run's split"
+        splits, origin = of_run, whose
         if problems := split_problems(splits, cases):
-            raise InputError(f"{origin} does not fit the cohort: {'; '.join(problems)}")
+            raise InputError(
+                f"{origin} does not fit this cohort: {'; '.join(problems)}; give --splits, who is "
+                "trained and tested on here"
+            )
     else:
         whole = draw_splits(cases, is_whole, "all four sequences and a label")
         splits, origin = whole[0], "the drawn split"
@@ -110,17 +121,18 @@ def load_cohort(
     splits_file: Path | None,
     of_run: Splits | None = None,
     labels: str | None = None,
+    whose: str = "the run's split",
 ) -> Cohort:
     """Find the cases, split them as :func:`choose_splits`, check every header and every label.
 
     Cases that lack a sequence or the label take no part, and are named. ``labels`` is the label
-    scheme of all cases, where it is declared.
+    scheme of all cases, where it is declared. ``whose`` says of ``of_run`` what it is.
     """
     cases = find_cases(folder)
     patients = {case.name: case.patient for case in cases}
     for sentence in doubtful_patients(patients):
         print(f"note: {sentence}", file=sys.stderr)
-    splits = choose_splits(cases, splits_file, of_run)
+    splits = choose_splits(cases, splits_file, of_run, whose)
     refuse_twins(cases, splits)
     by_name = {case.name: case for case in cases}
     names = {*splits.train, *splits.test}

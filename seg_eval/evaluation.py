@@ -17,6 +17,7 @@ from seg_eval.experiment import (
     Experiment,
     Plan,
     RunRequest,
+    arms_ahead,
     choose,
     choose_folder,
     expected,
@@ -29,6 +30,7 @@ from seg_eval.experiment import (
     scores_of,
     steps_left,
     steps_of,
+    time_in_words,
     train_coupled,
     train_synthesiser,
     trainings_ahead,
@@ -56,7 +58,7 @@ from seg_eval.report import (
 )
 from seg_eval.segmenter import segmenters_folder
 from synth3d.cohort import write_splits
-from synth3d.console import Steps, answer, conclude, duration, event, manner
+from synth3d.console import Steps, answer, conclude, event, manner
 from synth3d.errors import InputError
 from synth3d.files import (
     claim,
@@ -110,7 +112,7 @@ def evaluate(request: RunRequest, engines: Engines | None = None, words: str = "
     plans = {missing: make_plan(request, missing, choices[missing].sources) for missing in choices}
     if request.dry_run:
         experiments = [_place(request, plan, engines) for plan in plans.values()]
-        _tell_plans(experiments, choices, request.transfer)
+        _tell_plans(experiments, choices, request)
         return Outcome(experiments[0].folder, 0)
     if not steps.number:
         trainings = sum(bool(one.training) + 2 * bool(one.coupled) for one in choices.values())
@@ -232,7 +234,7 @@ def _carry_out(experiment: Experiment, words: str, transfer: str | None, steps: 
 def _conclude(folder: Path, summary: dict[str, Any]) -> int:
     """Say what came out; 1 if the check of the export path failed, else 0."""
     if manner() == "words":
-        print(f"\n{render_ending(summary)}")
+        print(f"\n{render_ending(summary, folder)}")
         print(f"report: {folder / 'report.html'}")
     conclude(path=folder / "report.html", headline=summary["headline"])
     plumbing = summary["plumbing"]
@@ -332,7 +334,8 @@ def _fold_ahead(
         experiment = _place(fold, make_plan(fold, missing, choice.sources), engines)
         transfer = request.transfer and transfer_of(experiment, request.transfer)
         teaches = choice.coupled is not None
-        one = experiment_plan(experiment, choice.ahead(), teaches, transfer or None)
+        coming = arms_ahead(fold, choice)
+        one = experiment_plan(experiment, choice.ahead(), coming, teaches, transfer or None)
         one["training"] = [text.replace(str(split), str(real)) for text in one["training"]]
     return tell_folds(plan, one, len(left), place(parent, plan.name))
 
@@ -365,18 +368,18 @@ def _print_files(folder: Path) -> None:
 
 
 def _tell_plans(
-    experiments: Sequence[Experiment], choices: Mapping[Any, Choice], preset: str | None
+    experiments: Sequence[Experiment], choices: Mapping[Any, Choice], request: RunRequest
 ) -> None:
     """Say what would be done: an event for each experiment, or some lines for the first one and a
     line for each other.
     """
     for number, experiment in enumerate(experiments):
         choice = choices[experiment.plan.missing]
-        transfer = None if preset is None else transfer_of(experiment, preset)
-        plan = experiment_plan(experiment, choice.ahead(), choice.coupled is not None, transfer)
+        transfer = request.transfer and transfer_of(experiment, request.transfer)
+        about = choice.ahead(), arms_ahead(request, choice), choice.coupled is not None
+        plan = experiment_plan(experiment, *about, transfer or None)
         event("plan", **plan)
         if number == 0:
             answer(plan_in_words(plan))
         else:
-            about = duration(plan["seconds"])
-            answer(f"and {experiment.plan.stem}: about {about} of training, in {experiment.folder}")
+            answer(f"and {experiment.plan.stem}: {time_in_words(plan)}, in {experiment.folder}")

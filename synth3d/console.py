@@ -13,8 +13,9 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal, TextIO
 
 from synth3d import __version__
@@ -121,6 +122,12 @@ def named(names: Sequence[str], most: int = 6) -> str:
     """``A, B and 9 more``: so many by name, and how many others."""
     few = ", ".join(names[:most])
     return few if len(names) <= most else f"{few} and {len(names) - most} more"
+
+
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`` (nearest: NAME)``, that of ``known`` which is written most like ``word``; else empty."""
+    close = get_close_matches(word, [*known], 1, cutoff)
+    return f" (nearest: {close[0]})" if close else ""
 
 
 @contextlib.contextmanager

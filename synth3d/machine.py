@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,33 @@ def peak_memory_mb(device: str = "cpu") -> dict[str, int]:
 
         peak["gpu"] = torch.cuda.max_memory_allocated(device) // 2**20
     return peak
+
+
+TIMED, ENOUGH_S = 5, 6.0
+"""Calls that are timed at most, and seconds after which no further one is."""
+
+
+def seconds_of(work: Callable[[], object]) -> list[float]:
+    """Seconds of each of up to five calls, of one where that takes seconds.
+
+    What else runs on the machine makes calls slower and none faster: the fastest tells most.
+    """
+    took: list[float] = []
+    while not took or (len(took) < TIMED and sum(took) + min(took) < ENOUGH_S):
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def busy_in_words() -> str:
+    """That this machine has more to do than it has cores, and how much; else empty."""
+    own = getattr(os, "sched_getaffinity", None)
+    cores = len(own(0)) if own else os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load < cores + 0.5:
+        return ""
+    return f"this machine is busy now (load {load:.0f} on {cores} cores), so it may take less"
 
 
 def free_bytes(path: Path) -> int:

@@ -131,6 +131,12 @@ class SynthesisRun:
         return (*self.splits.train, *self.splits.val, *self.seen_before, *taught)
 
     @property
+    def whose_split(self) -> str:
+        """What its split is, for a reader of an error."""
+        of = f", which was trained on {self.data_folder}" if self.data_folder else ""
+        return f"the split of the run {self.name}{of},"
+
+    @property
     def words(self) -> str:
         """What it makes of what."""
         if self.any_gap:

@@ -3,19 +3,21 @@
 from seg_eval.experiment.ahead import (
     INCOMPLETE,
     SMALL,
+    arms_in_words,
     experiment_plan,
     plan_in_words,
     preset_facts,
     presets_in_words,
     steps_left,
     steps_of,
+    time_in_words,
     trainings_ahead,
     unused_in_words,
 )
-from seg_eval.experiment.choice import Choice, choose, train_synthesiser, training_of
+from seg_eval.experiment.choice import Choice, arms_ahead, choose, train_synthesiser, training_of
 from seg_eval.experiment.coupled import teacher_of, teaching_split, train_coupled
 from seg_eval.experiment.engines import Engines, real_engines
-from seg_eval.experiment.folder import Experiment
+from seg_eval.experiment.folder import Experiment, find_experiment
 from seg_eval.experiment.pins import expected, refuse_teachers
 from seg_eval.experiment.plan import Plan, choose_folder, make_plan, remembered
 from seg_eval.experiment.request import RunRequest
@@ -25,9 +27,9 @@ from seg_eval.experiment.uncertainty import told_uncertainty
 
 __all__ = [
     "INCOMPLETE", "SMALL", "TRANSFER", "Choice", "Engines", "Experiment", "Plan", "RunRequest",
-    "choose",
-    "choose_folder", "expected", "experiment_plan", "make_plan", "plan_in_words", "preset_facts",
-    "presets_in_words", "real_engines", "refuse_teachers", "remembered", "scores_of", "steps_left",
-    "steps_of", "teacher_of", "teaching_split", "told_uncertainty", "train_coupled",
+    "arms_ahead", "arms_in_words", "choose", "choose_folder", "expected", "experiment_plan",
+    "find_experiment", "make_plan", "plan_in_words", "preset_facts", "presets_in_words",
+    "real_engines", "refuse_teachers", "remembered", "scores_of", "steps_left", "steps_of",
+    "teacher_of", "teaching_split", "time_in_words", "told_uncertainty", "train_coupled",
     "train_synthesiser", "training_of", "trainings_ahead", "transfer_of", "unused_in_words",
 ]  # fmt: skip

@@ -22,12 +22,14 @@ from seg_eval.segmenter import (
 from synth3d.cohort import MODALITIES
 from synth3d.console import Steps, duration, gigabytes, named
 from synth3d.images import grid
-from synth3d.machine import free_bytes
+from synth3d.machine import busy_in_words, free_bytes
 
 OF_AN_EXPERIMENT = 3
 """Steps beside its segmenters: channels, predictions, and scores with the report."""
 SMALL = STOCK_TOTAL // 10
 """Iterations below which a segmenter says little of one trained as nnU-Net does by default."""
+FEW = 6
+"""Test cases; fewer show little."""
 INCOMPLETE, OUTSIDE = "incomplete", "not in train or test of the split"
 """Why a case takes no part."""
 FLOAT = 4
@@ -78,6 +80,7 @@ def segmenter_cost(plan: Plan, engines: Engines) -> SegmenterCost:
 def experiment_plan(
     experiment: Experiment,
     trainings: Mapping[str, Sequence[str]],
+    arms: Sequence[str],
     teaches: bool,
     transfer: Experiment | None = None,
 ) -> dict[str, Any]:
@@ -87,6 +90,7 @@ def experiment_plan(
         experiment: In its folder, where nothing is written.
         trainings: Of the synthesisers that are to be trained first the command that a reader is
             told → arguments of ``synth3d`` for a training that costs as much.
+        arms: Those that these bring, beside the arms of the plan.
         teaches: Whether a segmenter is trained first that judges nothing.
         transfer: The same arms with judges of another preset, if they are asked for.
 
@@ -95,7 +99,8 @@ def experiment_plan(
     """
     plan, cohort = experiment.plan, experiment.plan.cohort
     forecasts = [experiment.engines.forecast(words) for words in trainings.values()]
-    to_train = len(_untrained(experiment)) + teaches
+    own = sum(name in ARM_KINDS and ARM_KINDS[name].own_segmenter for name in arms)
+    to_train = len(_untrained(experiment)) + own * len(plan.seeds) + teaches
     cost = segmenter_cost(plan, experiment.engines) if to_train else None
     judges = to_train * cost.seconds if cost else 0.0
     again = len(_untrained(transfer)) if transfer else 0
@@ -114,6 +119,7 @@ def experiment_plan(
             OUTSIDE: sorted({*cohort.patients} - used - {*cohort.incomplete}),
         },
         "arms": {arm.name: _is_scored(experiment, arm) for arm in plan.arms},
+        "arms_to_come": [*arms],
         "training": [*trainings],
         "recipes": [each["recipe"] for each in forecasts],
         "segmenter": str(plan.foreign) if plan.foreign else plan.preset,
@@ -123,6 +129,7 @@ def experiment_plan(
         "segmenter_batch": cost.batch if cost else None,
         "transfer": transfer.plan.preset if transfer else None,
         "transfer_to_train": again,
+        "busy": busy_in_words(),
         "seconds_synthesis": synthesis,
         "seconds_segmenters": judges,
         "seconds_transfer": others,
@@ -168,9 +175,10 @@ def plan_in_words(plan: Mapping[str, Any]) -> str:
     gap = "restored" if plan["degraded"] else "missing"
     lines = [
         f"question:    {' and '.join(plan['missing'])} {gap}",
-        f"cases:       {plan['learnt']} to train segmenters on, {plan['test']} test cases",
+        f"cases:       {plan['learnt']} to train segmenters on, {plan['test']} test cases"
+        f"{_few(plan)}",
         *unused_in_words(plan["left_out"]),
-        f"arms:        {', '.join(plan['arms'])}",
+        f"arms:        {arms_in_words(plan)}",
         *([f"scored:      {', '.join(scored)}"] if scored else []),
         *(
             f"synthesiser: to be trained, recipe {recipe}: {command}"
@@ -179,15 +187,47 @@ def plan_in_words(plan: Mapping[str, Any]) -> str:
         f"segmenter:   {_segmenter(plan)}",
         *_small(plan),
         *([f"transfer:    {_transfer(plan)}"] if plan["transfer"] else []),
-        f"memory:      about {gigabytes(plan['memory_bytes'])} for the trainings",
+        *(
+            [f"memory:      about {gigabytes(plan['memory_bytes'])} for the trainings"]
+            if plan["memory_bytes"]
+            else []
+        ),
         f"disk:        up to {gigabytes(plan['disk_bytes'])}, {gigabytes(plan['free_bytes'])} "
         "are free",
-        f"time:        about {duration(plan['seconds'])} of training, by two timed steps of each; "
-        "segmenting and scoring come on top",
+        f"time:        {time_in_words(plan)}",
         f"goes to:     {plan['folder']}",
         "nothing was done; --json prints all settings",
     ]
     return "\n".join(lines)
+
+
+def arms_in_words(plan: Mapping[str, Any]) -> str:
+    """Those that can be named, and those that a training brings."""
+    coming = f"; to be trained: {', '.join(plan['arms_to_come'])}" if plan["arms_to_come"] else ""
+    return f"{', '.join(plan['arms'])}{coming}"
+
+
+def time_in_words(plan: Mapping[str, Any]) -> str:
+    """How long it takes; where nothing is to be trained, what else is to be done."""
+    if plan["seconds"]:
+        busy = f"; {plan['busy']}" if plan["busy"] else ""
+        return (
+            f"about {duration(plan['seconds'])} of training, by timed steps{busy}; segmenting and "
+            "scoring come on top"
+        )
+    left = sum(not done for done in plan["arms"].values())
+    if not left:
+        return "nothing to train, to segment or to score: the report is written anew"
+    return f"nothing to train; {left} arms of {plan['test']} test cases to segment and to score"
+
+
+def _few(plan: Mapping[str, Any]) -> str:
+    """A hint behind the number of test cases, where they are few."""
+    if plan["test"] >= FEW:
+        return ""
+    whole = plan["learnt"] + plan["test"] >= FEW
+    way_out = "; --cross-validate 5 judges each case once" if whole else ""
+    return f", which can show little{way_out}"
 
 
 def unused_in_words(left_out: Mapping[str, Sequence[str]]) -> list[str]:

@@ -59,6 +59,16 @@ def choose(request: RunRequest, missing: tuple[Modality, ...]) -> Choice:
     return Choice((found,)) if found else Choice(training=training_of(request, missing))
 
 
+def arms_ahead(request: RunRequest, choice: Choice) -> list[str]:
+    """The arms that what is to be trained brings; by its kind where a run has no name yet."""
+    if choice.coupled:
+        return [choice.coupled.folder.name]
+    if not choice.training:
+        return []
+    made = "synthetic" if request.degradation is None else "restored"
+    return [made, *(kind for kind in request.kinds if ARM_KINDS[kind].learns_from_synthesis)]
+
+
 def _with_coupled(
     request: RunRequest,
     missing: tuple[Modality, ...],
@@ -74,7 +84,7 @@ def _with_coupled(
         )
     runs = [source for source in named if isinstance(source, SynthesisRun)]
     asked = _asked(request, missing)
-    coupled = coupled_run(request, missing, asked, runs[0].splits if runs else None)
+    coupled = coupled_run(request, missing, asked, runs[0] if runs else None)
     if coupled.finished:
         return Choice((*named, read_run(coupled.folder)))
     return Choice(tuple(named), coupled=coupled)
@@ -110,6 +120,11 @@ def _named_runs(request: RunRequest, missing: tuple[Modality, ...]) -> list[Synt
                 why = f"makes {made}{needs}; it neither restores {names} nor fills it in"
                 raise InputError(f"the run {run.folder} {why}")
             made = f"{made} of its thick slices" if run.restores else made
+            if request.is_random:
+                raise InputError(
+                    f"the run {run.folder} makes {made}{needs}, not whatever a case lacks; synth3d "
+                    "train --target any makes one that does"
+                )
             raise InputError(f"the run {run.folder} makes {made}{needs}, not {names}")
     fitting = [run for run in runs if fits(run, missing)]
     for run in fitting:

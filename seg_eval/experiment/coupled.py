@@ -86,7 +86,7 @@ def coupled_run(
     request: RunRequest,
     missing: tuple[Modality, ...],
     asked: Sequence[str],
-    of_run: Splits | None,
+    joined: SynthesisRun | None,
 ) -> CoupledRun:
     """The run that ``--coupled`` asks for, whether it is there or not.
 
@@ -94,9 +94,10 @@ def coupled_run(
         request: With the seed of its teacher.
         missing: What it makes.
         asked: The arguments of ``synth3d`` that train such a run, without split and threads.
-        of_run: The split of the first named run, whose experiment it joins.
+        joined: The first named run, whose experiment it joins, and whose split it takes.
     """
-    splits = choose_splits(find_cases(request.cohort), request.splits, of_run)
+    of_run, whose = (joined.splits, joined.whose_split) if joined else (None, "")
+    splits = choose_splits(find_cases(request.cohort), request.splits, of_run, whose)
     own = Path(request.recipe) if request.recipe and Path(request.recipe).is_file() else None
     told = own is not None or any(one.startswith(f"{COUPLING}.") for one in request.settings)
     settings = (*(() if told else USUAL), *request.settings)

@@ -13,11 +13,36 @@ from seg_eval.arms import Arm, ArmBuilder, PoorScans
 from seg_eval.experiment.engines import Engines
 from seg_eval.experiment.plan import Plan
 from synth3d.cohort import Case
+from synth3d.console import named, nearest
+from synth3d.errors import InputError
 from synth3d.files import place, write_json
 from synth3d.settings import read_as
 
 Key = tuple[str, int]
 """Kind of segmenter and seed."""
+
+
+def find_experiment(given: str | Path, work: Path = Path("work")) -> Path:
+    """The experiment's folder that ``given`` means.
+
+    A folder that is there stays what it is, whoever reads it says whether it is an experiment; a
+    bare name is first of all that of one in ``work/eval``.
+
+    Raises:
+        InputError: There is no such folder; the sentence names the experiments that there are.
+    """
+    path, parent = Path(given), work / "eval"
+    if len(path.parts) == 1 and path.name != ".." and (parent / path).is_dir():
+        return parent / path
+    if path.is_dir():
+        return path
+    finished = sorted(parent.glob("*/summary.json"), key=lambda file: -file.stat().st_mtime)
+    names = [file.parent.name for file in finished]
+    holds = f"{parent} holds {named(names)}{nearest(path.name, names)}"
+    none = f"{parent} holds no finished one (seg_eval run makes one; --work says where to look)"
+    raise InputError(
+        f"no experiment {given}: there is no such folder, and {holds if names else none}"
+    )
 
 
 class Experiment:

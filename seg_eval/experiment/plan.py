@@ -155,8 +155,8 @@ def make_plan(
     There are no ``sources`` yet where a synthesiser has still to be trained.
     """
     runs = [source for source in sources if isinstance(source, SynthesisRun)]
-    of_run = runs[0].splits if runs else None
-    cohort = load_cohort(request.cohort, request.splits, of_run, request.labels)
+    of_run, whose = (runs[0].splits, runs[0].whose_split) if runs else (None, "")
+    cohort = load_cohort(request.cohort, request.splits, of_run, request.labels, whose)
     gaps = draw_gaps(cohort.test, request.seed) if request.is_random else Gaps(missing)
     for source in sources:
         if isinstance(source, SynthesisRun):

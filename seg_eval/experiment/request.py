@@ -17,15 +17,23 @@ from seg_eval.arms import (
     split_words,
 )
 from seg_eval.scoring import EMPTY_RULES, REGIONS, TOLERANCE_MM
-from synth3d.cohort import MODALITIES, Modality, parse_modality, parse_scheme
+from synth3d.cohort import (
+    MODALITIES,
+    Modality,
+    are_simulated,
+    find_cases,
+    parse_modality,
+    parse_scheme,
+)
+from synth3d.console import nearest
 from synth3d.errors import InputError
 from synth3d.files import LONGEST_STEM, fault_of
 from synth3d.settings import parse_assignment
 
 PHANTOM_PRESET, CPU_PRESET, GPU_PRESET = "cpu-mini", "cpu-small", "standard"
+"""Of the segmenter, unless another is said: by the data and the device."""
 DEFAULT_FOR = {PHANTOM_PRESET: "phantoms", CPU_PRESET: "a CPU", GPU_PRESET: "a GPU"}
 """Where a preset is taken that is not named."""
-"""Of the segmenter, unless another is said: by the data and the device."""
 TEACHER_SEED = 1000
 """Of the segmenter that teaches and never judges, unless another is said."""
 FARTHEST_MM = 100.0
@@ -214,7 +222,8 @@ class RunRequest:
             if preset not in PRESETS:
                 known = ", ".join(PRESETS)
                 raise InputError(
-                    f"unknown preset {preset!r}; known: {known}; --preset list tells of each"
+                    f"unknown preset {preset!r}{nearest(preset, PRESETS)}; known: {known}; "
+                    "--preset list tells of each"
                 )
         if self.segmenter is None and self.transfer == self.segmenter_preset:
             raise InputError(
@@ -291,10 +300,19 @@ class RunRequest:
         """The cohort's folder, where phantoms may have to be made first."""
         return self.data or self.work / "phantom"
 
+    @cached_property
+    def is_simulated(self) -> bool:
+        """Whether all cases are built-in phantoms; False of a cohort that cannot be read."""
+        if self.data is None:
+            return True
+        with suppress(InputError):  # said where the cohort is used
+            return are_simulated(case.name for case in find_cases(self.data))
+        return False
+
     @property
     def segmenter_preset(self) -> str:
         """A name in :data:`nnunet_plans.presets.PRESETS`."""
-        if self.preset is not None or self.data is None:
+        if self.preset is not None or self.is_simulated:
             return self.preset or PHANTOM_PRESET
         return GPU_PRESET if self.chosen_device.startswith("cuda") else CPU_PRESET
 

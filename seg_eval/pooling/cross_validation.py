@@ -12,7 +12,13 @@ from typing import Any
 
 from seg_eval.arms import ARM_KINDS, deal_patients
 from seg_eval.cohort import is_whole
-from seg_eval.experiment import INCOMPLETE, RunRequest, training_of, unused_in_words
+from seg_eval.experiment import (
+    INCOMPLETE,
+    RunRequest,
+    arms_in_words,
+    training_of,
+    unused_in_words,
+)
 from seg_eval.records import digest
 from synth3d.cohort import Case, Splits, find_cases, parse_splits, write_splits
 from synth3d.console import duration, gigabytes
@@ -170,7 +176,13 @@ def folds_in_words(told: Mapping[str, Any]) -> str:
     folds = told["folds"]
     patients, count = folds["patients"], len(folds["patients"])
     gap = "restored" if told["degraded"] else "missing"
-    each = f", about {duration(folds['seconds'])} each" if folds["left"] else ""
+    each = f", about {duration(folds['seconds'])} each" if folds["seconds"] else ""
+    busy = f"; {told['busy']}" if told["busy"] else ""
+    each, about = (
+        (each, f"about {duration(told['seconds'])} of training")
+        if told["seconds"]
+        else ("", "nothing to train")
+    )
     judge = (
         ""
         if told["segmenter_iterations"] is None
@@ -183,14 +195,15 @@ def folds_in_words(told: Mapping[str, Any]) -> str:
         f"{', '.join(map(str, patients))} to test",
         f"each fold:   about {told['learnt']} cases to train segmenters on, {told['test']} to test",
         *unused_in_words({INCOMPLETE: told["left_out"][INCOMPLETE]}),
-        f"arms:        {', '.join(told['arms'])}",
+        f"arms:        {arms_in_words(told)}",
         *(f"synthesiser: one for each fold, as by {words}" for words in told["training"]),
         f"segmenter:   {told['segmenter']}{judge}{transfer if told['transfer'] else ''}",
-        f"memory:      about {gigabytes(told['memory_bytes'])} for the trainings",
+        *([f"memory:      about {gigabytes(told['memory_bytes'])} for the trainings"]
+          if told["memory_bytes"] else []),
         f"disk:        up to {gigabytes(told['disk_bytes'])}, {gigabytes(told['free_bytes'])} are "
         "free",
-        f"time:        about {duration(told['seconds'])} of training: {folds['left']} of {count} "
-        f"folds to do{each}; segmenting and scoring come on top",
+        f"time:        {about}: {folds['left']} of {count} folds to do{each}{busy}; segmenting and "
+        "scoring come on top",
         f"goes to:     {told['folder']}, the folds beside it (-fold1 to -fold{count})",
         "nothing was done; --json prints all settings",
     ]  # fmt: skip

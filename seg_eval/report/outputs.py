@@ -1,5 +1,6 @@
 """What an experiment leaves for its reader: tables, summary, report, page and pictures."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -383,12 +384,16 @@ def render_power(folder: Path) -> str:
     return f"{aligned(found)}\n\n{say('power', arm=labels[summary['primary']['arm']])}."
 
 
-def render_ending(summary: Summary) -> str:
-    """What a command ends with on a terminal: the verdict, Dice by region, and whose brains."""
+def render_ending(summary: Summary, folder: Path) -> str:
+    """What a command ends with on a terminal: the verdict, Dice by region, and whose brains.
+
+    ``folder`` is the experiment's, for the command that prints the rest.
+    """
     plumbing = summary["plumbing"]
     about = {
         "certificate": certify(summary, list_arms(summary), asked(summary)),
         "cautions": len(summary["warnings"]),
+        "again": shlex.join(["seg_eval", "report", str(folder)]),
         "failed": say("plumbing", check=plumbing) if plumbing and not plumbing["passed"] else "",
     }
     return fill("ending.md.j2", {**summary, **about})

@@ -1,4 +1,4 @@
-"""What training a segmenter takes, told before it: by nnU-Net's own plan and two timed steps."""
+"""What training a segmenter takes, told before it: by nnU-Net's own plan and a few timed steps."""
 
 import tempfile
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def iterations_of(preset: str) -> int:
 def cost_of(
     preset: str, case: Case, reading: Reading | None, threads: int, device: str
 ) -> SegmenterCost:
-    """Plan as nnU-Net would for a cohort of cases like ``case``, and time two steps of that.
+    """Plan as nnU-Net would for a cohort of cases like ``case``, and time a few steps of that.
 
     The voxels are random; nothing is kept on disk.
 

@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
+import re
 import textwrap
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from synth3d.console import nearest
 from synth3d.errors import InputError
 
 T = TypeVar("T")
@@ -41,6 +43,8 @@ CACHE: dict[str, dict[str, Any]] = {
         "help": "of that folder; what was used longest ago goes first; default: 100"},
 }  # fmt: skip
 Flags = Callable[..., argparse.Action]
+_NO_CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")
+"""How argparse says it; from Python 3.14 on it can suggest by itself."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,7 +67,9 @@ class Parser(argparse.ArgumentParser):
         return added
 
     def error(self, message: str) -> NoReturn:
-        """End with exit code 2."""
+        """End with exit code 2; what is no choice is told the nearest that is one."""
+        if found := _NO_CHOICE.search(message):
+            message += nearest(found[1], re.findall(r"[^\s,']+", found[2]))
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 

@@ -1,7 +1,7 @@
 """Cases on disk: which sequence is where, who is the patient, how the cohort is split."""
 
 from synth3d.cohort.audit import AuditRequest, run_audit
-from synth3d.cohort.cases import Case, keep_whole, require
+from synth3d.cohort.cases import Case, keep_whole, require, sentences_of
 from synth3d.cohort.content import NOT_STRIPPED, Finding, findings, skull_left
 from synth3d.cohort.gaps import FEWEST, never_beside, never_together, seen_together
 from synth3d.cohort.labels import (
@@ -136,6 +136,7 @@ __all__ = [
     "run_audit",
     "scheme_of_name",
     "seen_together",
+    "sentences_of",
     "shared_patients",
     "skull_left",
     "split_problems",

@@ -17,6 +17,7 @@ from synth3d.cohort.naming import (
     claim_by_name,
     ending_of,
 )
+from synth3d.console import named
 from synth3d.errors import InputError
 
 
@@ -112,13 +113,32 @@ class Case:
 class Trouble:
     """A file that cannot be used as it is: of which case, in which role, and a sentence.
 
-    Without a role it is not understood; without a path the case as a whole is meant.
+    Without a role it is not understood; without a path the case as a whole is meant. ``beside`` has
+    the same role, where it is taken. ``twice`` says in which folders this and other cases lie twice
+    as a whole; empty where they do not.
     """
 
     case: str
     sentence: str
     path: Path | None = None
     role: Role | None = None
+    beside: Path | None = None
+    twice: str = ""
+
+
+def sentences_of(troubles: Iterable[Trouble]) -> list[str]:
+    """What ``troubles`` say, each once: of several cases with the same in one sentence."""
+    sentences: list[str] = []
+    lie_twice: dict[str, list[str]] = {}
+    for trouble in troubles:
+        if trouble.twice:
+            lie_twice.setdefault(trouble.twice, []).append(trouble.case)
+        else:
+            sentences.append(trouble.sentence)
+    for where, cases in lie_twice.items():
+        names = [*dict.fromkeys(cases)]
+        sentences.append(f"{len(names)} cases ({named(names, 3)}) lie {where}")
+    return sentences
 
 
 @dataclass(frozen=True)

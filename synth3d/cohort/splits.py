@@ -4,11 +4,11 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from synth3d.cohort.cases import Case
 from synth3d.cohort.naming import patient_of, stem_of
+from synth3d.console import named, nearest
 from synth3d.errors import InputError
 from synth3d.files import read_json, write_json
 
@@ -20,6 +20,9 @@ _SPELLINGS = {
     "excluded": "excluded_from_metrics",
 }  # fmt: skip
 """Other spellings of the keys; capital letters do not matter either."""
+
+MOST_UNKNOWN = 3
+"""Cases that a cohort does not have: more than so many have no clause each."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +89,28 @@ def parse_splits(path: Path) -> Splits:
 
 
 def split_problems(splits: Splits, cases: Iterable[Case]) -> list[str]:
-    """One clause for each unknown case and each case or patient on two sides; empty if sound."""
+    """One clause for each unknown case and each case or patient on two sides; empty if sound.
+
+    Many unknown cases have one clause, with their number and the first names.
+    """
     patients = {case.name: case.patient for case in cases}
-    problems = []
-    for name, sides in sorted(sides_of_cases(splits).items()):
-        if name not in patients:
-            near = get_close_matches(name, patients, 1, 0.8)
-            hint = f" (nearest: {near[0]})" if near else ""
-            hint = " (it is a patient; name its cases)" if name in patients.values() else hint
-            problems.append(f"case {name} ({sides[0]}) is not in the cohort{hint}")
-        if len(sides) > 1:
-            problems.append(f"case {name} is listed twice ({' and '.join(sides)})")
+    sides = sides_of_cases(splits)
+    unknown = sorted(sides.keys() - patients)
+    if len(unknown) > MOST_UNKNOWN:
+        told = named([f"{name} ({sides[name][0]})" for name in unknown], MOST_UNKNOWN)
+        problems = [f"{len(unknown)} of {len(sides)} cases are not in the cohort: {told}"]
+    else:
+        problems = [
+            f"case {name} ({sides[name][0]}) is not in the cohort"
+            + (" (it is a patient; name its cases)" if name in patients.values()
+               else nearest(name, patients, 0.8))
+            for name in unknown
+        ]  # fmt: skip
+    problems += [
+        f"case {name} is listed twice ({' and '.join(its_sides)})"
+        for name, its_sides in sorted(sides.items())
+        if len(its_sides) > 1
+    ]
     return [*problems, *shared_patients(splits, patients)]
 
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 
-from synth3d.cohort.cases import Case, Survey, Trouble
+from synth3d.cohort.cases import Case, Survey, Trouble, sentences_of
 from synth3d.cohort.naming import (
     ALL_MODALITIES,
     GENERIC,
@@ -57,7 +57,7 @@ def find_cases(root: Path, names: Collection[str] | None = None) -> list[Case]:
     if unknown := sorted(wanted - {case.name for case in survey.cases}):
         raise InputError(f"no case is called {', '.join(unknown)}")
     found = (one for one in (*survey.ambiguous, *survey.unread) if one.case in wanted)
-    if troubles := [trouble.sentence for trouble in found]:
+    if troubles := sentences_of(found):
         more = f"; and {len(troubles) - MOST_TOLD} more" if len(troubles) > MOST_TOLD else ""
         raise InputError("; ".join(troubles[:MOST_TOLD]) + more)
     refuse_names(wanted)
@@ -195,7 +195,7 @@ def _gather(found: Sequence[Claim], channels: tuple[Modality, ...], root: Path) 
         unused += chosen.unused
         ambiguous += chosen.ambiguous
         cases.append(_case(name, chosen.roles, channels))
-    ambiguous += _serials(found)
+    ambiguous = [*_in_two_folders(ambiguous), *_serials(found)]
     left = [claim for claim in found if claim.role is None and not claim.unused]
     unread, unrecognised = _owned(left, cases, found, root)
     return Survey(tuple(cases), tuple(ambiguous), tuple(unread), tuple(unrecognised), tuple(unused))
@@ -263,7 +263,41 @@ def _take(case: str, claim: Claim, chosen: _Chosen) -> None:
             f"case {case} has two files for {claim.role}, {first.path} and {claim.path}: keep one "
             "of them, or say which with --cases TABLE.csv"
         )
-        chosen.ambiguous.append(Trouble(case, text, claim.path, claim.role))
+        chosen.ambiguous.append(Trouble(case, text, claim.path, claim.role, first.path))
+
+
+def _in_two_folders(ambiguous: Sequence[Trouble]) -> list[Trouble]:
+    """``ambiguous``, with other words where cases lie twice as a whole: in a folder too high."""
+    apart = {trouble: _apart(trouble.path, trouble.beside) for trouble in ambiguous}
+    cases: dict[tuple[Path, Path], set[str]] = defaultdict(set)
+    for trouble, folders in apart.items():
+        if folders:
+            cases[folders].add(trouble.case)
+    told = []
+    for trouble, folders in apart.items():
+        if folders and len(cases[folders]) > 1:
+            above = Path(os.path.commonpath(folders))
+            names = " and ".join(sorted(str(each.relative_to(above)) for each in folders))
+            where = (
+                f"in two folders of {above}, {names}: give one of these, or say which files with "
+                "--cases TABLE.csv"
+            )
+            sentence = f"case {trouble.case} lies {where}"
+            told.append(replace(trouble, sentence=sentence, twice=where))
+        else:
+            told.append(trouble)
+    return told
+
+
+def _apart(path: Path | None, other: Path | None) -> tuple[Path, Path] | None:
+    """Two folders in which ``path`` and ``other`` lie alike, as X and Y of X/A/t1 and Y/A/t1."""
+    if path is None or other is None or path.name != other.name:
+        return None
+    one, two = path.parts, other.parts
+    while one and two and one[-1] == two[-1]:
+        one, two = one[:-1], two[:-1]
+    nested = one[: len(two)] == two or two[: len(one)] == one
+    return None if nested else (Path(*one), Path(*two))
 
 
 def _without_strangers(found: Sequence[Claim]) -> list[Claim]:

@@ -1,24 +1,26 @@
 """Training, completing and synthesising from Python: what ``import synth3d`` offers."""
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from synth3d.cohort import ALL_MODALITIES, Case, Modality, parse_modality
+from synth3d.cohort import ALL_MODALITIES, Case, Modality, find_cases, parse_modality
 from synth3d.completion.calibration import CalibrateRequest, CalibrationRecord, calibrate_run
 from synth3d.completion.made import Members
 from synth3d.completion.plan import grid_trouble
 from synth3d.completion.request import CompleteRequest
 from synth3d.completion.run import Completed, complete_cohort
 from synth3d.completion.writing import describe
+from synth3d.console import named, nearest
 from synth3d.errors import InputError
-from synth3d.images import MIRRORS, NiftiImage, image_like, write_new
+from synth3d.images import MIRRORS, NiftiImage, image_like, write_image, write_new
 from synth3d.machine import pick_device
 from synth3d.runs import find_run
 
@@ -28,24 +30,27 @@ if TYPE_CHECKING:
     from synth3d.completion.makers import EnsembleMaker, RunMaker
     from synth3d.frameworks import Framework
 
-Image = str | Path | np.ndarray
-"""A NIfTI file, or an array (D, H, W) = (z, y, x) in scanner units."""
+T = TypeVar("T")
+Image = str | Path | NiftiImage | np.ndarray
+"""A NIfTI file, or one that nibabel read; or an array (D, H, W) = (z, y, x) in scanner units."""
+OWN_AFFINE = "affine= is for arrays; files have their own"
 
 
-def train(**settings: Any) -> "Run":
+def train(*unnamed: object, **settings: Any) -> "Run":
     """Train as ``synth3d train`` does, or go on with what was interrupted; the finished run.
 
     The settings are fields of ``synth3d.training.TrainRequest``, which are the flags.
 
     Raises:
-        InputError: A setting, the cohort or the run folder cannot be used.
-        TypeError: There is no such setting.
+        InputError: There is no such setting, it has no name, or it, the cohort or the run folder
+            cannot be used.
     """
     from synth3d.training import TrainRequest, train_run
 
     for name in {"data", "splits", "work"} & settings.keys():
         settings[name] = None if settings[name] is None else Path(settings[name])
-    folder = train_run(TrainRequest(**settings))
+    example = 'train(data="BraTS", target="flair")'
+    folder = train_run(_request(TrainRequest, example, unnamed, settings))
     if folder is None and settings.get("dry_run"):
         raise InputError("a dry run trains nothing; leave dry_run out")
     if folder is None:
@@ -53,29 +58,55 @@ def train(**settings: Any) -> "Run":
     return load_run(folder)
 
 
-def complete(*, executor: Executor | None = None, **settings: Any) -> list[Completed]:
+def complete(
+    *unnamed: object, executor: Executor | None = None, **settings: Any
+) -> list[Completed]:
     """Complete a cohort as ``synth3d complete`` does; a record for each case.
 
     The cases are worked on by ``executor``, or as ``workers`` and ``dask`` say. The settings are
     fields of ``synth3d.completion.CompleteRequest``, which are the flags.
 
     Raises:
-        InputError: As :func:`synth3d.completion.complete_cohort`.
-        TypeError: There is no such setting.
+        InputError: There is no such setting, or it has no name; or as
+            :func:`synth3d.completion.complete_cohort`.
     """
-    return complete_cohort(CompleteRequest(**settings), executor)
+    example = 'complete(run="NAME", data="BraTS", out="COMPLETED")'
+    return complete_cohort(_request(CompleteRequest, example, unnamed, settings), executor)
 
 
-def calibrate(**settings: Any) -> CalibrationRecord:
+def calibrate(*unnamed: object, **settings: Any) -> CalibrationRecord:
     """Measure how far off a run's pictures are, as ``synth3d calibrate`` does; what it writes.
 
     The settings are fields of ``synth3d.completion.CalibrateRequest``, which are the flags.
 
     Raises:
-        InputError: As :func:`synth3d.completion.calibrate_run`.
-        TypeError: There is no such setting.
+        InputError: There is no such setting, or it has no name; or as
+            :func:`synth3d.completion.calibrate_run`.
     """
-    return calibrate_run(CalibrateRequest(**settings))
+    example = 'calibrate(run="NAME", data="BraTS")'
+    return calibrate_run(_request(CalibrateRequest, example, unnamed, settings))
+
+
+def _request(
+    schema: type[T], example: str, unnamed: Sequence[object], settings: Mapping[str, Any]
+) -> T:
+    """``schema``, the dataclass of a command, from settings that its fields are named by."""
+    call, known = example.partition("(")[0], {one.name: one for one in fields(schema)}  # type: ignore[arg-type]
+    if unnamed:
+        raise InputError(
+            f"{call} takes each setting by its name, as in {example}; {unnamed[0]!r:.80} has none"
+        )
+    for name in settings:
+        if name not in known:
+            raise InputError(
+                f"{call} has no setting {name!r}{nearest(name, known)}; they are the flags of "
+                f"synth3d {call}, see its --help"
+            )
+    lacking = [one.name for one in known.values()
+               if one.default is MISSING and one.name not in settings]  # fmt: skip
+    if lacking:
+        raise InputError(f"{call} wants {' and '.join(lacking)}, as in {example}")
+    return schema(**settings)
 
 
 def load_run(
@@ -116,9 +147,14 @@ class Run:
         self.folder, self.config = self._runs[0].run.folder, maker.config
         self.sources, self.targets = maker.sources, maker.targets
 
+    def __repr__(self) -> str:
+        several = f"mean of {len(self._runs)}, " if len(self._runs) > 1 else ""
+        made = f"{'+'.join(self.sources)} -> {'+'.join(self.targets)}"
+        return f"<Run {self._maker.name}: {several}{made if several else self.config.words}>"
+
     def synthesize(
         self,
-        case: Case | Mapping[str, Image],
+        case: Case | str | Path | Mapping[str, Image],
         wanted: Sequence[str] | None = None,
         *,
         affine: np.ndarray | None = None,
@@ -128,9 +164,10 @@ class Run:
         """The sequences that a case lacks.
 
         Args:
-            case: A case of :func:`synth3d.find_cases`; or modality names, with the command line's
-                aliases, to files or to arrays (D, H, W) in scanner units. Sequences that the run
-                does not look at, or that are wanted, are not read.
+            case: A case of :func:`synth3d.find_cases`, or its folder; or modality names, with the
+                command line's aliases, to files, to nibabel's images of files, or to arrays
+                (D, H, W) in scanner units. Sequences that the run does not look at, or that are
+                wanted, are not read.
             wanted: Names of what to make, of ``targets``; None is those that the case lacks, or all
                 where it lacks none, which a run for any gap refuses.
             affine: (4, 4), voxel (x, y, z) to mm, RAS+; for arrays, and all share it.
@@ -139,13 +176,14 @@ class Run:
                 swapped or all eight; empty for the case as it is.
 
         Returns:
-            For files, float32 images on the case's own grid, marked as synthetic in their headers;
-            for arrays, float32 arrays (D, H, W). Both are in scanner units, 0 outside the brain.
+            For files and images, float32 images on the case's own grid, marked as synthetic in
+            their headers; for arrays, float32 arrays (D, H, W). Both are in scanner units, 0
+            outside the brain.
 
         Raises:
             InputError: An unknown or repeated name, an unknown mirror, sources that the run needs
-                and are missing, grids or shapes that differ, arrays without an affine, or voxels
-                that are no numbers.
+                and are missing, grids or shapes that differ, arrays without an affine, voxels that
+                are no numbers, or a folder of no case or of several.
         """
         if mirror not in ("", *MIRRORS):
             raise InputError(f"unknown mirror {mirror!r}; known are {' and '.join(MIRRORS)}")
@@ -158,7 +196,7 @@ class Run:
                 raise InputError(f"case {found.name}: {'; '.join(trouble)}")
             self._check(readable)
             made = self._maker.make(readable, goal, Members(seed, mirror=mirror))
-            if affine is not None and not isinstance(case, Case):
+            if affine is not None:
                 return {target: one.data for target, one in made.items()}
             return {
                 target: image_like(one.like, one.data, describe(target, one, self._maker))
@@ -206,41 +244,81 @@ class Run:
 
 
 @contextmanager
-def _on_disk(case: Case | Mapping[str, Image], affine: np.ndarray | None) -> Iterator[Case]:
-    """``case`` as files; arrays are written to a folder that goes when the block ends.
+def _on_disk(
+    case: Case | str | Path | Mapping[str, Image], affine: np.ndarray | None
+) -> Iterator[Case]:
+    """``case`` as files; what is in memory is written to a folder that goes when the block ends.
 
     So an array is read, checked and scaled exactly as the file that holds it.
     """
-    if isinstance(case, Case):
-        yield case
+    found = _only_case(Path(case)) if isinstance(case, str | Path) else case
+    if isinstance(found, Case):
+        if affine is not None:
+            raise InputError(OWN_AFFINE)
+        yield found
         return
+    if not isinstance(found, Mapping):
+        raise InputError(
+            "a case is one of synth3d.find_cases, its folder, or a dict as in "
+            f'{{"t1": FILE, "t2": FILE}}; got {_kind(found)}'
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            images = _write_all(found, affine, Path(folder))
+            yield Case("as given", "as given", Path(folder), images, None, "brats2023")
+        except InputError as error:  # the folder means nothing to anybody
+            raise InputError(str(error).replace(folder + os.sep, "")) from error
+
+
+def _write_all(
+    case: Mapping[str, Image], affine: np.ndarray | None, folder: Path
+) -> dict[Modality, Path]:
+    """The files of ``case``, in the usual order; in ``folder`` of what is in memory."""
     images: dict[Modality, Path] = {}
     arrays: dict[Modality, np.ndarray] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, image in case.items():
-            if (modality := parse_modality(name)) in images:
-                raise InputError(f"{name!r} is {modality}, which is there already")
-            images[modality] = Path(folder) / f"{modality}.nii"
-            if isinstance(image, np.ndarray):
-                arrays[modality] = image
-            else:
-                images[modality] = Path(image)
-        if arrays and len(arrays) < len(images):
-            raise InputError("give files or arrays, not both in one case")
-        if arrays and affine is None:
-            raise InputError("arrays need affine=, the (4, 4) matrix from voxel (x, y, z) to mm")
-        if not arrays and affine is not None:
-            raise InputError("affine= is for arrays; files have their own")
-        _check(arrays, np.asarray(affine))
-        for modality, array in arrays.items():
-            write_new(images[modality], array, np.asarray(affine), np.float32)
-        ordered: dict[Modality, Path] = {m: images[m] for m in ALL_MODALITIES if m in images}
-        yield Case("as given", "as given", Path(folder), ordered, None, "brats2023")
+    for name, image in case.items():
+        if (modality := parse_modality(name)) in images:
+            raise InputError(f"{name!r} is {modality}, which is there already")
+        images[modality] = folder / f"{modality}.nii"
+        if isinstance(image, np.ndarray):
+            arrays[modality] = image
+        elif isinstance(image, NiftiImage):
+            write_image(images[modality], image)
+        elif isinstance(image, str | Path):
+            images[modality] = Path(image)
+        else:
+            raise InputError(
+                f"{name!r} is {_kind(image)}; give a NIfTI file, an image that nibabel read, or a "
+                "NumPy array"
+            )
+    _check(arrays, len(images), affine)
+    for modality, array in arrays.items():
+        write_new(images[modality], array, np.asarray(affine), np.float32)
+    return {m: images[m] for m in ALL_MODALITIES if m in images}
 
 
-def _check(arrays: Mapping[Modality, np.ndarray], affine: np.ndarray) -> None:
-    """Refuse what cannot be one case."""
-    if arrays and (affine.shape != (4, 4) or abs(np.linalg.det(affine)) < 1e-9):
+def _only_case(folder: Path) -> Case:
+    cases = find_cases(folder)
+    if len(cases) > 1:
+        names = named([case.name for case in cases], 3)
+        raise InputError(f"{folder} holds {len(cases)} cases, {names}; give the folder of one")
+    return cases[0]
+
+
+def _kind(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("builtins.")
+
+
+def _check(arrays: Mapping[Modality, np.ndarray], files: int, affine: np.ndarray | None) -> None:
+    """Refuse what cannot be one case; ``files`` are as many as there will be."""
+    if arrays and len(arrays) < files:
+        raise InputError("give files or arrays, not both in one case")
+    if arrays and affine is None:
+        raise InputError("arrays need affine=, the (4, 4) matrix from voxel (x, y, z) to mm")
+    if not arrays and affine is not None:
+        raise InputError(OWN_AFFINE)
+    matrix = np.asarray(affine)
+    if arrays and (matrix.shape != (4, 4) or abs(np.linalg.det(matrix)) < 1e-9):
         raise InputError("affine= must be a (4, 4) matrix that can be inverted")
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) > 1 or any(len(shape) != 3 for shape in shapes):

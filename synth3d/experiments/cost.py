@@ -77,8 +77,8 @@ def estimate(items: Sequence[Item], device: str, workers: int) -> str:
         cells = ", ".join(sorted({test.cell.name for test in item.tests}))
         lines.append(f"{item.name:28} {text}  [{cells}]")
     lines.append(
-        f"about {duration(whole / workers)} of training with --workers {workers} (two timed steps "
-        "of each kind, without reading data; scoring comes on top)"
+        f"about {duration(whole / workers)} of training with --workers {workers} (by timed "
+        "steps, without reading data; scoring comes on top)"
     )
     return "\n".join(lines)
 

@@ -44,6 +44,7 @@ from synth3d.images.volumes import (
     read_unchecked,
     shape_of,
     value_limits,
+    write_image,
     write_like,
     write_moved,
     write_new,
@@ -59,5 +60,5 @@ __all__ = [
     "read", "read_label", "read_rounded_label", "read_unchecked", "register_rigid", "remedies",
     "resample", "resample_rigid", "resample_within", "shape_of", "share_beyond", "shift_of",
     "sketch", "smoothness", "turn_to", "turned", "turned_in_words", "turned_sketch", "value_limits",
-    "write_like", "write_moved", "write_new", "write_transform", "xyz_to_zyx",
+    "write_image", "write_like", "write_moved", "write_new", "write_transform", "xyz_to_zyx",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ the grid of another file, with the same bytes each time.
 """
 
 import gzip
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,6 +232,25 @@ def _header_like(reference: Path, data: np.ndarray, description: str) -> Any:
     header["descrip"] = description.encode("ascii", "replace")[:79]
     header["cal_min"] = header["cal_max"] = 0
     return header
+
+
+def write_image(path: Path, image: NiftiImage) -> None:
+    """Write ``image``, of nibabel, as it would be saved: its own header, its own numbers.
+
+    Values that its type cannot hold are not rounded to it, they become float32.
+
+    Raises:
+        InputError: The file that it is read from is damaged or gone.
+    """
+    try:
+        voxels, header = np.asanyarray(image.dataobj), image.header.copy()
+        if voxels.dtype.kind == "f" and header.get_data_dtype().kind != "f":
+            header.set_data_dtype(np.float32)
+        content = type(image)(voxels, image.affine, header).to_bytes()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"the image cannot be read: {error}") from error
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_new(path: Path, data: np.ndarray, affine: np.ndarray, dtype: Any) -> None:

@@ -2,17 +2,14 @@
 
 import sys
 import time
-from difflib import get_close_matches
 from pathlib import Path
 
+from synth3d.console import named, nearest
 from synth3d.errors import InputError, visible
 from synth3d.runs.known import known_runs
 
 LATEST = "latest"
 """Means the run that was finished last."""
-
-SHOWN = 6
-"""So many names are told where one is not known."""
 
 
 def find_run(given: str | Path, work: Path = Path("work")) -> Path:
@@ -54,7 +51,4 @@ def names_in(work: Path, near: str = "") -> str:
     if not runs:
         return f"{work / 'runs'} holds no finished run (synth3d train makes one)"
     names = [run.name for run in runs]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    close = get_close_matches(near, names, 1, 0.6)
-    hint = f" (nearest: {close[0]})" if close else ""
-    return f"{work / 'runs'} holds {', '.join(names[:SHOWN])}{more}{hint}; see synth3d runs"
+    return f"{work / 'runs'} holds {named(names)}{nearest(near, names)}; see synth3d runs"

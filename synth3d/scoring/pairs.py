@@ -17,6 +17,7 @@ from synth3d.cohort import (
     is_table,
     nnunet_dataset,
     patient_of,
+    sentences_of,
     stem_of,
     survey_cohort,
 )
@@ -146,7 +147,7 @@ def _find(folder: Path) -> _Found:
     if table or nnunet_dataset(folder) or named_so:
         survey = survey_cohort(folder)
         if survey.ambiguous:
-            raise InputError("; ".join(trouble.sentence for trouble in survey.ambiguous))
+            raise InputError("; ".join(sentences_of(survey.ambiguous)))
         named: Files = {case.name: {**case.images} for case in survey.cases if case.images}
         masks = {case.name: case for case in survey.cases}
         unread = [trouble.path.name for trouble in survey.unread if trouble.path]
@@ -219,7 +220,10 @@ def _problems(originals: _Found, copies: _Found, wanted: Wanted, complete: bool)
     problems = []
     said = [name for name, m in wanted.items() if m is not None or name in copies.files]
     hint = "; choose other cases with --cases or --splits"
-    for found, names, more in ((copies, list(wanted), ""), (originals, said, hint)):
+    some = any(copies.has(name, wanted[name]) for name in wanted)
+    only = "; for the test cases of a split alone give --splits, or --cases with their names"
+    only = only if complete and some else ""
+    for found, names, more in ((copies, list(wanted), only), (originals, said, hint)):
         lacking = [name for name in names if not found.has(name, wanted[name])]
         if lacking:
             what = " or ".join(sorted({wanted[name] or "file" for name in lacking}))

@@ -82,7 +82,7 @@ COMMANDS = (
     Command("model/**/*.json", SEG_EVAL + COHORT + f" {RUN} --dry-run --segmenter {{root}}/model",
             2),
     Command("work/eval/toy/*.json", SEG_EVAL + COHORT + f" {RUN} --dry-run", 1, ("work",)),
-    Command("work/eval/toy/*.*", "seg_eval report --experiment {out}/work/eval/toy", 3,
+    Command("work/eval/toy/*.*", "seg_eval report {out}/work/eval/toy", 3,
             ("work",)),
     Command("cohort/*/*.nii.gz", "convert_brats_to_nnunet {root}/cohort {out}/raw", 3),
     Command("dataset/dataset.json", "convert_brats_to_nnunet {root}/dataset {out}/raw"),

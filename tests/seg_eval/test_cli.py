@@ -1,6 +1,7 @@
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from seg_eval.arms.program import StageFailedError, forecast_of, run_synth3d
 from seg_eval.cli import build_parser, main
 from seg_eval.experiment.request import RunRequest
 from synth3d import __version__
+from synth3d.cohort import find_cases
 
 
 @pytest.fixture
@@ -89,6 +91,17 @@ def test_a_run_for_another_sequence_is_refused(refused, toy_cohort, tmp_path, wr
     assert "makes t1c, not t2f" in refused("run", *flags)
 
 
+def test_a_run_of_another_cohort_is_told_from_where_it_is_and_what_to_give(
+    refused, phantom_cohort, toy_cohort, tmp_path, write_run
+):
+    run = write_run(tmp_path / "ours", toy_cohort, "t2f")
+    flags = ["--data", str(phantom_cohort), "--run", str(run), "--work", str(tmp_path)]
+    for more in ((), ("--coupled", "--seed", "0")):
+        error = refused("run", *flags, *more, "--dry-run")
+        assert [part for part in ("ours", str(toy_cohort), "--splits") if part not in error] == []
+        assert error.count("Brats18_TOY") == 3
+
+
 def test_cases_that_cannot_be_used_are_named(run_of, own_cohort, toy_splits, tmp_path):
     label = own_cohort / "Brats18_TOY_C_1" / "Brats18_TOY_C_1_seg.nii.gz"
     label.write_bytes(label.read_bytes()[:-20])
@@ -109,8 +122,37 @@ def test_a_split_without_test_cases_is_refused(run_of, toy_cohort, tmp_path):
 
 def test_a_folder_that_is_no_experiment_cannot_be_reported(refused, tmp_path):
     for command in ("report", "power"):
-        ask = (command, "--experiment", str(tmp_path))
-        assert "not a finished experiment" in refused(*ask)
+        assert "not a finished experiment" in refused(command, str(tmp_path))
+
+
+@pytest.fixture
+def experiments(tmp_path):
+    """WORK with two finished experiments, and one that is not."""
+    for name in ("t2f-BraTS", "t1c-BraTS", "unfinished"):
+        (tmp_path / "eval" / name).mkdir(parents=True)
+        if name != "unfinished":
+            (tmp_path / "eval" / name / "summary.json").write_text("{}")
+    return tmp_path
+
+
+def test_an_experiment_is_called_by_its_name_or_folder(experiments, monkeypatch):
+    folder = experiments / "eval" / "t2f-BraTS"
+    shown = []
+    monkeypatch.setattr("seg_eval.evaluation.report", shown.append)
+    monkeypatch.setattr("seg_eval.evaluation.power", shown.append)
+    for command in ("report", "power"):
+        assert main([command, "t2f-BraTS", "--work", str(experiments)]) == 0
+        assert main([command, str(folder)]) == 0
+    assert shown == [folder] * 4
+
+
+def test_of_a_wrong_name_the_experiments_that_there_are_are_told(experiments, refused, tmp_path):
+    for command in (["report"], ["power"], ["pool", "t1c-BraTS"]):
+        error = refused(*command, "t2f-Brats", "--work", str(experiments))
+        assert "nearest: t2f-BraTS" in error
+        assert "t1c-BraTS" in error
+        assert "unfinished" not in error
+    assert "t2f" not in refused("report", "none", "--work", str(tmp_path / "elsewhere"))
 
 
 @pytest.mark.parametrize(
@@ -181,6 +223,23 @@ def test_on_a_gpu_the_judge_is_trained_as_nnunet_does_by_default(monkeypatch, de
     monkeypatch.setattr("synth3d.machine.pick_device", lambda wanted: device)
     assert RunRequest("flair", data=data).segmenter_preset == preset
     assert RunRequest("flair", data=data, preset="cpu-mini").segmenter_preset == "cpu-mini"
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_phantoms_of_the_users_own_have_the_judge_of_phantoms(
+    monkeypatch, phantom_cohort, tmp_path, device
+):
+    """A cohort of `synth3d phantom`; one that has a patient, too, is none."""
+    monkeypatch.setattr("synth3d.machine.pick_device", lambda wanted: device)
+    built_in = RunRequest("flair", device=device).segmenter_preset
+    assert RunRequest("flair", data=phantom_cohort, device=device).segmenter_preset == built_in
+    mixed = tmp_path / "cohort"
+    shutil.copytree(phantom_cohort, mixed)
+    case = find_cases(mixed)[0]
+    for path in case.folder.iterdir():
+        path.rename(path.with_name(path.name.replace(case.name, "BraTS-GLI-00001-000")))
+    case.folder.rename(mixed / "BraTS-GLI-00001-000")
+    assert RunRequest("flair", data=mixed, device=device).segmenter_preset != built_in
 
 
 def test_a_device_that_is_not_there_is_refused_by_a_dry_run_too(run_of, toy_cohort):

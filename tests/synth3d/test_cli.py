@@ -178,6 +178,7 @@ def test_an_alias_names_a_target_and_the_others_are_sources(phantom_cohort, tmp_
     ("args", "message"),
     [
         (["train", "--data", "nowhere"], "nowhere"),
+        (["train", "--recipe", "cpu2d", "--dry-run"], "(nearest: cpu-2d)"),
         (["train", "--recipe", "nope", "--dry-run"], "unknown recipe 'nope'"),
         (["train", "--target", "ct", "--dry-run"], "ct"),
         (["train", "--set", "train.stpes=3", "--dry-run"], "unknown key(s) ['stpes']"),
@@ -201,6 +202,19 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(args, message, tmp_path, monk
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "near"),
+    [(["trian"], "nearest: train"), (["complete", "--format", "nnunt"], "nearest: nnunet"),
+     (["zzzzzz"], None)],
+)  # fmt: skip
+def test_what_is_mistyped_is_told_the_nearest_that_there_is(args, near, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(args)
+    said = capsys.readouterr().err
+    assert (near or "see synth3d --help") in said
+    assert ("nearest" in said) == (near is not None)
 
 
 def test_another_configuration_or_split_is_not_continued(phantom_cohort, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -28,6 +29,31 @@ def machine(request, monkeypatch):
     cost = Cost(0.1, 10**9, 10**6)  # what a machine cannot do is not timed on it
     monkeypatch.setattr("synth3d.training.forecast.plan.cost_of", lambda *about: cost)
     return request.param
+
+
+def test_what_is_timed_is_timed_again_while_that_takes_little(monkeypatch):
+    """By a clock that our own work alone moves."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def taking(*each):
+        left = iter(each)
+        return lambda: now.__setitem__(0, now[0] + next(left))
+
+    assert precision.seconds_of(taking(13.0, 1.0)) == [13.0]
+    assert min(precision.seconds_of(taking(0.9, 0.1, 0.8, 0.1, 0.9, 0.0))) == pytest.approx(0.1)
+    assert len(precision.seconds_of(taking(*[0.01] * 100))) < 10
+    assert sum(precision.seconds_of(taking(*[2.0] * 100))) < 10
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.2, False), (2.0, False), (5.2, True)])
+def test_a_machine_with_more_to_do_than_cores_is_called_busy(monkeypatch, capsys, load, busy):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    cost = Cost(0.1, 10**9, 10**6)
+    monkeypatch.setattr("synth3d.training.forecast.plan.cost_of", lambda *about: cost)
+    assert main(["train", "--dry-run", "--recipe", "phantom", "--device", "cpu"]) == 0
+    assert ("load 5 on 2 cores" in capsys.readouterr().out) == busy
 
 
 def test_a_recipe_in_bfloat16_follows_the_machine(machine, capsys):

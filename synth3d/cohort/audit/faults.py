@@ -1,5 +1,6 @@
 """What is wrong with a cohort, a line a fault: one that many cases share is told once."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,20 +66,24 @@ def faults_of(audit: Audit) -> list[Fault]:
 def _without_files(message: str, case: Case) -> tuple[str, str]:
     """``message`` without the case's name, and with a mark for its one file; the file's role.
 
-    Of several files each is replaced by its role, as those of another case are.
+    Of several files each is replaced by its role, as those of another case are; further ones in its
+    folder lose the folder and its name. Paths to elsewhere stay as they are.
     """
     paths: list[tuple[str, Path]] = [*case.images.items()]
     if case.label is not None:
         paths.append(("label", case.label))
     held = []
     for role, path in sorted(paths, key=lambda one: -len(one[1].name)):
-        if path.name in message:
+        called = rf"(?:{re.escape(str(path))}|(?<![\w/-]){re.escape(path.name)})(?!\.gz|[\w/-])"
+        if re.search(called, message):
             held.append(role)
-            message = message.replace(str(path), path.name)
-            message = message.replace(path.name, f"{_FILE}{role}{_FILE}")
-    message = re.sub(rf"\bcase {re.escape(case.name)}(?![\w-])", "the case", message)
+            message = re.sub(called, f"{_FILE}{role}{_FILE}", message)
+    name = re.escape(case.name)
+    message = re.sub(rf"\bcase {name}(?![\w-])", "the case", message)
+    inside = re.escape(f"{case.folder}{os.sep}")
+    message = re.sub(rf"{inside}(\S*?){name}(?=[_-])", r"\1<case>", message)
     if len(case.name) > 3:  # a shorter one may be any word or number
-        message = re.sub(rf"(?<![\w-]){re.escape(case.name)}(?![\w-])", "the case", message)
+        message = re.sub(rf"(?<![\w/-]){name}(?![\w/-])", "the case", message)
     if len(held) == 1:
         return message.replace(f"{_FILE}{held[0]}{_FILE}", _FILE), held[0]
     return message.replace(_FILE, ""), ""

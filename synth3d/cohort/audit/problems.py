@@ -105,7 +105,7 @@ def audit(folder: Path, splits: Path | None = None, labels: str | None = None) -
 def _names(survey: Survey, folder: Path) -> list[Problem]:
     """Files that cannot be used as they are called: errors where they belong to a case."""
     wrong = (*survey.ambiguous, *survey.unread)
-    problems = [Problem("error", trouble.case, trouble.sentence) for trouble in wrong]
+    problems = [*dict.fromkeys(Problem("error", one.case, one.sentence) for one in wrong)]
     if survey.unrecognised:
         names = ", ".join(str(path.relative_to(folder)) for path in survey.unrecognised)
         problems.append(Problem("warning", None, f"ignored, as their names fit no naming: {names}"))

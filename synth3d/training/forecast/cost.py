@@ -1,13 +1,12 @@
-"""What a training takes, told before it: by two timed steps on random voxels."""
+"""What a training takes, told before it: by a few timed steps on random voxels."""
 
 import resource
-import time
 from dataclasses import dataclass
 
 import torch
 
 from synth3d.data import Batch, only
-from synth3d.machine import keep_memory, tuned
+from synth3d.machine import keep_memory, seconds_of, tuned
 from synth3d.training.config import RunConfig
 from synth3d.training.trainer import Trainer
 
@@ -33,7 +32,7 @@ class Cost:
 
 
 def cost_of(config: RunConfig, device: str) -> Cost:
-    """Build what ``config`` trains, and time two steps of each kind.
+    """Build what ``config`` trains, and time a few steps of each kind.
 
     Raises:
         InputError: It cannot be built on this machine.
@@ -62,9 +61,7 @@ def _pace(trainer: Trainer, batch: Batch) -> float:
     def timed(step: int) -> float:
         trainer.step = step
         trainer.advance(batch)
-        began = time.perf_counter()
-        trainer.advance(batch)
-        return time.perf_counter() - began
+        return min(seconds_of(lambda: trainer.advance(batch)))
 
     late, steps = getattr(config.train.options, "adversarial_start", 0), config.train.steps
     late = max(late, config.train.coupling.start)

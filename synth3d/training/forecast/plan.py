@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from synth3d.console import answer, duration, event, gigabytes, named
-from synth3d.machine import free_bytes
+from synth3d.machine import busy_in_words, free_bytes
 from synth3d.settings import to_plain
 from synth3d.training.config import RunConfig
 from synth3d.training.forecast.cases import CasesAhead
@@ -28,7 +28,7 @@ def tell_plan(config: RunConfig, recipe: str, device: str, run: Path, cases: Cas
 def training_plan(
     config: RunConfig, recipe: str, device: str, run: Path, cases: CasesAhead
 ) -> dict[str, Any]:
-    """All of it as plain values, the event ``plan`` of docs/events.md; two steps are timed.
+    """All of it as plain values, the event ``plan`` of docs/events.md; a few steps are timed.
 
     Raises:
         InputError: It cannot be built on this machine.
@@ -52,6 +52,7 @@ def training_plan(
         "phantoms_to_make": cases.phantoms,
         "left_out": {reason: [*names] for reason, names in cases.left_out.items()},
         "seconds_per_step": cost.seconds_per_step,
+        "busy": busy_in_words(),
         "seconds": 0.0 if finished else cost.seconds_per_step * left,
         "memory_bytes": cost.memory_bytes,
         "disk_bytes": cases.bytes_prepared + cost.state_bytes,
@@ -81,8 +82,8 @@ def plan_in_words(plan: Mapping[str, Any]) -> str:
         f"{train['precision']} on {plan['device']} with {train['threads']} threads",
         f"memory:  about {gigabytes(plan['memory_bytes'])}",
         f"disk:    up to {gigabytes(plan['disk_bytes'])}, {gigabytes(plan['free_bytes'])} are free",
-        f"time:    about {duration(plan['seconds'])} (two timed steps of each kind, "
-        "without reading data)",
+        f"time:    about {duration(plan['seconds'])} (by timed steps, without reading data)"
+        + (f"; {plan['busy']}" if plan["busy"] else ""),
         f"goes to: {plan['run']}{_state(plan)}",
         "nothing was done; --json prints all settings",
     ]

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from synth3d.console import nearest
 from synth3d.errors import InputError
 from synth3d.files import plain_values, read_text
 
@@ -47,9 +48,10 @@ def read_recipe(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.suffix not in (".toml", ".json"):
         if name not in recipe_names():
+            known = recipe_names()
             raise InputError(
-                f"unknown recipe {name!r}; known: {', '.join(recipe_names())}, or give a file; "
-                "--recipe list tells of each"
+                f"unknown recipe {name!r}{nearest(name, known)}; known: {', '.join(known)}, or "
+                "give a file; --recipe list tells of each"
             )
         return tomllib.loads((resources.files(__name__) / f"{name}.toml").read_text("utf-8"))
     loads = json.loads if path.suffix == ".json" else tomllib.loads

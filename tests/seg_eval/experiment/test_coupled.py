@@ -150,6 +150,8 @@ def test_a_dry_run_shows_it_and_does_nothing(run_toy, machines, capsys, tmp_path
     run_toy("--arms", "synthetic", "--coupled", "--dry-run")
     shown = capsys.readouterr().out
     assert "2 to train" in shown  # the teacher, which judges nothing, and the judge
+    (arms,) = [line for line in shown.splitlines() if line.startswith("arms:")]
+    assert "coupled-t2f-" in arms
     told = next(line for line in shown.splitlines() if "synth3d train" in line)
     assert "train.coupling.label=1" in told  # what will be typed, not what is timed
     assert "train.coupling.segmenter=EXPORT" in told

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -209,9 +210,51 @@ def test_a_dry_run_touches_nothing(quick, machines, tmp_path, capsys):
     assert "synth3d train --dim 3d --target t1c" in told
     assert len(told.splitlines()) <= 15
     assert "2 h 03 min" in told  # of both
+    (arms,) = [line for line in told.splitlines() if line.startswith("arms:")]
+    assert "synthetic" in arms  # which is not there yet
     assert [words[:5] for words in machines.forecasts] == [
         ["train", "--dim", "3d", "--target", "t1c"]
     ]
+
+
+def plans_of(ask, capsys, *flags, **more):
+    """The lines and the event of a dry run."""
+    assert ask("--dry-run", *flags, **more) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_dry_run_of_what_needs_no_training_promises_none(quick, capsys, monkeypatch):
+    assert quick() == 0
+    monkeypatch.setattr("seg_eval.experiment.ahead.seems_trained", lambda task: True)
+    capsys.readouterr()
+    for flags, said in (((), "anew"), (("--arms", f"{QUICK[1]},template"), "template")):
+        lines = plans_of(quick, capsys, *flags)
+        assert not [line for line in lines if line.startswith("memory:")]
+        (time,) = [line for line in lines if line.startswith("time:")]
+        assert "nothing to train" in time
+        assert not re.search(r"\b0 s\b", time)
+        assert any(said in line for line in lines)
+
+
+def test_a_dry_run_counts_the_segmenters_of_arms_that_are_still_to_come(quick, machines, capsys):
+    """Those that learn from the synthesis of a run that is to be trained."""
+    counts = []
+    for arms in ("synthetic", "synthetic,retrained"):
+        lines = plans_of(quick, capsys, "--missing", "t1ce", run=(), arms=(arms,))
+        (judges,) = [line for line in lines if line.startswith("segmenter:")]
+        counts.append(int(re.search(r"(\d+) to train", judges)[1]))
+        (named,) = [line for line in lines if line.startswith("arms:")]
+        assert all(arm in named for arm in arms.split(","))
+    assert counts[1] == counts[0] + 1
+
+
+def test_a_dry_run_of_few_test_cases_says_that_they_are_few(quick, capsys, monkeypatch):
+    def hints(lines):
+        return [line for line in lines if "--cross-validate" in line]
+
+    assert "3 test cases" in hints(plans_of(quick, capsys))[0]
+    monkeypatch.setattr("seg_eval.experiment.ahead.FEW", 3)
+    assert not hints(plans_of(quick, capsys))
 
 
 def test_a_dry_run_names_incomplete_cases_apart_from_those_outside_the_split(

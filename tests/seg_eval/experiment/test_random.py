@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from seg_eval.arms.gaps import draw_gaps
 from seg_eval.evaluation import evaluate
+from seg_eval.experiment.choice import choose
 from seg_eval.experiment.request import RunRequest
 from synth3d.cohort import MODALITIES, Case
 from synth3d.errors import InputError
@@ -48,6 +49,14 @@ def ask(toy_cohort, toy_splits, write_run, tmp_path):
         return RunRequest("random", toy_cohort, **about | {"arms": ("copy,template",)} | more)
 
     return of
+
+
+def test_a_run_of_one_sequence_is_refused_with_what_trains_another(
+    ask, toy_cohort, write_run, tmp_path
+):
+    run = write_run(tmp_path / "one", toy_cohort, "t2f")
+    with pytest.raises(InputError, match="synth3d train --target any"):
+        choose(request := ask(run=(run,)), request.wanted[0])
 
 
 def test_one_experiment_in_which_every_case_lacks_its_own(ask, machines, plain_pictures):

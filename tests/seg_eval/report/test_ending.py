@@ -1,7 +1,11 @@
 """What a run ends with on a terminal, and what its report warns of."""
 
+import shlex
+from pathlib import Path
+
 import pytest
 
+from seg_eval.cli import main
 from seg_eval.report import read_summary, render_ending
 from seg_eval.segmenter.cost import STOCK_TOTAL, iterations_of
 
@@ -13,7 +17,7 @@ def summary(run_toy, folder, plain_pictures):
 
 
 def test_it_is_short_and_has_a_row_for_each_region(summary):
-    lines = render_ending(summary).splitlines()
+    lines = render_ending(summary, Path("work/eval/t2f-toy")).splitlines()
     spelled = {"WT": "Whole", "TC": "Tumour core", "ET": "Enhancing"}
     assert len(lines) <= 20
     assert max(map(len, lines)) <= 120
@@ -25,8 +29,16 @@ def test_it_is_short_and_has_a_row_for_each_region(summary):
 
 def test_a_failed_check_is_said_before_anything_else(summary):
     failed = {"dice_change": {"WT": 0.1}, "tolerance": 0.002, "passed": False}
-    text = render_ending(summary | {"plumbing": failed})
+    text = render_ending(summary | {"plumbing": failed}, Path("work"))
     assert 0 <= text.index("FAILED") < text.index(summary["headline"]["badge"])
+
+
+def test_the_command_that_it_ends_with_can_be_typed(summary, folder, capsys):
+    last = render_ending(summary, folder).splitlines()[-1]
+    program, *words = shlex.split(last)
+    assert program == "seg_eval"
+    assert main(words) == 0
+    assert summary["headline"]["badge"] in capsys.readouterr().out
 
 
 def test_a_report_by_a_small_segmenter_says_how_small_it_is(summary):

@@ -90,6 +90,18 @@ def test_unsound_splits_are_refused(tmp_path, sides, match):
         read_splits(tmp_path / "s.json", COHORT)
 
 
+def test_of_many_unknown_cases_the_number_and_the_first_are_told(tmp_path):
+    """As with the split of another cohort: no clause for each of a hundred."""
+    gone = [f"Other-{number:03d}" for number in range(100)]
+    with pytest.raises(InputError) as raised:
+        read_splits(save(tmp_path / "s.json", train=[A0, *gone[:90]], test=gone[90:]), COHORT)
+    sentence = str(raised.value)
+    assert "100 of 101" in sentence
+    assert f"{gone[0]} (train)" in sentence
+    assert sum(name in sentence for name in gone) == 3
+    assert "97 more" in sentence
+
+
 def test_an_excluded_case_may_belong_to_a_patient_of_a_side(tmp_path):
     path = save(tmp_path / "s.json", train=[A0], excluded_from_metrics=[A1])
     assert read_splits(path, COHORT).excluded == (A1,)

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import seg_eval
 import synth3d
 from synth3d.errors import InputError
 
@@ -40,8 +41,29 @@ def test_what_is_offered_is_there_and_type_checkers_see_it():
     assert seen | {"__version__"} == {*synth3d.__all__}
     with pytest.raises(AttributeError, match="nonsense"):
         synth3d.nonsense  # noqa: B018
-    with pytest.raises(TypeError, match="outt"):
-        synth3d.complete(data=ROOT, outt=ROOT)
+
+
+@pytest.mark.parametrize("package", [synth3d, seg_eval])
+def test_a_notebook_finds_what_is_offered_and_nothing_else(package):
+    assert {*dir(package)} == {*package.__all__}
+
+
+@pytest.mark.parametrize(
+    ("call", "given", "settings", "parts"),
+    [
+        ("complete", ("run", "in", "out"), {}, ["'run'", "run=", "data=", "out="]),
+        ("complete", (), {"data": ROOT, "out": ROOT, "misssing": "flair"}, ["nearest: missing"]),
+        ("complete", (), {"run": ROOT}, ["data and out"]),
+        ("train", ("BraTS",), {}, ["'BraTS'", "data="]),
+        ("train", (), {"stesp": 4}, ["nearest: steps"]),
+        ("calibrate", ("run", "in"), {}, ["run=", "data="]),
+        ("calibrate", (), {"run": ROOT}, ["wants data"]),
+    ],
+)
+def test_a_call_that_cannot_be_meant_is_refused_in_one_sentence(call, given, settings, parts):
+    with pytest.raises(InputError) as raised:
+        getattr(synth3d, call)(*given, **settings)
+    assert [part for part in parts if part not in str(raised.value)] == []
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +107,48 @@ def test_arrays_give_the_picture_that_their_files_give(run, cases):
     assert some["t2f"].shape == made.shape  # the run learned to do without the others
 
 
+def test_a_case_is_also_its_folder_or_images_that_nibabel_read(run, cases, ready):
+    case = cases[2]
+    (expected,) = run.synthesize(case).values()
+    for folder in (case.folder, str(case.folder)):
+        (made,) = run.synthesize(folder).values()
+        np.testing.assert_array_equal(made.get_fdata(), expected.get_fdata())
+    images = {name: nib.load(case.images[name]) for name in SOURCES}
+    before = {name: image.get_filename() for name, image in images.items()}
+    (made,) = run.synthesize(images).values()
+    np.testing.assert_array_equal(made.get_fdata(), expected.get_fdata())
+    np.testing.assert_array_equal(made.affine, expected.affine)
+    for key in ("pixdim", "qform_code", "sform_code", "xyzt_units"):
+        np.testing.assert_array_equal(made.header[key], expected.header[key])
+    assert {name: image.get_filename() for name, image in images.items()} == before
+    beside = images | {"t1n": case.images["t1n"]}
+    np.testing.assert_array_equal(run.synthesize(beside)["t2f"].get_fdata(), expected.get_fdata())
+    with pytest.raises(InputError, match="4 cases"):
+        run.synthesize(ready / "in")
+    with pytest.raises(InputError, match="affine"):
+        run.synthesize(case.folder, affine=np.eye(4))
+
+
+def test_values_of_an_image_in_memory_are_not_rounded_to_the_type_of_its_file(run, cases):
+    """As when a scan was normalised in a notebook: whole numbers in the file, 0 to 1 now."""
+    read = {name: nib.load(cases[2].images[name]) for name in SOURCES}
+    small = {name: image.get_fdata() / 1000 for name, image in read.items()}
+    assert read["t1n"].get_data_dtype().kind == "i"
+    scaled = {n: nib.Nifti1Image(small[n], read[n].affine, read[n].header) for n in SOURCES}
+    (made,) = run.synthesize(scaled).values()
+    arrays = {name: values.T for name, values in small.items()}
+    (expected,) = run.synthesize(arrays, affine=read["t1n"].affine).values()
+    np.testing.assert_allclose(made.get_fdata().T, expected, rtol=1e-5)
+
+
+def test_a_run_says_what_it_is_in_one_line(run, ready):
+    several = synth3d.load_run([ready / "run", ready / "random"], device="cpu")
+    for one, names in ((run, ["run"]), (several, ["run", "random"])):
+        line = repr(one)
+        assert [part for part in (*names, *SOURCES, "t2f") if part not in line] == []
+        assert len(line.splitlines()) == 1
+
+
 CUBE, EYE = np.ones((8, 9, 10)), np.eye(4)
 
 
@@ -105,6 +169,11 @@ CUBE, EYE = np.ones((8, 9, 10)), np.eye(4)
         ({}, {}, "t1n, t1c, t2w"),
         ({"t1": "gone.nii"}, {}, "gone.nii"),
         ({"t1": CUBE}, {"affine": EYE, "wanted": ["t1c"]}, "t1c"),
+        ({"t1": [CUBE]}, {}, "list"),
+        ({"t1": nib.Nifti1Image(np.zeros((4, 5, 6, 2), "int16"), EYE)}, {}, "4-D"),
+        (["a.nii", "b.nii"], {}, "list"),
+        (nib.Nifti1Image(CUBE, EYE), {}, "Nifti1Image"),
+        ("gone", {}, "gone"),
     ],
 )
 def test_what_is_no_case_is_refused_in_one_sentence(run, case, settings, part):

@@ -189,6 +189,13 @@ def test_what_a_reader_should_know_is_noted(real, synthetic, tmp_path):
     assert "is the real one itself" in note
 
 
+def test_a_folder_of_some_cases_is_told_how_to_score_these_alone(real, tmp_path):
+    folder = touch(tmp_path / "some", f"{A}-t2f.nii.gz")
+    assert "--splits" in refusal(real, folder)
+    assert find_pairs(real, folder, cases=[A]).pairs
+    assert "--splits" not in refusal(real, folder, cases=[A, B])  # is chosen already
+
+
 def test_refuses_folders_without_use(real, tmp_path):
     assert "no folder" in refusal(real, tmp_path / "nowhere")
     assert "is not a folder" in refusal(real, real / A / f"{A}-t2f.nii.gz")

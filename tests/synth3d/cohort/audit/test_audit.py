@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 
@@ -8,6 +9,8 @@ import pytest
 from synth3d.cohort.audit.problems import audit
 from synth3d.cohort.audit.report import NAMINGS, AuditRequest, audit_json, format_audit, run_audit
 from synth3d.cohort.naming import TOKENS
+from synth3d.cohort.survey import find_cases
+from synth3d.errors import InputError
 from synth3d.images.volumes import write_new
 
 SHAPE = (6, 7, 8)
@@ -235,6 +238,46 @@ def test_a_fault_that_many_cases_share_is_one_line_and_all_of_it_is_in_the_json(
     told = json.loads(audit_json(audit(folder)))["problems"]
     assert sum("skull-stripped?" in one["message"] for one in told) == 10
     assert {one["case"] for one in told} >= {name_of(number) for number in range(5)}
+
+
+def test_a_folder_too_high_is_told_once_with_the_two_that_are_meant(tmp_path):
+    """The same cases in two resolutions, as 1mm/CASE/CASE-t1n.nii.gz and 2mm/CASE/..."""
+    for number in range(5):
+        make_case(tmp_path / "data" / "1mm", name_of(number), number)
+    shutil.copytree(tmp_path / "data" / "1mm", tmp_path / "data" / "2mm")
+    make_case(tmp_path / "data" / "2mm", name_of(7), 7)
+    (error,) = [line for line in last_lines(tmp_path / "data") if line.startswith("error: ")]
+    with pytest.raises(InputError) as raised:
+        find_cases(tmp_path / "data")
+    for line in (error, str(raised.value)):
+        assert "5 cases" in line
+        assert f"{tmp_path / 'data'}, 1mm and 2mm" in line
+        assert line.count(name_of(0)) == 1
+        assert ".nii" not in line
+    told = json.loads(audit_json(audit(tmp_path / "data")))["problems"]
+    assert {one["case"] for one in told} == {name_of(number) for number in range(5)}
+
+
+def test_second_files_of_many_cases_are_one_line_in_which_no_path_is_garbled(tmp_path):
+    """Beside the first one, below it, or in another folder, which need not be there for all."""
+    folder = tmp_path / "cohort"
+    for number in range(3):
+        made, name = make_case(folder, name_of(number), number), name_of(number)
+        (made / "again").mkdir()
+        shutil.copy(made / f"{name}-t1n.nii.gz", made / f"{name}_T1.nii.gz")
+        shutil.copy(made / f"{name}-t1c.nii.gz", made / "again" / f"{name}-t1c.nii.gz")
+    elsewhere = folder / "more" / name_of(0) / f"{name_of(0)}-t2w.nii.gz"
+    elsewhere.parent.mkdir(parents=True)
+    shutil.copy(folder / name_of(0) / elsewhere.name, elsewhere)
+    beside, below, other = sorted(
+        (line for line in last_lines(folder) if line.startswith("error: ")),
+        key=lambda line: [role in line for role in ("t2w", "t1c", "t1n")],
+    )
+    assert "3 cases" in beside
+    assert " <case>_T1.nii.gz:" in beside
+    assert "3 cases" in below
+    assert f" again{os.sep}<case>-t1c.nii.gz:" in below
+    assert str(elsewhere) in other
 
 
 def test_faults_that_differ_are_lines_of_their_own_and_one_of_a_single_case_is_told_whole(tmp_path):
