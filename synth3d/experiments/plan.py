@@ -208,6 +208,42 @@ def choose_cells(
     return cells, [cell.name for cell in cells if cell.name in wanted]
 
 
+def unvaried(cells: Sequence[Cell], values: Mapping[str, Any]) -> list[str]:
+    """Names of the ``cells`` that may not vary their sources, as those of ``values`` are.
+
+    None where these are not varied (``data.vary``). The others are no fair comparison with them.
+    """
+    if not values["data"]["vary"]:
+        return []
+    return [cell.name for cell in cells if not configure(values, cell.overrides).may_vary]
+
+
+def with_sources_alike(
+    values: dict[str, Any], cells: Sequence[Cell], assigned: Sequence[str]
+) -> dict[str, Any]:
+    """``values`` for a fair comparison of ``cells``: none varies its sources where one may not.
+
+    What is set to 0 is printed.
+
+    Raises:
+        InputError: ``data.vary`` is ``assigned``, which is by hand.
+    """
+    if not (still := unvaried(cells, values)):
+        return values
+    vary = values["data"]["vary"]
+    names = ", ".join(still[:6]) + (" and others" if len(still) > 6 else "")
+    why = f"{names} may not vary their sources"
+    if "data.vary" in assigned:
+        raise InputError(
+            f"--set data.vary={vary:g}: {why}, and cells are compared alike; leave it out, or "
+            "leave those cells out with --only"
+        )
+    print(f"data.vary is 0 in all cells, not the recipe's {vary:g}: {why}")
+    values = copy.deepcopy(values)
+    override(values, "data.vary", 0.0)
+    return values
+
+
 def make_items(
     cells: Sequence[Cell], values: Mapping[str, Any], seeds: int, shared: Shared
 ) -> list[Item]:
