@@ -23,9 +23,9 @@ from synth3d.files import LONGEST_STEM, fault_of
 from synth3d.settings import parse_assignment
 
 PHANTOM_PRESET, CPU_PRESET, GPU_PRESET = "cpu-mini", "cpu-small", "standard"
+"""Of the segmenter, unless another is said: by the data and the device."""
 DEFAULT_FOR = {PHANTOM_PRESET: "phantoms", CPU_PRESET: "a CPU", GPU_PRESET: "a GPU"}
 """Where a preset is taken that is not named."""
-"""Of the segmenter, unless another is said: by the data and the device."""
 TEACHER_SEED = 1000
 """Of the segmenter that teaches and never judges, unless another is said."""
 FARTHEST_MM = 100.0
