@@ -35,7 +35,7 @@ class Completed:
     name: str
     folder: Path
     cases: tuple[str, ...] = ()
-    made_by: ClassVar[str] = ""  # which is not known
+    how: ClassVar[str] = ""  # which is not known
 
     @property
     def restores(self) -> bool:

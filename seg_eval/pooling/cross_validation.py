@@ -18,6 +18,7 @@ from synth3d.cohort import Case, Splits, find_cases, parse_splits, write_splits
 from synth3d.console import duration, gigabytes
 from synth3d.errors import InputError
 from synth3d.files import make_folder, place, plain, sha256
+from synth3d.runs import fold_name
 
 VALIDATED = 0.1
 """Share of the patients that a synthesiser is chosen on, as in a split that is drawn."""
@@ -141,7 +142,7 @@ def own_run(
     recipe = sha256(file) if file else request.recipe
     about = [request.missing, request.degraded, request.profile, str(request.cohort.resolve())]
     about += [list(split.train), list(split.val), list(split.test), request.labels, recipe]
-    folder = place(request.work / "runs", f"fold{number}-{digest(*about, request.settings)[:8]}")
+    folder = place(request.work / "runs", fold_name(number, digest(*about, request.settings)))
     if (folder / "done.json").is_file():
         return folder, ()
     asked = replace(request, cross_validate=None, splits=plan.files[number - 1], settings=())
