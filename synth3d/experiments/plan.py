@@ -20,8 +20,8 @@ from synth3d.experiments.cell import Cell, Choices, Overrides
 from synth3d.experiments.tables import Table
 from synth3d.files import place, read_object
 from synth3d.frameworks import FRAMEWORKS
-from synth3d.settings import flatten, override, parse, to_plain
-from synth3d.training import SHARED_KEYS, RunConfig, read_config, read_done, settle
+from synth3d.settings import override, parse, to_plain
+from synth3d.training import SHARED_KEYS, RunConfig, read_config, read_done, settle, unusual
 
 SCALED = ("warmup", "adversarial_start")
 """Settings of ``train`` and of its frameworks that are counted in steps of the whole run."""
@@ -170,11 +170,12 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
     Tables of other frameworks have none; how many threads work decides rounding only.
     """
     silent = {"train.threads", "train.validate_every", "data.validation_cases"}
-    default, own = flatten(to_plain(RunConfig())), to_plain(config)
-    for name in FRAMEWORKS.keys() - {config.train.framework}:
-        del own["train"][name]
-    settings = flatten(own).items()
-    return {k: v for k, v in settings if v != default.get(k) and k not in silent}
+    foreign = tuple(f"train.{name}." for name in FRAMEWORKS.keys() - {config.train.framework})
+    return {
+        key: value
+        for key, value in unusual(config).items()
+        if key not in silent and not key.startswith(foreign)
+    }
 
 
 def digest_of(value: Any) -> str:
