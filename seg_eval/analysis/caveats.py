@@ -94,7 +94,7 @@ def of_sample(table: ScoreTable, centres: Mapping[str, str]) -> list[Caveat]:
         found.append(
             Caveat("few_trainings", {"seeds": len(table.seeds), "least": FEWEST_TRAININGS})
         )
-    if 0 < (count := len({*table.clusters})) < FEWEST_CENTRES:
+    if 0 < (count := len({*table.by_patient.values()})) < FEWEST_CENTRES:
         of = "folds" if table.are_folds else "centres"
         found.append(Caveat(f"few_{of}", {of: count, "least": FEWEST_CENTRES}))
     if table.are_folds and len({*centres.values()}) > 1:

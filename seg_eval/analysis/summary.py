@@ -213,7 +213,7 @@ def _sizes(table: ScoreTable) -> dict[str, Any]:
     """Patients of each fold or centre, where they are known."""
     if not table.clusters:
         return {}
-    whose = Counter(dict(zip(table.patients, table.clusters, strict=True)).values())
+    whose = Counter(table.by_patient.values())
     return {"folds" if table.are_folds else "centres": dict(sorted(whose.items()))}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from seg_eval.arms import Arm
 from seg_eval.scoring import Score
-from synth3d.scoring import FEWEST_CENTRES, Crossed, Over
+from synth3d.scoring import FEWEST_CENTRES, Crossed, Over, clusters_by_patient
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,18 @@ class ScoreTable:
     are_folds: bool = False
 
     @property
+    def by_patient(self) -> dict[str, str]:
+        """The cluster of each patient, in alphabetical order, as intervals have it; or nothing.
+
+        A patient who was examined in two centres is of a cluster of both.
+        """
+        return clusters_by_patient(self.patients, self.clusters) if self.clusters else {}
+
+    @property
     def alike(self) -> tuple[str, ...]:
-        """The cluster of each patient, in alphabetical order; empty below three clusters."""
-        if len({*self.clusters}) < FEWEST_CENTRES:
-            return ()
-        where = dict(zip(self.patients, self.clusters, strict=True))
-        return tuple(where[name] for name in np.unique(self.patients))
+        """The same without names; empty below three clusters."""
+        told = tuple(self.by_patient.values())
+        return told if len({*told}) >= FEWEST_CENTRES else ()
 
     def crossed(self, over: Over | None = None, inside: np.ndarray | None = None) -> Crossed:
         """Its patients and seeds, of the cases ``inside`` (bool) alone if so; ``over`` as there.

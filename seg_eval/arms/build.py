@@ -165,7 +165,8 @@ class ArmBuilder:
 
     def _take_over(self, arm: Arm, source: Completed) -> str:
         source.require(self.cohort.test, self.gaps)
-        source.require_own(self.cohort.test, self.gaps)
+        everyone = (*self.cohort.train, *self.cohort.test)
+        source.require_own(self.cohort.test, self.gaps, everyone)
         for case in progress(self.cohort.test, desc=f"arm {arm.name}", unit="case"):
             missing = self.gaps.of(case)
             for modality in missing:

@@ -35,7 +35,7 @@ class Completed:
     name: str
     folder: Path
     cases: tuple[str, ...] = ()
-    made_by: ClassVar[str] = ""  # which is not known
+    how: ClassVar[str] = ""  # which is not known
 
     @property
     def restores(self) -> bool:
@@ -108,25 +108,36 @@ class Completed:
                 except InputError as error:
                     yield str(error)
 
-    def require_own(self, cases: Sequence[Case], gaps: Gaps) -> None:
-        """Refuse files that show the head of another of ``cases``; all are named at once.
+    def require_own(
+        self, cases: Sequence[Case], gaps: Gaps, cohort: Sequence[Case] | None = None
+    ) -> None:
+        """Refuse files that show the head of another case than theirs; all are named at once.
 
         Each file is opened, so this is for the moment before they are used, and not for a plan.
+
+        Args:
+            cases: Whose files are looked at.
+            gaps: What each of them lacks.
+            cohort: All cases whose heads are held against the files, ``cases`` or more; None for
+                ``cases``. Names that are off by one show heads of cases that are not tested.
 
         Raises:
             InputError: Files of two patients were exchanged, or one is unreadable.
         """
-        known = {case.name: case for case in cases}
+        known = {case.name: case for case in (*(cohort or ()), *cases)}
+        tested = {case.name for case in cases}
         files = [
             (case.name, path)
             for case in cases
             for modality in gaps.of(case)
             if (path := self.file(case.name, modality, len(gaps.of(case)) == 1))
         ]
-        wrong = exchanged(
-            files, [*known], lambda name: brain_without(known[name], gaps.of(known[name]))
-        )
-        if wrong:
+
+        def head_of(name: str) -> np.ndarray:
+            drawn = gaps.drawn and name not in tested  # which lacks nothing
+            return brain_without(known[name], () if drawn else gaps.of(known[name]))
+
+        if wrong := exchanged(files, [*known], head_of):
             told = ", ".join(f"{path} shows {other}" for path, other in wrong.items())
             raise InputError(
                 "each file must show the head of the patient whose name it bears, but "

@@ -125,6 +125,11 @@ class SynthesisRun:
         return f"{runs}@{self.mirror}" if self.mirror else runs
 
     @property
+    def how(self) -> str:
+        """By what it was made, in few words: ``AGI-Net L1 coupled``; empty where unknown."""
+        return " ".join(filter(None, (self.made_by, "coupled" if self.teachers else "")))
+
+    @property
     def seen_cases(self) -> tuple[str, ...]:
         """Cases that its weights may remember: trained or chosen on, also before it was begun."""
         taught = (name for each in self.teachers for name in each.cases or ())

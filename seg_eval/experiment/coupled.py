@@ -22,6 +22,7 @@ from synth3d.cohort import Modality, Splits, find_cases, write_splits
 from synth3d.console import Steps
 from synth3d.errors import InputError
 from synth3d.files import make_folder, place, sha256
+from synth3d.runs import coupled_name
 
 COUPLING = "train.coupling"
 USUAL = (f"{COUPLING}.label=1", f"{COUPLING}.balance=true")
@@ -106,7 +107,7 @@ def coupled_run(
     about = [missing, request.degraded, request.profile, str(request.cohort.resolve()), sides]
     about += [request.labels, recipe, settings, request.segmenter_preset, request.coupled]
     stem = request.degradation.stem if request.degradation else "-".join(missing)
-    folder = place(request.work / "runs", f"coupled-{stem}-{digest(*about)[:8]}")
+    folder = place(request.work / "runs", coupled_name(stem, digest(*about)))
     return CoupledRun(folder, splits, tuple(asked), settings)
 
 

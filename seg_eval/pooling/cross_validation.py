@@ -7,6 +7,7 @@ has seen patients of some fold, so every fold trains its own.
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from synth3d.cohort import Case, Splits, find_cases, parse_splits, write_splits
 from synth3d.console import duration, gigabytes
 from synth3d.errors import InputError
 from synth3d.files import make_folder, place, plain, sha256
+from synth3d.runs import fold_name
 
 VALIDATED = 0.1
 """Share of the patients that a synthesiser is chosen on, as in a split that is drawn."""
@@ -137,21 +139,42 @@ def own_run(
 ) -> tuple[Path, tuple[str, ...]] | None:
     """Folder of the run that fold ``number`` (from 1) trains, and arguments of ``synth3d`` for it.
 
-    Its name says all that decides it; there are no arguments for one that is finished. None where
-    no arm needs a synthesiser, or ``--coupled`` trains it.
+    Its name says all that decides it, also what its recipe holds; there are no arguments for one
+    that is finished. None where no arm needs a synthesiser, or ``--coupled`` trains it.
     """
     if request.coupled is not None or not _trains(request):
         return None
     split = plan.splits[number - 1]
-    file = Path(request.recipe) if request.recipe and Path(request.recipe).is_file() else None
-    recipe = sha256(file) if file else request.recipe
     about = [request.missing, request.degraded, request.profile, str(request.cohort.resolve())]
-    about += [list(split.train), list(split.val), list(split.test), request.labels, recipe]
-    folder = place(request.work / "runs", f"fold{number}-{digest(*about, request.settings)[:8]}")
+    about += [
+        list(split.train),
+        list(split.val),
+        list(split.test),
+        request.labels,
+        _recipe(request),
+    ]
+    folder = place(request.work / "runs", fold_name(number, digest(*about, request.settings)))
     if (folder / "done.json").is_file():
         return folder, ()
     asked = replace(request, cross_validate=None, splits=plan.files[number - 1], settings=())
     return folder, training_of(asked, request.wanted[0], folder, request.settings)
+
+
+def _recipe(request: RunRequest) -> list[str]:
+    """What is in the recipe of ``request``: a file's hash, also of one that ships with synth3d.
+
+    Unnamed on a GPU it is one of two, by that GPU's memory, and both count. What is no recipe is
+    left to ``synth3d train`` to refuse.
+    """
+    usual = ("gpu", "gpu-8gb") if request.chosen_device.startswith("cuda") else ("cpu",)
+    names = (request.recipe,) if request.recipe else usual if request.data else ("phantom",)
+    shipped = resources.files("synth3d") / "training" / "recipes"
+    found = []
+    for name in names:
+        with resources.as_file(shipped / f"{name}.toml") as path:
+            file = Path(name) if Path(name).is_file() else path
+            found.append(sha256(file) if file.is_file() else name)
+    return found
 
 
 def _trains(request: RunRequest) -> bool:

@@ -7,7 +7,6 @@ and shape is labelled as well.
 
 import itertools
 import math
-import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from seg_eval.report.slices import BRIGHTEST, ERROR_COLOURS, LARGEST_ERROR
 from seg_eval.report.volumes import ArmVolumes, CaseVolumes
 from seg_eval.scoring import Score, bounding_box
 from synth3d.files import atomic_path
+from synth3d.runs import is_coined, without_hash
 
 INK, PALE = "#222222", "#BBBBBB"
 GROUP_COLOURS = {
@@ -39,10 +39,6 @@ REGION_COLOURS = {"WT": "#F0E442", "TC": "#FF8C42", "ET": "#FF5CA8"}
 EXPERT_COLOUR = "#6cc4ff"
 """Of what the expert outlined, dashed, beside what a segmenter did."""
 
-_RUN = re.compile(r"(?:(?:t1n|t1c|t2w|t2f|pd)-)+(.+)-[0-9a-f]{8}")
-_UNNAMED = re.compile(r"-[0-9a-f]{8}(?:$|[+@])")
-"""In the name of a run that nobody has named."""
-
 
 def short_name(arm: str, length: int = 22) -> str:
     """``arm`` in at most ``length`` characters.
@@ -50,8 +46,7 @@ def short_name(arm: str, length: int = 22) -> str:
     A run's own name, ``t2f-agi-net-phantom-0a8641bf``, loses target and hash:
     ``agi-net-phantom``. What is still too long loses its middle.
     """
-    if match := _RUN.fullmatch(arm):
-        arm = match[1]
+    arm = without_hash(arm)
     half = (length - 1) // 2
     return arm if len(arm) <= length else f"{arm[:half]}…{arm[-half:]}"
 
@@ -60,14 +55,14 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
     """A short name for each arm, by its name and unlike every other.
 
     What somebody has named is called so. A run that nobody has is called by its kind if it is the
-    only synthetic arm, else by its architecture and framework; those alike are numbered.
+    only synthetic arm, else by how it was made; those alike are numbered.
     """
     synthetic = [arm for arm in arms if arm.about.is_synthesis]
     labels = {arm.name: short_name(arm.name) for arm in arms}
     for arm in synthetic:
-        if _UNNAMED.search(arm.name):
-            made_by = (arm.source and arm.source.made_by) or labels[arm.name]
-            labels[arm.name] = arm.kind if len(synthetic) == 1 else made_by
+        if _is_unnamed(arm.name):
+            how = (arm.source and arm.source.how) or labels[arm.name]
+            labels[arm.name] = arm.kind if len(synthetic) == 1 else how
     times, taken = Counter(labels.values()), {*labels.values()}
     for name, label in labels.items():
         if times[label] > 1 and label != name:
@@ -75,6 +70,11 @@ def labels_of(arms: Sequence[Arm]) -> dict[str, str]:
             labels[name] = next(each for each in numbered if each not in taken)
             taken.add(labels[name])
     return labels
+
+
+def _is_unnamed(arm: str) -> bool:
+    """Whether the program named the run, or all those of a mean, ``A+B@xyz``."""
+    return all(is_coined(run) for run in arm.partition("@")[0].split("+"))
 
 
 def dice_by_case(scores: Sequence[Score], arm: str, region: str | None = None) -> dict[str, float]:

@@ -20,8 +20,8 @@ from synth3d.experiments.cell import Cell, Choices, Overrides
 from synth3d.experiments.tables import Table
 from synth3d.files import place, read_object
 from synth3d.frameworks import FRAMEWORKS
-from synth3d.settings import flatten, override, parse, to_plain
-from synth3d.training import SHARED_KEYS, RunConfig, read_config, read_done, settle
+from synth3d.settings import override, parse, to_plain
+from synth3d.training import SHARED_KEYS, RunConfig, read_config, read_done, settle, unusual
 
 SCALED = ("warmup", "adversarial_start")
 """Settings of ``train`` and of its frameworks that are counted in steps of the whole run."""
@@ -170,11 +170,12 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
     Tables of other frameworks have none; how many threads work decides rounding only.
     """
     silent = {"train.threads", "train.validate_every", "data.validation_cases"}
-    default, own = flatten(to_plain(RunConfig())), to_plain(config)
-    for name in FRAMEWORKS.keys() - {config.train.framework}:
-        del own["train"][name]
-    settings = flatten(own).items()
-    return {k: v for k, v in settings if v != default.get(k) and k not in silent}
+    foreign = tuple(f"train.{name}." for name in FRAMEWORKS.keys() - {config.train.framework})
+    return {
+        key: value
+        for key, value in unusual(config).items()
+        if key not in silent and not key.startswith(foreign)
+    }
 
 
 def digest_of(value: Any) -> str:
@@ -206,6 +207,42 @@ def choose_cells(
         )
     wanted = {cell.name for cell in named} | {cell.against for cell in named}
     return cells, [cell.name for cell in cells if cell.name in wanted]
+
+
+def unvaried(cells: Sequence[Cell], values: Mapping[str, Any]) -> list[str]:
+    """Names of the ``cells`` that may not vary their sources, as those of ``values`` are.
+
+    None where these are not varied (``data.vary``). The others are no fair comparison with them.
+    """
+    if not values["data"]["vary"]:
+        return []
+    return [cell.name for cell in cells if not configure(values, cell.overrides).may_vary]
+
+
+def with_sources_alike(
+    values: dict[str, Any], cells: Sequence[Cell], assigned: Sequence[str]
+) -> dict[str, Any]:
+    """``values`` for a fair comparison of ``cells``: none varies its sources where one may not.
+
+    What is set to 0 is printed.
+
+    Raises:
+        InputError: ``data.vary`` is ``assigned``, which is by hand.
+    """
+    if not (still := unvaried(cells, values)):
+        return values
+    vary = values["data"]["vary"]
+    names = ", ".join(still[:6]) + (" and others" if len(still) > 6 else "")
+    why = f"{names} may not vary their sources"
+    if "data.vary" in assigned:
+        raise InputError(
+            f"--set data.vary={vary:g}: {why}, and cells are compared alike; leave it out, or "
+            "leave those cells out with --only"
+        )
+    print(f"data.vary is 0 in all cells, not the recipe's {vary:g}: {why}")
+    values = copy.deepcopy(values)
+    override(values, "data.vary", 0.0)
+    return values
 
 
 def make_items(

@@ -31,7 +31,9 @@ from synth3d.experiments.plan import (
     identity_of,
     make_items,
     normalised,
+    unvaried,
     with_budget,
+    with_sources_alike,
 )
 from synth3d.experiments.probe import PROBE, TITLE, ProbeRequest, probe_shift
 from synth3d.experiments.report import write_report
@@ -163,6 +165,7 @@ class _Ablation:
         base = configure(self.values)
         self.choices = _choose(request, base, self.table)
         self.cells, self.chosen = choose_cells(self.table, base, self.choices, request.only)
+        self.values = with_sources_alike(self.values, self.wanted, self.assigned)
         conventions = _conventions_of(request.convention, base, self.table.paper)
         root = request.work / "ablate"
         suffix = f"-{request.mode}" if self.has_modes and self.choices.retrain else ""
@@ -183,6 +186,11 @@ class _Ablation:
         """Whether the table is a curve whose levels may be tested only, or trained."""
         return bool(self.table.axis) and not self.table.retrained
 
+    @property
+    def wanted(self) -> list[Cell]:
+        """The cells that are to be run."""
+        return [cell for cell in self.cells if cell.name in self.chosen]
+
     def items(self, cells: Sequence[Cell]) -> list[Item]:
         """Runs of ``cells`` with the settings as they stand."""
         return make_items(cells, self.values, self.request.seeds, self.shared)
@@ -190,7 +198,7 @@ class _Ablation:
     def run(self, executor: Executor | None) -> int:
         """Everything; the exit code."""
         self._set_budget()
-        wanted = [cell for cell in self.cells if cell.name in self.chosen]
+        wanted = self.wanted
         items = self.items(wanted)
         for item in items:
             begun(item.config, None, None)  # a stage without a step, as a training refuses it
@@ -222,8 +230,7 @@ class _Ablation:
         if self.request.budget and "train.steps" in self.assigned:
             raise InputError("give --budget or --set train.steps, not both")
         if seconds:
-            first = next(cell for cell in self.cells if cell.name in self.chosen)
-            steps = steps_in(seconds, self.items([first])[0], self.shared, self.values)
+            steps = steps_in(seconds, self.items(self.wanted[:1])[0], self.shared, self.values)
         steps = steps or self.values["train"]["steps"]
         self.values = with_budget(self.values, steps, self.assigned)
         self.cells, self.chosen = choose_cells(
@@ -272,8 +279,9 @@ class _Ablation:
             )
 
     def report(self, failures: Mapping[str, str]) -> str:
-        """Write the report of all cells of the table that have scores; its Markdown."""
-        results = collect(self.items(self.cells))
+        """Write the report of all comparable cells of the table that have scores; its Markdown."""
+        apart = unvaried(self.cells, self.values)  # none of them is wanted
+        results = collect(self.items([cell for cell in self.cells if cell.name not in apart]))
         first, conventions = int(self.values["train"]["seed"]), self.shared.conventions
         seeds = list(range(first, first + self.request.seeds))
         summary = summarise(self.cells, results, conventions, seeds)

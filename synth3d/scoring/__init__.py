@@ -21,6 +21,7 @@ from synth3d.scoring.intervals import (
     Crossed,
     Estimate,
     Over,
+    clusters_by_patient,
     mean_squares,
 )
 from synth3d.scoring.pairs import Files, files_by_case
@@ -42,6 +43,7 @@ __all__ = [
     "Over",
     "ScoreRequest",
     "calibrate",
+    "clusters_by_patient",
     "conformal_quantile",
     "covered",
     "decibels",

@@ -58,6 +58,19 @@ class Estimate:
     freedom: float | None = None
 
 
+def clusters_by_patient(patients: Sequence[str], centres: Sequence[str]) -> dict[str, str]:
+    """Where each patient was examined, by name in alphabetical order; in two, ``north+south``.
+
+    Args:
+        patients: Of each case.
+        centres: Of each case, its centre or its fold.
+    """
+    found: dict[str, set[str]] = {name: set() for name in sorted({*patients})}
+    for name, centre in zip(patients, centres, strict=True):
+        found[name].add(centre)
+    return {name: "+".join(sorted(where)) for name, where in found.items()}
+
+
 class Crossed:
     """Patients crossed with trainings, for all arms and scores of an experiment.
 
@@ -89,8 +102,7 @@ class Crossed:
         self._these = over != "trainings"
         if len(centres) not in (0, len(owner)):
             raise ValueError(f"expected a centre for each case, got {len(centres)}")
-        where = np.asarray(centres or [""] * len(owner))
-        told = ["+".join(sorted({*where[owner == one].tolist()})) for one in range(len(names))]
+        told = [*clusters_by_patient(patients, centres or [""] * len(owner)).values()]
         self._centres = np.unique(told, return_inverse=True)[1]
         enough = trainings >= FEWEST_TRAININGS
         if over == "folds":

@@ -6,6 +6,7 @@ from synth3d.training.config import (
     TrainConfig,
     build_framework,
     settle,
+    unusual,
 )
 from synth3d.training.distributed import ALONE, Ranks, joined, ranks_here
 from synth3d.training.forecast import (
@@ -66,5 +67,6 @@ __all__ = [
     "shipped_recipes",
     "taught_by",
     "train_run",
+    "unusual",
     "weights_file",
 ]

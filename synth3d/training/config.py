@@ -24,7 +24,7 @@ from synth3d.data import DataConfig, DegradeConfig, MisalignConfig, Task
 from synth3d.errors import InputError
 from synth3d.frameworks import FRAMEWORKS, CouplingOptions, Framework, Options, TrainingPlan, build
 from synth3d.models import ModelConfig
-from synth3d.settings import flatten, override, parse, require
+from synth3d.settings import flatten, override, parse, require, to_plain
 
 SHARED_KEYS = (
     "l1_weight",
@@ -213,6 +213,16 @@ class RunConfig:
             return f"{'+'.join([*task.guides, coarse])} -> {targets}"
         sources = "+".join(self.sources)
         return f"any of {sources}" if self.mode == "any" else f"{sources} -> {targets}"
+
+
+def unusual(config: RunConfig) -> dict[str, Any]:
+    """The settings of ``config`` that are not the default, as plain values by dotted key.
+
+    A setting that comes or goes with its default value changes nothing of it.
+    """
+    default = flatten(to_plain(RunConfig()))
+    own = flatten(to_plain(config))
+    return {key: value for key, value in own.items() if value != default.get(key)}
 
 
 def build_framework(config: RunConfig, training: bool = True) -> Framework:

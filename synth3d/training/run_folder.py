@@ -38,8 +38,9 @@ from synth3d.files import (
 )
 from synth3d.frameworks import Framework
 from synth3d.images import ScalePrior
+from synth3d.runs import trained_name
 from synth3d.settings import flatten, parse, read_as, require, to_plain
-from synth3d.training.config import RunConfig, build_framework
+from synth3d.training.config import RunConfig, build_framework, unusual
 
 FORMAT = 1
 """Raised when a run folder of an older version can no longer be read."""
@@ -173,13 +174,15 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def run_name(config: RunConfig, folder: Path, splits: Splits) -> str:
-    """``t2f-agi-net-<cohort>-<hash>``: the same command always means the same folder."""
-    identity = [to_plain(config), str(folder.resolve()), splits.train, splits.val, splits.test]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    """``t2f-agi-net-<cohort>-<hash>``: the same command always means the same folder.
+
+    Also in a version that has more settings, or fewer: those of the default value do not count.
+    """
+    identity = [unusual(config), str(folder.resolve()), splits.train, splits.val, splits.test]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     made = "any" if config.mode == "any" else "-".join(config.targets)
     made = f"restored-{made}" if config.task.poor else made
-    made = f"{made}-{config.model.name}"
-    return f"{made}-{plain(folder.resolve().name)}-{digest}"
+    return trained_name(made, config.model.name, plain(folder.resolve().name), digest)
 
 
 def check_same_run(

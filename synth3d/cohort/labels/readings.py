@@ -11,7 +11,7 @@ from synth3d.cohort.labels.evidence import (
     read_segmentation,
     scheme_of_name,
 )
-from synth3d.cohort.labels.schemes import SCHEMES, TISSUES, LabelScheme
+from synth3d.cohort.labels.schemes import SCHEMES, TISSUES, LabelScheme, Tissue
 from synth3d.errors import InputError
 from synth3d.files import progress
 
@@ -78,7 +78,11 @@ def notes_of(readings: Mapping[str, Reading]) -> list[str]:
 
 
 def contradictions(readings: Mapping[str, Reading]) -> list[str]:
-    """A sentence for cases read as usual while others of their cohort are known to be unusual."""
+    """A sentence for cases whose values were read otherwise than the rest of their cohort says.
+
+    Those read as usual while others are known to be unusual; and those where 4 without 3 was taken
+    for one tissue, while it is another in others.
+    """
     known = {n: r for n, r in readings.items() if r.firm and r.has_tumour}
     problems = []
     doubtful = [(n, r) for n, r in readings.items() if r.evidence == "values" and not r.firm]
@@ -87,11 +91,42 @@ def contradictions(readings: Mapping[str, Reading]) -> list[str]:
                  and scheme.explains(r.values)]  # fmt: skip
         others = [n for n, r in known.items() if r.scheme.name == scheme.name]
         if names:
-            problems.append(
-                f"the labels of {listed(names)} may be {readings[names[0]].scheme.described} or, "
-                f"as those of {listed(others)} are, {scheme.described}: {REMEDY}"
-            )
+            problems.append(_contradiction(readings, names, others))
+    return [*problems, *_different_fours(readings)]
+
+
+def _different_fours(readings: Mapping[str, Reading]) -> list[str]:
+    """A sentence for each tissue that 4 was taken for by values alone, against what others say.
+
+    Only the picture after contrast tells enhancing tumour from a cavity where there is no 3, and
+    one that was exchanged, or has no contrast agent in it, tells wrong.
+    """
+    taken: dict[Tissue, list[str]] = {}
+    for name, reading in readings.items():
+        if 4 in reading.values:
+            taken.setdefault(reading.scheme.tissues[4], []).append(name)
+    alone = {n for n, r in readings.items() if r.evidence == "values" and 3 not in r.values}
+    told = {tissue: [n for n in names if n not in alone] for tissue, names in taken.items()}
+    order = sorted(taken, key=lambda tissue: (-len(told[tissue]), -len(taken[tissue])))
+    problems = []
+    for place, tissue in enumerate(order):
+        guessed = [name for name in taken[tissue] if name in alone]
+        against = [
+            each for each in order if each != tissue and (told[each] or each in order[:place])
+        ]
+        if guessed and against:
+            problems.append(_contradiction(readings, guessed, taken[against[0]]))
     return problems
+
+
+def _contradiction(
+    readings: Mapping[str, Reading], names: Sequence[str], others: Sequence[str]
+) -> str:
+    mine, theirs = (readings[group[0]].scheme.described for group in (names, others))
+    return (
+        f"the labels of {listed(names)} may be {mine} or, as those of {listed(others)} are, "
+        f"{theirs}: {REMEDY}"
+    )
 
 
 def lacks_tissues(readings: Mapping[str, Reading]) -> str | None:

@@ -121,3 +121,16 @@ def test_centres_stand_apart_and_who_has_none_is_a_group():
 @pytest.mark.parametrize("centres", [{}, {f"c{i:02d}": "North" for i in range(5)}])
 def test_without_two_centres_there_is_nothing_to_compare(centres):
     assert loss_by_centre(rows_of([5.0] * 5), ARMS, ["ET"], centres) == []
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_patient_of_two_centres_is_of_one_cluster_of_both_everywhere(backwards):
+    """In sizes, signed ranks and intervals, in whatever order the files come."""
+    rows = [replace(row, patient="p00") if row.case == "c01" else row for row in rows_of([5.0] * 8)]
+    order = ["north", "south"][:: -1 if backwards else 1]
+    others = ["north", "north", "south", "south", "east", "east"]
+    centres = {f"c{number:02d}": name for number, name in enumerate([*order, *others])}
+    figures = summarise(rows, (), Question(ARMS, centres=centres)).figures
+    expected = {"east": 2, "north": 2, "north+south": 1, "south": 2}
+    assert figures["intervals"]["centres"] == expected
+    assert {test["clusters"] for test in figures["tests"]} == {4}

@@ -56,6 +56,25 @@ def test_all_files_under_a_wrong_name_are_told_and_no_other(cases, tmp_path_fact
         assert told == (case.name in wrong)
 
 
+def test_names_that_are_off_by_one_show_heads_of_training_cases(cases, tmp_path):
+    """Of cases 0 and 2, tested, the files show 1 and 3, which are not: no two were exchanged."""
+    tested, source = [cases[0], cases[2]], theirs(tmp_path / "in", cases, order=[3, 0, 1, 2])
+    gaps = Gaps(("t2f",))
+    with pytest.raises(InputError) as error:
+        source.require_own(tested, gaps, cases)
+    for case, shown in ((0, 1), (2, 3)):
+        name = cases[case].images["t2f"].name
+        assert f"{name} shows {cases[shown].name}" in str(error.value)
+    theirs(tmp_path / "right", cases).require_own(tested, gaps, cases)
+
+
+def test_where_each_case_lacks_another_sequence_training_cases_lack_none(cases, tmp_path):
+    tested, source = [cases[0]], theirs(tmp_path / "in", cases, order=[3, 0, 1, 2])
+    gaps = Gaps(("t1n", "t1c", "t2w", "t2f"), {cases[0].name: "t2f"})
+    with pytest.raises(InputError, match=f"shows {cases[1].name}"):
+        source.require_own(tested, gaps, cases)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -66,4 +85,6 @@ def test_all_files_under_a_wrong_name_are_told_and_no_other(cases, tmp_path_fact
     ids=["peeled", "padded", "noise"],
 )
 def test_a_tool_with_heads_of_its_own_is_not_accused(cases, tmp_path, change):
-    theirs(tmp_path / "in", cases, change).require_own(cases, Gaps(("t2f",)))
+    source = theirs(tmp_path / "in", cases, change)
+    for tested in (cases, cases[:2]):
+        source.require_own(tested, Gaps(("t2f",)), cases)

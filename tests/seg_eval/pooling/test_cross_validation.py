@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import synth3d
 from seg_eval import read_summary
 from seg_eval.evaluation import evaluate
 from seg_eval.experiment.request import RunRequest
-from seg_eval.pooling.cross_validation import draw_folds
+from seg_eval.pooling.cross_validation import draw_folds, folded_plan, own_run
 from synth3d.cohort import Case
 from synth3d.console import speaking
 from synth3d.errors import InputError
@@ -78,6 +79,23 @@ def test_each_fold_trains_its_own_on_others_alone(toy_cohort, tmp_path, machines
     assert sorted(tested) == sorted(NAMES)
     seen = [{case.name for case in task.cohort.train} for task in machines.tasks]
     assert all(len(each) == 3 for each in seen)  # of four, one is for validation
+
+
+def test_a_fold_of_a_recipe_that_changed_is_another_run(toy_cohort, tmp_path):
+    """Also where the recipe ships with the program, under the name that it had before."""
+    shipped = (Path(synth3d.__file__).parent / "training" / "recipes" / "cpu.toml").read_bytes()
+    recipes = {"same": shipped, "other": shipped + b"# another\n"}
+    for name, text in recipes.items():
+        (tmp_path / f"{name}.toml").write_bytes(text)
+    files = {name: str(tmp_path / f"{name}.toml") for name in recipes}
+
+    def called(recipe):
+        request = asked(tmp_path, toy_cohort, cross_validate=2, recipe=recipe, device="cpu")
+        run, _ = own_run(request, folded_plan(request), 1)
+        return run.name
+
+    assert called("cpu") == called(None) == called(files["same"])
+    assert len({*map(called, ("cpu", "phantom", "nowhere", files["other"]))}) == 4
 
 
 def test_a_killed_one_goes_on_and_a_finished_one_does_nothing_again(

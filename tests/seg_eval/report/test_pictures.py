@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
 from seg_eval.arms.kinds import ARM_KINDS, Arm
-from seg_eval.arms.synthesisers import SynthesisRun
+from seg_eval.arms.synthesisers import SynthesisRun, Teacher
 from seg_eval.report.agreement import VolumePanel, volume_panels
 from seg_eval.report.charts import bland_altman
 from seg_eval.report.page import fill
@@ -218,10 +218,15 @@ def test_long_names_are_cut_in_the_middle():
 FIRST, SECOND = "t2f-agi-net-cohort-1234abcd", "t2f-agi-net-cohort-99995678"
 
 
+def made(teachers=()):
+    return SynthesisRun(
+        Path("run"), ("t2f",), None, "", Splits((), (), ()), teachers=teachers, made_by="AGI-Net L1"
+    )
+
+
 def labelled(*names):
     """Labels of synthetic arms of these names, whose runs say what they are, and of ``copy``."""
-    source = SynthesisRun(Path("run"), ("t2f",), None, "", Splits((), (), ()), made_by="AGI-Net L1")
-    found = labels_of([Arm("copy", "copy"), *(Arm(name, "synthetic", source) for name in names)])
+    found = labels_of([Arm("copy", "copy"), *(Arm(name, "synthetic", made()) for name in names)])
     assert found.pop("copy") == "copy"
     assert [*found] == [*names]
     return [*found.values()]
@@ -237,10 +242,22 @@ def labelled(*names):
         ([FIRST, f"{FIRST}@xyz", "AGI-Net L1"],
          ["AGI-Net L1 (1)", "AGI-Net L1 (2)", "AGI-Net L1"]),
         (["coupled-t1c-dc1b530b"], ["synthetic"]),
+        (["fold3-dc1b530b"], ["synthetic"]),
+        (["agi-20251130"], ["agi-20251130"]),
+        (["agi-20251130", "agi-20251201"], ["agi-20251130", "agi-20251201"]),
+        (["my-run-deadbeef"], ["my-run-deadbeef"]),
+        (["t2f-mine-20251130"], ["t2f-mine-20251130"]),
+        ([FIRST, "t2f-agi-net-20251130"], ["AGI-Net L1", "t2f-agi-net-20251130"]),
     ],
 )  # fmt: skip
 def test_an_arm_has_its_given_name_or_a_plain_one(names, labels):
     assert labelled(*names) == labels
+
+
+def test_a_coupled_run_is_called_so_beside_the_one_that_no_segmenter_taught():
+    arms = [Arm(FIRST, "synthetic", made()),
+            Arm("coupled-t2f-1b2c3d4e", "synthetic", made((Teacher("a", "b"),)))]  # fmt: skip
+    assert [*labels_of(arms).values()] == ["AGI-Net L1", "AGI-Net L1 coupled"]
 
 
 def test_names_that_are_cut_alike_are_told_apart():

@@ -100,6 +100,21 @@ def test_a_dry_run_tells_cells_and_cost_or_what_cannot_be_built_and_writes_nothi
     assert not (tmp_path / "ablate").exists()
 
 
+def test_a_variation_that_some_cells_may_not_have_is_left_out_of_all_or_refused(
+    phantom_cohort, tmp_path, capsys, monkeypatch
+):
+    planned = []
+    monkeypatch.setattr(experiment, "estimate", lambda items, *more: planned.extend(items))
+    command = ("frameworks", "--data", phantom_cohort, "--work", tmp_path, "--device", "cpu",
+               "--seeds", 1, "--budget", 4, "--only", "l1-resunet,mmgan-resunet", "--dry-run",
+               "--threads", 1)  # fmt: skip
+    assert run(*command, "--recipe", "cpu") == 0
+    assert "mmgan-resunet" in capsys.readouterr().out
+    assert {item.config.data.vary for item in planned} == {0.0}
+    assert run(*command, "--recipe", "cpu", "--set", "data.vary=0.2") == 2
+    assert "data.vary=0.2" in capsys.readouterr().err
+
+
 def test_the_split_is_drawn_among_cases_that_can_be_learnt_from(phantom_cohort, tmp_path, capsys):
     cohort = tmp_path / "gaps"
     shutil.copytree(phantom_cohort, cohort)

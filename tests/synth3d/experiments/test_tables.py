@@ -9,7 +9,14 @@ import torch
 from synth3d.data import MisalignConfig, lengths
 from synth3d.errors import InputError
 from synth3d.experiments.asking import Question
-from synth3d.experiments.plan import choose_cells, configure, identity_of, normalised, with_budget
+from synth3d.experiments.plan import (
+    choose_cells,
+    configure,
+    identity_of,
+    normalised,
+    with_budget,
+    with_sources_alike,
+)
 from synth3d.experiments.tables import TABLES, Cell, Choices, Printed, find_table
 from synth3d.frameworks import FRAMEWORKS
 from synth3d.settings import override
@@ -58,6 +65,31 @@ def test_the_benchmarks_cite_every_table_in_the_folder():
     text = (EXPERIMENTS.parent / "benchmarks.md").read_text(encoding="utf-8")
     cited = set(re.findall(r"\b[a-z]+\.toml\b", text))
     assert {path.name for path in EXPERIMENTS.glob("*.toml")} == cited
+
+
+@pytest.mark.parametrize(
+    ("name", "only", "vary"),
+    [
+        ("components", None, 0.1),
+        ("frameworks", None, 0.0),  # mmgan hides sources
+        ("frameworks", "l1-*", 0.1),
+        ("fgdl-ratio", None, 0.0),  # what is restored is a source, too
+    ],
+)
+def test_cells_that_are_compared_vary_their_sources_alike(name, only, vary, capsys):
+    values, config = base("cpu", name)
+    override(values, "data.vary", 0.1)
+    cells, chosen = choose_cells(TABLES[name], config, moving(name), only)
+    wanted = [cell for cell in cells if cell.name in chosen]
+    alike = with_sources_alike(values, wanted, [])
+    assert {configure(alike, cell.overrides).data.vary for cell in wanted} == {vary}
+    assert bool(capsys.readouterr().out) == (vary == 0)
+    assert values["data"]["vary"] == 0.1
+    if vary:
+        assert with_sources_alike(values, wanted, ["data.vary"]) == values
+    else:
+        with pytest.raises(InputError, match=r"data\.vary=0\.1.*may not vary"):
+            with_sources_alike(values, wanted, ["data.vary"])
 
 
 @pytest.mark.parametrize("retrain", [False, True])

@@ -7,11 +7,22 @@ from pathlib import Path
 import pytest
 
 from synth3d.cli import main
+from synth3d.cohort import ALL_MODALITIES
 from synth3d.completion import CompleteRequest
 from synth3d.errors import InputError
 from synth3d.export import ExportRequest
 from synth3d.files import lock
-from synth3d.runs import find_run, known_run, known_runs
+from synth3d.models import GENERATORS
+from synth3d.runs import (
+    coupled_name,
+    find_run,
+    fold_name,
+    is_coined,
+    known_run,
+    known_runs,
+    trained_name,
+    without_hash,
+)
 
 
 def write_run(folder: Path, steps=100, at=None, recipe=("cpu", 1400), when=0.0, start="") -> Path:
@@ -195,3 +206,27 @@ def test_no_run_is_called_what_means_another(work, name, capsys):
     command = ["train", "--work", str(work), "--name", name, "--dry-run", "--device", "cpu"]
     assert main(command) == 2
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("made", [*ALL_MODALITIES, "t1c-t2f", "any", "restored-t2f"])
+def test_the_names_that_the_program_gives_are_known_again(made):
+    digest = "0a8641bf" + "0" * 56
+    for network in GENERATORS:
+        name = trained_name(made, network, "my cohort-2", digest)
+        assert is_coined(name)
+        assert without_hash(name) == f"{network}-my cohort-2"
+        assert not is_coined(name.removesuffix("-0a8641bf"))
+    if made not in ("any", "restored-t2f"):
+        assert is_coined(coupled_name(made, digest))
+        assert is_coined(coupled_name(f"{made}-1x1x4-slices", digest))
+    assert is_coined(fold_name(12, digest))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["agi-20251130", "my-run-deadbeef", "fold-20251130", "t2f-mine-20251130",
+     "t2f-agi-net-20251130", "coupled-20251130"],
+)  # fmt: skip
+def test_names_with_a_date_or_a_hash_of_their_own_are_a_users(name):
+    assert not is_coined(name)
+    assert without_hash(name) == name

@@ -1,12 +1,13 @@
 """A run folder that is damaged, foreign or unfinished is refused with one sentence."""
 
+import dataclasses
 import json
 import resource
 
 import pytest
 import torch
 
-from synth3d.cohort import Splits
+from synth3d.cohort import ALL_MODALITIES, Splits
 from synth3d.errors import InputError
 from synth3d.files import sha256, write_json
 from synth3d.images.intensity import Scale, ScalePrior
@@ -18,6 +19,7 @@ from synth3d.training.run_folder import (
     load_run,
     load_state,
     read_log,
+    run_name,
     save_state,
     save_weights,
     write_config,
@@ -75,6 +77,30 @@ def test_every_damage_is_told(run, damage, message):
     damage(run)
     with pytest.raises(InputError, match=message):
         load_run(run)
+
+
+def test_a_setting_that_comes_or_goes_with_its_default_renames_no_run(run, monkeypatch):
+    """Else a training that was begun would be begun anew by the same command, without a word."""
+    splits = Splits(("a",), ("b",), ("c",))
+
+    def called(config):
+        return run_name(config, run, splits)
+
+    later = dataclasses.make_dataclass(
+        "Later", [("novel", int, 0)], bases=(RunConfig,), frozen=True
+    )
+    same = later(**{one.name: getattr(CONFIG, one.name) for one in dataclasses.fields(CONFIG)})
+    other, name = (
+        dataclasses.replace(
+            CONFIG, mode="any", sources=ALL_MODALITIES[:3], targets=ALL_MODALITIES[:3]
+        ),
+        called(CONFIG),
+    )
+    seeds = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, seed=1))
+    assert len({name, called(other), called(seeds), run_name(CONFIG, run, Splits((), (), ()))}) == 4
+    monkeypatch.setattr("synth3d.training.config.RunConfig", later)
+    assert called(same) == name
+    assert called(dataclasses.replace(same, novel=1)) != name
 
 
 LINE = {"step": 2, "loss": {"l1": 1.0}, "seconds": {"data": 0.1, "step": 0.2}}

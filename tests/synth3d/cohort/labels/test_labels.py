@@ -21,6 +21,7 @@ from synth3d.cohort.labels.names import dataset_scheme
 from synth3d.cohort.labels.readings import lacks_tissues, notes_of, portable_codes, readings_of
 from synth3d.cohort.labels.schemes import nnunet_integers, nnunet_regions
 from synth3d.errors import InputError
+from synth3d.images import read
 from synth3d.images.volumes import write_new
 
 GLI, TREATED, PED = "BraTS-GLI-0001{}-000", "BraTS-GLI-0001{}-100", "BraTS-PED-0001{}-000"
@@ -276,6 +277,49 @@ def test_a_case_that_tells_nothing_is_refused_beside_those_that_are_said_to_be_o
     assert all(words in str(refusal.value) for words in ("study2", "study1", "brats2023", "msd"))
     both = readings_of([one, replace(two, scheme="msd")])
     assert {reading.scheme.name for reading in both.values()} == {"msd"}
+
+
+def without_contrast(root, name):
+    """In the place of T1ce, a T1 of the case in which all of the tumour is dark."""
+    label = read(root / name / f"{name}-seg.nii.gz").data
+    brain = read(root / name / f"{name}-t1c.nii.gz").data > 0
+    dark = np.where(label > 0, 400.0, 500.0) * brain
+    write_new(root / name / f"{name}-t1c.nii.gz", dark, AFFINE, np.int16)
+
+
+@pytest.mark.parametrize(("odd", "others"), [(4, (0, 1, 2, 5)), (0, (1,))])
+def test_4_is_not_taken_for_a_cavity_beside_siblings_where_it_enhances(tmp_path, odd, others):
+    """T1 and T1ce of one were exchanged, so that nothing of it is bright after contrast."""
+    for number in (odd, *others):
+        write_case(tmp_path, STUDY.format(number), "brats2018")
+    without_contrast(tmp_path, STUDY.format(odd))
+    cases = find_cases(tmp_path)
+    with pytest.raises(InputError) as refusal:
+        readings_of(cases)
+    said = str(refusal.value)
+    assert all(STUDY.format(number) in said for number in (odd, *others))
+    assert all(f"{scheme} (" in said for scheme in ("brats2018", "brats2024"))
+    if len(others) > 1:  # the one is doubted, not the many
+        assert said.startswith(f"the labels of {STUDY.format(odd)} may be brats2024")
+    assert any(STUDY.format(odd) in one.message and one.severity == "error"
+               for one in audit(tmp_path).problems)  # fmt: skip
+    readings = readings_of(cases, "brats2018")
+    assert {reading.scheme.name for reading in readings.values()} == {"brats2018"}
+
+
+@pytest.mark.parametrize("sure", ["name", "3"])
+def test_4_that_seems_to_enhance_is_doubted_beside_cases_that_surely_have_cavities(tmp_path, sure):
+    write_case(tmp_path, STUDY.format(1), "brats2018")
+    other, gone = (TREATED, ("enhancing",)) if sure == "name" else (STUDY, ())
+    write_case(tmp_path, other.format(2), "brats2024", gone)
+    with pytest.raises(InputError, match=rf"study1 may be brats2018.*{other.format(2)} are, brats"):
+        readings_of(find_cases(tmp_path))
+
+
+def test_cavities_with_and_without_enhancing_tumour_agree(tmp_path):
+    for number, gone in enumerate([(), ("enhancing",), (), ("enhancing",)]):
+        write_case(tmp_path, STUDY.format(number), "brats2024", gone)
+    assert {r.scheme.name for r in readings_of(find_cases(tmp_path)).values()} == {"brats2024"}
 
 
 def test_labels_of_one_integer_may_be_any_tissue(tmp_path):
