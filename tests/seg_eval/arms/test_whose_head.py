@@ -6,8 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from seg_eval.arms.build import ArmBuilder
 from seg_eval.arms.completed import Completed, brain_without
 from seg_eval.arms.gaps import Gaps
+from seg_eval.arms.kinds import Arm
+from seg_eval.cohort import Cohort, LabelledCase
 from synth3d.cohort import find_cases
 from synth3d.errors import InputError
 from synth3d.images import read
@@ -66,6 +69,17 @@ def test_names_that_are_off_by_one_show_heads_of_training_cases(cases, tmp_path)
         name = cases[case].images["t2f"].name
         assert f"{name} shows {cases[shown].name}" in str(error.value)
     theirs(tmp_path / "right", cases).require_own(tested, gaps, cases)
+
+
+def test_an_experiment_holds_files_against_its_training_cases(cases, tmp_path):
+    arm = Arm("theirs", "synthetic", theirs(tmp_path / "in", cases, order=[3, 0, 1, 2]))
+    train, test = ([LabelledCase(**vars(cases[n]) | {"label": tmp_path}) for n in side]
+                   for side in ((1, 3), (0, 2)))  # fmt: skip
+    cohort = Cohort(tmp_path, tuple(train), tuple(test), {})
+    builder = ArmBuilder(tmp_path / "arms", cohort, Gaps(("t2f",)), print)
+    with pytest.raises(InputError, match=f"shows {cases[1].name}"):
+        builder.build(arm)
+    assert not [*tmp_path.glob("arms/**/*.nii.gz")]
 
 
 def test_where_each_case_lacks_another_sequence_training_cases_lack_none(cases, tmp_path):
