@@ -106,10 +106,10 @@ def _different_fours(readings: Mapping[str, Reading]) -> list[str]:
         if 4 in reading.values:
             taken.setdefault(reading.scheme.tissues[4], []).append(name)
     alone = {n for n, r in readings.items() if r.evidence == "values" and 3 not in r.values}
-    told = {tissue: [n for n in names if n not in alone] for tissue, names in taken.items()}
-    order: list[Tissue] = sorted(
-        taken, key=lambda tissue: (-len(told[tissue]), -len(taken[tissue]))
-    )
+    told: dict[Tissue, list[str]] = {
+        tissue: [name for name in names if name not in alone] for tissue, names in taken.items()
+    }
+    order = sorted(taken, key=lambda tissue: (-len(told[tissue]), -len(taken[tissue])))
     problems = []
     for place, tissue in enumerate(order):
         guessed = [name for name in taken[tissue] if name in alone]
