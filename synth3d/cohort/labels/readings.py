@@ -113,9 +113,7 @@ def _different_fours(readings: Mapping[str, Reading]) -> list[str]:
     problems = []
     for place, tissue in enumerate(order):
         guessed = [name for name in taken[tissue] if name in alone]
-        against = [
-            each for each in order if each != tissue and (told[each] or each in order[:place])
-        ]
+        against = [*order[:place], *(each for each in order[place + 1 :] if told[each])]
         if guessed and against:
             problems.append(_contradiction(readings, guessed, taken[against[0]]))
     return problems
