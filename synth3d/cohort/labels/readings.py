@@ -113,7 +113,10 @@ def _different_fours(readings: Mapping[str, Reading]) -> list[str]:
     problems = []
     for place, tissue in enumerate(order):
         guessed = [name for name in taken[tissue] if name in alone]
-        against = [*order[:place], *(each for each in order[place + 1 :] if told[each])]
+        against: list[Tissue] = [
+            *order[:place],
+            *(each for each in order[place + 1 :] if told[each]),
+        ]
         if guessed and against:
             problems.append(_contradiction(readings, guessed, taken[against[0]]))
     return problems
