@@ -21,7 +21,7 @@ from seg_eval.segmenter import Training, segmenters_folder
 from synth3d.cohort import Modality, Splits, find_cases, write_splits
 from synth3d.console import Steps
 from synth3d.errors import InputError
-from synth3d.files import make_folder, place, sha256
+from synth3d.files import make_folder, place
 from synth3d.runs import coupled_name
 
 COUPLING = "train.coupling"
@@ -103,9 +103,14 @@ def coupled_run(
     told = own is not None or any(one.startswith(f"{COUPLING}.") for one in request.settings)
     settings = (*(() if told else USUAL), *request.settings)
     sides = [list(side) for side in (splits.train, splits.val, splits.test)]
-    recipe = sha256(own) if own else request.recipe
     about = [missing, request.degraded, request.profile, str(request.cohort.resolve()), sides]
-    about += [request.labels, recipe, settings, request.segmenter_preset, request.coupled]
+    about += [
+        request.labels,
+        request.held_recipes,
+        settings,
+        request.segmenter_preset,
+        request.coupled,
+    ]
     stem = request.degradation.stem if request.degradation else "-".join(missing)
     folder = place(request.work / "runs", coupled_name(stem, digest(*about)))
     return CoupledRun(folder, splits, tuple(asked), settings)

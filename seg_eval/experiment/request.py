@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 
 from nnunet_plans.presets import PRESETS
@@ -27,7 +28,7 @@ from synth3d.cohort import (
 )
 from synth3d.console import nearest
 from synth3d.errors import InputError
-from synth3d.files import LONGEST_STEM, fault_of
+from synth3d.files import LONGEST_STEM, fault_of, sha256
 from synth3d.settings import parse_assignment
 
 PHANTOM_PRESET, CPU_PRESET, GPU_PRESET = "cpu-mini", "cpu-small", "standard"
@@ -322,6 +323,23 @@ class RunRequest:
         from synth3d.machine import pick_device
 
         return pick_device(self.device)
+
+    @property
+    def held_recipes(self) -> list[str]:
+        """What is in the recipe of a run to be trained: a file's hash, also of a shipped one.
+
+        Unnamed on a GPU it is one of two, by that GPU's memory, and both count. What is no recipe
+        is left to ``synth3d train`` to refuse.
+        """
+        usual = ("gpu", "gpu-8gb") if self.chosen_device.startswith("cuda") else ("cpu",)
+        names = (self.recipe,) if self.recipe else usual if self.data else ("phantom",)
+        shipped = resources.files("synth3d") / "training" / "recipes"
+        found = []
+        for name in names:
+            with resources.as_file(shipped / f"{name}.toml") as path:
+                file = Path(name) if Path(name).is_file() else path
+                found.append(sha256(file) if file.is_file() else name)
+        return found
 
     @property
     def segmenter_seeds(self) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ has seen patients of some fold, so every fold trains its own.
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from seg_eval.records import digest
 from synth3d.cohort import Case, Splits, find_cases, parse_splits, write_splits
 from synth3d.console import duration, gigabytes
 from synth3d.errors import InputError
-from synth3d.files import make_folder, place, plain, sha256
+from synth3d.files import make_folder, place, plain
 from synth3d.runs import fold_name
 
 VALIDATED = 0.1
@@ -151,30 +150,13 @@ def own_run(
         list(split.val),
         list(split.test),
         request.labels,
-        _recipe(request),
+        request.held_recipes,
     ]
     folder = place(request.work / "runs", fold_name(number, digest(*about, request.settings)))
     if (folder / "done.json").is_file():
         return folder, ()
     asked = replace(request, cross_validate=None, splits=plan.files[number - 1], settings=())
     return folder, training_of(asked, request.wanted[0], folder, request.settings)
-
-
-def _recipe(request: RunRequest) -> list[str]:
-    """What is in the recipe of ``request``: a file's hash, also of one that ships with synth3d.
-
-    Unnamed on a GPU it is one of two, by that GPU's memory, and both count. What is no recipe is
-    left to ``synth3d train`` to refuse.
-    """
-    usual = ("gpu", "gpu-8gb") if request.chosen_device.startswith("cuda") else ("cpu",)
-    names = (request.recipe,) if request.recipe else usual if request.data else ("phantom",)
-    shipped = resources.files("synth3d") / "training" / "recipes"
-    found = []
-    for name in names:
-        with resources.as_file(shipped / f"{name}.toml") as path:
-            file = Path(name) if Path(name).is_file() else path
-            found.append(sha256(file) if file.is_file() else name)
-    return found
 
 
 def _trains(request: RunRequest) -> bool:
