@@ -8,9 +8,8 @@ import pytest
 
 import synth3d
 from synth3d.cli import main as command
-from synth3d.cohort import find_cases
+from synth3d.cohort import Roles, find_cases
 from synth3d.cohort.audit.problems import audit
-from synth3d.data import Roles
 from synth3d.errors import InputError
 from synth3d.files import read_json, sha256, write_json
 from synth3d.images import background_of, foreground, read, write_new
