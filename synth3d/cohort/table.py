@@ -5,6 +5,7 @@ The door for whatever is named in a way that is not understood.
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -237,14 +238,15 @@ def draft_table(path: Path, survey: Survey, root: Path) -> tuple[int, int]:
         return text if text[0] not in "=+-@#" else f"./{text}"
 
     rows = {case.name: _row(case) for case in survey.cases}
-    found = _by_folder(_entries(survey, root), root)
+    called = _Folders(survey, root)
+    found = _by_folder(_entries(survey, called), called, root)
     cells: dict[tuple[str, str], list[str]] = {}
     for name, column, file in found:
         cells.setdefault((name, column), []).append(relative(file))
     guesses = _guesses(cells)
     rows = {name: row for name, row in rows.items() if name in {one for one, _ in cells}}
     for (name, column), files in cells.items():
-        rows.setdefault(name, {"case": name, "patient": patient_of(name)})
+        rows.setdefault(name, {"case": name, "patient": called.patient(name)})
         rows[name][column] = BETWEEN.join(files)
     for name, columns in guesses.items():
         rows[name]["guessed"] = " ".join(columns)
@@ -282,7 +284,31 @@ Entry = tuple[str, str, Path]
 """A file, the case it is said to be of, and its column."""
 
 
-def _entries(survey: Survey, root: Path) -> list[Entry]:
+class _Folders:
+    """How cases are called after their folders: by the last name, where no other folder has it,
+    else by all of them, and the patient by the first.
+    """
+
+    def __init__(self, survey: Survey, root: Path) -> None:
+        files = [file for case in survey.cases for file in (*case.images.values(), case.label)]
+        files += [trouble.path for trouble in (*survey.unread, *survey.ambiguous)]
+        folders = {file.parent for file in (*files, *survey.unrecognised) if file is not None}
+        alike = Counter(folder.name for folder in folders)
+        self.names: dict[Path, str] = {}
+        self._patients: dict[str, str] = {}
+        for folder in folders:
+            parts = Path(os.path.relpath(folder, root)).parts or (root.resolve().name,)
+            name = parts[-1] if alike[folder.name] == 1 else "_".join(parts)
+            self.names[folder] = name = name.strip(".-~ ") or "case"
+            if alike[folder.name] > 1:
+                self._patients[name] = parts[0]
+
+    def patient(self, case: str) -> str:
+        """Whose a case is that is called after its folder."""
+        return self._patients.get(case, patient_of(case))
+
+
+def _entries(survey: Survey, called: _Folders) -> list[Entry]:
     found: list[Entry] = []
     for case in survey.cases:
         found += [(case.name, modality, file) for modality, file in case.images.items()]
@@ -291,10 +317,10 @@ def _entries(survey: Survey, root: Path) -> list[Entry]:
         if trouble.path is not None:
             column = {None: "unread", "label": "seg"}.get(trouble.role, trouble.role)
             found.append((str(trouble.case), str(column), trouble.path))
-    return found + [(_called(file.parent, root), "unread", file) for file in survey.unrecognised]
+    return found + [(called.names[file.parent], "unread", file) for file in survey.unrecognised]
 
 
-def _by_folder(found: Sequence[Entry], root: Path) -> list[Entry]:
+def _by_folder(found: Sequence[Entry], called: _Folders, root: Path) -> list[Entry]:
     """``found``, but each folder one case where names number the images inside it.
 
     As SE4_T2.nii.gz beside SE5_FLAIR.nii.gz, no two of one number or sequence.
@@ -310,15 +336,9 @@ def _by_folder(found: Sequence[Entry], root: Path) -> list[Entry]:
         and all(is_serial(name) for name, _ in some)
     }
     return [
-        (_called(file.parent, root) if file.parent in numbered else name, column, file)
+        (called.names[file.parent] if file.parent in numbered else name, column, file)
         for name, column, file in found
     ]
-
-
-def _called(folder: Path, root: Path) -> str:
-    """The case that is called after a folder."""
-    name = folder.name if folder != root else root.resolve().name
-    return name.strip(".-~ ") or "case"
 
 
 def _row(case: Case) -> dict[str, str]:

@@ -119,6 +119,20 @@ def test_a_draft_is_refused_until_it_is_corrected(tmp_path, capsys):
     assert (tuple(first.images), tuple(second.images)) == (("t1n", "t2f"), ("t1n",))
 
 
+def test_a_draft_never_puts_two_patients_into_one_row(tmp_path):
+    names = ["P1/anat/SE4_T2", "P1/anat/SE5_FLAIR", "P2/anat/SE2_T1", "P2/anat/SE3_T1ce"]
+    draft = touch(tmp_path, [f"{name}.nii.gz" for name in names]) / "draft.csv"
+    main(["audit", str(tmp_path), "--write-table", str(draft)])
+    rows = {row["case"]: row for row in csv.DictReader(draft.read_text().splitlines())}
+    assert {name: row["patient"] for name, row in rows.items()} == {
+        "P1_anat": "P1",
+        "P2_anat": "P2",
+    }
+    for who, name in (("P1", "P1_anat"), ("P2", "P2_anat")):
+        cells = [cell for column, cell in rows[name].items() if column not in ("case", "patient")]
+        assert all(cell.startswith(f"{who}/") for cell in cells if cell)
+
+
 def test_a_draft_of_numbered_images_has_a_row_for_each_folder(tmp_path, capsys):
     """As dcm2niix leaves them: the number is the series, which differs between patients."""
     folders = {"P0": (2, 4, 5, 6), "P1": (2, 4, 5, 6), "P2": (3, 7, 8, 9)}
