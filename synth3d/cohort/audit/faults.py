@@ -51,7 +51,7 @@ class Fault:
 def faults_of(audit: Audit) -> list[Fault]:
     """The problems of ``audit`` in their order, with those that are one fault together."""
     cases = {fact.name: fact.case for fact in audit.cases}
-    alike: dict[tuple[str, ...], list[tuple[Problem, str, list[str]]]] = {}
+    alike: dict[tuple[str, ...], list[Found]] = {}
     for number, problem in enumerate(audit.problems):
         case = cases.get(problem.case or "")
         if case is None:  # of the whole cohort, or of what is no case
@@ -60,7 +60,22 @@ def faults_of(audit: Audit) -> list[Fault]:
         words, role = _without_files(problem.message, case)
         pattern, measured = _MEASURED.sub(_NUMBER, words), _MEASURED.findall(words)
         alike.setdefault((problem.severity, pattern), []).append((problem, role, measured))
-    return [_fault(pattern, found) for (_, pattern), found in alike.items()]
+    return [_fault(key[1], some) for key, found in alike.items() for some in _same_files(found)]
+
+
+Found = tuple[Problem, str, list[str]]
+"""A problem, the role of its one file, and what was measured."""
+
+
+def _same_files(found: Sequence[Found]) -> list[list[Found]]:
+    """``found`` of one pattern, apart by the files of a case that it is true of."""
+    roles: dict[str | None, list[str]] = {}
+    for problem, role, _ in found:
+        roles.setdefault(problem.case, []).append(role)
+    apart: dict[tuple[str, ...], list[Found]] = {}
+    for one in found:
+        apart.setdefault(tuple(sorted(roles[one[0].case])), []).append(one)
+    return list(apart.values())
 
 
 def _without_files(message: str, case: Case) -> tuple[str, str]:
@@ -89,7 +104,7 @@ def _without_files(message: str, case: Case) -> tuple[str, str]:
     return message.replace(_FILE, ""), ""
 
 
-def _fault(pattern: str, found: Sequence[tuple[Problem, str, list[str]]]) -> Fault:
+def _fault(pattern: str, found: Sequence[Found]) -> Fault:
     first = found[0][0]
     names = tuple(dict.fromkeys(problem.case for problem, _, _ in found if problem.case))
     if len(found) == 1:

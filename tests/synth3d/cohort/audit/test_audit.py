@@ -240,6 +240,19 @@ def test_a_fault_that_many_cases_share_is_one_line_and_all_of_it_is_in_the_json(
     assert {one["case"] for one in told} >= {name_of(number) for number in range(5)}
 
 
+def test_a_sequence_that_is_sound_in_one_case_is_not_told_with_those_of_others(tmp_path):
+    folder = tmp_path / "cohort"
+    for number, bad in enumerate([{"t1n", "t2w"}, {"t1n", "t2w"}, {"t1n"}]):
+        whole = np.random.default_rng(number).integers(50, 900, SHAPE)
+        make_case(folder, name_of(number), number, **dict.fromkeys(bad, whole))
+    lines = [line for line in last_lines(folder) if "skull-stripped?" in line]
+    assert len(lines) == 2
+    both, alone = sorted(lines, key=lambda line: "t2w" not in line)
+    assert f"2 cases ({name_of(0)}, {name_of(1)})" in both
+    assert name_of(2) in alone
+    assert "t2w" not in alone
+
+
 def test_a_folder_too_high_is_told_once_with_the_two_that_are_meant(tmp_path):
     """The same cases in two resolutions, as 1mm/CASE/CASE-t1n.nii.gz and 2mm/CASE/..."""
     for number in range(5):
