@@ -64,10 +64,14 @@ NOT_STRIPPED = "is not skull-stripped, it seems"
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence about a case; a contradiction cannot be right, anything else is suspected."""
+    """One sentence about a case; a contradiction cannot be right, anything else is suspected.
+
+    ``of`` names sequences that are copies, or lie elsewhere than the others.
+    """
 
     contradiction: bool
     text: str
+    of: tuple[str, ...] = ()
 
 
 def findings(
@@ -112,13 +116,15 @@ def findings(
         elif own is not None:
             sketches[name] = own
     copies = list(_copies(sketches))
+    displaced: list[Finding] = []
     if not copies:
         turned = list(_flips({name: one for name, one in sketches.items() if name not in poor}))
         if poor and not turned:
             turned = [replace(one, contradiction=False) for one in _flips(sketches)]
         displaced = turned or list(_moved(sketches))
-        found += displaced or list(_without_agent(volumes, sketches, heads, spacing_mm))
-    found += [*copies, *_backgrounds(volumes)]
+    if not {"t1n", "t1c"} & {name for one in (*copies, *displaced) for name in one.of}:
+        found += _without_agent(volumes, sketches, heads, spacing_mm)
+    found += [*displaced, *copies, *_backgrounds(volumes)]
     why = skull_left(anywhere, spacing_mm) if stripped else ""
     return found + ([Finding(False, f"{NOT_STRIPPED}: {why}; strip it first")] if why else [])
 
@@ -160,7 +166,8 @@ def _copies(sketches: Mapping[str, Sketch]) -> Iterator[Finding]:
         alike = float(np.corrcoef(one.levels[both], two.levels[both])[0, 1])
         if abs(alike) > SAME:
             how = "the same picture" if alike > 0 else "one picture and its negative"
-            yield Finding(True, f"{name} and {other} are {how}, so one of them is missing")
+            told = f"{name} and {other} are {how}, so one of them is missing"
+            yield Finding(True, told, (name, other))
 
 
 def _flips(sketches: Mapping[str, Sketch]) -> Iterator[Finding]:
@@ -181,10 +188,12 @@ def _flips(sketches: Mapping[str, Sketch]) -> Iterator[Finding]:
         if _fits_moved(sketches, name, turn):
             return
         words = turned_in_words(sketches[name].edges.shape, turn)
-        if len(sketches) == 2:
-            name = " or ".join(sketches)
+        meant = (name,) if len(sketches) > 2 else tuple(sketches)
+        who = " or ".join(meant)
         yield Finding(
-            True, f"{name} is flipped against the others: it fits {words}, under the same affine"
+            True,
+            f"{who} is flipped against the others: it fits {words}, under the same affine",
+            meant,
         )
 
 
@@ -206,6 +215,7 @@ def _moved(sketches: Mapping[str, Sketch]) -> Iterator[Finding]:
                 False,
                 f"{other} is not registered to {names[0]}: it fits better moved by {mm:.0f} mm; "
                 "register the case first",
+                (other,),
             )
 
 

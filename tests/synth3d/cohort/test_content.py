@@ -57,6 +57,17 @@ def test_t2_in_the_place_of_t1_is_not_taken_for_t1ce_in_it(sound):
         assert "with another sequence" in text
 
 
+def test_another_sequence_that_is_displaced_hides_no_exchange_and_makes_none(sound):
+    cases, spacing = sound
+    for volumes in cases:
+        turned = volumes | {"t2w": volumes["t2w"][::-1].copy()}
+        assert not any(text.startswith(SUSPECTED) for _, text in found(turned, spacing))
+        both = turned | {"t1n": volumes["t1c"], "t1c": volumes["t1n"]}
+        told = [text for _, text in found(both, spacing)]
+        assert [text.startswith(SUSPECTED) for text in told] == [True, False]
+        assert "flipped" in told[1]
+
+
 def noise(v):
     drawn = np.random.default_rng(0).normal(500, 90, v.shape).astype(np.float32)
     return np.where(foreground(v), drawn, 0)
