@@ -15,7 +15,7 @@ from synth3d.cohort import ALL_MODALITIES, Modality
 from synth3d.completion.plan import Job
 from synth3d.completion.receipts import NOTICE, Layout
 from synth3d.errors import InputError, visible
-from synth3d.files import claim
+from synth3d.files import claim, sweep
 from synth3d.images import (
     PLANES,
     Volume,
@@ -89,10 +89,12 @@ def draw_done(job: Job, layout: Layout, plumbing: bool = False) -> None:
 
 def draw_missing_preview(job: Job, layout: Layout, plumbing: bool = False) -> None:
     """Draw the picture of a case that was done before, where it is not there and nobody has it."""
-    if not job.make or layout.preview(job.case.name).exists():
+    path = layout.preview(job.case.name)
+    if not job.make or path.exists():
         return
     with claim(layout.lock(job.case.name)) as ours:
         if ours:
+            sweep(path.parent, {path.name})  # of a process that was killed while it drew
             draw_done(job, layout, plumbing)
 
 

@@ -54,11 +54,12 @@ def test_a_rerun_keeps_pictures_and_draws_a_lost_one_without_making_the_case(com
     kept, lost = (tmp_path / "out" / name / f"{name}.preview.png" for name in LACKING)
     made = [*(tmp_path / "out").rglob("*.nii.gz")]
     before, digest = looks([kept, *made]), sha256(lost)
-    lost.unlink()
+    lost.rename(half := lost.with_name(f".partial-1-{lost.name}"))  # killed while it was drawn
     assert main(["verify", str(tmp_path / "out")]) == 0  # it proves nothing
     assert {one.state for one in complete()} == {"whole", "done"}
     assert looks([kept, *made]) == before
     assert sha256(lost) == digest
+    assert not half.exists()
 
 
 def test_none_are_drawn_where_none_are_wanted(complete, tmp_path):
