@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -303,7 +304,12 @@ class Trainer:
         for name, module in self.averages.items():
             module.load_state_dict(state["averages"][name])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            told = state["optimizers"][name]
+            # Keys as literals are: a parameter that had no state has these, and a state with both
+            # is the same when it is saved, but not to the byte.
+            kept = {at: {sys.intern(key): each for key, each in one.items()}
+                    for at, one in told["state"].items()}  # fmt: skip
+            optimizer.load_state_dict({**told, "state": kept})
 
 
 def rate_factor(step: int, steps: int, train: TrainConfig) -> float:  # pyright: ignore[reportInvalidTypeForm]
